@@ -1,0 +1,71 @@
+# `make` alone lists what there is. GNU make 3.81 and a POSIX shell are enough.
+
+STACK ?= default
+PYTHON ?= python3
+CONFIG ?= configs/retinanet_ghostnet_fpn_lite.py
+DATA ?= sample
+ARGS ?=
+# pytest workers, of one thread each
+JOBS ?= 2
+
+ifeq ($(STACK),default)
+VENV := .venv
+EXTRAS := mm,tensorboard,dev
+else ifeq ($(STACK),official)
+VENV := .venv-official
+EXTRAS := official,tensorboard,dev
+else
+$(error STACK is '$(STACK)': choose default or official)
+endif
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints/$(STACK).txt
+
+# The stamp is named after what the venv depends on (the pins, Python, and this folder, whose path the venv
+# holds), so that a change of content, not of a file's date, makes the venv anew.
+PINS := $(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; cat constraints/$(STACK).txt; echo $(EXTRAS); $(PYTHON) -V; pwd; } 2>&1 | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.made-$(PINS)
+
+# $(call timed,NAME,COMMAND) runs COMMAND and says how long it took.
+timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1): $$(( $$(date +%s) - start )) s"; exit $$status
+
+.PHONY: help setup train test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## print this
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo 'Variables, with their values: STACK=$(STACK) (or official) PYTHON=$(PYTHON) JOBS=$(JOBS)'
+	@echo '  CONFIG=$(CONFIG) DATA=$(DATA) ARGS=$(ARGS)'
+
+setup: $(STAMP) ## make .venv with the tested versions; does nothing while the pins stay the same
+	@echo '== setup: $(VENV) is ready'
+
+train: $(STAMP) ## set up, then train CONFIG on DATA; ARGS goes to tools/train.py
+	$(call timed,train,$(PY) tools/train.py $(CONFIG) --data $(DATA) $(ARGS))
+
+test: lint ## set up, lint, then run the tests; ARGS goes to pytest
+	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(ARGS))
+
+lint: $(STAMP) ## ruff (rules and format), and mypy --strict on ghost_det
+	$(call timed,ruff,$(PY) -m ruff check . && $(PY) -m ruff format --check .)
+	$(call timed,mypy,$(PY) -m mypy)
+
+format: $(STAMP) ## let ruff rewrite the sources as lint wants them
+	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+clean: ## remove the venvs, caches, builds and work_dirs (with the models trained there)
+	rm -rf .venv .venv-official work_dirs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find ghost_det configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there): name one, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) comes without venv and pip: install them (Debian, Ubuntu: apt install python3-venv) or name another, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "== setup: $(VENV) with the $(STACK) stack: about 3 GB of downloads the first time, 6 GB on disk"
+	@rm -f $(VENV)/.made-*
+	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(PIP) -e '.[$(EXTRAS)]' && $(check_cv2) && touch $@)
+
+# The graphical OpenCV that the mm stack asks for wants the system's libGL, which a server or a container may lack.
+check_cv2 = { $(PY) -c 'import cv2' 2>/dev/null \
+  || { echo '== setup: no libGL here, so the headless OpenCV'; $(PIP) --force-reinstall --no-deps opencv-python-headless; }; }

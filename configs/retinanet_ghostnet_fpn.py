@@ -1,0 +1,12 @@
+# RetinaNet with GhostNet 1.0x and a standard FPN, COCO 2017, 1x schedule (8 devices x 2 images).
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    './_base_/datasets/coco.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    './_base_/runtime.py',
+]
+model = dict(
+    backbone=dict(_delete_=True, type='GhostNet', width=1.0, out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=[24, 40, 112, 160]),
+)
+optim_wrapper = dict(optimizer=dict(lr=0.01))

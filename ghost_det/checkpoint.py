@@ -1,0 +1,110 @@
+"""Checkpoints of training runs, read without unpickling anything but weights and plain data."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from .errors import UserError
+
+_NUMPY = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    """Stand in for ``getattr``, which a pickled `HistoryBuffer` calls to find its statistics."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
+    return getattr(owner, name)
+
+
+# What mmengine's own checkpoints hold beside tensors: the histories of the logged scalars.
+_PLAIN_DATA: list[Any] = [
+    HistoryBuffer,
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ('bool', 'int32', 'int64', 'uint32', 'uint64', 'float32', 'float64')),
+    _NUMPY._reconstruct,
+    _NUMPY.scalar,
+    (_statistic, 'builtins.getattr'),
+]
+
+
+def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run.
+
+    Args:
+        path: a local ``.pth`` file.
+        map_location: as for ``torch.load``.
+
+    Raises:
+        UserError: the file is missing, is no checkpoint, or holds objects other than weights.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        found = 'a folder' if path.is_dir() else 'nothing'
+        raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
+    try:
+        with torch.serialization.safe_globals(_PLAIN_DATA):
+            content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
+        if unsafe is None:
+            raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
+        raise UserError(
+            f'{path}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
+            f"If you trust the file, rewrite it with its weights alone: torch.save({{'state_dict': ...}}, PATH)"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one ({first})') from None
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
+    return content
+
+
+def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the class names that a detector was trained with, or ``None`` where it does not say."""
+    meta = checkpoint.get('meta') or {}
+    dataset_meta = meta.get('dataset_meta') or {}
+    classes = dataset_meta.get('classes') or dataset_meta.get('CLASSES')
+    return tuple(classes) if classes else None
+
+
+def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | Path, config: str) -> None:
+    """Compare a checkpoint with the model it is for, which mmengine would fill in silence as far as it goes.
+
+    Raises:
+        UserError: tensors are missing or have another shape; the message names the first ones.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    wanted = model.state_dict()
+    faults = [f'{key} is missing' for key in wanted if key not in weights]
+    faults += [
+        f'{key} is {tuple(weights[key].shape)}, the config wants {tuple(value.shape)}'
+        for key, value in wanted.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if faults:
+        classes = checkpoint_classes(checkpoint)
+        hint = f' It was trained on {len(classes)} classes ({", ".join(classes[:6])}...).' if classes else ''
+        raise UserError(
+            f'{path}: does not fit {config}: {len(faults)} of {len(wanted)} tensors differ: '
+            f'{"; ".join(faults[:3])}.{hint} Use the config (and --data) that it was trained with.'
+        )
+
+
+def load_safely() -> None:
+    """Make mmengine read local checkpoints through `load_checkpoint`, on every stack."""
+    CheckpointLoader.register_scheme(prefixes='', loader=_local, force=True)
+
+
+def _local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    return load_checkpoint(filename, map_location)

@@ -1,0 +1,309 @@
+"""Detection data in COCO format: finding it, reading its classes, and fitting a config to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .sample import make_sample
+
+SPLIT_NAMES = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
+IMAGES_PROBED = 200
+LAYOUTS = """\
+  annotations/instances_train*.json + train*/, annotations/instances_val*.json + val*/  (COCO's own)
+  train/_annotations.coco.json and valid/_annotations.coco.json beside the images       (Roboflow's)
+  anything else: name the parts with --train-ann, --train-images, --val-ann, --val-images"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: an annotation file and the folder that its file names start from."""
+
+    annotations: Path
+    images: Path
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """A data set in COCO format; ``classes`` are in the order of their labels."""
+
+    train: Split | None
+    val: Split
+    classes: tuple[str, ...]
+
+
+def find_data(
+    folder: str | Path | None,
+    train_ann: Path | None = None,
+    train_images: Path | None = None,
+    val_ann: Path | None = None,
+    val_images: Path | None = None,
+    classes: Sequence[str] | None = None,
+) -> DetectionData:
+    """Find both splits of a COCO-format data set and read its classes from the training annotations.
+
+    Args:
+        folder: ``'sample'`` for the generated one, or a folder in COCO's or Roboflow's layout.
+        train_ann: training annotations, where ``folder`` does not lead to them.
+        train_images: folder of the training images.
+        val_ann: validation annotations.
+        val_images: folder of the validation images.
+        classes: those of a trained detector, to evaluate it; no training split is looked for then.
+
+    Raises:
+        UserError: something is missing or not in COCO format.
+    """
+    if folder == 'sample':
+        try:
+            folder = make_sample()
+        except OSError as error:
+            raise UserError(f'--data sample: {error}') from None
+    root = None if folder is None else Path(folder).expanduser().resolve()
+    if root is not None and not root.is_dir():
+        found = 'a file' if root.exists() else 'nothing'
+        raise UserError(f"--data: {root}: a folder is wanted ('sample' generates one), found {found}")
+    train = None if classes else _find_split('train', root, train_ann, train_images)
+    val = _find_split('val', root, val_ann, val_images)
+    names = class_names(train.annotations) if train else tuple(classes or ())
+    _check_same_classes(names, val.annotations)
+    return DetectionData(train, val, names)
+
+
+def _find_split(name: str, root: Path | None, annotations: Path | None, images: Path | None) -> Split:
+    if annotations is None:
+        if root is None:
+            raise UserError(f'--{name}-ann is missing: without --data both --train-ann and --val-ann are needed')
+        candidates = list(_annotation_files(root, SPLIT_NAMES[name]))
+        if not candidates:
+            jsons = sorted(str(p.relative_to(root)) for p in root.rglob('*.json'))[:10]
+            raise UserError(
+                f'--data: {root}: found no {name} annotations among its json files ({", ".join(jsons) or "none"}); '
+                f'layouts understood:\n{LAYOUTS}'
+            )
+        annotations = candidates[0]
+    annotations = annotations.expanduser().resolve()
+    if not annotations.is_file():
+        raise UserError(f'{annotations}: no such annotation file (the {name} split); see --{name}-ann')
+    names = [image['file_name'] for image in read_annotations(annotations)['images'][:IMAGES_PROBED]]
+    folders = [images.expanduser().resolve()] if images is not None else list(_image_folders(annotations, root, SPLIT_NAMES[name]))
+    present = {folder: sum((folder / file).is_file() for file in names) for folder in folders}
+    best = max(folders, key=lambda folder: present[folder])
+    if present[best] < len(names):
+        lost = next(file for file in names if not (best / file).is_file())
+        raise UserError(
+            f'{annotations}: {len(names) - present[best]} of its first {len(names)} images are not in {best}, '
+            f'{lost} for one; give their folder with --{name}-images'
+        )
+    return Split(annotations, best)
+
+
+def _annotation_files(root: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield annotation files of a split, likeliest first."""
+    for name in names:
+        yield from sorted((root / 'annotations').glob(f'instances_{name}*.json'))
+        yield from sorted((root / name).glob('_annotations.coco.json'))
+        for folder in (root / 'annotations', root, root / name):
+            yield from sorted(p for p in folder.glob('*.json') if name in p.stem.lower().split('_'))
+
+
+def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -> Iterator[Path]:
+    """Yield the folders where the images of an annotation file may lie."""
+    base = root or (annotations.parent.parent if annotations.parent.name == 'annotations' else annotations.parent)
+    stem = annotations.stem.removeprefix('instances_')
+    yield base / stem
+    yield base / 'images' / stem
+    yield annotations.parent
+    for name in names:
+        for folder in (base, base / 'images'):
+            yield folder / name
+            yield from sorted(p for p in folder.glob(f'{name}*') if p.is_dir())
+    yield base / 'images'
+    yield base
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """Read a COCO-format annotation file.
+
+    Raises:
+        UserError: it cannot be read, is not json, or lacks what COCO's format has.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    except UnicodeDecodeError:
+        raise UserError(f'{path}: not a json file; COCO annotations are wanted') from None
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
+    for key in ('images', 'annotations', 'categories'):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{path}: not COCO's detection format: it has no list '{key}'")
+    for key, fields in {
+        'images': ('id', 'file_name', 'width', 'height'),
+        'annotations': ('image_id', 'category_id', 'bbox'),
+        'categories': ('id', 'name'),
+    }.items():
+        for position, entry in enumerate(content[key]):
+            absent = [field for field in fields if not isinstance(entry, dict) or field not in entry]
+            if absent:
+                raise UserError(f"{path}: {key}[{position}] has no '{absent[0]}'")
+    if not content['images'] or not content['categories']:
+        raise UserError(f"{path}: empty: {len(content['images'])} images, {len(content['categories'])} categories")
+    return content
+
+
+def class_names(annotations: Path) -> tuple[str, ...]:
+    """Return the class names of an annotation file in its order, which is that of mmdet's labels.
+
+    A category without boxes that only names the group of the others (Roboflow writes one, with
+    id 0) is no class.
+
+    Raises:
+        UserError: there are no boxes, or two categories of one name.
+    """
+    content = read_annotations(annotations)
+    used = {annotation['category_id'] for annotation in content['annotations']}
+    groups = {category.get('supercategory') for category in content['categories']}
+    names = [
+        category['name']
+        for category in content['categories']
+        if category['id'] in used or category['name'] not in groups
+    ]
+    if not used:
+        raise UserError(f'{annotations}: it has images but no boxes; nothing to learn from')
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UserError(f'{annotations}: two categories are named {twice.pop()!r}; names must differ')
+    return tuple(names)
+
+
+def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
+    content = read_annotations(annotations)
+    known = {category['id'] for category in content['categories'] if category['name'] in classes}
+    for annotation in content['annotations']:
+        if annotation['category_id'] not in known:
+            name = next((c['name'] for c in content['categories'] if c['id'] == annotation['category_id']), None)
+            raise UserError(
+                f'{annotations}: has boxes of the class {name!r} (id {annotation["category_id"]}), '
+                f'which is not among the {len(classes)} classes to find: {", ".join(classes[:20])}'
+            )
+
+
+def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path) -> Path:
+    """Return annotations whose categories are ``classes`` in this order: the file itself, or a copy.
+
+    mmdet numbers labels by the file's own order, whatever order ``classes`` has, so a validation
+    file in another order shifts them in silence. Boxes without ``area`` or ``iscrowd``, which
+    COCO's evaluation needs, also get them in the copy.
+
+    Args:
+        annotations: a COCO-format file; it stays as it is.
+        classes: names in the order of the labels.
+        folder: where to write a copy.
+
+    Raises:
+        UserError: the file has boxes of a class that is not in ``classes``.
+    """
+    content = read_annotations(annotations)
+    order = [category['name'] for category in content['categories'] if category['name'] in classes]
+    complete = all('area' in box and 'iscrowd' in box for box in content['annotations'])
+    if order == list(classes) and complete:
+        return annotations
+    _check_same_classes(classes, annotations)
+    by_name = {category['name']: category for category in content['categories']}
+    free = max((category['id'] for category in content['categories']), default=0) + 1
+    content['categories'] = [
+        by_name.get(name, {'id': free + label, 'name': name}) for label, name in enumerate(classes)
+    ]
+    for box in content['annotations']:
+        box.setdefault('area', box['bbox'][2] * box['bbox'][3])
+        box.setdefault('iscrowd', 0)
+    content.setdefault('info', {})
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / annotations.name
+    copy.write_text(json.dumps(content))
+    return copy
+
+
+def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
+    """Point every loader, evaluator and head of a config at ``data``.
+
+    Args:
+        cfg: an mmengine ``Config`` of a detector; changed in place.
+        data: the data set.
+        folder: where aligned copies of annotations go, if any are needed.
+    """
+    for name, split in (('train', data.train), ('val', data.val), ('test', data.val)):
+        if split is None:
+            continue
+        annotations = aligned_annotations(split.annotations, data.classes, folder / name)
+        dataset = _innermost(cfg[f'{name}_dataloader'])
+        dataset.update(
+            type='CocoDataset',
+            data_root='',
+            ann_file=str(annotations),
+            data_prefix=dict(img=str(split.images)),
+            metainfo=dict(classes=data.classes, **_palette(len(data.classes))),
+        )
+        if name != 'train':
+            for evaluator in evaluators(cfg, name):
+                evaluator['ann_file'] = str(annotations)
+    _set_num_classes(cfg.model, len(data.classes))
+
+
+def evaluators(cfg: Any, name: str) -> list[Any]:
+    """Return the evaluators of a split as a list, whether the config has one or several."""
+    found = cfg[f'{name}_evaluator']
+    return found if isinstance(found, list) else [found]
+
+
+def _innermost(loader: Any) -> Any:
+    """Return the dataset of a loader, under wrappers such as ``RepeatDataset``."""
+    dataset = loader['dataset']
+    while 'dataset' in dataset or 'datasets' in dataset:
+        inner = dataset.get('dataset') or dataset['datasets'][0]
+        if 'datasets' in dataset:
+            dataset['datasets'] = [inner]
+        dataset = inner
+    return dataset
+
+
+def _palette(count: int) -> dict[str, Any]:
+    """Return colours where there are more classes than COCO's own palette has."""
+    if count <= 80:
+        return {}
+    from mmdet.visualization import get_palette
+
+    return {'palette': [tuple(int(c) for c in colour) for colour in get_palette('random', count)]}
+
+
+def _set_num_classes(model: Any, count: int) -> None:
+    """Set ``num_classes`` in every head; backbones and necks may use the word for something else."""
+    if isinstance(model, list):
+        for part in model:
+            _set_num_classes(part, count)
+    elif isinstance(model, dict):
+        for key, value in model.items():
+            if key == 'num_classes':
+                model[key] = count
+            elif key not in ('backbone', 'neck', 'semantic_head'):
+                _set_num_classes(value, count)
+
+
+def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:
+    """Return the annotation files and image folders of a config that are not on this machine.
+
+    Files of remote storage (``s3://...``) are not looked for.
+    """
+    missing = []
+    for name in splits:
+        dataset = _innermost(cfg[f'{name}_dataloader'])
+        root = dataset.get('data_root') or ''
+        for part in (dataset.get('ann_file'), dataset.get('data_prefix', {}).get('img')):
+            if part and '://' not in f'{root}{part}' and not (Path(root) / part).exists():
+                missing.append(Path(root) / part)
+    return missing

@@ -1,0 +1,144 @@
+"""What ghost_det adds to mmengine's engine: memory layout, a progress bar, a shorter console."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS, OPTIM_WRAPPERS
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+
+@HOOKS.register_module()
+class ChannelsLastHook(Hook):
+    """Lay the model's weights out channels-last, which every convolution's output then follows.
+
+    Args:
+        enabled: the switch.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    def _apply(self, runner: Any) -> None:
+        if self.enabled:
+            runner.model.to(memory_format=torch.channels_last)
+
+    before_train = before_val = before_test = _apply
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """tqdm's bar, with the time left, over training and evaluation; nothing where stderr is no terminal.
+
+    mmengine's log lines, which carry the losses and the time left as well, go on above the bar.
+
+    Attributes:
+        seconds: wall time of the whole training, and of the evaluations within it.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self) -> None:
+        self.seconds = {'train': 0.0, 'evaluate': 0.0}
+        self._bars: list[tuple[str, tqdm[Any], float]] = []
+        self._redirect: Any = None
+
+    def _open(self, runner: Any, name: str, total: int, done: int = 0) -> None:
+        if self._redirect is None:
+            self._redirect = logging_redirect_tqdm([runner.logger])
+            self._redirect.__enter__()
+        hidden = not (is_main_process() and sys.stderr.isatty())
+        bar = tqdm(total=total, initial=done, desc=name, unit='it', leave=name == 'train', disable=hidden)
+        self._bars.append((name, bar, time.perf_counter()))
+
+    def _close(self) -> None:
+        name, bar, opened = self._bars.pop()
+        bar.close()
+        self.seconds[name] += time.perf_counter() - opened
+        if not self._bars and self._redirect is not None:
+            self._redirect.__exit__(None, None, None)
+            self._redirect = None
+
+    def before_train(self, runner: Any) -> None:
+        """Open the bar of the whole training."""
+        self._open(runner, 'train', runner.max_iters, runner.iter)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Move the bar and show the loss."""
+        bar = self._bars[-1][1]
+        if outputs and not bar.disable:
+            bar.set_postfix(epoch=runner.epoch + 1, loss=f'{float(outputs["loss"]):.3f}', refresh=False)
+        bar.update()
+
+    def after_train(self, runner: Any) -> None:
+        """Close the bar."""
+        self._close()
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Open the bar of one evaluation, under the training's."""
+        self._open(runner, 'evaluate', len(runner.val_dataloader))
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Open the bar of one evaluation."""
+        self._open(runner, 'evaluate', len(runner.test_dataloader))
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Move the bar."""
+        self._bars[-1][1].update()
+
+    after_test_iter = after_val_iter
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Close the bar."""
+        self._close()
+
+    after_test_epoch = after_val_epoch
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bf16OptimWrapper(OptimWrapper):
+    """Mixed precision on a CPU: forward passes in bfloat16, which needs no loss scale.
+
+    mmengine's own ``AmpOptimWrapper`` refuses to run without a GPU.
+    """
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        """Run the forward pass of a training step under autocast."""
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+class ConsoleRunner(Runner):
+    """mmengine's runner, whose long listings (environment, config, hooks) go to the log file alone."""
+
+    LISTINGS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options', 'Distributed training')
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the logger; its console handler leaves the listings out."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(self._is_no_listing)
+        return logger
+
+    @classmethod
+    def _is_no_listing(cls, record: logging.LogRecord) -> bool:
+        return not record.getMessage().lstrip('\n -').startswith(cls.LISTINGS)

@@ -1,0 +1,132 @@
+"""The ghost module and the parts a GhostNet bottleneck is made of."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from torch import Tensor, nn
+
+BN: dict[str, Any] = {'type': 'BN'}
+RELU: dict[str, Any] = {'type': 'ReLU'}
+
+
+def make_divisible(value: float, divisor: int = 4) -> int:
+    """Round a channel count to a multiple of ``divisor``, never losing more than a tenth of it.
+
+    Source: the width rule of MobileNetV2, used with divisor 4 by GhostNet's reference code.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
+    """Build the normalisation layer of ``norm_cfg`` over ``channels``."""
+    layer: nn.Module = build_norm_layer(norm_cfg, channels)[1]
+    return layer
+
+
+def activation(act_cfg: dict[str, Any] | None) -> nn.Module:
+    """Build the activation of ``act_cfg``; nothing (an empty ``Sequential``) for ``None``."""
+    if act_cfg is None:
+        return nn.Sequential()
+    layer: nn.Module = build_activation_layer(dict(act_cfg))
+    return layer
+
+
+def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Bias-free convolution whose output is the input's size divided by ``stride``, rounded up.
+
+    An even kernel has no symmetric padding that keeps the size; torch then pads one side more.
+    """
+    padding: int | str = kernel // 2 if kernel % 2 else 'same'
+    return nn.Conv2d(inp, oup, kernel, stride, padding, groups=groups, bias=False)
+
+
+class GhostModule(nn.Module):
+    """Ordinary convolution for a few intrinsic maps, cheap depthwise ones for their ghosts.
+
+    A *primary convolution* makes ``m = ceil(oup / ratio)`` intrinsic features; a depthwise *cheap
+    operation* makes ``m * (ratio - 1)`` ghost features from them; both are concatenated and cut to
+    ``oup``. Without norms it has ``inp * m * k**2 + m * (ratio - 1) * d**2`` parameters.
+
+    Source: GhostNet (arXiv 1911.11907), section 3.1, figure 1b.
+
+    Args:
+        inp: channels in.
+        oup: channels out.
+        kernel_size: ``k``, kernel of the primary convolution.
+        ratio: ``s``, the reduction; 2 makes half of the features cheaply.
+        dw_size: ``d``, kernel of the cheap operation.
+        stride: stride of the primary convolution.
+        relu: whether each half ends in ``act_cfg``.
+        norm_cfg: normalisation after both convolutions.
+        act_cfg: the activation that ``relu`` switches.
+
+    Shape:
+        ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
+
+    Raises:
+        ValueError: ``ratio`` is below 2.
+
+    Example:
+        >>> GhostModule(16, 24)(torch.rand(1, 16, 8, 8)).shape
+        torch.Size([1, 24, 8, 8])
+    """
+
+    def __init__(
+        self,
+        inp: int,
+        oup: int,
+        kernel_size: int = 1,
+        ratio: int = 2,
+        dw_size: int = 3,
+        stride: int = 1,
+        relu: bool = True,
+        norm_cfg: dict[str, Any] = BN,
+        act_cfg: dict[str, Any] = RELU,
+    ) -> None:
+        super().__init__()
+        if ratio < 2:
+            raise ValueError(f'GhostModule: ratio is {ratio}; 2 or more (1 is an ordinary convolution)')
+        intrinsic = math.ceil(oup / ratio)
+        ghosts = intrinsic * (ratio - 1)
+        act = act_cfg if relu else None
+        self.oup = oup
+        self.primary_conv = nn.Sequential(
+            same_conv(inp, intrinsic, kernel_size, stride), norm(norm_cfg, intrinsic), activation(act)
+        )
+        self.cheap_operation = nn.Sequential(
+            same_conv(intrinsic, ghosts, dw_size, groups=intrinsic), norm(norm_cfg, ghosts), activation(act)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return intrinsic and ghost features, concatenated."""
+        intrinsic = self.primary_conv(x)
+        features = torch.cat([intrinsic, self.cheap_operation(intrinsic)], dim=1)
+        return features[:, : self.oup]
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention with a hard-sigmoid gate.
+
+    Source: Squeeze-and-Excitation (arXiv 1709.01507), with MobileNetV3's gate, as GhostNet uses it.
+
+    Shape:
+        ``(N, channels, H, W)``, kept.
+    """
+
+    def __init__(self, channels: int, ratio: float, act_cfg: dict[str, Any] = RELU) -> None:
+        super().__init__()
+        reduced = make_divisible(channels * ratio)
+        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
+        self.act1 = activation(act_cfg)
+        self.conv_expand = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``, each channel scaled by a gate in [0, 1]."""
+        squeezed = x.mean((2, 3), keepdim=True)
+        return x * F.hardsigmoid(self.conv_expand(self.act1(self.conv_reduce(squeezed))))

@@ -1,0 +1,321 @@
+"""GhostNet: the block table of the paper and the engine that builds a backbone from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from .ghost_module import BN, RELU, GhostModule, SqueezeExcite, activation, make_divisible, norm, same_conv
+
+
+class Row(NamedTuple):
+    """One bottleneck of the table, at width 1.0; ``se`` is the squeeze ratio, 0 for none."""
+
+    kernel: int
+    expansion: int
+    out: int
+    se: float
+    stride: int
+
+
+# GhostNet, table 1. Grouped as in the reference code, so that state-dict keys are the published ones.
+GHOSTNET_TABLE: tuple[tuple[Row, ...], ...] = (
+    (Row(3, 16, 16, 0, 1),),
+    (Row(3, 48, 24, 0, 2),),
+    (Row(3, 72, 24, 0, 1),),
+    (Row(5, 72, 40, 0.25, 2),),
+    (Row(5, 120, 40, 0.25, 1),),
+    (Row(3, 240, 80, 0, 2),),
+    (
+        Row(3, 200, 80, 0, 1),
+        Row(3, 184, 80, 0, 1),
+        Row(3, 184, 80, 0, 1),
+        Row(3, 480, 112, 0.25, 1),
+        Row(3, 672, 112, 0.25, 1),
+    ),
+    (Row(5, 672, 160, 0.25, 2),),
+    (
+        Row(5, 960, 160, 0, 1),
+        Row(5, 960, 160, 0.25, 1),
+        Row(5, 960, 160, 0, 1),
+        Row(5, 960, 160, 0.25, 1),
+    ),
+)
+
+
+class GhostBottleneck(nn.Module):
+    """Two ghost modules, a strided depthwise convolution and squeeze-excite between them, a shortcut.
+
+    Source: GhostNet (arXiv 1911.11907), section 3.2, figure 3.
+
+    Args:
+        inp: channels in.
+        hidden: channels between the two ghost modules.
+        oup: channels out.
+        row: kernel, squeeze ratio and stride; its channel counts are not used, as they are at width 1.0.
+        expand: class of the first ghost module.
+        project: class of the second ghost module.
+        ratio: reduction of both ghost modules.
+        dw_size: kernel of both cheap operations.
+        norm_cfg: normalisation.
+        act_cfg: activation.
+        with_cp: recompute activations in the backward pass instead of keeping them.
+
+    Shape:
+        ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    def __init__(
+        self,
+        inp: int,
+        hidden: int,
+        oup: int,
+        row: Row,
+        expand: type[GhostModule] = GhostModule,
+        project: type[GhostModule] = GhostModule,
+        ratio: int = 2,
+        dw_size: int = 3,
+        norm_cfg: dict[str, Any] = BN,
+        act_cfg: dict[str, Any] = RELU,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        kernel, stride = row.kernel, row.stride
+        ghost: dict[str, Any] = dict(ratio=ratio, dw_size=dw_size, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.with_cp = with_cp
+        self.ghost1 = expand(inp, hidden, relu=True, **ghost)
+        self.conv_dw: nn.Module | None = None
+        self.bn_dw: nn.Module | None = None
+        if stride > 1:
+            self.conv_dw = same_conv(hidden, hidden, kernel, stride, groups=hidden)
+            self.bn_dw = norm(norm_cfg, hidden)
+        self.se = SqueezeExcite(hidden, row.se, act_cfg) if row.se else None
+        self.ghost2 = project(hidden, oup, relu=False, **ghost)
+        self.shortcut = nn.Sequential()
+        if inp != oup or stride > 1:
+            self.shortcut = nn.Sequential(
+                same_conv(inp, inp, kernel, stride, groups=inp),
+                norm(norm_cfg, inp),
+                same_conv(inp, oup, 1),
+                norm(norm_cfg, oup),
+            )
+
+    def _transform(self, x: Tensor) -> Tensor:
+        out: Tensor = self.ghost1(x)
+        if self.conv_dw is not None and self.bn_dw is not None:
+            out = self.bn_dw(self.conv_dw(out))
+        if self.se is not None:
+            out = self.se(out)
+        return self.ghost2(out) + self.shortcut(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's features, recomputing them in backward where ``with_cp`` asks for it."""
+        if self.with_cp and self.training and x.requires_grad:
+            recomputed: Tensor = checkpoint(self._transform, x, use_reentrant=False)
+            return recomputed
+        return self._transform(x)
+
+
+class ConvBnAct(nn.Sequential):
+    """The 1x1 convolution that ends the trunk of a classifier."""
+
+    def __init__(self, inp: int, oup: int, norm_cfg: dict[str, Any], act_cfg: dict[str, Any]) -> None:
+        super().__init__()
+        self.conv = same_conv(inp, oup, 1)
+        self.bn1 = norm(norm_cfg, oup)
+        self.act1 = activation(act_cfg)
+
+
+@MODELS.register_module()
+class GhostNet(BaseModule):
+    """GhostNet as a backbone: feature maps at the *ends* of the stages of strides 4, 8, 16 and 32.
+
+    With ``num_classes`` it is the paper's classifier instead. State-dict keys are those of the
+    reference code, so published ImageNet weights fit without renaming.
+
+    Source: GhostNet (arXiv 1911.11907), table 1.
+
+    Args:
+        width: multiplier of all channel counts (rounded to multiples of 4); the paper's 0.5, 1.0, 1.3.
+        out_indices: which of the four stage ends to return; modules behind the deepest are not built.
+        frozen_stages: -1 trains everything; 0 freezes the stem; ``n`` freezes stem and stages 1 to ``n``.
+        ratio: reduction ``s`` of every ghost module.
+        dw_size: kernel ``d`` of every cheap operation.
+        norm_cfg: normalisation layers, as in mmdet.
+        act_cfg: activations, as in mmdet.
+        norm_eval: keep batch-norm statistics fixed while training.
+        with_cp: gradient checkpointing per bottleneck: less memory, more time.
+        num_classes: build the classification head and return logits; ``out_indices`` must then
+            reach the last stage.
+        drop_rate: dropout before the classifier.
+        init_cfg: mmengine's; ``None`` initialises as mmdet does its light backbones.
+
+    Attributes:
+        out_channels: channels of each returned map, in the order of ``out_indices``.
+        out_strides: pixels of the input per cell of each returned map.
+
+    Shape:
+        ``(N, 3, H, W)``, any H and W from 32 up, to a tuple of
+        ``(N, out_channels[i], ceil(H / out_strides[i]), ceil(W / out_strides[i]))``;
+        with ``num_classes`` to ``(N, num_classes)``.
+
+    Raises:
+        ValueError: an argument is outside of its range; the message names it.
+
+    Example:
+        >>> import torch
+        >>> backbone = GhostNet().eval()
+        >>> backbone.out_channels, backbone.out_strides
+        ((24, 40, 112, 160), (4, 8, 16, 32))
+        >>> for feature in backbone(torch.rand(1, 3, 320, 320)):
+        ...     print(tuple(feature.shape))
+        (1, 24, 80, 80)
+        (1, 40, 40, 40)
+        (1, 112, 20, 20)
+        (1, 160, 10, 10)
+    """
+
+    table: ClassVar[tuple[tuple[Row, ...], ...]] = GHOSTNET_TABLE
+    stem_channels: ClassVar[int] = 16
+    head_channels: ClassVar[int] = 1280
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        ratio: int = 2,
+        dw_size: int = 3,
+        norm_cfg: dict[str, Any] = BN,
+        act_cfg: dict[str, Any] = RELU,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        num_classes: int | None = None,
+        drop_rate: float = 0.2,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(
+            init_cfg
+            or [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+            ]
+        )
+        name = type(self).__name__
+        ends = self._stage_ends()
+        if not width > 0:
+            raise ValueError(f'{name}: width is {width}; a number above 0')
+        if not out_indices or any(i not in range(len(ends)) for i in out_indices):
+            raise ValueError(f'{name}: out_indices is {out_indices!r}; some of 0 to {len(ends) - 1}')
+        if list(out_indices) != sorted(set(out_indices)):
+            raise ValueError(f'{name}: out_indices is {out_indices!r}; each once, in rising order')
+        if frozen_stages not in range(-1, len(ends) + 1):
+            raise ValueError(f'{name}: frozen_stages is {frozen_stages}; -1 (none) to {len(ends)} (all)')
+        if num_classes is not None and out_indices[-1] != len(ends) - 1:
+            raise ValueError(f'{name}: num_classes needs the whole trunk, so {len(ends) - 1} in out_indices')
+
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.num_classes = num_classes
+        self.drop_rate = drop_rate
+        self._ends = ends[: self.out_indices[-1] + 1]
+
+        channels = make_divisible(self.stem_channels * width)
+        self.conv_stem = same_conv(3, channels, 3, stride=2)
+        self.bn1 = norm(norm_cfg, channels)
+        self.act1 = activation(act_cfg)
+        self.blocks = nn.ModuleList()
+        end_channels, end_strides = [], []
+        stride, built = 2, 0
+        for position, rows in enumerate(self.table[: self._ends[-1] + 1]):
+            group = nn.Sequential()
+            for row in rows:
+                out = make_divisible(row.out * width)
+                expand, project = self._ghost_modules(built)
+                group.append(
+                    GhostBottleneck(
+                        channels,
+                        make_divisible(row.expansion * width),
+                        out,
+                        row,
+                        expand,
+                        project,
+                        ratio,
+                        dw_size,
+                        norm_cfg,
+                        act_cfg,
+                        with_cp,
+                    )
+                )
+                channels, stride, built = out, stride * row.stride, built + 1
+            self.blocks.append(group)
+            if position in self._ends:
+                end_channels.append(channels)
+                end_strides.append(stride)
+        self.out_channels = tuple(end_channels[i] for i in self.out_indices)
+        self.out_strides = tuple(end_strides[i] for i in self.out_indices)
+
+        if num_classes is not None:
+            trunk = make_divisible(self.table[-1][-1].expansion * width)
+            self.blocks.append(nn.Sequential(ConvBnAct(channels, trunk, norm_cfg, act_cfg)))
+            self.conv_head = nn.Conv2d(trunk, self.head_channels, 1)
+            self.act2 = activation(act_cfg)
+            self.classifier = nn.Linear(self.head_channels, num_classes)
+        self._freeze()
+
+    @classmethod
+    def _stage_ends(cls) -> list[int]:
+        """Return the groups of the table after which the next one strides, and the last group.
+
+        The first of them is still at the stem's stride of 2, where detectors take no features.
+        """
+        strided = [i for i, rows in enumerate(cls.table) if rows[0].stride > 1]
+        return [i - 1 for i in strided[1:]] + [len(cls.table) - 1]
+
+    def _ghost_modules(self, block: int) -> tuple[type[GhostModule], type[GhostModule]]:
+        """Return the classes of both ghost modules of bottleneck ``block``, counted from 0."""
+        return GhostModule, GhostModule
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
+        """Return the maps of ``out_indices``, or logits where there is a classification head."""
+        x = self.act1(self.bn1(self.conv_stem(x)))
+        features = []
+        for position, group in enumerate(self.blocks):
+            x = group(x)
+            if position in self._ends and self._ends.index(position) in self.out_indices:
+                features.append(x)
+        if self.num_classes is None:
+            return tuple(features)
+        x = self.act2(self.conv_head(x.mean((2, 3), keepdim=True))).flatten(1)
+        logits: Tensor = self.classifier(F.dropout(x, self.drop_rate, self.training))
+        return logits
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen: list[nn.Module] = [self.conv_stem, self.bn1]
+        if self.frozen_stages > 0:
+            last = self._ends[min(self.frozen_stages, len(self._ends)) - 1]
+            frozen += list(self.blocks[: last + 1])
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> GhostNet:
+        """Set training mode, but for frozen stages and, with ``norm_eval``, batch norms."""
+        super().train(mode)
+        if mode:
+            self._freeze()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self

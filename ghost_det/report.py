@@ -1,0 +1,150 @@
+"""What a person looks at after a run: curves, found boxes beside true ones, and the next commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import mmcv
+import numpy as np
+import torch
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import master_only
+from mmengine.structures import InstanceData
+
+from .engine import ProgressHook
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt  # noqa: E402
+
+SCORE = 0.3
+PICTURES = 6
+
+
+def read_scalars(work_dir: Path) -> list[dict[str, float]]:
+    """Return the logged scalars of a work folder, those of resumed runs joined, ordered by step."""
+    rows = []
+    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        started = [json.loads(line) for line in log.read_text().splitlines()]
+        if started:
+            rows = [row for row in rows if row['step'] < started[0]['step']] + started
+    return rows
+
+
+def draw_curves(work_dir: Path) -> Path:
+    """Draw losses, learning rate and mAP of a work folder into its ``curves.png``."""
+    rows = read_scalars(work_dir)
+    losses = [row for row in rows if 'loss' in row]
+    scores = [row for row in rows if 'coco/bbox_mAP' in row]
+    names = sorted({name for row in losses for name in row if name.startswith('loss')})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
+    for name in names:
+        left.plot([r['iter'] for r in losses], [r.get(name) for r in losses], label=name)
+    left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
+    rate = left.twinx()
+    rate.plot([r['iter'] for r in losses], [r['lr'] for r in losses], ':', color='grey', label='learning rate')
+    rate.set(ylabel='learning rate', ylim=(0, None))
+    handles = left.get_legend_handles_labels()[0] + rate.get_legend_handles_labels()[0]
+    left.legend(handles=handles)
+    for key, label in (('mAP', 'mAP (IoU 0.50 to 0.95)'), ('mAP_50', 'mAP at IoU 0.50'), ('mAP_75', 'mAP at IoU 0.75')):
+        right.plot([r['step'] for r in scores], [r[f'coco/bbox_{key}'] for r in scores], 'o-', label=label)
+    right.set(xlabel='epoch', ylabel='mAP', ylim=(0, 1), title='COCO mAP on the validation split')
+    right.grid(alpha=0.3)
+    right.legend()
+    path = work_dir / 'curves.png'
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+@torch.no_grad()
+def draw_detections(model: Any, dataset: Any, path: Path) -> Path:
+    """Draw true boxes (left) beside found ones (right) for images spread over a dataset.
+
+    Args:
+        model: a trained detector.
+        dataset: an mmdet dataset in test mode.
+        path: the picture to write.
+    """
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dict(dataset.metainfo)
+    picks = np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).round().astype(int)
+    rows = -(-len(picks) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(13, 3.4 * rows), layout='constrained', squeeze=False)
+    for axis in axes.flat:
+        axis.axis('off')
+    model.eval()
+    for axis, pick in zip(axes.flat, picks):
+        sample = model.test_step(pseudo_collate([dataset[int(pick)]]))[0]
+        sample.gt_instances = _true_boxes(dataset.get_data_info(int(pick)))
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        visualizer.add_datasample('pair', image, sample, pred_score_thr=SCORE)
+        axis.imshow(visualizer.get_image())
+        axis.set_title(f'{Path(sample.img_path).name}: true | found (score from {SCORE})', fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _true_boxes(info: dict[str, Any]) -> InstanceData:
+    """Return an image's true boxes in pixels of the file, whatever the test pipeline does to them."""
+    boxes = [(i['bbox'], i['bbox_label']) for i in info['instances'] if not i['ignore_flag']]
+    return InstanceData(
+        bboxes=torch.tensor([box for box, _ in boxes], dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor([label for _, label in boxes], dtype=torch.long),
+    )
+
+
+@master_only
+def report_training(runner: Any, config: str) -> None:
+    """Write ``curves.png``, ``detections.png`` and ``commands.txt``, and say where they are.
+
+    Args:
+        runner: mmengine's, after ``train()``.
+        config: path of the config that was trained.
+    """
+    work_dir = Path(runner.work_dir)
+    dumped = work_dir / Path(config).name
+    best = sorted(work_dir.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
+    last = work_dir / (work_dir / 'last_checkpoint').read_text().strip()
+    commands = {
+        'evaluate': command('tools/test.py', dumped, (best or [last])[-1]),
+        'resume': command('tools/train.py', dumped, '--work-dir', work_dir, '--resume'),
+    }
+    lines = [f'# {name}\n{line}\n' for name, line in commands.items()]
+    (work_dir / 'commands.txt').write_text('\n'.join(lines))
+    shown = {
+        'curves': draw_curves(work_dir),
+        'detections': draw_detections(
+            runner.model, runner.val_dataloader.dataset, work_dir / 'detections.png'
+        ),
+        **commands,
+    }
+    seconds = _seconds(runner)
+    times = f'{seconds["train"] - seconds["evaluate"]:.0f} s training, {seconds["evaluate"]:.0f} s evaluation'
+    runner.logger.info('Done: ' + times + ''.join(f'\n  {name:<11}{value}' for name, value in shown.items()))
+
+
+@master_only
+def report_test(runner: Any) -> None:
+    """Write ``detections.png`` into the work folder and say where it is."""
+    path = draw_detections(
+        runner.model, runner.test_dataloader.dataset, Path(runner.work_dir) / 'detections.png'
+    )
+    runner.logger.info(f'Done: {_seconds(runner)["evaluate"]:.0f} s evaluation\n  detections {path}')
+
+
+def _seconds(runner: Any) -> dict[str, float]:
+    progress: ProgressHook = next(hook for hook in runner.hooks if isinstance(hook, ProgressHook))
+    return progress.seconds
+
+
+def command(*words: str | Path) -> str:
+    """Return a command line that runs a tool of this project with the present Python."""
+    return shlex.join([os.path.relpath(sys.executable), *map(str, words)])

@@ -1,0 +1,256 @@
+"""Training and evaluation: a config file and options, fitted to this data and this machine, run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from .checkpoint import check_fits, load_checkpoint, load_safely
+from .data import DetectionData, evaluators, missing_data, use_data
+from .engine import ConsoleRunner
+from .errors import UserError
+from .report import report_test, report_training
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
+    """Read a config file and merge ``--cfg-options`` into it.
+
+    Raises:
+        UserError: no such file, not a config, or an option that does not fit it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
+        listing = f'; {path.parent} has {", ".join(near)}' if near else ''
+        raise UserError(f'{path}: no such config file{listing}')
+    try:
+        cfg = Config.fromfile(str(path))
+    except SyntaxError as error:
+        raise UserError(f'{path}: not a config: {error.msg} in line {error.lineno}') from None
+    except Exception as error:
+        raise UserError(f'{path}: cannot be read as a config: {type(error).__name__}: {error}') from None
+    if options:
+        try:
+            cfg.merge_from_dict(options)
+        except Exception as error:
+            raise UserError(f'--cfg-options {options}: does not fit {path}: {error}') from None
+    absent = [key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg]
+    if absent:
+        raise UserError(f'{path}: not the config of a detector: it has no {", ".join(absent)}')
+    return cfg
+
+
+def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
+    """Stop where the data that a config names is not on this machine.
+
+    Raises:
+        UserError: with the three ways on.
+    """
+    missing = missing_data(cfg, splits)
+    if missing:
+        raise UserError(
+            f'{config}: its data is not here: {missing[0]} does not exist. Three ways on:\n'
+            '  --data sample       a generated data set, to try things out\n'
+            '  --data FOLDER       your own data in COCO format\n'
+            '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
+        )
+
+
+def set_epochs(cfg: Any, epochs: int) -> None:
+    """Change the length of an epoch-based training, and of its schedules with it.
+
+    Raises:
+        UserError: the config counts iterations, or ``epochs`` is below 1.
+    """
+    if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
+        raise UserError(f'--epochs {epochs}: a number from 1 up, for a config that counts epochs')
+    scale = epochs / cfg.train_cfg.max_epochs
+    for scheduler in cfg.param_scheduler:
+        if scheduler.get('by_epoch', True):
+            for key in ('begin', 'end', 'T_max'):
+                if key in scheduler:
+                    scheduler[key] = max(round(scheduler[key] * scale), int(key != 'begin'))
+            if 'milestones' in scheduler:
+                scheduler.milestones = [max(1, round(m * scale)) for m in scheduler.milestones]
+    cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.get('val_interval', 1) * scale))
+    cfg.train_cfg.max_epochs = epochs
+
+
+def fit_to_cpu(cfg: Any) -> None:
+    """Share the cores of a machine without a GPU between computing and loading.
+
+    All cores compute. Loading at most needs half of them; each worker is one more process that
+    imports everything, so few images get one worker.
+    """
+    if torch.cuda.is_available():
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    torch.set_num_threads(cores)
+    for name in ('train', 'val', 'test'):
+        loader = cfg.get(f'{name}_dataloader')
+        if loader is not None:
+            loader.num_workers = min(loader.get('num_workers', 0), max(1, cores // 2))
+            loader.persistent_workers = loader.num_workers > 0
+
+
+def prepare(
+    config: str,
+    work_dir: str | None = None,
+    options: dict[str, Any] | None = None,
+    data: DetectionData | None = None,
+    splits: tuple[str, ...] = ('train', 'val'),
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    tensorboard: bool = False,
+    launcher: str = 'none',
+) -> Any:
+    """Return the config of a run: file, options, data and machine put together.
+
+    Args:
+        config: path of the config file.
+        work_dir: where the run writes; ``work_dirs/CONFIG`` if neither this nor the config says.
+        options: ``--cfg-options``; they win over everything else.
+        data: a data set to use instead of the config's.
+        splits: the parts of the config's own data that must be on this machine.
+        epochs: another length of training.
+        batch_size: another number of images a step, on each device.
+        tensorboard: write TensorBoard logs as well.
+        launcher: as in mmengine's ``Runner``.
+
+    Raises:
+        UserError: see `load_config`, `require_data`, `set_epochs`.
+    """
+    cfg = load_config(config, options)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
+    if data is None:
+        require_data(cfg, config, splits)
+    else:
+        use_data(cfg, data, Path(cfg.work_dir) / 'annotations')
+    if epochs is not None:
+        set_epochs(cfg, epochs)
+    if batch_size is not None:
+        cfg.train_dataloader.batch_size = batch_size
+    if tensorboard:
+        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    fit_to_cpu(cfg)
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [*(h for h in hooks if h['type'] != 'ProgressHook'), dict(type='ProgressHook')]
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def use_amp(cfg: Any) -> None:
+    """Train in mixed precision: fp16 with a dynamic loss scale on a GPU, bfloat16 on a CPU."""
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    else:
+        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+
+
+def scale_lr(cfg: Any, config: str) -> None:
+    """Scale the learning rate from the config's own batch to this run's.
+
+    Raises:
+        UserError: the config does not say which batch its learning rate is for.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UserError(f'--auto-scale-lr: {config} has no auto_scale_lr.base_batch_size to scale from')
+    cfg.auto_scale_lr.enable = True
+
+
+def batch_note(cfg: Any, world_size: int) -> str | None:
+    """Return a warning where the batch is not the one that the learning rate is meant for."""
+    scaling = cfg.get('auto_scale_lr') or {}
+    batch = cfg.train_dataloader.batch_size * world_size
+    base = scaling.get('base_batch_size', batch)
+    if base == batch or scaling.get('enable'):
+        return None
+    lr = cfg.optim_wrapper.optimizer.lr
+    return (
+        f'The learning rate {lr} is meant for {base} images a step and this run has {batch}; '
+        f'--auto-scale-lr makes it {lr * batch / base:g}.'
+    )
+
+
+def train(
+    config: str,
+    data: DetectionData | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    **settings: Any,
+) -> Any:
+    """Train a detector, evaluate it, and report; the runner is returned.
+
+    Args:
+        config: path of the config file.
+        data: a data set to use instead of the config's.
+        resume: ``'auto'`` for the work folder's last checkpoint, or the path of one.
+        amp: mixed precision.
+        auto_scale_lr: scale the learning rate to this run's batch.
+        **settings: see `prepare`.
+
+    Raises:
+        UserError: a mistake in the arguments, the config, the data or the checkpoint.
+    """
+    cfg = prepare(config, data=data, **settings)
+    if amp:
+        use_amp(cfg)
+    if auto_scale_lr:
+        scale_lr(cfg, config)
+    load_safely()
+    cfg.resume = resume is not None
+    if resume not in (None, 'auto'):
+        load_checkpoint(str(resume))
+        cfg.load_from = resume
+    runner = ConsoleRunner.from_cfg(cfg)
+    note = batch_note(cfg, runner.world_size)
+    if note:
+        runner.logger.warning(note)
+    runner.train()
+    report_training(runner, config)
+    return runner
+
+
+def test(
+    config: str,
+    checkpoint: str,
+    data: DetectionData | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    **settings: Any,
+) -> dict[str, float]:
+    """Evaluate a detector and return its figures.
+
+    Args:
+        config: path of the config file.
+        checkpoint: path of the weights.
+        data: a data set to use instead of the config's.
+        out: a ``.pkl`` file for the predictions.
+        show_dir: a folder for every image with true and found boxes.
+        **settings: see `prepare`.
+
+    Raises:
+        UserError: a mistake in the arguments, the config or the data; or a checkpoint that does not fit.
+    """
+    content = load_checkpoint(checkpoint)
+    cfg = prepare(config, data=data, splits=('test',), **settings)
+    load_safely()
+    cfg.load_from = checkpoint
+    if out:
+        if not out.endswith('.pkl'):
+            raise UserError(f'--out {out}: predictions are written as .pkl')
+        cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
+    if show_dir:
+        cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
+    runner = ConsoleRunner.from_cfg(cfg)
+    check_fits(runner.model, content, checkpoint, config)
+    figures: dict[str, float] = runner.test()
+    report_test(runner)
+    return figures

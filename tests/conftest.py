@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def coco_mini() -> Path:
+    """A slice of real COCO 2017, which is not part of the project."""
+    folder = Path(os.environ.get('GHOST_DET_COCO_MINI', ROOT.parent / 'shared/data/coco_mini'))
+    if not folder.is_dir():
+        pytest.skip(f'no COCO images in {folder}: GHOST_DET_COCO_MINI names the folder of some')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated data set in COCO's layout."""
+    from ghost_det.sample import make_sample
+
+    return make_sample(tmp_path_factory.mktemp('cache'), train=8, val=4)

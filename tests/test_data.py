@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ghost_det.data import aligned_annotations, class_names, find_data, missing_data, use_data
+from ghost_det.errors import UserError
+from ghost_det.run import load_config
+
+from .conftest import CONFIGS, ROOT
+
+
+def coco(names: list[str], used: list[int] | None = None, images: int = 1) -> dict[str, Any]:
+    """A COCO dictionary of 8x8 images, one box of each used category on the first."""
+    return {
+        'images': [{'id': i, 'file_name': f'{i}.jpg', 'width': 8, 'height': 8} for i in range(images)],
+        'categories': [{'id': 10 * i, 'name': name} for i, name in enumerate(names)],
+        'annotations': [
+            {'id': n, 'image_id': 0, 'category_id': 10 * i, 'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0}
+            for n, i in enumerate(range(len(names)) if used is None else used)
+        ],
+    }
+
+
+def write(path: Path, content: dict[str, Any], images: Path | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    folder = images or path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for image in content['images']:
+        (folder / image['file_name']).touch()
+    return path
+
+
+@pytest.mark.parametrize(
+    ('train', 'train_images', 'val', 'val_images'),
+    [
+        ('annotations/instances_train2017.json', 'train2017', 'annotations/instances_val2017.json', 'val2017'),
+        ('annotations/instances_train.json', 'images/train', 'annotations/instances_val.json', 'images/val'),
+        ('train/_annotations.coco.json', 'train', 'valid/_annotations.coco.json', 'valid'),
+        ('train/_annotations.coco.json', 'train', 'test/_annotations.coco.json', 'test'),
+        ('train.json', 'images', 'val.json', 'images'),
+        ('annotations/my_train.json', '.', 'annotations/my_val.json', '.'),
+    ],
+)
+def test_layouts_are_found(tmp_path: Path, train: str, train_images: str, val: str, val_images: str) -> None:
+    write(tmp_path / train, coco(['cat', 'dog']), tmp_path / train_images)
+    write(tmp_path / val, coco(['cat', 'dog']), tmp_path / val_images)
+    data = find_data(tmp_path)
+    assert data.train is not None
+    assert (data.train.annotations, data.val.annotations) == (tmp_path / train, tmp_path / val)
+    assert data.train.images.samefile(tmp_path / train_images)
+    assert data.val.images.samefile(tmp_path / val_images)
+    assert data.classes == ('cat', 'dog')
+
+
+def test_valid_wins_over_test_and_parts_can_be_named(tmp_path: Path) -> None:
+    for split in ('train', 'valid', 'test'):
+        write(tmp_path / split / '_annotations.coco.json', coco(['cat']))
+    assert find_data(tmp_path).val.images.name == 'valid'
+    other = tmp_path / 'test/_annotations.coco.json'
+    assert find_data(tmp_path, val_ann=other).val.annotations == other
+    outright = find_data(None, other, other.parent, other, other.parent)
+    assert outright.train == outright.val
+
+
+def test_the_real_slice_of_coco(coco_mini: Path) -> None:
+    data = find_data(coco_mini)
+    assert len(data.classes) == 80 and data.classes[:2] == ('person', 'bicycle')
+
+
+def test_a_group_without_boxes_is_no_class(tmp_path: Path) -> None:
+    content = coco(['pieces', 'bishop', 'king'], used=[1])
+    for category in content['categories']:
+        category['supercategory'] = 'none' if category['name'] == 'pieces' else 'pieces'
+    path = write(tmp_path / 'a.json', content)
+    assert class_names(path) == ('bishop', 'king')
+
+
+def test_labels_follow_the_training_order_in_a_copy_of_val(tmp_path: Path) -> None:
+    from mmdet.datasets import CocoDataset
+
+    content = coco(['dog', 'extra', 'cat'], used=[0, 2])
+    del content['annotations'][0]['area']
+    path = write(tmp_path / 'val.json', content)
+    before = path.read_bytes()
+    copy = aligned_annotations(path, ('cat', 'bird', 'dog'), tmp_path / 'aligned')
+    assert copy != path and path.read_bytes() == before
+    dataset = CocoDataset(
+        ann_file=str(copy),
+        data_prefix=dict(img=str(tmp_path)),
+        metainfo=dict(classes=('cat', 'bird', 'dog')),
+        pipeline=[],
+        test_mode=True,
+    )
+    labels = [instance['bbox_label'] for instance in dataset.get_data_info(0)['instances']]
+    assert sorted(labels) == [0, 2]
+    assert labels[0] == 2  # the first box is the dog's
+
+
+def test_a_file_that_is_in_order_is_used_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / 'val.json', coco(['cat', 'dog']))
+    assert aligned_annotations(path, ('cat', 'dog'), tmp_path / 'aligned') == path
+    assert not (tmp_path / 'aligned').exists()
+
+
+def bad(key: str, tmp_path: Path) -> tuple[Path, str]:
+    """Make a training file with one fault; return it and a piece of the message it must give."""
+    content = coco(['cat', 'dog'])
+    path = tmp_path / 'train/_annotations.coco.json'
+    if key == 'json':
+        write(path, content)
+        path.write_text('{\n"images": [\n,]}')
+        return path, 'in line 3'
+    if key == 'binary':
+        write(path, content)
+        path.write_bytes(b'\x80\x02\xff\xd8')
+        return path, 'not a json file'
+    messages = {
+        'no images': 'no list .images.',
+        'list': 'no list .images.',
+        'field': r'annotations\[1\] has no .bbox.',
+        'empty': 'empty: 0 images',
+        'boxless': 'no boxes',
+        'twice': 'two categories are named .cat.',
+        'lost image': '1 of its first 1 images are not in',
+    }
+    if key == 'no images':
+        del content['images']
+    elif key == 'list':
+        content = [1]  # type: ignore[assignment]
+    elif key == 'field':
+        del content['annotations'][1]['bbox']
+    elif key == 'empty':
+        content['images'] = []
+    elif key == 'boxless':
+        content['annotations'] = []
+    elif key == 'twice':
+        content['categories'][1]['name'] = 'cat'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    if key != 'lost image':
+        (path.parent / '0.jpg').touch()
+    return path, messages[key]
+
+
+@pytest.mark.parametrize(
+    'key',
+    ['json', 'binary', 'no images', 'list', 'field', 'empty', 'boxless', 'twice', 'lost image'],
+)
+def test_bad_annotations_are_named_with_their_fault(tmp_path: Path, key: str) -> None:
+    path, message = bad(key, tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        find_data(tmp_path, val_ann=path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_folders_and_splits_say_what_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='a folder is wanted'):
+        find_data(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match='--val-ann is missing'):
+        find_data(None, train_ann=write(tmp_path / 'x.json', coco(['cat'])))
+    write(tmp_path / 'train/_annotations.coco.json', coco(['cat']))
+    with pytest.raises(UserError, match='(?s)found no val annotations among its json files .*Roboflow') as error:
+        find_data(tmp_path)
+    assert 'train/_annotations.coco.json' in str(error.value)
+    with pytest.raises(UserError, match='no such annotation file'):
+        find_data(tmp_path, val_ann=tmp_path / 'none.json')
+
+
+def test_val_boxes_of_an_unknown_class_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / 'train/_annotations.coco.json', coco(['cat']))
+    write(tmp_path / 'valid/_annotations.coco.json', coco(['cat', 'dgo']))
+    with pytest.raises(UserError, match="boxes of the class 'dgo'"):
+        find_data(tmp_path)
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+def test_every_config_follows_the_data(config: Path, sample: Path, tmp_path: Path) -> None:
+    cfg = load_config(config)
+    data = find_data(sample)
+    assert missing_data(cfg, ('train', 'val'))[0].name == 'instances_train2017.json'
+    use_data(cfg, data, tmp_path)
+    assert missing_data(cfg, ('train', 'val', 'test')) == []
+    heads = [v for k, v in cfg.model.items() if k.endswith('head')]
+    counts = [n for head in heads for n in numbers_of_classes(head)]
+    assert counts and set(counts) == {len(data.classes)}
+    for name in ('val', 'test'):
+        assert cfg[f'{name}_evaluator'].ann_file == str(data.val.annotations)
+        assert cfg[f'{name}_dataloader'].dataset.metainfo['classes'] == data.classes
+
+
+def numbers_of_classes(part: Any) -> list[int]:
+    if isinstance(part, dict):
+        own = [part['num_classes']] if 'num_classes' in part else []
+        return own + [n for value in part.values() for n in numbers_of_classes(value)]
+    return []
+
+
+def test_wrapped_and_concatenated_datasets_are_followed(sample: Path, tmp_path: Path) -> None:
+    cfg = load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inner, inner])
+    )
+    use_data(cfg, find_data(sample), tmp_path)
+    assert cfg.train_dataloader.dataset.times == 2
+    (only,) = cfg.train_dataloader.dataset.dataset.datasets
+    assert only.ann_file.startswith(str(sample))
+
+
+def test_more_classes_than_coco_get_colours(tmp_path: Path) -> None:
+    names = [f'class {i}' for i in range(90)]
+    for split in ('train', 'valid'):
+        write(tmp_path / split / '_annotations.coco.json', coco(names))
+    cfg = load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
+    use_data(cfg, find_data(tmp_path), tmp_path)
+    assert len(cfg.val_dataloader.dataset.metainfo.palette) == 90
+
+
+def test_remote_data_is_not_looked_for(sample: Path) -> None:
+    cfg = load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
+    cfg.train_dataloader.dataset.data_root = 's3://bucket/coco/'
+    assert missing_data(cfg, ('train',)) == []

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import METRICS
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ghost_det.data import class_names
+from ghost_det.evaluation import FIGURES
+
+
+def predictions(coco: COCO, seed: int) -> list[dict[str, Any]]:
+    """True boxes, moved and relabelled at random, and boxes that are nowhere."""
+    rng = np.random.default_rng(seed)
+    labels = {category: label for label, category in enumerate(coco.getCatIds())}
+    samples = []
+    for image in coco.imgs.values():
+        boxes, kinds = [], []
+        for annotation in coco.loadAnns(coco.getAnnIds(image['id'])):
+            x, y, w, h = annotation['bbox']
+            for _ in range(rng.integers(0, 3)):
+                shift = rng.normal(0, 0.1, 4) * [w, h, w, h]
+                boxes.append(np.array([x, y, x + w, y + h]) + shift)
+                kinds.append(labels[annotation['category_id']] if rng.random() < 0.8 else rng.integers(len(labels)))
+        boxes += [np.array([1, 1, 30, 30]) * rng.uniform(1, 4)]
+        kinds += [0]
+        samples.append(
+            {
+                'img_id': image['id'],
+                'ori_shape': (image['height'], image['width']),
+                'pred_instances': {
+                    'bboxes': torch.tensor(np.array(boxes), dtype=torch.float32),
+                    'labels': torch.tensor(kinds),
+                    'scores': torch.tensor(rng.random(len(boxes)).round(2), dtype=torch.float32),
+                },
+            }
+        )
+    return samples
+
+
+def twelve_by_pycocotools(coco: COCO, samples: list[dict[str, Any]]) -> list[float]:
+    categories = coco.getCatIds()
+    results = [
+        {
+            'image_id': sample['img_id'],
+            'category_id': categories[int(label)],
+            'bbox': [float(v) for v in (*box[:2], *(box[2:] - box[:2]))],
+            'score': float(score),
+        }
+        for sample in samples
+        for box, label, score in zip(*(sample['pred_instances'][k] for k in ('bboxes', 'labels', 'scores')))
+    ]
+    run = COCOeval(coco, coco.loadRes(results), 'bbox')
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    return [float(value) for value in run.stats]
+
+
+def evaluate(annotations: Path, samples: list[dict[str, Any]]) -> dict[str, float]:
+    metric = METRICS.build(dict(type='FullCocoMetric', ann_file=str(annotations), metric='bbox'))
+    metric.dataset_meta = {'classes': class_names(annotations)}
+    metric.process({}, samples)
+    found: dict[str, float] = metric.evaluate(len(samples))
+    return found
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_the_twelve_figures_are_pycocotools_own(sample: Path, seed: int) -> None:
+    annotations = sample / 'annotations/instances_train2017.json'
+    coco = COCO(str(annotations))
+    samples = predictions(coco, seed)
+    found = evaluate(annotations, samples)
+    wanted = twelve_by_pycocotools(coco, samples)
+    assert 0 < wanted[0] < 1 and wanted[6] < wanted[7] < wanted[8]  # the recalls do differ
+    assert [found[f'coco/bbox_{name}'] for name in FIGURES.values()] == pytest.approx(
+        [round(value, 3) for value in wanted], abs=1e-9
+    )
+    assert sum(key.endswith('_precision') for key in found) == len(class_names(annotations))
+
+
+def test_real_coco(coco_mini: Path) -> None:
+    annotations = coco_mini / 'annotations/instances_val2017.json'
+    coco = COCO(str(annotations))
+    samples = predictions(coco, 0)
+    found = evaluate(annotations, samples)
+    assert [found[f'coco/bbox_{name}'] for name in FIGURES.values()] == pytest.approx(
+        [round(value, 3) for value in twelve_by_pycocotools(coco, samples)], abs=1e-9
+    )
+
+
+def test_a_size_without_ground_truth_is_minus_one_and_no_detection_is_zero(tmp_path: Path) -> None:
+    content = {
+        'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 64, 'height': 64}],
+        'categories': [{'id': 1, 'name': 'cat'}],
+        'annotations': [
+            {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [0, 0, 8, 8], 'area': 64, 'iscrowd': 0}
+        ],
+    }
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(content))
+    one = {
+        'img_id': 1,
+        'ori_shape': (64, 64),
+        'pred_instances': {
+            'bboxes': torch.tensor([[0.0, 0, 8, 8]]),
+            'labels': torch.tensor([0]),
+            'scores': torch.tensor([0.9]),
+        },
+    }
+    found = evaluate(path, [one])
+    assert found['coco/bbox_mAP'] == found['coco/bbox_AR@1'] == 1
+    assert found['coco/bbox_mAP_s'] == 1 and found['coco/bbox_mAP_m'] == found['coco/bbox_mAP_l'] == -1
+    none = {**one, 'pred_instances': {k: v[:0] for k, v in one['pred_instances'].items()}}
+    found = evaluate(path, [none])
+    assert [found[f'coco/bbox_{name}'] for name in FIGURES.values()] == [0] * 12

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ghost_det.data import find_data
+from ghost_det.engine import ChannelsLastHook, ConsoleRunner
+from ghost_det.errors import UserError
+from ghost_det.report import read_scalars
+from ghost_det.run import batch_note, fit_to_cpu, load_config, prepare, set_epochs
+
+from .conftest import ROOT
+
+LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
+FULL = ROOT / 'configs/retinanet_ghostnet_fpn.py'
+
+
+def test_epochs_stretch_the_schedule_with_the_training() -> None:
+    cfg = load_config(FULL)
+    set_epochs(cfg, 36)
+    assert cfg.train_cfg.max_epochs == 36 and cfg.train_cfg.val_interval == 3
+    warmup, steps = cfg.param_scheduler
+    assert warmup.end == 500  # iterations stay
+    assert steps.milestones == [24, 33] and steps.end == 36
+    cfg = load_config(LITE)
+    set_epochs(cfg, 3)
+    assert cfg.param_scheduler[1].T_max == cfg.param_scheduler[1].end == 3
+    set_epochs(cfg, 1)
+    assert cfg.train_cfg.val_interval == 1 and cfg.param_scheduler[1].end == 1
+    with pytest.raises(UserError, match='--epochs 0'):
+        set_epochs(cfg, 0)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=10)
+    with pytest.raises(UserError, match='counts epochs'):
+        set_epochs(cfg, 3)
+
+
+def test_a_batch_that_the_learning_rate_is_not_for_is_told() -> None:
+    cfg = load_config(FULL)
+    note = batch_note(cfg, 1)
+    assert note is not None and '0.01 is meant for 16 images a step and this run has 2' in note
+    assert 'makes it 0.00125' in note
+    assert batch_note(cfg, 8) is None
+    cfg.auto_scale_lr.enable = True
+    assert batch_note(cfg, 1) is None
+
+
+def test_cores_are_shared_between_computing_and_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for cores, workers in ((1, 1), (2, 1), (8, 2)):
+        monkeypatch.setattr(os, 'sched_getaffinity', lambda _, cores=cores: set(range(cores)))
+        cfg = load_config(FULL)
+        fit_to_cpu(cfg)
+        assert torch.get_num_threads() == cores
+        assert cfg.train_dataloader.num_workers == cfg.val_dataloader.num_workers == workers
+    torch.set_num_threads(threads)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = load_config(FULL)
+    cfg.train_dataloader.num_workers = 7
+    fit_to_cpu(cfg)
+    assert cfg.train_dataloader.num_workers == 7
+
+
+def test_options_win_over_data_and_machine(sample: Path, tmp_path: Path) -> None:
+    cfg = prepare(
+        str(LITE),
+        work_dir=str(tmp_path),
+        options={'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False},
+        data=find_data(sample),
+        epochs=2,
+        batch_size=3,
+        tensorboard=True,
+    )
+    assert cfg.train_dataloader.num_workers == 0 and cfg.train_dataloader.batch_size == 3
+    assert cfg.train_cfg.max_epochs == 2 and cfg.work_dir == str(tmp_path)
+    assert [b.type for b in cfg.visualizer.vis_backends] == ['LocalVisBackend', 'TensorboardVisBackend']
+    again = tmp_path / 'again.py'
+    cfg.dump(again)
+    hooks = [hook.type for hook in prepare(str(again)).custom_hooks]
+    assert hooks == ['ChannelsLastHook', 'ProgressHook']
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'no such config file'),
+        ('model = dict(', 'not a config: .* in line 1'),
+        ('x = 1', 'it has no model, train_dataloader, val_dataloader, val_evaluator'),
+        ("_base_ = './nothing.py'", 'cannot be read as a config: FileNotFoundError'),
+        ('1 / 0', 'cannot be read as a config: ZeroDivisionError'),
+    ],
+)
+def test_bad_configs_are_named_with_their_fault(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / 'bad.py'
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_options_that_do_not_fit_are_named() -> None:
+    with pytest.raises(UserError, match='does not fit'):
+        load_config(LITE, {'param_scheduler.7.end': 3})
+
+
+def test_missing_data_names_three_ways_on() -> None:
+    with pytest.raises(UserError) as error:
+        prepare(str(FULL))
+    for piece in (str(FULL), 'data/coco', '--data sample', '--data FOLDER', '--cfg-options'):
+        assert piece in str(error.value)
+
+
+def test_channels_last_is_a_switch() -> None:
+    for enabled in (True, False):
+        model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(8, 2, 3))
+        runner: Any = SimpleNamespace(model=model)
+        ChannelsLastHook(enabled).before_train(runner)
+        out = model(torch.rand(2, 4, 9, 9))
+        assert out.is_contiguous(memory_format=torch.channels_last) is enabled
+
+
+def test_long_listings_go_to_the_file_alone() -> None:
+    def shown(message: str) -> bool:
+        return ConsoleRunner._is_no_listing(logging.LogRecord('m', logging.INFO, '', 1, message, (), None))
+
+    assert not shown('\n------\nSystem environment:\n  sys.platform: linux')
+    assert not shown('Config:\nmodel = dict()')
+    assert shown('Epoch(train) [1][10/30]  loss: 1.0') and shown('Saving checkpoint at 1 epochs')
+
+
+def test_scalars_of_a_resumed_run_replace_those_it_did_again(tmp_path: Path) -> None:
+    for name, rows in (
+        ('20260101_000000', '{"loss": 3.0, "step": 10}\n{"loss": 2.0, "step": 20}\n{"loss": 1.5, "step": 30}\n'),
+        ('20260102_000000', '{"loss": 1.9, "step": 20}\n'),
+    ):
+        (tmp_path / name / 'vis_data').mkdir(parents=True)
+        (tmp_path / name / 'vis_data/scalars.json').write_text(rows)
+    assert [row['loss'] for row in read_scalars(tmp_path)] == [3.0, 1.9]

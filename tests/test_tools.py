@@ -1,0 +1,114 @@
+"""The tools as a user calls them: in processes of their own, from another folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from .conftest import ROOT
+
+LITE = 'configs/retinanet_ghostnet_fpn_lite.py'
+FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10', 'AR@100', 'AR_s@100')
+
+
+def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, f'tools/{name}.py', *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=600)
+
+
+@pytest.fixture(scope='module')
+def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A work folder after two short epochs, and what the training printed."""
+    folder = tmp_path_factory.mktemp('run')
+    done = tool(
+        'train', LITE, '--data', sample, '--work-dir', folder, '--epochs', '2', '--batch-size', '4',
+        '--tensorboard', '--auto-scale-lr', '--cfg-options', 'default_hooks.logger.interval=1',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder, done.stdout + done.stderr
+
+
+def test_training_shows_losses_figures_and_what_comes_next(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    assert 'Epoch(train) [2][2/2]' in printed and 'loss_cls' in printed and 'eta' in printed
+    assert all(f'| {name} ' in printed for name in FIGURES)
+    assert '| disc ' in printed and '| star ' in printed
+    assert 'System environment' not in printed
+    for name in ('curves.png', 'detections.png'):
+        assert (folder / name).read_bytes().startswith(b'\x89PNG')
+        assert str(folder / name) in printed
+    assert list(folder.glob('*/vis_data/events.out.tfevents*'))
+    commands = (folder / 'commands.txt').read_text()
+    assert 'tools/test.py' in commands and '--resume' in commands
+
+
+def test_the_printed_commands_evaluate_and_resume(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    lines = [line for line in (folder / 'commands.txt').read_text().splitlines() if 'tools/' in line]
+    assert all(line in printed for line in lines)
+    evaluate, resume = (shlex.split(line) for line in lines)
+    done = subprocess.run(evaluate, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert '| AR_l@100 ' in done.stdout + done.stderr
+    done = subprocess.run(
+        [*resume, '--epochs', '3'], capture_output=True, text=True, cwd=ROOT, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert 'resumed epoch: 2' in done.stdout + done.stderr
+    assert (folder / 'epoch_3.pth').exists()
+
+
+def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: Path, tmp_path: Path) -> None:
+    folder, _ = trained
+    checkpoint = folder / 'epoch_2.pth'
+    classes = torch.load(checkpoint, weights_only=False)['meta']['dataset_meta']['classes']
+    assert classes == ('disc', 'ring', 'square', 'triangle', 'star', 'cross')
+    content = json.loads((sample / 'annotations/instances_val2017.json').read_text())
+    content['categories'].reverse()
+    shuffled = tmp_path / 'val.json'
+    shuffled.write_text(json.dumps(content))
+    figures = []
+    for annotations in (sample / 'annotations/instances_val2017.json', shuffled):
+        done = tool(
+            'test', LITE, checkpoint, '--val-ann', annotations, '--val-images', sample / 'val2017',
+            '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out.pkl',
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        figures.append([line for line in done.stdout.splitlines() if line.startswith(('| mAP', '| AR', '| disc'))])
+    assert figures[0] == figures[1] and len(figures[0]) == 13
+    assert (tmp_path / 'out.pkl').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments', 'messages'),
+    [
+        ('train', [LITE], [LITE, 'data/coco', '--data sample', '--data FOLDER']),
+        ('train', ['configs/none.py'], ['configs/none.py: no such config file', 'retinanet_ghostnet_fpn.py']),
+        ('train', [LITE, '--data', 'nowhere'], ['nowhere: a folder is wanted', 'found nothing']),
+        ('train', [LITE, '--data', 'configs'], ['found no train annotations', 'Roboflow']),
+        ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: a checkpoint file is wanted']),
+        ('test', [LITE, 'README.md', '--data', 'sample'], ['README.md: not a checkpoint']),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(name: str, arguments: list[str], messages: list[str]) -> None:
+    done = tool(name, *arguments)
+    assert done.returncode == 2
+    assert 'Traceback' not in done.stderr and done.stderr.count('error:') == 1
+    for message in messages:
+        assert message in done.stderr
+
+
+def test_a_checkpoint_of_another_detector_is_refused(trained: tuple[Path, str], sample: Path) -> None:
+    folder, _ = trained
+    done = tool(
+        'test', 'configs/faster-rcnn_ghostnet_fpn.py', folder / 'epoch_2.pth', '--data', sample,
+        '--work-dir', folder / 'other',
+    )  # fmt: skip
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert 'does not fit' in done.stderr and '6 classes (disc, ring' in done.stderr

@@ -1,0 +1,32 @@
+"""Evaluate a detector: python tools/test.py CONFIG CHECKPOINT [--data sample|FOLDER] [options]."""
+
+import argparse
+
+from ghost_det.checkpoint import checkpoint_classes, load_checkpoint
+from ghost_det.cli import add_common, data_of, parse
+from ghost_det.errors import run_tool
+from ghost_det.run import test
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a detector with COCO's twelve figures.")
+    parser.add_argument('config', help='the config file that the detector was trained with')
+    parser.add_argument('checkpoint', help='its weights, as work_dirs/CONFIG/epoch_24.pth')
+    add_common(parser)
+    parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
+    parser.add_argument('--show-dir', metavar='FOLDER', help='save every image with true and found boxes')
+    args = parse(parser)
+    test(
+        args.config,
+        args.checkpoint,
+        data=data_of(args, checkpoint_classes(load_checkpoint(args.checkpoint))),
+        work_dir=args.work_dir,
+        options=args.cfg_options,
+        launcher=args.launcher,
+        out=args.out,
+        show_dir=args.show_dir,
+    )
+
+
+if __name__ == '__main__':
+    run_tool(main)
