@@ -64,8 +64,12 @@ $(STAMP):
 	  echo "$(PYTHON) comes without venv and pip: install them (Debian, Ubuntu: apt install python3-venv) or name another, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "== setup: $(VENV) with the $(STACK) stack: about 3 GB of downloads the first time, 6 GB on disk"
 	@rm -f $(VENV)/.made-*
-	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(PIP) -e '.[$(EXTRAS)]' && $(check_cv2) && touch $@)
+	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(PIP) -e '.[$(EXTRAS)]' && $(check_cv2) && $(warm_yapf) && touch $@)
 
 # The graphical OpenCV that the mm stack asks for wants the system's libGL, which a server or a container may lack.
 check_cv2 = { $(PY) -c 'import cv2' 2>/dev/null \
   || { echo '== setup: no libGL here, so the headless OpenCV'; $(PIP) --force-reinstall --no-deps opencv-python-headless; }; }
+
+# mmengine uses yapf, whose first import in a venv writes a cache and renames it before it is flushed: first imports by
+# two processes at once (pytest's workers, the ranks of a training) may read half a file.
+warm_yapf = $(PY) -c 'from yapf.yapflib import yapf_api'

@@ -79,7 +79,7 @@ def _mmcv_source() -> str:
 
 
 class _StandInFinder(MetaPathFinder, Loader):
-    """Answers for ``mmcv._ext`` alone. Last on `sys.meta_path`, it cannot shadow a compiled module."""
+    """Answers for ``mmcv._ext`` alone, and is asked after every finder that could know a compiled one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
