@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader
 
 from .errors import UserError
 
-_NUMPY = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+_NUMPY: Any = getattr(np, '_core', None) or np.core
 
 
 def _statistic(owner: Any, name: str) -> Any:
@@ -30,8 +30,8 @@ _PLAIN_DATA: list[Any] = [
     np.ndarray,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ('bool', 'int32', 'int64', 'uint32', 'uint64', 'float32', 'float64')),
-    _NUMPY._reconstruct,
-    _NUMPY.scalar,
+    _NUMPY.multiarray._reconstruct,
+    _NUMPY.multiarray.scalar,
     (_statistic, 'builtins.getattr'),
 ]
 
@@ -59,7 +59,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
             raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
         raise UserError(
             f'{path}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
-            f"If you trust the file, rewrite it with its weights alone: torch.save({{'state_dict': ...}}, PATH)"
+            f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

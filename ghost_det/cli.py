@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import DictAction
 
@@ -15,12 +14,18 @@ from .data import DetectionData, find_data
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what train and test both take: work folder, data, launcher, config options."""
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints, pictures (default: work_dirs/CONFIG)')
+    parser.add_argument(
+        '--work-dir', help='folder for logs, checkpoints, pictures (default: work_dirs/CONFIG)'
+    )
     data = parser.add_argument_group('data, instead of the one that the config names')
     data.add_argument('--data', metavar='FOLDER', help="'sample', or a folder in COCO format")
     for split in ('train', 'val'):
-        data.add_argument(f'--{split}-ann', type=Path, metavar='JSON', help=f'annotations of the {split} split')
-        data.add_argument(f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split')
+        data.add_argument(
+            f'--{split}-ann', type=Path, metavar='JSON', help=f'annotations of the {split} split'
+        )
+        data.add_argument(
+            f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split'
+        )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
         '--cfg-options',
@@ -47,7 +52,7 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
         args: parsed arguments of `add_common`.
         classes: those of the detector, where one is evaluated.
     """
-    parts: tuple[Any, ...] = (args.train_ann, args.train_images, args.val_ann, args.val_images)
+    parts = (args.train_ann, args.train_images, args.val_ann, args.val_images)
     if args.data is None and not any(parts):
         return None
-    return find_data(args.data, *parts, classes=classes)
+    return find_data(args.data, *parts, classes)

@@ -76,27 +76,33 @@ def find_data(
 def _find_split(name: str, root: Path | None, annotations: Path | None, images: Path | None) -> Split:
     if annotations is None:
         if root is None:
-            raise UserError(f'--{name}-ann is missing: without --data both --train-ann and --val-ann are needed')
+            raise UserError(
+                f'--{name}-ann is missing: without --data both --train-ann and --val-ann are needed'
+            )
         candidates = list(_annotation_files(root, SPLIT_NAMES[name]))
         if not candidates:
             jsons = sorted(str(p.relative_to(root)) for p in root.rglob('*.json'))[:10]
             raise UserError(
-                f'--data: {root}: found no {name} annotations among its json files ({", ".join(jsons) or "none"}); '
-                f'layouts understood:\n{LAYOUTS}'
+                f'--data: {root}: found no {name} annotations among its json files '
+                f'({", ".join(jsons) or "none"}); layouts understood:\n{LAYOUTS}'
             )
         annotations = candidates[0]
     annotations = annotations.expanduser().resolve()
     if not annotations.is_file():
         raise UserError(f'{annotations}: no such annotation file (the {name} split); see --{name}-ann')
     names = [image['file_name'] for image in read_annotations(annotations)['images'][:IMAGES_PROBED]]
-    folders = [images.expanduser().resolve()] if images is not None else list(_image_folders(annotations, root, SPLIT_NAMES[name]))
+    folders = (
+        [images.expanduser().resolve()]
+        if images is not None
+        else list(_image_folders(annotations, root, SPLIT_NAMES[name]))
+    )
     present = {folder: sum((folder / file).is_file() for file in names) for folder in folders}
     best = max(folders, key=lambda folder: present[folder])
     if present[best] < len(names):
         lost = next(file for file in names if not (best / file).is_file())
         raise UserError(
-            f'{annotations}: {len(names) - present[best]} of its first {len(names)} images are not in {best}, '
-            f'{lost} for one; give their folder with --{name}-images'
+            f'{annotations}: {len(names) - present[best]} of its first {len(names)} images are not in '
+            f'{best}, {lost} for one; give their folder with --{name}-images'
         )
     return Split(annotations, best)
 
@@ -112,7 +118,9 @@ def _annotation_files(root: Path, names: Sequence[str]) -> Iterator[Path]:
 
 def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -> Iterator[Path]:
     """Yield the folders where the images of an annotation file may lie."""
-    base = root or (annotations.parent.parent if annotations.parent.name == 'annotations' else annotations.parent)
+    base = root or (
+        annotations.parent.parent if annotations.parent.name == 'annotations' else annotations.parent
+    )
     stem = annotations.stem.removeprefix('instances_')
     yield base / stem
     yield base / 'images' / stem
@@ -132,7 +140,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is not json, or lacks what COCO's format has.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
     except UnicodeDecodeError:
@@ -152,7 +160,9 @@ def read_annotations(path: Path) -> dict[str, Any]:
             if absent:
                 raise UserError(f"{path}: {key}[{position}] has no '{absent[0]}'")
     if not content['images'] or not content['categories']:
-        raise UserError(f"{path}: empty: {len(content['images'])} images, {len(content['categories'])} categories")
+        raise UserError(
+            f'{path}: empty: {len(content["images"])} images, {len(content["categories"])} categories'
+        )
     return content
 
 
@@ -186,7 +196,9 @@ def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
     known = {category['id'] for category in content['categories'] if category['name'] in classes}
     for annotation in content['annotations']:
         if annotation['category_id'] not in known:
-            name = next((c['name'] for c in content['categories'] if c['id'] == annotation['category_id']), None)
+            name = next(
+                (c['name'] for c in content['categories'] if c['id'] == annotation['category_id']), None
+            )
             raise UserError(
                 f'{annotations}: has boxes of the class {name!r} (id {annotation["category_id"]}), '
                 f'which is not among the {len(classes)} classes to find: {", ".join(classes[:20])}'

@@ -129,7 +129,13 @@ class Bf16OptimWrapper(OptimWrapper):
 class ConsoleRunner(Runner):
     """mmengine's runner, whose long listings (environment, config, hooks) go to the log file alone."""
 
-    LISTINGS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options', 'Distributed training')
+    LISTINGS = (
+        'System environment',
+        'Config:',
+        'Hooks will be executed',
+        'paramwise_options',
+        'Distributed training',
+    )
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Build the logger; its console handler leaves the listings out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections import OrderedDict
 from typing import Any
 
 from mmdet import evaluation
@@ -55,11 +54,11 @@ class FullCocoMetric(_Evaluator):
             found = super().compute_metrics(results)
         if self.format_only:
             return dict(found)
-        named: dict[str, float] = OrderedDict()
+        named: dict[str, float] = {}
         rows = [['figure', *self.metrics]]
         for theirs, ours in FIGURES.items():
             values = [found.pop(f'{metric}_{theirs}', 0.0) for metric in self.metrics]
             named.update({f'{metric}_{ours}': value for metric, value in zip(self.metrics, values)})
             rows.append([ours, *(f'{value:.3f}' for value in values)])
         MMLogger.get_current_instance().info('COCO figures\n' + AsciiTable(rows).table)
-        return named | found
+        return {**named, **found}

@@ -148,8 +148,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def softnms(
-    boxes: Tensor, scores: Tensor, dets: Tensor,
-    iou_threshold: float, sigma: float, min_score: float, method: int, offset: int,
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
 ) -> Tensor:
     """Lower the scores of boxes that overlap a better one (Bodla et al., 2017, section 3).
 
@@ -220,8 +226,16 @@ def _check_roi_align(rois: Tensor, pool_mode: int, aligned: bool) -> None:
 
 
 def roi_align_forward(
-    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor,
-    aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int,
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
     aligned: bool,
 ) -> None:
     """Average each bin of each RoI into ``output`` ``(r, c, h, w)`` (He et al., Mask R-CNN, 2017).
@@ -234,29 +248,55 @@ def roi_align_forward(
     """
     _check_roi_align(rois, pool_mode, aligned)
     features = _wide(input)
-    output.copy_(torch.ops.torchvision.roi_align(
-        features, rois.to(features.dtype), spatial_scale, aligned_height, aligned_width,
-        sampling_ratio, aligned,
-    ))
+    output.copy_(
+        torch.ops.torchvision.roi_align(
+            features,
+            rois.to(features.dtype),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            sampling_ratio,
+            aligned,
+        )
+    )
 
 
 def roi_align_backward(
-    grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor,
-    aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int,
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
     aligned: bool,
 ) -> None:
     """Add the gradient of `roi_align_forward` to ``grad_input`` ``(b, c, H, W)``."""
     _check_roi_align(rois, pool_mode, aligned)
     grad = _wide(grad_output)
     grad_input += torch.ops.torchvision._roi_align_backward(
-        grad, rois.to(grad.dtype), spatial_scale, aligned_height, aligned_width, *grad_input.shape,
-        sampling_ratio, aligned,
+        grad,
+        rois.to(grad.dtype),
+        spatial_scale,
+        aligned_height,
+        aligned_width,
+        *grad_input.shape,
+        sampling_ratio,
+        aligned,
     )
 
 
 def roi_pool_forward(
-    input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor,
-    pooled_height: int, pooled_width: int, spatial_scale: float,
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
 ) -> None:
     """Fill ``output`` ``(r, c, h, w)`` with the maximum of each bin (Girshick, Fast R-CNN, 2015).
 
@@ -297,8 +337,13 @@ def _cells(low: Tensor, high: Tensor, limit: int) -> Tensor:
 
 
 def roi_pool_backward(
-    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor,
-    pooled_height: int, pooled_width: int, spatial_scale: float,
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
 ) -> None:
     """Add the gradient of `roi_pool_forward` to ``grad_input`` ``(b, c, H, W)``, which is contiguous."""
     channels, height, width = grad_input.shape[1:]
@@ -372,8 +417,13 @@ def softmax_focal_loss_forward(
 
 
 def softmax_focal_loss_backward(
-    softmax: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor,
-    gamma: float, alpha: float,
+    softmax: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    buff: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
 ) -> None:
     """Fill ``grad_input`` ``(n, c)``, by the logits, and ``buff`` ``(n,)``, its factor common to a sample."""
     probability, chosen, scale = _softmax_terms(softmax, target, weight, alpha)

@@ -29,7 +29,7 @@ PICTURES = 6
 
 def read_scalars(work_dir: Path) -> list[dict[str, float]]:
     """Return the logged scalars of a work folder, those of resumed runs joined, ordered by step."""
-    rows = []
+    rows: list[dict[str, float]] = []
     for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
         started = [json.loads(line) for line in log.read_text().splitlines()]
         if started:
@@ -48,11 +48,17 @@ def draw_curves(work_dir: Path) -> Path:
         left.plot([r['iter'] for r in losses], [r.get(name) for r in losses], label=name)
     left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
     rate = left.twinx()
-    rate.plot([r['iter'] for r in losses], [r['lr'] for r in losses], ':', color='grey', label='learning rate')
+    rate.plot(
+        [r['iter'] for r in losses], [r['lr'] for r in losses], ':', color='grey', label='learning rate'
+    )
     rate.set(ylabel='learning rate', ylim=(0, None))
     handles = left.get_legend_handles_labels()[0] + rate.get_legend_handles_labels()[0]
     left.legend(handles=handles)
-    for key, label in (('mAP', 'mAP (IoU 0.50 to 0.95)'), ('mAP_50', 'mAP at IoU 0.50'), ('mAP_75', 'mAP at IoU 0.75')):
+    for key, label in (
+        ('mAP', 'mAP (IoU 0.50 to 0.95)'),
+        ('mAP_50', 'mAP at IoU 0.50'),
+        ('mAP_75', 'mAP at IoU 0.75'),
+    ):
         right.plot([r['step'] for r in scores], [r[f'coco/bbox_{key}'] for r in scores], 'o-', label=label)
     right.set(xlabel='epoch', ylabel='mAP', ylim=(0, 1), title='COCO mAP on the validation split')
     right.grid(alpha=0.3)

@@ -38,7 +38,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
             cfg.merge_from_dict(options)
         except Exception as error:
             raise UserError(f'--cfg-options {options}: does not fit {path}: {error}') from None
-    absent = [key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg]
+    absent = [
+        key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg
+    ]
     if absent:
         raise UserError(f'{path}: not the config of a detector: it has no {", ".join(absent)}')
     return cfg

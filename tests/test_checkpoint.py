@@ -99,7 +99,13 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_tensors(tmp_path: Pa
     other = {'state_dict': nn.Linear(4, 3).state_dict(), 'meta': {'dataset_meta': {'classes': ('cat',)}}}
     with pytest.raises(UserError) as error:
         check_fits(model, other, 'a.pth', 'c.py')
-    for piece in ('a.pth', 'c.py', '2 of 2 tensors', 'weight is (3, 4), the config wants (2, 4)', '1 classes (cat'):
+    for piece in (
+        'a.pth',
+        'c.py',
+        '2 of 2 tensors',
+        'weight is (3, 4), the config wants (2, 4)',
+        '1 classes (cat',
+    ):
         assert piece in str(error.value)
     with pytest.raises(UserError, match='bias is missing'):
         check_fits(model, {'state_dict': {'weight': torch.rand(2, 4)}}, 'a.pth', 'c.py')

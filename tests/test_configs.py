@@ -66,7 +66,7 @@ def test_config_trains_a_step_and_predicts(config: Path, sample: Path, tmp_path:
 @pytest.mark.parametrize(('ours', 'family'), STANDARD.items())
 def test_standard_configs_differ_from_mmdets_by_the_backbone_alone(ours: str, family: str) -> None:
     cfg = load_config(ROOT / f'configs/{ours}.py')
-    base = get_config(f'mmdet::{family}/{family}_r50_fpn_1x_coco.py')
+    base = get_config(f'mmdet::{family.replace("-", "_")}/{family}_r50_fpn_1x_coco.py')
     for key, value in base.model.items():
         if key == 'neck':
             assert {**value, 'in_channels': None} == {**cfg.model.neck, 'in_channels': None}
@@ -99,6 +99,8 @@ def test_a_config_of_another_project_inherits_ours(tmp_path: Path) -> None:
         'from mmdet.registry import MODELS; model = MODELS.build(cfg.model);'
         'print(type(model.backbone).__name__, model.backbone.out_channels)'
     )
-    done = subprocess.run([sys.executable, '-c', code, str(child)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(child)], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith('GhostNet (32, 52, 144, 208)')

@@ -38,7 +38,12 @@ def write(path: Path, content: dict[str, Any], images: Path | None = None) -> Pa
 @pytest.mark.parametrize(
     ('train', 'train_images', 'val', 'val_images'),
     [
-        ('annotations/instances_train2017.json', 'train2017', 'annotations/instances_val2017.json', 'val2017'),
+        (
+            'annotations/instances_train2017.json',
+            'train2017',
+            'annotations/instances_val2017.json',
+            'val2017',
+        ),
         ('annotations/instances_train.json', 'images/train', 'annotations/instances_val.json', 'images/val'),
         ('train/_annotations.coco.json', 'train', 'valid/_annotations.coco.json', 'valid'),
         ('train/_annotations.coco.json', 'train', 'test/_annotations.coco.json', 'test'),
@@ -164,7 +169,9 @@ def test_missing_folders_and_splits_say_what_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='--val-ann is missing'):
         find_data(None, train_ann=write(tmp_path / 'x.json', coco(['cat'])))
     write(tmp_path / 'train/_annotations.coco.json', coco(['cat']))
-    with pytest.raises(UserError, match='(?s)found no val annotations among its json files .*Roboflow') as error:
+    with pytest.raises(
+        UserError, match='(?s)found no val annotations among its json files .*Roboflow'
+    ) as error:
         find_data(tmp_path)
     assert 'train/_annotations.coco.json' in str(error.value)
     with pytest.raises(UserError, match='no such annotation file'):

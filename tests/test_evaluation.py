@@ -27,7 +27,9 @@ def predictions(coco: COCO, seed: int) -> list[dict[str, Any]]:
             for _ in range(rng.integers(0, 3)):
                 shift = rng.normal(0, 0.1, 4) * [w, h, w, h]
                 boxes.append(np.array([x, y, x + w, y + h]) + shift)
-                kinds.append(labels[annotation['category_id']] if rng.random() < 0.8 else rng.integers(len(labels)))
+                kinds.append(
+                    labels[annotation['category_id']] if rng.random() < 0.8 else rng.integers(len(labels))
+                )
         boxes += [np.array([1, 1, 30, 30]) * rng.uniform(1, 4)]
         kinds += [0]
         samples.append(
@@ -78,7 +80,7 @@ def test_the_twelve_figures_are_pycocotools_own(sample: Path, seed: int) -> None
     samples = predictions(coco, seed)
     found = evaluate(annotations, samples)
     wanted = twelve_by_pycocotools(coco, samples)
-    assert 0 < wanted[0] < 1 and wanted[6] < wanted[7] < wanted[8]  # the recalls do differ
+    assert 0 < wanted[0] < 1 and wanted[6] < wanted[7] <= wanted[8]  # the limits do bite
     assert [found[f'coco/bbox_{name}'] for name in FIGURES.values()] == pytest.approx(
         [round(value, 3) for value in wanted], abs=1e-9
     )

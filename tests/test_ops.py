@@ -277,15 +277,18 @@ def roi_pool_twin(features, rois, size, scale):
 
 
 # On a (2, 3, 7, 9) map at scale 1/4: inside, hanging over each side, beyond it, thin, of no size, whole.
-ROIS = torch.tensor([
-    [0, 3.3, 5.1, 21.7, 17.2],
-    [1, -9.5, 2.2, 8.4, 40.0],
-    [0, 25.0, -7.3, 60.0, 11.9],
-    [1, 80.0, 80.0, 96.0, 90.0],
-    [0, 10.2, 4.4, 10.9, 25.5],
-    [1, 12.0, 12.0, 12.0, 12.0],
-    [1, 0.0, 0.0, 36.0, 28.0],
-], dtype=torch.float64)
+ROIS = torch.tensor(
+    [
+        [0, 3.3, 5.1, 21.7, 17.2],
+        [1, -9.5, 2.2, 8.4, 40.0],
+        [0, 25.0, -7.3, 60.0, 11.9],
+        [1, 80.0, 80.0, 96.0, 90.0],
+        [0, 10.2, 4.4, 10.9, 25.5],
+        [1, 12.0, 12.0, 12.0, 12.0],
+        [1, 0.0, 0.0, 36.0, 28.0],
+    ],
+    dtype=torch.float64,
+)
 
 
 def same_as_twin(op, twin, features):
@@ -543,12 +546,15 @@ def fake_mmcv(tmp_path):
 
 def test_compiled_operators_win(fake_mmcv):
     (fake_mmcv / '_ext.py').write_text('nms = "compiled"')
-    output = run("""
+    output = run(
+        """
 print(ops.ensure_ops(), ops.ensure_ops())
 import mmcv._ext
 print(mmcv._ext.nms, mmcv._ext.__file__, hasattr(mmcv._ext, 'softnms'), len(sys.meta_path))
 print(sum(type(finder).__name__ == '_StandInFinder' for finder in sys.meta_path))
-""", fake_mmcv.parent)
+""",
+        fake_mmcv.parent,
+    )
     assert output.split()[:5] == ['compiled', 'compiled', 'compiled', str(fake_mmcv / '_ext.py'), 'False']
     assert output.split()[-1] == '0'
 
@@ -556,12 +562,15 @@ print(sum(type(finder).__name__ == '_StandInFinder' for finder in sys.meta_path)
 def test_broken_compiled_operators_are_reported(fake_mmcv):
     library = fake_mmcv / f'_ext{EXTENSION_SUFFIXES[0]}'
     library.write_bytes(b'not a library')
-    output = run("""
+    output = run(
+        """
 try:
     ops.ensure_ops()
 except ImportError as error:
     print(error)
-""", fake_mmcv.parent)
+""",
+        fake_mmcv.parent,
+    )
     for part in ('do not load', torch.__version__, str(library), 'Rebuild', 'ghost-det[mm]'):
         assert part in output
 

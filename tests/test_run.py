@@ -137,7 +137,10 @@ def test_long_listings_go_to_the_file_alone() -> None:
 
 def test_scalars_of_a_resumed_run_replace_those_it_did_again(tmp_path: Path) -> None:
     for name, rows in (
-        ('20260101_000000', '{"loss": 3.0, "step": 10}\n{"loss": 2.0, "step": 20}\n{"loss": 1.5, "step": 30}\n'),
+        (
+            '20260101_000000',
+            '{"loss": 3.0, "step": 10}\n{"loss": 2.0, "step": 20}\n{"loss": 1.5, "step": 30}\n',
+        ),
         ('20260102_000000', '{"loss": 1.9, "step": 20}\n'),
     ):
         (tmp_path / name / 'vis_data').mkdir(parents=True)

@@ -29,6 +29,7 @@ def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     done = tool(
         'train', LITE, '--data', sample, '--work-dir', folder, '--epochs', '2', '--batch-size', '4',
         '--tensorboard', '--auto-scale-lr', '--cfg-options', 'default_hooks.logger.interval=1',
+        'model.test_cfg.score_thr=0',
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return folder, done.stdout + done.stderr
@@ -56,9 +57,7 @@ def test_the_printed_commands_evaluate_and_resume(trained: tuple[Path, str]) -> 
     done = subprocess.run(evaluate, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert '| AR_l@100 ' in done.stdout + done.stderr
-    done = subprocess.run(
-        [*resume, '--epochs', '3'], capture_output=True, text=True, cwd=ROOT, timeout=600
-    )
+    done = subprocess.run([*resume, '--epochs', '3'], capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert 'resumed epoch: 2' in done.stdout + done.stderr
     assert (folder / 'epoch_3.pth').exists()
@@ -74,13 +73,15 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
     shuffled = tmp_path / 'val.json'
     shuffled.write_text(json.dumps(content))
     figures = []
-    for annotations in (sample / 'annotations/instances_val2017.json', shuffled):
+    for ann_file in (sample / 'annotations/instances_val2017.json', shuffled):
         done = tool(
-            'test', LITE, checkpoint, '--val-ann', annotations, '--val-images', sample / 'val2017',
+            'test', LITE, checkpoint, '--val-ann', ann_file, '--val-images', sample / 'val2017',
             '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out.pkl',
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
-        figures.append([line for line in done.stdout.splitlines() if line.startswith(('| mAP', '| AR', '| disc'))])
+        figures.append(
+            [line for line in done.stdout.splitlines() if line.startswith(('| mAP', '| AR', '| disc'))]
+        )
     assert figures[0] == figures[1] and len(figures[0]) == 13
     assert (tmp_path / 'out.pkl').exists()
 
@@ -96,7 +97,9 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
         ('test', [LITE, 'README.md', '--data', 'sample'], ['README.md: not a checkpoint']),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_code_2(name: str, arguments: list[str], messages: list[str]) -> None:
+def test_a_mistake_is_one_message_and_exit_code_2(
+    name: str, arguments: list[str], messages: list[str]
+) -> None:
     done = tool(name, *arguments)
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr and done.stderr.count('error:') == 1

@@ -14,10 +14,16 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, help='length of training; the schedule follows')
     parser.add_argument('--batch-size', type=int, help='images a step, on each device')
     parser.add_argument(
-        '--resume', nargs='?', const='auto', metavar='CHECKPOINT', help='go on from the last, or this, checkpoint'
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from the last, or this, checkpoint',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (GPU)')
-    parser.add_argument('--auto-scale-lr', action='store_true', help="fit the learning rate to this run's batch")
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help="fit the learning rate to this run's batch"
+    )
     parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs as well')
     args = parse(parser)
     train(

@@ -113,7 +113,8 @@ class GhostBottleneck(nn.Module):
             out = self.bn_dw(self.conv_dw(out))
         if self.se is not None:
             out = self.se(out)
-        return self.ghost2(out) + self.shortcut(x)
+        out = self.ghost2(out) + self.shortcut(x)
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's features, recomputing them in backward where ``with_cp`` asks for it."""

@@ -144,7 +144,8 @@ def test_checkpointing_gives_the_same_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    ('norm_cfg', 'kind'), [(dict(type='GN', num_groups=2), nn.GroupNorm), (dict(type='SyncBN'), nn.SyncBatchNorm)]
+    ('norm_cfg', 'kind'),
+    [(dict(type='GN', num_groups=2), nn.GroupNorm), (dict(type='SyncBN'), nn.SyncBatchNorm)],
 )
 def test_norm_cfg_reaches_every_norm(norm_cfg: dict[str, object], kind: type[nn.Module]) -> None:
     model = GhostNet(width=0.5, norm_cfg=norm_cfg)

@@ -4,7 +4,9 @@ _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     backbone=dict(_delete_=True, type='GhostNet', width=1.0, out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[24, 40, 112, 160], out_channels=96, norm_cfg=norm_cfg, add_extra_convs='on_output'),
+    neck=dict(
+        in_channels=[24, 40, 112, 160], out_channels=96, norm_cfg=norm_cfg, add_extra_convs='on_output'
+    ),
     bbox_head=dict(
         type='RetinaSepBNHead',
         num_ins=5,
