@@ -4,13 +4,26 @@ Importing the package is all that a config or a script needs: mmcv's operators w
 compiler from then on, and the networks, hooks and metrics are in mmdet's registries.
 """
 
+import contextlib
+import io
+
 from .ops import ensure_ops
 from .version import __version__
 
 ensure_ops()
 
-from .engine import ChannelsLastHook  # noqa: E402
-from .evaluation import FullCocoMetric  # noqa: E402
-from .models import GhostModule, GhostNet  # noqa: E402
+# onedl-mmdetection prints, on import, which optional data sets it could not import.
+with contextlib.redirect_stdout(io.StringIO()):
+    from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
+    from .evaluation import FullCocoMetric
+    from .models import GhostModule, GhostNet
 
-__all__ = ['ChannelsLastHook', 'FullCocoMetric', 'GhostModule', 'GhostNet', '__version__']
+__all__ = [
+    'Bf16OptimWrapper',
+    'ChannelsLastHook',
+    'FullCocoMetric',
+    'GhostModule',
+    'GhostNet',
+    'ProgressHook',
+    '__version__',
+]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ class Bf16OptimWrapper(OptimWrapper):
     mmengine's own ``AmpOptimWrapper`` refuses to run without a GPU.
     """
 
-    @contextmanager
+    @contextlib.contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
         """Run the forward pass of a training step under autocast."""
         with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
@@ -127,9 +128,15 @@ class Bf16OptimWrapper(OptimWrapper):
 
 
 class ConsoleRunner(Runner):
-    """mmengine's runner, whose long listings (environment, config, hooks) go to the log file alone."""
+    """mmengine's runner with a quiet console: what a person at the terminal has no use for is not shown.
+
+    The log file still has all of it: environment, config, hooks, and mmengine's advice to its own callers.
+    """
 
     LISTINGS = (
+        'Exp name',
+        '"FileClient"',
+        '"HardDiskBackend"',
         'System environment',
         'Config:',
         'Hooks will be executed',
@@ -148,3 +155,9 @@ class ConsoleRunner(Runner):
     @classmethod
     def _is_no_listing(cls, record: logging.LogRecord) -> bool:
         return not record.getMessage().lstrip('\n -').startswith(cls.LISTINGS)
+
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> Any:
+        """Build a loader without pycocotools' printed account of its steps."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            return Runner.build_dataloader(*args, **kwargs)

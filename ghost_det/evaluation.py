@@ -46,7 +46,8 @@ class FullCocoMetric(_Evaluator):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault('classwise', True)
-        super().__init__(**kwargs, proposal_nums=(1, 10, 100), metric_items=list(FIGURES))
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(**kwargs, proposal_nums=(1, 10, 100), metric_items=list(FIGURES))
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Return the figures of every metric asked for, and log them as a table."""

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def draw_detections(model: Any, dataset: Any, path: Path) -> Path:
         sample = model.test_step(pseudo_collate([dataset[int(pick)]]))[0]
         sample.gt_instances = _true_boxes(dataset.get_data_info(int(pick)))
         image = mmcv.imread(sample.img_path, channel_order='rgb')
-        visualizer.add_datasample('pair', image, sample, pred_score_thr=SCORE)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Warning: The (bbox|polygon) is out of bounds')
+            visualizer.add_datasample('pair', image, sample, pred_score_thr=SCORE)
         axis.imshow(visualizer.get_image())
         axis.set_title(f'{Path(sample.img_path).name}: true | found (score from {SCORE})', fontsize=9)
     figure.savefig(path, dpi=110)
@@ -153,4 +156,5 @@ def _seconds(runner: Any) -> dict[str, float]:
 
 def command(*words: str | Path) -> str:
     """Return a command line that runs a tool of this project with the present Python."""
-    return shlex.join([os.path.relpath(sys.executable), *map(str, words)])
+    python = os.path.relpath(sys.executable)
+    return shlex.join([sys.executable if python.startswith('..') else python, *map(str, words)])

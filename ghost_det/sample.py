@@ -33,15 +33,18 @@ class Knobs:
 
     long_side: int = 320
     short_side: tuple[int, int] = (208, 320)
-    objects: tuple[int, int] = (1, 8)
-    size: tuple[float, float] = (18.0, 210.0)  # square root of the box's area before occlusion; log-uniform
-    aspect: float = 1.5
-    min_visible: float = 0.55  # share of each whole shape, or what would hide more is put elsewhere
+    objects: tuple[int, int] = (1, 5)
+    size: tuple[float, float] = (20.0, 215.0)  # square root of the box's area before occlusion; log-uniform
+    aspect: float = 1.3
+    turn: float = 15.0  # degrees to either side; most things stand upright
+    typical: float = 0.9  # share of objects in their class's own hue; the others, and all clutter, in any
+    hue_spread: float = 0.05  # of that hue to either side, as a share of the colour circle
+    min_visible: float = 0.75  # share of each whole shape, or what would hide more is put elsewhere
     at_edge: float = 0.15  # share of objects that the image's edge may cut
-    contrast: float = 55.0  # between an object and what it lies on
-    clutter: tuple[int, int] = (4, 14)
+    contrast: float = 80.0  # between an object and what it lies on
+    clutter: tuple[int, int] = (2, 8)
     blur: tuple[float, float] = (0.0, 0.8)
-    noise: tuple[float, float] = (0.0, 8.0)
+    noise: tuple[float, float] = (0.0, 5.0)
     brightness: tuple[float, float] = (0.75, 1.2)
 
 
@@ -62,8 +65,8 @@ SHAPES: dict[str, list[Floats]] = {
     'disc': [_spokes([1.0] * 72)],
     'ring': [_spokes([1.0] * 72), _spokes([0.58] * 72)],
     'square': [_spokes([1.0] * 4, np.pi / 4)],
-    'triangle': [_spokes([1.0] * 3)],
-    'star': [_spokes([1.0, 0.42] * 5)],
+    'triangle': [_spokes([1.0] * 3, -np.pi / 2)],
+    'star': [_spokes([1.0, 0.42] * 5, -np.pi / 2)],
     'cross': [np.array([(1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a),
                         (-1, -a), (-a, -a), (-a, -1), (a, -1), (a, -a), (1, -a)], np.float32)
               for a in [0.34]],
@@ -81,8 +84,9 @@ class _Scene:
     visible: list[int] = field(default_factory=list)
 
 
-def _colour(rng: Rng, saturation: tuple[float, float] = (0.1, 0.95)) -> Floats:
-    rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(0.2, 1))
+def _colour(rng: Rng, saturation: tuple[float, float] = (0.1, 0.95), hue: float | None = None) -> Floats:
+    turn = rng.random() if hue is None else (hue + rng.uniform(-KNOBS.hue_spread, KNOBS.hue_spread)) % 1
+    rgb = colorsys.hsv_to_rgb(turn, rng.uniform(*saturation), rng.uniform(0.2, 1))
     return np.array(rgb, np.float32) * 255
 
 
@@ -164,15 +168,17 @@ def _texture(rng: Rng, height: int, width: int, tones: tuple[Floats, Floats]) ->
     return tones[0] * (1 - mix) + tones[1] * mix
 
 
-def _tones(rng: Rng, around: Image) -> tuple[Floats, Floats]:
-    """Two tones of one hue that both stand out from nearly all of the (h, w, 3) picture around them."""
+def _tones(rng: Rng, name: str, around: Image) -> tuple[Floats, Floats]:
+    """Two tones of one hue, mostly the class's, that stand out from nearly all of the (h, w, 3) picture."""
     step = max(1, min(around.shape[:2]) // 12)
     pixels = around[::step, ::step].reshape(-1, 3).astype(np.float32)
     # The eye's weights for red, green and blue: pure blue on black is far apart in RGB, yet hard to see.
     weights = np.array([0.55, 0.76, 0.35], np.float32)
+    typical = rng.random() < KNOBS.typical
+    hue = list(SHAPES).index(name) / len(SHAPES) if typical else None
     found = []
     for _ in range(24):
-        colour = _colour(rng)
+        colour = _colour(rng, (0.4, 0.95) if typical else (0.1, 0.95), hue)
         pole = 255 if colour.mean() < 110 else 0
         tones = (colour, colour + (pole - colour) * np.float32(rng.uniform(0.2, 0.45)))
         gaps = np.linalg.norm((pixels - np.array(tones)[:, None]) * weights, axis=2)
@@ -186,7 +192,7 @@ def _tones(rng: Rng, around: Image) -> tuple[Floats, Floats]:
 def _outlines(rng: Rng, name: str, size: float) -> list[Floats]:
     """A class's outlines, stretched, turned and scaled, with their box centred on the origin."""
     stretch = KNOBS.aspect ** rng.uniform(-0.5, 0.5)
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = math.radians(rng.uniform(-KNOBS.turn, KNOBS.turn))
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     turned = [outline * (stretch, 1 / stretch) @ turn for outline in SHAPES[name]]
     low, high = turned[0].min(axis=0), turned[0].max(axis=0)
@@ -223,7 +229,7 @@ def _place(rng: Rng, scene: _Scene, name: str, size: float) -> None:
     under[mask == 1] = len(scene.names)
     patch = scene.canvas[y0:y1, x0:x1]
     alpha = cv2.resize(mask.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)[..., None]
-    patch[:] = patch * (1 - alpha) + _texture(rng, y1 - y0, x1 - x0, _tones(rng, patch)) * alpha
+    patch[:] = patch * (1 - alpha) + _texture(rng, y1 - y0, x1 - x0, _tones(rng, name, patch)) * alpha
 
 
 def _polygon(outer: Floats, holes: list[Floats]) -> list[float]:

@@ -156,7 +156,8 @@ class GhostNet(BaseModule):
         num_classes: build the classification head and return logits; ``out_indices`` must then
             reach the last stage.
         drop_rate: dropout before the classifier.
-        init_cfg: mmengine's; ``None`` initialises as mmdet does its light backbones.
+        init_cfg: mmengine's; ``None`` leaves torch's own initialisation, as the reference code does. (mmdet's
+            usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
 
     Attributes:
         out_channels: channels of each returned map, in the order of ``out_indices``.
@@ -202,13 +203,7 @@ class GhostNet(BaseModule):
         drop_rate: float = 0.2,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        super().__init__(
-            init_cfg
-            or [
-                dict(type='Kaiming', layer='Conv2d'),
-                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-            ]
-        )
+        super().__init__(init_cfg)
         name = type(self).__name__
         ends = self._stage_ends()
         if not width > 0:
@@ -271,6 +266,20 @@ class GhostNet(BaseModule):
             self.act2 = activation(act_cfg)
             self.classifier = nn.Linear(self.head_channels, num_classes)
         self._freeze()
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut alone.
+
+        Zero scales in the last norms of a block (arXiv 1706.02677, section 5.1) let the signal pass
+        all sixteen blocks from the first step on, which matters where training starts from scratch.
+        """
+        super().init_weights()
+        if not self.init_cfg:
+            for block in self.modules():
+                if isinstance(block, GhostBottleneck):
+                    for half in (block.ghost2.primary_conv, block.ghost2.cheap_operation):
+                        last: Any = half[1]
+                        nn.init.zeros_(last.weight)
 
     @classmethod
     def _stage_ends(cls) -> list[int]:

@@ -1,10 +1,10 @@
-# AdamW with a cosine, for one device and a batch of 16; --auto-scale-lr fits it to others.
+# AdamW with a cosine, for one device and a batch of 8; --auto-scale-lr fits it to others.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=24, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=35),
 )
 param_scheduler = [
@@ -19,4 +19,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,111 +1,19 @@
-"""mmcv's operators without a compiler.
+"""mmcv's operators, those that RetinaNet, the R-CNNs, FCOS, ATSS and SSD call, on torch and torchvision.
 
-`mmcv.ops` takes its operators from the compiled module ``mmcv._ext``, which neither onedl-mmcv from
-PyPI nor mmcv-lite carries, and mmdet cannot be imported without it. `ensure_ops` supplies that module,
-with the operators in `STAND_INS` written on torch and torchvision.
-
-The stand-ins keep the signatures of the C++ operators, so the buffers that mmcv allocates (``output``,
-``argmax``, ``grad_input``, ``dets``) are filled in place. They run on the CPU and on GPUs;
-float16 and bfloat16 tensors are computed in float32.
+They keep the signatures of the C++ operators, so the buffers that mmcv allocates (``output``, ``argmax``,
+``grad_input``, ``dets``) are filled in place. They run on the CPU and on GPUs; float16 and
+bfloat16 tensors are computed in float32.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.metadata import packages_distributions, version
-from importlib.util import find_spec
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import torchvision  # type: ignore[import-untyped]  # noqa: F401  # loads torch.ops.torchvision
 from torch import Tensor
-
-EXTENSION = 'mmcv._ext'
-INSTALL = (
-    '  pip install "ghost-det[mm]"        # the maintained fork, onedl-mmdetection; the default\n'
-    '  pip install "ghost-det[official]"  # mmdet 3.3.0 with mmcv-lite 2.1.0'
-)
-
-
-def ensure_ops() -> str:
-    """Make mmcv's operators, and with them mmdet, importable.
-
-    A compiled ``mmcv._ext`` always wins and is left as it is. Call it again as often as you like.
-
-    Returns:
-        ``'compiled'`` where mmcv brings its own operators, ``'stand-in'`` where those of this module serve.
-
-    Raises:
-        ImportError: mmengine, mmcv or mmdet is not installed, or mmcv's compiled operators do not load.
-    """
-    if EXTENSION not in sys.modules:
-        _check_installed()
-        spec = find_spec(EXTENSION)
-        if spec is None:
-            sys.meta_path.append(_StandInFinder())
-        try:
-            importlib.import_module(EXTENSION)
-        except ImportError as error:
-            raise ImportError(
-                f"mmcv's compiled operators do not load with torch {torch.__version__}: {error}\n"
-                f'Found {_mmcv_source()}: {spec and spec.origin}. It was most likely built for another '
-                'torch. Rebuild it for this one; or uninstall it and install one of the stacks without '
-                f'compiled operators, which ghost_det replaces:\n{INSTALL}'
-            ) from error
-    spec = sys.modules[EXTENSION].__spec__
-    return 'stand-in' if spec and spec.origin == __file__ else 'compiled'
-
-
-def _check_installed() -> None:
-    specs = {name: find_spec(name) for name in ('mmengine', 'mmcv', 'mmdet')}
-    # A directory left behind by an uninstall is found as a namespace package, without an origin.
-    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
-    if missing:
-        raise ImportError(
-            f'ghost_det needs MMDetection and its libraries; not installed here: {", ".join(missing)}. '
-            f'Install one of the two stacks:\n{INSTALL}'
-        )
-
-
-def _mmcv_source() -> str:
-    names = sorted(set(packages_distributions().get('mmcv', [])))
-    return ' and '.join(f'{name} {version(name)}' for name in names) or 'an mmcv without metadata'
-
-
-class _StandInFinder(MetaPathFinder, Loader):
-    """Answers for ``mmcv._ext`` alone, and is asked after every finder that could know a compiled one."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, origin=__file__) if fullname == EXTENSION else None
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__doc__ = "ghost_det's stand-ins for mmcv's compiled operators."
-        vars(module).update(STAND_INS, __getattr__=_missing)
-
-
-def _missing(name: str) -> Callable[..., Any]:
-    """Stand for an operator outside `STAND_INS`: `mmcv.ops` looks all of them up when it is imported."""
-    if name.startswith('_'):
-        raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
-
-    def operator(*args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(
-            f"mmcv's operator {name!r} is not available: {_mmcv_source()} has no compiled operators, and "
-            f'ghost_det has no stand-in for this one. Build a compiled mmcv for torch {torch.__version__} '
-            '(MMCV_WITH_OPS=1, https://mmcv.readthedocs.io/en/latest/get_started/build.html), or choose a '
-            f'model that does without {name!r}.'
-        )
-
-    operator.__name__ = operator.__qualname__ = name
-    return operator
 
 
 def _wide(tensor: Tensor) -> Tensor:
