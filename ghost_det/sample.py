@@ -33,18 +33,18 @@ class Knobs:
 
     long_side: int = 320
     short_side: tuple[int, int] = (208, 320)
-    objects: tuple[int, int] = (1, 5)
+    objects: tuple[int, int] = (2, 5)
     size: tuple[float, float] = (20.0, 215.0)  # square root of the box's area before occlusion; log-uniform
     aspect: float = 1.3
     turn: float = 15.0  # degrees to either side; most things stand upright
-    typical: float = 0.9  # share of objects in their class's own hue; the others, and all clutter, in any
+    typical: float = 0.95  # share of objects in their class's own hue; the others, and all clutter, in any
     hue_spread: float = 0.05  # of that hue to either side, as a share of the colour circle
-    min_visible: float = 0.75  # share of each whole shape, or what would hide more is put elsewhere
+    min_visible: float = 0.85  # share of each whole shape, or what would hide more is put elsewhere
     at_edge: float = 0.15  # share of objects that the image's edge may cut
-    contrast: float = 80.0  # between an object and what it lies on
-    clutter: tuple[int, int] = (2, 8)
-    blur: tuple[float, float] = (0.0, 0.8)
-    noise: tuple[float, float] = (0.0, 5.0)
+    contrast: float = 90.0  # between an object and what it lies on
+    clutter: tuple[int, int] = (2, 6)
+    blur: tuple[float, float] = (0.0, 0.5)
+    noise: tuple[float, float] = (0.0, 3.0)
     brightness: tuple[float, float] = (0.75, 1.2)
 
 
@@ -319,7 +319,7 @@ def make_sample(root: Path | None = None, train: int = 480, val: int = 120) -> P
     It is laid out as COCO is: `annotations/instances_{train,val}2017.json`, `train2017/*.jpg`,
     `val2017/*.jpg`; pictures are 320 px on the long side. Boxes are (x, y, width, height) in pixels around
     what is in sight of an object, clipped to the image; `area`, in px², and `segmentation`, polygons, are of
-    the same. Every object drawn is annotated, and more than half of it is in sight.
+    the same. Every object drawn is annotated, and most of it is in sight.
 
     A picture depends on its split and number alone, so a smaller set is the beginning of a larger one.
     Processes may call this at the same time: the folder appears only when it is complete.

@@ -1,0 +1,23 @@
+"""Parameters and multiply-adds of a detector: python tools/complexity.py CONFIG [--size HEIGHT WIDTH]."""
+
+import argparse
+
+from ghost_det.complexity import build_detector, complexity
+from ghost_det.errors import run_tool
+from ghost_det.run import load_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
+    parser.add_argument('config')
+    parser.add_argument('--size', type=int, nargs=2, default=(800, 1333), metavar=('HEIGHT', 'WIDTH'))
+    args = parser.parse_args()
+    parts = complexity(build_detector(load_config(args.config)), *args.size)
+    parts['all'] = tuple(map(sum, zip(*parts.values())))
+    print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}')
+    for name, (parameters, macs) in parts.items():
+        print(f'{name:<12}{parameters / 1e6:>16.2f}{macs / 1e9:>19.2f}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
