@@ -12,6 +12,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
@@ -48,6 +49,7 @@ def test_config_trains_a_step_and_predicts(config: Path, sample: Path, tmp_path:
     model = MODELS.build(cfg.model)
     model.init_weights()
     wrapper = Runner.build_optim_wrapper(type('R', (), {'model': model})(), cfg.optim_wrapper)
+    MessageHub.get_current_instance().update_info('iter', 0)  # which the loop of a training does
     before = model.backbone.conv_stem.weight.detach().clone()
     losses = model.train_step(next(iter(Runner.build_dataloader(cfg.train_dataloader))), wrapper)
     assert losses['loss'].isfinite() and losses['loss'] > 0

@@ -168,12 +168,12 @@ def test_registered_in_mmdet_and_initialised_by_mmengine() -> None:
     model = MODELS.build(dict(type='mmdet.GhostNet', width=0.5, out_indices=(1, 3)))
     assert isinstance(model, GhostNet) and model.out_channels == (20, 80)
     model.init_weights()
-    weight = model.blocks[8][0].ghost1.primary_conv[0].weight
-    fan_out = weight.shape[0] * weight[0, 0].numel()
-    assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
+    block = model.blocks[7][0].eval()
+    x = torch.rand(1, block.shortcut[0].in_channels, 4, 4)
+    assert torch.equal(block(x), block.shortcut(x))  # each starts as its shortcut alone
     own = GhostNet(width=0.5, init_cfg=dict(type='Constant', val=0.5, layer='Conv2d'))
     own.init_weights()
-    assert (own.conv_stem.weight == 0.5).all()
+    assert (own.conv_stem.weight == 0.5).all() and (own.blocks[8][0].ghost2.primary_conv[1].weight == 1).all()
 
 
 @pytest.mark.parametrize(
