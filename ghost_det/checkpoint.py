@@ -103,8 +103,9 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
 
 def load_safely() -> None:
     """Make mmengine read local checkpoints through `load_checkpoint`, on every stack."""
-    CheckpointLoader.register_scheme(prefixes='', loader=_local, force=True)
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
 
 
-def _local(filename: str, map_location: Any = None) -> dict[str, Any]:
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Serve mmengine, which takes the kind of source that it logs from this function's name."""
     return load_checkpoint(filename, map_location)

@@ -128,7 +128,7 @@ def prepare(
     """
     cfg = load_config(config, options)
     cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or _work_dir(config)
     if data is None:
         require_data(cfg, config, splits)
     else:
@@ -180,6 +180,10 @@ def batch_note(cfg: Any, world_size: int) -> str | None:
     )
 
 
+def _work_dir(config: str) -> str:
+    return str(Path('work_dirs') / Path(config).stem)
+
+
 def train(
     config: str,
     data: DetectionData | None = None,
@@ -208,8 +212,10 @@ def train(
         scale_lr(cfg, config)
     load_safely()
     cfg.resume = resume is not None
-    if resume not in (None, 'auto'):
-        load_checkpoint(str(resume))
+    if resume == 'auto':
+        cfg.load_from = None  # or mmengine would resume from there
+    elif resume is not None:
+        load_checkpoint(resume)
         cfg.load_from = resume
     runner = ConsoleRunner.from_cfg(cfg)
     note = batch_note(cfg, runner.world_size)
@@ -242,6 +248,9 @@ def test(
         UserError: a mistake in the arguments, the config or the data; or a checkpoint that does not fit.
     """
     content = load_checkpoint(checkpoint)
+    if settings.get('work_dir') is None:
+        # Not the training's own, whose config and pictures would be overwritten.
+        settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
     cfg = prepare(config, data=data, splits=('test',), **settings)
     load_safely()
     cfg.load_from = checkpoint

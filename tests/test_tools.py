@@ -77,6 +77,7 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
         done = tool(
             'test', LITE, checkpoint, '--val-ann', ann_file, '--val-images', sample / 'val2017',
             '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out.pkl',
+            '--cfg-options', 'model.test_cfg.score_thr=0',
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
         figures.append(
