@@ -61,20 +61,22 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
             f'{path}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
             f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one ({first})') from None
+    except Exception:  # torch raises nearly anything over bytes that are no checkpoint
+        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
+    weights = content.get('state_dict', content)
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise UserError(f'{path}: a dictionary of named weights is wanted, and it holds none')
     return content
 
 
 def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
     """Return the class names that a detector was trained with, or ``None`` where it does not say."""
-    meta = checkpoint.get('meta') or {}
-    dataset_meta = meta.get('dataset_meta') or {}
-    classes = dataset_meta.get('classes') or dataset_meta.get('CLASSES')
-    return tuple(classes) if classes else None
+    found: Any = checkpoint
+    for key in ('meta', 'dataset_meta', 'classes'):
+        found = found.get(key) if isinstance(found, dict) else None
+    return tuple(map(str, found)) if isinstance(found, list | tuple) and found else None
 
 
 def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | Path, config: str) -> None:
@@ -88,9 +90,9 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
     wanted = model.state_dict()
     faults = [f'{key} is missing' for key in wanted if key not in weights]
     faults += [
-        f'{key} is {tuple(weights[key].shape)}, the config wants {tuple(value.shape)}'
+        f'{key} is {tuple(getattr(weights[key], "shape", ()))}, the config wants {tuple(value.shape)}'
         for key, value in wanted.items()
-        if key in weights and weights[key].shape != value.shape
+        if key in weights and getattr(weights[key], 'shape', None) != value.shape
     ]
     if faults:
         classes = checkpoint_classes(checkpoint)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .annotations import has_byte_order_mark, read_annotations
 from .errors import UserError
 from .sample import make_sample
 
@@ -62,13 +64,15 @@ def find_data(
             folder = make_sample()
         except OSError as error:
             raise UserError(f'--data sample: {error}') from None
-    root = None if folder is None else Path(folder).expanduser().resolve()
+    root = None if folder is None else Path(folder).expanduser().absolute()
     if root is not None and not root.is_dir():
         found = 'a file' if root.exists() else 'nothing'
         raise UserError(f"--data: {root}: a folder is wanted ('sample' generates one), found {found}")
     train = None if classes else _find_split('train', root, train_ann, train_images)
     val = _find_split('val', root, val_ann, val_images)
     names = class_names(train.annotations) if train else tuple(classes or ())
+    if train:
+        _check_same_classes(names, train.annotations)
     _check_same_classes(names, val.annotations)
     return DetectionData(train, val, names)
 
@@ -77,7 +81,7 @@ def _find_split(name: str, root: Path | None, annotations: Path | None, images: 
     if annotations is None:
         if root is None:
             raise UserError(
-                f'--{name}-ann is missing: without --data both --train-ann and --val-ann are needed'
+                f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
             )
         candidates = list(_annotation_files(root, SPLIT_NAMES[name]))
         if not candidates:
@@ -87,12 +91,12 @@ def _find_split(name: str, root: Path | None, annotations: Path | None, images: 
                 f'({", ".join(jsons) or "none"}); layouts understood:\n{LAYOUTS}'
             )
         annotations = candidates[0]
-    annotations = annotations.expanduser().resolve()
+    annotations = annotations.expanduser().absolute()
     if not annotations.is_file():
         raise UserError(f'{annotations}: no such annotation file (the {name} split); see --{name}-ann')
     names = [image['file_name'] for image in read_annotations(annotations)['images'][:IMAGES_PROBED]]
     folders = (
-        [images.expanduser().resolve()]
+        [images.expanduser().absolute()]
         if images is not None
         else list(_image_folders(annotations, root, SPLIT_NAMES[name]))
     )
@@ -133,39 +137,6 @@ def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -
     yield base
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO-format annotation file.
-
-    Raises:
-        UserError: it cannot be read, is not json, or lacks what COCO's format has.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    except UnicodeDecodeError:
-        raise UserError(f'{path}: not a json file; COCO annotations are wanted') from None
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
-    for key in ('images', 'annotations', 'categories'):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f"{path}: not COCO's detection format: it has no list '{key}'")
-    for key, fields in {
-        'images': ('id', 'file_name', 'width', 'height'),
-        'annotations': ('image_id', 'category_id', 'bbox'),
-        'categories': ('id', 'name'),
-    }.items():
-        for position, entry in enumerate(content[key]):
-            absent = [field for field in fields if not isinstance(entry, dict) or field not in entry]
-            if absent:
-                raise UserError(f"{path}: {key}[{position}] has no '{absent[0]}'")
-    if not content['images'] or not content['categories']:
-        raise UserError(
-            f'{path}: empty: {len(content["images"])} images, {len(content["categories"])} categories'
-        )
-    return content
-
-
 def class_names(annotations: Path) -> tuple[str, ...]:
     """Return the class names of an annotation file in its order, which is that of mmdet's labels.
 
@@ -173,11 +144,11 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     id 0) is no class.
 
     Raises:
-        UserError: there are no boxes, or two categories of one name.
+        UserError: there are no boxes.
     """
     content = read_annotations(annotations)
     used = {annotation['category_id'] for annotation in content['annotations']}
-    groups = {category.get('supercategory') for category in content['categories']}
+    groups = {c.get('supercategory') for c in content['categories'] if c.get('supercategory') != c['name']}
     names = [
         category['name']
         for category in content['categories']
@@ -185,9 +156,6 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     ]
     if not used:
         raise UserError(f'{annotations}: it has images but no boxes; nothing to learn from')
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise UserError(f'{annotations}: two categories are named {twice.pop()!r}; names must differ')
     return tuple(names)
 
 
@@ -209,8 +177,8 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     """Return annotations whose categories are ``classes`` in this order: the file itself, or a copy.
 
     mmdet numbers labels by the file's own order, whatever order ``classes`` has, so a validation
-    file in another order shifts them in silence. Boxes without ``area`` or ``iscrowd``, which
-    COCO's evaluation needs, also get them in the copy.
+    file in another order shifts them in silence. The copy also has what COCO's evaluation needs:
+    ``area`` and ``iscrowd``, and box ids from 1 on, since its matcher takes id 0 for "no match".
 
     Args:
         annotations: a COCO-format file; it stays as it is.
@@ -221,23 +189,30 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
         UserError: the file has boxes of a class that is not in ``classes``.
     """
     content = read_annotations(annotations)
+    boxes = content['annotations']
     order = [category['name'] for category in content['categories'] if category['name'] in classes]
-    complete = all('area' in box and 'iscrowd' in box for box in content['annotations'])
-    if order == list(classes) and complete:
+    ids = {box.get('id') for box in boxes}
+    complete = all('area' in box and 'iscrowd' in box for box in boxes)
+    numbered = len(ids) == len(boxes) and not ids & {None, 0}
+    if order == list(classes) and complete and numbered and not has_byte_order_mark(annotations):
         return annotations
     _check_same_classes(classes, annotations)
     by_name = {category['name']: category for category in content['categories']}
-    free = max((category['id'] for category in content['categories']), default=0) + 1
+    free = max(category['id'] for category in content['categories']) + 1
     content['categories'] = [
         by_name.get(name, {'id': free + label, 'name': name}) for label, name in enumerate(classes)
     ]
-    for box in content['annotations']:
+    for number, box in enumerate(boxes, start=1):
         box.setdefault('area', box['bbox'][2] * box['bbox'][3])
         box.setdefault('iscrowd', 0)
+        box['id'] = number
     content.setdefault('info', {})
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / annotations.name
-    copy.write_text(json.dumps(content))
+    # By way of a file of its own, as every process of a distributed run comes through here.
+    partial = copy.with_name(f'.{copy.name}.{os.getpid()}')
+    partial.write_text(json.dumps(content))
+    partial.replace(copy)
     return copy
 
 

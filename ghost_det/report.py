@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
+from mmengine.runner import find_latest_checkpoint
 from mmengine.structures import InstanceData
 
 from .engine import ProgressHook
@@ -33,8 +35,12 @@ def read_scalars(work_dir: Path) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
         started = [json.loads(line) for line in log.read_text().splitlines()]
-        if started:
-            rows = [row for row in rows if row['step'] < started[0]['step']] + started
+        # A training row counts iterations, an evaluation's counts epochs.
+        for kind in (True, False):
+            steps = [row['step'] for row in started if ('loss' in row) is kind]
+            first = min(steps, default=math.inf)
+            rows = [row for row in rows if ('loss' in row) is not kind or row['step'] < first]
+        rows += started
     return rows
 
 
@@ -121,9 +127,9 @@ def report_training(runner: Any, config: str) -> None:
     work_dir = Path(runner.work_dir)
     dumped = work_dir / Path(config).name
     best = sorted(work_dir.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
-    last = work_dir / (work_dir / 'last_checkpoint').read_text().strip()
+    last = find_latest_checkpoint(str(work_dir))
     commands = {
-        'evaluate': command('tools/test.py', dumped, (best or [last])[-1]),
+        'evaluate': command('tools/test.py', dumped, best[-1] if best else last or 'CHECKPOINT'),
         'resume': command('tools/train.py', dumped, '--work-dir', work_dir, '--resume'),
     }
     lines = [f'# {name}\n{line}\n' for name, line in commands.items()]

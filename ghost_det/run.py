@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from .checkpoint import check_fits, load_checkpoint, load_safely
 from .data import DetectionData, evaluators, missing_data, use_data
@@ -71,7 +72,8 @@ def set_epochs(cfg: Any, epochs: int) -> None:
     if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
         raise UserError(f'--epochs {epochs}: a number from 1 up, for a config that counts epochs')
     scale = epochs / cfg.train_cfg.max_epochs
-    for scheduler in cfg.param_scheduler:
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
         if scheduler.get('by_epoch', True):
             for key in ('begin', 'end', 'T_max'):
                 if key in scheduler:
@@ -91,11 +93,13 @@ def fit_to_cpu(cfg: Any) -> None:
     if torch.cuda.is_available():
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    torch.set_num_threads(cores)
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(max(1, cores // processes))
     for name in ('train', 'val', 'test'):
         loader = cfg.get(f'{name}_dataloader')
         if loader is not None:
-            loader.num_workers = min(loader.get('num_workers', 0), max(1, cores // 2))
+            loader.num_workers = min(loader.get('num_workers', 0), max(1, cores // processes // 2))
             loader.persistent_workers = loader.num_workers > 0
 
 
@@ -129,6 +133,10 @@ def prepare(
     cfg = load_config(config, options)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or _work_dir(config)
+    try:
+        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--work-dir {cfg.work_dir}: cannot be made ({error.strerror})') from None
     if data is None:
         require_data(cfg, config, splits)
     else:
@@ -136,14 +144,16 @@ def prepare(
     if epochs is not None:
         set_epochs(cfg, epochs)
     if batch_size is not None:
+        if batch_size < 1:
+            raise UserError(f'--batch-size {batch_size}: a number from 1 up')
         cfg.train_dataloader.batch_size = batch_size
     if tensorboard:
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
     fit_to_cpu(cfg)
+    if options:
+        cfg.merge_from_dict(options)  # once more, over what was set above
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [*(h for h in hooks if h['type'] != 'ProgressHook'), dict(type='ProgressHook')]
-    if options:
-        cfg.merge_from_dict(options)
     return cfg
 
 
@@ -169,15 +179,24 @@ def scale_lr(cfg: Any, config: str) -> None:
 def batch_note(cfg: Any, world_size: int) -> str | None:
     """Return a warning where the batch is not the one that the learning rate is meant for."""
     scaling = cfg.get('auto_scale_lr') or {}
-    batch = cfg.train_dataloader.batch_size * world_size
+    batch = cfg.train_dataloader.get('batch_size', 1) * world_size
     base = scaling.get('base_batch_size', batch)
-    if base == batch or scaling.get('enable'):
+    lr = cfg.optim_wrapper.optimizer.get('lr')
+    if base == batch or scaling.get('enable') or lr is None:
         return None
-    lr = cfg.optim_wrapper.optimizer.lr
     return (
         f'The learning rate {lr} is meant for {base} images a step and this run has {batch}; '
         f'--auto-scale-lr makes it {lr * batch / base:g}.'
     )
+
+
+def _build_runner(cfg: Any, config: str) -> Any:
+    if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch: start it by torchrun --nproc-per-node=N tools/train.py ...')
+    try:
+        return ConsoleRunner.from_cfg(cfg)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f'{config}: cannot be built: {type(error).__name__}: {error}') from error
 
 
 def _work_dir(config: str) -> str:
@@ -215,9 +234,20 @@ def train(
     if resume == 'auto':
         cfg.load_from = None  # or mmengine would resume from there
     elif resume is not None:
-        load_checkpoint(resume)
+        load_checkpoint(resume)  # before the set-up of everything else
         cfg.load_from = resume
-    runner = ConsoleRunner.from_cfg(cfg)
+    runner = _build_runner(cfg, config)
+    source = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    if resume == 'auto' and source is None:
+        runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint yet: starting from the beginning.')
+    if source is not None:
+        content = load_checkpoint(source)
+        if 'meta' not in content or 'optimizer' not in content:
+            raise UserError(
+                f'--resume: {source} holds weights alone, not the state of a training; '
+                f'to start from them: --cfg-options load_from={source}'
+            )
+        check_fits(runner.model, content, source, config)
     note = batch_note(cfg, runner.world_size)
     if note:
         runner.logger.warning(note)
@@ -260,7 +290,7 @@ def test(
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
     if show_dir:
         cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
-    runner = ConsoleRunner.from_cfg(cfg)
+    runner = _build_runner(cfg, config)
     check_fits(runner.model, content, checkpoint, config)
     figures: dict[str, float] = runner.test()
     report_test(runner)

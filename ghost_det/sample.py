@@ -1,7 +1,7 @@
 """A generated detection set: six shapes to find among clutter, for when no real data is at hand.
 
-The class lies in the shape alone. Colour, texture, size, rotation and aspect are drawn independently of it:
-a detector that scores well has learnt form, at many scales, and one that sees only colour scores nothing.
+A class is a shape, and most objects are of their class's typical hue, as many real things are; backgrounds
+and clutter are of any hue. Texture, size, tilt and aspect are drawn independently of the class.
 """
 
 from __future__ import annotations

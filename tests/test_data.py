@@ -13,13 +13,20 @@ from ghost_det.run import load_config
 from .conftest import CONFIGS, ROOT
 
 
-def coco(names: list[str], used: list[int] | None = None, images: int = 1) -> dict[str, Any]:
+def coco(names: list[str], used: list[int] | None = None, images: int = 1, first: int = 1) -> dict[str, Any]:
     """A COCO dictionary of 8x8 images, one box of each used category on the first."""
     return {
         'images': [{'id': i, 'file_name': f'{i}.jpg', 'width': 8, 'height': 8} for i in range(images)],
         'categories': [{'id': 10 * i, 'name': name} for i, name in enumerate(names)],
         'annotations': [
-            {'id': n, 'image_id': 0, 'category_id': 10 * i, 'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0}
+            {
+                'id': n + first,
+                'image_id': 0,
+                'category_id': 10 * i,
+                'bbox': [1, 1, 4, 4],
+                'area': 16,
+                'iscrowd': 0,
+            }
             for n, i in enumerate(range(len(names)) if used is None else used)
         ],
     }
@@ -130,7 +137,7 @@ def bad(key: str, tmp_path: Path) -> tuple[Path, str]:
         'field': r'annotations\[1\] has no .bbox.',
         'empty': 'empty: 0 images',
         'boxless': 'no boxes',
-        'twice': 'two categories are named .cat.',
+        'twice': 'two categories have the name .cat.',
         'lost image': '1 of its first 1 images are not in',
     }
     if key == 'no images':
@@ -232,3 +239,56 @@ def test_remote_data_is_not_looked_for(sample: Path) -> None:
     cfg = load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
     cfg.train_dataloader.dataset.data_root = 's3://bucket/coco/'
     assert missing_data(cfg, ('train',)) == []
+
+
+def test_box_ids_that_cocos_matcher_mistakes_for_no_match_are_renumbered(tmp_path: Path) -> None:
+    content = coco(['cat', 'dog'], first=0)
+    path = write(tmp_path / 'val.json', content)
+    copy = aligned_annotations(path, ('cat', 'dog'), tmp_path / 'aligned')
+    assert [box['id'] for box in json.loads(copy.read_text())['annotations']] == [1, 2]
+
+
+def test_a_class_may_be_its_own_group(tmp_path: Path) -> None:
+    content = coco(['person', 'dog'], used=[1])
+    for category in content['categories']:
+        category['supercategory'] = category['name']
+    assert class_names(write(tmp_path / 'a.json', content)) == ('person', 'dog')
+
+
+@pytest.mark.parametrize(
+    ('where', 'field', 'value'),
+    [
+        ('annotations', 'bbox', [1, 1, 4]),
+        ('annotations', 'bbox', [1, 1, float('nan'), 4]),
+        ('annotations', 'bbox', [1, 1, -4, 4]),
+        ('annotations', 'bbox', ['1', 1, 4, 4]),
+        ('annotations', 'bbox', None),
+        ('annotations', 'category_id', 999),
+        ('annotations', 'category_id', '0'),
+        ('annotations', 'image_id', 999),
+        ('annotations', 'image_id', []),
+        ('images', 'width', 0),
+        ('images', 'width', '8'),
+        ('images', 'file_name', 3),
+        ('images', 'file_name', 'a\0b'),
+        ('categories', 'name', ['cat']),
+        ('categories', 'id', 10),
+    ],
+)
+def test_broken_entries_are_named(tmp_path: Path, where: str, field: str, value: Any) -> None:
+    content = coco(['cat', 'dog'])
+    content[where][0][field] = value
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=field) as error:
+        class_names(path)
+    assert str(path) in str(error.value) and where in str(error.value)
+
+
+def test_a_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
+    content = coco(['cat'])
+    content['annotations'][0]['id'] = 1
+    path = write(tmp_path / 'a.json', content)
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    copy = aligned_annotations(path, ('cat',), tmp_path / 'aligned')
+    assert copy != path and json.loads(copy.read_text())['categories'][0]['name'] == 'cat'

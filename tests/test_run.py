@@ -53,6 +53,7 @@ def test_a_batch_that_the_learning_rate_is_not_for_is_told() -> None:
 def test_cores_are_shared_between_computing_and_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     for cores, workers in ((1, 1), (2, 1), (8, 2)):
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _, cores=cores: set(range(cores)))
         cfg = load_config(FULL)
@@ -139,10 +140,13 @@ def test_scalars_of_a_resumed_run_replace_those_it_did_again(tmp_path: Path) -> 
     for name, rows in (
         (
             '20260101_000000',
-            '{"loss": 3.0, "step": 10}\n{"loss": 2.0, "step": 20}\n{"loss": 1.5, "step": 30}\n',
+            '{"loss": 3.0, "step": 10}\n{"loss": 2.0, "step": 20}\n{"loss": 1.5, "step": 30}\n'
+            '{"coco/bbox_mAP": 0.1, "step": 1}\n',
         ),
-        ('20260102_000000', '{"loss": 1.9, "step": 20}\n'),
+        ('20260102_000000', '{"loss": 1.9, "step": 20}\n{"coco/bbox_mAP": 0.2, "step": 1}\n'),
     ):
         (tmp_path / name / 'vis_data').mkdir(parents=True)
         (tmp_path / name / 'vis_data/scalars.json').write_text(rows)
-    assert [row['loss'] for row in read_scalars(tmp_path)] == [3.0, 1.9]
+    rows = read_scalars(tmp_path)
+    assert [row['loss'] for row in rows if 'loss' in row] == [3.0, 1.9]
+    assert [row['coco/bbox_mAP'] for row in rows if 'loss' not in row] == [0.2]

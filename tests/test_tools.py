@@ -94,14 +94,20 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
         ('train', ['configs/none.py'], ['configs/none.py: no such config file', 'retinanet_ghostnet_fpn.py']),
         ('train', [LITE, '--data', 'nowhere'], ['nowhere: a folder is wanted', 'found nothing']),
         ('train', [LITE, '--data', 'configs'], ['found no train annotations', 'Roboflow']),
+        ('train', [LITE, '--data', 'sample', '--batch-size', '0'], ['--batch-size 0: a number from 1 up']),
+        (
+            'train',
+            [LITE, '--data', 'sample', '--cfg-options', 'model.backbone.widht=1'],
+            ['cannot be built', 'widht'],
+        ),
         ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: a checkpoint file is wanted']),
         ('test', [LITE, 'README.md', '--data', 'sample'], ['README.md: not a checkpoint']),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(
-    name: str, arguments: list[str], messages: list[str]
+    name: str, arguments: list[str], messages: list[str], sample: Path
 ) -> None:
-    done = tool(name, *arguments)
+    done = tool(name, *(sample if word == 'sample' else word for word in arguments))
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr and done.stderr.count('error:') == 1
     for message in messages:

@@ -279,7 +279,8 @@ class GhostNet(BaseModule):
                 if isinstance(block, GhostBottleneck):
                     for half in (block.ghost2.primary_conv, block.ghost2.cheap_operation):
                         last: Any = half[1]
-                        nn.init.zeros_(last.weight)
+                        if last.weight is not None:
+                            nn.init.zeros_(last.weight)
 
     @classmethod
     def _stage_ends(cls) -> list[int]:

@@ -1,0 +1,88 @@
+"""Reading an annotation file in COCO's format, and finding what is wrong with it."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+FIELDS = {
+    'images': ('id', 'file_name', 'width', 'height'),
+    'annotations': ('image_id', 'category_id', 'bbox'),
+    'categories': ('id', 'name'),
+}
+
+
+def has_byte_order_mark(path: Path) -> bool:
+    """Tell whether a file starts with the mark that some Windows programs write and pycocotools refuses."""
+    with path.open('rb') as file:
+        return file.read(3) == codecs.BOM_UTF8
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """Read a COCO-format annotation file.
+
+    Raises:
+        UserError: it cannot be read, is not json, or is not what COCO's format and mmdet ask for.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    except (UnicodeDecodeError, RecursionError):
+        raise UserError(f'{path}: not a json file; COCO annotations are wanted') from None
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
+    for key in FIELDS:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{path}: not COCO's detection format: it has no list '{key}'")
+    for key, fields in FIELDS.items():
+        for position, entry in enumerate(content[key]):
+            fault = _fault(entry, fields)
+            if fault:
+                raise UserError(f'{path}: {key}[{position}] {fault}')
+    for key, field in (('images', 'id'), ('categories', 'id'), ('categories', 'name')):
+        values = [entry[field] for entry in content[key]]
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise UserError(f'{path}: two {key} have the {field} {twice!r}; each must have its own')
+    if not content['images'] or not content['categories']:
+        raise UserError(
+            f'{path}: empty: {len(content["images"])} images, {len(content["categories"])} categories'
+        )
+    for key, field in (('images', 'image_id'), ('categories', 'category_id')):
+        known = {entry['id'] for entry in content[key]}
+        for position, box in enumerate(content['annotations']):
+            if box[field] not in known:
+                raise UserError(
+                    f'{path}: annotations[{position}] has {field} {box[field]!r}, which none of the {key} has'
+                )
+    return content
+
+
+def _fault(entry: Any, fields: tuple[str, ...]) -> str | None:
+    """Say what is wrong with one entry, if anything is."""
+    for field in fields:
+        if not isinstance(entry, dict) or field not in entry:
+            return f"has no '{field}'"
+        value = entry[field]
+        if field in ('file_name', 'name'):
+            if not isinstance(value, str) or not value or '\0' in value:
+                return f'has the {field} {value!r}; a text is wanted'
+        elif field == 'bbox':
+            numbers = isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+            if not numbers or value[2] < 0 or value[3] < 0:
+                return f'has the bbox {value!r}; [x, y, width, height] is wanted, in pixels'
+        elif type(value) is not int:
+            return f'has the {field} {value!r}; a whole number is wanted'
+        elif field in ('width', 'height') and value < 1:
+            return f'has the {field} {value!r}; 1 or more pixels are wanted'
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
