@@ -511,7 +511,7 @@ def test_an_operator_without_stand_in_fails_when_called():
 LOAD_OPS = f"""
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location('ops', {ops.__file__!r})
-ops = importlib.util.module_from_spec(spec)
+ops = sys.modules["ops"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ops)
 """
 
