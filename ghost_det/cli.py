@@ -40,7 +40,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line."""
-    args = parser.parse_args()
+    try:
+        args = parser.parse_args()
+    except ValueError:  # of DictAction, for an option without "="
+        parser.error('--cfg-options: KEY=VALUE is wanted, as optim_wrapper.optimizer.lr=0.01')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -55,4 +58,9 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     parts = (args.train_ann, args.train_images, args.val_ann, args.val_images)
     if args.data is None and not any(parts):
         return None
-    return find_data(args.data, *parts, classes)
+    data = find_data(args.data, *parts, classes)
+    for name, split in (('train', data.train), ('val', data.val)):
+        if split is not None:
+            print(f'{name:<6}{split.annotations}, images in {split.images}')
+    print(f'{len(data.classes)} classes: {", ".join(data.classes[:10])}{" ..." * (len(data.classes) > 10)}')
+    return data

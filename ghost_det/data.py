@@ -225,7 +225,7 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
         folder: where aligned copies of annotations go, if any are needed.
     """
     for name, split in (('train', data.train), ('val', data.val), ('test', data.val)):
-        if split is None:
+        if split is None or not cfg.get(f'{name}_dataloader'):
             continue
         annotations = aligned_annotations(split.annotations, data.classes, folder / name)
         dataset = _innermost(cfg[f'{name}_dataloader'])

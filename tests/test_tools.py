@@ -100,6 +100,7 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
             [LITE, '--data', 'sample', '--cfg-options', 'model.backbone.widht=1'],
             ['cannot be built', 'widht'],
         ),
+        ('train', [LITE, '--cfg-options', 'foo'], ['--cfg-options: KEY=VALUE is wanted']),
         ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: a checkpoint file is wanted']),
         ('test', [LITE, 'README.md', '--data', 'sample'], ['README.md: not a checkpoint']),
     ],

@@ -40,7 +40,8 @@ def activation(act_cfg: dict[str, Any] | None) -> nn.Module:
 def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Bias-free convolution whose output is the input's size divided by ``stride``, rounded up.
 
-    An even kernel has no symmetric padding that keeps the size; torch then pads one side more.
+    An even kernel has no symmetric padding that keeps the size; torch then pads one side more, at
+    stride 1 alone.
     """
     padding: int | str = kernel // 2 if kernel % 2 else 'same'
     return nn.Conv2d(inp, oup, kernel, stride, padding, groups=groups, bias=False)
