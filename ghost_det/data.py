@@ -71,9 +71,7 @@ def find_data(
     train = None if classes else _find_split('train', root, train_ann, train_images)
     val = _find_split('val', root, val_ann, val_images)
     names = class_names(train.annotations) if train else tuple(classes or ())
-    if train:
-        _check_same_classes(names, train.annotations)
-    _check_same_classes(names, val.annotations)
+    _check_same_classes(names, val.annotations, read_annotations(val.annotations))
     return DetectionData(train, val, names)
 
 
@@ -159,8 +157,7 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
-    content = read_annotations(annotations)
+def _check_same_classes(classes: Sequence[str], annotations: Path, content: dict[str, Any]) -> None:
     known = {category['id'] for category in content['categories'] if category['name'] in classes}
     for annotation in content['annotations']:
         if annotation['category_id'] not in known:
@@ -196,7 +193,7 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     numbered = len(ids) == len(boxes) and not ids & {None, 0}
     if order == list(classes) and complete and numbered and not has_byte_order_mark(annotations):
         return annotations
-    _check_same_classes(classes, annotations)
+    _check_same_classes(classes, annotations, content)
     by_name = {category['name']: category for category in content['categories']}
     free = max(category['id'] for category in content['categories']) + 1
     content['categories'] = [
