@@ -16,7 +16,7 @@ ensure_ops()
 with contextlib.redirect_stdout(io.StringIO()):
     from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
     from .evaluation import FullCocoMetric
-    from .models import GhostModule, GhostNet
+    from .models import GhostModule, GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 
 __all__ = [
     'Bf16OptimWrapper',
@@ -24,6 +24,9 @@ __all__ = [
     'FullCocoMetric',
     'GhostModule',
     'GhostNet',
+    'GhostNetV2',
+    'GhostNetV3',
     'ProgressHook',
+    'RepGhostNet',
     '__version__',
 ]

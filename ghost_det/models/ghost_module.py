@@ -1,4 +1,4 @@
-"""The ghost module and the parts a GhostNet bottleneck is made of."""
+"""The ghost modules of the three GhostNets and of RepGhost, and what their bottlenecks are made of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 BN: dict[str, Any] = {'type': 'BN'}
@@ -47,6 +48,48 @@ def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1)
     return nn.Conv2d(inp, oup, kernel, stride, padding, groups=groups, bias=False)
 
 
+def verified(init_cfg: Any) -> Any:
+    """Return mmengine's ``init_cfg`` with `ghost_det.weights`' initialiser for its ``Pretrained`` one.
+
+    mmengine's own loads with ``strict=False``: a file of another network passes in silence.
+    """
+    if isinstance(init_cfg, list | tuple):
+        return [verified(cfg) for cfg in init_cfg]
+    if init_cfg and init_cfg.get('type') in ('Pretrained', PretrainedInit):
+        return {**init_cfg, 'type': 'VerifiedPretrained'}
+    return init_cfg
+
+
+class DFCGate(nn.Sequential):
+    """Decoupled fully connected attention: each cell gathers along its row, then along its column.
+
+    It works on a map of half the size; the caller brings its gates back to full size.
+
+    Source: GhostNetV2 (arXiv 2211.12905), section 3.2 and figure 4b.
+
+    Shape:
+        ``(N, inp, H, W)`` to ``(N, oup, H // 2, W // 2)``, but at least 1 each, in [0, 1].
+    """
+
+    def __init__(self, inp: int, oup: int, kernel_size: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+        super().__init__(
+            same_conv(inp, oup, kernel_size, stride),
+            norm(norm_cfg, oup),
+            nn.Conv2d(oup, oup, (1, 5), padding=(0, 2), groups=oup, bias=False),
+            norm(norm_cfg, oup),
+            nn.Conv2d(oup, oup, (5, 1), padding=(2, 0), groups=oup, bias=False),
+            norm(norm_cfg, oup),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one gate for each channel of each 2x2 cell."""
+        window = min(2, x.shape[2]), min(2, x.shape[3])
+        x = F.avg_pool2d(x, window)
+        for layer in self:
+            x = layer(x)
+        return x.sigmoid()
+
+
 class GhostModule(nn.Module):
     """Ordinary convolution for a few intrinsic maps, cheap depthwise ones for their ghosts.
 
@@ -54,7 +97,7 @@ class GhostModule(nn.Module):
     operation* makes ``m * (ratio - 1)`` ghost features from them; both are concatenated and cut to
     ``oup``. Without norms it has ``inp * m * k**2 + m * (ratio - 1) * d**2`` parameters.
 
-    Source: GhostNet (arXiv 1911.11907), section 3.1, figure 1b.
+    Source: GhostNet (arXiv 1911.11907), section 3.1, figure 1b; the gate is GhostNetV2's.
 
     Args:
         inp: channels in.
@@ -66,12 +109,13 @@ class GhostModule(nn.Module):
         relu: whether each half ends in ``act_cfg``.
         norm_cfg: normalisation after both convolutions.
         act_cfg: the activation that ``relu`` switches.
+        gated: multiply the output by a `DFCGate` of the input.
 
     Shape:
         ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
 
     Raises:
-        ValueError: ``ratio`` is below 2.
+        ValueError: ``ratio`` is below 2, or ``dw_size`` below 1.
 
     Example:
         >>> GhostModule(16, 24)(torch.rand(1, 16, 8, 8)).shape
@@ -89,26 +133,47 @@ class GhostModule(nn.Module):
         relu: bool = True,
         norm_cfg: dict[str, Any] = BN,
         act_cfg: dict[str, Any] = RELU,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if ratio < 2:
             raise ValueError(f'GhostModule: ratio is {ratio}; 2 or more (1 is an ordinary convolution)')
-        intrinsic = math.ceil(oup / ratio)
-        ghosts = intrinsic * (ratio - 1)
-        act = act_cfg if relu else None
+        if dw_size < 1:
+            raise ValueError(f'GhostModule: dw_size is {dw_size}; 1 or more')
         self.oup = oup
-        self.primary_conv = nn.Sequential(
-            same_conv(inp, intrinsic, kernel_size, stride), norm(norm_cfg, intrinsic), activation(act)
+        intrinsic = math.ceil(oup / ratio)
+        act = activation(act_cfg if relu else None)
+        primary = dict(inp=inp, oup=intrinsic, kernel=kernel_size, stride=stride)
+        cheap = dict(inp=intrinsic, oup=intrinsic * (ratio - 1), kernel=dw_size, groups=intrinsic)
+        self._build(primary, cheap, norm_cfg, act)
+        self.short_conv = DFCGate(inp, oup, kernel_size, stride, norm_cfg) if gated else None
+
+    def _build(
+        self, primary: dict[str, int], cheap: dict[str, int], norm_cfg: dict[str, Any], act: nn.Module
+    ) -> None:
+        """Make the layers of both halves; ``primary`` and ``cheap`` are arguments of `same_conv`."""
+        self.primary_conv: nn.Module = nn.Sequential(
+            same_conv(**primary), norm(norm_cfg, primary['oup']), act
         )
-        self.cheap_operation = nn.Sequential(
-            same_conv(intrinsic, ghosts, dw_size, groups=intrinsic), norm(norm_cfg, ghosts), activation(act)
-        )
+        self.cheap_operation: nn.Module = nn.Sequential(same_conv(**cheap), norm(norm_cfg, cheap['oup']), act)
+
+    def intrinsic(self, x: Tensor) -> Tensor:
+        """Return the features of the primary convolution."""
+        features: Tensor = self.primary_conv(x)
+        return features
+
+    def ghosts(self, intrinsic: Tensor) -> Tensor:
+        """Return what the cheap operation makes of intrinsic features."""
+        features: Tensor = self.cheap_operation(intrinsic)
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return intrinsic and ghost features, concatenated."""
-        intrinsic = self.primary_conv(x)
-        features = torch.cat([intrinsic, self.cheap_operation(intrinsic)], dim=1)
-        return features[:, : self.oup]
+        """Return intrinsic and ghost features, concatenated and, where there is a gate, weighted."""
+        intrinsic = self.intrinsic(x)
+        features = torch.cat([intrinsic, self.ghosts(intrinsic)], dim=1)[:, : self.oup]
+        if self.short_conv is not None:
+            features = features * F.interpolate(self.short_conv(x), size=features.shape[2:], mode='nearest')
+        return features
 
 
 class SqueezeExcite(nn.Module):

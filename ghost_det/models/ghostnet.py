@@ -1,4 +1,4 @@
-"""GhostNet: the block table of the paper and the engine that builds a backbone from it."""
+"""The Ghost networks: the block tables of the papers, and the engine that builds a backbone from one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from .ghost_module import BN, RELU, GhostModule, SqueezeExcite, activation, make_divisible, norm, same_conv
+from .bottleneck import ConvBnAct, GhostBottleneck, GhostBottleneckV3
+from .ghost_module import BN, RELU, GhostModule, activation, make_divisible, norm, same_conv, verified
+from .reparam import GhostModuleV3, RepGhostModule
 
 
 class Row(NamedTuple):
@@ -50,88 +51,11 @@ GHOSTNET_TABLE: tuple[tuple[Row, ...], ...] = (
 )
 
 
-class GhostBottleneck(nn.Module):
-    """Two ghost modules, a strided depthwise convolution and squeeze-excite between them, a shortcut.
-
-    Source: GhostNet (arXiv 1911.11907), section 3.2, figure 3.
-
-    Args:
-        inp: channels in.
-        hidden: channels between the two ghost modules.
-        oup: channels out.
-        row: kernel, squeeze ratio and stride; its channel counts are not used, as they are at width 1.0.
-        expand: class of the first ghost module.
-        project: class of the second ghost module.
-        ratio: reduction of both ghost modules.
-        dw_size: kernel of both cheap operations.
-        norm_cfg: normalisation.
-        act_cfg: activation.
-        with_cp: recompute activations in the backward pass instead of keeping them.
-
-    Shape:
-        ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
-    """
-
-    def __init__(
-        self,
-        inp: int,
-        hidden: int,
-        oup: int,
-        row: Row,
-        expand: type[GhostModule] = GhostModule,
-        project: type[GhostModule] = GhostModule,
-        ratio: int = 2,
-        dw_size: int = 3,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
-        with_cp: bool = False,
-    ) -> None:
-        super().__init__()
-        kernel, stride = row.kernel, row.stride
-        ghost: dict[str, Any] = dict(ratio=ratio, dw_size=dw_size, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.with_cp = with_cp
-        self.ghost1 = expand(inp, hidden, relu=True, **ghost)
-        self.conv_dw: nn.Module | None = None
-        self.bn_dw: nn.Module | None = None
-        if stride > 1:
-            self.conv_dw = same_conv(hidden, hidden, kernel, stride, groups=hidden)
-            self.bn_dw = norm(norm_cfg, hidden)
-        self.se = SqueezeExcite(hidden, row.se, act_cfg) if row.se else None
-        self.ghost2 = project(hidden, oup, relu=False, **ghost)
-        self.shortcut = nn.Sequential()
-        if inp != oup or stride > 1:
-            self.shortcut = nn.Sequential(
-                same_conv(inp, inp, kernel, stride, groups=inp),
-                norm(norm_cfg, inp),
-                same_conv(inp, oup, 1),
-                norm(norm_cfg, oup),
-            )
-
-    def _transform(self, x: Tensor) -> Tensor:
-        out: Tensor = self.ghost1(x)
-        if self.conv_dw is not None and self.bn_dw is not None:
-            out = self.bn_dw(self.conv_dw(out))
-        if self.se is not None:
-            out = self.se(out)
-        out = self.ghost2(out) + self.shortcut(x)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's features, recomputing them in backward where ``with_cp`` asks for it."""
-        if self.with_cp and self.training and x.requires_grad:
-            recomputed: Tensor = checkpoint(self._transform, x, use_reentrant=False)
-            return recomputed
-        return self._transform(x)
-
-
-class ConvBnAct(nn.Sequential):
-    """The 1x1 convolution that ends the trunk of a classifier."""
-
-    def __init__(self, inp: int, oup: int, norm_cfg: dict[str, Any], act_cfg: dict[str, Any]) -> None:
-        super().__init__()
-        self.conv = same_conv(inp, oup, 1)
-        self.bn1 = norm(norm_cfg, oup)
-        self.act1 = activation(act_cfg)
+# RepGhost, table 2: half of GhostNet's expansions (120 where that would be 92), all else the same.
+REPGHOST_TABLE: tuple[tuple[Row, ...], ...] = tuple(
+    tuple(row._replace(expansion=120 if row.expansion == 184 else row.expansion // 2) for row in rows)
+    for rows in GHOSTNET_TABLE
+)
 
 
 @MODELS.register_module()
@@ -156,8 +80,9 @@ class GhostNet(BaseModule):
         num_classes: build the classification head and return logits; ``out_indices`` must then
             reach the last stage.
         drop_rate: dropout before the classifier.
-        init_cfg: mmengine's; ``None`` leaves torch's own initialisation, as the reference code does. (mmdet's
-            usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
+        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. ``None`` leaves torch's own
+            initialisation, as the reference code does. (mmdet's usual Kaiming fan-out is no good here: it
+            takes a depthwise convolution for a dense one.)
 
     Attributes:
         out_channels: channels of each returned map, in the order of ``out_indices``.
@@ -186,7 +111,12 @@ class GhostNet(BaseModule):
 
     table: ClassVar[tuple[tuple[Row, ...], ...]] = GHOSTNET_TABLE
     stem_channels: ClassVar[int] = 16
+    trunk_channels: ClassVar[int] = 960
     head_channels: ClassVar[int] = 1280
+    bottleneck: ClassVar[type[GhostBottleneck]] = GhostBottleneck
+    ghost: ClassVar[type[nn.Module]] = GhostModule
+    gated_from: ClassVar[int | None] = None
+    """The first bottleneck, counted from 0, whose first ghost module has a gate."""
 
     def __init__(
         self,
@@ -203,54 +133,36 @@ class GhostNet(BaseModule):
         drop_rate: float = 0.2,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        name = type(self).__name__
+        super().__init__(verified(init_cfg))
         ends = self._stage_ends()
-        if not width > 0:
-            raise ValueError(f'{name}: width is {width}; a number above 0')
-        if not out_indices or any(i not in range(len(ends)) for i in out_indices):
-            raise ValueError(f'{name}: out_indices is {out_indices!r}; some of 0 to {len(ends) - 1}')
-        if list(out_indices) != sorted(set(out_indices)):
-            raise ValueError(f'{name}: out_indices is {out_indices!r}; each once, in rising order')
-        if frozen_stages not in range(-1, len(ends) + 1):
-            raise ValueError(f'{name}: frozen_stages is {frozen_stages}; -1 (none) to {len(ends)} (all)')
-        if num_classes is not None and out_indices[-1] != len(ends) - 1:
-            raise ValueError(f'{name}: num_classes needs the whole trunk, so {len(ends) - 1} in out_indices')
-
+        self._check(width, out_indices, frozen_stages, num_classes, len(ends))
+        self.width = width
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.num_classes = num_classes
         self.drop_rate = drop_rate
         self._ends = ends[: self.out_indices[-1] + 1]
+        self._norm_act: dict[str, Any] = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
 
         channels = make_divisible(self.stem_channels * width)
         self.conv_stem = same_conv(3, channels, 3, stride=2)
         self.bn1 = norm(norm_cfg, channels)
         self.act1 = activation(act_cfg)
         self.blocks = nn.ModuleList()
+        settings: dict[str, Any] = dict(self._norm_act, ratio=ratio, dw_size=dw_size, with_cp=with_cp)
         end_channels, end_strides = [], []
         stride, built = 2, 0
         for position, rows in enumerate(self.table[: self._ends[-1] + 1]):
             group = nn.Sequential()
             for row in rows:
-                out = make_divisible(row.out * width)
-                expand, project = self._ghost_modules(built)
-                group.append(
-                    GhostBottleneck(
-                        channels,
-                        make_divisible(row.expansion * width),
-                        out,
-                        row,
-                        expand,
-                        project,
-                        ratio,
-                        dw_size,
-                        norm_cfg,
-                        act_cfg,
-                        with_cp,
-                    )
+                hidden, out = make_divisible(row.expansion * width), make_divisible(row.out * width)
+                gated = self.gated_from is not None and built >= self.gated_from
+                gate = dict(gated=True) if gated else {}
+                block = self.bottleneck(
+                    channels, hidden, out, row.kernel, row.stride, row.se, self.ghost, gate, **settings
                 )
+                group.append(block)
                 channels, stride, built = out, stride * row.stride, built + 1
             self.blocks.append(group)
             if position in self._ends:
@@ -258,14 +170,32 @@ class GhostNet(BaseModule):
                 end_strides.append(stride)
         self.out_channels = tuple(end_channels[i] for i in self.out_indices)
         self.out_strides = tuple(end_strides[i] for i in self.out_indices)
-
         if num_classes is not None:
-            trunk = make_divisible(self.table[-1][-1].expansion * width)
-            self.blocks.append(nn.Sequential(ConvBnAct(channels, trunk, norm_cfg, act_cfg)))
-            self.conv_head = nn.Conv2d(trunk, self.head_channels, 1)
-            self.act2 = activation(act_cfg)
-            self.classifier = nn.Linear(self.head_channels, num_classes)
+            self._build_classifier(channels, num_classes)
         self._freeze()
+
+    @classmethod
+    def _check(
+        cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None, stages: int
+    ) -> None:
+        name = cls.__name__
+        if not 0 < width < float('inf'):
+            raise ValueError(f'{name}: width is {width}; a number above 0')
+        if not out_indices or any(i not in range(stages) for i in out_indices):
+            raise ValueError(f'{name}: out_indices is {out_indices!r}; some of 0 to {stages - 1}')
+        if list(out_indices) != sorted(set(out_indices)):
+            raise ValueError(f'{name}: out_indices is {out_indices!r}; each once, in rising order')
+        if frozen not in range(-1, stages + 1):
+            raise ValueError(f'{name}: frozen_stages is {frozen}; -1 (none) to {stages} (all)')
+        if num_classes is not None and out_indices[-1] != stages - 1:
+            raise ValueError(f'{name}: num_classes needs the whole trunk, so {stages - 1} in out_indices')
+
+    def _build_classifier(self, channels: int, num_classes: int) -> None:
+        trunk = make_divisible(self.trunk_channels * self.width)
+        self.blocks.append(nn.Sequential(ConvBnAct(channels, trunk, **self._norm_act)))
+        self.conv_head = nn.Conv2d(trunk, self.head_channels, 1)
+        self.act2 = activation(self._norm_act['act_cfg'])
+        self.classifier = nn.Linear(self.head_channels, num_classes)
 
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut alone.
@@ -277,10 +207,9 @@ class GhostNet(BaseModule):
         if not self.init_cfg:
             for block in self.modules():
                 if isinstance(block, GhostBottleneck):
-                    for half in (block.ghost2.primary_conv, block.ghost2.cheap_operation):
-                        last: Any = half[1]
-                        if last.weight is not None:
-                            nn.init.zeros_(last.weight)
+                    for module in block.ghost2.modules():
+                        if isinstance(module, _BatchNorm | nn.GroupNorm) and module.weight is not None:
+                            nn.init.zeros_(module.weight)
 
     @classmethod
     def _stage_ends(cls) -> list[int]:
@@ -290,10 +219,6 @@ class GhostNet(BaseModule):
         """
         strided = [i for i, rows in enumerate(cls.table) if rows[0].stride > 1]
         return [i - 1 for i in strided[1:]] + [len(cls.table) - 1]
-
-    def _ghost_modules(self, block: int) -> tuple[type[GhostModule], type[GhostModule]]:
-        """Return the classes of both ghost modules of bottleneck ``block``, counted from 0."""
-        return GhostModule, GhostModule
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the maps of ``out_indices``, or logits where there is a classification head."""
@@ -330,3 +255,46 @@ class GhostNet(BaseModule):
                     if isinstance(module, _BatchNorm):
                         module.eval()
         return self
+
+    def switch_to_deploy(self) -> None:
+        """Fold what training has in parallel branches, for inference; GhostNet and GhostNetV2 have none.
+
+        Raises:
+            ValueError: the norms of such branches are not batch norms.
+        """
+        for module in self.modules():
+            if module is not self and hasattr(module, 'switch_to_deploy'):
+                module.switch_to_deploy()
+
+
+@MODELS.register_module()
+class GhostNetV2(GhostNet):
+    """GhostNet with attention: from the third bottleneck on, a DFC gate weighs the first ghost module.
+
+    Source: GhostNetV2 (arXiv 2211.12905), section 4.1. Arguments, shape and errors are `GhostNet`'s.
+    """
+
+    gated_from = 2
+
+
+@MODELS.register_module()
+class GhostNetV3(GhostNetV2):
+    """GhostNetV2 with parallel branches while training, which `switch_to_deploy` folds.
+
+    Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments, shape and errors are `GhostNet`'s.
+    """
+
+    bottleneck = GhostBottleneckV3
+    ghost = GhostModuleV3
+
+
+@MODELS.register_module()
+class RepGhostNet(GhostNet):
+    """GhostNet whose ghosts are added, not concatenated; ``switch_to_deploy`` leaves plain convolutions.
+
+    Source: RepGhost (arXiv 2211.06088), table 2. Arguments, shape and errors are `GhostNet`'s, but
+    ``ratio`` can only be 2.
+    """
+
+    table = REPGHOST_TABLE
+    ghost = RepGhostModule

@@ -1,0 +1,148 @@
+"""The bottlenecks of the Ghost networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .ghost_module import BN, RELU, GhostModule, SqueezeExcite, activation, norm, same_conv
+from .reparam import BRANCHES, ConvBn, fold
+
+
+class GhostBottleneck(nn.Module):
+    """Two ghost modules, a strided depthwise convolution and squeeze-excite between them, a shortcut.
+
+    Source: GhostNet (arXiv 1911.11907), section 3.2, figure 3.
+
+    Args:
+        inp: channels in.
+        hidden: channels between the two ghost modules.
+        oup: channels out.
+        kernel: side of the depthwise kernels.
+        stride: 1, or 2 to halve the map.
+        se: squeeze ratio of the `SqueezeExcite`, 0 for none.
+        ghost: makes a ghost module of channels in, channels out, ``relu`` and the settings below.
+        gate: further settings of the first ghost module.
+        ratio: reduction of both ghost modules.
+        dw_size: kernel of both cheap operations.
+        norm_cfg: normalisation.
+        act_cfg: activation.
+        with_cp: recompute activations in the backward pass instead of keeping them.
+
+    Shape:
+        ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    def __init__(
+        self,
+        inp: int,
+        hidden: int,
+        oup: int,
+        kernel: int = 3,
+        stride: int = 1,
+        se: float = 0,
+        ghost: Callable[..., nn.Module] = GhostModule,
+        gate: dict[str, Any] | None = None,
+        ratio: int = 2,
+        dw_size: int = 3,
+        norm_cfg: dict[str, Any] = BN,
+        act_cfg: dict[str, Any] = RELU,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        settings: dict[str, Any] = dict(ratio=ratio, dw_size=dw_size, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.with_cp = with_cp
+        self.stride = stride
+        self.ghost1 = ghost(inp, hidden, relu=True, **settings, **(gate or {}))
+        if stride > 1:
+            self._build_depthwise(hidden, kernel, stride, norm_cfg)
+        self.se = SqueezeExcite(hidden, se, act_cfg) if se else None
+        self.ghost2 = ghost(hidden, oup, relu=False, **settings)
+        self.shortcut = nn.Sequential()
+        if inp != oup or stride > 1:
+            self.shortcut = nn.Sequential(
+                same_conv(inp, inp, kernel, stride, groups=inp),
+                norm(norm_cfg, inp),
+                same_conv(inp, oup, 1),
+                norm(norm_cfg, oup),
+            )
+
+    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+        """Make the layers that shrink the map."""
+        self.conv_dw: nn.Module = same_conv(channels, channels, kernel, stride, groups=channels)
+        self.bn_dw = norm(norm_cfg, channels)
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        """Return ``x`` shrunk by the stride."""
+        out: Tensor = self.bn_dw(self.conv_dw(x))
+        return out
+
+    def _transform(self, x: Tensor) -> Tensor:
+        out: Tensor = self.ghost1(x)
+        if self.stride > 1:
+            out = self.depthwise(out)
+        if self.se is not None:
+            out = self.se(out)
+        out = self.ghost2(out) + self.shortcut(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's features, recomputing them in backward where ``with_cp`` asks for it."""
+        if self.with_cp and self.training and x.requires_grad:
+            recomputed: Tensor = checkpoint(self._transform, x, use_reentrant=False)
+            return recomputed
+        return self._transform(x)
+
+
+class GhostBottleneckV3(GhostBottleneck):
+    """Bottleneck whose strided depthwise convolution is a sum of branches.
+
+    Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments and shape are `GhostBottleneck`'s.
+    """
+
+    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+        layer: dict[str, int] = dict(inp=channels, oup=channels, stride=stride, groups=channels)
+        self.dw_rpr_conv = nn.ModuleList(
+            ConvBn(**layer, kernel=kernel, norm_cfg=norm_cfg) for _ in range(BRANCHES)
+        )
+        self.dw_rpr_scale = ConvBn(**layer, kernel=1, norm_cfg=norm_cfg)
+        self.conv_dw = nn.Identity()
+        self.deployed = False
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        """Return ``x`` shrunk by the stride."""
+        if self.deployed:
+            folded: Tensor = self.conv_dw(x)
+            return folded
+        out: Tensor = self.dw_rpr_scale(x)
+        for branch in self.dw_rpr_conv:
+            out = out + branch(x)
+        return out
+
+    def switch_to_deploy(self) -> None:
+        """Fold the branches of the strided convolution; the ghost modules fold theirs.
+
+        Raises:
+            ValueError: the norms are not batch norms.
+        """
+        if self.stride > 1 and not self.deployed:
+            branches = [*self.dw_rpr_conv, self.dw_rpr_scale]
+            self.conv_dw = fold((branch.conv, branch.bn1) for branch in branches)
+            del self.dw_rpr_conv, self.dw_rpr_scale
+            self.deployed = True
+
+
+class ConvBnAct(ConvBn):
+    """The 1x1 convolution that ends the trunk of a classifier."""
+
+    def __init__(self, inp: int, oup: int, norm_cfg: dict[str, Any], act_cfg: dict[str, Any]) -> None:
+        super().__init__(inp, oup, 1, norm_cfg=norm_cfg)
+        self.act1 = activation(act_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated output of convolution and norm."""
+        out: Tensor = self.act1(super().forward(x))
+        return out

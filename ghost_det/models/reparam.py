@@ -1,0 +1,218 @@
+"""Re-parameterised parts: parallel branches while training, one convolution of the same output afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ghost_module import BN, RELU, GhostModule, activation, norm, same_conv
+
+BRANCHES = 3  # GhostNetV3, section 3.1: parallel convolutions of one shape
+
+
+class ConvBn(nn.Module):
+    """A convolution and its norm: one branch of several that are summed.
+
+    Args:
+        inp: channels in.
+        oup: channels out.
+        kernel: side of the kernel.
+        stride: stride.
+        groups: groups of channels.
+        norm_cfg: normalisation; folding needs batch norm.
+    """
+
+    def __init__(
+        self, inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1, *, norm_cfg: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.conv = same_conv(inp, oup, kernel, stride, groups)
+        self.bn1 = norm(norm_cfg, oup)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised output of the convolution."""
+        out: Tensor = self.bn1(self.conv(x))
+        return out
+
+
+def _folded(kernel: Tensor, bn: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return kernel and bias, in float64, of a bias-free convolution and the norm behind it."""
+    if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or bn.running_var is None:
+        raise ValueError(
+            f'switch_to_deploy: {type(bn).__name__} cannot be folded into a convolution; BN and SyncBN can'
+        )
+    mean, variance = bn.running_mean.double(), bn.running_var.double()  # type: ignore[union-attr]
+    scale = bn.weight.double() / (variance + bn.eps).sqrt()
+    return kernel.double() * scale.reshape(-1, 1, 1, 1), bn.bias.double() - mean * scale
+
+
+@torch.no_grad()
+def fold(branches: Iterable[tuple[Any, Any]], skip: nn.Module | None = None) -> nn.Conv2d:
+    """Return the one convolution that equals the sum of convolutions with their norms.
+
+    Args:
+        branches: convolutions, each with its norm, of one stride and number of groups; the first has the
+            largest kernel, in whose centre smaller ones are put.
+        skip: norm of a branch without convolution, beside depthwise ones of stride 1.
+
+    Raises:
+        ValueError: a norm is not a batch norm with statistics.
+    """
+    branches = list(branches)
+    first = branches[0][0]
+    kernel, bias = torch.zeros_like(first.weight, dtype=torch.float64), torch.zeros(())
+    terms = [_folded(conv.weight, bn) for conv, bn in branches]
+    if skip is not None:
+        terms.append(_folded(torch.ones_like(first.weight[:, :, :1, :1]), skip))
+    for weight, offset in terms:
+        gap = first.kernel_size[0] - weight.shape[-1]  # odd for an even kernel: torch pads its far side more
+        kernel, bias = kernel + F.pad(weight, [gap // 2, gap - gap // 2] * 2), bias + offset
+    one: Any = nn.Conv2d(
+        first.in_channels,
+        first.out_channels,
+        first.kernel_size,
+        first.stride,
+        first.padding,
+        groups=first.groups,
+    )
+    one.to(first.weight)
+    one.weight.copy_(kernel)
+    one.bias.copy_(bias)
+    folded: nn.Conv2d = one.requires_grad_(first.weight.requires_grad).train(first.training)
+    return folded
+
+
+class GhostModuleV3(GhostModule):
+    """Ghost module whose two convolutions are sums of branches, which `switch_to_deploy` folds.
+
+    The primary convolution has three branches. The cheap operation has three, a pointwise one (the
+    *scale*) and one of a norm alone (the *skip*), which repeats each intrinsic map for its ghosts.
+
+    Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments, shape and errors are `GhostModule`'s.
+    """
+
+    def _build(
+        self, primary: dict[str, int], cheap: dict[str, int], norm_cfg: dict[str, Any], act: nn.Module
+    ) -> None:
+        def three(layer: dict[str, int]) -> nn.ModuleList:
+            return nn.ModuleList(ConvBn(**layer, norm_cfg=norm_cfg) for _ in range(BRANCHES))
+
+        self.primary_conv = nn.Identity()
+        self.cheap_operation = nn.Identity()
+        self.primary_rpr_conv = three(primary)
+        self.primary_activation = act
+        self.cheap_rpr_skip = norm(norm_cfg, cheap['oup'])
+        self.cheap_rpr_conv = three(cheap)
+        self.cheap_rpr_scale = ConvBn(**{**cheap, 'kernel': 1}, norm_cfg=norm_cfg)
+        self.cheap_activation = act
+        self.deployed = False
+
+    def intrinsic(self, x: Tensor) -> Tensor:
+        """Return the features of the primary convolution."""
+        if self.deployed:
+            return super().intrinsic(x)
+        features: Tensor = self.primary_activation(sum(branch(x) for branch in self.primary_rpr_conv))
+        return features
+
+    def ghosts(self, intrinsic: Tensor) -> Tensor:
+        """Return what the cheap operation makes of intrinsic features."""
+        if self.deployed:
+            return super().ghosts(intrinsic)
+        repeated = intrinsic
+        if self.cheap_rpr_scale.conv.out_channels != intrinsic.shape[1]:
+            repeated = intrinsic.repeat_interleave(
+                self.cheap_rpr_scale.conv.out_channels // intrinsic.shape[1], 1
+            )
+        out = self.cheap_rpr_scale(intrinsic) + self.cheap_rpr_skip(repeated)
+        for branch in self.cheap_rpr_conv:
+            out = out + branch(intrinsic)
+        features: Tensor = self.cheap_activation(out)
+        return features
+
+    def switch_to_deploy(self) -> None:
+        """Fold the branches into one convolution each, for inference; a second call changes nothing.
+
+        Raises:
+            ValueError: the norms are not batch norms.
+        """
+        if self.deployed:
+            return
+        primary = fold([(branch.conv, branch.bn1) for branch in self.primary_rpr_conv])
+        branches = [*self.cheap_rpr_conv, self.cheap_rpr_scale]
+        cheap = fold([(branch.conv, branch.bn1) for branch in branches], self.cheap_rpr_skip)
+        self.primary_conv = nn.Sequential(primary, self.primary_activation)
+        self.cheap_operation = nn.Sequential(cheap, self.cheap_activation)
+        for name in ('primary_rpr_conv', 'cheap_rpr_conv', 'cheap_rpr_scale', 'cheap_rpr_skip'):
+            delattr(self, name)
+        self.deployed = True
+
+
+class RepGhostModule(nn.Module):
+    """Ghost module that adds its ghosts to a normed copy of the intrinsic features: no concatenation.
+
+    Source: RepGhost (arXiv 2211.06088), section 3.2, figure 3d and e.
+
+    Args:
+        inp: channels in.
+        oup: channels out.
+        ratio: of `GhostModule`, where it halves the intrinsic features. Here they are all made: only 2.
+        dw_size: kernel of the cheap operation.
+        relu: whether both convolutions are activated.
+        norm_cfg: normalisation.
+        act_cfg: the activation that ``relu`` switches.
+
+    Shape:
+        ``(N, inp, H, W)`` to ``(N, oup, H, W)``.
+
+    Raises:
+        ValueError: ``ratio`` is not 2, or ``dw_size`` below 1.
+    """
+
+    def __init__(
+        self,
+        inp: int,
+        oup: int,
+        ratio: int = 2,
+        dw_size: int = 3,
+        relu: bool = True,
+        norm_cfg: dict[str, Any] = BN,
+        act_cfg: dict[str, Any] = RELU,
+    ) -> None:
+        super().__init__()
+        if ratio != 2:
+            raise ValueError(
+                f'RepGhostModule: ratio is {ratio}; only 2: its ghosts are added, not concatenated'
+            )
+        if dw_size < 1:
+            raise ValueError(f'RepGhostModule: dw_size is {dw_size}; 1 or more')
+        act = activation(act_cfg if relu else None)
+        self.primary_conv = nn.Sequential(same_conv(inp, oup, 1), norm(norm_cfg, oup), act)
+        self.fusion_bn = nn.Sequential(norm(norm_cfg, oup))
+        self.cheap_operation: nn.Module = nn.Sequential(
+            same_conv(oup, oup, dw_size, groups=oup), norm(norm_cfg, oup)
+        )
+        self.relu = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return intrinsic features plus their ghosts."""
+        intrinsic = self.primary_conv(x)
+        out = self.cheap_operation(intrinsic)
+        for bn in self.fusion_bn:
+            out = out + bn(intrinsic)
+        features: Tensor = self.relu(out)
+        return features
+
+    def switch_to_deploy(self) -> None:
+        """Fold the added copy into the cheap operation; a second call changes nothing.
+
+        Raises:
+            ValueError: the norms are not batch norms.
+        """
+        if isinstance(self.cheap_operation, nn.Sequential):
+            conv, bn = self.cheap_operation[0], self.cheap_operation[1]
+            self.cheap_operation = fold([(conv, bn)], self.fusion_bn[0])
+            self.fusion_bn = nn.Sequential()
