@@ -14,9 +14,13 @@ ensure_ops()
 
 # onedl-mmdetection prints, on import, which optional data sets it could not import.
 with contextlib.redirect_stdout(io.StringIO()):
+    from .classifiers import ENTRIES, classifier
     from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
     from .evaluation import FullCocoMetric
+    from .loading import load_pretrained
     from .models import GhostModule, GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
+
+globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
 
 __all__ = [
     'Bf16OptimWrapper',
@@ -29,4 +33,6 @@ __all__ = [
     'ProgressHook',
     'RepGhostNet',
     '__version__',
+    'classifier',
+    'load_pretrained',
 ]

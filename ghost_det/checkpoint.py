@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from torch import Tensor
 
 from .errors import UserError
 
@@ -24,8 +27,9 @@ def _statistic(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-# What mmengine's own checkpoints hold beside tensors: the histories of the logged scalars.
+# What checkpoints hold beside tensors: mmengine's the histories of the logged scalars, timm's its options.
 _PLAIN_DATA: list[Any] = [
+    argparse.Namespace,
     HistoryBuffer,
     np.ndarray,
     np.dtype,
@@ -79,6 +83,17 @@ def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(map(str, found)) if isinstance(found, list | tuple) and found else None
 
 
+def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
+    """Say which tensors of a network are missing in ``found`` or have another shape, each in a few words."""
+    faults = [f'{key} is missing' for key in wanted if key not in found]
+    faults += [
+        f'{key} is {tuple(getattr(found[key], "shape", ()))}, {tuple(value.shape)} is wanted'
+        for key, value in wanted.items()
+        if key in found and getattr(found[key], 'shape', None) != value.shape
+    ]
+    return faults
+
+
 def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | Path, config: str) -> None:
     """Compare a checkpoint with the model it is for, which mmengine would fill in silence as far as it goes.
 
@@ -88,12 +103,7 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     wanted = model.state_dict()
-    faults = [f'{key} is missing' for key in wanted if key not in weights]
-    faults += [
-        f'{key} is {tuple(getattr(weights[key], "shape", ()))}, the config wants {tuple(value.shape)}'
-        for key, value in wanted.items()
-        if key in weights and getattr(weights[key], 'shape', None) != value.shape
-    ]
+    faults = differences(wanted, weights)
     if faults:
         classes = checkpoint_classes(checkpoint)
         hint = f' It was trained on {len(classes)} classes ({", ".join(classes[:6])}...).' if classes else ''

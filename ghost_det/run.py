@@ -14,7 +14,10 @@ from .checkpoint import check_fits, load_checkpoint, load_safely
 from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
+from .loading import read_tensors
+from .models import NETWORKS
 from .report import report_test, report_training
+from .weights import PUBLISHED, SCHEME, locate
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
@@ -157,6 +160,42 @@ def prepare(
     return cfg
 
 
+def use_pretrained(cfg: Any, source: str) -> None:
+    """Start the backbone from other weights than the config says, or, with ``'none'``, from scratch.
+
+    Statistics and stages that the config keeps fixed are those of its weights: from scratch they are trained.
+
+    Args:
+        cfg: the config of a detector.
+        source: ``'none'``, a published name as ``ghostnet_100``, a path, or a URL.
+    """
+    backbone = cfg.model.backbone
+    if source != 'none':
+        checkpoint = SCHEME + source if source in PUBLISHED else source
+        backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+        return
+    backbone.init_cfg = None
+    if backbone.get('norm_eval'):
+        backbone.norm_eval = False
+    if backbone.get('frozen_stages', -1) >= 0:
+        backbone.frozen_stages = -1
+
+
+def _fetch_weights(cfg: Any) -> None:
+    """Have the backbone's weights here before the long set-up of everything else."""
+    backbone = cfg.model.get('backbone') or {}
+    init = backbone.get('init_cfg')
+    if backbone.get('type') in NETWORKS and isinstance(init, dict) and init.get('type') == 'Pretrained':
+        read_tensors(locate(init['checkpoint']))
+
+
+def _skip_initialisation(model: Any) -> None:
+    """Leave out pretrained weights that a checkpoint to resume from would replace."""
+    for module in model.modules():
+        if getattr(module, 'init_cfg', None):
+            module.init_cfg = None
+
+
 def use_amp(cfg: Any) -> None:
     """Train in mixed precision: fp16 with a dynamic loss scale on a GPU, bfloat16 on a CPU."""
     if torch.cuda.is_available():
@@ -209,6 +248,7 @@ def train(
     resume: str | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    pretrained: str | None = None,
     **settings: Any,
 ) -> Any:
     """Train a detector, evaluate it, and report; the runner is returned.
@@ -219,6 +259,7 @@ def train(
         resume: ``'auto'`` for the work folder's last checkpoint, or the path of one.
         amp: mixed precision.
         auto_scale_lr: scale the learning rate to this run's batch.
+        pretrained: other weights for the backbone than the config's; see `use_pretrained`.
         **settings: see `prepare`.
 
     Raises:
@@ -229,6 +270,8 @@ def train(
         use_amp(cfg)
     if auto_scale_lr:
         scale_lr(cfg, config)
+    if pretrained is not None:
+        use_pretrained(cfg, pretrained)
     load_safely()
     cfg.resume = resume is not None
     if resume == 'auto':
@@ -236,8 +279,10 @@ def train(
     elif resume is not None:
         load_checkpoint(resume)  # before the set-up of everything else
         cfg.load_from = resume
-    runner = _build_runner(cfg, config)
     source = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    if source is None:
+        _fetch_weights(cfg)
+    runner = _build_runner(cfg, config)
     if resume == 'auto' and source is None:
         runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint yet: starting from the beginning.')
     if source is not None:
@@ -248,6 +293,7 @@ def train(
                 f'to start from them: --cfg-options load_from={source}'
             )
         check_fits(runner.model, content, source, config)
+        _skip_initialisation(runner.model)
     note = batch_note(cfg, runner.world_size)
     if note:
         runner.logger.warning(note)

@@ -20,6 +20,11 @@ def main() -> None:
         metavar='CHECKPOINT',
         help='go on from the last, or this, checkpoint',
     )
+    parser.add_argument(
+        '--pretrained',
+        metavar='SOURCE',
+        help="weights of the backbone instead of the config's: none, a name as ghostnet_100, a file, a URL",
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision (GPU)')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help="fit the learning rate to this run's batch"
@@ -35,6 +40,7 @@ def main() -> None:
         epochs=args.epochs,
         batch_size=args.batch_size,
         resume=args.resume,
+        pretrained=args.pretrained,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
         tensorboard=args.tensorboard,

@@ -109,6 +109,7 @@ class GhostModuleV3(GhostModule):
         self.cheap_rpr_conv = three(cheap)
         self.cheap_rpr_scale = ConvBn(**{**cheap, 'kernel': 1}, norm_cfg=norm_cfg)
         self.cheap_activation = act
+        self.copies = cheap['oup'] // cheap['inp']
         self.deployed = False
 
     def intrinsic(self, x: Tensor) -> Tensor:
@@ -122,11 +123,7 @@ class GhostModuleV3(GhostModule):
         """Return what the cheap operation makes of intrinsic features."""
         if self.deployed:
             return super().ghosts(intrinsic)
-        repeated = intrinsic
-        if self.cheap_rpr_scale.conv.out_channels != intrinsic.shape[1]:
-            repeated = intrinsic.repeat_interleave(
-                self.cheap_rpr_scale.conv.out_channels // intrinsic.shape[1], 1
-            )
+        repeated = intrinsic if self.copies == 1 else intrinsic.repeat_interleave(self.copies, dim=1)
         out = self.cheap_rpr_scale(intrinsic) + self.cheap_rpr_skip(repeated)
         for branch in self.cheap_rpr_conv:
             out = out + branch(intrinsic)

@@ -1,65 +1,32 @@
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
-from ghost_det import GhostNet
+from ghost_det import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
+from ghost_det.models.ghostnet import GHOSTNET_TABLE, REPGHOST_TABLE
 
-# Channels at the ends of the stages of strides 4, 8, 16, 32.
-CHANNELS = {
-    0.5: (12, 20, 56, 80),
-    1.0: (24, 40, 112, 160),
-    1.1: (28, 44, 124, 176),
-    1.3: (32, 52, 144, 208),
-    1.6: (40, 64, 180, 256),
-}
+from .contract import BackboneContract, randomise
 
 
-def randomise_norms(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.normal_(module.running_mean, 0, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    return model
+class TestGhostNet(BackboneContract):
+    network = GhostNet
 
 
-@pytest.mark.parametrize('width', CHANNELS)
-def test_contract_holds_for_every_width(width: float) -> None:
-    model = GhostNet(width=width).eval()
-    assert model.out_channels == CHANNELS[width]
-    assert model.out_strides == (4, 8, 16, 32)
-    maps = model(torch.rand(1, 3, 64, 96))
-    assert [tuple(m.shape[1:]) for m in maps] == [
-        (c, 64 // s, 96 // s) for c, s in zip(model.out_channels, model.out_strides)
-    ]
+class TestGhostNetV2(BackboneContract):
+    network = GhostNetV2
 
 
-@pytest.mark.parametrize(('height', 'width'), [(32, 32), (33, 47), (75, 100), (321, 65)])
-def test_any_size_from_32_px(height: int, width: int) -> None:
-    model = GhostNet(width=0.5)
-    maps = model(torch.rand(2, 3, height, width))
-    for feature, stride in zip(maps, model.out_strides):
-        assert feature.shape[2:] == (math.ceil(height / stride), math.ceil(width / stride))
-        assert feature.isfinite().all()
+class TestGhostNetV3(BackboneContract):
+    network = GhostNetV3
 
 
-def test_the_classifier_has_the_papers_size() -> None:
-    model = GhostNet(num_classes=1000).eval()
-    assert sum(p.numel() for p in model.parameters()) == 5_182_508  # paper: 5.2 M
-    assert len(model.state_dict()) == 512  # as the published file
-    with FlopCounterMode(display=False) as counter:
-        logits = model(torch.rand(1, 3, 224, 224))
-    assert logits.shape == (1, 1000)
-    assert 141e6 <= counter.get_total_flops() / 2 <= 142e6  # paper: 141 M multiply-adds
+class TestRepGhostNet(BackboneContract):
+    network = RepGhostNet
+    ratios = (2,)
 
 
 def test_state_dict_keys_are_upstreams() -> None:
@@ -72,17 +39,17 @@ def test_state_dict_keys_are_upstreams() -> None:
         'blocks.3.0.se.conv_reduce.bias',
         'blocks.3.0.shortcut.3.running_var',
         'blocks.6.4.ghost2.cheap_operation.1.weight',
-        'blocks.8.3.bn_dw.weight',
         'blocks.9.0.conv.weight',
         'blocks.9.0.bn1.weight',
         'conv_head.bias',
         'classifier.weight',
     ):
-        assert (key in keys) is (key != 'blocks.8.3.bn_dw.weight'), key
+        assert key in keys, key
+    assert 'blocks.8.3.bn_dw.weight' not in keys  # of stride 1
 
 
 def test_each_map_is_the_end_of_its_stage() -> None:
-    model = randomise_norms(GhostNet(width=0.5)).eval()
+    model = randomise(GhostNet(width=0.5)).eval()
     x = torch.rand(1, 3, 64, 64)
     expected, feature = [], model.act1(model.bn1(model.conv_stem(x)))
     for position, group in enumerate(model.blocks):
@@ -93,110 +60,51 @@ def test_each_map_is_the_end_of_its_stage() -> None:
         assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize(('deepest', 'groups'), [(0, 3), (1, 5), (2, 7), (3, 9)])
-def test_nothing_is_built_behind_the_deepest_map(deepest: int, groups: int) -> None:
-    model = GhostNet(width=0.5, out_indices=(deepest,))
-    assert len(model.blocks) == groups
-    whole = GhostNet(width=0.5)
-    whole.load_state_dict({**whole.state_dict(), **model.state_dict()})
-    x = torch.rand(1, 3, 64, 64)
-    assert torch.equal(model.eval()(x)[0], whole.eval()(x)[deepest])
-    for parameter in model.parameters():
-        parameter.grad = None
-    sum(m.sum() for m in model.train()(x)).backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-@pytest.mark.parametrize('frozen', range(-1, 5))
-def test_frozen_stages_do_not_learn_and_keep_their_statistics(frozen: int) -> None:
-    model = GhostNet(width=0.5, frozen_stages=frozen).train()
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
-    sum(m.square().mean() for m in model(torch.rand(4, 3, 64, 64).requires_grad_())).backward()
-    optimizer.step()
-    groups = {-1: 0, 0: 0, 1: 3, 2: 5, 3: 7, 4: 9}[frozen]
-    for key, value in model.state_dict().items():
-        part = key.split('.')
-        is_frozen = int(part[1]) < groups if part[0] == 'blocks' else frozen >= 0
-        changed = not torch.equal(value, before[key])
-        assert changed is not is_frozen, key
-
-
-def test_norm_eval_keeps_statistics_but_trains_weights() -> None:
-    model = GhostNet(width=0.5, norm_eval=True).train()
-    before = copy.deepcopy(model.state_dict())
-    sum(m.mean() for m in model(torch.rand(2, 3, 64, 64))).backward()
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if 'running' in k)
-    assert all(p.grad is not None for p in model.parameters())
-    model.eval().train()
-    assert not any(m.training for m in model.modules() if isinstance(m, _BatchNorm))
-
-
-def test_checkpointing_gives_the_same_gradients() -> None:
-    plain = GhostNet(width=0.5, norm_cfg=dict(type='GN', num_groups=2))
-    saving = GhostNet(width=0.5, norm_cfg=dict(type='GN', num_groups=2), with_cp=True)
-    saving.load_state_dict(plain.state_dict())
-    x = torch.rand(1, 3, 64, 64)
-    for model in (plain, saving):
-        sum(m.square().mean() for m in model(x)).backward()
-    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
-        assert torch.allclose(one.grad, other.grad, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ('norm_cfg', 'kind'),
-    [(dict(type='GN', num_groups=2), nn.GroupNorm), (dict(type='SyncBN'), nn.SyncBatchNorm)],
-)
-def test_norm_cfg_reaches_every_norm(norm_cfg: dict[str, object], kind: type[nn.Module]) -> None:
-    model = GhostNet(width=0.5, norm_cfg=norm_cfg)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm | nn.GroupNorm)]
-    assert norms and all(isinstance(m, kind) for m in norms)
-
-
-def test_act_cfg_ratio_and_dw_size_reach_every_module() -> None:
-    model = GhostNet(act_cfg=dict(type='HSwish'), ratio=4, dw_size=5)
-    assert not any(isinstance(m, nn.ReLU) for m in model.modules())
+@pytest.mark.parametrize('network', [GhostNet, GhostNetV2])
+def test_ratio_and_dw_size_reach_every_module(network: type[GhostNet]) -> None:
+    model = network(ratio=4, dw_size=5)
     for group in model.blocks:
         for block in group:
             for ghost in (block.ghost1, block.ghost2):
                 assert ghost.primary_conv[0].out_channels == math.ceil(ghost.oup / 4)
                 assert ghost.cheap_operation[0].kernel_size == (5, 5)
-    assert [m.shape[1] for m in model(torch.rand(2, 3, 32, 64))] == list(model.out_channels)
 
 
-def test_registered_in_mmdet_and_initialised_by_mmengine() -> None:
-    model = MODELS.build(dict(type='mmdet.GhostNet', width=0.5, out_indices=(1, 3)))
-    assert isinstance(model, GhostNet) and model.out_channels == (20, 80)
-    model.init_weights()
-    block = model.blocks[7][0].eval()
-    x = torch.rand(1, block.shortcut[0].in_channels, 4, 4)
-    assert torch.equal(block(x), block.shortcut(x))  # each starts as its shortcut alone
-    own = GhostNet(width=0.5, init_cfg=dict(type='Constant', val=0.5, layer='Conv2d'))
-    own.init_weights()
-    assert (own.conv_stem.weight == 0.5).all() and (own.blocks[8][0].ghost2.primary_conv[1].weight == 1).all()
+@pytest.mark.parametrize('network', [GhostNetV2, GhostNetV3])
+def test_the_gate_is_in_the_first_ghost_module_from_the_third_bottleneck_on(network: type[GhostNet]) -> None:
+    blocks = [block for group in network().blocks for block in group]
+    assert [block.ghost1.short_conv is not None for block in blocks] == [False] * 2 + [True] * 14
+    assert all(block.ghost2.short_conv is None for block in blocks)
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (dict(width=0), 'width is 0'),
-        (dict(out_indices=(0, 4)), 'some of 0 to 3'),
-        (dict(out_indices=()), 'some of 0 to 3'),
-        (dict(out_indices=(2, 1)), 'in rising order'),
-        (dict(out_indices=(1, 1)), 'in rising order'),
-        (dict(frozen_stages=5), 'frozen_stages is 5'),
-        (dict(num_classes=10, out_indices=(0, 1)), 'needs the whole trunk'),
-    ],
-)
-def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GhostNet(**arguments)
+def test_branches_of_another_norm_are_not_folded() -> None:
+    for network in (GhostNetV3, RepGhostNet):
+        model = network(width=0.5, norm_cfg=dict(type='GN', num_groups=2))
+        with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
+            model.switch_to_deploy()
 
 
-def test_copied_pickled_and_traced_models_are_the_same() -> None:
-    model = randomise_norms(GhostNet(width=0.5)).eval()
-    x = torch.rand(1, 3, 64, 64)
-    want = model(x)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.jit.trace(model, x)):
-        for one, two in zip(want, other(x), strict=True):
-            assert torch.allclose(one, two, atol=1e-6)
+def test_frozen_stages_stay_frozen_when_folded() -> None:
+    model = GhostNetV3(width=0.5, frozen_stages=1)
+    model.switch_to_deploy()
+    assert not any(p.requires_grad for group in model.blocks[:3] for p in group.parameters())
+    assert all(p.requires_grad for group in model.blocks[3:] for p in group.parameters())
+
+
+def test_tables_differ_in_expansions_alone() -> None:
+    for ours, theirs in zip(sum(REPGHOST_TABLE, ()), sum(GHOSTNET_TABLE, ()), strict=True):
+        assert ours._replace(expansion=0) == theirs._replace(expansion=0)
+    # RepGhost, table 2, column of middle channels.
+    assert [row.expansion for row in sum(REPGHOST_TABLE, ())] == [
+        *(8, 24, 36, 36, 60, 120, 100, 120, 120, 240, 336, 336),
+        *(480, 480, 480, 480),
+    ]
+
+
+def test_a_ghost_of_repghost_is_added() -> None:
+    module = randomise(RepGhostNet(width=0.5).blocks[3][0].ghost1).eval()
+    x = torch.rand(1, module.primary_conv[0].in_channels, 6, 6)
+    intrinsic = module.primary_conv(x)
+    conv, bn = module.cheap_operation
+    added = bn(nn.functional.conv2d(intrinsic, conv.weight, padding=1, groups=intrinsic.shape[1]))
+    assert torch.allclose(module(x), torch.relu(added + module.fusion_bn[0](intrinsic)), atol=1e-6)

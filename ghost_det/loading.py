@@ -1,0 +1,297 @@
+"""Weights into networks: every tensor is loaded, or the reason is told."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from mmengine.logging import print_log
+from mmengine.model import PretrainedInit, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import CheckpointLoader
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .checkpoint import differences, load_checkpoint
+from .errors import UserError
+from .files import atomic
+from .models.ghost_module import make_divisible
+from .weights import PUBLISHED, SCHEME, locate, refuse_others, sha256
+
+_WRAPPERS = ('module.', 'model.', '_orig_mod.')  # of DDP, of training scripts, of torch.compile
+_COUNTERS = ('total_ops', 'total_params')  # left in published files by the thop profiler
+# Averaged weights first: of RepGhost's and GhostNetV3's own files, they reach the published accuracy.
+_CONTENTS = ('state_dict_ema', 'state_dict', 'model', 'model_state_dict')
+_CLASSIFIER = ('classifier', 'conv_head', 'fc', 'head')
+# The authors' GhostNetV3 calls the norm of a branch `bn`; timm, and with it the hub's file, `bn1`.
+_UPSTREAM_V3 = re.compile(r'(_rpr_(?:conv\.\d+|scale))\.bn\.')
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_pretrained` did; as a string, the line for the log.
+
+    Attributes:
+        network: class of the network.
+        source: where the tensors came from.
+        loaded: how many of the network's parameters and buffers were loaded.
+        wanted: how many it has.
+        left_out: tensors of the file that the network has no use for, counted by part.
+        missing: what was not loaded, and why; only where partial loading was asked for.
+    """
+
+    network: str
+    source: str
+    loaded: int
+    wanted: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        left = ''.join(f'; {part} left out: {count}' for part, count in self.left_out.items())
+        rest = f'; NOT loaded: {_some(self.missing)}' if self.missing else ''
+        return f'{self.network}: {self.loaded} of {self.wanted} tensors from {self.source}{left}{rest}'
+
+
+def _some(items: tuple[str, ...] | list[str], count: int = 3) -> str:
+    return '; '.join(items[:count]) + (f'; and {len(items) - count} more' if len(items) > count else '')
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read the named tensors of a safetensors or a torch file; code in the file is never run.
+
+    Args:
+        path: a local file; of a training checkpoint the weights alone are returned.
+
+    Raises:
+        UserError: the file is missing, damaged, a web page, or holds anything but weights.
+    """
+    path = Path(path).expanduser()
+    head = b''
+    if path.is_file():
+        refuse_others(path, str(path))
+        with path.open('rb') as file:
+            head = file.read(9)
+    if head[8:9] == b'{':
+        try:
+            tensors: dict[str, Tensor] = load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f'{path}: damaged: {error}') from None
+    else:
+        content: Any = load_checkpoint(path)
+        for key in _CONTENTS:
+            if isinstance(content.get(key), dict):
+                content = content[key]
+                break
+        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f'{path}: holds no tensors')
+    return tensors
+
+
+# In the keys of a state dict, what only one network has; the first that is found counts.
+_FOLDED = {'.primary_conv.0.bias': 'GhostNetV3', '.cheap_operation.bias': 'RepGhostNet'}
+_MARKS = {
+    '_rpr_': 'GhostNetV3',
+    **_FOLDED,
+    '.short_conv.': 'GhostNetV2',
+    '.fusion_bn.': 'RepGhostNet',
+}
+
+
+def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
+    """Return network and width that a state dict's keys and shapes tell of, or ``None`` for other networks.
+
+    Channels round to multiples of four, so widths are told apart to two digits; published ones first.
+    """
+    end = tensors.get('blocks.7.0.shortcut.2.weight')  # 160 channels at width 1.0
+    if end is None or not any(key.startswith('blocks.0.0.ghost1.primary') for key in tensors):
+        return None
+    network = next((name for mark, name in _MARKS.items() if any(mark in key for key in tensors)), 'GhostNet')
+    published = [w.width for w in PUBLISHED.values() if w.network == network]
+    fitting = [width for width in published if make_divisible(160 * width) == end.shape[0]]
+    return network, (fitting or [round(end.shape[0] / 160, 2)])[0]
+
+
+def _own(
+    tensors: dict[str, Tensor], prefix: str | None, source: str
+) -> tuple[dict[str, Tensor], Counter[str]]:
+    """Return the tensors of the backbone under its own names, and how many others there are, by part."""
+    left: Counter[str] = Counter()
+    if prefix is None or not any(key.startswith(prefix) for key in tensors):
+        for wrapper in _WRAPPERS * 2:
+            if all(key.startswith(wrapper) for key in tensors):
+                tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
+    if prefix is None:
+        prefix = 'backbone.' if any(key.startswith('backbone.') for key in tensors) else ''
+    elif prefix:
+        prefix = prefix.rstrip('.') + '.'
+    own = {}
+    for key, value in tensors.items():
+        if not key.startswith(prefix):
+            left[key.split('.')[0]] += 1
+        elif key.split('.')[-1] not in _COUNTERS:
+            own[_UPSTREAM_V3.sub(r'\1.bn1.', key.removeprefix(prefix))] = value
+    if not own:
+        raise UserError(f'{source}: no tensor has the prefix {prefix!r}; there are {_some(list(tensors))}')
+    return own, left
+
+
+def _place(key: str, blocks: int) -> str | None:
+    """Return the part that a tensor without a place in a backbone of ``blocks`` groups may belong to."""
+    first, _, rest = key.partition('.')
+    position = rest.split('.')[0]
+    if first in _CLASSIFIER or (first == 'blocks' and position == '9' and blocks == 9):
+        return 'classifier'
+    if first == 'blocks' and position.isdecimal() and int(position) >= blocks:
+        return 'deeper stages'
+    return None
+
+
+def load_pretrained(
+    model: nn.Module, source: str | Path, prefix: str | None = None, partial: bool = False
+) -> Loaded:
+    """Load every parameter and buffer of a network, from published weights or a file, or refuse.
+
+    The file may be of the authors of the networks, of timm, a checkpoint of a detector with such a
+    backbone, or written by `extract_backbone`. Classifiers, necks, heads and deeper stages that the
+    network lacks are left out, and counted.
+
+    Args:
+        model: a network of `ghost_det.models`.
+        source: ``ghost://NAME`` of the catalogue, a path, or an http(s) URL.
+        prefix: of the network's tensors in the file; found out by itself for ``backbone.`` and ``module.``.
+        partial: load what fits, and report what does not.
+
+    Raises:
+        UserError: the source cannot be had, is no file of weights, or does not fit; the network is
+            then unchanged.
+    """
+    path = locate(source)
+    own, left = _own(read_tensors(path), prefix, str(source))
+    wanted = model.state_dict()
+    blocks = len(getattr(model, 'blocks', ()))
+    faults = differences(wanted, own)
+    strange = []
+    for key in own.keys() - wanted.keys():
+        part = _place(key, blocks)
+        if part is None:
+            strange.append(key)
+        else:
+            left[part] += 1
+    broken = [key for key in own.keys() & wanted.keys() if not own[key].isfinite().all()]
+    if broken:
+        raise UserError(
+            f'{source}: {len(broken)} tensors hold NaN or infinite values: {_some(sorted(broken))}'
+        )
+    fits = {
+        key: value for key, value in own.items() if getattr(wanted.get(key), 'shape', None) == value.shape
+    }
+    if ((faults or strange) and not partial) or not fits:
+        raise UserError(f'{source}: {_misfit(model, own, faults, sorted(strange), len(wanted))}')
+    model.load_state_dict(fits, strict=False)
+    if strange:
+        left['others'] += len(strange)
+    return Loaded(type(model).__name__, _name(source, path), len(fits), len(wanted), left, tuple(faults))
+
+
+def _name(source: str | Path, path: Path) -> str:
+    return f'{source} (sha256 {sha256(path)[:8]}, {path})' if str(source) != str(path) else str(source)
+
+
+def _misfit(
+    model: nn.Module, own: dict[str, Tensor], faults: list[str], strange: list[str], wanted: int
+) -> str:
+    """Say what does not fit, guess why, and say what to do."""
+    name, width = type(model).__name__, getattr(model, 'width', None)
+    model_is = name if width is None else f'{name} of width {width:g}'
+    text = f'does not fit {model_is}: {len(faults)} of {wanted} tensors differ'
+    text += f': {_some(faults)}. ' if faults else '. '
+    if strange:
+        text += f'{len(strange)} of the file have no place: {_some(strange)}. '
+    found = describe(own)
+    if any(mark in key for mark in _FOLDED for key in own):
+        text += 'It is folded for deployment; one from before switch_to_deploy is wanted. '
+    elif found is None:
+        text += f'It seems to be of another kind of network: it begins with {_some(list(own))}. '
+    elif found != (name, width):
+        text += f'It seems to hold {found[0]} of width {found[1]:g}. '
+    else:
+        text += 'Network and width are the same: norm_cfg, ratio or dw_size differ, or the file is cut. '
+    published = [f'{w.width:g} ({SCHEME}{w.name})' for w in PUBLISHED.values() if w.network == name]
+    if published and width is not None:
+        text += f'Published for {name}: width {", ".join(published)}. '
+    return text + (
+        'Ways on: another file or network; from scratch with init_cfg=None (tools: --pretrained none); '
+        'what fits alone with partial=True in init_cfg'
+    )
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class VerifiedPretrained(PretrainedInit):
+    """mmengine's ``Pretrained`` for Ghost networks, which loads every tensor or raises.
+
+    Networks of this package use it by themselves for ``init_cfg=dict(type='Pretrained', ...)``.
+
+    Args:
+        checkpoint: see ``source`` of `load_pretrained`.
+        prefix: see `load_pretrained`.
+        map_location: not used; tensors are copied to where the network is.
+        partial: see `load_pretrained`.
+    """
+
+    def __init__(
+        self, checkpoint: str, prefix: str | None = None, map_location: Any = 'cpu', partial: bool = False
+    ) -> None:
+        super().__init__(checkpoint, prefix, map_location)
+        self.partial = partial
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the weights and log how many."""
+        loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
+        print_log(str(loaded), logger='current')
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
+
+
+def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'backbone') -> dict[str, Tensor]:
+    """Write the backbone of a detector's checkpoint as a safetensors file of its own.
+
+    Args:
+        checkpoint: a checkpoint of mmengine.
+        out: the ``.safetensors`` file to write.
+        prefix: of the backbone's tensors in the checkpoint.
+
+    Returns:
+        the tensors written, under the backbone's own names.
+
+    Raises:
+        UserError: the checkpoint has no backbone, or ``out`` cannot be written.
+    """
+    out = Path(out)
+    if out.suffix != '.safetensors':
+        raise UserError(f'-o {out}: a name that ends in .safetensors is wanted')
+    own, _ = _own(read_tensors(checkpoint), prefix, str(checkpoint))
+    found = describe(own)
+    about = {'source': Path(checkpoint).name, 'format': 'pt'}
+    if found is not None:
+        about |= {'network': found[0], 'width': f'{found[1]:g}'}
+    try:
+        with atomic(out) as partial:
+            save_file({key: value.contiguous() for key, value in own.items()}, partial, metadata=about)
+    except OSError as error:
+        raise UserError(f'-o {out}: cannot be written ({error.strerror})') from None
+    return own
+
+
+def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Serve mmengine wherever a config names ``ghost://NAME``."""
+    return dict(read_tensors(locate(filename)))
+
+
+CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_load_published, force=True)
