@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import UserError
-from .loading import load_pretrained
+from .loading import Loaded, _own, describe, load_pretrained, read_tensors
 from .models import NETWORKS, GhostNet
-from .weights import PUBLISHED, SCHEME
+from .weights import PUBLISHED, SCHEME, locate
 
 
 class Classifier(NamedTuple):
@@ -18,25 +19,36 @@ class Classifier(NamedTuple):
         network: class of `ghost_det.models`.
         width: its width.
         weights: name of its published weights, ``None`` where there are none.
+        params: parameters in millions, as the paper prints them; ``None`` where no paper does.
+        macs: multiply-adds at 224 px in millions, likewise.
     """
 
     network: type[GhostNet]
     width: float
     weights: str | None
+    params: float | None
+    macs: int | None
 
 
-_UNPUBLISHED = {
-    'ghostnet_050': ('GhostNet', 0.5),
-    'ghostnet_130': ('GhostNet', 1.3),
-    'ghostnetv3_050': ('GhostNetV3', 0.5),
-    'ghostnetv3_130': ('GhostNetV3', 1.3),
-    'ghostnetv3_160': ('GhostNetV3', 1.6),
+# GhostNetV3's at width 1.6 are second-hand, those at 0.5 not to be had.
+_UNPUBLISHED: dict[str, tuple[str, float, float | None, int | None]] = {
+    'ghostnet_050': ('GhostNet', 0.5, 2.6, 42),
+    'ghostnet_130': ('GhostNet', 1.3, 7.3, 226),
+    'ghostnetv3_050': ('GhostNetV3', 0.5, None, None),
+    'ghostnetv3_130': ('GhostNetV3', 1.3, 8.9, 269),
+    'ghostnetv3_160': ('GhostNetV3', 1.6, 12.3, 400),
 }
 # Names are timm's; `1x` is the seed's own for width 1.0.
 CLASSIFIERS: dict[str, Classifier] = dict(
     sorted(
-        [(w.name, Classifier(NETWORKS[w.network], w.width, w.name)) for w in PUBLISHED.values()]
-        + [(name, Classifier(NETWORKS[net], width, None)) for name, (net, width) in _UNPUBLISHED.items()]
+        [
+            (w.name, Classifier(NETWORKS[w.network], w.width, w.name, w.params, w.macs))
+            for w in PUBLISHED.values()
+        ]
+        + [
+            (name, Classifier(NETWORKS[network], width, None, params, macs))
+            for name, (network, width, params, macs) in _UNPUBLISHED.items()
+        ]
     )
 )
 CLASSIFIERS.update(
@@ -76,11 +88,28 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
     return model
 
 
+def verify(source: str | Path) -> Loaded:
+    """Load weights into the network that their keys and shapes tell of, its classifier too if it is there.
+
+    Args:
+        source: ``ghost://NAME``, a path, or a URL.
+
+    Raises:
+        UserError: the file cannot be had, is of none of our networks, or does not fit.
+    """
+    own, _ = _own(read_tensors(locate(source)), None, str(source))
+    found = describe(own)
+    if found is None:
+        raise UserError(f'{source}: of none of {", ".join(NETWORKS)}; its first tensor is {next(iter(own))}')
+    classes = own['classifier.weight'].shape[0] if 'classifier.weight' in own else None
+    return load_pretrained(NETWORKS[found[0]](width=found[1], num_classes=classes), source)
+
+
 def _entry(name: str) -> Callable[..., GhostNet]:
     def build(pretrained: bool | str = False, **settings: Any) -> GhostNet:
         return classifier(name, pretrained, **settings)
 
-    network, width, weights = CLASSIFIERS[name]
+    network, width, weights, *_ = CLASSIFIERS[name]
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f'Build {network.__name__} at width {width:g} as a classifier; see `classifier`.' + (
         '' if weights else ' Nobody has published ImageNet weights for it.'

@@ -1,13 +1,18 @@
-"""Parameters and multiply-adds of a detector, part by part."""
+"""Parameters and multiply-adds of detectors, part by part, and of classifiers."""
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 from torch import nn
+
+from .classifiers import CLASSIFIERS, classifier
 
 
 def build_detector(cfg: Any) -> Any:
@@ -30,27 +35,61 @@ def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, i
         heads that work on proposals are for the ones that untrained weights propose.
     """
     parts = {name: part for name, part in detector.named_children() if _parameters(part)}
-    macs = dict.fromkeys(parts, 0)
+    with contextlib.ExitStack() as stack:
+        counts = {name: stack.enter_context(count_macs(part)) for name, part in parts.items()}
+        detector(torch.zeros(1, 3, height, width), [_sample(height, width)], mode='tensor')
+    return {name: (_parameters(part), counts[name].total()) for name, part in parts.items()}
+
+
+@contextlib.contextmanager
+def count_macs(module: nn.Module) -> Iterator[Counter[str]]:
+    """Yield a counter of the multiply-adds of each convolution and linear layer that runs in the context."""
+    macs: Counter[str] = Counter()
 
     def counter(name: str) -> Any:
-        def count(module: Any, inputs: Any, output: Any) -> None:
+        def count(layer: Any, inputs: Any, output: Any) -> None:
             # One product for each weight that an output value depends on: weight[0] is one output channel's.
-            macs[name] += output.numel() * module.weight[0].numel()
+            macs[name] += output.numel() * layer.weight[0].numel()
 
         return count
 
     hooks = [
-        module.register_forward_hook(counter(name))
-        for name, part in parts.items()
-        for module in part.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        layer.register_forward_hook(counter(name))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
     ]
     try:
-        detector(torch.zeros(1, 3, height, width), [_sample(height, width)], mode='tensor')
+        yield macs
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: (_parameters(part), macs[name]) for name, part in parts.items()}
+
+
+@torch.no_grad()
+def classifier_table() -> str:
+    """Return a Markdown table of every classifier's size beside what the papers print, at 224 px.
+
+    Networks with branches are counted folded for deployment, as the papers count them.
+    """
+    rows = [
+        '| variant | parameters (M) | of them folded away | paper | multiply-adds (M) | paper |',
+        '|---|---|---|---|---|---|',
+    ]
+    for name, entry in CLASSIFIERS.items():
+        if name.endswith('1x'):
+            continue
+        model = classifier(name).eval()
+        training = _parameters(model)
+        model.switch_to_deploy()
+        with count_macs(model) as macs:
+            model(torch.zeros(1, 3, 224, 224))
+        folded = _parameters(model)
+        away = f'{(training - folded) / 1e6:.2f}' if training > folded else ''
+        rows.append(
+            f'| {name} | {folded / 1e6:.2f} | {away} | {entry.params or ""} '
+            f'| {macs.total() / 1e6:.1f} | {entry.macs or ""} |'
+        )
+    return '\n'.join(rows)
 
 
 def _parameters(module: nn.Module) -> int:

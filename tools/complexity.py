@@ -2,16 +2,21 @@
 
 import argparse
 
-from ghost_det.complexity import build_detector, complexity
+from ghost_det.complexity import build_detector, classifier_table, complexity
 from ghost_det.errors import run_tool
 from ghost_det.run import load_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
-    parser.add_argument('config')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('config', nargs='?', help='a config file')
+    what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
     parser.add_argument('--size', type=int, nargs=2, default=(800, 1333), metavar=('HEIGHT', 'WIDTH'))
     args = parser.parse_args()
+    if args.classifiers:
+        print(classifier_table())
+        return
     parts = complexity(build_detector(load_config(args.config)), *args.size)
     parts['all'] = tuple(map(sum, zip(*parts.values())))
     print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}')

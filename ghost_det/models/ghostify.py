@@ -1,0 +1,240 @@
+"""Ghost convolutions in place of the ordinary ones of any network, and the Ghost-ResNets made that way."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from mmcv.cnn.bricks.wrappers import Conv2d as EmptyInputConv2d
+from mmdet.models.backbones import ResNet
+from mmdet.registry import MODELS
+from mmengine.model import initialize
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .ghost_module import GhostModule, verified
+from .reparam import RepGhostModule
+
+IMAGE_CHANNELS = 4
+
+
+class GhostConv2d(nn.Module):
+    """What `ghostify` puts in a convolution's place: a ghost module without norms or activations.
+
+    Both halves are linear, as in the paper's equations; the layers behind the old convolution see
+    intrinsic and ghost features alike. A norm inside would be wrong where several levels share a head.
+    The first filters and the bias are the old convolution's, so its initialisation keeps its scale.
+
+    Source: GhostNet (arXiv 1911.11907), section 3.1, equations 2 and 3. That padding and dilation go to the
+    primary convolution alone is the authors' answer in issue 34 of huawei-noah/Efficient-AI-Backbones.
+
+    Args:
+        conv: the old convolution, of one group; device, dtype, mode and ``requires_grad`` are kept.
+        ratio: ``s``, the reduction.
+        dw_size: ``d``, kernel of the cheap operation.
+
+    Shape:
+        As ``conv``'s.
+    """
+
+    def __init__(self, conv: nn.Conv2d, ratio: int = 2, dw_size: int = 3) -> None:
+        super().__init__()
+        m = math.ceil(conv.out_channels / ratio)
+        geometry = {name: getattr(conv, name) for name in ('kernel_size', 'stride', 'padding', 'dilation')}
+        same = dw_size // 2 if dw_size % 2 else 'same'
+        like: dict[str, Any] = dict(
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        self.out_channels = conv.out_channels
+        self.primary_conv = nn.Conv2d(conv.in_channels, m, **geometry, **like)
+        self.cheap_operation = nn.Conv2d(m, m * (ratio - 1), dw_size, padding=same, groups=m, **like)
+        for name, old in conv.named_parameters():
+            primary, cheap = (half.get_parameter(name) for half in (self.primary_conv, self.cheap_operation))
+            with torch.no_grad():
+                primary.copy_(old[:m])
+                if name == 'bias':
+                    cheap[: conv.out_channels - m].copy_(old[m:])
+            primary.requires_grad_(old.requires_grad)
+            cheap.requires_grad_(old.requires_grad)
+        self.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return intrinsic and ghost features, concatenated."""
+        intrinsic = self.primary_conv(x)
+        features = torch.cat([intrinsic, self.cheap_operation(intrinsic)], dim=1)
+        return features[:, : self.out_channels]
+
+
+def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence[str] = ()) -> nn.Module:
+    """Replace the ordinary convolutions of a network by ghost convolutions, in place.
+
+    Call it after ``init_weights()``, as mmdet's initialisers take a depthwise convolution for a dense one,
+    and before the optimizer is built, as the parameters are new. Hooks on a replaced convolution are lost.
+
+    Replaced is every ``nn.Conv2d`` of one group that has fewer weights afterwards, but for
+
+    - first convolutions, which have at most 4 input channels: the paper's authors keep them, too;
+    - what ``skip`` names, such as the predictors of a head, whose bias is a prior of each output;
+    - other kinds of convolution (deformable, weight-standardised, parametrised) with all inside them,
+      such as the convolution that predicts their offsets;
+    - convolutions whose parameters another module uses, too;
+    - ghost modules, so that a second call changes nothing.
+
+    A convolution that is registered more than once stays shared.
+
+    Source: GhostNet (arXiv 1911.11907), section 4.1.
+
+    Args:
+        module: any network, or one convolution.
+        ratio: ``s``, the reduction; 2 makes half of the features cheaply.
+        dw_size: ``d``, kernel of the cheap operations.
+        skip: names of modules to leave, with all inside them: dotted, from ``module`` on, and with
+            shell wildcards where wanted (``'*.downsample'``).
+
+    Returns:
+        ``module``; where it is itself replaced, its replacement.
+
+    Raises:
+        ValueError: an argument is outside of its range, or a name in ``skip`` is no module's. Nothing was
+            changed then.
+
+    Example:
+        >>> from torchvision.models import resnet50
+        >>> round(sum(p.numel() for p in ghostify(resnet50()).parameters()) / 1e6, 2)  # of 25.56
+        13.95
+    """
+    if ratio < 2:
+        raise ValueError(f'ghostify: ratio is {ratio}; 2 or more (1 is an ordinary convolution)')
+    if dw_size < 1:
+        raise ValueError(f'ghostify: dw_size is {dw_size}; 1 or more')
+    named = list(module.named_modules(remove_duplicate=False))
+    kept = [part for _, part in named if _is_closed(part)]
+    for pattern in skip:
+        matches = [part for name, part in named if fnmatchcase(name, pattern)]
+        if not matches:
+            raise ValueError(f'ghostify: skip has {pattern!r}; {type(module).__name__} has no such module')
+        kept += matches
+    left = {inner for part in kept for inner in part.modules()}
+    users = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+    ghosts: dict[nn.Module | None, nn.Module] = {
+        part: GhostConv2d(part, ratio, dw_size)
+        for part in module.modules()
+        if isinstance(part, nn.Conv2d)
+        and part not in left
+        and all(users[id(p)] == 1 for p in part.parameters())
+        and _gains(part, ratio, dw_size)
+    }
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in ghosts:
+                setattr(parent, name, ghosts[child])
+    return ghosts.get(module, module)
+
+
+def _is_closed(part: nn.Module) -> bool:
+    """Tell ghost modules, and what convolves in another way than ``nn.Conv2d``."""
+    own = dict(part.named_parameters(recurse=False))
+    if isinstance(part, _ConvNd):
+        # mmcv's subclass differs under old torch alone. weight_norm, spectral_norm and pruning keep the
+        # class, but compute the weight from parameters of other names.
+        return type(part) not in (nn.Conv2d, EmptyInputConv2d) or not own.keys() <= {'weight', 'bias'}
+    # mmcv's deformable convolutions derive from nn.Module; their kernels give them away.
+    is_kernel = 'weight' in own and own['weight'].dim() == 4
+    return is_kernel or isinstance(part, GhostConv2d | GhostModule | RepGhostModule)
+
+
+def _gains(conv: nn.Conv2d, ratio: int, dw_size: int) -> bool:
+    intrinsic = math.ceil(conv.out_channels / ratio)
+    weights = conv.weight[:intrinsic].numel() + intrinsic * (ratio - 1) * dw_size**2
+    is_first = conv.in_channels <= IMAGE_CHANNELS
+    fits = conv.groups == 1 and conv.out_channels >= ratio
+    return fits and not is_first and weights < conv.weight.numel()
+
+
+@MODELS.register_module()
+class GhostResNet(ResNet):
+    """mmdet's ``ResNet`` with ghost convolutions.
+
+    Source: GhostNet (arXiv 1911.11907), section 4.1: Ghost-ResNet-50, at ratios 2 and 4.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        ratio: reduction ``s`` of every ghost convolution.
+        dw_size: kernel ``d`` of every cheap operation.
+        norm_eval: keep batch-norm statistics fixed while training. Off, other than in ``ResNet``, as there
+            are no ImageNet weights that bring statistics.
+        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
+            default, but for cheap operations, which keep torch's.
+        **kwargs: ``ResNet``'s.
+
+    Attributes:
+        out_channels: channels of each returned map, finest first.
+        out_strides: pixels of the input per cell of each returned map.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a tuple of
+        ``(N, out_channels[i], ceil(H / out_strides[i]), ceil(W / out_strides[i]))``.
+
+    Raises:
+        ValueError: an argument is outside of its range, or ``init_cfg`` names weights of a plain ResNet.
+
+    Example:
+        >>> backbone = GhostResNet(50, out_indices=(1, 2, 3)).eval()
+        >>> backbone.out_channels, backbone.out_strides
+        ((512, 1024, 2048), (8, 16, 32))
+        >>> [tuple(feature.shape) for feature in backbone(torch.rand(1, 3, 64, 64))]
+        [(1, 512, 8, 8), (1, 1024, 4, 4), (1, 2048, 2, 2)]
+    """
+
+    init_cfg: Any
+
+    def __init__(
+        self,
+        depth: int,
+        ratio: int = 2,
+        dw_size: int = 3,
+        norm_eval: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(depth, norm_eval=norm_eval, init_cfg=init_cfg, **kwargs)
+        if any(zoo in str(self.init_cfg) for zoo in ('torchvision://', 'open-mmlab://')):
+            raise ValueError(
+                f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers. No weights '
+                'are published for this one. Train from scratch with init_cfg=None, or pass your own file.'
+            )
+        self.init_cfg = verified(self.init_cfg)
+        self._has_default_init = init_cfg is None and kwargs.get('pretrained') is None
+        ghostify(self, ratio, dw_size)
+        returned = [i for i in range(self.num_stages) if i in self.out_indices]
+        self.out_channels = tuple(self.base_channels * 2**i * self.block.expansion for i in returned)
+        self.out_strides = tuple(4 * math.prod(self.strides[: i + 1]) for i in returned)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but for the cheap operations.
+
+        Kaiming fan-out takes a depthwise convolution for a dense one, and makes its weights far too small.
+        Files are loaded last: deformable convolutions initialise themselves after what ``init_cfg`` does.
+        """
+        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        files = [cfg for cfg in cfgs if cfg.get('type') == 'VerifiedPretrained']
+        whole, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg and cfg not in files]
+        super().init_weights()
+        self.init_cfg = whole
+        initialize(self, files)
+        if self._has_default_init:
+            for module in self.modules():
+                if isinstance(module, GhostConv2d):
+                    module.cheap_operation.reset_parameters()
+
+    def train(self, mode: bool = True) -> GhostResNet:
+        """Set training mode as ``ResNet`` does, whose own returns nothing, and nor does its ``eval``."""
+        super().train(mode)
+        return self

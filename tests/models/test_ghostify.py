@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks.conv_ws import ConvWS2d
+from mmcv.cnn.bricks.wrappers import Conv2d as MmcvConv2d
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import resnet50
+from torchvision.models.vgg import cfgs
+
+from ghost_det.errors import UserError
+from ghost_det.models.ghost_module import GhostModule
+from ghost_det.models.ghostify import GhostConv2d, GhostResNet, ghostify
+from ghost_det.models.reparam import RepGhostModule
+
+
+def ghosts(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, GhostConv2d)]
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def conv_macs(model: nn.Module, size: int) -> int:
+    with torch.device('meta'), FlopCounterMode(display=False) as counter:
+        model.to('meta').eval()(torch.rand(1, 3, size, size))
+    return counter.get_flop_counts()['Global'][torch.ops.aten.convolution] // 2
+
+
+def naive(ghost: GhostConv2d, x: Tensor, ratio: int, out: int) -> Tensor:
+    """Make each ghost map by a convolution of its own from its intrinsic map."""
+    intrinsic = ghost.primary_conv(x)
+    cheap = ghost.cheap_operation
+    d = cheap.kernel_size[0]
+    mode = 'constant' if cheap.padding_mode == 'zeros' else cheap.padding_mode
+    maps = list(intrinsic.split(1, dim=1))
+    for i, one in enumerate(maps[:]):
+        padded = F.pad(one, [(d - 1) // 2, d // 2] * 2, mode=mode)
+        for j in range(i * (ratio - 1), (i + 1) * (ratio - 1)):
+            bias = None if cheap.bias is None else cheap.bias[j : j + 1]
+            maps.append(F.conv2d(padded, cheap.weight[j : j + 1], bias))
+    return torch.cat(maps[:out], dim=1)
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize(('ratio', 'out'), [(2, 8), (2, 9), (3, 8), (4, 5)])
+@pytest.mark.parametrize('d', [1, 2, 3, 5])
+@pytest.mark.parametrize('mode', ['zeros', 'reflect', 'circular'])
+def test_ghost_convolution_against_its_naive_twin(
+    mode: str, d: int, ratio: int, out: int, bias: bool
+) -> None:
+    conv = nn.Conv2d(6, out, 3, 2, 1, bias=bias, padding_mode=mode)
+    x = torch.rand(2, 6, 13, 10)
+    ghost = GhostConv2d(conv, ratio, d)
+    torch.testing.assert_close(ghost(x), naive(ghost, x, ratio, out))
+
+
+@pytest.mark.parametrize(
+    'geometry',
+    [
+        dict(kernel_size=1),
+        dict(kernel_size=3, padding=1, padding_mode='reflect'),
+        dict(kernel_size=(3, 5), stride=(1, 2), padding=(0, 3), bias=False),
+        dict(kernel_size=3, padding='same', dilation=(2, 3)),
+        dict(kernel_size=4, stride=3, padding=2, padding_mode='circular'),
+    ],
+)
+def test_the_first_features_are_the_old_convolutions(geometry: dict[str, object]) -> None:
+    conv = nn.Conv2d(8, 10, **geometry)
+    x = torch.rand(2, 8, 15, 12)
+    old, new = conv(x), GhostConv2d(conv, ratio=3)(x)
+    assert new.shape == old.shape
+    torch.testing.assert_close(new[:, :4], old[:, :4])
+
+
+def test_the_whole_bias_is_taken_over() -> None:
+    conv = nn.Conv2d(8, 9, 3)
+    for ratio in (2, 4):
+        ghost = GhostConv2d(conv, ratio)
+        biases = torch.cat([ghost.primary_conv.bias, ghost.cheap_operation.bias])
+        assert torch.equal(biases[:9], conv.bias)
+
+
+def test_dtype_device_mode_and_requires_grad_are_kept() -> None:
+    conv = nn.Conv2d(8, 16, 3, device='meta', dtype=torch.float16).eval()
+    conv.weight.requires_grad_(False)
+    ghost = ghostify(conv)
+    assert not any(m.training for m in ghost.modules())
+    for name, parameter in ghost.named_parameters():
+        assert parameter.dtype == torch.float16 and parameter.device.type == 'meta'
+        assert parameter.requires_grad is name.endswith('bias')
+
+
+def test_it_works_in_place_and_returns_the_module() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+    norm = net[1]
+    assert ghostify(net) is net
+    assert isinstance(net[0], GhostConv2d) and net[1] is norm
+    assert isinstance(ghostify(nn.Conv2d(8, 16, 3)), GhostConv2d)
+    linear = nn.Linear(3, 3)
+    assert ghostify(linear) is linear
+
+
+@pytest.mark.parametrize(
+    'conv',
+    [
+        nn.Conv2d(3, 64, 3),  # sees the image
+        nn.Conv2d(4, 64, 3),
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.Conv2d(64, 1, 3),  # fewer outputs than ratio
+        nn.Conv2d(9, 18, 1),  # 9 * 9 + 9 * 9 weights instead of 9 * 18
+        nn.ConvTranspose2d(16, 16, 3),
+        nn.Conv1d(16, 16, 3),
+        nn.LazyConv2d(16, 3),
+        ConvWS2d(16, 16, 3),
+        parametrizations.weight_norm(nn.Conv2d(16, 16, 3)),
+        nn.utils.spectral_norm(nn.Conv2d(16, 16, 3)),
+    ],
+    ids=lambda conv: type(conv).__name__,
+)
+def test_what_is_no_ordinary_convolution_or_would_gain_nothing_is_left(conv: nn.Module) -> None:
+    assert ghostify(conv) is conv
+    assert not ghosts(ghostify(nn.Sequential(conv)))
+
+
+@pytest.mark.parametrize('conv', [nn.Conv2d(10, 18, 1), nn.Conv2d(5, 2, 3), MmcvConv2d(16, 16, 3)])
+def test_what_gains_is_replaced(conv: nn.Conv2d) -> None:
+    ghost = ghostify(conv)
+    assert isinstance(ghost, GhostConv2d)
+    assert parameters(ghost) < parameters(conv)
+
+
+def test_offsets_inside_of_a_deformable_convolution_are_left() -> None:
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    net = nn.Sequential(ModulatedDeformConv2dPack(16, 16, 3), nn.Conv2d(16, 16, 3))
+    assert ghosts(ghostify(net)) == ['1']
+
+
+def test_a_shared_convolution_stays_shared() -> None:
+    conv = nn.Conv2d(16, 16, 3)
+    net = ghostify(nn.ModuleDict(dict(a=conv, b=conv, c=nn.Sequential(conv))))
+    assert isinstance(net['a'], GhostConv2d)
+    assert net['a'] is net['b'] is net['c'][0]
+    conv = nn.Conv2d(16, 16, 3)
+    net = ghostify(nn.ModuleDict(dict(a=conv, b=conv)), skip=['b'])
+    assert net['a'] is net['b'] is conv
+
+
+def test_tied_weights_are_left() -> None:
+    net = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
+    net[1].weight = net[0].weight
+    assert ghosts(ghostify(net)) == ['2']
+
+
+def test_skip_leaves_named_modules_and_all_inside_them() -> None:
+    skip = ['layer1', 'layer2.0.conv?', '*.downsample']
+    net = ghostify(resnet50(), skip=skip)
+    assert ghosts(net)[:4] == ['layer2.1.conv1', 'layer2.1.conv2', 'layer2.1.conv3', 'layer2.2.conv1']
+    assert not any('downsample' in name for name in ghosts(net))
+    keys = list(net.state_dict())
+    assert list(ghostify(net, skip=skip).state_dict()) == keys
+
+
+def test_fewer_outputs_than_ratio_are_left() -> None:
+    conv = nn.Conv2d(64, 3, 3)
+    assert ghostify(conv, ratio=4) is conv
+
+
+@pytest.mark.parametrize('network', ['GhostNet', 'GhostNetV2', 'GhostNetV3', 'RepGhostNet'])
+def test_ghost_modules_are_left_and_a_second_call_changes_nothing(network: str) -> None:
+    net = MODELS.build(dict(type=network, width=0.5))
+    modules = [m for m in net.modules() if isinstance(m, GhostModule | RepGhostModule)]
+    inside = [list(m.modules()) for m in modules]
+    ghostify(net)
+    assert inside == [list(m.modules()) for m in modules]
+    assert ghosts(net)  # those of the shortcuts and of squeeze-excite
+    for twice in (net, nn.Sequential(GhostConv2d(nn.Conv2d(64, 64, 3)))):
+        before = list(twice.modules())
+        assert list(ghostify(twice, ratio=4).modules()) == before
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (dict(ratio=1), 'ratio is 1; 2 or more'),
+        (dict(dw_size=0), 'dw_size is 0'),
+        (dict(skip=['0', 'retina_cls']), "skip has 'retina_cls'; Sequential has no such module"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_changes(wrong: dict[str, object], message: str) -> None:
+    net = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
+    before = list(net.modules())
+    with pytest.raises(ValueError, match=message):
+        ghostify(net, **wrong)
+    assert list(net.modules()) == before
+
+
+def vgg16() -> nn.Sequential:
+    """Build the CIFAR-10 network: with one hidden layer of 512 it has the paper's 15.0 M parameters."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for out in cfgs['D']:
+        if out == 'M':
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+
+
+def test_vgg_16_is_the_papers() -> None:
+    net = vgg16()
+    assert round(parameters(net) / 1e6, 1) == 15.0
+    assert round(conv_macs(net, 32) / 1e6) == 313
+
+
+@pytest.mark.parametrize(
+    ('s', 'd', 'params', 'macs'),
+    [
+        (2, 1, 7.6, 157),
+        (2, 3, 7.7, 158),
+        (2, 5, 7.7, 160),
+        (2, 7, 7.7, 163),
+        (3, 3, 5.2, 107),
+        (4, 3, 4.0, 80),
+        (5, 3, 3.3, 65),
+    ],
+)
+def test_ghost_vgg_16_is_the_papers_to_the_last_digit(s: int, d: int, params: float, macs: int) -> None:
+    net = ghostify(vgg16(), s, d)
+    # The first convolution is left, as in the authors' code, but the paper's tables count it as replaced.
+    assert round(parameters(net) / 1e6, 1) == params
+    assert conv_macs(copy.deepcopy(net), 32) / 1e6 == pytest.approx(macs, rel=0.022)
+    net[0] = GhostConv2d(net[0], s, d)
+    assert round(parameters(net) / 1e6, 1) == params
+    assert round(conv_macs(net, 32) / 1e6) == macs
+
+
+@pytest.mark.parametrize(
+    ('s', 'params', 'paper_params', 'paper_gmacs'), [(2, 13_953_512, 13.0, 2.2), (4, 8_151_752, 6.5, 1.2)]
+)
+def test_ghost_resnet_50_against_the_paper(
+    s: int, params: int, paper_params: float, paper_gmacs: float
+) -> None:
+    net = ghostify(resnet50(), s)
+    assert parameters(net) == params
+    # The authors' own code has 13.95 M and 8.15 M, too (issue 146 of huawei-noah/Efficient-AI-Backbones).
+    # The paper's figures are met where the 2.05 M of the classifier are divided by s like all else.
+    fc = parameters(net.fc)
+    assert (params - fc + fc / s) / 1e6 == pytest.approx(paper_params, rel=0.02)
+    assert conv_macs(net, 224) / 1e9 == pytest.approx(paper_gmacs, rel=0.025)
+
+
+def test_fpn_and_shared_head_learn() -> None:
+    neck = MODELS.build(dict(type='FPN', in_channels=[16, 32, 64], out_channels=32, num_outs=4))
+    head = MODELS.build(
+        dict(type='RetinaHead', num_classes=3, in_channels=32, stacked_convs=2, feat_channels=32)
+    )
+    for part in (neck, head):
+        part.init_weights()
+    ghostify(neck)
+    ghostify(head, skip=['retina_cls', 'retina_reg'])
+    assert len(ghosts(neck)) == 6  # lateral 1x1 and output 3x3 of three levels
+    assert ghosts(head) == [f'{tower}.{i}.conv' for tower in ('cls_convs', 'reg_convs') for i in range(2)]
+    assert head.retina_cls.bias.unique().item() == pytest.approx(-math.log(99))  # the focal loss's prior
+    image_maps = [torch.rand(1, c, 64 // s, 64 // s) for c, s in ((16, 8), (32, 16), (64, 32))]
+    scores, boxes = head(neck(image_maps))
+    assert [tuple(s.shape) for s in scores] == [(1, 27, n, n) for n in (8, 4, 2, 1)]
+    assert [tuple(b.shape) for b in boxes] == [(1, 36, n, n) for n in (8, 4, 2, 1)]
+    sum(m.square().mean() for m in (*scores, *boxes)).backward()
+    for part in (neck, head):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+
+
+def test_initialised_features_keep_their_scale() -> None:
+    neck = MODELS.build(dict(type='FPN', in_channels=[64], out_channels=64, num_outs=1))
+    neck.init_weights()
+    x = [torch.rand(2, 64, 16, 16)]
+    plain = neck(x)[0].std()
+    assert 0.3 < ghostify(neck)(x)[0].std() / plain < 1.5
+
+
+def test_a_head_that_shares_convolutions_between_levels_still_does() -> None:
+    size = dict(num_classes=3, num_ins=3, in_channels=32, feat_channels=32, stacked_convs=2)
+    head = ghostify(MODELS.build(dict(type='RetinaSepBNHead', **size)))
+    for tower in (head.cls_convs, head.reg_convs):
+        for one, other in pairwise(tower):
+            assert all(isinstance(a.conv, GhostConv2d) and a.conv is b.conv for a, b in zip(one, other))
+
+
+def test_a_conv_module_keeps_its_norm_activation_and_padding_layer() -> None:
+    block = ConvModule(16, 32, 3, padding=1, norm_cfg=dict(type='BN'), padding_mode='reflect')
+    ghostify(block)
+    assert ghosts(block) == ['conv']
+    assert block(torch.rand(2, 16, 8, 8)).shape == (2, 32, 8, 8)
+    assert block.norm.num_features == 32
+
+
+def test_copied_pickled_traced_and_exported_networks_are_the_same() -> None:
+    net = ghostify(nn.Sequential(nn.Conv2d(6, 9, 3, 2, 1), nn.BatchNorm2d(9))).eval()
+    x = torch.rand(1, 6, 12, 12)
+    traced, exported = torch.jit.trace(net, x), torch.export.export(net, (x,)).module()
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), traced, exported):
+        assert torch.equal(other(x), net(x))
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3)])
+def test_backbone_contract(depth: int, out_indices: tuple[int, ...]) -> None:
+    model = MODELS.build(dict(type='GhostResNet', depth=depth, out_indices=out_indices)).eval()
+    widths = {18: (64, 128, 256, 512), 50: (256, 512, 1024, 2048)}[depth]
+    assert model.out_channels == tuple(widths[i] for i in out_indices)
+    assert model.out_strides == tuple(2 ** (i + 2) for i in out_indices)
+    assert [tuple(m.shape[1:]) for m in model(torch.rand(1, 3, 64, 96))] == [
+        (c, 64 // s, 96 // s) for c, s in zip(model.out_channels, model.out_strides)
+    ]
+    convs = [m for m in model.modules() if type(m) is nn.Conv2d and m.groups == 1]
+    assert len(ghosts(model)) == len(convs) - 1  # each has one primary convolution; the stem is the other
+
+
+def test_strides_of_a_dilated_backbone() -> None:
+    model = GhostResNet(18, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), base_channels=16).eval()
+    assert model.out_strides == (4, 8, 16, 16)
+    for m, c, s in zip(model(torch.rand(1, 3, 64, 64)), model.out_channels, model.out_strides, strict=True):
+        assert m.shape == (1, c, 64 // s, 64 // s)
+    assert model.layer4[1].conv1.primary_conv.dilation == (2, 2)
+
+
+def test_ratio_and_dw_size_reach_every_ghost_convolution() -> None:
+    model = GhostResNet(18, ratio=4, dw_size=5, deep_stem=True)
+    for ghost in (model.get_submodule(name) for name in ghosts(model)):
+        assert ghost.primary_conv.out_channels == ghost.out_channels // 4
+        assert ghost.cheap_operation.kernel_size == (5, 5)
+    assert ghosts(model)[:2] == ['stem.3', 'stem.6']
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 2, 4])
+def test_frozen_stages_do_not_learn_and_keep_their_statistics(frozen: int) -> None:
+    model = GhostResNet(18, frozen_stages=frozen, base_channels=16, zero_init_residual=False).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    sum(m.square().mean() for m in model(torch.rand(4, 3, 64, 64).requires_grad_())).backward()
+    optimizer.step()
+    for key, value in model.state_dict().items():
+        stage = int(key[5]) if key.startswith('layer') else 0
+        assert torch.equal(value, before[key]) is (stage <= frozen), key
+
+
+def test_norm_eval_keeps_statistics() -> None:
+    assert GhostResNet(18).train().bn1.training
+    assert not GhostResNet(18, norm_eval=True).train().bn1.training
+
+
+def test_checkpointing_gives_the_same_gradients() -> None:
+    plain = GhostResNet(50, base_channels=16, norm_eval=True).double()
+    saving = GhostResNet(50, base_channels=16, norm_eval=True, with_cp=True).double()
+    saving.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    for model in (plain, saving):
+        sum(m.square().mean() for m in model(x)).backward()
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_deformable_stages_stay_deformable() -> None:
+    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
+    model = GhostResNet(50, dcn=dcn, stage_with_dcn=(False, False, False, True))
+    plain = MODELS.build(
+        dict(type='ResNet', depth=50, dcn=dcn, stage_with_dcn=model.stage_with_dcn, norm_eval=False)
+    )
+    assert type(model.layer4[0].conv2) is type(plain.layer4[0].conv2)
+    assert type(model.layer4[0].conv2.conv_offset) is nn.Conv2d
+    assert isinstance(model.layer4[0].conv1, GhostConv2d)
+
+
+def test_initialisation_leaves_cheap_operations_their_strength() -> None:
+    model = GhostResNet(18)
+    model.init_weights()
+    for ghost in (model.get_submodule(name) for name in ghosts(model)):
+        assert ghost.cheap_operation.weight.std().item() == pytest.approx(1 / math.sqrt(27), rel=0.2)
+        fan_out = ghost.primary_conv.weight[:, 0].numel()
+        assert ghost.primary_conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
+    assert not model.layer1[0].bn2.weight.any()  # a block starts as its shortcut
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
+        dict(init_cfg=[dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe')]),
+        dict(pretrained='torchvision://resnet50'),
+    ],
+)
+@pytest.mark.filterwarnings('ignore:DeprecationWarning')
+def test_weights_of_a_plain_resnet_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match='a plain ResNet has other layers'):
+        GhostResNet(50, **wrong)
+
+
+def test_pretrained_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
+    size = dict(depth=18, base_channels=16)
+    trained = GhostResNet(**size)
+    torch.save(trained.state_dict(), tmp_path / 'ghost.pth')
+    model = GhostResNet(**size, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth')))
+    model.init_weights()
+    for key, value in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    torch.save(MODELS.build(dict(type='ResNet', **size)).state_dict(), tmp_path / 'plain.pth')
+    model = GhostResNet(**size, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth')))
+    with pytest.raises(UserError, match='does not fit GhostResNet'):
+        model.init_weights()
+
+
+def test_pretrained_weights_reach_deformable_stages(tmp_path: Path) -> None:
+    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
+    size = dict(depth=50, base_channels=4, dcn=dcn, stage_with_dcn=(False, False, False, True))
+    trained = GhostResNet(**size)
+    torch.save(trained.state_dict(), tmp_path / 'ghost.pth')
+    model = GhostResNet(**size, init_cfg=[dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth'))])
+    nn.init.ones_(model.layer4[0].conv2.conv_offset.weight)
+    model.init_weights()
+    for key, value in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
