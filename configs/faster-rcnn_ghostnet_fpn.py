@@ -6,6 +6,13 @@ _base_ = [
     './_base_/runtime.py',
 ]
 model = dict(
-    backbone=dict(_delete_=True, type='GhostNet', width=1.0, out_indices=(0, 1, 2, 3)),
+    backbone=dict(
+        _delete_=True,
+        type='GhostNet',
+        width=1.0,
+        out_indices=(0, 1, 2, 3),
+        norm_eval=True,  # two images a device are too few for statistics of their own
+        init_cfg=dict(type='Pretrained', checkpoint='ghost://ghostnet_100'),
+    ),
     neck=dict(in_channels=[24, 40, 112, 160]),
 )

@@ -17,7 +17,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from ghost_det.data import find_data, use_data
-from ghost_det.run import load_config
+from ghost_det.run import load_config, use_pretrained
+from ghost_det.weights import published
 
 from .conftest import CONFIGS, ROOT
 
@@ -40,8 +41,17 @@ def small(cfg: Any) -> Any:
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+def test_config_starts_from_published_weights_of_its_backbone(config: Path) -> None:
+    backbone = load_config(config).model.backbone
+    weights = published(backbone.init_cfg.checkpoint)
+    assert backbone.init_cfg.type == 'Pretrained'
+    assert (weights.network, weights.width) == (backbone.type, backbone.width)
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
 def test_config_trains_a_step_and_predicts(config: Path, sample: Path, tmp_path: Path) -> None:
     cfg = small(load_config(config))
+    use_pretrained(cfg, 'none')
     use_data(cfg, find_data(sample), tmp_path)
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.val_dataloader.update(num_workers=0, persistent_workers=False)

@@ -36,7 +36,7 @@ def test_options_and_files_it_names_exist() -> None:
             cwd=ROOT,
             check=True,
         ).stdout
-        for name in ('train', 'test', 'complexity')
+        for name in ('train', 'test', 'complexity', 'classify', 'weights')
     )
     assert shown and {option for option in shown if option not in help_text} <= {'--help'}
     for path in re.findall(r'(?:configs|tools|docs)/[\w./-]+\.\w+', README):

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from ghost_det import GhostNet
 from ghost_det.data import find_data
 from ghost_det.engine import ChannelsLastHook, ConsoleRunner
 from ghost_det.errors import UserError
 from ghost_det.report import read_scalars
-from ghost_det.run import batch_note, fit_to_cpu, load_config, prepare, set_epochs
+from ghost_det.run import batch_note, fit_to_cpu, load_config, prepare, set_epochs, train, use_pretrained
 
 from .conftest import ROOT
 
@@ -150,3 +151,66 @@ def test_scalars_of_a_resumed_run_replace_those_it_did_again(tmp_path: Path) -> 
     rows = read_scalars(tmp_path)
     assert [row['loss'] for row in rows if 'loss' in row] == [3.0, 1.9]
     assert [row['coco/bbox_mAP'] for row in rows if 'loss' not in row] == [0.2]
+
+
+def test_from_scratch_nothing_of_the_backbone_stays_fixed() -> None:
+    cfg = load_config(FULL, {'model.backbone.frozen_stages': 1})
+    assert cfg.model.backbone.norm_eval
+    use_pretrained(cfg, 'none')
+    assert cfg.model.backbone.init_cfg is None
+    assert not cfg.model.backbone.norm_eval and cfg.model.backbone.frozen_stages == -1
+
+
+@pytest.mark.parametrize(
+    ('source', 'checkpoint'),
+    [('ghostnet_100', 'ghost://ghostnet_100'), ('ghost://x', 'ghost://x'), ('a/b.pth', 'a/b.pth')],
+)
+def test_pretrained_takes_names_and_files(source: str, checkpoint: str) -> None:
+    cfg = load_config(FULL)
+    use_pretrained(cfg, source)
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=checkpoint)
+    assert cfg.model.backbone.norm_eval
+
+
+def test_wrong_weights_stop_a_training_before_anything_is_built(sample: Path, tmp_path: Path) -> None:
+    broken = tmp_path / 'broken.pth'
+    broken.write_text('<html>')
+    for source, message in (
+        (str(broken), 'a web page'),
+        (str(tmp_path / 'none.pth'), 'found nothing'),
+        ('ghost://ghostnet_101', 'no such published weights'),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(str(LITE), find_data(sample), pretrained=source, work_dir=str(tmp_path / 'run'))
+    assert not list((tmp_path / 'run').glob('*/vis_data'))
+
+
+def test_weights_of_the_backbone_reach_the_detector_that_trains(sample: Path, tmp_path: Path) -> None:
+    weights = tmp_path / 'backbone.pth'
+    backbone = GhostNet(frozen_stages=0)
+    torch.save(backbone.state_dict(), weights)
+    options = {'model.backbone.frozen_stages': 0, 'train_dataloader.batch_size': 4}
+    runner = train(
+        str(LITE),
+        find_data(sample),
+        pretrained=str(weights),
+        epochs=1,
+        work_dir=str(tmp_path / 'run'),
+        options=options,
+    )
+    assert torch.equal(runner.model.backbone.conv_stem.weight, backbone.conv_stem.weight)
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    count = len(backbone.state_dict())
+    assert f'GhostNet: {count} of {count} tensors from {weights}' in log.read_text()
+    weights.unlink()  # which going on does not need
+    again = train(
+        str(LITE),
+        find_data(sample),
+        pretrained=str(weights),
+        resume='auto',
+        epochs=2,
+        work_dir=str(tmp_path / 'run'),
+        options=options,
+    )
+    assert again.epoch == 2
+    assert torch.equal(again.model.backbone.conv_stem.weight, backbone.conv_stem.weight)

@@ -11,6 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ghost_det import GhostNet
+from ghost_det.checkpoint import load_checkpoint
+from ghost_det.complexity import build_detector
+from ghost_det.run import load_config, use_pretrained
+from ghost_det.weights import PUBLISHED
+
 from .conftest import ROOT
 
 LITE = 'configs/retinanet_ghostnet_fpn_lite.py'
@@ -28,6 +34,7 @@ def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     folder = tmp_path_factory.mktemp('run')
     done = tool(
         'train', LITE, '--data', sample, '--work-dir', folder, '--epochs', '2', '--batch-size', '4',
+        '--pretrained', 'none',
         '--tensorboard', '--auto-scale-lr', '--cfg-options', 'default_hooks.logger.interval=1',
         'model.test_cfg.score_thr=0',
     )  # fmt: skip
@@ -97,11 +104,19 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
         ('train', [LITE, '--data', 'sample', '--batch-size', '0'], ['--batch-size 0: a number from 1 up']),
         (
             'train',
-            [LITE, '--data', 'sample', '--cfg-options', 'model.backbone.widht=1'],
+            [LITE, '--data', 'sample', '--pretrained', 'none', '--cfg-options', 'model.backbone.widht=1'],
             ['cannot be built', 'widht'],
         ),
+        ('train', [LITE, '--data', 'sample', '--pretrained', 'ghostnet'], ['ghostnet: a checkpoint file']),
         ('train', [LITE, '--cfg-options', 'foo'], ['--cfg-options: KEY=VALUE is wanted']),
         ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: a checkpoint file is wanted']),
+        ('weights', ['show', 'ghostnet_200'], ['no such published weights', 'ghostnetv2_160']),
+        ('weights', ['verify', 'README.md'], ['README.md: not a checkpoint']),
+        (
+            'weights',
+            ['extract', 'none.pth', '-o', 'x.safetensors'],
+            ['none.pth: a checkpoint file is wanted'],
+        ),
         ('test', [LITE, 'README.md', '--data', 'sample'], ['README.md: not a checkpoint']),
     ],
 )
@@ -123,3 +138,35 @@ def test_a_checkpoint_of_another_detector_is_refused(trained: tuple[Path, str], 
     )  # fmt: skip
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     assert 'does not fit' in done.stderr and '6 classes (disc, ring' in done.stderr
+
+
+def test_a_trained_backbone_is_extracted_and_starts_another_detector(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    out = tmp_path / 'backbone.safetensors'
+    done = tool('weights', 'extract', folder / 'epoch_2.pth', '-o', out)
+    assert done.returncode == 0, done.stderr
+    count = len(GhostNet().state_dict())
+    assert f'GhostNet: {count} of {count} tensors from {out}' in done.stdout
+    cfg = load_config(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py')
+    use_pretrained(cfg, str(out))
+    detector = build_detector(cfg)
+    detector.init_weights()
+    for key, value in load_checkpoint(folder / 'epoch_2.pth')['state_dict'].items():
+        if key.startswith('backbone.'):
+            assert torch.equal(detector.state_dict()[key], value), key
+
+
+def test_published_weights_are_listed_and_shown() -> None:
+    done = tool('weights', 'list')
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == list(PUBLISHED)
+    done = tool('weights', 'show', 'repghostnet_050')
+    assert done.returncode == 0
+    for part in (
+        'timm/repghostnet_050.in1k',
+        PUBLISHED['repghostnet_050'].url,
+        'MIT',
+        'ghost://repghostnet_050',
+    ):
+        assert part in done.stdout
