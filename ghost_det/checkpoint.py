@@ -17,8 +17,6 @@ from torch import Tensor
 
 from .errors import UserError
 
-_NUMPY: Any = getattr(np, '_core', None) or np.core
-
 
 def _statistic(owner: Any, name: str) -> Any:
     """Stand in for ``getattr``, which a pickled `HistoryBuffer` calls to find its statistics."""
@@ -27,15 +25,54 @@ def _statistic(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-# What checkpoints hold beside tensors: mmengine's the histories of the logged scalars, timm's its options.
+class _Dtype:
+    """Stand in for ``numpy.dtype`` while unpickling: numbers alone, as objects would be pointers."""
+
+    def __init__(self, name: str, *flags: Any) -> None:
+        self.numpy = np.dtype(str(name))
+        if self.numpy.kind not in 'biuf':
+            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL numpy.dtype({name!r})')
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ('<', '>'):
+            self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class _Array(np.ndarray[Any, Any]):
+    """Stand in for ``numpy.ndarray``, whose own constructor would take any memory for numbers or objects."""
+
+    def __new__(cls, *arguments: Any) -> _Array:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray(...)')
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, dtype, is_fortran, data = state
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray.__setstate__')
+        super().__setstate__((version, shape, dtype.numpy, is_fortran, data))
+
+    def __reduce__(self) -> Any:
+        return np.asarray(self).__reduce__()  # in the next checkpoint, an array like any other
+
+
+def _empty(*arguments: Any) -> _Array:
+    """Stand in for numpy's ``_reconstruct``; the array's content follows by ``__setstate__``."""
+    return np.ndarray.__new__(_Array, (0,))
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    """Stand in for numpy's ``scalar``."""
+    return np.frombuffer(data, dtype.numpy, count=1)[0]
+
+
+# What checkpoints hold beside tensors: mmengine's the histories of logged scalars, timm's its options. The
+# unpickler calls what is named here, with what the file says: hence stand-ins for whatever takes memory.
 _PLAIN_DATA: list[Any] = [
     argparse.Namespace,
     HistoryBuffer,
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ('bool', 'int32', 'int64', 'uint32', 'uint64', 'float32', 'float64')),
-    _NUMPY.multiarray._reconstruct,
-    _NUMPY.multiarray.scalar,
+    (_Array, 'numpy.ndarray'),
+    (_Dtype, 'numpy.dtype'),
+    *((_empty, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+    *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
     (_statistic, 'builtins.getattr'),
 ]
 

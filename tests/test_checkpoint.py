@@ -109,3 +109,55 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_tensors(tmp_path: Pa
         assert piece in str(error.value)
     with pytest.raises(UserError, match='bias is missing'):
         check_fits(model, {'state_dict': {'weight': torch.rand(2, 4)}}, 'a.pth', 'c.py')
+
+
+class Call:
+    """Pickles as a call of ``function``, whose result gets ``state``."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.reduced = (function, arguments, state)
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+RECONSTRUCT = np.empty(0).__reduce__()[0]
+SCALAR = np.float64(1).__reduce__()[0]
+
+
+@pytest.mark.parametrize(
+    'evil',
+    [
+        Call(np.ndarray, (1,), 'O', b'A' * 8),
+        Call(np.ndarray, (1,), 'f8', b'A' * 8),
+        Call(np.dtype, 'O'),
+        Call(np.dtype, 'V8'),
+        Call(np.dtype, 'f8,O'),
+        Call(SCALAR, np.dtype('O'), b'A' * 8),
+        Call(RECONSTRUCT, np.ndarray, (1,), b'O', state=(1, (1,), np.dtype('O'), False, [b'A'])),
+        Call(RECONSTRUCT, np.ndarray, (9,), b'b', state=(1, (9,), np.dtype('f8'), False, b'A' * 8)),
+        Call(RECONSTRUCT, np.ndarray, (1,), b'b', state=(1, (1,), np.dtype('f8'), False, [1.0])),
+    ],
+)
+def test_memory_is_not_taken_for_numbers_or_objects(evil: Call, tmp_path: Path) -> None:
+    path = tmp_path / 'evil.pth'
+    torch.save({'state_dict': {'weight': torch.zeros(1)}, 'x': evil}, path)
+    with pytest.raises(UserError):
+        load_checkpoint(path)
+
+
+def test_arrays_and_scalars_of_numbers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / 'plain.pth'
+    arrays = [
+        np.arange(6).astype(kind).reshape(2, 3)
+        for kind in ('bool', 'int32', 'uint64', 'float32', '>f8', 'f2')
+    ]
+    scalars = [np.float64(1.5), np.int64(-3), np.float32(0.25)]
+    torch.save({'state_dict': {'weight': torch.zeros(1)}, 'arrays': arrays, 'scalars': scalars}, path)
+    content = load_checkpoint(path)
+    for got, want in zip(content['arrays'], arrays, strict=True):
+        assert got.dtype == want.dtype.newbyteorder('=') and np.array_equal(got, want)
+    assert content['scalars'] == scalars
+    torch.save({**content, 'sum': content['arrays'][3] + 1}, path)
+    again = torch.load(path, weights_only=False)
+    assert type(again['arrays'][0]) is type(again['sum']) is np.ndarray
