@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from .errors import UserError
-from .loading import Loaded, describe, load_pretrained, own_tensors, read_tensors
+from .loading import Loaded, check_is_published, describe, load_pretrained, own_tensors, read_tensors
 from .models import NETWORKS, GhostNet
-from .weights import PUBLISHED, SCHEME, locate
+from .weights import PUBLISHED, SCHEME, Weights, locate, named
 
 
 class Classifier(NamedTuple):
@@ -88,21 +92,48 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
     return model
 
 
-def verify(source: str | Path) -> Loaded:
+def verify(source: str | Path, expected: Weights | None = None) -> Loaded:
     """Load weights into the network that their keys and shapes tell of, its classifier too if it is there.
 
     Args:
-        source: ``ghost://NAME``, a path, or a URL.
+        source: a published name, a path, or a URL.
+        expected: what it must be; by default what a published name promises.
 
     Raises:
-        UserError: the file cannot be had, is of none of our networks, or does not fit.
+        UserError: the file cannot be had, is of none of our networks, or does not fit; or it is not of the
+            network that the published name promises.
     """
-    own, _ = own_tensors(read_tensors(locate(source)), None, str(source))
+    path = locate(source)
+    own, _ = own_tensors(read_tensors(path), None, str(source))
+    check_is_published(expected or named(source), path, own)
     found = describe(own)
     if found is None:
         raise UserError(f'{source}: of none of {", ".join(NETWORKS)}; its first tensor is {next(iter(own))}')
-    classes = own['classifier.weight'].shape[0] if 'classifier.weight' in own else None
-    return load_pretrained(NETWORKS[found[0]](width=found[1], num_classes=classes), source)
+    network, width = found
+    model = NETWORKS[network](width=width, **_settings(own))
+    if any('.primary_conv.0.bias' in key or '.cheap_operation.bias' in key for key in own):
+        model.switch_to_deploy()
+    loaded = load_pretrained(model, path)
+    return replace(loaded, network=f'{network} of width {width:g}', source=str(source))
+
+
+def _settings(own: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of a network, beside its width, that tensors tell of."""
+    first = 'blocks.0.0.ghost1.'
+    kernels = {key.removeprefix(first): value for key, value in own.items() if value.dim() == 4}
+    primary = kernels.get('primary_rpr_conv.0.conv.weight', kernels.get('primary_conv.0.weight'))
+    cheap = next((k for key, k in kernels.items() if re.match(r'cheap_(operation|rpr_conv\.0)', key)), None)
+    groups = [int(key.split('.')[1]) for key in own if re.match(r'blocks\.[0-8]\.', key)]
+    settings: dict[str, Any] = {'out_indices': range(sum(end <= max(groups) for end in (2, 4, 6, 8)))}
+    if primary is not None and cheap is not None:
+        settings['dw_size'] = cheap.shape[-1]
+        if not any('fusion_bn' in key or key.endswith('cheap_operation.weight') for key in own):
+            settings['ratio'] = cheap.shape[0] // primary.shape[0] + 1
+    if 'bn1.running_mean' not in own:
+        settings['norm_cfg'] = dict(type='GN', num_groups=1)  # of which any number has these tensors
+    if 'classifier.weight' in own and own['classifier.weight'].dim() == 2:
+        settings['num_classes'] = own['classifier.weight'].shape[0]
+    return settings
 
 
 def _entry(name: str) -> Callable[..., GhostNet]:

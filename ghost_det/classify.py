@@ -79,6 +79,8 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UserError: the file cannot be read; the message says why.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f'{path}: not a readable image: no regular file')  # a pipe would be waited for
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # big photographs, odd metadata: what matters is raised

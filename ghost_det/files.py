@@ -19,7 +19,10 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.partial-{os.getpid()}-{secrets.token_hex(4)}')  # whatever the name's length
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # as the umask has it; some writers make their files private
         yield partial
+        partial.chmod(mode)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -21,7 +22,7 @@ from .checkpoint import differences, load_checkpoint
 from .errors import UserError
 from .files import atomic
 from .models.ghost_module import make_divisible
-from .weights import PUBLISHED, SCHEME, locate, refuse_others, sha256
+from .weights import PUBLISHED, SCHEME, Weights, locate, named, refuse_others, sha256
 
 _WRAPPERS = ('module.', 'model.', '_orig_mod.')  # of DDP, of training scripts, of torch.compile
 _COUNTERS = ('total_ops', 'total_params')  # left in published files by the thop profiler
@@ -93,6 +94,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f'{path}: holds no tensors')
+    for key, value in tensors.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise UserError(f'{path}: {key} is no plain tensor, but sparse, quantised or without content')
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f'{path}: {key}, of shape {tuple(value.shape)}, has fewer numbers in the file')
     return tensors
 
 
@@ -113,14 +119,15 @@ def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
 
     Channels round to multiples of four, so widths are told apart to two digits; published ones first.
     """
-    end = next((end for end in _ENDS if end in tensors), None)
-    if end is None or not any(key.startswith('blocks.0.0.ghost1.primary') for key in tensors):
+    ends = {end: tensors[end].shape[0] for end in _ENDS if end in tensors and tensors[end].dim() == 4}
+    if not any(ends.values()) or not any(key.startswith('blocks.0.0.ghost1.primary') for key in tensors):
         return None
     network = next((name for mark, name in _MARKS.items() if any(mark in key for key in tensors)), 'GhostNet')
-    published = [w.width for w in PUBLISHED.values() if w.network == network]
-    channels = tensors[end].shape[0]
-    fitting = [width for width in published if make_divisible(_ENDS[end] * width) == channels]
-    return network, (fitting or [round(channels / _ENDS[end], 2)])[0]
+    guess = round(next(iter(ends.values())) / _ENDS[next(iter(ends))], 2)
+    near = sorted((guess + step / 100 for step in range(-6, 7)), key=lambda width: abs(width - guess))
+    widths = [w.width for w in PUBLISHED.values() if w.network == network] + [round(w, 2) for w in near]
+    fitting = (w for w in widths if all(make_divisible(_ENDS[end] * w) == n for end, n in ends.items()))
+    return network, next(fitting, guess)
 
 
 def own_tensors(
@@ -184,6 +191,7 @@ def load_pretrained(
     """
     path = locate(source)
     own, left = own_tensors(read_tensors(path), prefix, str(source))
+    check_is_published(named(source), path, own)
     wanted = model.state_dict()
     groups = set(map(_group, wanted))
     faults = differences(wanted, own)
@@ -210,6 +218,21 @@ def load_pretrained(
     return Loaded(type(model).__name__, _name(source, path), len(fits), len(wanted), left, tuple(faults))
 
 
+def check_is_published(weights: Weights | None, path: Path, own: Mapping[str, Tensor]) -> None:
+    """Compare a file with the network that a published name promises; ``None`` promises nothing.
+
+    Raises:
+        UserError: it is of another network or width.
+    """
+    found = describe(own)
+    if weights is not None and found != (weights.network, weights.width):
+        holds = f'{found[0]} of width {found[1]:g}' if found else 'another kind of network'
+        raise UserError(
+            f'{SCHEME}{weights.name}: {path} holds {holds}, not {weights.network} of width '
+            f'{weights.width:g}; delete it'
+        )
+
+
 def _name(source: str | Path, path: Path) -> str:
     return f'{source} (sha256 {sha256(path)[:8]}, {path})' if str(source) != str(path) else str(source)
 
@@ -224,6 +247,9 @@ def _misfit(model: nn.Module, own: dict[str, Tensor], faults: list[str], strange
         text += f'{len(faults)} of {len(wanted)} tensors differ: {_some(faults)}. '
     if strange:
         text += f'{len(strange)} of the file have no place: {_some(strange)}. '
+    nested = next((key.partition('backbone.')[0] for key in own if 'backbone.' in key), None)
+    if nested:
+        text += f"Its {nested}backbone is chosen by prefix='{nested}backbone' in init_cfg. "
     kind, own_kind = describe(wanted), describe(own)
     folded, own_folded = (any(mark in key for mark in _FOLDED for key in keys) for keys in (wanted, own))
     ends = [end for end in _ENDS if end in wanted and end in own]
@@ -236,6 +262,8 @@ def _misfit(model: nn.Module, own: dict[str, Tensor], faults: list[str], strange
         text += (
             f'The {which[0]} is folded for deployment, the {which[1]} is not: load, then switch_to_deploy. '
         )
+    elif all(_group(fault) in _CLASSIFIER and fault.endswith('is missing') for fault in faults) and faults:
+        text += 'The file is a backbone, without a classifier. '
     elif not strange and all(_group(fault) == 'classifier' for fault in faults):
         text += 'The classes differ: without num_classes the backbone alone is loaded. '
     else:
@@ -309,8 +337,15 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
 
 
 def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Serve mmengine wherever a config names ``ghost://NAME``."""
-    return dict(read_tensors(locate(filename)))
+    """Answer mmengine's own loaders, which would take what happens to fit.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
+        "them in the backbone's init_cfg; to start another network from a file, name its path"
+    )
 
 
 CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_load_published, force=True)

@@ -168,8 +168,19 @@ def use_pretrained(cfg: Any, source: str) -> None:
     Args:
         cfg: the config of a detector.
         source: ``'none'``, a published name as ``ghostnet_100``, a path, or a URL.
+
+    Raises:
+        UserError: the config has no backbone, or not one of ours.
     """
-    backbone = cfg.model.backbone
+    backbone = cfg.model.get('backbone')
+    if backbone is None:
+        raise UserError(f'--pretrained {source}: the config has no model.backbone to start from it')
+    kind = backbone.type.rpartition('.')[2]
+    if source != 'none' and kind not in (*NETWORKS, 'GhostResNet'):
+        raise UserError(
+            f'--pretrained {source}: the backbone is {kind}, and only those of ghost_det '
+            f'({", ".join(NETWORKS)}) check what they load; name its weights in its init_cfg'
+        )
     if source != 'none':
         checkpoint = SCHEME + source if source in PUBLISHED else source
         backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
@@ -189,11 +200,29 @@ def _fetch_weights(cfg: Any) -> None:
         read_tensors(locate(init['checkpoint']))
 
 
-def _skip_initialisation(model: Any) -> None:
-    """Leave out pretrained weights that a checkpoint to resume from would replace."""
+def _skip_pretrained(model: Any) -> None:
+    """Leave out weights of the backbone that those of a whole detector will replace."""
     for module in model.modules():
-        if getattr(module, 'init_cfg', None):
+        cfg = getattr(module, 'init_cfg', None)
+        if isinstance(cfg, dict) and str(cfg.get('type')).endswith('Pretrained'):
             module.init_cfg = None
+
+
+def _starts_whole(cfg: Any, config: str) -> bool:
+    """Tell whether ``load_from`` names a local file that has the backbone, too.
+
+    Raises:
+        UserError: nothing in that file fits a detector.
+    """
+    if not cfg.get('load_from') or not Path(cfg.load_from).is_file():
+        return False
+    keys = read_tensors(cfg.load_from).keys()
+    if not any(key.removeprefix('module.').split('.')[0] in cfg.model for key in keys):
+        raise UserError(
+            f'load_from={cfg.load_from}: no tensor of it has a place in {config}; the weights of a backbone '
+            'alone are named by --pretrained'
+        )
+    return any(key.removeprefix('module.').startswith('backbone.') for key in keys)
 
 
 def use_amp(cfg: Any) -> None:
@@ -280,9 +309,16 @@ def train(
         load_checkpoint(resume)  # before the set-up of everything else
         cfg.load_from = resume
     source = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
-    if source is None:
+    whole = source is not None or _starts_whole(cfg, config)
+    if not whole:
         _fetch_weights(cfg)
     runner = _build_runner(cfg, config)
+    if whole:
+        _skip_pretrained(runner.model)
+        if pretrained not in (None, 'none'):
+            runner.logger.warning(
+                f'--pretrained {pretrained} is not used: {source or cfg.load_from} has weights.'
+            )
     if resume == 'auto' and source is None:
         runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint yet: starting from the beginning.')
     if source is not None:
@@ -293,7 +329,6 @@ def train(
                 f'to start from them: --cfg-options load_from={source}'
             )
         check_fits(runner.model, content, source, config)
-        _skip_initialisation(runner.model)
     note = batch_note(cfg, runner.world_size)
     if note:
         runner.logger.warning(note)

@@ -125,24 +125,41 @@ def published(name: str) -> Weights:
     Raises:
         UserError: there is none of that name.
     """
-    found = PUBLISHED.get(name.removeprefix(SCHEME))
+    found = PUBLISHED.get(name.removeprefix(SCHEME).replace('_1x', '_100'))
     if found is None:
         raise UserError(f'{name}: no such published weights; there are {", ".join(PUBLISHED)}')
     return found
 
 
 def locate(source: str | Path) -> Path:
-    """Return the local file of ``ghost://NAME``, an http(s) URL, or a path; downloaded if need be.
+    """Return the local file of a published name, an http(s) URL, or a path; downloaded if need be.
 
     Raises:
         UserError: it cannot be had; the message says which ways there are.
     """
     text = str(source)
+    weights = named(text)
+    if weights is not None:
+        return fetch(weights)
+    scheme = re.match(r'(\w{2,}):/', text)
+    if scheme is None:
+        return Path(text).expanduser()
+    if scheme[1].lower() not in ('http', 'https'):
+        raise UserError(f'{text}: {SCHEME}NAME, http://..., https://..., or a path is wanted')
+    return fetch_url(text)
+
+
+def named(source: str | Path) -> Weights | None:
+    """Return the catalogue's entry that ``ghost://NAME`` or a bare name is of, ``None`` for files and URLs.
+
+    Raises:
+        UserError: ``ghost://`` is followed by no published name.
+    """
+    text = str(source)
     if text.startswith(SCHEME):
-        return fetch(published(text))
-    if text.startswith(('http://', 'https://')):
-        return fetch_url(text)
-    return Path(text).expanduser()
+        return published(text)
+    is_name = text.replace('_1x', '_100') in PUBLISHED and not Path(text).exists()
+    return published(text) if is_name else None
 
 
 def by_hand(weights: Weights, suffix: str = '.safetensors') -> Path:
@@ -168,8 +185,16 @@ def fetch(weights: Weights, sources: Iterable[str] = ('hub', 'upstream')) -> Pat
     Raises:
         UserError: none of them has it, or its content is not what it should be.
     """
-    for path in (by_hand(weights), by_hand(weights, '.pth')):
+    for path, wanted, hash_of in (
+        (by_hand(weights), weights.sha256, sha256),
+        (by_hand(weights, '.pth'), weights.git_blob, git_blob_of),
+    ):
         if path.is_file():
+            if wanted not in (None, found := hash_of(path)):
+                raise UserError(
+                    f'{path}: not the published file: its hash is {found}, {wanted} is wanted; '
+                    'move it, and if you want these weights, name its path'
+                )
             return path
     ways: dict[str, Callable[[], Path]] = {
         'hub': lambda: _fetch_hub(weights),
@@ -213,6 +238,7 @@ def _fetch_hub(weights: Weights) -> Path:
             raise UserError(
                 f'{page}: wrong content, in {path}: its SHA-256 is {sha256(path)}, {wanted} is wanted'
             )
+    refuse_others(path, page)
     return path
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ghost_det
-from ghost_det import GhostNet, GhostNetV2, RepGhostNet, classifier
+from ghost_det import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet, classifier
 from ghost_det.classifiers import CLASSIFIERS, verify
 from ghost_det.errors import UserError
 
@@ -54,10 +54,18 @@ def test_true_means_the_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_a_file_is_verified_by_the_network_it_tells_of(tmp_path: Path) -> None:
     path = tmp_path / 'own.pth'
-    for model in (RepGhostNet(width=1.11, num_classes=5), GhostNet(width=0.35), GhostNetV2(width=1.3)):
+    folded = GhostNetV3(width=0.5)
+    folded.switch_to_deploy()
+    for model in (
+        RepGhostNet(width=1.11, num_classes=5),
+        GhostNet(width=0.73, dw_size=5, ratio=3),
+        GhostNetV2(width=1.3, out_indices=(0, 1)),
+        GhostNetV3(width=0.5, norm_cfg=dict(type='GN', num_groups=2)),
+        folded,
+    ):
         torch.save(model.state_dict(), path)
         loaded = verify(path)
-        assert loaded.network == type(model).__name__
+        assert loaded.network == f'{type(model).__name__} of width {model.width:g}'
         assert loaded.loaded == loaded.wanted == len(model.state_dict())
     torch.save({'layer1.weight': torch.zeros(1)}, path)
     with pytest.raises(UserError, match='of none of GhostNet, .*its first tensor is layer1.weight'):

@@ -98,6 +98,12 @@ def broken_files(folder: Path) -> dict[str, Path]:
     return paths
 
 
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    with pytest.raises(UserError, match='no regular file'):
+        read_image(tmp_path / 'pipe.jpg')
+
+
 def test_class_names_are_imagenets() -> None:
     assert len(CLASSES) == 1000
     assert (CLASSES[0], CLASSES[281], CLASSES[999]) == ('tench', 'tabby', 'toilet tissue')

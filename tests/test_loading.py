@@ -498,6 +498,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with running(monkeypatch, tmp_path) as server:
         entry = replace(
             PUBLISHED['ghostnet_100'],
+            width=0.5,
             revision='main',
             sha256=None,
             git_blob=None,
@@ -630,10 +631,58 @@ def test_partial_needs_something_that_fits(tmp_path: Path) -> None:
     assert holds(model, {**before, 'bn1.weight': both['bn1.weight']})
 
 
-def test_mmengine_reads_the_scheme(hub: Hub) -> None:
-    state = timms('ghostnet_050')
-    got = CheckpointLoader.load_checkpoint('ghost://ghostnet_100', map_location='cpu')
-    assert got.keys() == state.keys() and all(torch.equal(got[key], state[key]) for key in state)
+def test_mmengines_own_loaders_which_check_nothing_get_no_published_weights(hub: Hub) -> None:
+    with pytest.raises(UserError, match="name them in the backbone's init_cfg"):
+        CheckpointLoader.load_checkpoint('ghost://ghostnet_100', map_location='cpu')
+
+
+def test_a_published_name_promises_its_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PUBLISHED, 'ghostnet_100', replace(PUBLISHED['ghostnet_100'], width=1.3))
+    with pytest.raises(UserError, match='holds GhostNet of width 0.5, not GhostNet of width 1.3; delete it'):
+        load_pretrained(GhostNet(width=0.5), 'ghost://ghostnet_100')
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmengine.Pretrained', PretrainedInit])
+def test_every_name_of_mmengines_initialiser_means_ours(kind: Any, hub: Hub) -> None:
+    model = GhostNetV2(width=0.5, init_cfg=dict(type=kind, checkpoint='ghost://ghostnet_100'))
+    with pytest.raises(UserError, match='does not fit GhostNetV2 of width 0.5'):
+        model.init_weights()
+
+
+@pytest.mark.parametrize('init_cfg', ['ghost://ghostnet_100', [dict(checkpoint='x')], dict(checkpoint='x')])
+def test_an_init_cfg_without_type_is_refused(init_cfg: Any) -> None:
+    with pytest.raises(ValueError, match='is wanted, or None'):
+        GhostNet(width=0.5, init_cfg=init_cfg)
+
+
+@pytest.mark.parametrize(
+    ('tensor', 'message'),
+    [
+        (torch.zeros(1, device='meta').expand(8, 3, 3, 3), 'no plain tensor'),
+        (torch.zeros(8, 3, 3, 3).to_sparse(), 'no plain tensor'),
+        (torch.zeros(1).expand(10**9, 1280), 'has fewer numbers in the file'),
+        (torch.zeros(()), 'conv_stem.weight is \\(\\)'),
+    ],
+)
+def test_odd_tensors_are_named(tensor: torch.Tensor, message: str, tmp_path: Path) -> None:
+    content = {**GhostNet(width=0.5).state_dict(), 'conv_stem.weight': tensor}
+    torch.save(content, tmp_path / 'odd.pth')
+    with pytest.raises(UserError, match=message):
+        load_pretrained(GhostNet(width=0.5), tmp_path / 'odd.pth')
+
+
+@pytest.mark.parametrize('shape', [(), (0, 24, 1, 1)])
+def test_a_width_is_not_guessed_from_nothing(shape: tuple[int, ...]) -> None:
+    state = {key: value for key, value in GhostNet(width=0.5).state_dict().items() if 'shortcut' not in key}
+    assert describe({**state, 'blocks.7.0.shortcut.2.weight': torch.zeros(shape)}) is None
+
+
+@pytest.mark.parametrize('width', [0.35, 0.5, 0.58, 0.72, 0.73, 1.0, 1.11, 1.3, 2.0])
+def test_widths_are_told_apart(width: float) -> None:
+    for network in (GhostNet, RepGhostNet):
+        found = describe(network(width=width).state_dict())
+        assert found is not None and found[0] == network.__name__
+        assert network(width=found[1]).out_channels == network(width=width).out_channels
 
 
 def test_an_extracted_backbone_is_whole(tmp_path: Path) -> None:

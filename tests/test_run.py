@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ghost_det import GhostNet
+from ghost_det.complexity import build_detector
 from ghost_det.data import find_data
 from ghost_det.engine import ChannelsLastHook, ConsoleRunner
 from ghost_det.errors import UserError
@@ -214,3 +215,36 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(sample: Path, tm
     )
     assert again.epoch == 2
     assert torch.equal(again.model.backbone.conv_stem.weight, backbone.conv_stem.weight)
+
+
+def test_pretrained_weights_are_for_our_backbones() -> None:
+    cfg = load_config(FULL)
+    cfg.model.backbone.type = 'ResNet'
+    with pytest.raises(UserError, match='the backbone is ResNet, and only those of ghost_det'):
+        use_pretrained(cfg, 'ghostnet_100')
+    del cfg.model.backbone
+    with pytest.raises(UserError, match='no model.backbone'):
+        use_pretrained(cfg, 'none')
+
+
+def test_a_whole_detector_to_start_from_needs_no_weights_of_its_backbone(
+    sample: Path, tmp_path: Path
+) -> None:
+    detector = build_detector(load_config(LITE, {'model.bbox_head.num_classes': 6}))
+    torch.save({'state_dict': detector.state_dict()}, tmp_path / 'whole.pth')
+    runner = train(
+        str(LITE),
+        find_data(sample),
+        epochs=1,
+        work_dir=str(tmp_path / 'run'),
+        options={'load_from': str(tmp_path / 'whole.pth'), 'optim_wrapper.optimizer.lr': 0.0},
+    )
+    assert torch.equal(runner.model.backbone.conv_stem.weight, detector.backbone.conv_stem.weight)
+    torch.save(detector.backbone.state_dict(), tmp_path / 'part.pth')
+    with pytest.raises(UserError, match='named by --pretrained'):
+        train(
+            str(LITE),
+            find_data(sample),
+            work_dir=str(tmp_path / 'run'),
+            options={'load_from': str(tmp_path / 'part.pth')},
+        )

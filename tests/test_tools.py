@@ -148,7 +148,7 @@ def test_a_trained_backbone_is_extracted_and_starts_another_detector(
     done = tool('weights', 'extract', folder / 'epoch_2.pth', '-o', out)
     assert done.returncode == 0, done.stderr
     count = len(GhostNet().state_dict())
-    assert f'GhostNet: {count} of {count} tensors from {out}' in done.stdout
+    assert f'GhostNet of width 1: {count} of {count} tensors from {out}' in done.stdout
     cfg = load_config(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py')
     use_pretrained(cfg, str(out))
     detector = build_detector(cfg)

@@ -24,7 +24,17 @@ from safetensors.torch import save
 
 from ghost_det.errors import UserError
 from ghost_det.models import NETWORKS
-from ghost_det.weights import PUBLISHED, Weights, by_hand, fetch, fetch_url, git_blob_of, locate, published
+from ghost_det.weights import (
+    PUBLISHED,
+    Weights,
+    by_hand,
+    fetch,
+    fetch_url,
+    git_blob_of,
+    locate,
+    named,
+    published,
+)
 
 from .conftest import ROOT
 from .hub import Hub, ask, running
@@ -207,13 +217,26 @@ def test_where_both_fail_one_message_has_the_reasons_and_the_ways_on(
     assert 'pretrained FILE' in lines[3] and 'init_cfg=None' in lines[3] and len(lines) == 4
 
 
-@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
-def test_a_file_put_there_by_hand_comes_first(hub: Hub, weights: Weights, suffix: str) -> None:
+@pytest.mark.parametrize(('suffix', 'known'), [('.safetensors', 'sha256'), ('.pth', 'git_blob')])
+def test_a_file_put_there_by_hand_comes_first(hub: Hub, weights: Weights, suffix: str, known: str) -> None:
     hub.publish(weights, HUBS)
     path = by_hand(weights, suffix)
     path.parent.mkdir(parents=True)
     path.write_bytes(HUBS)
-    assert fetch(weights) == path and hub.asked == []
+    assert fetch(replace(weights, git_blob=None)) == path and hub.asked == []
+    with pytest.raises(UserError, match='not the published file: its hash is'):
+        fetch(replace(weights, **{known: '0' * 40}))
+
+
+def test_names_files_and_addresses_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ('ghostnet_100', 'ghost://ghostnet_1x', 'ghostnet_1x'):
+        assert named(name) is PUBLISHED['ghostnet_100']
+    monkeypatch.chdir(tmp_path)
+    Path('ghostnet_100').touch()
+    assert named('ghostnet_100') is None and locate('ghostnet_100') == Path('ghostnet_100')
+    for wrong in ('ghost:/ghostnet_100', 'file:///x.pth', 's3://bucket/x.pth'):
+        with pytest.raises(UserError, match='or a path is wanted'):
+            locate(wrong)
 
 
 def test_the_clients_own_environment_is_obeyed(hub: Hub, tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """Published ImageNet weights: python tools/weights.py list | show | download | verify | extract."""
 
 import argparse
-from pathlib import Path
 
 from ghost_det.classifiers import verify
 from ghost_det.errors import run_tool
-from ghost_det.loading import extract_backbone
-from ghost_det.weights import PUBLISHED, fetch, published, sha256
+from ghost_det.loading import describe, extract_backbone
+from ghost_det.weights import PUBLISHED, fetch, locate, published, sha256
 
 
 def list_all() -> None:
@@ -32,7 +31,7 @@ def download(names: list[str], source: str | None) -> None:
     for weights in PUBLISHED.values() if names == ['all'] else map(published, names):
         path = fetch(weights, [source] if source else ('hub', 'upstream'))
         print(f'{weights.name}: {path}')
-        print(f'  {verify(path)}')
+        print(f'  {verify(path, weights)}')
 
 
 def main() -> None:
@@ -59,11 +58,12 @@ def main() -> None:
         download(args.names, args.source)
     elif args.command == 'verify':
         for source in args.sources:
-            path = fetch(PUBLISHED[source]) if source in PUBLISHED else source
-            print(f'{verify(path)}; SHA-256 {sha256(Path(path))}')
+            print(f'{verify(source)}; SHA-256 {sha256(locate(source))}')
     else:
-        extract_backbone(args.checkpoint, args.out, args.prefix)
-        print(verify(args.out))
+        own = extract_backbone(args.checkpoint, args.out, args.prefix)
+        print(f'{args.out}: {len(own)} tensors')
+        if describe(own) is not None:
+            print(verify(args.out))
 
 
 if __name__ == '__main__':

@@ -150,7 +150,7 @@ class ConvBnAct(ConvBn):
 
 
 def start_as_shortcuts(network: nn.Module) -> None:
-    """Zero the scales of each bottleneck's last norms, which makes it its shortcut alone.
+    """Zero the scales of the norms in each bottleneck's second ghost module, which leaves its shortcut alone.
 
     The signal then passes all of them from the first step on (arXiv 1706.02677, section 5.1), which
     matters where training starts from scratch.

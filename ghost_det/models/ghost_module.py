@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,14 +52,36 @@ def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1)
 def verified(init_cfg: Any) -> Any:
     """Return mmengine's ``init_cfg`` with `ghost_det.weights`' initialiser for its ``Pretrained`` one.
 
-    mmengine's own loads with ``strict=False``: a file of another network passes in silence. As there, files
-    come last.
+    mmengine's own loads with ``strict=False``: a file of another network passes with a warning. As there,
+    files come last.
+
+    Raises:
+        ValueError: ``init_cfg`` is no dictionary with a type, nor a list of such.
     """
     if isinstance(init_cfg, list | tuple):
         return sorted(map(verified, init_cfg), key=lambda cfg: cfg['type'] == 'VerifiedPretrained')
-    if init_cfg and init_cfg.get('type') in ('Pretrained', PretrainedInit):
+    if init_cfg is None:
+        return None
+    if not isinstance(init_cfg, Mapping) or 'type' not in init_cfg:
+        raise ValueError(
+            f"init_cfg is {init_cfg!r}; dict(type='Pretrained', checkpoint=...) is wanted, or None"
+        )
+    kind = init_cfg['type']
+    if kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained':
         return {**init_cfg, 'type': 'VerifiedPretrained'}
     return init_cfg
+
+
+def check_ghosts(name: str, ratio: int, dw_size: int) -> None:
+    """Refuse settings of ghost modules that make none.
+
+    Raises:
+        ValueError: ``ratio`` is below 2, ``dw_size`` below 1, or one of them no whole number.
+    """
+    if not isinstance(ratio, int) or ratio < 2:
+        raise ValueError(f'{name}: ratio is {ratio!r}; 2 or more (1 is an ordinary convolution)')
+    if not isinstance(dw_size, int) or dw_size < 1:
+        raise ValueError(f'{name}: dw_size is {dw_size!r}; 1 or more')
 
 
 class DFCGate(nn.Sequential):
@@ -137,10 +160,7 @@ class GhostModule(nn.Module):
         gated: bool = False,
     ) -> None:
         super().__init__()
-        if ratio < 2:
-            raise ValueError(f'GhostModule: ratio is {ratio}; 2 or more (1 is an ordinary convolution)')
-        if dw_size < 1:
-            raise ValueError(f'GhostModule: dw_size is {dw_size}; 1 or more')
+        check_ghosts('GhostModule', ratio, dw_size)
         self.oup = oup
         intrinsic = math.ceil(oup / ratio)
         act = activation(act_cfg if relu else None)

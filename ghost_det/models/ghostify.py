@@ -16,7 +16,7 @@ from mmengine.model import initialize
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .ghost_module import GhostModule, verified
+from .ghost_module import GhostModule, check_ghosts, verified
 from .reparam import RepGhostModule
 
 IMAGE_CHANNELS = 4
@@ -110,10 +110,9 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
         >>> round(sum(p.numel() for p in ghostify(resnet50()).parameters()) / 1e6, 2)  # of 25.56
         13.95
     """
-    if ratio < 2:
-        raise ValueError(f'ghostify: ratio is {ratio}; 2 or more (1 is an ordinary convolution)')
-    if dw_size < 1:
-        raise ValueError(f'ghostify: dw_size is {dw_size}; 1 or more')
+    check_ghosts('ghostify', ratio, dw_size)
+    if isinstance(skip, str):
+        raise ValueError(f'ghostify: skip is {skip!r}; a list of names is wanted, as [{skip!r}]')
     named = list(module.named_modules(remove_duplicate=False))
     kept = [part for _, part in named if _is_closed(part)]
     for pattern in skip:

@@ -80,16 +80,17 @@ class GhostNet(BaseModule):
         num_classes: build the classification head and return logits; ``out_indices`` must then
             reach the last stage.
         drop_rate: dropout before the classifier.
-        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. ``None`` leaves torch's own
-            initialisation, as the reference code does. (mmdet's usual Kaiming fan-out is no good here: it
-            takes a depthwise convolution for a dense one.)
+        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. With ``None``,
+            ``init_weights`` keeps torch's own, as the reference code does, but for `start_as_shortcuts`.
+            (mmdet's usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
 
     Attributes:
         out_channels: channels of each returned map, in the order of ``out_indices``.
         out_strides: pixels of the input per cell of each returned map.
 
     Shape:
-        ``(N, 3, H, W)``, any H and W from 32 up, to a tuple of
+        ``(N, 3, H, W)``, any H and W (in training, more than one value per channel must reach the coarsest
+        map's norms: two images, or more than 32 px), to a tuple of
         ``(N, out_channels[i], ceil(H / out_strides[i]), ceil(W / out_strides[i]))``;
         with ``num_classes`` to ``(N, num_classes)``.
 
@@ -179,14 +180,20 @@ class GhostNet(BaseModule):
         cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None, stages: int
     ) -> None:
         name = cls.__name__
-        if not 0 < width < float('inf'):
-            raise ValueError(f'{name}: width is {width}; a number above 0')
-        if not out_indices or any(i not in range(stages) for i in out_indices):
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < float('inf'):
+            raise ValueError(f'{name}: width is {width!r}; a number above 0')
+        if not isinstance(out_indices, Sequence) or not out_indices:
+            raise ValueError(f'{name}: out_indices is {out_indices!r}; some of 0 to {stages - 1}')
+        if any(not isinstance(i, int) for i in out_indices) or any(
+            i not in range(stages) for i in out_indices
+        ):
             raise ValueError(f'{name}: out_indices is {out_indices!r}; some of 0 to {stages - 1}')
         if list(out_indices) != sorted(set(out_indices)):
             raise ValueError(f'{name}: out_indices is {out_indices!r}; each once, in rising order')
-        if frozen not in range(-1, stages + 1):
-            raise ValueError(f'{name}: frozen_stages is {frozen}; -1 (none) to {stages} (all)')
+        if not isinstance(frozen, int) or frozen not in range(-1, stages + 1):
+            raise ValueError(f'{name}: frozen_stages is {frozen!r}; -1 (none) to {stages} (all)')
+        if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
+            raise ValueError(f'{name}: num_classes is {num_classes!r}; 1 or more, or None for a backbone')
         if num_classes is not None and out_indices[-1] != stages - 1:
             raise ValueError(f'{name}: num_classes needs the whole trunk, so {stages - 1} in out_indices')
 
@@ -250,6 +257,9 @@ class GhostNet(BaseModule):
 
     def switch_to_deploy(self) -> None:
         """Fold what training has in parallel branches, for inference; GhostNet and GhostNetV2 have none.
+
+        A folded network cannot be trained on as before: optimizers, averages (EMA) and checkpoints of the
+        network with branches do not fit it.
 
         Raises:
             ValueError: the norms of such branches are not batch norms.

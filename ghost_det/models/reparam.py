@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ghost_module import BN, RELU, GhostModule, activation, norm, same_conv
+from .ghost_module import BN, RELU, GhostModule, activation, check_ghosts, norm, same_conv
 
 BRANCHES = 3  # GhostNetV3, section 3.1: parallel convolutions of one shape
 
@@ -43,11 +43,16 @@ def _folded(kernel: Tensor, bn: nn.Module) -> tuple[Tensor, Tensor]:
     """Return kernel and bias, in float64, of a bias-free convolution and the norm behind it."""
     if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or bn.running_var is None:
         raise ValueError(
-            f'switch_to_deploy: {type(bn).__name__} cannot be folded into a convolution; BN and SyncBN can'
+            f'switch_to_deploy: {type(bn).__name__} cannot be folded into a convolution; '
+            'BN and SyncBN with running statistics can'
         )
     mean, variance = bn.running_mean.double(), bn.running_var.double()  # type: ignore[union-attr]
-    scale = bn.weight.double() / (variance + bn.eps).sqrt()
-    return kernel.double() * scale.reshape(-1, 1, 1, 1), bn.bias.double() - mean * scale
+    scale = (variance + bn.eps).rsqrt()
+    offset = -mean * scale
+    if bn.affine:
+        scale = scale * bn.weight.double()
+        offset = bn.bias.double() - mean * scale
+    return kernel.double() * scale.reshape(-1, 1, 1, 1), offset
 
 
 @torch.no_grad()
@@ -184,8 +189,7 @@ class RepGhostModule(nn.Module):
             raise ValueError(
                 f'RepGhostModule: ratio is {ratio}; only 2: its ghosts are added, not concatenated'
             )
-        if dw_size < 1:
-            raise ValueError(f'RepGhostModule: dw_size is {dw_size}; 1 or more')
+        check_ghosts('RepGhostModule', ratio, dw_size)
         act = activation(act_cfg if relu else None)
         self.primary_conv = nn.Sequential(same_conv(inp, oup, 1), norm(norm_cfg, oup), act)
         self.fusion_bn = nn.Sequential(norm(norm_cfg, oup))

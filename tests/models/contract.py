@@ -22,8 +22,9 @@ def randomise(model: nn.Module) -> nn.Module:
         if isinstance(module, _BatchNorm):
             nn.init.normal_(module.running_mean, 0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.1)
     return model
 
 
@@ -175,7 +176,11 @@ class BackboneContract:
             (dict(out_indices=()), 'some of 0 to 3'),
             (dict(out_indices=(2, 1)), 'in rising order'),
             (dict(out_indices=(1, 1)), 'in rising order'),
+            (dict(width='1.0'), "width is '1.0'"),
+            (dict(out_indices=3), 'some of 0 to 3'),
             (dict(frozen_stages=5), 'frozen_stages is 5'),
+            (dict(frozen_stages=1.0), 'frozen_stages is 1.0'),
+            (dict(num_classes=0), 'num_classes is 0'),
             (dict(num_classes=10, out_indices=(0, 1)), 'needs the whole trunk'),
         ],
     )

@@ -108,3 +108,14 @@ def test_a_ghost_of_repghost_is_added() -> None:
     conv, bn = module.cheap_operation
     added = bn(nn.functional.conv2d(intrinsic, conv.weight, padding=1, groups=intrinsic.shape[1]))
     assert torch.allclose(module(x), torch.relu(added + module.fusion_bn[0](intrinsic)), atol=1e-6)
+
+
+def test_branches_with_plain_norms_are_folded_too() -> None:
+    for network in (GhostNetV3, RepGhostNet):
+        model = randomise(network(width=0.5, norm_cfg=dict(type='BN', affine=False))).eval()
+        x = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            want = model(x)
+            model.switch_to_deploy()
+            for one, other in zip(want, model(x), strict=True):
+                assert torch.allclose(one, other, atol=1e-4, rtol=1e-5)
