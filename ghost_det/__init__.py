@@ -19,6 +19,7 @@ with contextlib.redirect_stdout(io.StringIO()):
     from .evaluation import FullCocoMetric
     from .loading import load_pretrained
     from .models import GhostModule, GhostNet, GhostNetV2, GhostNetV3, GhostResNet, RepGhostNet, ghostify
+    from .swap import swap_backbone
 
 globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
 
@@ -37,4 +38,5 @@ __all__ = [
     'classifier',
     'ghostify',
     'load_pretrained',
+    'swap_backbone',
 ]
