@@ -10,6 +10,7 @@ from .trial import parameter_names
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
+_EMBEDDINGS = ('absolute_pos_embed', 'relative_position_bias_table')  # Swin's; configs name them unasked
 _PER_LAYER = ('decay_rate', 'decay_type', 'num_layers', 'layer_decay_rate')
 
 
@@ -121,11 +122,13 @@ def fit_optimizer(cfg: Any, old: Mapping[str, Any], new: Mapping[str, Any], whol
         return notes
     before = [name for name in parameter_names(old) if name.startswith('backbone.')]
     after = parameter_names(new)
-    # What no parameter had before may be for a part that was not built here.
     dead = [
         key
         for key in keys
-        if not any(key in name for name in after) and (whole or any(key in name for name in before))
+        if (key in _EMBEDDINGS or any(key in name for name in before))
+        and not any(key in name for name in after)
+        # Other keys may be for parts that are not built here.
+        and (whole or key in _EMBEDDINGS or key.startswith('backbone'))
     ]
     for key in dead:
         del keys[key]

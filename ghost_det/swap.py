@@ -17,7 +17,7 @@ from .config import load_config, write_child
 from .errors import UserError
 from .models import NETWORKS
 from .refit import CAFFE, IMAGENET, at, fit_optimizer, forget_checkpoints, use_images
-from .trial import Map, count, fault_of, maps_of, neck_shapes, reason
+from .trial import Map, count, fault_of, maps_of, reason, shapes_behind
 from .weights import PUBLISHED, SCHEME
 from .wiring import fit_levels, place_of, rewire
 
@@ -154,7 +154,7 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     light = {key: value for key, value in old.items() if key not in ('dcn', 'stage_with_dcn')}
     try:
         built, maps = maps_of(light)
-        shapes = neck_shapes({**detector, 'backbone': light})
+        shapes = shapes_behind(detector, maps)
     except Exception as error:
         raise UserError(f'it does not run here as it is: {reason(error)}') from error
     weights = _weights(wanted, pretrained)
@@ -173,7 +173,7 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
         notes.append(f'gone with the old backbone: {", ".join(gone)}')
     heads_differ = rewire(detector, maps, new_maps)
     detector.backbone = {**fitted, 'init_cfg': weights.init_cfg} if weights.init_cfg else fitted
-    if not heads_differ and neck_shapes(detector) != shapes:
+    if not heads_differ and shapes_behind(detector, new_maps) != shapes:
         raise UserError('with the new backbone, its neck gives maps of other shapes')
     is_caffe = wanted.get('style') == 'caffe' or 'caffe' in str((weights.init_cfg or {}).get('checkpoint'))
     notes += use_images(cfg, CAFFE if is_caffe else IMAGENET)

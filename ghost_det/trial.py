@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from .complexity import complexity, count_macs
@@ -62,33 +63,41 @@ def without_weights(backbone: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in backbone.items() if key not in ('init_cfg', 'pretrained')}
 
 
+@torch.no_grad()
 def maps_of(backbone: Mapping[str, Any]) -> tuple[Any, list[Map]]:
     """Build a backbone and return it with its maps.
 
     Raises:
         UserError: what it returns is no list of maps.
     """
-
-    def run() -> tuple[Any, list[Map]]:
-        built = build_part(backbone)
-        maps = built(torch.zeros(1, 3, SIDE, SIDE))
-        if not isinstance(maps, list | tuple) or any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
-            raise UserError(f'{backbone["type"]} returns no list of feature maps')
-        return built, [Map(m.shape[1], round(SIDE / m.shape[3])) for m in maps]
-
-    return abstract(run)
+    built = build_part(backbone)
+    maps = built(torch.zeros(1, 3, SIDE, SIDE))
+    if not isinstance(maps, list | tuple) or any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
+        raise UserError(f'{backbone["type"]} returns no list of feature maps')
+    return built, [Map(m.shape[1], round(SIDE / m.shape[3])) for m in maps]
 
 
-def neck_shapes(detector: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Return the shapes of what backbone and neck hand to the heads."""
+def necks(detector: Mapping[str, Any]) -> list[Any]:
+    """Return the configs of a detector's necks, none to several, first to last."""
+    neck = detector.get('neck')
+    return list(neck) if isinstance(neck, list | tuple) else [neck] if neck else []
 
-    def run() -> list[tuple[int, ...]]:
-        maps = build_part(detector['backbone'])(torch.zeros(1, 3, SIDE, SIDE))
-        if detector.get('neck'):
-            maps = build_part(detector['neck'])(maps)
-        return [tuple(tensor.shape) for tensor in _tensors(maps)]
 
-    return abstract(run)
+@torch.no_grad()
+def shapes_behind(detector: Mapping[str, Any], maps: Sequence[Map]) -> list[tuple[int, ...]]:
+    """Return the shapes of what a detector's first neck, if there is one, makes of maps."""
+    chain = [build_part(neck) for neck in necks(detector)[:1]]
+    for side in (SIDE, 4 * SIDE):
+        out: Any = tuple(torch.zeros(1, m.channels, *[-(-side // m.stride)] * 2) for m in maps)
+        try:
+            for neck in chain:
+                out = neck(out)
+        except RuntimeError:  # of SSD's neck, whose convolutions need a map to work on
+            if side > SIDE:
+                raise
+        else:
+            break
+    return [tuple(tensor.shape) for tensor in _tensors(out)]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -99,16 +108,31 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
+@torch.no_grad()
 def fault_of(detector: Mapping[str, Any]) -> Exception | None:
-    """Build and run a detector, on few proposals; return what goes wrong, if anything does."""
+    """Build and run a detector, on few proposals; return what goes wrong, if anything does.
+
+    The later tries are for those whose bare pass wants annotations, or that want more cells of their maps.
+    """
     few = copy.deepcopy(dict(detector))
     if (few.get('test_cfg') or {}).get('rpn'):
         few['test_cfg']['rpn']['max_per_img'] = PROPOSALS
-    try:
-        abstract(lambda: complexity(build_alone(few), SIDE, SIDE))
-    except Exception as error:
-        return error
-    return None
+    fault = None
+    for side, mode in ((SIDE, 'tensor'), (2 * SIDE, 'predict'), (4 * SIDE, 'tensor')):
+        try:
+            _run(build_alone(few), side, mode)
+        except Exception as error:
+            fault = error
+        else:
+            return None
+    return fault
+
+
+def _run(detector: Any, side: int, mode: str) -> None:
+    shape = (side, side)
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    about = dict.fromkeys(names, shape) | dict(scale_factor=(1.0, 1.0), border=(0, side, 0, side), img_id=0)
+    detector(torch.zeros(1, 3, side, side), [DetDataSample(metainfo=about)], mode=mode)
 
 
 def parameter_names(detector: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import UserError
-from .trial import Map, maps_of, reason
+from .trial import Map, maps_of, necks, reason
 
 METHODS = {
     'HourglassNet': 'the heads are trained on each of its stacked hourglasses',
@@ -29,6 +29,8 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
         detector, place = model['detector'], ('model', 'detector')
     name = model.get('type')
     backbone = detector.get('backbone')
+    if name == 'Detectron2Wrapper':
+        raise UserError('Detectron2Wrapper runs a network of detectron2, with its own backbone')
     if not isinstance(name, str):
         raise UserError(
             'its types are classes, as in pure Python configs; the text config mmdet::... is wanted'
@@ -49,12 +51,6 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
         if inner:
             raise UserError(f'{neck["type"]} runs the backbone again ({inner[0]}): it is part of the method')
     return place
-
-
-def necks(detector: Mapping[str, Any]) -> list[Any]:
-    """Return the configs of a detector's necks, none to several, first to last."""
-    neck = detector.get('neck')
-    return list(neck) if isinstance(neck, list | tuple) else [neck] if neck else []
 
 
 def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dict[str, Any], list[Map]]:
