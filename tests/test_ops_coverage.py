@@ -83,7 +83,7 @@ def line_nms_twin(lanes, scores, overlap, top_k):
 
     def close(a, b):
         first, last = max(span(a)[0], span(b)[0]), min(span(a)[1], span(b)[1], rows - 1)
-        if last < first:
+        if last < first or first < 0:
             return False
         gaps = [abs(float(a[5 + row] - b[5 + row])) for row in range(first, last + 1)]
         return sum(gaps) / len(gaps) < overlap
@@ -105,6 +105,7 @@ def line_nms_twin(lanes, scores, overlap, top_k):
 @pytest.mark.parametrize('top_k', [3, 40])
 def test_line_nms(top_k):
     lanes, scores = torch.rand(40, 5 + 9), torch.rand(40)
+    lanes[:, 2] = lanes[:, 2] * 1.5 - 0.5
     lanes[:, 4] = lanes[:, 4] * 8
     lanes[:, 5:] = lanes[:, 5:] * 4 + 40 * lanes[:, :1].round(decimals=1)
     keep, count, parents = mmops.line_nms(lanes, scores, overlap=6.0, top_k=top_k)

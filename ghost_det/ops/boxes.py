@@ -137,7 +137,7 @@ def line_nms_forward(
         first, last = start.maximum(start[best]), end.minimum(end[best]).clamp(max=len(rows) - 1)
         shared = (rows >= first[:, None]) & (rows <= last[:, None])
         distance = ((lanes[:, 5:] - lanes[best, 5:]).abs() * shared).sum(1)
-        close = (first >= 0) & (first <= last) & (distance < overlap * (last - first + 1))
+        close = (first >= 0) & (distance < overlap * (last - first + 1))
         close[: best + 1] = False
         gone |= close
         keep[kept] = order[best]

@@ -99,10 +99,10 @@ def modulated_deform_conv_forward(
     """Fill ``output`` ``(b, o, h, w)`` (Zhu et al., Deformable ConvNets v2, 2019, section 3.2).
 
     As `deform_conv_forward`, but ``mask`` ``(b, deformable_group * kernel_h * kernel_w, h, w)`` weights each
-    tap, and ``bias`` ``(o,)`` is added if ``with_bias``.
+    tap, and ``bias`` ``(o,)`` is added if ``with_bias``. Of a larger offset and mask the first entries count.
 
     Raises:
-        ValueError: ``offset`` is of another shape.
+        ValueError: ``offset`` and ``mask`` are too small.
     """
     tensors = (input, weight, offset, mask, bias)[: 4 + with_bias]
     output.copy_(_deform_conv2d(geometry, *map(wide, tensors)))
@@ -160,10 +160,14 @@ def _deform_conv2d(
     )
     taps = kernel[0] * kernel[1]
     expected = (batch, deform_groups * taps * 2, out_h, out_w)
-    if offset.shape != expected:
+    entries = out_h * out_w * deform_groups * taps
+    if offset.shape != expected and (mask is None or mask.shape[1:].numel() < entries):
         raise ValueError(
             f'deformable convolution: offset is {tuple(offset.shape)}; this geometry takes {expected}.'
         )
+    # DyHead lends a level's offset and mask to the next, whose map is smaller. The C++ operator, with which its
+    # published weights were trained, takes the first entries.
+    offset = offset.flatten(1)[:, : 2 * entries]
     # In the order of batch, rows, columns, taps, groups: a cell's channels then lie side by side.
     moves = offset.view(batch, deform_groups, taps, 2, out_h, out_w).permute(3, 0, 4, 5, 2, 1)
     tap = across(taps)[:, None]
@@ -171,7 +175,8 @@ def _deform_conv2d(
     x = moves[1] + (across(out_w) * stride[1] - pad[1])[:, None, None] + tap % kernel[1] * dilation[1]
     cells, weights = corners(y, x, height, width)
     if mask is not None:
-        mask = mask.view(batch, deform_groups, taps, out_h, out_w).permute(0, 3, 4, 2, 1)
+        mask = mask.flatten(1)[:, :entries].view(batch, deform_groups, taps, out_h, out_w)
+        mask = mask.permute(0, 3, 4, 2, 1)
         weights = weights * mask[..., None]
     columns = gather(input, cells, weights).view(-1, taps, groups, channels // groups)
     kernels = weight.view(groups, -1, channels // groups, taps)
