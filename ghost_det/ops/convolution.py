@@ -165,8 +165,8 @@ def _deform_conv2d(
         raise ValueError(
             f'deformable convolution: offset is {tuple(offset.shape)}; this geometry takes {expected}.'
         )
-    # DyHead lends a level's offset and mask to the next, whose map is smaller. The C++ operator, with which its
-    # published weights were trained, takes the first entries.
+    # DyHead lends a level's offset and mask to the next, whose map is smaller. The C++ operator, which its
+    # published weights were trained with, takes the first entries.
     offset = offset.flatten(1)[:, : 2 * entries]
     # In the order of batch, rows, columns, taps, groups: a cell's channels then lie side by side.
     moves = offset.view(batch, deform_groups, taps, 2, out_h, out_w).permute(3, 0, 4, 5, 2, 1)
