@@ -15,6 +15,7 @@ from .files import atomic
 
 SHIPPED = 'mmdet::'
 """Prefix of the configs that mmdet ships, as in ``_base_``."""
+_SCOPE = '_scope_'  # mmengine adds it to what it inherits from ``mmdet::``; it says nothing
 _WIDTH = 100
 
 
@@ -31,7 +32,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     name = str(path)
     path = Path(name)
     if name.startswith(SHIPPED):
-        path = Path(get_installed_path('mmdet')) / '.mim/configs' / name.removeprefix(SHIPPED)
+        path = _shipped() / name.removeprefix(SHIPPED)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''
@@ -56,6 +57,18 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     return cfg
 
 
+def _shipped() -> Path:
+    return Path(get_installed_path('mmdet')) / '.mim/configs'
+
+
+def name_of(cfg: Any) -> str:
+    """Return the path of the file that a config was read from, or ``mmdet::NAME``; of no file, ``''``."""
+    path = Path(cfg.filename or '').absolute()
+    if cfg.filename and path.is_relative_to(_shipped()):
+        return SHIPPED + path.relative_to(_shipped()).as_posix()
+    return str(cfg.filename or '')
+
+
 def merge_options(cfg: Any, options: dict[str, Any] | None, name: str) -> None:
     """Merge ``--cfg-options`` into the config called ``name``.
 
@@ -74,15 +87,17 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
     A dictionary that lost a key is repeated whole, after ``_delete_=True``; so are lists.
     """
-    if old.keys() - new.keys():
+    if old.keys() - new.keys() - {_SCOPE}:
         return {'_delete_': True, **new}
     said: dict[str, Any] = {}
     for key, value in new.items():
         before = old.get(key)
-        if key in old and before == value:
+        if key == _SCOPE or (key in old and before == value):
             continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
-            said[key] = changes(before, value)
+            inner = changes(before, value)
+            if inner:
+                said[key] = inner
         elif isinstance(value, Mapping) and key in old:
             said[key] = {'_delete_': True, **value}
         else:
@@ -90,22 +105,23 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def write_child(
-    out: str | Path, base: str, old: Any, new: Any, comment: str = '', force: bool = False
-) -> str:
+def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: bool = False) -> str:
     """Write a config that inherits from ``base`` and says only what differs; return its text.
 
     Args:
         out: the ``.py`` file to write.
         base: path of the config to inherit from, or ``mmdet::NAME``.
-        old: that config.
-        new: the config that the child is to be.
+        cfg: the config that the child is to be.
         comment: the first line.
         force: overwrite an existing file.
 
     Raises:
-        UserError: ``out`` is no name for a config, exists, is its own base, or cannot be written.
+        UserError: ``base`` cannot be read; ``out`` is no name for a config, exists, is its own base, or
+            cannot be written.
     """
+    if not base:
+        raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a whole config')
+    said = changes(load_config(base)._cfg_dict, cfg._cfg_dict)
     out = Path(out)
     if out.suffix != '.py':
         raise UserError(f'-o {out}: a name that ends in .py is wanted')
@@ -116,7 +132,6 @@ def write_child(
     if out.exists() and not force:
         raise UserError(f'-o {out}: exists; --force overwrites it, or choose another name')
     head = f'# {comment}\n' if comment else ''
-    said = changes(old._cfg_dict, new._cfg_dict)
     text = head + f'_base_ = {base!r}\n'
     text += ''.join(f'{name} = {_source(value, 0, len(name) + 3)}\n' for name, value in said.items())
     try:

@@ -13,7 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from .config import load_config, write_child
+from .config import load_config, name_of, write_child
 from .errors import UserError
 from .models import NETWORKS
 from .refit import CAFFE, IMAGENET, at, fit_optimizer, forget_checkpoints, use_images
@@ -54,10 +54,13 @@ class Swap:
         """Write the config as a child of the old one and return its text; see `write_child`."""
         title = _title(at(self.config, self.place).backbone)
         comment = f'{title} in {Path(self.name).name}; made by tools/swap.py.'
-        return write_child(out, self.name, self.source, self.config, comment, force)
+        return write_child(out, self.name, self.config, comment, force)
 
     def table(self, height: int, width: int) -> str:
-        """Return parameters and multiply-adds by part, before and after, for an input in pixels."""
+        """Return parameters and multiply-adds by part, before and after, for an input in pixels.
+
+        Branches that are folded for deployment are counted folded.
+        """
         before, after = (count(at(cfg, self.place), height, width) for cfg in (self.source, self.config))
         rows = {name: [*before.get(name, (0, 0)), *after.get(name, (0, 0))] for name in {**before, **after}}
         for row in rows.values():
@@ -114,7 +117,7 @@ def swap(
         UserError: the backbone is part of the method, or does not fit; the message says why.
     """
     is_config = isinstance(config, Config)
-    name = str(config.filename) if is_config else str(config)
+    name = name_of(config) if is_config else str(config)
     source = config if is_config else load_config(name)
     try:
         return _swap(source, name, _settings(backbone, settings), pretrained)
@@ -173,7 +176,11 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
         notes.append(f'gone with the old backbone: {", ".join(gone)}')
     heads_differ = rewire(detector, maps, new_maps)
     detector.backbone = {**fitted, 'init_cfg': weights.init_cfg} if weights.init_cfg else fitted
-    if not heads_differ and shapes_behind(detector, new_maps) != shapes:
+    try:
+        same = shapes_behind(detector, new_maps) == shapes
+    except Exception as error:
+        raise UserError(f'its neck does not go with the new channels: {reason(error)}') from error
+    if not heads_differ and not same:
         raise UserError('with the new backbone, its neck gives maps of other shapes')
     is_caffe = wanted.get('style') == 'caffe' or 'caffe' in str((weights.init_cfg or {}).get('checkpoint'))
     notes += use_images(cfg, CAFFE if is_caffe else IMAGENET)

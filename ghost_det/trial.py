@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .complexity import complexity, count_macs
 from .errors import UserError
+from .models import GhostNet
 
 T = TypeVar('T')
 SIDE = 128
@@ -149,7 +150,7 @@ def parameter_names(detector: Mapping[str, Any]) -> list[str]:
 
 
 def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
-    """Count parameters and multiply-adds of a detector's parts, computing nothing.
+    """Count parameters and multiply-adds of a detector's parts, folded for deployment, computing nothing.
 
     Multiply-adds of what depends on values, as on the proposals of a first stage, are not counted.
 
@@ -163,7 +164,7 @@ def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
     """
     try:
         with torch.device('meta'):
-            return dict(complexity(build_alone(detector), height, width))
+            return dict(complexity(_folded(build_alone(detector)), height, width))
     except Exception:
         try:
             return abstract(lambda: _count_dense(detector, height, width))
@@ -174,6 +175,13 @@ def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
             ) from None
 
 
+def _folded(detector: Any) -> Any:
+    """Fold the branches of our networks, which are for training alone."""
+    if isinstance(detector.backbone, GhostNet):
+        detector.backbone.switch_to_deploy()
+    return detector
+
+
 def _count_dense(detector: Mapping[str, Any], height: int, width: int) -> Parts:
     try:
         built = build_alone(detector)
@@ -181,7 +189,7 @@ def _count_dense(detector: Mapping[str, Any], height: int, width: int) -> Parts:
         parts = {name: detector[name] for name in ('backbone', 'neck') if detector.get(name)}
         built = nn.ModuleDict({name: build_part(part) for name, part in parts.items()})
     found: Parts = {}
-    for name, part in built.named_children():
+    for name, part in _folded(built).named_children():
         parameters = sum(p.numel() for p in part.parameters())
         if parameters:
             found[name] = (parameters, None)

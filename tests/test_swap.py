@@ -363,6 +363,39 @@ def test_a_child_is_short_python_and_overwrites_nothing(tmp_path: Path) -> None:
     assert Config.fromfile(str(out)).model == swapped.config.model
 
 
+def test_a_config_in_memory_gets_a_child_of_its_file(tmp_path: Path) -> None:
+    swapped = swap(small(), 'GhostNet')
+    assert swapped.name == RETINANET
+    text = swapped.write(tmp_path / 'mine.py')
+    assert f'_base_ = {RETINANET!r}' in text and 'stacked_convs=1' in text and '_scope_' not in text
+    assert Config.fromfile(str(tmp_path / 'mine.py')).model == swapped.config.model
+    with pytest.raises(UserError, match='no file to inherit from'):
+        swap(Config(small()._cfg_dict), 'GhostNet').write(tmp_path / 'other.py')
+
+
+def test_branches_are_counted_folded() -> None:
+    for name in ('GhostNetV3', 'RepGhostNet'):
+        backbone = MODELS.build(dict(type=name))
+        branched = sum(p.numel() for p in backbone.parameters())
+        backbone.switch_to_deploy()
+        folded = sum(p.numel() for p in backbone.parameters())
+        row = swap(small(), name).table(64, 64).splitlines()[2].split()
+        assert row[2] == f'{folded / 1e6:.2f}' != f'{branched / 1e6:.2f}'
+
+
+def test_channels_that_the_neck_cannot_take_are_refused() -> None:
+    cfg = small()
+    cfg.model.neck = dict(
+        type='CSPNeXtPAFPN',
+        in_channels=[8, 16, 32, 64],
+        out_channels=8,
+        norm_cfg=dict(type='GN', num_groups=4),
+    )
+    cfg.model.bbox_head.anchor_generator.strides = [4, 8, 16, 32]
+    with pytest.raises(UserError, match='its neck does not go with the new channels: .*divisible'):
+        swap(cfg, 'GhostNet', width=0.5)
+
+
 def test_table_adds_up_to_the_built_detectors() -> None:
     rows = {
         line.split()[0]: [float(cell) for cell in line.split()[1:]]
