@@ -18,7 +18,16 @@ with contextlib.redirect_stdout(io.StringIO()):
     from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
     from .evaluation import FullCocoMetric
     from .loading import load_pretrained
-    from .models import GhostModule, GhostNet, GhostNetV2, GhostNetV3, GhostResNet, RepGhostNet, ghostify
+    from .models import (
+        GhostModule,
+        GhostNet,
+        GhostNetV2,
+        GhostNetV3,
+        GhostPAN,
+        GhostResNet,
+        RepGhostNet,
+        ghostify,
+    )
     from .swap import swap_backbone
 
 globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
@@ -31,6 +40,7 @@ __all__ = [
     'GhostNet',
     'GhostNetV2',
     'GhostNetV3',
+    'GhostPAN',
     'GhostResNet',
     'ProgressHook',
     'RepGhostNet',

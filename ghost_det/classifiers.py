@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import UserError
-from .loading import Loaded, _own, describe, load_pretrained, read_tensors
+from .loading import Loaded, describe, load_pretrained, own_tensors, read_tensors
 from .models import NETWORKS, GhostNet
 from .weights import PUBLISHED, SCHEME, locate
 
@@ -97,7 +97,7 @@ def verify(source: str | Path) -> Loaded:
     Raises:
         UserError: the file cannot be had, is of none of our networks, or does not fit.
     """
-    own, _ = _own(read_tensors(locate(source)), None, str(source))
+    own, _ = own_tensors(read_tensors(locate(source)), None, str(source))
     found = describe(own)
     if found is None:
         raise UserError(f'{source}: of none of {", ".join(NETWORKS)}; its first tensor is {next(iter(own))}')

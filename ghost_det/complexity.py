@@ -69,25 +69,23 @@ def count_macs(module: nn.Module) -> Iterator[Counter[str]]:
 def classifier_table() -> str:
     """Return a Markdown table of every classifier's size beside what the papers print, at 224 px.
 
-    Networks with branches are counted folded for deployment, as the papers count them.
+    Multiply-adds are those of the network folded for deployment, as the papers count.
     """
     rows = [
-        '| variant | parameters (M) | of them folded away | paper | multiply-adds (M) | paper |',
-        '|---|---|---|---|---|---|',
+        '| variant | tensors | parameters (M) | folded (M) | paper (M) | multiply-adds (M) | paper (M) |',
+        '|---|---|---|---|---|---|---|',
     ]
     for name, entry in CLASSIFIERS.items():
         if name.endswith('1x'):
             continue
         model = classifier(name).eval()
-        training = _parameters(model)
+        tensors, training = len(model.state_dict()), _parameters(model)
         model.switch_to_deploy()
         with count_macs(model) as macs:
             model(torch.zeros(1, 3, 224, 224))
-        folded = _parameters(model)
-        away = f'{(training - folded) / 1e6:.2f}' if training > folded else ''
         rows.append(
-            f'| {name} | {folded / 1e6:.2f} | {away} | {entry.params or ""} '
-            f'| {macs.total() / 1e6:.1f} | {entry.macs or ""} |'
+            f'| {name} | {tensors} | {training / 1e6:.2f} | {_parameters(model) / 1e6:.2f} '
+            f'| {entry.params or "?"} | {macs.total() / 1e6:.1f} | {entry.macs or "?"} |'
         )
     return '\n'.join(rows)
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ _WRAPPERS = ('module.', 'model.', '_orig_mod.')  # of DDP, of training scripts, 
 _COUNTERS = ('total_ops', 'total_params')  # left in published files by the thop profiler
 # Averaged weights first: of RepGhost's and GhostNetV3's own files, they reach the published accuracy.
 _CONTENTS = ('state_dict_ema', 'state_dict', 'model', 'model_state_dict')
-_CLASSIFIER = ('classifier', 'conv_head', 'fc', 'head')
+_CLASSIFIER = ('classifier', 'conv_head', 'fc', 'head', 'blocks.9')
 # The authors' GhostNetV3 calls the norm of a branch `bn`; timm, and with it the hub's file, `bn1`.
 _UPSTREAM_V3 = re.compile(r'(_rpr_(?:conv\.\d+|scale))\.bn\.')
 
@@ -73,15 +73,17 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     head = b''
-    if path.is_file():
-        refuse_others(path, str(path))
-        with path.open('rb') as file:
-            head = file.read(9)
+    try:
+        if path.is_file():
+            refuse_others(path, str(path))
+            with path.open('rb') as file:
+                head = file.read(9)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
     if head[8:9] == b'{':
-        try:
-            tensors: dict[str, Tensor] = load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(f'{path}: damaged: {error}') from None
+        tensors: dict[str, Tensor] = load_file(path)
+    elif head and path.suffix == '.safetensors':  # by which torch.load takes it for one
+        raise UserError(f'{path}: named .safetensors, but a file of torch: rename it to {path.stem}.pth')
     else:
         content: Any = load_checkpoint(path)
         for key in _CONTENTS:
@@ -102,6 +104,8 @@ _MARKS = {
     '.short_conv.': 'GhostNetV2',
     '.fusion_bn.': 'RepGhostNet',
 }
+# Their channels at width 1.0; the deepest tells most, and shallow backbones lack it.
+_ENDS = {f'blocks.{i}.0.shortcut.2.weight': channels for i, channels in ((7, 160), (5, 80), (3, 40), (1, 24))}
 
 
 def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
@@ -109,48 +113,54 @@ def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
 
     Channels round to multiples of four, so widths are told apart to two digits; published ones first.
     """
-    end = tensors.get('blocks.7.0.shortcut.2.weight')  # 160 channels at width 1.0
+    end = next((end for end in _ENDS if end in tensors), None)
     if end is None or not any(key.startswith('blocks.0.0.ghost1.primary') for key in tensors):
         return None
     network = next((name for mark, name in _MARKS.items() if any(mark in key for key in tensors)), 'GhostNet')
     published = [w.width for w in PUBLISHED.values() if w.network == network]
-    fitting = [width for width in published if make_divisible(160 * width) == end.shape[0]]
-    return network, (fitting or [round(end.shape[0] / 160, 2)])[0]
+    channels = tensors[end].shape[0]
+    fitting = [width for width in published if make_divisible(_ENDS[end] * width) == channels]
+    return network, (fitting or [round(channels / _ENDS[end], 2)])[0]
 
 
-def _own(
+def own_tensors(
     tensors: dict[str, Tensor], prefix: str | None, source: str
 ) -> tuple[dict[str, Tensor], Counter[str]]:
     """Return the tensors of the backbone under its own names, and how many others there are, by part."""
     left: Counter[str] = Counter()
+    tensors = {key: value for key, value in tensors.items() if key.split('.')[-1] not in _COUNTERS}
+    if prefix:
+        prefix = prefix.rstrip('.') + '.'
     if prefix is None or not any(key.startswith(prefix) for key in tensors):
         for wrapper in _WRAPPERS * 2:
             if all(key.startswith(wrapper) for key in tensors):
                 tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in tensors) else ''
-    elif prefix:
-        prefix = prefix.rstrip('.') + '.'
     own = {}
     for key, value in tensors.items():
         if not key.startswith(prefix):
             left[key.split('.')[0]] += 1
-        elif key.split('.')[-1] not in _COUNTERS:
+        else:
             own[_UPSTREAM_V3.sub(r'\1.bn1.', key.removeprefix(prefix))] = value
     if not own:
-        raise UserError(f'{source}: no tensor has the prefix {prefix!r}; there are {_some(list(tensors))}')
+        parts = ', '.join(f'{part} ({count})' for part, count in left.most_common(8))
+        raise UserError(f'{source}: no tensor has the prefix {prefix!r}; the parts (and tensors) are {parts}')
     return own, left
 
 
-def _place(key: str, blocks: int) -> str | None:
-    """Return the part that a tensor without a place in a backbone of ``blocks`` groups may belong to."""
-    first, _, rest = key.partition('.')
-    position = rest.split('.')[0]
-    if first in _CLASSIFIER or (first == 'blocks' and position == '9' and blocks == 9):
+def _group(key: str) -> str:
+    return '.'.join(key.split('.')[: 2 if key.startswith('blocks.') else 1])
+
+
+def _place(key: str, groups: set[str]) -> str | None:
+    """Return the part of a classifier that a tensor is of, where a network has ``groups`` alone."""
+    group = _group(key)
+    if group in groups:
+        return None
+    if group in _CLASSIFIER:
         return 'classifier'
-    if first == 'blocks' and position.isdecimal() and int(position) >= blocks:
-        return 'deeper stages'
-    return None
+    return 'deeper stages' if re.fullmatch(r'blocks\.[0-8]', group) else None
 
 
 def load_pretrained(
@@ -173,27 +183,27 @@ def load_pretrained(
             then unchanged.
     """
     path = locate(source)
-    own, left = _own(read_tensors(path), prefix, str(source))
+    own, left = own_tensors(read_tensors(path), prefix, str(source))
     wanted = model.state_dict()
-    blocks = len(getattr(model, 'blocks', ()))
+    groups = set(map(_group, wanted))
     faults = differences(wanted, own)
-    strange = []
-    for key in own.keys() - wanted.keys():
-        part = _place(key, blocks)
-        if part is None:
-            strange.append(key)
-        else:
-            left[part] += 1
-    broken = [key for key in own.keys() & wanted.keys() if not own[key].isfinite().all()]
+    strange, fits = [], {}
+    for key, value in own.items():
+        if key not in wanted:
+            part = _place(key, groups)
+            if part is None:
+                strange.append(key)
+            else:
+                left[part] += 1
+        elif wanted[key].is_floating_point() and not value.is_floating_point():
+            faults.append(f'{key} is {value.dtype}, {wanted[key].dtype} is wanted')
+        elif wanted[key].shape == value.shape:
+            fits[key] = value.to(wanted[key].dtype)
+    broken = [key for key, value in fits.items() if not value.isfinite().all()]
     if broken:
-        raise UserError(
-            f'{source}: {len(broken)} tensors hold NaN or infinite values: {_some(sorted(broken))}'
-        )
-    fits = {
-        key: value for key, value in own.items() if getattr(wanted.get(key), 'shape', None) == value.shape
-    }
+        raise UserError(f'{source}: tensors with NaN or infinite values: {len(broken)}: {_some(broken)}')
     if ((faults or strange) and not partial) or not fits:
-        raise UserError(f'{source}: {_misfit(model, own, faults, sorted(strange), len(wanted))}')
+        raise UserError(f'{source}: {_misfit(model, own, faults, strange)}')
     model.load_state_dict(fits, strict=False)
     if strange:
         left['others'] += len(strange)
@@ -204,25 +214,34 @@ def _name(source: str | Path, path: Path) -> str:
     return f'{source} (sha256 {sha256(path)[:8]}, {path})' if str(source) != str(path) else str(source)
 
 
-def _misfit(
-    model: nn.Module, own: dict[str, Tensor], faults: list[str], strange: list[str], wanted: int
-) -> str:
+def _misfit(model: nn.Module, own: dict[str, Tensor], faults: list[str], strange: list[str]) -> str:
     """Say what does not fit, guess why, and say what to do."""
+    wanted = model.state_dict()
     name, width = type(model).__name__, getattr(model, 'width', None)
     model_is = name if width is None else f'{name} of width {width:g}'
-    text = f'does not fit {model_is}: {len(faults)} of {wanted} tensors differ'
-    text += f': {_some(faults)}. ' if faults else '. '
+    text = f'does not fit {model_is}: '
+    if faults:
+        text += f'{len(faults)} of {len(wanted)} tensors differ: {_some(faults)}. '
     if strange:
         text += f'{len(strange)} of the file have no place: {_some(strange)}. '
-    found = describe(own)
-    if any(mark in key for mark in _FOLDED for key in own):
-        text += 'It is folded for deployment; one from before switch_to_deploy is wanted. '
-    elif found is None:
-        text += f'It seems to be of another kind of network: it begins with {_some(list(own))}. '
-    elif found != (name, width):
-        text += f'It seems to hold {found[0]} of width {found[1]:g}. '
+    kind, own_kind = describe(wanted), describe(own)
+    folded, own_folded = (any(mark in key for mark in _FOLDED for key in keys) for keys in (wanted, own))
+    ends = [end for end in _ENDS if end in wanted and end in own]
+    if own_kind is None or kind is None:
+        text += 'It seems to be of another kind of network. '
+    elif own_kind[0] != kind[0] or any(own[end].shape[0] != wanted[end].shape[0] for end in ends):
+        text += f'It seems to hold {own_kind[0]} of width {own_kind[1]:g}. '
+    elif folded != own_folded:
+        which = ('network', 'file') if folded else ('file', 'network')
+        text += (
+            f'The {which[0]} is folded for deployment, the {which[1]} is not: load, then switch_to_deploy. '
+        )
+    elif not strange and all(_group(fault) == 'classifier' for fault in faults):
+        text += 'The classes differ: without num_classes the backbone alone is loaded. '
     else:
-        text += 'Network and width are the same: norm_cfg, ratio or dw_size differ, or the file is cut. '
+        text += (
+            'Network and width agree: norm_cfg, ratio, dw_size or out_indices differ, or tensors got lost. '
+        )
     published = [f'{w.width:g} ({SCHEME}{w.name})' for w in PUBLISHED.values() if w.network == name]
     if published and width is not None:
         text += f'Published for {name}: width {", ".join(published)}. '
@@ -276,16 +295,16 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
     out = Path(out)
     if out.suffix != '.safetensors':
         raise UserError(f'-o {out}: a name that ends in .safetensors is wanted')
-    own, _ = _own(read_tensors(checkpoint), prefix, str(checkpoint))
+    own, _ = own_tensors(read_tensors(checkpoint), prefix, str(checkpoint))
     found = describe(own)
     about = {'source': Path(checkpoint).name, 'format': 'pt'}
     if found is not None:
         about |= {'network': found[0], 'width': f'{found[1]:g}'}
     try:
         with atomic(out) as partial:
-            save_file({key: value.contiguous() for key, value in own.items()}, partial, metadata=about)
-    except OSError as error:
-        raise UserError(f'-o {out}: cannot be written ({error.strerror})') from None
+            save_file({key: value.contiguous().clone() for key, value in own.items()}, partial, about)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f'-o {out}: cannot be written ({getattr(error, "strerror", error)})') from None
     return own
 
 

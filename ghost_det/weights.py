@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import safetensors
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.file_download import http_get
@@ -142,9 +145,14 @@ def locate(source: str | Path) -> Path:
     return Path(text).expanduser()
 
 
-def by_hand(weights: Weights) -> Path:
-    """Return where a file that somebody put there by hand counts as these weights: first of all sources."""
-    return _downloads() / f'{weights.name}.safetensors'
+def by_hand(weights: Weights, suffix: str = '.safetensors') -> Path:
+    """Return where a file that somebody put there by hand counts as these weights: first of all sources.
+
+    Args:
+        weights: an entry of the catalogue.
+        suffix: of the hub's file; or ``'.pth'``, of the authors'.
+    """
+    return _downloads() / (weights.name + suffix)
 
 
 def fetch(weights: Weights, sources: Iterable[str] = ('hub', 'upstream')) -> Path:
@@ -160,8 +168,9 @@ def fetch(weights: Weights, sources: Iterable[str] = ('hub', 'upstream')) -> Pat
     Raises:
         UserError: none of them has it, or its content is not what it should be.
     """
-    if by_hand(weights).is_file():
-        return by_hand(weights)
+    for path in (by_hand(weights), by_hand(weights, '.pth')):
+        if path.is_file():
+            return path
     ways: dict[str, Callable[[], Path]] = {
         'hub': lambda: _fetch_hub(weights),
         'upstream': lambda: fetch_url(weights.url, weights.git_blob),
@@ -176,7 +185,8 @@ def fetch(weights: Weights, sources: Iterable[str] = ('hub', 'upstream')) -> Pat
     raise UserError(
         f'{SCHEME}{weights.name}: cannot be had:\n  '
         + '\n  '.join(faults)
-        + f'\nWays on: save {page} as {by_hand(weights)}; or name a file of yours '
+        + f'\nWays on: save {page} as {by_hand(weights)}'
+        f', or {weights.url} as {by_hand(weights, ".pth")}; or name a file of yours '
         '(tools: --pretrained FILE); or train from scratch (tools: --pretrained none; configs: init_cfg=None)'
     )
 
@@ -188,16 +198,20 @@ def _fetch_hub(weights: Weights) -> Path:
                 hf_hub_download(weights.hub, _HUB_FILE, revision=weights.revision, force_download=again)
             )
         except Exception as error:  # the client's own, its HTTP library's, and those of the file system
-            raise UserError(f'{weights.hub} (to {constants.HF_HUB_CACHE}): {_reason(error)}') from error
+            raise UserError(f'{page} (to {constants.HF_HUB_CACHE}): {_reason(error)}') from error
 
+    page = f'{constants.ENDPOINT}/{weights.hub}'
     # The client does not look at content: a file damaged on the way or in its cache is had once more.
     path = download(again=False)
     if not _as_promised(path, weights):
-        path = download(again=True)
+        try:
+            path = download(again=True)
+        except UserError as error:
+            raise UserError(f'{error}; and the copy here is damaged: {path}') from error
         if not _as_promised(path, weights):
             wanted = weights.sha256 or path.resolve().name
             raise UserError(
-                f'{weights.hub}: wrong content in {path}: its SHA-256 is {sha256(path)}, {wanted} is wanted'
+                f'{page}: wrong content, in {path}: its SHA-256 is {sha256(path)}, {wanted} is wanted'
             )
     return path
 
@@ -219,53 +233,68 @@ def fetch_url(url: str, git_blob: str | None = None) -> Path:
     Raises:
         UserError: it cannot be downloaded or written, or has another hash.
     """
-    address = hashlib.sha256(url.encode()).hexdigest()[:8]
-    path = _downloads() / f'{address}-{unquote(Path(urlsplit(url).path).name) or "weights"}'
-    if not path.is_file():
+    try:
+        path = _downloads() / _file_name(url)
+        here = path.is_file()
+        if here and git_blob in (None, git_blob_of(path)):
+            return path
         if constants.HF_HUB_OFFLINE:
-            raise UserError(f'{url}: not downloaded, as HF_HUB_OFFLINE is set')
-        try:
-            with atomic(path) as partial:
-                with partial.open('wb') as file:
-                    http_get(url, file)
-                refuse_others(partial, url)
-                _check_blob(partial, git_blob, url)
-        except UserError:
-            raise
-        except Exception as error:  # of the client, its HTTP library, or the file system
-            raise UserError(f'{url} (to {path.parent}): {_reason(error)}') from error
-    else:
-        _check_blob(path, git_blob, str(path))
+            damaged = f'; and the copy here is damaged: {path}' if here else ''
+            raise UserError(f'{url}: not downloaded, as HF_HUB_OFFLINE is set{damaged}')
+        with atomic(path) as partial:
+            with partial.open('wb') as file:
+                http_get(url, file)
+            refuse_others(partial, url)
+            if git_blob not in (None, found := git_blob_of(partial)):
+                raise UserError(f'{url}: wrong content: its git hash is {found}, {git_blob} is wanted')
+    except UserError:
+        raise
+    except Exception as error:  # of the client, its HTTP library, or the file system
+        raise UserError(f'{url} (to {_downloads()}): {_reason(error)}') from error
     return path
 
 
+def _file_name(url: str) -> str:
+    """Name a URL's copy: by its hash, as basenames repeat, and by what is harmless of its basename."""
+    address = hashlib.sha256(url.encode()).hexdigest()[:8]
+    name = unquote(urlsplit(url).path).rpartition('/')[2]
+    return f'{address}-{re.sub(r"[^0-9A-Za-z.-]", "_", name)[-100:] or "weights"}'
+
+
 def refuse_others(path: Path, name: str) -> None:
-    """Stop at what servers and repositories give in place of a file.
+    """Stop at what servers and repositories give in place of a file, and at files that were cut.
 
     Raises:
-        UserError: the file is empty, a web page, or a pointer of Git LFS.
+        UserError: the file is neither a whole safetensors file nor one of torch.
     """
     with path.open('rb') as file:
         head = file.read(256)
     if not head:
         raise UserError(f'{name}: empty')
-    if head.lstrip()[:5].lower() in (b'<!doc', b'<html'):
-        raise UserError(f'{name}: a web page, not weights (a login or an error page, as a browser will show)')
     if head.startswith(b'version https://git-lfs'):
         raise UserError(f'{name}: a pointer of Git LFS, not weights: get the file itself, as by git lfs pull')
-
-
-def _check_blob(path: Path, git_blob: str | None, name: str) -> None:
-    if git_blob is not None and git_blob_of(path) != git_blob:
-        raise UserError(f'{name}: wrong content: its git hash is {git_blob_of(path)}, {git_blob} is wanted')
+    if head[8:9] == b'{':
+        try:
+            with safetensors.safe_open(path, 'pt'):
+                return
+        except safetensors.SafetensorError as error:
+            raise UserError(f'{name}: damaged: {error}') from None
+    if head.startswith(b'PK'):
+        if not zipfile.is_zipfile(path):
+            raise UserError(f'{name}: damaged: it ends too early')
+    elif b'<html' in head.lower() or b'<!doctype' in head.lower():
+        raise UserError(f'{name}: a web page, not weights (a login or an error page, as a browser will show)')
+    elif not head.startswith(b'\x80'):  # of a pickle, as torch wrote until 1.6
+        raise UserError(f'{name}: not weights; it begins with {head[:30]!r}')
 
 
 def _reason(error: BaseException) -> str:
     """Return the innermost cause of an error, in one line."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    text = ' '.join(str(error).split()) or type(error).__name__
-    return text[:300]
+    text = str(error).partition('\nFor more information check')[0]
+    text = ' '.join(text.split())[:300] or type(error).__name__
+    return f'no connection ({text})' if isinstance(error, ConnectionError | socket.gaierror) else text
 
 
 def _downloads() -> Path:

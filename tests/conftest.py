@@ -12,6 +12,11 @@ CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope='session')
 def coco_mini() -> Path:
     """A slice of real COCO 2017, which is not part of the project."""

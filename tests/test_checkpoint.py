@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_tensors(tmp_path: Pa
         'a.pth',
         'c.py',
         '2 of 2 tensors',
-        'weight is (3, 4), the config wants (2, 4)',
+        'weight is (3, 4), (2, 4) is wanted',
         '1 classes (cat',
     ):
         assert piece in str(error.value)

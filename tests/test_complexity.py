@@ -38,3 +38,10 @@ def test_tool_prints_the_table() -> None:
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
     names = [line.split()[0] for line in done.stdout.splitlines()[-5:]]
     assert names == ['part', 'backbone', 'neck', 'bbox_head', 'all']
+
+
+def test_the_documented_sizes_are_what_the_tool_prints() -> None:
+    words = [sys.executable, 'tools/complexity.py', '--classifiers']
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert len(done.stdout.splitlines()) == 20
+    assert done.stdout in (ROOT / 'docs/family.md').read_text()

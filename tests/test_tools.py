@@ -111,7 +111,7 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
         ('train', [LITE, '--cfg-options', 'foo'], ['--cfg-options: KEY=VALUE is wanted']),
         ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: a checkpoint file is wanted']),
         ('weights', ['show', 'ghostnet_200'], ['no such published weights', 'ghostnetv2_160']),
-        ('weights', ['verify', 'README.md'], ['README.md: not a checkpoint']),
+        ('weights', ['verify', 'README.md'], ['README.md: not weights']),
         (
             'weights',
             ['extract', 'none.pth', '-o', 'x.safetensors'],

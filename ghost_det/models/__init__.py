@@ -1,6 +1,7 @@
 """The Ghost networks, registered in mmdet's ``MODELS``."""
 
 from .ghost_module import GhostModule
+from .ghost_pan import GhostPAN
 from .ghostify import GhostConv2d, GhostResNet, ghostify
 from .ghostnet import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 
@@ -15,6 +16,7 @@ __all__ = [
     'GhostNet',
     'GhostNetV2',
     'GhostNetV3',
+    'GhostPAN',
     'GhostResNet',
     'RepGhostNet',
     'ghostify',

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .ghost_module import BN, RELU, GhostModule, SqueezeExcite, activation, norm, same_conv
@@ -146,3 +147,16 @@ class ConvBnAct(ConvBn):
         """Return the activated output of convolution and norm."""
         out: Tensor = self.act1(super().forward(x))
         return out
+
+
+def start_as_shortcuts(network: nn.Module) -> None:
+    """Zero the scales of each bottleneck's last norms, which makes it its shortcut alone.
+
+    The signal then passes all of them from the first step on (arXiv 1706.02677, section 5.1), which
+    matters where training starts from scratch.
+    """
+    for block in network.modules():
+        if isinstance(block, GhostBottleneck):
+            for module in block.ghost2.modules():
+                if isinstance(module, _BatchNorm | nn.GroupNorm) and module.weight is not None:
+                    nn.init.zeros_(module.weight)

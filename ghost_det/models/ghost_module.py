@@ -51,10 +51,11 @@ def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1)
 def verified(init_cfg: Any) -> Any:
     """Return mmengine's ``init_cfg`` with `ghost_det.weights`' initialiser for its ``Pretrained`` one.
 
-    mmengine's own loads with ``strict=False``: a file of another network passes in silence.
+    mmengine's own loads with ``strict=False``: a file of another network passes in silence. As there, files
+    come last.
     """
     if isinstance(init_cfg, list | tuple):
-        return [verified(cfg) for cfg in init_cfg]
+        return sorted(map(verified, init_cfg), key=lambda cfg: cfg['type'] == 'VerifiedPretrained')
     if init_cfg and init_cfg.get('type') in ('Pretrained', PretrainedInit):
         return {**init_cfg, 'type': 'VerifiedPretrained'}
     return init_cfg

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .bottleneck import ConvBnAct, GhostBottleneck, GhostBottleneckV3
+from .bottleneck import ConvBnAct, GhostBottleneck, GhostBottleneckV3, start_as_shortcuts
 from .ghost_module import BN, RELU, GhostModule, activation, make_divisible, norm, same_conv, verified
 from .reparam import GhostModuleV3, RepGhostModule
 
@@ -198,18 +198,10 @@ class GhostNet(BaseModule):
         self.classifier = nn.Linear(self.head_channels, num_classes)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut alone.
-
-        Zero scales in the last norms of a block (arXiv 1706.02677, section 5.1) let the signal pass
-        all sixteen blocks from the first step on, which matters where training starts from scratch.
-        """
+        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut alone."""
         super().init_weights()
         if not self.init_cfg:
-            for block in self.modules():
-                if isinstance(block, GhostBottleneck):
-                    for module in block.ghost2.modules():
-                        if isinstance(module, _BatchNorm | nn.GroupNorm) and module.weight is not None:
-                            nn.init.zeros_(module.weight)
+            start_as_shortcuts(self)
 
     @classmethod
     def _stage_ends(cls) -> list[int]:

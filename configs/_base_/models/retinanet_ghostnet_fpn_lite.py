@@ -9,7 +9,13 @@ model = dict(
             dict(type='BatchSyncRandomResize', random_size_range=(160, 288), size_divisor=32, interval=1)
         ]
     ),
-    backbone=dict(_delete_=True, type='GhostNet', width=1.0, out_indices=(0, 1, 2, 3)),
+    backbone=dict(
+        _delete_=True,
+        type='GhostNet',
+        width=1.0,
+        out_indices=(0, 1, 2, 3),
+        init_cfg=dict(type='Pretrained', checkpoint='ghost://ghostnet_100'),
+    ),
     neck=dict(
         in_channels=[24, 40, 112, 160], out_channels=64, norm_cfg=norm_cfg, add_extra_convs='on_output'
     ),

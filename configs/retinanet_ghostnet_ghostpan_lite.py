@@ -1,0 +1,12 @@
+# The lite RetinaNet with GhostPAN, a neck of ghost bottlenecks, in the place of its FPN.
+_base_ = './retinanet_ghostnet_fpn_lite.py'
+model = dict(
+    neck=dict(
+        _delete_=True,
+        type='GhostPAN',
+        in_channels=[24, 40, 112, 160],
+        out_channels=64,
+        num_outs=5,
+        start_level=1,
+    ),
+)

@@ -1,0 +1,136 @@
+"""GhostPAN: a path aggregation neck made of ghost bottlenecks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .bottleneck import GhostBottleneck, start_as_shortcuts
+from .ghost_module import BN, RELU
+
+
+@MODELS.register_module()
+class GhostPAN(BaseModule):
+    """Path aggregation by ghost bottlenecks and strided depthwise convolutions.
+
+    From coarse to fine, each level takes in the coarser one, and on the way back the finer one. Extra
+    levels go on from the coarsest level as it was before this exchange and as it is after it: each is
+    the sum of both, strided.
+
+    Source: the neck of NanoDet-Plus (https://github.com/RangiLyu/nanodet, Apache-2.0). That one
+    concatenates two levels; this one adds them, as PANet does (arXiv 1803.01534, section 3.1): a
+    bottleneck then keeps its channels, and its shortcut costs nothing.
+
+    Args:
+        in_channels: channels of each map of the backbone, finest first.
+        out_channels: channels of every map that the neck returns.
+        num_outs: how many maps to return; what the backbone has not become extra levels.
+        start_level: the finest map to use; those before it are ignored.
+        kernel_size: kernel of all depthwise convolutions, strided and cheap ones; odd.
+        num_blocks: bottlenecks in a row after each sum.
+        norm_cfg: normalisation layers, as in mmdet.
+        act_cfg: activations, as in mmdet; the maps returned from the backbone's levels have none.
+        init_cfg: mmengine's; ``None`` leaves torch's own initialisation, but for the bottlenecks, which
+            start as their shortcuts alone.
+
+    Shape:
+        A ``(N, in_channels[i], H[i], W[i])`` for each level, each half of the one before it, rounded up,
+        to a tuple of ``num_outs`` maps of ``out_channels``, from level ``start_level`` on.
+
+    Raises:
+        ValueError: an argument is outside of its range, or the number of maps is not that of
+            ``in_channels``; the message names it.
+
+    Example:
+        >>> import torch
+        >>> neck = GhostPAN([24, 40, 112, 160], out_channels=64, num_outs=5, start_level=1).eval()
+        >>> maps = [torch.rand(1, c, s, s) for c, s in zip(neck.in_channels, (80, 40, 20, 10))]
+        >>> for feature in neck(maps):
+        ...     print(tuple(feature.shape))
+        (1, 64, 40, 40)
+        (1, 64, 20, 20)
+        (1, 64, 10, 10)
+        (1, 64, 5, 5)
+        (1, 64, 3, 3)
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        num_outs: int,
+        start_level: int = 0,
+        kernel_size: int = 5,
+        num_blocks: int = 1,
+        norm_cfg: dict[str, Any] = BN,
+        act_cfg: dict[str, Any] = RELU,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if start_level not in range(len(in_channels)):
+            raise ValueError(f'GhostPAN: start_level is {start_level}; 0 to {len(in_channels) - 1}')
+        used = list(in_channels[start_level:])
+        if num_outs < len(used):
+            raise ValueError(f'GhostPAN: num_outs is {num_outs}; {len(used)} or more, one for each map used')
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f'GhostPAN: kernel_size is {kernel_size}; an odd number, so that sizes halve')
+        if num_blocks < 1:
+            raise ValueError(f'GhostPAN: num_blocks is {num_blocks}; 1 or more')
+        self.in_channels = list(in_channels)
+        self.out_channels = out_channels
+        self.num_outs = num_outs
+        self.start_level = start_level
+        c = out_channels
+        layers: dict[str, Any] = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
+
+        def blocks() -> nn.Module:
+            return nn.Sequential(
+                *(GhostBottleneck(c, c, c, dw_size=kernel_size, **layers) for _ in range(num_blocks))
+            )
+
+        def strided() -> nn.Module:
+            conv: nn.Module = DepthwiseSeparableConvModule(
+                c, c, kernel_size, stride=2, padding=kernel_size // 2, **layers
+            )
+            return conv
+
+        steps, extras = range(len(used) - 1), range(num_outs - len(used))
+        self.reduce_layers = nn.ModuleList(ConvModule(inp, c, 1, **layers) for inp in used)
+        self.top_down_blocks = nn.ModuleList(blocks() for _ in steps)
+        self.downsamples = nn.ModuleList(strided() for _ in steps)
+        self.bottom_up_blocks = nn.ModuleList(blocks() for _ in steps)
+        self.extra_lvl_in_conv = nn.ModuleList(strided() for _ in extras)
+        self.extra_lvl_out_conv = nn.ModuleList(strided() for _ in extras)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; by default each bottleneck starts as GhostNet's do."""
+        super().init_weights()
+        if not self.init_cfg:
+            start_as_shortcuts(self)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the aggregated maps and the extra ones, finest first."""
+        if len(inputs) != len(self.in_channels):
+            raise ValueError(f'GhostPAN: {len(inputs)} maps; in_channels is {self.in_channels}')
+        laterals = [reduce(x) for reduce, x in zip(self.reduce_layers, inputs[self.start_level :])]
+
+        inner = [laterals[-1]]
+        for block, lateral in zip(self.top_down_blocks, reversed(laterals[:-1])):
+            upsampled = F.interpolate(inner[0], size=lateral.shape[2:], mode='nearest')
+            inner.insert(0, block(lateral + upsampled))
+
+        outs = [inner[0]]
+        for downsample, block, feature in zip(self.downsamples, self.bottom_up_blocks, inner[1:]):
+            outs.append(block(feature + downsample(outs[-1])))
+
+        before = laterals[-1]
+        for in_conv, out_conv in zip(self.extra_lvl_in_conv, self.extra_lvl_out_conv):
+            before = in_conv(before)
+            outs.append(before + out_conv(outs[-1]))
+        return tuple(outs)

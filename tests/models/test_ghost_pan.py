@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ghost_det.models.ghost_pan import GhostPAN
+from ghost_det.run import load_config, use_pretrained
+
+from ..conftest import ROOT
+from .contract import randomise
+
+CHANNELS = [6, 10, 14, 18]
+STRIDES = (4, 8, 16, 32, 64, 128)
+
+
+def small(**arguments: object) -> GhostPAN:
+    return GhostPAN(CHANNELS, **{'out_channels': 8, 'num_outs': 5, 'start_level': 1, **arguments})
+
+
+def maps(height: int, width: int, batch: int = 1) -> list[Tensor]:
+    """A backbone's maps of an image of this size."""
+    return [
+        torch.rand(batch, c, math.ceil(height / s), math.ceil(width / s)) for c, s in zip(CHANNELS, STRIDES)
+    ]
+
+
+@pytest.mark.parametrize(('height', 'width'), [(32, 32), (33, 47), (75, 100), (320, 320), (321, 65)])
+@pytest.mark.parametrize(('start_level', 'num_outs'), [(0, 4), (0, 6), (1, 3), (1, 5), (3, 1), (3, 3)])
+def test_each_map_halves_the_one_before(height: int, width: int, start_level: int, num_outs: int) -> None:
+    neck = small(start_level=start_level, num_outs=num_outs)
+    outs = neck(maps(height, width, batch=2))
+    assert [tuple(out.shape) for out in outs] == [
+        (2, 8, math.ceil(height / s), math.ceil(width / s))
+        for s in STRIDES[start_level : start_level + num_outs]
+    ]
+    assert all(out.isfinite().all() for out in outs)
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3, 5])
+@pytest.mark.parametrize('num_blocks', [1, 2])
+def test_kernel_and_blocks_reach_every_level(kernel_size: int, num_blocks: int) -> None:
+    neck = small(kernel_size=kernel_size, num_blocks=num_blocks)
+    strided = [*neck.downsamples, *neck.extra_lvl_in_conv, *neck.extra_lvl_out_conv]
+    assert len(strided) == 6
+    assert all(conv.depthwise_conv.conv.kernel_size == (kernel_size,) * 2 for conv in strided)
+    for blocks in (*neck.top_down_blocks, *neck.bottom_up_blocks):
+        assert len(blocks) == num_blocks
+        for block in blocks:
+            for ghost in (block.ghost1, block.ghost2):
+                assert ghost.cheap_operation[0].kernel_size == (kernel_size,) * 2
+    assert [out.shape[2] for out in neck(maps(64, 64, batch=2))] == [8, 4, 2, 1, 1]
+
+
+def test_the_forward_pass_is_that_of_a_naive_twin() -> None:
+    neck = randomise(small()).eval()
+    inputs = maps(75, 100)
+    low, middle, high = (neck.reduce_layers[i](inputs[i + 1]) for i in range(3))
+
+    def up(x: Tensor, like: Tensor) -> Tensor:
+        rows = torch.arange(like.shape[2]) * x.shape[2] // like.shape[2]
+        columns = torch.arange(like.shape[3]) * x.shape[3] // like.shape[3]
+        return x[:, :, rows][:, :, :, columns]
+
+    middle_down = neck.top_down_blocks[0](middle + up(high, middle))
+    out0 = neck.top_down_blocks[1](low + up(middle_down, low))
+    out1 = neck.bottom_up_blocks[0](middle_down + neck.downsamples[0](out0))
+    out2 = neck.bottom_up_blocks[1](high + neck.downsamples[1](out1))
+    before3 = neck.extra_lvl_in_conv[0](high)
+    out3 = before3 + neck.extra_lvl_out_conv[0](out2)
+    out4 = neck.extra_lvl_in_conv[1](before3) + neck.extra_lvl_out_conv[1](out3)
+    for got, want in zip(neck(inputs), (out0, out1, out2, out3, out4), strict=True):
+        assert torch.allclose(got, want, atol=1e-6)
+
+
+def test_gradients_reach_every_parameter_and_every_used_map() -> None:
+    neck = small(num_blocks=2)
+    inputs = [x.requires_grad_() for x in maps(64, 96, batch=2)]
+    sum(out.square().mean() for out in neck(inputs)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in neck.parameters())
+    assert [x.grad is not None for x in inputs] == [False, True, True, True]
+
+
+def test_every_output_sees_every_map() -> None:
+    neck = small(act_cfg=dict(type='LeakyReLU')).eval()  # ReLU may stop the gradient of a map of one cell
+    for level in range(5):
+        inputs = [x.requires_grad_() for x in maps(64, 64)]
+        neck(inputs)[level].sum().backward()
+        assert all(x.grad.abs().sum() > 0 for x in inputs[1:])
+
+
+def test_each_bottleneck_starts_as_its_shortcut_unless_told_otherwise() -> None:
+    neck = small(num_blocks=2)
+    neck.init_weights()
+    x = torch.rand(1, 8, 6, 5)
+    for blocks in (*neck.top_down_blocks, *neck.bottom_up_blocks):
+        assert torch.equal(blocks.eval()(x), x)
+    own = small(init_cfg=dict(type='Constant', val=0.5, layer='Conv2d'))
+    own.init_weights()
+    convolution, norm, _ = own.top_down_blocks[0][0].ghost2.primary_conv
+    assert (convolution.weight == 0.5).all() and (norm.weight == 1).all()
+
+
+def test_norm_and_activation_reach_every_layer() -> None:
+    neck = small(norm_cfg=dict(type='GN', num_groups=2), act_cfg=dict(type='LeakyReLU'))
+    kinds = {type(m) for m in neck.modules()}
+    assert {nn.GroupNorm, nn.LeakyReLU} <= kinds and not {nn.BatchNorm2d, nn.ReLU} & kinds
+    assert neck(maps(32, 32))[4].shape == (1, 8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(start_level=4), 'start_level is 4; 0 to 3'),
+        (dict(start_level=-1), 'start_level is -1'),
+        (dict(num_outs=2), 'num_outs is 2; 3 or more'),
+        (dict(kernel_size=4), 'kernel_size is 4'),
+        (dict(kernel_size=-1), 'kernel_size is -1'),
+        (dict(num_blocks=0), 'num_blocks is 0'),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)
+
+
+def test_maps_of_another_backbone_are_refused() -> None:
+    with pytest.raises(ValueError, match='3 maps'):
+        small()(maps(64, 64)[1:])
+
+
+def test_copied_pickled_traced_and_exported_necks_are_the_same() -> None:
+    neck = randomise(small()).eval()
+    inputs = maps(75, 100)
+    want = neck(inputs)
+    traced = torch.jit.trace(neck, (inputs,))
+    exported = torch.export.export(neck, (inputs,)).module()
+    for other in (copy.deepcopy(neck), pickle.loads(pickle.dumps(neck)), traced, exported):
+        for one, two in zip(want, other(inputs), strict=True):
+            assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_a_traced_neck_follows_another_size() -> None:
+    neck = randomise(small()).eval()
+    traced = torch.jit.trace(neck, (maps(64, 64),))
+    other = maps(75, 100)
+    for one, two in zip(neck(other), traced(other), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_the_lite_retinanet_with_it_trains_a_step_and_predicts() -> None:
+    DefaultScope.get_instance('ghost_det_tests', scope_name='mmdet')
+    cfg = load_config(ROOT / 'configs/retinanet_ghostnet_ghostpan_lite.py')
+    use_pretrained(cfg, 'none')
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    assert isinstance(model.neck, GhostPAN)
+    shape = (64, 64)
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+    sample = DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0)))
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[8.0, 8.0, 40.0, 44.0]]), labels=torch.tensor([3])
+    )
+    images = torch.rand(2, 3, *shape)
+    losses = model.train()(images, [sample, copy.deepcopy(sample)], mode='loss')
+    total = sum(value if isinstance(value, Tensor) else sum(value) for value in losses.values())
+    assert total.isfinite()
+    total.backward()
+    assert all(p.grad is not None for p in model.neck.parameters())
+    with torch.no_grad():
+        found = model.eval()(images, [sample, copy.deepcopy(sample)], mode='predict')
+    assert len(found) == 2 and found[0].pred_instances.bboxes.isfinite().all()
