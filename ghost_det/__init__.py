@@ -28,6 +28,7 @@ with contextlib.redirect_stdout(io.StringIO()):
         RepGhostNet,
         ghostify,
     )
+    from .swap import swap_backbone
 
 globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
 
@@ -47,4 +48,5 @@ __all__ = [
     'classifier',
     'ghostify',
     'load_pretrained',
+    'swap_backbone',
 ]

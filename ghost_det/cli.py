@@ -17,6 +17,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--work-dir', help='folder for logs, checkpoints, pictures (default: work_dirs/CONFIG)'
     )
+    parser.add_argument(
+        '--backbone',
+        metavar='NAME[:WIDTH]',
+        help="in place of the config's, as GhostNetV2:1.3; tools/swap.py makes a config of it",
+    )
     data = parser.add_argument_group('data, instead of the one that the config names')
     data.add_argument('--data', metavar='FOLDER', help="'sample', or a folder in COCO format")
     for split in ('train', 'val'):
@@ -38,13 +43,22 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line."""
+def parse(
+    parser: argparse.ArgumentParser, option: str = '--cfg-options optim_wrapper.optimizer.lr=0.01'
+) -> argparse.Namespace:
+    """Parse the command line.
+
+    Args:
+        parser: with the arguments of `add_common`, or others.
+        option: an example of the one that takes ``KEY=VALUE``.
+    """
     try:
         args = parser.parse_args()
     except ValueError:  # of DictAction, for an option without "="
-        parser.error('--cfg-options: KEY=VALUE is wanted, as optim_wrapper.optimizer.lr=0.01')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        name, _, example = option.partition(' ')
+        parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
+    if 'local_rank' in args:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 

@@ -7,47 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from .checkpoint import check_fits, load_checkpoint, load_safely
+from .config import load_config, merge_options
 from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
 from .loading import read_tensors
 from .models import NETWORKS
 from .report import report_test, report_training
+from .swap import parse_backbone, swap
 from .weights import PUBLISHED, SCHEME, locate
-
-
-def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
-    """Read a config file and merge ``--cfg-options`` into it.
-
-    Raises:
-        UserError: no such file, not a config, or an option that does not fit it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
-        listing = f'; {path.parent} has {", ".join(near)}' if near else ''
-        raise UserError(f'{path}: no such config file{listing}')
-    try:
-        cfg = Config.fromfile(str(path))
-    except SyntaxError as error:
-        raise UserError(f'{path}: not a config: {error.msg} in line {error.lineno}') from None
-    except Exception as error:
-        raise UserError(f'{path}: cannot be read as a config: {type(error).__name__}: {error}') from None
-    if options:
-        try:
-            cfg.merge_from_dict(options)
-        except Exception as error:
-            raise UserError(f'--cfg-options {options}: does not fit {path}: {error}') from None
-    absent = [
-        key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg
-    ]
-    if absent:
-        raise UserError(f'{path}: not the config of a detector: it has no {", ".join(absent)}')
-    return cfg
 
 
 def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
@@ -116,6 +87,7 @@ def prepare(
     batch_size: int | None = None,
     tensorboard: bool = False,
     launcher: str = 'none',
+    backbone: str | None = None,
 ) -> Any:
     """Return the config of a run: file, options, data and machine put together.
 
@@ -129,11 +101,16 @@ def prepare(
         batch_size: another number of images a step, on each device.
         tensorboard: write TensorBoard logs as well.
         launcher: as in mmengine's ``Runner``.
+        backbone: another one than the config's, ``NAME`` or ``NAME:WIDTH``; see `swap`.
 
     Raises:
-        UserError: see `load_config`, `require_data`, `set_epochs`.
+        UserError: see `load_config`, `swap`, `require_data`, `set_epochs`.
     """
-    cfg = load_config(config, options)
+    if backbone is None:
+        cfg = load_config(config, options)
+    else:
+        cfg = _with_backbone(config, backbone)
+        merge_options(cfg, options, config)  # they are for the new backbone
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or _work_dir(config)
     try:
@@ -158,6 +135,13 @@ def prepare(
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [*(h for h in hooks if h['type'] != 'ProgressHook'), dict(type='ProgressHook')]
     return cfg
+
+
+def _with_backbone(config: str, backbone: str) -> Any:
+    network, settings = parse_backbone(backbone)
+    swapped = swap(config, network, **settings)
+    print('\n'.join(swapped.notes))
+    return swapped.config
 
 
 def use_pretrained(cfg: Any, source: str) -> None:

@@ -361,12 +361,12 @@ def test_no_regions(layer):
     assert features.grad.shape == features.shape and not features.grad.any()
 
 
-def test_roi_align_says_what_it_does_not_do():
-    features = torch.randn(1, 1, 4, 4)
-    with pytest.raises(NotImplementedError, match="no stand-in for pool_mode='max'"):
-        mmops.RoIAlign(2, pool_mode='max')(features, torch.tensor([[0, 0, 0, 2, 2.0]]))
+@pytest.mark.parametrize('pool_mode', ['avg', 'max'])
+def test_roi_align_refuses_negative_sides(pool_mode):
     with pytest.raises(ValueError, match=r'\[0.0, 3.0, 1.0, 2.0, 4.0\] has a negative side'):
-        mmops.RoIAlign(2)(features, torch.tensor([[0, 0, 0, 2, 2], [0, 3, 1, 2, 4.0]]))
+        mmops.RoIAlign(2, pool_mode=pool_mode)(
+            torch.randn(1, 1, 4, 4), torch.tensor([[0, 0, 0, 2, 2], [0, 3, 1, 2, 4.0]])
+        )
 
 
 def sigmoid_focal_twin(logits, target, gamma, alpha, weight):
@@ -501,6 +501,7 @@ def test_an_operator_without_stand_in_fails_when_called():
     message = str(error.value)
     for part in ("'box_iou_rotated'", 'no compiled operators', 'mmcv', 'MMCV_WITH_OPS=1'):
         assert part in message
+    assert 'Needed by: no model family of mmdet, but by MMRotate. Build' in message
     module = sys.modules['mmcv._ext']
     assert module.box_iou_rotated.__name__ == 'box_iou_rotated'
     for name in ('__path__', '__wrapped__', '_private'):

@@ -23,6 +23,7 @@ def main() -> None:
         work_dir=args.work_dir,
         options=args.cfg_options,
         launcher=args.launcher,
+        backbone=args.backbone,
         out=args.out,
         show_dir=args.show_dir,
     )

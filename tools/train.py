@@ -37,6 +37,7 @@ def main() -> None:
         work_dir=args.work_dir,
         options=args.cfg_options,
         launcher=args.launcher,
+        backbone=args.backbone,
         epochs=args.epochs,
         batch_size=args.batch_size,
         resume=args.resume,

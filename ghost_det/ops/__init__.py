@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .stand_ins import STAND_INS
+from .stand_ins import STAND_INS, USERS
 
 EXTENSION = 'mmcv._ext'
 INSTALL = (
@@ -92,9 +92,11 @@ def _missing(name: str) -> Callable[..., Any]:
         raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
 
     def operator(*args: Any, **kwargs: Any) -> Any:
+        users = ', '.join(user for user, prefixes in USERS.items() if name.startswith(prefixes))
         raise NotImplementedError(
             f"mmcv's operator {name!r} is not available: {_mmcv_source()} has no compiled operators, and "
-            f'ghost_det has no stand-in for this one. Build a compiled mmcv for torch {torch.__version__} '
+            'ghost_det has no stand-in for this one. Needed by: no model family of mmdet'
+            f'{users and ", but by " + users}. Build a compiled mmcv for torch {torch.__version__} '
             '(MMCV_WITH_OPS=1, https://mmcv.readthedocs.io/en/latest/get_started/build.html), or choose a '
             f'model that does without {name!r}.'
         )

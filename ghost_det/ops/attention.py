@@ -1,0 +1,69 @@
+"""Multi-scale deformable attention."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor
+
+from .numeric import add_gradients, wide
+
+
+def ms_deform_attn_forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """Sum values at points of several maps (Zhu et al., Deformable DETR, 2021, equation 3).
+
+    mmcv calls this on GPUs only; on the CPU it takes the torch function that does the work here too.
+
+    Args:
+        value: ``(b, keys, heads, c)``, the maps one after the other, row by row.
+        spatial_shapes: ``(levels, 2)``, height and width of each.
+        level_start_index: ``(levels,)``, not used.
+        sampling_locations: ``(b, queries, heads, levels, points, 2)``, x and y, 0 to 1 across a map.
+        attention_weights: ``(b, queries, heads, levels, points)``.
+        im2col_step: Not used.
+
+    Returns:
+        ``(b, queries, heads * c)``.
+    """
+    output = _attention(spatial_shapes, wide(value), wide(sampling_locations), wide(attention_weights))
+    return output.to(value.dtype)
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:
+    """Add the gradient of `ms_deform_attn_forward` to the last three tensors."""
+
+    def forward(*tensors: Tensor) -> Tensor:
+        return _attention(spatial_shapes, *tensors)
+
+    add_gradients(
+        forward,
+        (value, sampling_locations, attention_weights),
+        grad_output,
+        (grad_value, grad_sampling_loc, grad_attn_weight),
+    )
+
+
+def _attention(spatial_shapes: Tensor, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    # Only here: mmcv.ops imports the operators of this package.
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    output = multi_scale_deformable_attn_pytorch(value, spatial_shapes, locations, weights)
+    return cast(Tensor, output)

@@ -1,0 +1,147 @@
+"""Overlaps and suppression of boxes and lanes."""
+
+from __future__ import annotations
+
+import torch
+import torchvision  # type: ignore[import-untyped]  # noqa: F401  # loads torch.ops.torchvision
+from torch import Tensor
+
+from .numeric import wide
+
+
+def _overlaps(a: Tensor, b: Tensor, offset: int = 0, of_first: bool = False) -> Tensor:
+    """IoU of boxes ``(..., 4)`` that broadcast, or the part of ``a`` that is covered (``of_first``)."""
+    lower, upper = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    shared = (upper - lower + offset).clamp(min=0).prod(-1)
+    area = (a[..., 2:] - a[..., :2] + offset).prod(-1)
+    if not of_first:
+        area = area + (b[..., 2:] - b[..., :2] + offset).prod(-1) - shared
+    return shared / area
+
+
+def bbox_overlaps(
+    bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int
+) -> None:
+    """Fill ``ious`` ``(m, n)``, or ``(m,)`` if ``aligned``, for boxes ``(m, 4)`` and ``(n, 4)``.
+
+    ``mode`` 0 is intersection over union, 1 over the first box. A side is ``x2 - x1 + offset`` pixels.
+    """
+    first, second = wide(bboxes1), wide(bboxes2)
+    ious.copy_(_overlaps(first if aligned else first[:, None], second, offset, of_first=mode == 1))
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Indices ``(k,)`` of the boxes ``(n, 4)`` that stay, best score first.
+
+    A box goes if its IoU with a better one is greater than ``iou_threshold``. Of equal scores the first wins.
+    """
+    boxes = wide(boxes)
+    if offset:
+        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    # torchvision holds a float32 IoU against a float64 threshold: 0.6 would suppress an IoU of exactly 0.6.
+    threshold = boxes.new_tensor(iou_threshold).item()
+    keep: Tensor = torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), threshold)
+    return keep
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Lower the scores of boxes that overlap a better one (Bodla et al., 2017, section 3).
+
+    ``method`` 0 zeroes and 1 scales a score by ``1 - IoU`` from ``iou_threshold`` on; 2 scales every score by
+    ``exp(-IoU² / sigma)``. Boxes that fall below ``min_score`` are dropped. Boxes ``(n, 4)`` and their
+    final scores go to the first k rows of ``dets`` ``(n, 5)``, in the order of choice.
+
+    Returns:
+        Indices ``(k,)`` of these boxes.
+    """
+    boxes, scores = wide(boxes), wide(scores).clone()
+    rest = torch.arange(len(boxes), device=boxes.device)
+    chosen = []
+    while len(rest):
+        at = int(scores[rest].argmax())
+        best = int(rest[at])
+        # The C++ operator swaps the best to the front; of equal scores, the order after that decides.
+        rest[at] = rest[0]
+        rest = rest[1:]
+        chosen.append(best)
+        iou = _overlaps(boxes[best], boxes[rest], offset)
+        if method == 2:
+            factor = (-(iou * iou) / sigma).exp()
+        else:
+            factor = torch.where(iou >= iou_threshold, 1 - iou if method == 1 else torch.zeros_like(iou), 1)
+        scores[rest] *= factor
+        rest = _fill_gaps(rest, ~(scores[rest] < min_score))
+    keep = torch.tensor(chosen, dtype=torch.long, device=boxes.device)
+    dets[: len(keep)] = torch.cat((boxes[keep], scores[keep, None]), 1)
+    return keep
+
+
+def _fill_gaps(rest: Tensor, keep: Tensor) -> Tensor:
+    """Drop entries as the C++ operator does, which moves the last one into each gap."""
+    count = int(keep.sum())
+    head = rest[:count].clone()
+    head[~keep[:count]] = rest[count:][keep[count:]].flip(0)
+    return head
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Group detections ``(n, 5)``, boxes and scores, by the best one that they overlap.
+
+    Each group holds the index of a box that NMS keeps, then of those whose IoU with it is at least
+    ``iou_threshold``, best score first.
+    """
+    boxes = wide(dets)[:, :4]
+    rest = dets[:, 4].argsort(descending=True, stable=True)
+    groups = []
+    while len(rest):
+        best, rest = rest[0], rest[1:]
+        near = _overlaps(boxes[best], boxes[rest]) >= iou_threshold
+        groups.append([int(best), *rest[near].tolist()])
+        rest = rest[~near]
+    return groups
+
+
+def line_nms_forward(
+    boxes: Tensor, scores: Tensor, overlap: float, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Suppress lanes that run close to a better one (Zheng et al., CLRNet, 2022).
+
+    Of a lane ``(5 + rows,)``, entry 2 is the start, 0 to 1, entry 4 the length in rows; then comes x on each
+    row. Two are close if they share rows and are less than ``overlap`` apart on these, on average. (C++
+    looks one of the two up by its rank, as if lanes came in the order of ``scores``; here any order will do.)
+
+    Returns:
+        Indices ``(n,)`` of the lanes that stay, best first, then zeros; how many stay, at most ``top_k``; and
+        for each lane ``(n,)`` the number, from 1, of the last kept one that it is or is close to.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    lanes = wide(boxes)[order]
+    rows = torch.arange(lanes.shape[1] - 5, device=lanes.device)
+    start = (lanes[:, 2] * (len(rows) - 1) + 0.5).trunc()
+    end = start + lanes[:, 4].trunc() - 1
+    keep, parents = torch.zeros_like(order), torch.zeros_like(order)
+    gone = torch.zeros_like(order, dtype=torch.bool)
+    kept = 0
+    for best in range(len(order)):
+        if kept == top_k or gone[best]:
+            continue
+        first, last = start.maximum(start[best]), end.minimum(end[best]).clamp(max=len(rows) - 1)
+        shared = (rows >= first[:, None]) & (rows <= last[:, None])
+        distance = ((lanes[:, 5:] - lanes[best, 5:]).abs() * shared).sum(1)
+        close = (first >= 0) & (distance < overlap * (last - first + 1))
+        close[: best + 1] = False
+        gone |= close
+        keep[kept] = order[best]
+        kept += 1
+        close[best] = True
+        parents[order[close]] = kept
+    return keep, torch.tensor(kept, device=order.device), parents

@@ -1,0 +1,91 @@
+"""Focal losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .numeric import wide
+
+
+def _sigmoid_terms(
+    input: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logit of the right answer ``(n, c)``, its sign against ``input``, and the weight of its loss."""
+    classes = input.size(1)
+    if target.numel() and int(target.max()) > classes:
+        raise ValueError(
+            f'sigmoid_focal_loss: target holds label {int(target.max())}, but there are {classes} classes '
+            f'(0 to {classes - 1}, and {classes} for background). Compare num_classes with the data.'
+        )
+    logits = wide(input)
+    is_class = target[:, None] == torch.arange(classes, device=target.device)
+    sign = is_class.to(logits.dtype) * 2 - 1
+    scale = torch.where(is_class, logits.new_tensor(alpha), logits.new_tensor(1 - alpha))
+    return logits * sign, sign, scale * weight[target][:, None] if weight.numel() else scale
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Fill ``output`` ``(n, c)`` for logits ``(n, c)`` (Lin et al., Focal Loss, 2017, equation 5).
+
+    ``target`` ``(n,)`` holds labels 0 to c, c being background; ``weight`` is ``(c,)``, by label, or empty.
+    Computed from the logit: it stays exact where C++, from the float32 probability, jumps to log 0 (87).
+
+    Raises:
+        ValueError: a label is greater than c.
+    """
+    right, _, scale = _sigmoid_terms(input, target, weight, alpha)
+    output.copy_(-scale * (-right).sigmoid() ** gamma * F.logsigmoid(right))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Fill ``grad_input`` ``(n, c)`` with the derivative of `sigmoid_focal_loss_forward`."""
+    right, sign, scale = _sigmoid_terms(input, target, weight, alpha)
+    wrong = (-right).sigmoid()
+    slope = wrong**gamma * (gamma * right.sigmoid() * F.logsigmoid(right) - wrong)
+    grad_input.copy_(sign * scale * slope)
+
+
+def _softmax_terms(
+    softmax: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities ``(n, c)``, that of each target ``(n,)``, and the weight of its loss; 0 if ignored."""
+    softmax, label = wide(softmax), target.clamp(min=0)
+    chosen = softmax.gather(1, label[:, None])[:, 0].clamp(min=torch.finfo(torch.float32).tiny)
+    scale = alpha * (target >= 0).to(softmax.dtype)
+    return softmax, chosen, scale * weight[label] if weight.numel() else scale
+
+
+def softmax_focal_loss_forward(
+    softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Fill ``output`` ``(n,)`` for probabilities ``(n, c)`` and ``target`` ``(n,)``, 0 to c - 1.
+
+    A negative target is ignored; ``weight`` is ``(c,)``, by label, or empty.
+    """
+    _, chosen, scale = _softmax_terms(softmax, target, weight, alpha)
+    output.copy_(-scale * (1 - chosen) ** gamma * chosen.log())
+
+
+def softmax_focal_loss_backward(
+    softmax: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    buff: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Fill ``grad_input`` ``(n, c)``, by the logits, and ``buff`` ``(n,)``, its factor common to a sample."""
+    probability, chosen, scale = _softmax_terms(softmax, target, weight, alpha)
+    # gamma < 1 divides by this, at a chosen probability of 1, where the whole term vanishes.
+    wrong = (1 - chosen).clamp(min=torch.finfo(torch.float32).tiny)
+    factor = scale * (gamma * wrong ** (gamma - 1) * chosen * chosen.log() - wrong**gamma)
+    is_class = target[:, None] == torch.arange(probability.size(1), device=target.device)
+    buff.copy_(factor)
+    grad_input.copy_(factor[:, None] * (is_class.to(probability.dtype) - probability))
