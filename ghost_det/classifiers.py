@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .errors import UserError
-from .loading import Loaded, check_is_published, describe, load_pretrained, own_tensors, read_tensors
+from .loading import (
+    Loaded,
+    check_is_published,
+    describe,
+    is_folded,
+    load_pretrained,
+    load_tensors,
+    own_tensors,
+    read_tensors,
+)
 from .models import NETWORKS, GhostNet
 from .weights import PUBLISHED, SCHEME, Weights, locate, named
 
@@ -104,17 +113,17 @@ def verify(source: str | Path, expected: Weights | None = None) -> Loaded:
             network that the published name promises.
     """
     path = locate(source)
-    own, _ = own_tensors(read_tensors(path), None, str(source))
+    own, left = own_tensors(read_tensors(path), None, str(source))
     check_is_published(expected or named(source), path, own)
     found = describe(own)
     if found is None:
         raise UserError(f'{source}: of none of {", ".join(NETWORKS)}; its first tensor is {next(iter(own))}')
     network, width = found
     model = NETWORKS[network](width=width, **_settings(own))
-    if any('.primary_conv.0.bias' in key or '.cheap_operation.bias' in key for key in own):
+    if is_folded(own):
         model.switch_to_deploy()
-    loaded = load_pretrained(model, path)
-    return replace(loaded, network=f'{network} of width {width:g}', source=str(source))
+    loaded = load_tensors(model, own, left, str(source), str(path))
+    return replace(loaded, network=f'{network} of width {width:g}')
 
 
 def _settings(own: dict[str, Tensor]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from .annotations import has_byte_order_mark, read_annotations
 from .errors import UserError
+from .files import atomic
 from .sample import make_sample
 
 SPLIT_NAMES = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
@@ -204,12 +204,9 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
         box.setdefault('iscrowd', 0)
         box['id'] = number
     content.setdefault('info', {})
-    folder.mkdir(parents=True, exist_ok=True)
     copy = folder / annotations.name
-    # By way of a file of its own, as every process of a distributed run comes through here.
-    partial = copy.with_name(f'.{copy.name}.{os.getpid()}')
-    partial.write_text(json.dumps(content))
-    partial.replace(copy)
+    with atomic(copy) as partial:  # as every process of a distributed run comes through here
+        partial.write_text(json.dumps(content))
     return copy
 
 

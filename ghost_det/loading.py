@@ -130,6 +130,11 @@ def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
     return network, next(fitting, guess)
 
 
+def is_folded(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether a state dict is of a network after ``switch_to_deploy``."""
+    return any(mark in key for mark in _FOLDED for key in tensors)
+
+
 def own_tensors(
     tensors: dict[str, Tensor], prefix: str | None, source: str
 ) -> tuple[dict[str, Tensor], Counter[str]]:
@@ -192,6 +197,30 @@ def load_pretrained(
     path = locate(source)
     own, left = own_tensors(read_tensors(path), prefix, str(source))
     check_is_published(named(source), path, own)
+    return load_tensors(model, own, left, _name(source, path), str(source), partial)
+
+
+def load_tensors(
+    model: nn.Module,
+    own: dict[str, Tensor],
+    left: Counter[str],
+    name: str,
+    source: str,
+    partial: bool = False,
+) -> Loaded:
+    """Do what `load_pretrained` does with what `own_tensors` gave.
+
+    Args:
+        model: a network of `ghost_det.models`.
+        own: tensors under the network's names.
+        left: tensors of the file that are not among them, by part.
+        name: of the source, for the log.
+        source: of the tensors, for errors.
+        partial: load what fits, and report what does not.
+
+    Raises:
+        UserError: the tensors do not fit; the network is then unchanged.
+    """
     wanted = model.state_dict()
     groups = set(map(_group, wanted))
     faults = differences(wanted, own)
@@ -215,7 +244,7 @@ def load_pretrained(
     model.load_state_dict(fits, strict=False)
     if strange:
         left['others'] += len(strange)
-    return Loaded(type(model).__name__, _name(source, path), len(fits), len(wanted), left, tuple(faults))
+    return Loaded(type(model).__name__, name, len(fits), len(wanted), left, tuple(faults))
 
 
 def check_is_published(weights: Weights | None, path: Path, own: Mapping[str, Tensor]) -> None:
@@ -251,7 +280,7 @@ def _misfit(model: nn.Module, own: dict[str, Tensor], faults: list[str], strange
     if nested:
         text += f"Its {nested}backbone is chosen by prefix='{nested}backbone' in init_cfg. "
     kind, own_kind = describe(wanted), describe(own)
-    folded, own_folded = (any(mark in key for mark in _FOLDED for key in keys) for keys in (wanted, own))
+    folded, own_folded = is_folded(wanted), is_folded(own)
     ends = [end for end in _ENDS if end in wanted and end in own]
     if own_kind is None or kind is None:
         text += 'It seems to be of another kind of network. '

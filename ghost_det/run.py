@@ -15,10 +15,10 @@ from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
 from .loading import read_tensors
-from .models import NETWORKS
+from .models import BACKBONES, NETWORKS
 from .report import report_test, report_training
 from .swap import parse_backbone, swap
-from .weights import PUBLISHED, SCHEME, locate
+from .weights import address, locate
 
 
 def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
@@ -160,14 +160,13 @@ def use_pretrained(cfg: Any, source: str) -> None:
     if backbone is None:
         raise UserError(f'--pretrained {source}: the config has no model.backbone to start from it')
     kind = backbone.type.rpartition('.')[2]
-    if source != 'none' and kind not in (*NETWORKS, 'GhostResNet'):
+    if source != 'none' and kind not in BACKBONES:
         raise UserError(
             f'--pretrained {source}: the backbone is {kind}, and only those of ghost_det '
             f'({", ".join(NETWORKS)}) check what they load; name its weights in its init_cfg'
         )
     if source != 'none':
-        checkpoint = SCHEME + source if source in PUBLISHED else source
-        backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+        backbone.init_cfg = dict(type='Pretrained', checkpoint=address(source))
         return
     backbone.init_cfg = None
     if backbone.get('norm_eval'):

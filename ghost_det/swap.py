@@ -15,13 +15,12 @@ from mmengine.registry import DefaultScope
 
 from .config import load_config, name_of, write_child
 from .errors import UserError
-from .models import NETWORKS
+from .models import BACKBONES, NETWORKS
 from .refit import CAFFE, IMAGENET, at, fit_optimizer, forget_checkpoints, use_images
 from .trial import Map, count, fault_of, maps_of, reason, shapes_behind
-from .weights import PUBLISHED, SCHEME
+from .weights import PUBLISHED, address
 from .wiring import fit_levels, place_of, rewire
 
-OURS = (*NETWORKS, 'GhostResNet')
 _BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
 
 
@@ -142,7 +141,7 @@ def _settings(backbone: str | Mapping[str, Any], settings: dict[str, Any]) -> di
     """Return the dictionary of a known backbone."""
     cfg = dict(type=backbone, **settings) if isinstance(backbone, str) else {**backbone, **settings}
     if MODELS.get(str(cfg.get('type'))) is None:
-        raise UserError(f'there is no backbone {cfg.get("type")}; ours are {", ".join(OURS)}')
+        raise UserError(f'there is no backbone {cfg.get("type")}; ours are {", ".join(BACKBONES)}')
     return {'type': cfg['type'], 'width': 1.0, **cfg} if cfg['type'] in NETWORKS else cfg
 
 
@@ -191,7 +190,7 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     if fault:
         notes.append(f'checked up to the neck alone; what is behind it cannot be run here: {reason(fault)}')
     notes += fit_optimizer(cfg, was, detector, whole=not fault and len(place) == 1)
-    if wanted['type'] in OURS:
+    if wanted['type'] in BACKBONES:
         custom = cfg.get('custom_imports') or {}
         names = custom.get('imports') or []
         names = [names] if isinstance(names, str) else list(names)
@@ -229,7 +228,7 @@ def _weights(wanted: Mapping[str, Any], pretrained: str | None) -> Weights:
             pretrained = f'torchvision://resnet{wanted.get("depth")}'
     if pretrained in (None, 'none'):
         return Weights(None, f'{why}. From scratch, so that nothing of it is frozen')
-    checkpoint = SCHEME + str(pretrained) if pretrained in PUBLISHED else str(pretrained)
+    checkpoint = address(str(pretrained))
     return Weights(dict(type='Pretrained', checkpoint=checkpoint), checkpoint)
 
 

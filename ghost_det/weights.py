@@ -149,6 +149,11 @@ def locate(source: str | Path) -> Path:
     return fetch_url(text)
 
 
+def address(source: str) -> str:
+    """Return ``ghost://NAME`` for a published name, and files and URLs as they are."""
+    return SCHEME + source if source in PUBLISHED else source
+
+
 def named(source: str | Path) -> Weights | None:
     """Return the catalogue's entry that ``ghost://NAME`` or a bare name is of, ``None`` for files and URLs.
 

@@ -9,7 +9,11 @@ NETWORKS: dict[str, type[GhostNet]] = {
     cls.__name__: cls for cls in (GhostNet, GhostNetV2, GhostNetV3, RepGhostNet)
 }
 
+BACKBONES = (*NETWORKS, 'GhostResNet')
+"""Those whose ``init_cfg`` is verified."""
+
 __all__ = [
+    'BACKBONES',
     'NETWORKS',
     'GhostConv2d',
     'GhostModule',
