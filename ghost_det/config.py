@@ -32,7 +32,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     name = str(path)
     path = Path(name)
     if name.startswith(SHIPPED):
-        path = _shipped() / name.removeprefix(SHIPPED)
+        path = shipped() / name.removeprefix(SHIPPED)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''
@@ -57,15 +57,16 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     return cfg
 
 
-def _shipped() -> Path:
+def shipped() -> Path:
+    """Return the folder of the configs that mmdet ships."""
     return Path(get_installed_path('mmdet')) / '.mim/configs'
 
 
 def name_of(cfg: Any) -> str:
     """Return the path of the file that a config was read from, or ``mmdet::NAME``; of no file, ``''``."""
     path = Path(cfg.filename or '').absolute()
-    if cfg.filename and path.is_relative_to(_shipped()):
-        return SHIPPED + path.relative_to(_shipped()).as_posix()
+    if cfg.filename and path.is_relative_to(shipped()):
+        return SHIPPED + path.relative_to(shipped()).as_posix()
     return str(cfg.filename or '')
 
 

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from mmdet.registry import MODELS
-from mmengine.config import Config, ConfigDict
-from mmengine.logging import MessageHub
-from mmengine.model import revert_sync_batchnorm
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ghost_det import swap_backbone
@@ -21,6 +18,7 @@ from ghost_det.errors import UserError
 from ghost_det.refit import IMAGENET, use_images
 from ghost_det.run import prepare
 from ghost_det.swap import Swap, parse_backbone, swap
+from ghost_det.sweep import exercise
 from ghost_det.trial import count
 from ghost_det.wiring import fit_levels
 
@@ -95,7 +93,6 @@ def small() -> Any:
 @pytest.fixture(autouse=True)
 def scope() -> None:
     DefaultScope.get_instance('ghost_det_tests', scope_name='mmdet')
-    MessageHub.get_current_instance().update_info('iter', 0)  # which the loop of a training does
 
 
 def detector_of(swapped: Swap) -> Any:
@@ -103,37 +100,6 @@ def detector_of(swapped: Swap) -> Any:
     for key in swapped.place:
         detector = detector[key]
     return detector
-
-
-def trains_and_predicts(model: Any) -> None:
-    """Do a step of training on random images, and find something in one."""
-    from mmdet.testing import demo_mm_inputs  # after ghost_det, or mmdet's masks find no operators
-
-    model = copy.deepcopy(model)
-    model.backbone.init_cfg = None
-    model.setdefault('data_preprocessor', ConfigDict(type='DetDataPreprocessor', pad_size_divisor=32))
-    model.data_preprocessor.update(batch_augments=None)  # some pad to 1024 pixels
-    for cfg, key in ((model.get('train_cfg'), 'rpn_proposal'), (model.get('test_cfg'), 'rpn')):
-        if cfg and key in cfg:
-            cfg[key].max_per_img = 10
-    torch.manual_seed(0)
-    detector = revert_sync_batchnorm(MODELS.build(model)).train()
-    data = demo_mm_inputs(2, (3, 128, 128), num_items=[2, 3], num_classes=1 if 'qd' in str(model) else 80,
-                          with_mask=True, with_semantic=True)  # fmt: skip
-    for sample in data['data_samples']:
-        sample.gt_instances.labels.clamp_(max=0)
-        sample.gt_sem_seg.sem_seg.clamp_(max=0)
-    images = detector.data_preprocessor(copy.deepcopy(data), True)
-    losses = detector(**images, mode='loss')
-    loss, _ = detector.parse_losses(losses)
-    assert loss.isfinite()
-    loss.backward()
-    slopes = [p.grad for p in detector.backbone.parameters() if p.requires_grad]
-    assert sum(g is not None and bool(g.abs().sum() > 0) for g in slopes) > len(slopes) / 2
-    detector.eval()
-    with torch.no_grad():
-        found = detector.test_step(demo_mm_inputs(1, (3, 128, 128), num_items=[1]))
-    assert len(found) == 1
 
 
 @pytest.mark.parametrize('case', SWAPS)
@@ -148,7 +114,7 @@ def test_swapped_detector_is_its_child_config_and_trains_and_predicts(case: str,
     assert len(text.splitlines()) < 40 and max(map(len, text.splitlines())) < 160
     again = Config.fromfile(str(tmp_path / 'deep/child.py'))
     assert again._cfg_dict == swapped.config._cfg_dict
-    trains_and_predicts(detector)
+    exercise(detector)
 
 
 REFUSED = {

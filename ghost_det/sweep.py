@@ -1,0 +1,327 @@
+"""A backbone under every kind of detector that mmdet ships: swapped, trained for a step, asked for boxes."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import importlib.metadata
+import logging
+import multiprocessing
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from tqdm import tqdm
+
+from .config import SHIPPED, load_config, shipped
+from .errors import UserError
+from .refit import at
+from .swap import parse_backbone, swap
+from .trial import PROPOSALS, necks, reason, without_weights
+
+SIDES = (128, 256, 512)
+"""Pixels of the square images, the next where a detector wants more cells of its maps."""
+RESULTS = {
+    'works': 'swapped, one step of its own optimizer, and a prediction',
+    'in part': 'swapped; what is behind the neck runs neither before nor after on random images here',
+    'refused': 'the swap says why not',
+    'unreadable': 'its config cannot be read here, before or after',
+    'fails': 'it runs as it was, and not with the new backbone',
+}
+
+
+class Outcome(NamedTuple):
+    """What became of one config."""
+
+    config: str
+    detector: str
+    backbone: str
+    result: str
+    reason: str
+    seconds: float
+
+
+def find_configs(folders: Sequence[str] = ()) -> list[str]:
+    """Return one of mmdet's configs for each kind of detector, backbone, neck, head and dcn, by folder.
+
+    Args:
+        folders: of mmdet's ``configs``, or configs as ``mmdet::NAME``; all folders by default.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    root = shipped()
+    known = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != '_base_')
+    chosen = []
+    for folder in folders or known:
+        if folder.startswith(SHIPPED) or folder.endswith('.py'):
+            chosen.append(folder)
+            continue
+        if folder not in known:
+            raise UserError(f'{folder}: mmdet ships no such folder of configs; it has {", ".join(known)}')
+        kinds: dict[Any, str] = {}
+        paths = sorted((root / folder).glob('*.py'), key=lambda p: (len(p.name), p.name))
+        for path in tqdm(paths, desc=f'reading {folder}', leave=False):
+            name = f'{SHIPPED}{folder}/{path.name}'
+            kind = _kind(name)
+            if kind is not None:
+                kinds.setdefault(kind, name)
+        chosen += kinds.values()
+    return chosen
+
+
+def _kind(name: str) -> Any:
+    """Return what makes a config another case for the swap, or ``None`` for a piece without a model."""
+    try:
+        # Not as load_config does: through ``mmdet::``, mmengine reads all of mmdet's index for each.
+        cfg = Config.fromfile(str(shipped() / name.removeprefix(SHIPPED)))
+    except Exception as error:
+        return reason(error)[:60]
+    if not cfg.get('model'):
+        return None
+    model = cfg.model
+    detector = model if 'backbone' in model else model.get('detector') or model
+    backbone = detector.get('backbone') or {}
+    heads = sorted(_types({key: part for key, part in detector.items() if key.endswith('head')}))
+    return (
+        *(str(part.get('type')) for part in (model, detector, backbone, *necks(detector))),
+        *heads,
+        str((backbone.get('dcn') or {}).get('type')),
+        bool(backbone.get('plugins')),
+        tuple(backbone.get('out_indices') or ()),
+    )
+
+
+def _types(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get('type'), str) and node['type'].endswith('Head'):
+            yield node['type']
+        for value in node.values():
+            yield from _types(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _types(value)
+
+
+def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
+    """Train a detector for one step on random images, let it predict, and return it.
+
+    Args:
+        detector: its config; no weights are loaded.
+        optim_wrapper: config of its optimizer; SGD by default.
+
+    Raises:
+        RuntimeError: the loss is not finite, or does not reach most of the backbone.
+        Exception: whatever its parts raise.
+    """
+    MessageHub.get_current_instance().update_info('iter', 0)  # which the loop of a training does
+    for side in SIDES:
+        try:
+            return _exercise(copy.deepcopy(dict(detector)), copy.deepcopy(optim_wrapper), side)
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            if side == SIDES[-1]:
+                raise
+    raise AssertionError('SIDES is empty')
+
+
+def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
+    from mmdet.testing import demo_mm_inputs  # after ghost_det, or mmdet's masks find no operators
+
+    cfg['backbone'] = ConfigDict(without_weights(cfg['backbone']))
+    cfg.pop('init_cfg', None)
+    cfg.setdefault('data_preprocessor', ConfigDict(type='DetDataPreprocessor', pad_size_divisor=32))
+    if cfg['data_preprocessor'].get('batch_augments'):
+        cfg['data_preprocessor']['batch_augments'] = None  # some pad to 1024 pixels
+    for part, key in (('train_cfg', 'rpn_proposal'), ('test_cfg', 'rpn')):
+        if (cfg.get(part) or {}).get(key):
+            cfg[part][key]['max_per_img'] = PROPOSALS  # mask heads take seconds for a thousand
+    torch.manual_seed(0)
+    detector = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg)))
+    detector.init_weights()
+    detector.train()
+    inputs = dict(image_shapes=(3, side, side), num_classes=_classes(cfg), with_mask=True, with_semantic=True)
+    data = demo_mm_inputs(2, num_items=[2, 3], **inputs)
+    for sample in data['data_samples']:
+        sample.gt_instances.labels -= 1  # its generator starts at 1
+    wrapper = build_optim_wrapper(detector, optim_wrapper or dict(optimizer=dict(type='SGD', lr=1e-3)))
+    images = detector.data_preprocessor(data, True)
+    loss, _ = detector.parse_losses(detector(**images, mode='loss'))
+    if not loss.isfinite():
+        raise RuntimeError(f'the loss is {loss.item()}')
+    wrapper.backward(loss)
+    slopes = [p.grad for p in detector.backbone.parameters() if p.requires_grad]
+    reached = sum(slope is not None for slope in slopes)
+    moved = any(slope is not None and slope.any() for slope in slopes[: len(slopes) // 2])  # not zero by init
+    if slopes and (reached <= len(slopes) / 2 or not moved):
+        raise RuntimeError(f'the loss reaches {reached} of {len(slopes)} tensors of the backbone')
+    wrapper.step()
+    detector.eval()
+    with torch.no_grad():
+        found = detector.test_step(demo_mm_inputs(1, num_items=[1], **inputs))
+    if len(found) != 1:
+        raise RuntimeError(f'one image gave {len(found)} predictions')
+    return detector
+
+
+def _classes(detector: Mapping[str, Any]) -> int:
+    """Return the smallest number of classes that a part knows, plus one, as mmdet's generator counts."""
+    counts: list[int] = []
+
+    def look(node: Any) -> None:
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            if key in ('num_classes', 'num_things_classes') and isinstance(value, int) and value > 0:
+                counts.append(value)
+            elif isinstance(value, Mapping | list | tuple):
+                look(value)
+
+    look(detector)
+    return min([*counts, 80]) + 1
+
+
+def try_config(name: str, backbone: str) -> Outcome:
+    """Swap the backbone of a config and exercise what comes of it.
+
+    Args:
+        name: a path, or ``mmdet::NAME``.
+        backbone: ``NAME`` or ``NAME:WIDTH``.
+    """
+    start = time.perf_counter()
+    if not DefaultScope.check_instance_created('ghost_det'):
+        DefaultScope.get_instance('ghost_det', scope_name='mmdet')
+    detector = old = ''
+
+    def outcome(result: str, why: str = '') -> Outcome:
+        return Outcome(name, detector, old, result, why, time.perf_counter() - start)
+
+    try:
+        source = load_config(name)
+    except UserError as error:
+        return outcome('unreadable', str(error).removeprefix(f'{name}: '))
+    detector = str(source.model.get('type'))
+    network, settings = parse_backbone(backbone)
+    try:
+        swapped = swap(source, network, 'none', **settings)
+    except UserError as error:
+        return outcome('refused', str(error).partition('cannot be swapped: ')[2] or str(error))
+    was, now = (at(cfg, swapped.place) for cfg in (source, swapped.config))
+    old = str(was.backbone.type)
+    wrapper = swapped.config.get('optim_wrapper') if len(swapped.place) == 1 else None
+    try:
+        exercise(now, _full_precision(wrapper))
+    except Exception as error:
+        fault = reason(error)
+        try:
+            exercise(was)
+        except Exception as before:
+            return outcome('in part', reason(before))
+        return outcome('fails', fault)
+    return outcome('works')
+
+
+def _full_precision(wrapper: Any) -> Any:
+    """Return an optimizer's config without the loss scale of a GPU, and without accumulation."""
+    if not wrapper:
+        return wrapper
+    kept = ('optimizer', 'paramwise_cfg', 'clip_grad', 'constructor')
+    return ConfigDict({key: value for key, value in wrapper.items() if key in kept}, type='OptimWrapper')
+
+
+def _send(pipe: Any, name: str, backbone: str) -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # a line for each tensor that is initialised
+    warnings.simplefilter('ignore')
+    pipe.send(try_config(name, backbone))
+
+
+def _alone(name: str, backbone: str, seconds: float) -> Outcome:
+    """Do `try_config` in a process of its own, so that neither a crash nor a loop ends the others."""
+    context = multiprocessing.get_context()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(there, name, backbone), daemon=True)
+    process.start()
+    there.close()
+    try:
+        if here.poll(seconds):
+            outcome: Outcome = here.recv()
+            return outcome
+        why = f'still at work after {seconds:g} s'
+    except EOFError:
+        process.join()
+        why = f'its process ended with exit code {process.exitcode}'
+    finally:
+        process.kill()
+    return Outcome(name, '', '', 'fails', why, seconds)
+
+
+def sweep(configs: Sequence[str], backbone: str, jobs: int = 1, seconds: float = 600) -> list[Outcome]:
+    """Do `try_config` with many configs.
+
+    Args:
+        configs: names of them; see `find_configs`.
+        backbone: ``NAME`` or ``NAME:WIDTH``.
+        jobs: how many at once, of one thread each.
+        seconds: after which one has failed.
+    """
+    parse_backbone(backbone)
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = pool.map(lambda name: _alone(name, backbone, seconds), configs)
+        return list(tqdm(rows, total=len(configs), unit='config'))
+
+
+def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
+    """Return the outcomes as a page of Markdown: counts, folders, and every config."""
+    rows = sorted(outcomes, key=lambda o: o.config)
+    counts = collections.Counter(o.result for o in rows)
+    families: dict[str, list[Outcome]] = collections.defaultdict(list)
+    for o in rows:
+        families[_folder(o)].append(o)
+    fit = {
+        name: found for name, found in families.items() if any(o.result in ('works', 'fails') for o in found)
+    }
+    whole = [name for name, found in fit.items() if not any(o.result == 'fails' for o in found)]
+    lines = [
+        f'# {backbone} under every kind of detector of mmdet',
+        '',
+        f'Written by `{command}` with {_versions()}.',
+        'In each folder of those that mmdet ships: one config for each kind of detector, backbone, neck, '
+        'heads and deformable convolution.',
+        '',
+        '| result | configs | meaning |',
+        '|---|---|---|',
+        *(f'| {name} | {counts[name]} | {meaning} |' for name, meaning in RESULTS.items()),
+        '',
+        f'Folders where the swap applies: {len(fit)}; without a failure: {len(whole)} '
+        f'({100 * len(whole) / max(len(fit), 1):.1f} %).',
+        '',
+        '| config | detector | old backbone | result | reason |',
+        '|---|---|---|---|---|',
+    ]
+    for o in rows:
+        why = o.reason.replace('|', '\\|').replace('<', '&lt;')
+        lines.append(
+            f'| {o.config.removeprefix(SHIPPED)} | {o.detector} | {o.backbone} | {o.result} | {why} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def _folder(outcome: Outcome) -> str:
+    return outcome.config.removeprefix(SHIPPED).split('/')[0]
+
+
+def _versions() -> str:
+    found = []
+    for name in ('torch', 'mmdet', 'onedl-mmdetection', 'mmcv', 'mmcv-lite', 'onedl-mmcv'):
+        try:
+            found.append(f'{name} {importlib.metadata.version(name)}')
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ', '.join(found)
