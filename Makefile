@@ -8,6 +8,10 @@ DATA ?= sample
 ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epochs 8 --pretrained none))
 # pytest workers, of one thread each
 JOBS ?= 2
+# The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
+SMOKE := tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_doctor.py tests/test_evaluation.py \
+  tests/test_loading.py tests/test_ops_coverage.py tests/test_run.py tests/test_swap.py tests/test_tools.py
+BACKBONE ?= GhostNet
 
 ifeq ($(STACK),default)
 VENV := .venv
@@ -15,27 +19,33 @@ EXTRAS := mm,tensorboard,dev
 else ifeq ($(STACK),official)
 VENV := .venv-official
 EXTRAS := official,tensorboard,dev
+else ifeq ($(STACK),oldest)
+VENV := .venv-oldest
+EXTRAS := mm,tensorboard,dev
 else
-$(error STACK is '$(STACK)': choose default or official)
+$(error STACK is '$(STACK)': choose default, official or oldest)
 endif
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints/$(STACK).txt
+PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check -c $(VENV)/constraints.txt
+# oldest.txt says only what differs from default.txt.
+CONSTRAINTS := $(if $(filter oldest,$(STACK)),constraints/oldest.txt constraints/default.txt,constraints/$(STACK).txt)
+pins = awk -F== '$$1 in seen { next } { print } NF > 1 && FNR == NR && ARGC > 2 { seen[$$1] }' $(CONSTRAINTS)
 
 # The stamp is named after what the venv depends on (the pins, Python, and this folder, whose path the venv
 # holds), so that a change of content, not of a file's date, makes the venv anew.
-PINS := $(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; cat constraints/$(STACK).txt; echo $(EXTRAS); $(PYTHON) -V; pwd; } 2>&1 | cksum | cut -d' ' -f1)
+PINS := $(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; cat $(CONSTRAINTS); echo $(EXTRAS); $(PYTHON) -V; pwd; } 2>&1 | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.made-$(PINS)
 
 # $(call timed,NAME,COMMAND) runs COMMAND and says how long it took.
 timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1): $$(( $$(date +%s) - start )) s"; exit $$status
 
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train test smoke lint sweep format clean
 .DEFAULT_GOAL := help
 
 help: ## print this
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
-	@echo 'Variables, with their values: STACK=$(STACK) (or official) PYTHON=$(PYTHON) JOBS=$(JOBS)'
+	@echo 'Variables, with their values: STACK=$(STACK) (or official, oldest) PYTHON=$(PYTHON) JOBS=$(JOBS)'
 	@echo '  CONFIG=$(CONFIG) DATA=$(DATA) ARGS=$(ARGS)'
 
 setup: $(STAMP) ## make .venv with the tested versions; does nothing while the pins stay the same
@@ -47,6 +57,12 @@ train: $(STAMP) ## set up, then train CONFIG on DATA; ARGS goes to tools/train.p
 test: lint ## set up, lint, then run the tests; ARGS goes to pytest
 	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(ARGS))
 
+smoke: $(STAMP) ## set up, then run the tests that lean on the mm packages and torch, as in make smoke STACK=official
+	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(SMOKE) $(ARGS))
+
+sweep: $(STAMP) ## BACKBONE under every kind of detector of mmdet (an hour of one core), into docs/sweep-STACK.md
+	$(call timed,sweep,$(PY) tools/sweep.py --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))
+
 lint: $(STAMP) ## ruff (rules and format), and mypy --strict on ghost_det
 	$(call timed,ruff,$(PY) -m ruff check . && $(PY) -m ruff format --check .)
 	$(call timed,mypy,$(PY) -m mypy)
@@ -55,7 +71,7 @@ format: $(STAMP) ## let ruff rewrite the sources as lint wants them
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 clean: ## remove the venvs, caches, builds and work_dirs (with the models trained there)
-	rm -rf .venv .venv-official work_dirs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-official .venv-oldest work_dirs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find ghost_det configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP):
@@ -65,7 +81,7 @@ $(STAMP):
 	  echo "$(PYTHON) comes without venv and pip: install them (Debian, Ubuntu: apt install python3-venv) or name another, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "== setup: $(VENV) with the $(STACK) stack: about 3 GB of downloads the first time, 6 GB on disk"
 	@rm -f $(VENV)/.made-*
-	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(PIP) -e '.[$(EXTRAS)]' && $(check_cv2) && $(warm_yapf) && touch $@)
+	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(pins) > $(VENV)/constraints.txt && $(PIP) -e '.[$(EXTRAS)]' && $(check_cv2) && $(warm_yapf) && touch $@)
 
 # The graphical OpenCV that the mm stack asks for wants the system's libGL, which a server or a container may lack.
 check_cv2 = { $(PY) -c 'import cv2' 2>/dev/null \

@@ -127,6 +127,10 @@ def prepare(
         if batch_size < 1:
             raise UserError(f'--batch-size {batch_size}: a number from 1 up')
         cfg.train_dataloader.batch_size = batch_size
+    if 'name' in (cfg.get('visualizer') or {}):
+        del cfg.visualizer[
+            'name'
+        ]  # mmengine keeps one visualizer of a name, with the work folder of the first run
     if tensorboard:
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
     fit_to_cpu(cfg)

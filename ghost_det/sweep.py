@@ -259,6 +259,7 @@ def _alone(name: str, backbone: str, seconds: float) -> Outcome:
         why = f'its process ended with exit code {process.exitcode}'
     finally:
         process.kill()
+        process.join()
     return Outcome(name, '', '', 'fails', why, seconds)
 
 

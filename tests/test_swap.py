@@ -124,7 +124,7 @@ REFUSED = {
     'mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco.py': 'shared_head .ResLayer. is the last',
     'mmdet::rtmdet/rtmdet_x_p6_4xb8-300e_coco.py': 'strides 8, 16, 32, 64, and GhostNet gives 4, 8, 16, 32',
     'mmdet::misc/d2_faster-rcnn_r50-caffe_fpn_ms-90k_coco.py': 'a network of detectron2',
-    'mmdet::clrnet/clrnet.py': 'not the config of a detector',
+    'mmdet::common/ms-90k_coco.py': 'not the config of a detector',
     'mmdet::retinanet/retinanet_r50.py': 'no such config file.*retinanet_r101',
 }
 
