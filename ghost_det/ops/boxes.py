@@ -67,7 +67,7 @@ def softnms(
     rest = torch.arange(len(boxes), device=boxes.device)
     chosen = []
     while len(rest):
-        at = int(scores[rest].argmax())
+        at = _greatest(scores[rest])
         best = int(rest[at])
         # The C++ operator swaps the best to the front; of equal scores, the order after that decides.
         rest[at] = rest[0]
@@ -83,6 +83,11 @@ def softnms(
     keep = torch.tensor(chosen, dtype=torch.long, device=boxes.device)
     dets[: len(keep)] = torch.cat((boxes[keep], scores[keep, None]), 1)
     return keep
+
+
+def _greatest(scores: Tensor) -> int:
+    """Place of the first maximum as C++ finds it: a NaN, of boxes without area, only if it comes first."""
+    return 0 if scores[0].isnan() else int(scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax())
 
 
 def _fill_gaps(rest: Tensor, keep: Tensor) -> Tensor:
