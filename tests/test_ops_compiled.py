@@ -207,6 +207,18 @@ def test_deform_conv(geometry: tuple[Any, ...], kind: str, dtype: torch.dtype) -
         same('modulated_deform_conv_backward', *arguments, empty, *buffers, grad, **named)
 
 
+def test_deform_conv_hides_an_offset_that_is_no_number() -> None:
+    """C++ takes NaN for a place outside; here the output shows it. (Its backward pass reads beyond the map.)"""
+    x, weight, none = torch.randn(1, 2, 4, 4), torch.randn(2, 2, 1, 1), torch.zeros(0)
+    offset, output = torch.full((1, 2, 4, 4), torch.nan), torch.full((1, 2, 4, 4), 9.0)
+    names = ('kH', 'kW', 'dH', 'dW', 'dilationH', 'dilationW', 'group', 'deformable_group', 'im2col_step')
+    named = {**dict.fromkeys(names, 1), 'padH': 0, 'padW': 0}
+    ext.deform_conv_forward(x, weight, offset, output, none, none, **named)
+    assert not output.any()
+    STAND_INS['deform_conv_forward'](x, weight, offset, output, none, none, **named)
+    assert output.isnan().all()
+
+
 def test_modulated_deform_conv_takes_the_first_entries_of_a_larger_offset() -> None:
     x, weight, none = torch.randn(2, 4, 4, 3), torch.randn(6, 4, 3, 3), torch.zeros(0)
     named = {'kernel_h': 3, 'kernel_w': 3, 'stride_h': 2, 'stride_w': 1, 'pad_h': 1, 'pad_w': 1}

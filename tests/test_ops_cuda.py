@@ -129,6 +129,20 @@ def test_roi_pool(shape: tuple[int, ...], count: int, launch: Launch) -> None:
         same(STAND_INS['roi_pool_backward'], backward, *grads, *numbers)
 
 
+def test_roi_pool_of_a_region_turned_round(launch: Launch) -> None:
+    """The kernel leaves the buffers alone, so that the first cell gets the gradient: here none gets it."""
+    x, rois, output = (
+        torch.randn(1, 1, 4, 4),
+        torch.tensor([[0, 3.0, 3.0, 1.0, 1.0]]),
+        torch.zeros(1, 1, 1, 1),
+    )
+    argmax = torch.zeros(1, 1, 1, 1, dtype=torch.int32)
+    launch('roi_pool_forward_cuda_kernel', 1, x, rois, output, argmax, 1, 1, 1.0, 1, 4, 4)
+    assert output.item() == argmax.item() == 0
+    STAND_INS['roi_pool_forward'](x, rois, output, argmax, 1, 1, 1.0)
+    assert output.item() == 0 and argmax.item() == -1
+
+
 @pytest.mark.parametrize('shape', MAPS)
 @pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [True, False])
