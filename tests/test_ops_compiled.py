@@ -208,7 +208,7 @@ def test_deform_conv(geometry: tuple[Any, ...], kind: str, dtype: torch.dtype) -
 
 
 def test_deform_conv_hides_an_offset_that_is_no_number() -> None:
-    """C++ takes NaN for a place outside; here the output shows it. (Its backward pass reads beyond the map.)"""
+    """C++ takes NaN for a place outside; here the output shows it. (Backward, C++ reads beyond the map.)"""
     x, weight, none = torch.randn(1, 2, 4, 4), torch.randn(2, 2, 1, 1), torch.zeros(0)
     offset, output = torch.full((1, 2, 4, 4), torch.nan), torch.full((1, 2, 4, 4), 9.0)
     names = ('kH', 'kW', 'dH', 'dW', 'dilationH', 'dilationW', 'group', 'deformable_group', 'im2col_step')

@@ -176,10 +176,7 @@ def main_table(seconds: float = 10.0) -> str:
             for way in range(1 + bool(case[1])):
                 ours = found['stand-in'][way]
                 theirs = found['compiled'][way] if 'compiled' in found else None
-                cells += [
-                    f'{ours:,.0f}',
-                    *((f'{theirs:,.0f}', f'{ours / theirs:.2g}') if theirs else ('', '')),
-                ]
+                cells += [_digits(ours), *((_digits(theirs), f'{ours / theirs:.2g}') if theirs else ('', ''))]
             lines.append(f'| {" | ".join([name, *cells, *[""] * (6 - len(cells))])} |')
     finally:
         torch.set_num_threads(threads)

@@ -69,10 +69,9 @@ def softnms(
     """
     # In numpy, which takes a fifth of torch's time for so many small steps; mmcv has the tensors on the CPU.
     table = torch.cat((wide(boxes).T, wide(scores)[None])).numpy(force=True)
-    x1, y1, x2, y2, score = table
-    order, best, end = np.arange(len(score)), 0, len(score)
+    order, best, end = np.arange(len(boxes)), 0, len(boxes)
     with np.errstate(all='ignore'):
-        area = (x2 - x1 + offset) * (y2 - y1 + offset)
+        score, area = table[4], _areas(table, offset)
         while best < end:
             # As in C++, the best is swapped to the front, and the last fill the places of the dropped: that
             # decides which of equal scores comes first.
@@ -80,10 +79,7 @@ def softnms(
             for each in (*table, area, order):
                 each[best], each[at] = each[at], each[best]
             rest = slice(best + 1, end)
-            width = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest]) + offset
-            height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest]) + offset
-            shared = width.clip(0) * height.clip(0)
-            iou = shared / (area[best] + area[rest] - shared)
+            iou = _iou_of_one(table, area, best, rest, offset)
             if method == 2:
                 score[rest] *= np.exp(-(iou * iou) / sigma)
             else:
@@ -101,6 +97,23 @@ def softnms(
     return torch.from_numpy(order[:end]).to(boxes.device)
 
 
+def _areas(table: NDArray[Any], offset: int) -> NDArray[Any]:
+    """Area of each column ``(x1, y1, x2, y2, ...)``."""
+    areas: NDArray[Any] = (table[2] - table[0] + offset) * (table[3] - table[1] + offset)
+    return areas
+
+
+def _iou_of_one(
+    table: NDArray[Any], areas: NDArray[Any], one: int, others: slice | NDArray[Any], offset: int
+) -> NDArray[Any]:
+    x1, y1, x2, y2 = table[:4]
+    width = np.minimum(x2[one], x2[others]) - np.maximum(x1[one], x1[others]) + offset
+    height = np.minimum(y2[one], y2[others]) - np.maximum(y1[one], y1[others]) + offset
+    shared = width.clip(0) * height.clip(0)
+    iou: NDArray[Any] = shared / (areas[one] + areas[others] - shared)
+    return iou
+
+
 def _greatest(scores: NDArray[Any]) -> int:
     """Place of the first maximum as C++ finds it: a NaN, of boxes without area, is one only in front."""
     at = int(scores.argmax())
@@ -113,14 +126,16 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Each group holds the index of a box that NMS keeps, then of those whose IoU with it is at least
     ``iou_threshold``, best score first.
     """
-    boxes = wide(dets)[:, :4]
-    rest = dets[:, 4].argsort(descending=True, stable=True)
+    table = wide(dets).T.numpy(force=True)
+    rest = dets[:, 4].argsort(descending=True, stable=True).numpy(force=True)
     groups = []
-    while len(rest):
-        best, rest = rest[0], rest[1:]
-        near = _overlaps(boxes[best], boxes[rest]) >= iou_threshold
-        groups.append([int(best), *rest[near].tolist()])
-        rest = rest[~near]
+    with np.errstate(all='ignore'):
+        areas = _areas(table, 0)
+        while len(rest):
+            best, rest = int(rest[0]), rest[1:]
+            near = _iou_of_one(table, areas, best, rest, 0) >= iou_threshold
+            groups.append([best, *rest[near].tolist()])
+            rest = rest[~near]
     return groups
 
 
