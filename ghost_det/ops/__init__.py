@@ -97,7 +97,7 @@ def _missing(name: str) -> Callable[..., Any]:
             f"mmcv's operator {name!r} is not available: {_mmcv_source()} has no compiled operators, and "
             'ghost_det has no stand-in for this one. Needed by: no model family of mmdet'
             f'{users and ", but by " + users}. Build a compiled mmcv for torch {torch.__version__} '
-            '(MMCV_WITH_OPS=1, https://mmcv.readthedocs.io/en/latest/get_started/build.html), or choose a '
+            "(ghost_det's docs/operators.md says how), or choose a "
             f'model that does without {name!r}.'
         )
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import torchvision  # type: ignore[import-untyped]  # noqa: F401  # loads torch.ops.torchvision
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .numeric import wide
@@ -63,34 +67,57 @@ def softnms(
     Returns:
         Indices ``(k,)`` of these boxes.
     """
-    boxes, scores = wide(boxes), wide(scores).clone()
-    rest = torch.arange(len(boxes), device=boxes.device)
-    chosen = []
-    while len(rest):
-        at = int(scores[rest].argmax())
-        best = int(rest[at])
-        # The C++ operator swaps the best to the front; of equal scores, the order after that decides.
-        rest[at] = rest[0]
-        rest = rest[1:]
-        chosen.append(best)
-        iou = _overlaps(boxes[best], boxes[rest], offset)
-        if method == 2:
-            factor = (-(iou * iou) / sigma).exp()
-        else:
-            factor = torch.where(iou >= iou_threshold, 1 - iou if method == 1 else torch.zeros_like(iou), 1)
-        scores[rest] *= factor
-        rest = _fill_gaps(rest, ~(scores[rest] < min_score))
-    keep = torch.tensor(chosen, dtype=torch.long, device=boxes.device)
-    dets[: len(keep)] = torch.cat((boxes[keep], scores[keep, None]), 1)
-    return keep
+    # In numpy, which takes a fifth of torch's time for so many small steps; mmcv has the tensors on the CPU.
+    table = torch.cat((wide(boxes).T, wide(scores)[None])).numpy(force=True)
+    order, best, end = np.arange(len(boxes)), 0, len(boxes)
+    with np.errstate(all='ignore'):
+        score, area = table[4], _areas(table, offset)
+        while best < end:
+            # As in C++, the best is swapped to the front, and the last fill the places of the dropped: that
+            # decides which of equal scores comes first.
+            at = best + _greatest(score[best:end])
+            for each in (*table, area, order):
+                each[best], each[at] = each[at], each[best]
+            rest = slice(best + 1, end)
+            iou = _iou_of_one(table, area, best, rest, offset)
+            if method == 2:
+                score[rest] *= np.exp(-(iou * iou) / sigma)
+            else:
+                score[rest] *= np.where(iou >= iou_threshold, 1 - iou if method == 1 else 0, 1)
+            best += 1
+            drop = score[rest] < min_score
+            if drop.any():
+                count = len(drop) - np.count_nonzero(drop)
+                gaps = best + np.flatnonzero(drop[:count])
+                last = best + count + np.flatnonzero(~drop[count:])[::-1]
+                for each in (*table, area, order):
+                    each[gaps] = each[last]
+                end = best + count
+    dets[:end] = torch.from_numpy(table[:, :end].T)
+    return torch.from_numpy(order[:end]).to(boxes.device)
 
 
-def _fill_gaps(rest: Tensor, keep: Tensor) -> Tensor:
-    """Drop entries as the C++ operator does, which moves the last one into each gap."""
-    count = int(keep.sum())
-    head = rest[:count].clone()
-    head[~keep[:count]] = rest[count:][keep[count:]].flip(0)
-    return head
+def _areas(table: NDArray[Any], offset: int) -> NDArray[Any]:
+    """Area of each column ``(x1, y1, x2, y2, ...)``."""
+    areas: NDArray[Any] = (table[2] - table[0] + offset) * (table[3] - table[1] + offset)
+    return areas
+
+
+def _iou_of_one(
+    table: NDArray[Any], areas: NDArray[Any], one: int, others: slice | NDArray[Any], offset: int
+) -> NDArray[Any]:
+    x1, y1, x2, y2 = table[:4]
+    width = np.minimum(x2[one], x2[others]) - np.maximum(x1[one], x1[others]) + offset
+    height = np.minimum(y2[one], y2[others]) - np.maximum(y1[one], y1[others]) + offset
+    shared = width.clip(0) * height.clip(0)
+    iou: NDArray[Any] = shared / (areas[one] + areas[others] - shared)
+    return iou
+
+
+def _greatest(scores: NDArray[Any]) -> int:
+    """Place of the first maximum as C++ finds it: a NaN, of boxes without area, is one only in front."""
+    at = int(scores.argmax())
+    return int(np.nanargmax(scores)) if at and np.isnan(scores[at]) else at
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
@@ -99,14 +126,16 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Each group holds the index of a box that NMS keeps, then of those whose IoU with it is at least
     ``iou_threshold``, best score first.
     """
-    boxes = wide(dets)[:, :4]
-    rest = dets[:, 4].argsort(descending=True, stable=True)
+    table = wide(dets).T.numpy(force=True)
+    rest = dets[:, 4].argsort(descending=True, stable=True).numpy(force=True)
     groups = []
-    while len(rest):
-        best, rest = rest[0], rest[1:]
-        near = _overlaps(boxes[best], boxes[rest]) >= iou_threshold
-        groups.append([int(best), *rest[near].tolist()])
-        rest = rest[~near]
+    with np.errstate(all='ignore'):
+        areas = _areas(table, 0)
+        while len(rest):
+            best, rest = int(rest[0]), rest[1:]
+            near = _iou_of_one(table, areas, best, rest, 0) >= iou_threshold
+            groups.append([best, *rest[near].tolist()])
+            rest = rest[~near]
     return groups
 
 

@@ -155,10 +155,11 @@ def _samples(
     row, column = place // size[1], place % size[1]
     across = grid[roi, 0]
     part = torch.stack((sample % across, sample // across), 1).to(step.dtype)
-    x, y = (start[roi] + (torch.stack((column, row), 1) + (part + 0.5) / grid[roi]) * step[roi]).unbind(1)
+    origin, step = start[roi], step[roi]
     if shift is not None:
-        x = x + shift[roi, 0, row, column] * side[roi, 0]
-        y = y + shift[roi, 1, row, column] * side[roi, 1]
+        origin = origin + side[roi] * shift[roi, :, row, column]
+    # Rounded as in C++: of a constant map, the place of the maximum hangs on it.
+    x, y = (origin + torch.stack((column, row), 1) * step + (part + 0.5) * step / grid[roi]).unbind(1)
     return y, x, roi, counts
 
 

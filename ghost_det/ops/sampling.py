@@ -26,6 +26,8 @@ def corners(y: Tensor, x: Tensor, height: int, width: int, extend: bool = False)
     Returns:
         Cells, ``row * width + column``, and weights, both ``(..., 4)``. A cell outside counts 0.
     """
+    # An offset may be infinite: that, too, is outside, where infinity less infinity would be no number.
+    y, x = y.clamp(-2, height + 1), x.clamp(-2, width + 1)
     top, left = y.floor(), x.floor()
     down, right = y - top, x - left
     rows = torch.stack((top, top, top + 1, top + 1), -1)
