@@ -1,0 +1,113 @@
+"""A training step under the settings that a config can choose: times in turns, as ratios."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.logging import MessageHub
+from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+
+from ..config import load_config
+
+DEFAULT = 'channels-last'
+SETTINGS = {
+    DEFAULT: "the configs' ChannelsLastHook",
+    'plain layout': 'ChannelsLastHook with enabled=False',
+    'bfloat16': '--amp',
+    'float16': '--amp',
+    'EMA': "custom_hooks += dict(type='EMAHook')",
+    'accumulation': 'optim_wrapper.accumulative_counts=4',
+    'compiled': 'compile=True',
+}
+"""Name of a setting to how it is chosen; all but the second have channels-last weights."""
+
+
+class _Step:
+    """A detector with its optimizer, trained on one batch of random images again and again."""
+
+    def __init__(self, cfg: Any, setting: str, batch: int, side: int) -> None:
+        from mmdet.testing import demo_mm_inputs  # after ghost_det, or mmdet's masks find no operators
+
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        model = copy.deepcopy(cfg.model)
+        model.backbone.init_cfg = None
+        torch.manual_seed(0)
+        self.detector = revert_sync_batchnorm(MODELS.build(model)).to(device).train()
+        self.detector.init_weights()
+        if setting != 'plain layout':
+            self.detector.to(memory_format=torch.channels_last)
+        wrapper = copy.deepcopy(cfg.optim_wrapper)
+        wrapper.type = 'OptimWrapper'
+        if setting == 'accumulation':
+            wrapper.accumulative_counts = 4
+        elif setting == 'bfloat16':
+            wrapper.type = 'AmpOptimWrapper' if device == 'cuda' else 'Bf16OptimWrapper'
+            wrapper.update(dict(dtype='bfloat16') if device == 'cuda' else {})
+        elif setting == 'float16':
+            wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        self.wrapper = build_optim_wrapper(self.detector, wrapper)
+        self.average = ExponentialMovingAverage(self.detector) if setting == 'EMA' else None
+        MessageHub.get_current_instance().update_info('iter', 0)  # which the loop of a training does
+        self.data = demo_mm_inputs(batch, (3, side, side), num_classes=cfg.model.bbox_head.num_classes)
+        self.step: Callable[..., Any] = self.detector.train_step
+        if setting == 'compiled':
+            self.step = torch.compile(self.detector.train_step)
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        self.step(copy.deepcopy(self.data), self.wrapper)
+        if self.average is not None:
+            self.average.update_parameters(self.detector)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+def training_table(config: str, batch: int, side: int, rounds: int, compiled: bool) -> Iterator[str]:
+    """Yield the lines of a Markdown table: a training step under each setting, and its ratio to `DEFAULT`.
+
+    The settings take turns, so that what else the machine does slows all of them down.
+
+    Args:
+        config: path of the config of a one-stage detector.
+        batch: images a step; random ones with random boxes.
+        side: of the square images, in pixels.
+        rounds: how many steps of each.
+        compiled: with ``torch.compile``, which takes minutes to begin.
+
+    Raises:
+        UserError: see `load_config`.
+    """
+    cfg = load_config(config)
+    if not DefaultScope.check_instance_created('ghost_det'):
+        DefaultScope.get_instance('ghost_det', scope_name='mmdet')
+    names = [name for name in SETTINGS if name != 'float16' or torch.cuda.is_available()]
+    names = [name for name in names if name != 'compiled' or compiled]
+    steps, first = {}, {}
+    for name in names:
+        with contextlib.suppress(ImportError):
+            steps[name] = _Step(cfg, name, batch, side)
+            first[name] = steps[name]()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(step())
+    yield f'{batch} images of {side} x {side}, {torch.get_num_threads()} threads, {rounds} rounds.\n'
+    yield '| setting | chosen by | first step (s) | step (ms) | ratio (quartiles) |'
+    yield '|---|---|---|---|---|'
+    for name, found in times.items():
+        ratios = [a / b for a, b in zip(found, times[DEFAULT])]
+        low, middle, high = quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+        yield (
+            f'| {name} | `{SETTINGS[name]}` | {first[name]:.1f} | {1000 * median(found):.0f} '
+            f'| {middle:.2f} ({low:.2f}-{high:.2f}) |'
+        )
