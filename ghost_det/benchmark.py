@@ -27,7 +27,7 @@ def write_annotations(path: Path, scale: float, polygons: bool = False) -> None:
     Args:
         path: the file to make.
         scale: 1 for 118,287 images and 860,001 boxes.
-        polygons: give each box a polygon of 27 points, the average of COCO's, as instance segmentation needs.
+        polygons: give each box a polygon of 27 points, the average of COCO's.
     """
     rng = random.Random(0)
     images, boxes = max(1, round(IMAGES * scale)), max(1, round(BOXES * scale))
@@ -104,18 +104,18 @@ class _Probe:
         return boxes, {'pid': os.getpid(), **_memory()} if last else None
 
 
-def measure(path: Path, serialize: bool, workers: int, polygons: bool = False) -> dict[str, float]:
+def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     """Build the training dataset of an annotation file in this process, and read it through by workers.
 
     Args:
         path: annotations in COCO's format.
         serialize: mmengine's ``serialize_data``.
         workers: processes that load, forked as PyTorch's are.
-        polygons: load them too.
 
     Returns:
-        Seconds to check and to build, and MiB: ``start`` before and ``main`` after building, ``peak``, and of
-        the workers at the end the mean ``private`` and ``pss``, and their ``growth`` in private memory.
+        Seconds to check the file and to build the dataset, and MiB: resident in this process at the ``start``,
+        after building (``main``) and at the ``peak``; of a worker that has read its share of the images, the
+        ``private`` memory and the ``pss``, in which a page that n processes share counts as 1/n.
     """
     from mmdet.datasets import CocoDataset
     from torch.utils.data import DataLoader
@@ -132,26 +132,23 @@ def measure(path: Path, serialize: bool, workers: int, polygons: bool = False) -
         metainfo=dict(classes=classes),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
         serialize_data=serialize,
-        pipeline=[dict(type='LoadAnnotations', with_bbox=True, with_mask=polygons)],
+        pipeline=[],
     )
     built = time.perf_counter()
     main = _memory()
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Probe(dataset),  # type: ignore[arg-type]
         batch_size=100,
         num_workers=workers,
         collate_fn=list,
         multiprocessing_context='fork',
     )
-    seen: dict[float, list[dict[str, float]]] = {}
+    last: dict[float, dict[str, float]] = {}
     for batch in loader:
-        for _, found in batch:
-            if found is not None:
-                seen.setdefault(found['pid'], []).append(found)
-    last = [history[-1] for history in seen.values()]
+        last.update((found['pid'], found) for _, found in batch if found is not None)
 
     def mean(key: str) -> float:
-        return sum(each[key] for each in last) / len(last)
+        return sum(each[key] for each in last.values()) / len(last)
 
     return {
         'images': float(len(dataset)),
@@ -162,13 +159,12 @@ def measure(path: Path, serialize: bool, workers: int, polygons: bool = False) -
         'peak': main['peak'],
         'private': mean('private'),
         'pss': mean('pss'),
-        'growth': sum(h[-1]['private'] - h[0]['private'] for h in seen.values()) / len(seen),
     }
 
 
-def measure_apart(path: Path, serialize: bool, workers: int, polygons: bool = False) -> dict[str, float]:
+def measure_apart(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     """Call `measure` in a fresh process, whose memory nothing else has touched."""
-    call = f'measure(pathlib.Path({str(path)!r}), {serialize}, {workers}, {polygons})'
+    call = f'measure(pathlib.Path({str(path)!r}), {serialize}, {workers})'
     code = f'import json, pathlib; from ghost_det.benchmark import measure; print(json.dumps({call}))'
     done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -188,24 +184,22 @@ def annotation_table(
         scales: sizes in units of COCO train2017.
         workers: of one loader.
         serialize: values of mmengine's ``serialize_data``.
-        polygons: write and load them.
+        polygons: give the boxes some; mmdet keeps them in memory whether masks are trained or not.
         folder: where the files go until they are measured; the system's temporary one by default.
     """
-    yield (
-        'scale    images  file MB  serialized  check s  build s  main MB  peak MB  '
-        'worker: private MB  shared out MB  grown MB'
-    )
+    names = ('scale', 'images', 'file MB', 'serialized', 'check s', 'build s', 'start MB', 'main MB')
+    names += ('peak MB', 'worker private MB', 'worker share MB')
+    yield '  '.join(names)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for scale in scales:
             path = Path(scratch) / 'annotations.json'
             write_annotations(path, scale, polygons)
             size = path.stat().st_size / 1e6
             for serialized in serialize:
-                found = measure_apart(path, serialized, workers, polygons)
-                mb = {key: value * MIB / 1e6 for key, value in found.items()}
-                yield (
-                    f'{scale:>5g} {found["images"]:>9.0f} {size:>8.0f}  {"yes" if serialized else "no":>10} '
-                    f'{found["check_s"]:>8.1f} {found["build_s"]:>8.1f} {mb["main"]:>8.0f} {mb["peak"]:>8.0f}  '
-                    f'{mb["private"]:>18.0f} {mb["pss"]:>14.0f} {mb["growth"]:>9.0f}'
-                )
+                found = measure_apart(path, serialized, workers)
+                mb = {key: f'{value * MIB / 1e6:.0f}' for key, value in found.items()}
+                row = (f'{scale:g}', f'{found["images"]:.0f}', f'{size:.0f}', 'yes' if serialized else 'no')
+                row += (f'{found["check_s"]:.1f}', f'{found["build_s"]:.1f}')
+                row += (mb['start'], mb['main'], mb['peak'], mb['private'], mb['pss'])
+                yield '  '.join(value.rjust(len(name)) for name, value in zip(names, row))
             path.unlink()
