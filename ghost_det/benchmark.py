@@ -113,9 +113,9 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
         workers: processes that load, forked as PyTorch's are.
 
     Returns:
-        Seconds to check the file and to build the dataset, and MiB: resident in this process at the ``start``,
-        after building (``main``) and at the ``peak``; of a worker that has read its share of the images, the
-        ``private`` memory and the ``pss``, in which a page that n processes share counts as 1/n.
+        Seconds to check the file and to build the dataset, and MiB: resident in this process at the
+        ``start``, after building (``main``) and at the ``peak``; of a worker that has read its share of the
+        images, the ``private`` memory and the ``pss``, in which a page that n processes share counts 1/n.
     """
     from mmdet.datasets import CocoDataset
     from torch.utils.data import DataLoader
@@ -187,8 +187,8 @@ def annotation_table(
         polygons: give the boxes some; mmdet keeps them in memory whether masks are trained or not.
         folder: where the files go until they are measured; the system's temporary one by default.
     """
-    names = ('scale', 'images', 'file MB', 'serialized', 'check s', 'build s', 'start MB', 'main MB')
-    names += ('peak MB', 'worker private MB', 'worker share MB')
+    names = ['scale', 'images', 'file MB', 'serialized', 'check s', 'build s', 'start MB', 'main MB']
+    names += ['peak MB', 'worker private MB', 'worker share MB']
     yield '  '.join(names)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for scale in scales:
@@ -198,8 +198,8 @@ def annotation_table(
             for serialized in serialize:
                 found = measure_apart(path, serialized, workers)
                 mb = {key: f'{value * MIB / 1e6:.0f}' for key, value in found.items()}
-                row = (f'{scale:g}', f'{found["images"]:.0f}', f'{size:.0f}', 'yes' if serialized else 'no')
-                row += (f'{found["check_s"]:.1f}', f'{found["build_s"]:.1f}')
-                row += (mb['start'], mb['main'], mb['peak'], mb['private'], mb['pss'])
+                row = [f'{scale:g}', f'{found["images"]:.0f}', f'{size:.0f}', 'yes' if serialized else 'no']
+                row += [f'{found["check_s"]:.1f}', f'{found["build_s"]:.1f}']
+                row += [mb[key] for key in ('start', 'main', 'peak', 'private', 'pss')]
                 yield '  '.join(value.rjust(len(name)) for name, value in zip(names, row))
             path.unlink()
