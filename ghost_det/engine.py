@@ -200,6 +200,11 @@ class ConsoleRunner(Runner):
             }
             return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=synchronise_on_cpu(model)))
 
+    def _init_model_weights(self) -> None:
+        # Random numbers fill memory in its order: a seed gives one process and many the same network.
+        self.model.to(memory_format=torch.contiguous_format)
+        super()._init_model_weights()
+
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> Any:
         """Build a loader without pycocotools' printed account of its steps."""
