@@ -192,12 +192,11 @@ class ConsoleRunner(Runner):
                 return super().wrap_model(model_wrapper_cfg, model)
             if self.cfg.get('sync_bn'):
                 model = convert_sync_batchnorm(model, self.cfg.sync_bn)
-            wrapper = {
-                'type': 'MMDistributedDataParallel',
+            wrapper = model_wrapper_cfg or {
                 'broadcast_buffers': False,
                 'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
-                **(model_wrapper_cfg or {}),
             }
+            wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
             return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=synchronise_on_cpu(model)))
 
     def _init_model_weights(self) -> None:
