@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -98,9 +99,8 @@ def _first_host(hosts: str) -> str:
         raise UserError('--launcher slurm: no scontrol here to name the first host: set MASTER_ADDR to it')
     done = subprocess.run(['scontrol', 'show', 'hostname', hosts], capture_output=True, text=True)
     if done.returncode or not done.stdout.split():
-        raise UserError(
-            f'--launcher slurm: scontrol show hostname {hosts}: {done.stderr.strip() or "nothing"}'
-        )
+        fault = done.stderr.strip() or 'it names none'
+        raise UserError(f'--launcher slurm: scontrol show hostname {hosts}: {fault}; or set MASTER_ADDR')
     return done.stdout.split()[0]
 
 
@@ -129,6 +129,8 @@ def join(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> None:
             if 'timeout' in settings:
                 settings['timeout'] = datetime.timedelta(seconds=settings['timeout'])
             torch.distributed.init_process_group(**{**settings, 'backend': 'gloo'})
+            # Its threads, running still when the interpreter ends, may abort the process.
+            atexit.register(_leave)
         else:
             init_dist(launcher, **settings)
     except (torch.distributed.DistError, ValueError, RuntimeError) as error:
@@ -136,6 +138,11 @@ def join(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> None:
         raise UserError(
             f'--launcher {launcher}: process {rank} cannot join the others at {host}:{port}: {error}'
         ) from error
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
