@@ -17,7 +17,7 @@ def main() -> None:
         nargs='+',
         default=[1.0, 3.0, 10.0],
         metavar='N',
-        help="sizes in units of COCO train2017's (default: 1 3 10, which needs 15 GB of memory)",
+        help="sizes in units of COCO train2017's (default: 1 3 10, which takes 13 GB of memory)",
     )
     command.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
     command.add_argument('--polygons', action='store_true', help='with masks, as for instance segmentation')
