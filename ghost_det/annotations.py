@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,60 @@ def has_byte_order_mark(path: Path) -> bool:
     """Tell whether a file starts with the mark that some Windows programs write and pycocotools refuses."""
     with path.open('rb') as file:
         return file.read(3) == codecs.BOM_UTF8
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is asked of an annotation file before a training, so that one reading serves all questions.
+
+    Attributes:
+        categories: the file's own, in its order.
+        used: the ids of categories that have boxes, in the order of their first boxes.
+        first_images: the file names of the first images.
+        complete: each box has ``area`` and ``iscrowd``, and an id of its own, which is not 0.
+        plain: it starts without a byte order mark.
+    """
+
+    categories: list[dict[str, Any]]
+    used: list[int]
+    first_images: list[str]
+    complete: bool
+    plain: bool
+
+
+def survey(path: Path, images: int) -> Survey:
+    """Read an annotation file once, however often it is asked for while it stays the same.
+
+    Its content, gigabytes for large data sets, is not kept.
+
+    Args:
+        path: the file.
+        images: how many file names to give.
+
+    Raises:
+        UserError: see `read_annotations`.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    return _survey(path, images, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=8)
+def _survey(path: Path, images: int, state: tuple[int, ...]) -> Survey:
+    content = read_annotations(path)
+    boxes = content['annotations']
+    ids = {box.get('id') for box in boxes}
+    return Survey(
+        content['categories'],
+        list(dict.fromkeys(box['category_id'] for box in boxes)),
+        [image['file_name'] for image in content['images'][:images]],
+        complete=all('area' in box and 'iscrowd' in box for box in boxes)
+        and len(ids) == len(boxes)
+        and not ids & {None, 0},
+        plain=not has_byte_order_mark(path),
+    )
 
 
 def read_annotations(path: Path) -> dict[str, Any]:

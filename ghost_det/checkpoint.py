@@ -138,8 +138,11 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
         UserError: tensors are missing or have another shape; the message names the first ones.
     """
     weights = checkpoint.get('state_dict', checkpoint)
-    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    wanted = model.state_dict()
+    # A model wrapped for several processes has the prefix too.
+    weights, wanted = (
+        {key.removeprefix('module.'): value for key, value in tensors.items()}
+        for tensors in (weights, model.state_dict())
+    )
     faults = differences(wanted, weights)
     if faults:
         classes = checkpoint_classes(checkpoint)

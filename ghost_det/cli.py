@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from .data import DetectionData, find_data
+from .launch import default_launcher, is_first, read_environment
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         data.add_argument(
             f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split'
         )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default=default_launcher(),
+        help='what started the processes of a distributed run (default: pytorch under torchrun, else none)',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -58,7 +64,9 @@ def parse(
         name, _, example = option.partition(' ')
         parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
     if 'local_rank' in args:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        if args.launcher == 'pytorch':
+            os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        read_environment(args.launcher)
     return args
 
 
@@ -73,6 +81,8 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     if args.data is None and not any(parts):
         return None
     data = find_data(args.data, *parts, classes)
+    if not is_first():
+        return data
     for name, split in (('train', data.train), ('val', data.val)):
         if split is not None:
             print(f'{name:<6}{split.annotations}, images in {split.images}')

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .annotations import has_byte_order_mark, read_annotations
+from .annotations import read_annotations, survey
 from .errors import UserError
 from .files import atomic
 from .sample import make_sample
@@ -71,7 +71,7 @@ def find_data(
     train = None if classes else _find_split('train', root, train_ann, train_images)
     val = _find_split('val', root, val_ann, val_images)
     names = class_names(train.annotations) if train else tuple(classes or ())
-    _check_same_classes(names, val.annotations, read_annotations(val.annotations))
+    _check_same_classes(names, val.annotations)
     return DetectionData(train, val, names)
 
 
@@ -92,7 +92,7 @@ def _find_split(name: str, root: Path | None, annotations: Path | None, images: 
     annotations = annotations.expanduser().absolute()
     if not annotations.is_file():
         raise UserError(f'{annotations}: no such annotation file (the {name} split); see --{name}-ann')
-    names = [image['file_name'] for image in read_annotations(annotations)['images'][:IMAGES_PROBED]]
+    names = survey(annotations, IMAGES_PROBED).first_images
     folders = (
         [images.expanduser().absolute()]
         if images is not None
@@ -144,28 +144,25 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     Raises:
         UserError: there are no boxes.
     """
-    content = read_annotations(annotations)
-    used = {annotation['category_id'] for annotation in content['annotations']}
-    groups = {c.get('supercategory') for c in content['categories'] if c.get('supercategory') != c['name']}
+    content = survey(annotations, IMAGES_PROBED)
+    groups = {c.get('supercategory') for c in content.categories if c.get('supercategory') != c['name']}
     names = [
         category['name']
-        for category in content['categories']
-        if category['id'] in used or category['name'] not in groups
+        for category in content.categories
+        if category['id'] in content.used or category['name'] not in groups
     ]
-    if not used:
+    if not content.used:
         raise UserError(f'{annotations}: it has images but no boxes; nothing to learn from')
     return tuple(names)
 
 
-def _check_same_classes(classes: Sequence[str], annotations: Path, content: dict[str, Any]) -> None:
-    known = {category['id'] for category in content['categories'] if category['name'] in classes}
-    for annotation in content['annotations']:
-        if annotation['category_id'] not in known:
-            name = next(
-                (c['name'] for c in content['categories'] if c['id'] == annotation['category_id']), None
-            )
+def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
+    content = survey(annotations, IMAGES_PROBED)
+    names = {category['id']: category['name'] for category in content.categories}
+    for used in content.used:
+        if names[used] not in classes:
             raise UserError(
-                f'{annotations}: has boxes of the class {name!r} (id {annotation["category_id"]}), '
+                f'{annotations}: has boxes of the class {names[used]!r} (id {used}), '
                 f'which is not among the {len(classes)} classes to find: {", ".join(classes[:20])}'
             )
 
@@ -185,21 +182,18 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     Raises:
         UserError: the file has boxes of a class that is not in ``classes``.
     """
-    content = read_annotations(annotations)
-    boxes = content['annotations']
-    order = [category['name'] for category in content['categories'] if category['name'] in classes]
-    ids = {box.get('id') for box in boxes}
-    complete = all('area' in box and 'iscrowd' in box for box in boxes)
-    numbered = len(ids) == len(boxes) and not ids & {None, 0}
-    if order == list(classes) and complete and numbered and not has_byte_order_mark(annotations):
+    found = survey(annotations, IMAGES_PROBED)
+    order = [category['name'] for category in found.categories if category['name'] in classes]
+    if order == list(classes) and found.complete and found.plain:
         return annotations
-    _check_same_classes(classes, annotations, content)
+    _check_same_classes(classes, annotations)
+    content = read_annotations(annotations)
     by_name = {category['name']: category for category in content['categories']}
     free = max(category['id'] for category in content['categories']) + 1
     content['categories'] = [
         by_name.get(name, {'id': free + label, 'name': name}) for label, name in enumerate(classes)
     ]
-    for number, box in enumerate(boxes, start=1):
+    for number, box in enumerate(content['annotations'], start=1):
         box.setdefault('area', box['bbox'][2] * box['bbox'][3])
         box.setdefault('iscrowd', 0)
         box['id'] = number

@@ -7,17 +7,22 @@ import io
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmdet.registry import HOOKS, OPTIM_WRAPPERS
-from mmengine.dist import is_main_process
+from mmdet.registry import HOOKS, MODEL_WRAPPERS, OPTIM_WRAPPERS
+from mmengine.device import get_device
+from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from .models.sync_norm import synchronise_on_cpu
 
 
 @HOOKS.register_module()
@@ -58,10 +63,10 @@ class ProgressHook(Hook):
         self._redirect: Any = None
 
     def _open(self, runner: Any, name: str, total: int, done: int = 0) -> None:
-        if self._redirect is None:
+        hidden = not (is_main_process() and sys.stderr.isatty())
+        if self._redirect is None and not hidden:  # it forgets which levels the console shows
             self._redirect = logging_redirect_tqdm([runner.logger])
             self._redirect.__enter__()
-        hidden = not (is_main_process() and sys.stderr.isatty())
         bar = tqdm(total=total, initial=done, desc=name, unit='it', leave=name == 'train', disable=hidden)
         self._bars.append((name, bar, time.perf_counter()))
 
@@ -113,6 +118,24 @@ class ProgressHook(Hook):
     after_test_epoch = after_val_epoch
 
 
+@HOOKS.register_module()
+class MeanLossHook(Hook):
+    """Log the mean of the losses of all processes, where mmengine logs those of the first."""
+
+    priority = 'HIGHEST'  # before what reads them
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Replace each loss by the mean over the processes, all in one exchange."""
+        losses = {key: value for key, value in (outputs or {}).items() if isinstance(value, torch.Tensor)}
+        if outputs is None or not losses or get_world_size() == 1:
+            return
+        values = torch.stack([value.detach().float().mean() for value in losses.values()])
+        all_reduce(values, op='mean')
+        outputs.update(zip(losses, values))
+
+
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(OptimWrapper):
     """Mixed precision on a CPU: forward passes in bfloat16, which needs no loss scale.
@@ -155,6 +178,31 @@ class ConsoleRunner(Runner):
     @classmethod
     def _is_no_listing(cls, record: logging.LogRecord) -> bool:
         return not record.getMessage().lstrip('\n -').startswith(cls.LISTINGS)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        """Wrap the model for several processes; on CPUs too, where mmengine's would name a GPU."""
+        if not self.distributed or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        for hook in self.cfg.get('custom_hooks') or []:
+            if hook['type'] == 'ChannelsLastHook' and hook.get('enabled', True):
+                model.to(memory_format=torch.channels_last)  # the wrapper lays its gradients out alike
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*broadcast_buffers', FutureWarning)  # mmengine's choice
+            if get_device() != 'cpu':
+                return super().wrap_model(model_wrapper_cfg, model)
+            if self.cfg.get('sync_bn'):
+                model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+            wrapper = model_wrapper_cfg or {
+                'broadcast_buffers': False,
+                'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
+            }
+            wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
+            return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=synchronise_on_cpu(model)))
+
+    def _init_model_weights(self) -> None:
+        # Random numbers fill memory in its order: a seed gives one process and many the same network.
+        self.model.to(memory_format=torch.contiguous_format)
+        super()._init_model_weights()
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> Any:

@@ -46,6 +46,9 @@ class FullCocoMetric(_Evaluator):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault('classwise', True)
+        # Despite its name, over whatever connects the processes. mmdet's own choice, 'cpu', goes through
+        # files in the present folder, which hosts do not share.
+        kwargs.setdefault('collect_device', 'gpu')
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(**kwargs, proposal_nums=(1, 10, 100), metric_items=list(FIGURES))
 

@@ -95,8 +95,10 @@ def draw_detections(model: Any, dataset: Any, path: Path) -> Path:
     model.eval()
     for axis, pick in zip(axes.flat, picks):
         sample = model.test_step(pseudo_collate([dataset[int(pick)]]))[0]
-        sample.gt_instances = _true_boxes(dataset.get_data_info(int(pick)))
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        info = dataset.get_data_info(int(pick))
+        sample.gt_instances = _true_boxes(info)
+        # By the data set's own loader, as img_path may be a key in a database or a URL.
+        image = mmcv.bgr2rgb(dataset.pipeline.transforms[0](info)['img'])
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Warning: The (bbox|polygon) is out of bounds')
             visualizer.add_datasample('pair', image, sample, pred_score_thr=SCORE)

@@ -14,6 +14,7 @@ from .config import load_config, merge_options
 from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
+from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
 from .report import report_test, report_training
@@ -100,17 +101,18 @@ def prepare(
         epochs: another length of training.
         batch_size: another number of images a step, on each device.
         tensorboard: write TensorBoard logs as well.
-        launcher: as in mmengine's ``Runner``.
+        launcher: as in mmengine's ``Runner``; the processes are joined here, see `join`.
         backbone: another one than the config's, ``NAME`` or ``NAME:WIDTH``; see `swap`.
 
     Raises:
-        UserError: see `load_config`, `swap`, `require_data`, `set_epochs`.
+        UserError: see `load_config`, `swap`, `join`, `require_data`, `set_epochs`.
     """
     if backbone is None:
         cfg = load_config(config, options)
     else:
         cfg = _with_backbone(config, backbone)
         merge_options(cfg, options, config)  # they are for the new backbone
+    join(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or _work_dir(config)
     try:
@@ -136,15 +138,17 @@ def prepare(
     fit_to_cpu(cfg)
     if options:
         cfg.merge_from_dict(options)  # once more, over what was set above
-    hooks = cfg.get('custom_hooks') or []
-    cfg.custom_hooks = [*(h for h in hooks if h['type'] != 'ProgressHook'), dict(type='ProgressHook')]
+    ours = ('MeanLossHook', 'ProgressHook')
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in ours]
+    cfg.custom_hooks = [*hooks, *(dict(type=name) for name in ours)]
     return cfg
 
 
 def _with_backbone(config: str, backbone: str) -> Any:
     network, settings = parse_backbone(backbone)
     swapped = swap(config, network, **settings)
-    print('\n'.join(swapped.notes))
+    if is_first():
+        print('\n'.join(swapped.notes))
     return swapped.config
 
 
@@ -246,8 +250,6 @@ def batch_note(cfg: Any, world_size: int) -> str | None:
 
 
 def _build_runner(cfg: Any, config: str) -> Any:
-    if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch: start it by torchrun --nproc-per-node=N tools/train.py ...')
     try:
         return ConsoleRunner.from_cfg(cfg)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -296,9 +298,16 @@ def train(
         load_checkpoint(resume)  # before the set-up of everything else
         cfg.load_from = resume
     source = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    require_same(
+        source,
+        f'--resume: checkpoints in {cfg.work_dir}',
+        'every host reads the checkpoint, and the first writes it: put --work-dir on a file system that they '
+        'share, or copy the checkpoint and last_checkpoint to each',
+    )
     whole = source is not None or _starts_whole(cfg, config)
     if not whole:
-        _fetch_weights(cfg)
+        with first_on_host():
+            _fetch_weights(cfg)
     runner = _build_runner(cfg, config)
     if whole:
         _skip_pretrained(runner.model)

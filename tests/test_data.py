@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ghost_det import annotations
 from ghost_det.data import aligned_annotations, class_names, find_data, missing_data, use_data
 from ghost_det.errors import UserError
 from ghost_det.run import load_config
@@ -292,3 +293,17 @@ def test_a_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
     copy = aligned_annotations(path, ('cat',), tmp_path / 'aligned')
     assert copy != path and json.loads(copy.read_text())['categories'][0]['name'] == 'cat'
+
+
+def test_a_file_is_read_once_while_it_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = write(tmp_path / 'train.json', coco(['a', 'b']))
+    val = write(tmp_path / 'val.json', coco(['a', 'b']))
+    read: list[str] = []
+    whole = annotations.read_annotations
+    monkeypatch.setattr(annotations, 'read_annotations', lambda path: read.append(path.name) or whole(path))
+    for name in (train, val):
+        aligned_annotations(name, find_data(tmp_path).classes, tmp_path / 'copies')
+    assert sorted(read) == ['train.json', 'val.json']
+    write(val, coco(['a', 'b', 'c']))
+    with pytest.raises(UserError, match="the class 'c'"):
+        find_data(tmp_path)

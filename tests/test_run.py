@@ -86,7 +86,7 @@ def test_options_win_over_data_and_machine(sample: Path, tmp_path: Path) -> None
     again = tmp_path / 'again.py'
     cfg.dump(again)
     hooks = [hook.type for hook in prepare(str(again)).custom_hooks]
-    assert hooks == ['ChannelsLastHook', 'ProgressHook']
+    assert hooks == ['ChannelsLastHook', 'MeanLossHook', 'ProgressHook']
 
 
 @pytest.mark.parametrize(
