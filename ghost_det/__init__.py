@@ -18,6 +18,7 @@ with contextlib.redirect_stdout(io.StringIO()):
     from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
     from .evaluation import FullCocoMetric
     from .loading import load_pretrained
+    from .mends import mend
     from .models import (
         GhostModule,
         GhostNet,
@@ -30,6 +31,7 @@ with contextlib.redirect_stdout(io.StringIO()):
     )
     from .swap import swap_backbone
 
+mend()
 globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''
         raise UserError(f'{name}: no such config file{listing}')
     try:
-        if name.startswith(SHIPPED):
+        if _inheritable(name):
             # As a child inherits it, so that what differs between the two is the child's own.
             inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
             cfg = Config(inherited._cfg_dict, filename=str(path))
@@ -60,6 +61,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
 def shipped() -> Path:
     """Return the folder of the configs that mmdet ships."""
     return Path(get_installed_path('mmdet')) / '.mim/configs'
+
+
+def _inheritable(name: str) -> bool:
+    """Tell whether ``_base_`` can name a config: mmengine takes no ``mmdet::gn+ws/``, say."""
+    return re.match(SHIPPED + r'\w+/', name) is not None
 
 
 def name_of(cfg: Any) -> str:
@@ -126,7 +132,9 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     out = Path(out)
     if out.suffix != '.py':
         raise UserError(f'-o {out}: a name that ends in .py is wanted')
-    if not base.startswith(SHIPPED):
+    if not _inheritable(base):
+        if base.startswith(SHIPPED):
+            base = str(shipped() / base.removeprefix(SHIPPED))
         if out.resolve() == Path(base).resolve():
             raise UserError(f'-o {out}: is the config to inherit from; choose another name')
         base = Path(os.path.relpath(Path(base).resolve(), out.resolve().parent)).as_posix()

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .models.sync_norm import synchronise_on_cpu
+from .trial import alone
 
 
 @HOOKS.register_module()
@@ -198,6 +199,10 @@ class ConsoleRunner(Runner):
             }
             wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
             return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=synchronise_on_cpu(model)))
+
+    def build_model(self, model: Any) -> Any:
+        """Build the model; of one process, with plain batch norm in place of mmcv's synchronised one."""
+        return super().build_model(model if self.distributed or not isinstance(model, dict) else alone(model))
 
     def _init_model_weights(self) -> None:
         # Random numbers fill memory in its order: a seed gives one process and many the same network.

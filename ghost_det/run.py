@@ -130,9 +130,7 @@ def prepare(
             raise UserError(f'--batch-size {batch_size}: a number from 1 up')
         cfg.train_dataloader.batch_size = batch_size
     if 'name' in (cfg.get('visualizer') or {}):
-        del cfg.visualizer[
-            'name'
-        ]  # mmengine keeps one visualizer of a name, with the work folder of the first run
+        del cfg.visualizer['name']  # a second run of the process would write to the first one's folder
     if tensorboard:
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
     fit_to_cpu(cfg)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from .complexity import complexity, count_macs
@@ -42,16 +43,28 @@ def abstract(work: Callable[[], T]) -> T:
             return work()
 
 
+def alone(cfg: Any) -> Any:
+    """Return a copy of a config with ``BN`` for ``MMSyncBN``, which a process without others cannot build."""
+    if isinstance(cfg, Mapping):
+        kept = {key: alone(value) for key, value in cfg.items()}
+        if kept.get('type') == 'MMSyncBN':
+            kept['type'] = 'BN'
+        return ConfigDict(kept) if isinstance(cfg, ConfigDict) else kept
+    if isinstance(cfg, list | tuple):
+        return type(cfg)(map(alone, cfg))
+    return copy.deepcopy(cfg)
+
+
 def build_part(cfg: Any) -> Any:
     """Build a backbone or neck in evaluation mode, without loading anything."""
-    built = MODELS.build(copy.deepcopy(without_weights(cfg) if isinstance(cfg, Mapping) else cfg))
+    built = MODELS.build(alone(without_weights(cfg) if isinstance(cfg, Mapping) else cfg))
     built.eval()  # mmdet's ResNet returns nothing
     return built
 
 
 def build_alone(detector: Mapping[str, Any]) -> Any:
     """Build a detector in evaluation mode, without loading anything; a teacher is left out."""
-    cfg = copy.deepcopy(dict(detector))
+    cfg = alone(dict(detector))
     if any(key.startswith('teacher') for key in cfg):
         cfg = {key: value for key, value in cfg.items() if 'teacher' not in key}
         cfg['type'] = 'SingleStageDetector'
