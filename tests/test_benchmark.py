@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
 from ghost_det.annotations import read_annotations
-from ghost_det.benchmark import BOXES, IMAGES, annotation_table, write_annotations
+from ghost_det.benchmarks import ops
+from ghost_det.benchmarks.annotations import BOXES, IMAGES, annotation_table, write_annotations
+from ghost_det.benchmarks.training import training_table
+from ghost_det.errors import UserError
+
+from .conftest import ROOT
+
+LITE = str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='memory is read in /proc')
 
@@ -32,3 +40,24 @@ def test_a_table_has_a_row_for_each_size_and_way(tmp_path: Path) -> None:
         start, main, peak, private, share = map(float, row.split()[-5:])
         assert start < main <= peak and 0 < private < share < main
     assert not list(tmp_path.iterdir())
+
+
+def test_each_setting_of_a_training_step_is_timed_against_the_default() -> None:
+    heading, head, _, *rows = training_table(LITE, batch=2, side=128, rounds=2, compiled=False)
+    assert heading.startswith('2 images of 128 x 128, 1 threads, 2 rounds')
+    cells = [[cell.strip() for cell in row.strip('|').split('|')] for row in rows]
+    names = [row[0] for row in cells]
+    assert names == ['channels-last', 'plain layout', 'bfloat16', 'EMA', 'accumulation']
+    assert cells[0][-1] == '1.00 (1.00-1.00)' and all(float(row[3]) > 0 for row in cells)
+    with pytest.raises(UserError, match='no step with 1 images of 64 x 64, channels-last: Expected more'):
+        list(training_table(LITE, batch=1, side=64, rounds=1, compiled=False))
+
+
+def test_tool_prints_a_row_for_each_operator(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ops, 'CASES', {'NMS': ops.CASES['NMS, 10,000 boxes']})
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'operators', '--seconds', '0.1'])
+    runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| NMS')]
+    assert float(row.split('|')[2]) > 0

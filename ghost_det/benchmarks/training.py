@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 from ..config import load_config
+from ..errors import UserError
 
 DEFAULT = 'channels-last'
 SETTINGS = {
@@ -85,7 +85,7 @@ def training_table(config: str, batch: int, side: int, rounds: int, compiled: bo
         compiled: with ``torch.compile``, which takes minutes to begin.
 
     Raises:
-        UserError: see `load_config`.
+        UserError: see `load_config`; or a step is not possible, as with too small images.
     """
     cfg = load_config(config)
     if not DefaultScope.check_instance_created('ghost_det'):
@@ -94,9 +94,13 @@ def training_table(config: str, batch: int, side: int, rounds: int, compiled: bo
     names = [name for name in names if name != 'compiled' or compiled]
     steps, first = {}, {}
     for name in names:
-        with contextlib.suppress(ImportError):
-            steps[name] = _Step(cfg, name, batch, side)
+        steps[name] = _Step(cfg, name, batch, side)
+        try:
             first[name] = steps[name]()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f'{config}: no step with {batch} images of {side} x {side}, {name}: {error}'
+            ) from error
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

@@ -120,7 +120,7 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     from mmdet.datasets import CocoDataset
     from torch.utils.data import DataLoader
 
-    from .data import class_names
+    from ..data import class_names
 
     before = _memory()
     started = time.perf_counter()
@@ -164,8 +164,8 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
 
 def measure_apart(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     """Call `measure` in a fresh process, whose memory nothing else has touched."""
-    call = f'measure(pathlib.Path({str(path)!r}), {serialize}, {workers})'
-    code = f'import json, pathlib; from ghost_det.benchmark import measure; print(json.dumps({call}))'
+    call = f'annotations.measure(pathlib.Path({str(path)!r}), {serialize}, {workers})'
+    code = f'import json, pathlib; from ghost_det.benchmarks import annotations; print(json.dumps({call}))'
     done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
