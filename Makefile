@@ -9,8 +9,8 @@ ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epo
 # pytest workers, of one thread each
 JOBS ?= 2
 # The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
-SMOKE := tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_doctor.py tests/test_evaluation.py \
-  tests/test_loading.py tests/test_ops_coverage.py tests/test_run.py tests/test_swap.py tests/test_tools.py
+SMOKE := tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_evaluation.py tests/test_launch.py \
+  tests/test_loading.py tests/test_ops_coverage.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
 BACKBONE ?= GhostNet
 
 ifeq ($(STACK),default)
