@@ -149,6 +149,7 @@ def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
     cfg.pop('init_cfg', None)
     if isinstance(cfg.get('teacher_config'), str):  # a path in a clone of mmdet
         cfg['teacher_config'] = str(shipped() / cfg['teacher_config'].removeprefix('configs/'))
+    if 'teacher_ckpt' in cfg:
         cfg['teacher_ckpt'] = None
     cfg.setdefault('data_preprocessor', ConfigDict(type='DetDataPreprocessor', pad_size_divisor=32))
     if cfg['data_preprocessor'].get('batch_augments'):
