@@ -220,6 +220,8 @@ def use_amp(cfg: Any) -> None:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     else:
         cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper, which the config may have had
+            cfg.optim_wrapper.pop(key, None)
 
 
 def scale_lr(cfg: Any, config: str) -> None:

@@ -131,6 +131,8 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
         UserError: the width is no number.
     """
     name, _, width = text.partition(':')
+    if not name:
+        raise UserError(f'--backbone {text}: NAME or NAME:WIDTH is wanted, as GhostNetV2:1.3')
     try:
         return name, {'width': float(width)} if width else {}
     except ValueError:

@@ -7,6 +7,7 @@ import copy
 import importlib.metadata
 import logging
 import multiprocessing
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from .config import SHIPPED, load_config, shipped
 from .errors import UserError
+from .models import BACKBONES
 from .refit import at
 from .swap import parse_backbone, swap
 from .trial import PROPOSALS, alone, necks, reason, without_weights
@@ -40,6 +42,8 @@ RESULTS = {
 }
 
 
+_STARTING = threading.Lock()
+"""One process starts at a time: another would inherit the end that tells of the first one's."""
 _PIECE = 'a config without data, for others to inherit from'
 
 
@@ -61,13 +65,15 @@ def find_configs(folders: Sequence[str] = ()) -> list[str]:
         folders: of mmdet's ``configs``, or configs as ``mmdet::NAME``; all folders by default.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or a config that is named cannot be read.
     """
     root = shipped()
     known = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != '_base_')
     chosen = []
     for folder in folders or known:
+        folder = folder.rstrip('/')
         if folder.startswith(SHIPPED) or folder.endswith('.py'):
+            load_config(folder)  # or it is told what is wrong with it
             chosen.append(folder)
             continue
         if folder not in known:
@@ -277,10 +283,11 @@ def _send(pipe: Any, name: str, backbone: str) -> None:
 def _alone(name: str, backbone: str, seconds: float) -> Outcome:
     """Do `try_config` in a process of its own, so that neither a crash nor a loop ends the others."""
     context = multiprocessing.get_context()
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(there, name, backbone), daemon=True)
-    process.start()
-    there.close()
+    with _STARTING:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(there, name, backbone), daemon=True)
+        process.start()
+        there.close()
     try:
         if here.poll(seconds):
             outcome: Outcome = here.recv()
@@ -304,7 +311,10 @@ def sweep(configs: Sequence[str], backbone: str, jobs: int = 1, seconds: float =
         jobs: how many at once, of one thread each.
         seconds: after which one has failed.
     """
-    parse_backbone(backbone)
+    if MODELS.get(parse_backbone(backbone)[0]) is None:
+        raise UserError(f'--backbone {backbone}: there is no such backbone; ours are {", ".join(BACKBONES)}')
+    if jobs < 1 or not 0 < seconds < 1e6:
+        raise UserError(f'--jobs {jobs} --timeout {seconds:g}: positive numbers are wanted')
     with ThreadPoolExecutor(jobs) as pool:
         rows = pool.map(lambda name: _alone(name, backbone, seconds), configs)
         return list(tqdm(rows, total=len(configs), unit='config'))

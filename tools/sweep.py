@@ -23,6 +23,13 @@ def main() -> None:
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='at once, of one thread each')
     parser.add_argument('--timeout', type=float, default=600, help='seconds for one config (default: 600)')
     args = parse(parser)
+    if args.out:
+        try:
+            with atomic(args.out.with_name(f'.{args.out.name}.try')) as partial:
+                partial.touch()
+            args.out.with_name(f'.{args.out.name}.try').unlink()
+        except OSError as error:  # now, not after an hour
+            raise UserError(f'-o {args.out}: cannot be written ({error.strerror})') from None
     outcomes = sweep(find_configs(args.folders), args.backbone, args.jobs, args.timeout)
     command = ' '.join(['python tools/sweep.py', *args.folders, '--backbone', args.backbone])
     text = page(outcomes, args.backbone, command)

@@ -52,7 +52,7 @@ class CPUSyncBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         dims = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        x = input.float()
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         size = x.new_full((1,), input.numel() // input.shape[1])
         sums = _sum(torch.cat([x.sum(dims), size]))
         count = sums[-1].detach()
@@ -72,8 +72,9 @@ class CPUSyncBatchNorm(_BatchNorm):
             return
         self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(var * (count / max(count - 1, 1)), share)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        unbiased = var * (count / max(count - 1, 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
 def synchronise_on_cpu(module: nn.Module) -> nn.Module:
