@@ -238,6 +238,7 @@ def try_config(name: str, backbone: str) -> Outcome:
     def outcome(result: str, why: str = '') -> Outcome:
         for folder in (shipped(), shipped().parents[2]):  # no paths of this machine
             why = why.replace(f'{folder}/', '')
+        why = ' '.join(why.partition(', the current sys.path')[0].split())  # a row of a table is one line
         return Outcome(name, detector, old, result, why, time.perf_counter() - start)
 
     try:
