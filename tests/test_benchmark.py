@@ -3,12 +3,14 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from ghost_det.annotations import read_annotations
 from ghost_det.benchmarks import ops
-from ghost_det.benchmarks.annotations import BOXES, IMAGES, annotation_table, write_annotations
+from ghost_det.benchmarks.annotations import BATCH, BOXES, IMAGES, _Probe, annotation_table, write_annotations
 from ghost_det.benchmarks.training import training_table
 from ghost_det.errors import UserError
 
@@ -40,6 +42,21 @@ def test_a_table_has_a_row_for_each_size_and_way(tmp_path: Path) -> None:
         start, main, peak, private, share = map(float, row.split()[-5:])
         assert start < main <= peak and 0 < private < share < main
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match='--workers 0'):
+        list(annotation_table([1.0], workers=0))
+    with pytest.raises(UserError, match='no such folder'):
+        list(annotation_table([1.0], workers=1, folder=tmp_path / 'x'))
+
+
+@pytest.mark.parametrize('workers', [2, 3, 5])
+def test_every_worker_tells_its_memory_at_the_end_of_its_share(tmp_path: Path, workers: int) -> None:
+    class Data(list[Any]):
+        get_data_info = list.__getitem__
+
+    probe = _Probe(Data([{'instances': [{'bbox': [0, 0, 1, 1]}]}] * 1234), workers)
+    loader = DataLoader(probe, BATCH, num_workers=workers, collate_fn=list)
+    told = [found['pid'] for batch in loader for _, found in batch if found]
+    assert len(told) == len(set(told)) == workers
 
 
 def test_each_setting_of_a_training_step_is_timed_against_the_default() -> None:
@@ -51,6 +68,8 @@ def test_each_setting_of_a_training_step_is_timed_against_the_default() -> None:
     assert cells[0][-1] == '1.00 (1.00-1.00)' and all(float(row[3]) > 0 for row in cells)
     with pytest.raises(UserError, match='no step with 1 images of 64 x 64, channels-last: Expected more'):
         list(training_table(LITE, batch=1, side=64, rounds=1, compiled=False))
+    with pytest.raises(UserError, match='--rounds 0: positive numbers'):
+        list(training_table(LITE, batch=1, side=64, rounds=0, compiled=False))
 
 
 def test_tool_prints_a_row_for_each_operator(

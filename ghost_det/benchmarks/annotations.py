@@ -13,9 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
+
 # Of COCO train2017, and what its polygons have on average.
 IMAGES, BOXES, CLASSES, POINTS = 118_287, 860_001, 80, 27
 MIB = 2**20
+BATCH = 100
 
 
 def write_annotations(path: Path, scale: float, polygons: bool = False) -> None:
@@ -88,10 +91,14 @@ def _memory(pid: int | str = 'self') -> dict[str, float]:
 
 
 class _Probe:
-    """A dataset whose items are those of another, read as in training but without the image."""
+    """A dataset whose items are those of another, read as in training but without the image.
 
-    def __init__(self, dataset: Any) -> None:
+    Workers take batches in turns: the end of each of the last batches is the end of one worker's share.
+    """
+
+    def __init__(self, dataset: Any, workers: int) -> None:
         self.dataset = dataset
+        self.first_last = -(-len(dataset) // BATCH) - workers
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -100,7 +107,8 @@ class _Probe:
         info = self.dataset.get_data_info(index)
         # Reading it may move every object's count of references, and with it the page that it is on.
         boxes = sum(len(instance['bbox']) for instance in info['instances'])
-        last = index // 1000 != (index + 1) // 1000
+        ends = (index + 1) % BATCH == 0 or index + 1 == len(self)
+        last = ends and index // BATCH >= self.first_last
         return boxes, {'pid': os.getpid(), **_memory()} if last else None
 
 
@@ -137,8 +145,8 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     built = time.perf_counter()
     main = _memory()
     loader: DataLoader[Any] = DataLoader(
-        _Probe(dataset),  # type: ignore[arg-type]
-        batch_size=100,
+        _Probe(dataset, workers),  # type: ignore[arg-type]
+        batch_size=BATCH,
         num_workers=workers,
         collate_fn=list,
         multiprocessing_context='fork',
@@ -186,7 +194,14 @@ def annotation_table(
         serialize: values of mmengine's ``serialize_data``.
         polygons: give the boxes some; mmdet keeps them in memory whether masks are trained or not.
         folder: where the files go until they are measured; the system's temporary one by default.
+
+    Raises:
+        UserError: a number that is not positive, or no such folder.
     """
+    if workers < 1 or min(scales) <= 0:
+        raise UserError(f'--workers {workers} --scales {min(scales):g}: positive numbers are wanted')
+    if folder is not None and not folder.is_dir():
+        raise UserError(f'--folder {folder}: there is no such folder')
     names = ['scale', 'images', 'file MB', 'serialized', 'check s', 'build s', 'start MB', 'main MB']
     names += ['peak MB', 'worker private MB', 'worker share MB']
     yield '  '.join(names)

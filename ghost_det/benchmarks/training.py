@@ -88,6 +88,11 @@ def training_table(config: str, batch: int, side: int, rounds: int, compiled: bo
         UserError: see `load_config`; or a step is not possible, as with too small images.
     """
     cfg = load_config(config)
+    if min(batch, side, rounds) < 1 or 'bbox_head' not in cfg.model:
+        raise UserError(
+            f'{config}, --batch-size {batch} --size {side} --rounds {rounds}: positive numbers, and the '
+            'config of a one-stage detector (with model.bbox_head), are wanted'
+        )
     if not DefaultScope.check_instance_created('ghost_det'):
         DefaultScope.get_instance('ghost_det', scope_name='mmdet')
     names = [name for name in SETTINGS if name != 'float16' or torch.cuda.is_available()]

@@ -79,12 +79,21 @@ class CPUSyncBatchNorm(_BatchNorm):
 
 def synchronise_on_cpu(module: nn.Module) -> nn.Module:
     """Replace ``torch.nn.SyncBatchNorm`` throughout a network, which keeps its parameters and statistics."""
+    return _synchronise(module, {})
+
+
+def _synchronise(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in twins:  # it has several places
+        return twins[module]
     if isinstance(module, nn.SyncBatchNorm):
         twin = CPUSyncBatchNorm(
             module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
         )
         twin._parameters, twin._buffers = module._parameters, module._buffers
-        return twin.train(module.training)
-    for name, child in module.named_children():
-        setattr(module, name, synchronise_on_cpu(child))
+        twins[module] = twin.train(module.training)
+        return twin
+    twins[module] = module
+    for name, child in module._modules.items():
+        if child is not None:
+            setattr(module, name, _synchronise(child, twins))
     return module
