@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,10 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
         found = 'a folder' if path.is_dir() else 'nothing'
         raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():  # torch itself takes altered bytes for weights
+                    raise UserError(f'{path}: damaged: its content does not match its own checksums')
         with torch.serialization.safe_globals(_PLAIN_DATA):
             content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -102,6 +107,8 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
             f'{path}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
             f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
         ) from None
+    except UserError:
+        raise
     except Exception:  # torch raises nearly anything over bytes that are no checkpoint
         raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
     if not isinstance(content, dict):

@@ -10,6 +10,13 @@ class UserError(Exception):
     """A mistake that its message explains: the file or option, what was found, what to do."""
 
 
+class Interrupted(Exception):
+    """A training was told to stop; the message says what it saved. Tools then end with `EXIT_INTERRUPTED`."""
+
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool's ``main``; a `UserError` becomes its message on stderr and exit code 2."""
     try:
@@ -17,6 +24,9 @@ def run_tool(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stop:
+        print(f'interrupted: {stop}', file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
