@@ -15,7 +15,16 @@ from ghost_det.data import find_data
 from ghost_det.engine import ChannelsLastHook, ConsoleRunner
 from ghost_det.errors import UserError
 from ghost_det.report import read_scalars
-from ghost_det.run import batch_note, fit_to_cpu, load_config, prepare, set_epochs, train, use_pretrained
+from ghost_det.run import (
+    OUR_HOOKS,
+    batch_note,
+    fit_to_cpu,
+    load_config,
+    prepare,
+    set_epochs,
+    train,
+    use_pretrained,
+)
 
 from .conftest import ROOT
 
@@ -86,7 +95,7 @@ def test_options_win_over_data_and_machine(sample: Path, tmp_path: Path) -> None
     again = tmp_path / 'again.py'
     cfg.dump(again)
     hooks = [hook.type for hook in prepare(str(again)).custom_hooks]
-    assert hooks == ['ChannelsLastHook', 'MeanLossHook', 'ProgressHook']
+    assert hooks == ['ChannelsLastHook', *OUR_HOOKS]
 
 
 @pytest.mark.parametrize(
