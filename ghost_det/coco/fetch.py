@@ -20,8 +20,8 @@ from ..errors import UserError
 from ..files import atomic, sha256
 from .catalogue import COCO, Archive, Catalogue, Part
 from .download import disk_fault, download, fetch_small, kept, run_all
+from .state import State, examine, image_fault, read_light
 from .unpack import unpack
-from .verify import State, examine, image_fault, read_light
 
 FEW = 0.05  # share of a split's images up to which they are fetched one by one
 VAL_SHARE = 5  # a subset has a validation image for so many training images
@@ -271,4 +271,5 @@ def _check_space(root: Path, steps: Sequence[int]) -> None:
             f'{root}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed to download and unpack; '
             'make room, or name a folder on another disk with --root'
         )
-    print(f'{root}: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free', file=sys.stderr)
+    if needed:
+        print(f'{root}: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free', file=sys.stderr)
