@@ -115,7 +115,7 @@ def subset(
 def _reduced(path: Path, count: int) -> dict[str, Any]:
     """Return an annotation file's content for some of its images; its whole is never in memory."""
     light = read_light(path)
-    used = {box['image_id'] for box in light['annotations']}
+    used = set(light['annotations'])
     images = [image for image in light['images'] if image['id'] in used]
     if not 1 <= count <= len(images):
         raise UserError(f'--subset: {count:,} images of {path} wanted; it has {len(images):,} with boxes')

@@ -116,14 +116,9 @@ def _contents(path: Path) -> tuple[dict[str, tuple[int, int]], int]:
 
 
 def read_light(path: Path) -> Any:
-    """Return an annotation file's content without the outlines, which are most of it."""
-
-    def light(entry: dict[str, Any]) -> dict[str, Any]:
-        entry.pop('segmentation', None)
-        return entry
-
+    """Return an annotation file's content with no more of each box than the ``image_id`` that it is of."""
     with path.open('rb') as file:
-        return json.load(file, object_hook=light)
+        return json.load(file, object_hook=lambda entry: entry['image_id'] if 'bbox' in entry else entry)
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str | None:
