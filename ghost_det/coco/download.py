@@ -294,8 +294,7 @@ def _fill(remote: Remote, partial: Path, jobs: int) -> None:
                 reached = position + len(block)
             file.flush()
             os.fsync(file.fileno())
-        if remote.ranges:
-            journal.add(chunk)
+        journal.add(chunk)
 
     name = partial.name.removesuffix('.part')
     with tqdm(total=remote.size, initial=present, desc=name, unit='B', unit_scale=True, disable=None) as bar:

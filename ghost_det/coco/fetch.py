@@ -99,15 +99,10 @@ def subset(
             number = count if split == 'train' else max(1, count // VAL_SHARE)
             content = _reduced(root / part.annotations, number)
             sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
-            lost = [name for name in sizes if image_fault(folder / part.name / name, sizes[name])]
-            _fetch_images(
-                f'{url}/{part.name}', folder / part.name, {name: sizes[name] for name in lost}, jobs
-            )
-            try:
-                with atomic(folder / part.annotations) as partial:
-                    partial.write_text(json.dumps(content))
-            except OSError as error:
-                raise disk_fault(error, folder) from None
+            lost = {n: size for n, size in sizes.items() if image_fault(folder / part.name / n, size)}
+            _fetch_images(f'{url}/{part.name}', folder / part.name, lost, jobs)
+            with atomic(folder / part.annotations) as partial:
+                partial.write_text(json.dumps(content))
             print(f'{part.name}: {number:,} images, {len(content["annotations"]):,} boxes in {folder}')
     return folder
 
@@ -136,8 +131,11 @@ def _reduced(path: Path, count: int) -> dict[str, Any]:
 def _have_annotations(
     root: Path, archive: Archive, parts: Sequence[Part], url: str, jobs: int, keep_zips: bool
 ) -> None:
-    files = {str(part.annotations.as_posix()): part for part in parts}
-    wrong = [p for name, p in files.items() if not (root / name).is_file() or sha256(root / name) != p.sha256]
+    def right(part: Part) -> bool:
+        file = root / part.annotations
+        return file.is_file() and sha256(file) == part.sha256
+
+    wrong = [part for part in parts if not right(part)]
     if not wrong:
         return
     path = _have_archive(root, archive, url, jobs)
@@ -147,9 +145,10 @@ def _have_annotations(
             kept_as = old.with_name(f'{old.name}.replaced')
             old.replace(kept_as)
             print(f'{old}: was not the published file; kept as {kept_as.name}')
-    unpack(path, root, archive.folder, archive.unpacked, jobs, files.__contains__)
+    wanted = {part.annotations.as_posix() for part in wrong}
+    unpack(path, root, archive.folder, archive.unpacked, jobs, wanted.__contains__)
     for part in wrong:
-        if not (root / part.annotations).is_file() or sha256(root / part.annotations) != part.sha256:
+        if not right(part):
             raise UserError(f'{path}: has no {part.annotations} as published')
     if not keep_zips:
         _drop(path)
@@ -199,11 +198,8 @@ def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], job
                 raise UserError(f'{url}/{name}: {fault}; {len(content):,} bytes came')
         bar.update()
 
-    try:
-        with tqdm(total=len(sizes), desc=f'{folder.name}/', unit='image', disable=None) as bar:
-            run_all(one, list(sizes), jobs, stop)
-    except OSError as error:
-        raise disk_fault(error, folder) from None
+    with tqdm(total=len(sizes), desc=f'{folder.name}/', unit='image', disable=None) as bar:
+        run_all(one, list(sizes), jobs, stop)
 
 
 def _drop(path: Path) -> None:
@@ -215,7 +211,7 @@ def _drop(path: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Keep other processes out of a folder; what killed ones left half-written in it goes."""
+    """Keep other processes out of a folder, clear what killed ones left there, tell of its disk's errors."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / '.prepare_coco.lock', timeout=0):

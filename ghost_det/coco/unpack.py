@@ -70,7 +70,7 @@ def unpack(
         root: where its folder goes.
         folder: see `members`.
         limit: see `members`.
-        jobs: threads; zlib lets others run.
+        jobs: threads: no gain on a local disk, but where each new file waits for a network.
         wanted: says of a member's name whether to unpack it; default: all.
 
     Raises:
