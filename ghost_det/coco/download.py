@@ -32,10 +32,8 @@ from ..files import sha256
 
 CHUNK = 16 << 20  # bytes; what a kill loses at most, times the number of connections
 BLOCK = 256 << 10
-STALL = (
-    30.0  # seconds without a byte, or at under SLOWEST bytes a second, after which a connection is given up
-)
-SLOWEST = 1024
+STALL = 30.0  # seconds after which a connection is given up that gives nothing, or less than:
+SLOWEST = 1024  # bytes a second
 TRIES = 6  # in a row without a block of progress
 PAUSE = 1.0  # seconds before the second try; doubled each time
 RESTARTS = 3
