@@ -82,6 +82,13 @@ def test_a_fault_on_the_way_is_tried_again_from_where_it_was(
     )  # nothing that had come was asked for again, but for buffers
 
 
+def test_a_link_that_is_cut_more_often_than_there_are_tries_gets_there(
+    server: Server, tmp_path: Path
+) -> None:
+    server.faults = ['cut'] * (download.TRIES + 2)  # each half-way of what is left of the first chunk
+    assert get(server, tmp_path, jobs=1) == BYTES and not server.faults
+
+
 @pytest.mark.parametrize(
     ('prepare_server', 'message'),
     [
@@ -149,7 +156,7 @@ def test_a_journal_counts_only_for_the_file_it_is_of(
     assert get(server, tmp_path) == BYTES
     assert 'another file than at the last try' in capsys.readouterr().err
     (tmp_path / 'a.zip').rename(tmp_path / 'a.zip.part')
-    journal.write_text(json.dumps([len(BYTES), server.tag, CHUNK]) + '\n0\n1\n1')  # the last line was cut
+    journal.write_text(json.dumps([len(BYTES), server.tag, CHUNK]) + '\n0\n2\n1')  # of 11
     server.served = 0
     assert get(server, tmp_path) == BYTES and server.served == len(BYTES) - 2 * CHUNK + 1
 
