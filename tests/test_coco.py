@@ -83,10 +83,11 @@ def test_a_fault_on_the_way_is_tried_again_from_where_it_was(
 
 
 def test_a_link_that_is_cut_more_often_than_there_are_tries_gets_there(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.faults = ['cut'] * (download.TRIES + 2)  # each half-way of what is left of the first chunk
-    assert get(server, tmp_path, jobs=1) == BYTES and not server.faults
+    monkeypatch.setattr(download, 'CHUNK', len(BYTES))
+    server.faults = ['cut'] * (download.TRIES + 1)  # each half-way of what is left
+    assert get(server, tmp_path) == BYTES and not server.faults
 
 
 @pytest.mark.parametrize(
