@@ -27,6 +27,7 @@ class Server:
         files: their content.
         tag: of all of them; what changes when they do.
         ranges: whether it gives parts.
+        if_range: whether it heeds that header.
         faults: of the coming requests, probes not counted, one each: 206 (none), another status, ``'cut'``
             half-way, ``'stall'`` half-way until ``go`` is set, ``'trickle'``, ``'change'`` (of ``tag``).
         hold_after: bytes after which everything waits for ``go``.
@@ -37,7 +38,7 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.tag = '"1"'
-        self.ranges = True
+        self.ranges = self.if_range = True
         self.faults: list[Fault] = []
         self.hold_after: int | None = None
         self.served = 0
@@ -73,7 +74,8 @@ class Server:
             request.send_error(fault if isinstance(fault, int) else 404)
             return
         body, part = content, re.fullmatch(r'bytes=(\d+)-(\d+)', wanted)
-        if part and self.ranges and request.headers.get('If-Range') in (None, self.tag):
+        same = not self.if_range or request.headers.get('If-Range') in (None, self.tag)
+        if part and self.ranges and same:
             body = content[int(part[1]) : int(part[2]) + 1]
             request.send_response(206)
             request.send_header('Content-Range', f'bytes {part[1]}-{part[2]}/{len(content)}')

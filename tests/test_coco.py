@@ -141,7 +141,11 @@ def test_a_file_that_changes_between_tries_is_begun_anew(
     assert 'another file than at the last try' in capsys.readouterr().err
 
 
-def test_a_file_that_changes_while_it_comes_is_begun_anew(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize('if_range', [True, False])
+def test_a_file_that_changes_while_it_comes_is_begun_anew(
+    if_range: bool, server: Server, tmp_path: Path
+) -> None:
+    server.if_range = if_range
     server.faults = [206, 206, 'change']
     assert get(server, tmp_path, jobs=1) == BYTES
     probes = [wanted for _, wanted in server.asked].count('bytes=0-0')
