@@ -491,6 +491,8 @@ def test_the_tool_ends_with_a_message_and_a_code(server: Server, tmp_path: Path)
         (['--subset', '0'], 2, 'a number from 1 up'),
         (['--subset', '9', '--verify'], 2, 'not allowed with'),
         (['--url', 'images.cocodataset.org'], 2, '--url: images.cocodataset.org/annotations/'),
+        (['--url', 'http://[x'], 2, '--url: http://[x/annotations/'),
+        (['--url', 'http://localhost:x'], 2, '--url: http://localhost:x/annotations/'),
     ],
 )
 def test_exit_codes_of_the_tool(

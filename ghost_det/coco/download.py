@@ -108,10 +108,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _open(url: str, **headers: str) -> Any:
-    if urlsplit(url).scheme not in ('http', 'https'):
-        raise UserError(f'--url: {url}: http://... or https://... is wanted')
     headers.setdefault('Accept-Encoding', 'identity')
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL)
+    try:
+        if urlsplit(url).scheme not in ('http', 'https'):
+            raise ValueError
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL)
+    except (ValueError, http.client.InvalidURL):
+        raise UserError(f'--url: {url}: http://... or https://... is wanted') from None
 
 
 def _tag(headers: Any) -> str:
