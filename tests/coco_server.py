@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 import re
 import time
 import zipfile
@@ -15,9 +16,15 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
-from ghost_det.coco import Archive, Catalogue, Part
+import pytest
+
+from ghost_det.coco import Archive, Catalogue, Part, download
+
+from .conftest import ROOT
 
 Fault = str | int
+BYTES = random.Random(0).randbytes(3 << 20)
+CHUNK = 256 << 10
 
 
 class Server:
@@ -141,3 +148,42 @@ def publish(source: Path, server: Server) -> Catalogue:
     path = 'annotations/annotations_trainval2017.zip'
     server.files[f'/{path}'] = content = zipped(annotations)
     return Catalogue(archive_of(path, content, 'annotations'), parts, server.url)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def settle(server: Server) -> int:
+    """Wait until the requests of a client that is gone have ended; count anew from here."""
+    before = -1
+    while before != server.served:
+        before = server.served
+        time.sleep(0.3)
+    server.served = 0
+    return before
+
+
+# Without the package's own __init__, which imports mmdet: that takes seconds.
+ALONE = f"""
+import importlib, sys, types
+package = types.ModuleType('ghost_det')
+package.__path__ = [{str(ROOT / 'ghost_det')!r}]
+sys.modules['ghost_det'] = package
+download = importlib.import_module('ghost_det.coco.download')
+download.CHUNK, download.BLOCK = {CHUNK}, 1 << 15
+"""
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small chunks and short waits; no proxy."""
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    for name, value in dict(CHUNK=CHUNK, BLOCK=32 << 10, STALL=0.4, PAUSE=0.01).items():
+        monkeypatch.setattr(download, name, value)
