@@ -176,6 +176,11 @@ def test_prepared_verified_harmed_and_repaired(
     for image in list((root / 'val2017').glob('*.jpg'))[:30]:
         image.unlink()
     annotations = root / 'annotations/instances_train2017.json'
+    content = json.loads(annotations.read_text())
+    del content['annotations'][0]
+    annotations.write_text(json.dumps(content))
+    (line,) = verify(root, ['train'], catalogue=catalogue)[0].lines(root)
+    assert 'not the published file: 80 images and 738 boxes, 80 and 739 are wanted; SHA-256' in line
     annotations.write_bytes(annotations.read_bytes()[:-10])
     train, val = verify(root, both, catalogue=catalogue)
     assert train.annotations and len(val.images) == 30 and '30 missing: ' in val.lines(root)[0]
