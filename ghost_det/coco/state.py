@@ -135,9 +135,7 @@ def image_fault(path: Path, size: tuple[int, int]) -> str | None:
                 return 'of another size than the annotations say'
             if image.format == 'JPEG':
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-                if (
-                    b'\xff\xd9' not in file.read()
-                ):  # coded data never has this pair: the end marker is missing
+                if b'\xff\xd9' not in file.read():  # the end marker, a pair that coded data never has
                     file.seek(0)
                     with Image.open(file) as again:
                         again.load()
