@@ -39,7 +39,7 @@ class AtomicBackend(LocalBackend):
             UserError: the disk is full; what was there before is still there.
         """
         try:
-            with atomic(Path(filepath)) as partial:
+            with atomic(Path(filepath), durable=True) as partial:
                 partial.write_bytes(obj)
         except OSError as error:
             if error.errno not in FULL:
