@@ -199,8 +199,9 @@ def _confuse(confusion: Array, image: _Image, score: float) -> None:
     hits = match >= 0
     background = len(confusion) - 1
     np.add.at(confusion, (image.true[match[hits]], image.found[hits]), 1)
-    np.add.at(confusion, (background, image.found[shown & ~hits & ~image.in_crowd]), 1)
-    np.add.at(confusion, (image.true[image.left(match)], background), 1)
+    nowhere = image.found[shown & ~hits & ~image.in_crowd]
+    confusion[background, :-1] += np.bincount(nowhere, minlength=background)
+    confusion[:-1, background] += np.bincount(image.true[image.left(match)], minlength=background)
 
 
 def _kinds(image: _Image) -> tuple[Array, Array, Array]:

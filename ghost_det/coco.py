@@ -254,7 +254,7 @@ def class_table(evaluation: Evaluation) -> str:
     for each in evaluation.classes:
         rows.append([each.name, str(each.boxes), *(_cell(value) for value in each.figures.values())])
     gaps = any(UNDEFINED in each.figures.values() for each in evaluation.classes)
-    return AsciiTable(rows).table + '\n- : no ground truth of this class and size' * gaps
+    return '\n'.join([AsciiTable(rows).table, *['- : no ground truth of this class and size'] * gaps])
 
 
 def _cell(value: float) -> str:
