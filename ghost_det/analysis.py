@@ -122,6 +122,20 @@ def analyse(
     return Analysis(errors, [names[category] for category in order], confusion, score)
 
 
+def confused(analysis: Analysis, most: int = 5) -> list[tuple[str, str, int, int]]:
+    """Return what is confused most, from twice up: true class, found class, how often, of how many boxes."""
+    counts = analysis.confusion[:-1, :-1].copy()
+    np.fill_diagonal(counts, 0)
+    totals = analysis.confusion.sum(axis=1)
+    found = []
+    for place in np.argsort(-counts, axis=None, kind='stable')[:most]:
+        true, taken = np.unravel_index(place, counts.shape)
+        if counts[true, taken] > 1:
+            names = analysis.classes[true], analysis.classes[taken]
+            found.append((*names, int(counts[true, taken]), int(totals[true])))
+    return found
+
+
 def _images(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: IouType, labels: dict[int, int]
 ) -> Iterator[_Image]:

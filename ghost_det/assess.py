@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from terminaltables import AsciiTable
 
-from .analysis import KINDS, SCORE, SPECIAL, Analysis, analyse
+from .analysis import KINDS, SCORE, SPECIAL, Analysis, analyse, confused
 from .coco import UNDEFINED, Evaluation, IouType, class_table, evaluate, figure_table
 from .errors import UserError
+from .files import require_writable
 from .plots import draw_all
-from .results import read_results, read_truth, summary, write_summary
+from .results import read_results, read_truth, summary, write_results, write_summary
 
 
 def evaluate_saved(
@@ -39,6 +40,10 @@ def evaluate_saved(
     Raises:
         UserError: a file that cannot be read or written, or is not what is wanted.
     """
+    if json_file is not None:
+        require_writable(json_file, '--json')
+    if folder is not None:
+        require_writable(folder / 'pr_curves.png', '--out-dir')
     truth = read_truth(annotations)
     found = read_results(results, truth, iou_type)
     evaluation = evaluate(truth, found, iou_type)
@@ -56,13 +61,17 @@ def evaluate_saved(
 
 
 def error_table(analysis: Analysis) -> str:
-    """Return TIDE's errors as a table: how many, and the AP at IoU 0.5 that each kind costs."""
+    """Return TIDE's errors as a table, with the AP at IoU 0.5 that each costs, and what is confused most."""
     errors = analysis.errors
     rows = [['error', 'count', 'AP_50 gained without it']]
     rows += [[name, str(errors.counts[name]), f'{errors.gains[name]:.3f}'] for name in KINDS]
     rows += [[f'all {name}', '', f'{errors.gains[name]:.3f}'] for name in SPECIAL]
     table = AsciiTable(rows).table
     said = [] if errors.ap != UNDEFINED else ['no ground truth: nothing to gain']
+    said += [
+        f'{true} found as {taken}: {count} of {total} boxes (score from {analysis.score:g})'
+        for true, taken, count, total in confused(analysis)
+    ]
     return '\n'.join([table, *said])
 
 
@@ -76,6 +85,16 @@ def pictures(evaluation: Evaluation, analysis: Analysis, folder: Path | None) ->
         return {}
     with _writing(folder):
         return draw_all(evaluation, analysis, folder)
+
+
+def save_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Write detections as COCO results.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with _writing(path):
+        write_results(path, results)
 
 
 def save_summary(path: Path, content: dict[str, Any]) -> None:

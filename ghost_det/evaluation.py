@@ -11,6 +11,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
+from .annotations import complete_boxes
 from .coco import Evaluation, class_table, evaluate, figure_table
 
 
@@ -31,6 +32,7 @@ class FullCocoMetric(CocoMetric):
             ``sort_categories``.
 
     Attributes:
+        ann_file: as given.
         evaluations: the last one of each metric.
         keep: set by who wants to have the detections afterwards.
         detections: those of the last evaluation as COCO results for each metric, where they are kept.
@@ -52,16 +54,24 @@ class FullCocoMetric(CocoMetric):
             super().__init__(ann_file=ann_file, metric=metric, collect_device=collect_device, **kwargs)
         if not set(self.metrics) <= {'bbox', 'segm'}:
             raise ValueError(f'FullCocoMetric: metric {metric!r}: bbox and segm are understood')
+        complete_boxes(self._coco_api.dataset)
+        self.ann_file = ann_file
         self.evaluations: dict[str, Evaluation] = {}
         self.keep = False
         self.detections: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """The content of the annotation file."""
+        content: dict[str, Any] = self._coco_api.dataset
+        return content
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Return the figures of every metric asked for, and log them as tables."""
         if self.format_only:
             return dict(super().compute_metrics(results))
         logger = MMLogger.get_current_instance()
-        truth = self._coco_api.dataset
+        truth = self.truth
         categories = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
         found: dict[str, float] = {}
         for metric in self.metrics:

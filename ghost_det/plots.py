@@ -47,7 +47,7 @@ def draw_all(evaluation: Evaluation, analysis: Analysis, folder: Path) -> dict[s
 
 def draw_curves(evaluation: Evaluation) -> Any:
     """Draw precision over recall: the mean of all classes by IoU (left), each class at IoU 0.5 (right)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.2), layout='constrained')
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5.2), layout='constrained')
     recalls = np.linspace(0, 1, evaluation.precision.shape[1])
     counted = [index for index, each in enumerate(evaluation.classes) if each.boxes]
     curves = evaluation.precision[:, :, counted]
@@ -57,22 +57,19 @@ def draw_curves(evaluation: Evaluation) -> Any:
             mean = curves[index].mean(axis=1)
             left.plot(recalls, mean, color=colour, label=f'IoU {0.5 + index * 0.05:.2f}: {mean.mean():.3f}')
         left.legend(title='AP', fontsize=8)
-    by_ap = sorted(counted, key=lambda index: -evaluation.classes[index].figures['AP_50'])
-    named = by_ap if len(by_ap) <= NAMED else by_ap[: NAMED // 2] + by_ap[-NAMED // 2 :]
-    for index in by_ap:
-        if index not in named:
-            right.plot(recalls, evaluation.precision[0, :, index], color='lightgrey', linewidth=0.7)
-    for place, index in enumerate(named):
+    by_boxes = sorted(counted, key=lambda index: -evaluation.classes[index].boxes)
+    for index in by_boxes[NAMED:]:
+        right.plot(recalls, evaluation.precision[0, :, index], color='lightgrey', linewidth=0.7, zorder=1)
+    named = sorted(by_boxes[:NAMED], key=lambda index: -evaluation.classes[index].figures['AP_50'])
+    for index in named:
         each = evaluation.classes[index]
         label = f'{each.figures["AP_50"]:.3f} {_short(each.name)} ({each.boxes})'
-        worst = len(by_ap) > NAMED and place >= NAMED // 2
-        style = '--' if worst else '-'
-        right.plot(recalls, evaluation.precision[0, :, index], style, color=f'C{place}', label=label)
+        right.plot(recalls, evaluation.precision[0, :, index], label=label)
     if named:
-        few = len(by_ap) <= NAMED
-        title = 'AP_50 class (boxes)' if few else 'AP_50 class (boxes): best, and worst dashed'
-        right.legend(title=title, title_fontsize=8, fontsize=8)
-    titles = ('Mean over classes, by IoU', f'Each of {len(by_ap)} classes with ground truth, at IoU 0.5')
+        title = 'AP_50 class (boxes)' + '\nthose with most boxes' * (len(by_boxes) > NAMED)
+        place = dict(loc='upper left', bbox_to_anchor=(1.01, 1.01))
+        right.legend(title=title, title_fontsize=8, fontsize=8, **place)
+    titles = ('Mean over classes, by IoU', f'Each of {len(by_boxes)} classes with ground truth, at IoU 0.5')
     for axis, title in zip((left, right), titles):
         axis.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=title)
         axis.grid(alpha=0.3)
@@ -84,7 +81,7 @@ def draw_curves(evaluation: Evaluation) -> Any:
 
 
 def draw_confusion(analysis: Analysis) -> Any:
-    """Draw which true class is found as which, as a share of the true boxes; classes without any are left out."""
+    """Draw which true class is found as which, in shares of the true boxes; unseen classes are left out."""
     counts = analysis.confusion
     shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     shown = shown if len(counts) - 1 in shown else np.append(shown, len(counts) - 1)
@@ -99,6 +96,10 @@ def draw_confusion(analysis: Analysis) -> Any:
     size = 9 if few else 7
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(len(labels)), labels, fontsize=size)
+    axis.set_xticks(np.arange(len(labels)) + 0.5, minor=True)
+    axis.set_yticks(np.arange(len(labels)) + 0.5, minor=True)
+    axis.grid(which='minor', color='lightgrey', linewidth=0.3)
+    axis.tick_params(which='minor', length=0)
     if few:
         for row, column in zip(*np.nonzero(counts)):
             colour = 'white' if shares[row, column] > 0.5 else 'black'
@@ -109,16 +110,14 @@ def draw_confusion(analysis: Analysis) -> Any:
         f'last column: not found; last row: found where nothing is ({counts[-1].sum()})',
         fontsize=10,
     )
-    figure.colorbar(picture, ax=axis, shrink=0.6, label='share of the row')
+    figure.colorbar(picture, ax=axis, shrink=0.6, pad=0.01, label='share of the row')
     return figure
 
 
 def draw_errors(analysis: Analysis) -> Any:
     """Draw how much AP at IoU 0.5 each kind of error costs, and how many there are."""
     errors = analysis.errors
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 3.8), layout='constrained', width_ratios=(3, 1.4)
-    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout='constrained', width_ratios=(3, 1.4))
     places = range(len(KINDS))
     colours = [f'C{place}' for place in places]
     gains = [100 * errors.gains[name] for name in KINDS]

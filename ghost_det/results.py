@@ -41,8 +41,8 @@ def read_truth(path: Path) -> dict[str, Any]:
     for position, box in enumerate(content['annotations']):
         if not _is_number(box['area']) or box['iscrowd'] not in (0, 1):
             raise UserError(
-                f'{path}: annotations[{position}] has the area {box["area"]!r} and iscrowd {box["iscrowd"]!r}; '
-                'a number, and 0 or 1 are wanted'
+                f'{path}: annotations[{position}] has the area {box["area"]!r} and iscrowd '
+                f'{box["iscrowd"]!r}; a number, and 0 or 1 are wanted'
             )
     return content
 
@@ -73,7 +73,8 @@ def read_results(path: Path, truth: dict[str, Any], iou_type: IouType = 'bbox') 
     except json.JSONDecodeError as error:
         raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
     if not isinstance(content, list):
-        hint = '; annotations are the second file' if isinstance(content, dict) and 'images' in content else ''
+        annotations = isinstance(content, dict) and 'images' in content
+        hint = '; annotations are the second file' if annotations else ''
         raise UserError(f'{path}: a list of COCO results is wanted, found {_kind(content)}{hint}')
     images = {image['id']: (image['height'], image['width']) for image in truth['images']}
     categories = {category['id'] for category in truth['categories']}
