@@ -107,8 +107,8 @@ def _found(results: Sequence[dict[str, Any]], iou_type: IouType) -> list[dict[st
     An object's size is that of its box, or of its mask where masks are evaluated.
     """
     if iou_type == 'segm':
-        areas = masks.area([result['segmentation'] for result in results]) if results else []
-        shapes = [{'segmentation': r['segmentation'], 'area': float(a)} for r, a in zip(results, areas)]
+        codes = [result['segmentation'] for result in results]  # one by one: area() fails from 256 masks on
+        shapes = [{'segmentation': code, 'area': float(masks.area(code))} for code in codes]
     else:
         shapes = [{'bbox': r['bbox'], 'area': r['bbox'][2] * r['bbox'][3]} for r in results]
     for number, (result, shape) in enumerate(zip(results, shapes), start=1):

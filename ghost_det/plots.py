@@ -39,7 +39,7 @@ def draw_all(evaluation: Evaluation, analysis: Analysis, folder: Path) -> dict[s
         path = folder / f'{name}{suffix}.png'
         figure = draw()
         with atomic(path) as partial:
-            figure.savefig(partial, format='png', dpi=110)
+            figure.savefig(partial, format='png', dpi=110, bbox_inches='tight')
         plt.close(figure)
         paths[f'{name}{suffix}'] = path
     return paths
