@@ -44,7 +44,7 @@ def evaluate_saved(
         require_writable(json_file, '--json')
     if folder is not None:
         require_writable(folder / 'pr_curves.png', '--out-dir')
-    truth = read_truth(annotations)
+    truth = read_truth(annotations, iou_type)
     found = read_results(results, truth, iou_type)
     evaluation = evaluate(truth, found, iou_type)
     analysis = analyse(truth, found, iou_type, score)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -30,15 +29,26 @@ PACKAGES = (
 )
 
 
-def read_truth(path: Path) -> dict[str, Any]:
+def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
     """Read annotations to evaluate on.
 
+    Args:
+        path: the file.
+        iou_type: what will be evaluated; ``'segm'`` asks for masks.
+
     Raises:
-        UserError: see `ghost_det.annotations.read_annotations`; or a wrong ``area`` or ``iscrowd``.
+        UserError: see `ghost_det.annotations.read_annotations`; or a wrong ``area``, ``iscrowd`` or mask.
     """
     content = read_annotations(path)
     complete_boxes(content)
+    sizes = _sizes(content)
     for position, box in enumerate(content['annotations']):
+        if iou_type == 'segm' and not _is_outline(box.get('segmentation'), sizes[box['image_id']]):
+            raise UserError(
+                f'{path}: annotations[{position}] has the segmentation '
+                f"{str(box.get('segmentation'))[:80]}; polygons or a run-length code of the image's "
+                f'{list(sizes[box["image_id"]])} (height, width) are wanted for --iou-type segm'
+            )
         if not _is_number(box['area']) or box['iscrowd'] not in (0, 1):
             raise UserError(
                 f'{path}: annotations[{position}] has the area {box["area"]!r} and iscrowd '
@@ -72,11 +82,13 @@ def read_results(path: Path, truth: dict[str, Any], iou_type: IouType = 'bbox') 
         raise UserError(f'{path}: not a json file; a list of COCO results is wanted') from None
     except json.JSONDecodeError as error:
         raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
+    except ValueError:  # Python's own limit
+        raise UserError(f'{path}: not json: a number of thousands of digits') from None
     if not isinstance(content, list):
         annotations = isinstance(content, dict) and 'images' in content
         hint = '; annotations are the second file' if annotations else ''
         raise UserError(f'{path}: a list of COCO results is wanted, found {_kind(content)}{hint}')
-    images = {image['id']: (image['height'], image['width']) for image in truth['images']}
+    images = _sizes(truth)
     categories = {category['id'] for category in truth['categories']}
     for position, result in enumerate(content):
         fault = _fault(result, images, categories, iou_type)
@@ -114,8 +126,7 @@ def _fault(
         return f'has the score {result["score"]!r}; a number is wanted'
     value = result[shape]
     if iou_type == 'segm':
-        good = isinstance(value, dict) and isinstance(value.get('counts'), str)
-        if not good or value.get('size') != list(images[image]):
+        if not _is_code(value, images[image]) or not isinstance(value['counts'], str):
             return (
                 f'has the segmentation {str(value)[:80]}; a compressed run-length code of the size '
                 f'{list(images[image])} (height, width) is wanted'
@@ -125,8 +136,54 @@ def _fault(
     return None
 
 
+def _sizes(content: dict[str, Any]) -> dict[int, tuple[int, int]]:
+    return {image['id']: (image['height'], image['width']) for image in content['images']}
+
+
+def _is_outline(value: Any, size: tuple[int, int]) -> bool:
+    """Tell whether a true object's mask is a list of polygons or a run-length code."""
+    if not isinstance(value, list):
+        return _is_code(value, size)
+    return bool(value) and all(
+        isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))
+        for part in value
+    )
+
+
+def _is_code(value: Any, size: tuple[int, int]) -> bool:
+    """Tell whether a run-length code is whole; pycocotools does not return from some that are not, or dies.
+
+    Counts are a list, or COCO's text: numbers of 5 bits a character, lowest first, each from the fourth on
+    as its difference to the last but one.
+    """
+    if not isinstance(value, dict) or value.get('size') != list(size):
+        return False
+    code = value.get('counts')
+    if isinstance(code, list):
+        return all(type(count) is int and count >= 0 for count in code) and sum(code) == size[0] * size[1]
+    if not isinstance(code, str):
+        return False
+    counts: list[int] = []
+    count = shift = 0
+    for character in code:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return False
+        count |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        count -= (1 << shift) * (bits >> 4 & 1)
+        count += counts[-2] if len(counts) > 2 else 0
+        if count < 0:
+            return False
+        counts.append(count)
+        count = shift = 0
+    return not shift and sum(counts) == size[0] * size[1]
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e100  # neither NaN nor too long for a float
 
 
 def _kind(value: Any) -> str:
