@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-from .coco import LIMIT, UNDEFINED, IouType
+from .scoring import LIMIT, UNDEFINED, IouType
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # the paper's t_f and t_b, IoU
 SCORE = 0.3
@@ -96,7 +96,7 @@ def analyse(
     overlaps most, from IoU 0.5 on; what lies in a crowd of its class does not count.
 
     Args:
-        truth: as in `ghost_det.coco.evaluate`.
+        truth: as in `ghost_det.scoring.evaluate`.
         results: as there.
         iou_type: as there.
         score: from which on a detection counts in the confusion matrix; errors are of all detections.

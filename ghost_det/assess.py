@@ -10,7 +10,7 @@ from typing import Any
 from terminaltables import AsciiTable
 
 from .analysis import KINDS, SCORE, SPECIAL, Analysis, analyse, confused
-from .coco import UNDEFINED, Evaluation, IouType, class_table, evaluate, figure_table
+from .scoring import UNDEFINED, Evaluation, IouType, class_table, evaluate, figure_table
 from .errors import UserError
 from .files import require_writable
 from .plots import draw_all

@@ -12,7 +12,7 @@ from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
 from .annotations import complete_boxes
-from .coco import Evaluation, class_table, evaluate, figure_table
+from .scoring import Evaluation, class_table, evaluate, figure_table
 
 
 @METRICS.register_module()

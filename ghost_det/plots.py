@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 from .analysis import KINDS, SPECIAL, Analysis
-from .coco import UNDEFINED, Evaluation
+from .scoring import UNDEFINED, Evaluation
 from .files import atomic
 
 matplotlib.use('Agg')

@@ -12,7 +12,7 @@ from typing import Any
 
 from .analysis import Analysis
 from .annotations import complete_boxes, read_annotations
-from .coco import UNDEFINED, Evaluation, IouType, notes
+from .scoring import UNDEFINED, Evaluation, IouType, notes
 from .errors import UserError
 from .files import atomic
 from .version import __version__

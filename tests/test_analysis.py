@@ -10,10 +10,10 @@ import pytest
 from ghost_det.analysis import KINDS, SCORE, analyse, confused
 from ghost_det.assess import error_table, pictures
 from ghost_det.benchmarks.evaluation import write_scene
-from ghost_det.coco import UNDEFINED, evaluate
+from ghost_det.scoring import UNDEFINED, evaluate
 
 from .scenes import annotations, hard_scene
-from .test_coco import with_masks
+from .test_scoring import with_masks
 
 PERSON, DOG = 1, 2
 PLACE = [100.0, 100.0, 40.0, 40.0]

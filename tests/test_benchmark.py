@@ -13,7 +13,7 @@ from ghost_det.benchmarks import ops
 from ghost_det.benchmarks.annotations import BATCH, BOXES, IMAGES, _Probe, annotation_table, write_annotations
 from ghost_det.benchmarks.evaluation import evaluation_table
 from ghost_det.benchmarks.training import training_table
-from ghost_det.coco import EVALUATOR, FAST
+from ghost_det.scoring import EVALUATOR, FAST
 from ghost_det.errors import UserError
 
 from .conftest import ROOT

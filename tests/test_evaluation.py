@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pycocotools.mask import encode
 
-from ghost_det.coco import FIGURES, UNDEFINED
-from ghost_det.coco import evaluate as evaluate_again
+from ghost_det.scoring import FIGURES, UNDEFINED
+from ghost_det.scoring import evaluate as evaluate_again
 from ghost_det.data import class_names
 from ghost_det.results import read_results, read_truth, write_results
 

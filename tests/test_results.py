@@ -10,13 +10,13 @@ from pycocotools import mask as masks
 
 from ghost_det.analysis import KINDS, SPECIAL, analyse
 from ghost_det.assess import evaluate_saved
-from ghost_det.coco import CLASS_FIGURES, FIGURES, evaluate
+from ghost_det.scoring import CLASS_FIGURES, FIGURES, evaluate
 from ghost_det.errors import UserError
 from ghost_det.results import SCHEMA, read_results, read_truth, summary, write_results, write_summary
 from ghost_det.weights import sha256
 
 from .scenes import hard_scene
-from .test_coco import with_masks
+from .test_scoring import with_masks
 
 
 @pytest.fixture

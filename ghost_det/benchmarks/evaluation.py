@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..coco import EVALUATOR, FAST, FIGURES, evaluate
+from ..scoring import EVALUATOR, FAST, FIGURES, evaluate
 from ..errors import UserError
 from ..results import read_results, read_truth
 from .annotations import CLASSES, MIB, memory

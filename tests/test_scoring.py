@@ -11,8 +11,8 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ghost_det import coco
-from ghost_det.coco import (
+from ghost_det import scoring
+from ghost_det.scoring import (
     EVALUATOR,
     FAST,
     FIGURES,
@@ -167,4 +167,4 @@ def test_the_evaluator_is_the_fast_one_where_there_is_one(monkeypatch: pytest.Mo
     truth, results = hard_scene(0)
     assert evaluate(truth, results).evaluator.startswith(EVALUATOR)
     assert evaluate(truth, results, evaluator=REFERENCE).evaluator.startswith('pycocotools 2')
-    assert coco.EVALUATOR in (FAST, REFERENCE)
+    assert scoring.EVALUATOR in (FAST, REFERENCE)
