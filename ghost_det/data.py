@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .annotations import read_annotations, survey
+from .annotations import complete_boxes, read_annotations, survey
 from .errors import UserError
 from .files import atomic
 from .sample import make_sample
@@ -193,10 +193,7 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     content['categories'] = [
         by_name.get(name, {'id': free + label, 'name': name}) for label, name in enumerate(classes)
     ]
-    for number, box in enumerate(content['annotations'], start=1):
-        box.setdefault('area', box['bbox'][2] * box['bbox'][3])
-        box.setdefault('iscrowd', 0)
-        box['id'] = number
+    complete_boxes(content)
     content.setdefault('info', {})
     copy = folder / annotations.name
     with atomic(copy) as partial:  # as every process of a distributed run comes through here

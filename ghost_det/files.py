@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import UserError
+
 PARTIAL = '.partial-'
 
 
@@ -52,3 +54,23 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Find out before a long run that its result cannot be written.
+
+    Args:
+        path: the file to be made; its folder is made now.
+        option: that asks for it.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or there is a folder in the file's place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
+    if path.is_dir():
+        raise UserError(f'{option} {path}: a file is wanted, this is a folder')
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f'{option} {path}: its folder cannot be written to')

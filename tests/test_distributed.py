@@ -178,9 +178,10 @@ def test_an_evaluation_by_two_processes_gives_the_figures_of_one(
     (tmp_path / 'scontrol').write_text('#!/bin/sh\necho localhost\necho other\n')
     (tmp_path / 'scontrol').chmod(0o755)
     port = str(free_port())
+    kept = ['--work-dir', tmp_path / 'two', '--json', tmp_path / 'two.json', '--out', tmp_path / 'out.json']
     tasks = [
         subprocess.Popen(
-            [sys.executable, *map(str, words), '--work-dir', str(tmp_path / 'two'), '--launcher', 'slurm'],
+            [sys.executable, *map(str, [*words, *kept]), '--launcher', 'slurm'],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -200,6 +201,10 @@ def test_an_evaluation_by_two_processes_gives_the_figures_of_one(
     first, second = (task.communicate(timeout=200)[0] for task in tasks)
     assert [task.returncode for task in tasks] == [0, 0], first + second
     assert figures(first) == alone and not figures(second)
+    counts = json.loads((tmp_path / 'two.json').read_text())['metrics']['bbox']['counts']
+    assert counts['detections'] == len(json.loads((tmp_path / 'out.json').read_text())) > 0
+    assert 'pr_curves.png' in first and 'pr_curves.png' not in second
+    assert not list(tmp_path.rglob('.partial*'))
 
 
 def free_port() -> int:

@@ -25,6 +25,9 @@ from ghost_det.run import (
     train,
     use_pretrained,
 )
+from ghost_det.run import (
+    test as evaluate,
+)
 
 from .conftest import ROOT
 
@@ -259,3 +262,19 @@ def test_a_whole_detector_to_start_from_needs_no_weights_of_its_backbone(
             work_dir=str(tmp_path / 'run'),
             options={'load_from': str(tmp_path / 'part.pth')},
         )
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'out': 'predictions.csv'}, r'--out predictions.csv: predictions are written as .json .* or .pkl'),
+        ({'out': 'README.md/x.json'}, '--out README.md/x.json: its folder cannot be made'),
+        ({'json_file': 'configs'}, '--json configs: a file is wanted, this is a folder'),
+    ],
+)
+def test_a_result_that_cannot_be_written_stops_an_evaluation_before_it(
+    options: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message):
+        evaluate(str(LITE), 'none.pth', **options)
