@@ -13,10 +13,9 @@ from typing import Any
 from .analysis import Analysis
 from .annotations import complete_boxes, read_annotations
 from .errors import UserError
-from .files import atomic
+from .files import atomic, sha256
 from .scoring import UNDEFINED, Evaluation, IouType, notes
 from .version import __version__
-from .weights import sha256
 
 SCHEMA = 1
 FIELDS = ('image_id', 'category_id', 'score', 'bbox', 'segmentation')
