@@ -280,6 +280,27 @@ def test_a_killed_process_ends_the_training_and_it_resumes(
     assert (tmp_path / f'run/epoch_{epoch + 1}.pth').exists()
 
 
+@pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='processes are found in /proc')
+def test_processes_told_to_stop_do_so_after_the_same_step(
+    config: Path, data: list[str], tmp_path: Path
+) -> None:
+    words = [*TORCHRUN, '--standalone', '--nproc-per-node=2', tool('train'), config, *data]
+    words += ['--work-dir', str(tmp_path / 'run')]
+    with started(*words, '--epochs', '200', log=tmp_path / 'log') as agent:
+        wait_for(tmp_path / 'run/epoch_1.pth', [agent])
+        second = worker(agent.pid, 1)
+        assert second
+        os.kill(second, signal.SIGTERM)  # one is told; the other learns it from it
+        assert agent.wait(60) != 0
+    printed = (tmp_path / 'log').read_text()
+    assert printed.count('SIGTERM: stopping') == 1 and 'exitcode  : 75' in printed
+    saved = torch.load(tmp_path / 'run/interrupted.pth', weights_only=False)['meta']
+    assert saved['iter'] == 2 * saved['epoch'] + saved['place'] >= 2
+    printed = run(*words, '--resume', '--epochs', str(saved['epoch'] + 1))
+    assert f'interrupted.pth, after {saved["iter"]} steps' in printed and len(figures(printed)) == 12
+    assert not (tmp_path / 'run/interrupted.pth').exists()
+
+
 @pytest.fixture
 def hosts() -> Iterator[list[list[str]]]:
     """Words that run a command on one of two hosts: network namespaces joined by a virtual cable."""
