@@ -29,6 +29,7 @@ with contextlib.redirect_stdout(io.StringIO()):
         RepGhostNet,
         ghostify,
     )
+    from .preflight.check import check_dataset
     from .swap import swap_backbone
 
 mend()
@@ -47,6 +48,7 @@ __all__ = [
     'ProgressHook',
     'RepGhostNet',
     '__version__',
+    'check_dataset',
     'classifier',
     'ghostify',
     'load_pretrained',
