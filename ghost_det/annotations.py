@@ -97,6 +97,9 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
     finally:
         if collecting:
             gc.enable()
+    info = content.get('info')
+    faults = info.get('faults') if isinstance(info, dict) else None  # of `convert`
+    findings += found('wrong label file', split, map(str, faults if isinstance(faults, list) else []))
     if has_byte_order_mark(path):
         findings += found('byte order mark', split, ['its first three bytes'])
     return content, table, findings

@@ -11,6 +11,7 @@ from typing import Any
 from .annotations import MENDED, read_annotations, refuse_faults, survey
 from .errors import UserError
 from .files import atomic
+from .preflight.convert import converted
 from .preflight.findings import Finding, found
 from .preflight.table import is_there
 from .sample import make_sample
@@ -20,6 +21,8 @@ IMAGES_PROBED = 200
 LAYOUTS = """\
   annotations/instances_train*.json + train*/, annotations/instances_val*.json + val*/  (COCO's own)
   train/_annotations.coco.json and valid/_annotations.coco.json beside the images       (Roboflow's)
+  data.yaml with train: and val: folders of images, labels/ beside images/              (YOLO)
+  JPEGImages/, Annotations/, ImageSets/Main/{train,val}.txt; or train/*.xml, valid/*.xml (Pascal VOC)
   anything else: name the parts with --train-ann, --train-images, --val-ann, --val-images"""
 
 
@@ -73,12 +76,17 @@ def find_data(
     return DetectionData(train, val, names, tuple(fault.line() for fault in odd))
 
 
-def quick_check(splits: Sequence[tuple[str, Split]], mended: Sequence[str] = ()) -> list[Finding]:
+def quick_check(
+    splits: Sequence[tuple[str, Split]],
+    mended: Sequence[str] = (),
+    more: Sequence[tuple[Path, Finding]] = (),
+) -> list[Finding]:
     """Check annotations, and that every image is there, without opening any.
 
     Args:
         splits: names and parts of a data set.
         mended: kinds of faults that do not matter.
+        more: pairs of annotation file and finding, of other checks.
 
     Returns:
         warnings.
@@ -86,7 +94,7 @@ def quick_check(splits: Sequence[tuple[str, Split]], mended: Sequence[str] = ())
     Raises:
         UserError: it lists the errors.
     """
-    faults = []
+    faults = [*more]
     listing: dict[Path, set[str]] = {}
     for name, split in splits:
         seen = survey(split.annotations)
@@ -140,6 +148,9 @@ def find_annotations(name: str, root: Path | None, annotations: Path | None) -> 
                 f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
             )
         candidates = list(_annotation_files(root, SPLIT_NAMES[name]))
+        if not candidates:
+            other = converted(root)
+            candidates = [other[name]] if name in other else []
         if not candidates:
             jsons = sorted(str(p.relative_to(root)) for p in root.rglob('*.json'))[:10]
             raise UserError(
@@ -292,7 +303,7 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
         if split is None or not cfg.get(f'{name}_dataloader'):
             continue
         annotations = aligned_annotations(split.annotations, data.classes, folder / name)
-        dataset = _innermost(cfg[f'{name}_dataloader'])
+        dataset = innermost(cfg[f'{name}_dataloader'])
         dataset.update(
             type='CocoDataset',
             data_root='',
@@ -312,7 +323,7 @@ def evaluators(cfg: Any, name: str) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
-def _innermost(loader: Any) -> Any:
+def innermost(loader: Any) -> Any:
     """Return the dataset of a loader, under wrappers such as ``RepeatDataset``."""
     dataset = loader['dataset']
     while 'dataset' in dataset or 'datasets' in dataset:
@@ -352,7 +363,7 @@ def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:
     """
     missing = []
     for name in splits:
-        dataset = _innermost(cfg[f'{name}_dataloader'])
+        dataset = innermost(cfg[f'{name}_dataloader'])
         root = dataset.get('data_root') or ''
         for part in (dataset.get('ann_file'), dataset.get('data_prefix', {}).get('img')):
             if part and '://' not in f'{root}{part}' and not (Path(root) / part).exists():

@@ -17,16 +17,17 @@ from .errors import UserError
 from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
+from .preflight.configured import check_configured
 from .report import report_test, report_training
 from .swap import parse_backbone, swap
 from .weights import address, locate
 
 
 def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
-    """Stop where the data that a config names is not on this machine.
+    """Stop where the data that a config names is not on this machine, or has mistakes in it.
 
     Raises:
-        UserError: with the three ways on.
+        UserError: with the three ways on, or the mistakes.
     """
     missing = missing_data(cfg, splits)
     if missing:
@@ -36,6 +37,10 @@ def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
             '  --data FOLDER       your own data in COCO format\n'
             '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
         )
+    warnings = check_configured(cfg, splits)
+    if is_first():
+        for warning in warnings[:5]:
+            print(f'warning: {warning.line()}')
 
 
 def set_epochs(cfg: Any, epochs: int) -> None:
