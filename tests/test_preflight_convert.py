@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ import pytest
 
 from ghost_det import check_dataset
 from ghost_det.data import find_data
-from ghost_det.errors import UserError
-from ghost_det.preflight.convert import converted
 
 supervision = pytest.importorskip('supervision')
 
@@ -62,9 +59,9 @@ def test_there_and_back_are_the_same_boxes(coco_mini: Path, tmp_path: Path, layo
     assert data.train is not None and data.train.annotations.is_relative_to(tmp_path / 'cache')
     assert sorted(folder.rglob('*')) == files  # nothing is written there
     compared, largest = 0, 0.0
-    for split, annotations in (('train', data.train.annotations), ('val', data.val.annotations)):
+    for split, path in (('train', data.train.annotations), ('val', data.val.annotations)):
         before = boxes_of(json.loads((coco_mini / f'annotations/instances_{split}2017.json').read_text()))
-        after = boxes_of(json.loads(annotations.read_text()))
+        after = boxes_of(json.loads(path.read_text()))
         assert before.keys() == after.keys()
         for file, boxes in before.items():
             assert Counter(name for name, _ in boxes) == Counter(name for name, _ in after[file])

@@ -11,6 +11,8 @@ from typing import Any
 from ..annotations import load
 from ..data import Split, data_root, find_annotations, find_images
 from ..errors import UserError
+from .anchors import ENOUGH, Coverage, check_anchors
+from .configured import check_config
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, ranked
 from .images import Facts, check_images, common_images, open_images
 from .table import Table, is_there
@@ -34,11 +36,13 @@ class Report:
         findings: the gravest first.
         parts: the splits that could be read.
         coverage: lines on the anchors of the config, empty without one.
+        reach: the shares of boxes that they reach, where that can be said.
     """
 
     findings: list[Finding]
     parts: list[Part]
     coverage: list[str] = field(default_factory=list)
+    reach: Coverage | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -77,7 +81,7 @@ class Report:
                 }
                 for part in self.parts
             },
-            'coverage': self.coverage,
+            'anchors': self.coverage,
         }
 
 
@@ -87,6 +91,7 @@ def check_dataset(
     train_images: Path | None = None,
     val_ann: Path | None = None,
     val_images: Path | None = None,
+    config: Any = None,
     quick: bool = False,
     jobs: int | None = None,
     progress: bool = False,
@@ -99,6 +104,7 @@ def check_dataset(
         train_images: folder of the training images.
         val_ann: validation annotations.
         val_images: folder of the validation images.
+        config: of a detector, to compare its classes and anchors with the data.
         quick: do not open images, only see that they are there.
         jobs: processes that open images; all cores by default.
         progress: show a bar on a terminal.
@@ -106,6 +112,8 @@ def check_dataset(
     Raises:
         UserError: there are no annotations to check.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError(f'--jobs {jobs}: a number from 1 up')
     root = data_root(folder)
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
     findings: list[Finding] = []
@@ -133,7 +141,16 @@ def check_dataset(
             common = common_images([part.table for part in parts], [part.facts for part in parts])
             places = (parts[0].table.image_place(index) for index in common)
             findings += found('image in both splits', '', places, len(common))
-    return Report(ranked(findings), parts)
+    lines: list[str] = []
+    reach = None
+    if config is not None:
+        categories = {part.name: part.table.categories for part in parts}
+        findings += check_config(config, categories, defaults=False)
+        if parts:
+            lines, reach = check_anchors(config, parts[0].table)
+        if reach is not None and any(reach.boxes) and reach.share < ENOUGH:
+            findings += found('few anchors fit', parts[0].name, [reach.line().strip()])
+    return Report(ranked(findings), parts, lines, reach)
 
 
 def _read(

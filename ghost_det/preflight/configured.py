@@ -11,6 +11,7 @@ from mmdet.registry import DATASETS
 
 from ..annotations import survey
 from ..data import Split, evaluators, innermost, quick_check
+from ..errors import UserError
 from .findings import Finding, found
 
 
@@ -130,3 +131,18 @@ def numbers_of_classes(part: Any, name: str) -> Iterator[tuple[str, int]]:
                 yield name, value
             elif key not in ('backbone', 'neck', 'semantic_head', 'rpn_head'):
                 yield from numbers_of_classes(value, f'{name}.{key}')
+
+
+def data_of_config(cfg: Any) -> list[Path | None]:
+    """Return annotations and images of train, then of val, that a config names.
+
+    Raises:
+        UserError: none of them are in COCO's format and on this machine.
+    """
+    splits = dict(config_splits(cfg, ('train', 'val')))
+    if not splits:
+        raise UserError(f'{cfg.filename}: names no COCO annotations that are on this machine; give a FOLDER')
+    parts: list[Path | None] = []
+    for name in ('train', 'val'):
+        parts += [splits[name].annotations, splits[name].images] if name in splits else [None, None]
+    return parts

@@ -56,11 +56,8 @@ def find_layout(root: Path) -> Layout | None:
             images = {path.stem: path for path in _images(base / 'JPEGImages')}
             splits = {}
             for name, file in found.items():
-                stems = (
-                    [line.split()[0] for line in file.read_text().splitlines() if line.split()]
-                    if file
-                    else []
-                )
+                lines = file.read_text(encoding='utf-8').splitlines() if file else []
+                stems = [line.split()[0] for line in lines if line.split()]
                 default = base / 'JPEGImages'
                 splits[name] = [(images.get(s, default / f'{s}.jpg'), labels / f'{s}.xml') for s in stems]
             return Layout('voc', splits, listed=True)

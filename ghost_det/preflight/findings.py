@@ -103,7 +103,9 @@ KINDS = {
         '--fix leaves it out of train',
     ),
     'class unknown in train': Kind(
-        'error', 'val has boxes of a class that train has not', 'label it in train, or remove it from val'
+        'error',
+        'val has boxes of a class that train has not',
+        'label it in train; --fix leaves it out of val',
     ),
     'classes differ': Kind(
         'warning',
