@@ -133,8 +133,7 @@ def check_dataset(
         findings += faults
     if len(lost) == len(given):
         raise lost[0]
-    for part in parts:
-        findings += _look_for_images(part, quick, jobs or len(os.sched_getaffinity(0)), progress)
+    findings += _look_for_images(parts, quick, jobs or len(os.sched_getaffinity(0)), progress)
     if [part.name for part in parts] == ['train', 'val']:
         findings += compare([part.table for part in parts])
         if not quick and parts[0].split != parts[1].split:
@@ -167,20 +166,24 @@ def _read(
     return [Part(name, Split(annotations, folder), table, [])], findings
 
 
-def _look_for_images(part: Part, quick: bool, jobs: int, progress: bool) -> list[Finding]:
+def _look_for_images(parts: Sequence[Part], quick: bool, jobs: int, progress: bool) -> list[Finding]:
+    """Look for the files, and open them if asked; their facts go into the parts."""
+    findings: list[Finding] = []
     listing: dict[Path, set[str]] = {}
-    table, folder = part.table, part.split.images
-    here = [is_there(folder, file, listing) for file in table.files]
-    lost = [index for index, there in enumerate(here) if not there]
-    findings = found('missing file', part.name, map(table.image_place, lost), len(lost))
-    part.facts[:] = [None] * len(here)
+    present: list[tuple[Part, int]] = []
+    for part in parts:
+        table = part.table
+        here = [is_there(part.split.images, file, listing) for file in table.files]
+        lost = [index for index, there in enumerate(here) if not there]
+        findings += found('missing file', part.name, map(table.image_place, lost), len(lost))
+        part.facts[:] = [None] * len(here)
+        present += [(part, index) for index, there in enumerate(here) if there]
     if quick:
         return findings
-    present = [index for index, there in enumerate(here) if there]
-    opened = open_images([folder / table.files[index] for index in present], jobs, progress)
-    for index, facts in zip(present, opened):
+    paths = [part.split.images / part.table.files[index] for part, index in present]
+    for (part, index), facts in zip(present, open_images(paths, jobs, progress)):
         part.facts[index] = facts
-    return findings + check_images(table, part.name, part.facts)
+    return findings + [each for part in parts for each in check_images(part.table, part.name, part.facts)]
 
 
 def compare(tables: Sequence[Table]) -> list[Finding]:

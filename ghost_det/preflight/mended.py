@@ -245,16 +245,19 @@ def _rewrite(source: Path, target: Path, kinds: list[str]) -> bool:
             return False
         shift = max(0, int(pixels.max()).bit_length() - 8)
         done, content = cv2.imencode(source.suffix, (pixels >> shift).astype(np.uint8))
-        target.write_bytes(content.tobytes())
+        if done:
+            target.write_bytes(content.tobytes())
         return bool(done)
     with Image.open(source) as image:
         form = image.format if image.format in ('PNG', 'TIFF', 'BMP', 'WEBP') else 'JPEG'
         result = ImageOps.exif_transpose(image) if 'EXIF rotation' in kinds else image
         if 'CMYK image' in kinds:
             result = result.convert('RGB')
-        # The same tables of quantisation lose nothing visible, but Pillow has them of an unchanged JPEG alone.
+        # The same tables of quantisation lose the least, but Pillow has them of an unchanged JPEG alone.
         keep = result is image and image.format == 'JPEG'
         exif = result.getexif()
         exif.pop(0x0112, None)
-        result.save(target, form, quality='keep' if keep else QUALITY, exif=exif.tobytes())
+        profile = None if 'CMYK image' in kinds else image.info.get('icc_profile')
+        quality = 'keep' if keep else QUALITY
+        result.save(target, form, quality=quality, exif=exif.tobytes(), icc_profile=profile)
     return True

@@ -45,9 +45,7 @@ def render(report: Report) -> str:
         parts.append('<h2>Anchors</h2><pre>' + escape('\n'.join(report.coverage)) + '</pre>')
     for title, picture in pictures(report):
         data = base64.b64encode(picture).decode()
-        parts.append(
-            f'<h2>{escape(title)}</h2><img alt="{escape(title)}" src="data:image/png;base64,{data}">'
-        )
+        parts.append(f'<h2>{escape(title)}</h2><img alt="" src="data:image/png;base64,{data}">')
     body = '\n'.join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Data check</title>'
@@ -111,6 +109,7 @@ def _classes(parts: list[Part]) -> Any:
         bars = axes.barh(rows + number * height, values, height, align='edge', label=part.name)
         axes.bar_label(bars, [str(count.get(name, 0)) for name in shown], fontsize=6, padding=2)
     axes.set_yticks(rows + 0.4, [_plain(name) for name in shown], fontsize=8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     rest = (
         '' if len(shown) == len(names) else f' ({len(names)} classes: the first and last {len(shown) // 2})'
