@@ -25,7 +25,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="in place of the config's, as GhostNetV2:1.3; tools/swap.py makes a config of it",
     )
     data = parser.add_argument_group('data, instead of the one that the config names')
-    data.add_argument('--data', metavar='FOLDER', help="'sample', or a folder in COCO format")
+    data.add_argument(
+        '--data', metavar='FOLDER', help="'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
+    )
     add_parts(data)
     parser.add_argument(
         '--launcher',

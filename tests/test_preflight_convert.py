@@ -96,7 +96,8 @@ def voc(root: Path, xml: str = '', lists: bool = False) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         for stem in stems:
             Image.new('RGB', (40, 30), COLOURS[stem]).save(images / f'{stem}.jpg')
-            label = f'<annotation>{thing("dog", 1, 1, 40, 30)}{thing("cat", 11, 6, 20, 15, difficult=1)}</annotation>'
+            things = thing('dog', 1, 1, 40, 30) + thing('cat', 11, 6, 20, 15, difficult=1)
+            label = f'<annotation>{things}</annotation>'
             (labels / f'{stem}.xml').write_text(xml if stem == 'b' and xml else label)
         if lists:
             (root / 'ImageSets/Main').mkdir(parents=True, exist_ok=True)
