@@ -63,6 +63,12 @@ def test_every_kind_is_tested() -> None:
     assert set(TOGETHER) | ALONE | OF_CONFIG | OF_LABELS == set(KINDS)
 
 
+def test_every_kind_is_in_the_docs() -> None:
+    page = (ROOT / 'docs/data.md').read_text()
+    lost = [k for k, v in KINDS.items() if f'| {k} | {v.severity} | {v.why} | {v.mend} |' not in page]
+    assert not lost
+
+
 def test_nothing_is_found_in_a_sound_folder(tmp_path: Path) -> None:
     report = check_dataset(Folder(tmp_path / 'set').save())
     assert report.findings == [] and str(report).endswith('found: nothing')

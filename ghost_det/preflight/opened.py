@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sys
 import warnings
 from typing import Any
@@ -28,6 +29,8 @@ def open_image(path: str) -> dict[str, Any]:
         and EXIF ``orientation`` where it can be read; ``error`` where it cannot, or not to its end.
     """
     found: dict[str, Any] = {}
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return {'error': 'not a file'}
     try:
         with open(path, 'rb') as file:
             content = file.read(MAX_BYTES + 1)
