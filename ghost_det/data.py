@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,7 +186,7 @@ def find_images(
         if images is not None
         else list(_image_folders(annotations, root, SPLIT_NAMES[name]))
     )
-    present = {folder: sum((folder / file).is_file() for file in names) for folder in folders}
+    present = {folder: sum(os.path.isfile(folder / file) for file in names) for folder in folders}
     best = max(folders, key=lambda folder: present[folder])
     if names and not present[best]:
         raise UserError(
@@ -232,7 +233,7 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     """
     content = survey(annotations)
     refuse_faults([(annotations, fault) for fault in content.findings if fault.kind not in MENDED])
-    groups = {c.get('supercategory') for c in content.categories if c.get('supercategory') != c['name']}
+    groups = [c.get('supercategory') for c in content.categories if c.get('supercategory') != c['name']]
     names = [
         category['name']
         for category in content.categories

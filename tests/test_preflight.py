@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -108,6 +109,31 @@ def test_one_folder_with_one_of_each(tmp_path: Path) -> None:
         twin = tmp_path / 'mended' / name.replace('2017', '')
         if name.endswith('0040.jpg'):
             assert hashlib.sha256(twin.read_bytes()).hexdigest() == content
+
+
+def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=12)
+    content = folder.content['train']
+    for name in ('\x1b[2Jgone.jpg', 'a\ud800.jpg', 'x' * 5000, '../' * 50 + 'etc/passwd', '/'):
+        folder.take()[0]['file_name'] = name
+    content['annotations'][5].update(id=[], area='much', iscrowd={})
+    content['annotations'][6]['bbox'] = [10**400, 1, 2, 3]
+    content['annotations'][7]['area'] = math.nan
+    content['images'] += [None, 3, {'id': 2**80, 'file_name': 'x', 'width': 1, 'height': 1}]
+    content['categories'][0]['supercategory'] = ['list']
+    content['info'] = 3
+    report = check_dataset(folder.save())
+    text = str(report)
+    assert '\x1b' not in text and r'\x1b[2Jgone.jpg' in text
+    text.encode()
+    (lost,) = (f for f in report.findings if f.kind == 'missing file')
+    (wrong,) = (f for f in report.findings if f.kind == 'wrong entry')
+    (infinite,) = (f for f in report.findings if f.kind == 'box not finite')
+    assert (lost.count, wrong.count, infinite.count) == (4, 3, 1)  # /etc/passwd is there, and no image
+    write_mended(report, tmp_path / 'mended')
+    assert check_dataset(tmp_path / 'mended').errors == []
+    with pytest.raises(UserError, match='wrong entry'):
+        find_data(folder.root)
 
 
 def alone(kind: str, folder: Folder) -> None:

@@ -133,7 +133,8 @@ def check_dataset(
         findings += faults
     if len(lost) == len(given):
         raise lost[0]
-    findings += _look_for_images(parts, quick, jobs or len(os.sched_getaffinity(0)), progress)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    findings += _look_for_images(parts, quick, jobs or cores, progress)
     if [part.name for part in parts] == ['train', 'val']:
         findings += compare([part.table for part in parts])
         if not quick and parts[0].split != parts[1].split:

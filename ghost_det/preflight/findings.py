@@ -187,9 +187,14 @@ def found(
         count = len(where)
     if not count:
         return []
-    first = tuple(place for place, _ in zip(where, range(SHOWN)))
+    first = tuple(_printable(place) for place, _ in zip(where, range(SHOWN)))
     default, why, mend = KINDS[kind]
     return [Finding(kind, severity or default, split, why, first, count, mend)]
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a terminal would obey or cannot print: names are others' input."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:

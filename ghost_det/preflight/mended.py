@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -103,7 +104,7 @@ def _write_split(
         _write_image(part.split.images / image['file_name'], target, facts or {}, image, changed)
         image['file_name'] = name
     path = out / 'annotations' / f'instances_{part.name}.json'
-    path.write_text(json.dumps(mended, allow_nan=False), encoding='utf-8')
+    path.write_text(json.dumps(mended), encoding='utf-8')
     return own
 
 
@@ -201,7 +202,8 @@ def _boxes(
             continue
         entry = dict(content['annotations'][position])
         entry['category_id'] = category
-        if moved[index] or 'area' not in entry:
+        area: Any = entry.get('area')
+        if moved[index] or type(area) not in (int, float) or not 0 < area < math.inf:
             entry['area'] = float(boxes[index, 2] * boxes[index, 3])
         if moved[index]:
             entry['bbox'] = boxes[index].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -338,25 +339,14 @@ def _box_text(table: Table, index: int) -> str:
     return f'[{numbers}]{size}'
 
 
-def missing_files(table: Table, listing: dict[Path, set[str]], folder: Path) -> Iterator[int]:
-    """Yield the indices of images whose files are not there; folders are listed, files not asked for singly.
-
-    Args:
-        table: the images.
-        listing: what folders hold, filled as they are read.
-        folder: where the file names start from.
-    """
-    yield from (n for n, file in enumerate(table.files) if not is_there(folder, file, listing))
-
-
 def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
     """Tell whether a file is in a folder, from a listing that is read once."""
     parent, _, name = file.rpartition('/')
     where = folder / parent
     if where not in listing:
         try:
-            listing[where] = {entry.name for entry in where.iterdir()}
-        except OSError:
+            listing[where] = set(os.listdir(where))
+        except (OSError, ValueError):  # of names that no file system has, too
             listing[where] = set()
     # Asked for once more where it is not listed: the names of some file systems do not care for case.
-    return name in listing[where] or (folder / file).is_file()
+    return name in listing[where] or os.path.isfile(folder / file)
