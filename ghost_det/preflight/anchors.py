@@ -12,6 +12,7 @@ import torch
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps
 
+from ..data import innermost
 from .table import Floats, Table, sound_boxes
 
 IOU = 0.5
@@ -221,7 +222,8 @@ def check_anchors(cfg: Any, table: Table) -> tuple[list[str], Coverage | None]:
     generator, place = find_generator(cfg)
     if generator is None:
         return [f'anchors: not examined: {place}'], None
-    pipeline = cfg.test_dataloader.dataset.get('pipeline') or cfg.get('test_pipeline') or []
+    pipeline = innermost(cfg.test_dataloader).get('pipeline') if cfg.get('test_dataloader') else None
+    pipeline = pipeline or cfg.get('test_pipeline') or []
     divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
     now = cover(generator, table, pipeline, divisor, 'now')
     if isinstance(now, str):

@@ -24,13 +24,15 @@ def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
     """
     splits = []
     for name in names:
+        if not cfg.get(f'{name}_dataloader'):
+            continue
         dataset = innermost(cfg[f'{name}_dataloader'])
         root = str(dataset.get('data_root') or '')
         file = str(dataset.get('ann_file') or '')
         images = str((dataset.get('data_prefix') or {}).get('img') or '')
         known = str(dataset.get('type')).rpartition('.')[2] == 'CocoDataset'
         # Of a hidden test set there are only the images' names.
-        blind = name != 'train' and any(e.get('format_only') for e in evaluators(cfg, name))
+        blind = name != 'train' and any(e and e.get('format_only') for e in evaluators(cfg, name))
         remote = '://' in f'{root}{file}{images}' or dataset.get('backend_args')
         if known and not blind and not remote and (Path(root) / file).is_file():
             splits.append((name, Split(Path(root) / file, Path(root) / images)))
@@ -71,6 +73,8 @@ def check_config(
     """
     findings: list[Finding] = []
     for name, known in categories.items():
+        if not cfg.get(f'{name}_dataloader'):
+            continue
         dataset = innermost(cfg[f'{name}_dataloader'])
         metainfo = dataset.get('metainfo') or {}
         place = f'{name}_dataloader.dataset.metainfo'

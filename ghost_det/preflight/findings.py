@@ -69,7 +69,7 @@ KINDS = {
     'missing file': Kind('error', 'the training stops when it comes to it', _DROPPED),
     'unreadable image': Kind(
         'error',
-        'damaged or cut short: mmcv stops at it, or shows grey for what is lost',
+        'damaged or cut short: the training stops when it comes to it',
         _DROPPED,
     ),
     'wrong size': Kind(
