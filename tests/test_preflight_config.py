@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import bbox_overlaps
 
 from ghost_det import check_dataset
 from ghost_det.annotations import load
@@ -116,6 +114,8 @@ def test_data_that_a_config_names_is_checked_before_the_training(
 
 def brute(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
     """The twin: every anchor of mmdet's grid."""
+    from mmdet.structures.bbox import bbox_overlaps
+
     best = []
     for box, (width, height) in zip(boxes, shapes.tolist()):
         sizes = [(-(-int(height) // s[1]), -(-int(width) // s[0])) for s in generator.strides]
@@ -130,6 +130,8 @@ def brute(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Te
      'mmdet::yolo/yolov3_d53_8xb8-ms-608-273e_coco.py'],
 )  # fmt: skip
 def test_the_best_anchor_is_that_of_all_anchors(name: str) -> None:
+    from mmdet.registry import TASK_UTILS
+
     generator = TASK_UTILS.build(find_generator(load_config(name))[0])
     draw = torch.Generator().manual_seed(0)
     shapes = torch.tensor([320.0, 224.0], dtype=torch.float64).expand(300, 2)
