@@ -10,19 +10,19 @@ ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epo
 JOBS ?= 2
 # The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
 SMOKE := tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_evaluation.py tests/test_launch.py \
-  tests/test_loading.py tests/test_ops_coverage.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
+  tests/test_loading.py tests/test_ops_coverage.py tests/test_preflight_config.py tests/test_preflight_convert.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
 BACKBONE ?= GhostNet
 KILLS ?= 100
 
 ifeq ($(STACK),default)
 VENV := .venv
-EXTRAS := mm,tensorboard,dev
+EXTRAS := mm,data,tensorboard,dev
 else ifeq ($(STACK),official)
 VENV := .venv-official
-EXTRAS := official,tensorboard,dev
+EXTRAS := official,data,tensorboard,dev
 else ifeq ($(STACK),oldest)
 VENV := .venv-oldest
-EXTRAS := mm,tensorboard,dev
+EXTRAS := mm,data,tensorboard,dev
 else
 $(error STACK is '$(STACK)': choose default, official or oldest)
 endif

@@ -17,6 +17,7 @@ from .files import require_writable
 from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
+from .preflight.configured import check_configured
 from .report import full_metric, report_test, report_training
 from .saving import FULL, disk_full, remove_interrupted, remove_partial, resume_from, save_safely
 from .swap import parse_backbone, swap
@@ -34,10 +35,10 @@ OUR_HOOKS = (
 
 
 def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
-    """Stop where the data that a config names is not on this machine.
+    """Stop where the data that a config names is not on this machine, or has mistakes in it.
 
     Raises:
-        UserError: with the three ways on.
+        UserError: with the three ways on, or the mistakes.
     """
     missing = missing_data(cfg, splits)
     if missing:
@@ -47,6 +48,10 @@ def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
             '  --data FOLDER       your own data in COCO format\n'
             '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
         )
+    warnings = check_configured(cfg, splits)
+    if is_first():
+        for warning in warnings[:5]:
+            print(f'warning: {warning.line()}')
 
 
 def set_epochs(cfg: Any, epochs: int) -> None:
