@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import json
-import math
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +19,9 @@ FIELDS = {
 
 
 def has_byte_order_mark(path: Path) -> bool:
-    """Tell whether a file starts with the mark that some Windows programs write and pycocotools refuses."""
+    """Tell whether a file is in a form of Unicode that some Windows programs write and pycocotools refuses."""
     with path.open('rb') as file:
-        return file.read(3) == codecs.BOM_UTF8
+        return json.detect_encoding(file.read(4)) != 'utf-8'
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Survey:
         used: the ids of categories that have boxes, in the order of their first boxes.
         first_images: the file names of the first images.
         complete: each box has ``area`` and ``iscrowd``, and an id of its own, which is not 0.
-        plain: it starts without a byte order mark.
+        plain: it is in UTF-8, without a byte order mark.
     """
 
     categories: list[dict[str, Any]]
@@ -86,13 +85,21 @@ def read_annotations(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is not json, or is not what COCO's format and mmdet ask for.
     """
     try:
+        size, memory = path.stat().st_size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+        if not path.is_file() or 2 * size > memory:  # the bytes and their text are in memory at once
+            found = f'{size / 1e9:.1f} GB' if path.is_file() else 'a folder, a pipe or a device'
+            raise UserError(f'{path}: a file that fits into {memory / 2e9:.1f} GB is wanted, found {found}')
         content: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    except (UnicodeDecodeError, RecursionError):
-        raise UserError(f'{path}: not a json file; COCO annotations are wanted') from None
     except json.JSONDecodeError as error:
         raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
+    except (ValueError, RecursionError) as error:  # of text that is no UTF-8; of numbers with 5000 digits
+        raise UserError(
+            f'{path}: not a json file of COCO annotations in UTF-8: {str(error).partition(";")[0][:100]}'
+        ) from None
+    except MemoryError:
+        raise UserError(f'{path}: too large for the memory of this machine: split it') from None
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{path}: not COCO's detection format: it has no list '{key}'")
@@ -141,4 +148,4 @@ def _fault(entry: Any, fields: tuple[str, ...]) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= _LARGEST  # nor NaN

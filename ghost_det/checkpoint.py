@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as checkpoints
 from torch import Tensor
 
 from .errors import UserError
@@ -76,6 +78,8 @@ _PLAIN_DATA: list[Any] = [
     (_statistic, 'builtins.getattr'),
 ]
 
+_SLACK = 64 * 2**20
+
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run.
@@ -91,25 +95,65 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     if not path.is_file():
         found = 'a folder' if path.is_dir() else 'nothing'
         raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
-    try:
-        with torch.serialization.safe_globals(_PLAIN_DATA):
-            content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
-        if unsafe is None:
-            raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
-        raise UserError(
-            f'{path}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
-            f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
-        ) from None
-    except Exception:  # torch raises nearly anything over bytes that are no checkpoint
-        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
+    _refuse_bomb(path)
+    content = _read(path, path, map_location)
     if not isinstance(content, dict):
         raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
     weights = content.get('state_dict', content)
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise UserError(f'{path}: a dictionary of named weights is wanted, and it holds none')
     return content
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Stop at an archive that is small and would fill the memory; torch's own are not compressed at all.
+
+    Raises:
+        UserError: its parts are much larger than itself, or it cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    except Exception:  # a damaged one, which torch will refuse
+        return
+    if unpacked > 4 * size + _SLACK:
+        raise UserError(
+            f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take {unpacked / 1e6:.0f} MB of '
+            'memory; checkpoints are not packed like this'
+        )
+
+
+def _read(file: Any, name: str | Path, map_location: Any) -> Any:
+    """Read a path or an open file of torch.
+
+    Args:
+        file: of a checkpoint.
+        name: of it, for messages.
+        map_location: as for ``torch.load``.
+
+    Raises:
+        UserError: it is no checkpoint, or holds objects other than weights.
+    """
+    try:
+        with torch.serialization.safe_globals(_PLAIN_DATA):
+            return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
+        if unsafe is None:
+            raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
+        raise UserError(
+            f'{name}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
+            f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
+        ) from None
+    except PermissionError as error:
+        raise UserError(f'{name}: cannot be read ({error.strerror})') from None
+    except Exception:  # torch raises nearly anything over bytes that are no checkpoint
+        raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
 
 
 def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
@@ -154,10 +198,20 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
 
 
 def load_safely() -> None:
-    """Make mmengine read local checkpoints through `load_checkpoint`, on every stack."""
+    """Make mmengine read weights alone, from wherever: local files through `load_checkpoint`, on every stack.
+
+    onedl-mmengine itself unpickles, and so runs, whatever ``weights_only=True`` has just refused.
+    """
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    if hasattr(checkpoints, '_safe_torch_load'):
+        checkpoints._safe_torch_load = _read_safely
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Serve mmengine, which takes the kind of source that it logs from this function's name."""
     return load_checkpoint(filename, map_location)
+
+
+def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Stand in for mmengine's reader of what its other loaders fetched."""
+    return _read(file, file if isinstance(file, str | Path) else 'a checkpoint', map_location)

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .faults import name_images
 from .models.sync_norm import synchronise_on_cpu
 from .trial import alone
 
@@ -211,6 +212,8 @@ class ConsoleRunner(Runner):
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> Any:
-        """Build a loader without pycocotools' printed account of its steps."""
+        """Build a loader without pycocotools' printed account of its steps; its errors name the image."""
         with contextlib.redirect_stdout(io.StringIO()):
-            return Runner.build_dataloader(*args, **kwargs)
+            loader = Runner.build_dataloader(*args, **kwargs)
+        name_images(loader.dataset)
+        return loader

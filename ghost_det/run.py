@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.runner import find_latest_checkpoint
 
-from .checkpoint import check_fits, load_checkpoint, load_safely
+from .checkpoint import check_fits, load_checkpoint
 from .config import load_config, merge_options
 from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
+from .faults import told
 from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
@@ -115,20 +117,17 @@ def prepare(
     join(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or _work_dir(config)
-    try:
-        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--work-dir {cfg.work_dir}: cannot be made ({error.strerror})') from None
     if data is None:
         require_data(cfg, config, splits)
-    else:
-        use_data(cfg, data, Path(cfg.work_dir) / 'annotations')
     if epochs is not None:
         set_epochs(cfg, epochs)
     if batch_size is not None:
         if batch_size < 1:
             raise UserError(f'--batch-size {batch_size}: a number from 1 up')
         cfg.train_dataloader.batch_size = batch_size
+    _make_folder(cfg.work_dir, '--work-dir')
+    if data is not None:
+        use_data(cfg, data, Path(cfg.work_dir) / 'annotations')
     if 'name' in (cfg.get('visualizer') or {}):
         del cfg.visualizer['name']  # a second run of the process would write to the first one's folder
     if tensorboard:
@@ -140,6 +139,20 @@ def prepare(
     hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in ours]
     cfg.custom_hooks = [*hooks, *(dict(type=name) for name in ours)]
     return cfg
+
+
+def _make_folder(folder: str | Path, option: str) -> None:
+    """Have a folder, and prove that it can be written, before the long work whose results go there.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b'.')
+    except OSError as error:
+        raise UserError(f'{option} {folder}: cannot be written ({error.strerror})') from None
 
 
 def _with_backbone(config: str, backbone: str) -> Any:
@@ -250,10 +263,8 @@ def batch_note(cfg: Any, world_size: int) -> str | None:
 
 
 def _build_runner(cfg: Any, config: str) -> Any:
-    try:
+    with told(config):
         return ConsoleRunner.from_cfg(cfg)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f'{config}: cannot be built: {type(error).__name__}: {error}') from error
 
 
 def _work_dir(config: str) -> str:
@@ -290,7 +301,6 @@ def train(
         scale_lr(cfg, config)
     if pretrained is not None:
         use_pretrained(cfg, pretrained)
-    load_safely()
     cfg.resume = resume is not None
     if resume == 'auto':
         cfg.load_from = None  # or mmengine would resume from there
@@ -328,7 +338,8 @@ def train(
     note = batch_note(cfg, runner.world_size)
     if note:
         runner.logger.warning(note)
-    runner.train()
+    with told(config, runner):
+        runner.train()
     report_training(runner, config)
     return runner
 
@@ -355,20 +366,23 @@ def test(
         UserError: a mistake in the arguments, the config or the data; or a checkpoint that does not fit.
     """
     content = load_checkpoint(checkpoint)
+    if out and not out.endswith('.pkl'):
+        raise UserError(f'--out {out}: predictions are written as .pkl')
+    for option, folder in (('--out', Path(out).parent if out else None), ('--show-dir', show_dir)):
+        if folder is not None:
+            _make_folder(folder, option)
     if settings.get('work_dir') is None:
         # Not the training's own, whose config and pictures would be overwritten.
         settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
     cfg = prepare(config, data=data, splits=('test',), **settings)
-    load_safely()
     cfg.load_from = checkpoint
     if out:
-        if not out.endswith('.pkl'):
-            raise UserError(f'--out {out}: predictions are written as .pkl')
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
     if show_dir:
         cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
     runner = _build_runner(cfg, config)
     check_fits(runner.model, content, checkpoint, config)
-    figures: dict[str, float] = runner.test()
+    with told(config, runner):
+        figures: dict[str, float] = runner.test()
     report_test(runner)
     return figures
