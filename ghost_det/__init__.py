@@ -17,6 +17,7 @@ with contextlib.redirect_stdout(io.StringIO()):
     from .classifiers import ENTRIES, classifier
     from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
     from .evaluation import FullCocoMetric
+    from .guards import InterruptHook, LossGuardHook
     from .loading import load_pretrained
     from .mends import mend
     from .models import (
@@ -44,6 +45,8 @@ __all__ = [
     'GhostNetV3',
     'GhostPAN',
     'GhostResNet',
+    'InterruptHook',
+    'LossGuardHook',
     'ProgressHook',
     'RepGhostNet',
     '__version__',

@@ -78,7 +78,7 @@ _PLAIN_DATA: list[Any] = [
     (_statistic, 'builtins.getattr'),
 ]
 
-_SLACK = 64 * 2**20
+_SLACK = 64 * 2**20  # bytes by which small archives may grow, which some pack
 
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
@@ -95,7 +95,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     if not path.is_file():
         found = 'a folder' if path.is_dir() else 'nothing'
         raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
-    _refuse_bomb(path)
+    _check_archive(path)
     content = _read(path, path, map_location)
     if not isinstance(content, dict):
         raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
@@ -105,27 +105,32 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     return content
 
 
-def _refuse_bomb(path: Path) -> None:
-    """Stop at an archive that is small and would fill the memory; torch's own are not compressed at all.
+def _check_archive(path: Path) -> None:
+    """Stop at an archive that is damaged, or is small and would fill the memory.
 
     Raises:
-        UserError: its parts are much larger than itself, or it cannot be read.
+        UserError: its parts are much larger than itself, where torch's own are not compressed at all; or
+            they do not match their checksums, which torch does not look at.
     """
     try:
-        size = path.stat().st_size
         if not zipfile.is_zipfile(path):
             return
+        size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
+            bomb = unpacked > 4 * size + _SLACK
+            damaged = not bomb and archive.testzip() is not None
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    except Exception:  # a damaged one, which torch will refuse
-        return
-    if unpacked > 4 * size + _SLACK:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
+    except Exception:  # of zipfile, over nearly any bytes
+        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
+    if bomb:
         raise UserError(
             f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take {unpacked / 1e6:.0f} MB of '
             'memory; checkpoints are not packed like this'
         )
+    if damaged:
+        raise UserError(f'{path}: damaged: its content does not match its own checksums')
 
 
 def _read(file: Any, name: str | Path, map_location: Any) -> Any:

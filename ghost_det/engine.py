@@ -19,11 +19,14 @@ from mmengine.hooks import Hook
 from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .faults import name_images
 from .models.sync_norm import synchronise_on_cpu
+from .repeatable import LOOP_TYPES, PatientWorker
+from .saving import KeepingCheckpointHook
 from .trial import alone
 
 
@@ -212,8 +215,28 @@ class ConsoleRunner(Runner):
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> Any:
-        """Build a loader without pycocotools' printed account of its steps; its errors name the image."""
+        """Build a loader without pycocotools' printed account of its steps; errors name images, workers outlive signals."""
         with contextlib.redirect_stdout(io.StringIO()):
             loader = Runner.build_dataloader(*args, **kwargs)
+        if isinstance(loader, DataLoader):
+            loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
         name_images(loader.dataset)
         return loader
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the training loop; mmengine's own two in the form that goes on to the bit."""
+        if isinstance(loop, dict):
+            loop = dict(loop)
+            by_epoch = loop.pop('by_epoch', None)
+            if by_epoch is not None:
+                loop.setdefault('type', 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
+            loop['type'] = LOOP_TYPES.get(loop.get('type'), loop.get('type'))
+        return super().build_train_loop(loop)
+
+    def register_default_hooks(self, hooks: Any = None) -> None:
+        """Register mmengine's hooks, with checkpoints of which the old one goes when the new one is there."""
+        hooks = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1}, **(hooks or {})}
+        checkpoint = hooks['checkpoint']
+        if isinstance(checkpoint, dict) and checkpoint['type'] == 'CheckpointHook':
+            hooks['checkpoint'] = {**checkpoint, 'type': KeepingCheckpointHook}
+        super().register_default_hooks(hooks)

@@ -17,6 +17,13 @@ class UserError(Exception):
     """A mistake that its message explains: the file or option, what was found, what to do."""
 
 
+class Interrupted(Exception):
+    """A training was told to stop; the message says what it saved. Tools then end with `EXIT_INTERRUPTED`."""
+
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
 def run_tool(main: Callable[[], object]) -> None:
     """Run a tool's ``main``, and turn what it raises into one message on stderr and an exit code.
 
@@ -35,6 +42,9 @@ def run_tool(main: Callable[[], object]) -> None:
     except UserError as error:
         _tell(f'error: {error}', shown)
         sys.exit(_MISTAKE)
+    except Interrupted as stop:
+        _tell(f'interrupted: {stop}', shown)
+        sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import pickle
 import re
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dataset import Compose
 
 from .errors import UserError
+from .saving import FULL, disk_full
 
 _WRONG = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
 
@@ -83,6 +84,7 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
             the network do not go together.
     """
     first = getattr(runner, 'iter', 0)
+    folder = getattr(runner, 'work_dir', '.')
     try:
         yield
     except UserError as error:
@@ -90,11 +92,8 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         raise UserError(f'{config}: weights that it names are refused: {_text(error)}') from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f'{error.filename or "the work folder"}: cannot be written: {error.strerror}; make room, '
-                'or choose another --work-dir'
-            ) from error
+        if error.errno in FULL:
+            raise UserError(disk_full(Path(error.filename or folder))) from error
         if _passes(error, 'build_from_cfg') or error.filename:
             raise UserError(f'{config}: {error.filename or ""}: {error.strerror or _text(error)}') from error
         raise

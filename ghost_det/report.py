@@ -34,7 +34,8 @@ def read_scalars(work_dir: Path) -> list[dict[str, float]]:
     """Return the logged scalars of a work folder, those of resumed runs joined, ordered by step."""
     rows: list[dict[str, float]] = []
     for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        started = [json.loads(line) for line in log.read_text().splitlines()]
+        *lines, _ = log.read_text().split('\n')  # a killed run leaves half a line after the last end
+        started = [json.loads(line) for line in lines if line]
         # A training row counts iterations, an evaluation's counts epochs.
         for kind in (True, False):
             steps = [row['step'] for row in started if ('loss' in row) is kind]

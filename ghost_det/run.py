@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.runner import find_latest_checkpoint
 
 from .checkpoint import check_fits, load_checkpoint
 from .config import load_config, merge_options
@@ -20,8 +19,19 @@ from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
 from .report import report_test, report_training
+from .saving import remove_interrupted, remove_partial, resume_from, save_safely
 from .swap import parse_backbone, swap
 from .weights import address, locate
+
+# Of those of one priority, the first comes first.
+OUR_HOOKS = (
+    'RepeatableHook',
+    'MeanLossHook',
+    'LossGuardHook',
+    'ProgressHook',
+    'InterruptHook',
+    'DueEvaluationHook',
+)
 
 
 def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
@@ -135,9 +145,9 @@ def prepare(
     fit_to_cpu(cfg)
     if options:
         cfg.merge_from_dict(options)  # once more, over what was set above
-    ours = ('MeanLossHook', 'ProgressHook')
-    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in ours]
-    cfg.custom_hooks = [*hooks, *(dict(type=name) for name in ours)]
+    hooks = list(cfg.get('custom_hooks') or [])
+    present = {hook['type'] for hook in hooks}
+    cfg.custom_hooks = [*hooks, *(dict(type=name) for name in OUR_HOOKS if name not in present)]
     return cfg
 
 
@@ -301,13 +311,9 @@ def train(
         scale_lr(cfg, config)
     if pretrained is not None:
         use_pretrained(cfg, pretrained)
-    cfg.resume = resume is not None
-    if resume == 'auto':
-        cfg.load_from = None  # or mmengine would resume from there
-    elif resume is not None:
-        load_checkpoint(resume)  # before the set-up of everything else
-        cfg.load_from = resume
-    source = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    save_safely()
+    remove_partial(cfg.work_dir)
+    source, damaged = resume_from(cfg, resume)
     require_same(
         source,
         f'--resume: checkpoints in {cfg.work_dir}',
@@ -325,21 +331,23 @@ def train(
             runner.logger.warning(
                 f'--pretrained {pretrained} is not used: {source or cfg.load_from} has weights.'
             )
-    if resume == 'auto' and source is None:
-        runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint yet: starting from the beginning.')
+    for fault in damaged:
+        runner.logger.warning(f'--resume: passed over {fault}')
     if source is not None:
         content = load_checkpoint(source)
-        if 'meta' not in content or 'optimizer' not in content:
-            raise UserError(
-                f'--resume: {source} holds weights alone, not the state of a training; '
-                f'to start from them: --cfg-options load_from={source}'
-            )
         check_fits(runner.model, content, source, config)
+        runner.logger.info(
+            f'--resume: going on from {source}, after {content["meta"]["iter"]} steps and '
+            f'{content["meta"]["epoch"]} epochs'
+        )
+    elif resume == 'auto':
+        runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint yet: starting from the beginning.')
     note = batch_note(cfg, runner.world_size)
     if note:
         runner.logger.warning(note)
     with told(config, runner):
         runner.train()
+    remove_interrupted(cfg.work_dir)
     report_training(runner, config)
     return runner
 

@@ -1,0 +1,200 @@
+"""Checkpoints that are whole or not there, and finding the newest whole one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import master_only
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+from mmengine.hooks import CheckpointHook
+
+from .checkpoint import load_checkpoint
+from .errors import UserError
+from .files import PARTIAL, atomic
+
+INTERRUPTED = 'interrupted.pth'
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's storage of local files, by a temporary file that is renamed when it is on the disk."""
+
+    def put(self, obj: Any, filepath: str | Path) -> None:
+        """Write bytes.
+
+        Raises:
+            UserError: the disk is full; what was there before is still there.
+        """
+        try:
+            with atomic(Path(filepath)) as partial:
+                partial.write_bytes(obj)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise UserError(disk_full(Path(filepath), len(obj))) from None
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write text, as `put` writes bytes."""
+        self.put(obj.encode(encoding), filepath)
+
+
+def save_safely() -> None:
+    """Make mmengine write its checkpoints and other local files through `AtomicBackend`."""
+    register_backend('local', AtomicBackend, force=True, prefixes='')
+
+
+def disk_full(path: Path, size: int | None = None) -> str:
+    """Say that a file could not be written, what is needed, and what is still there."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        wanted = f', {size / 1e6:.1f} MB are needed' if size else ''
+        path = Path(f'{path} ({free / 1e6:.1f} MB are free{wanted})')
+    return (
+        f'no space left on the disk for {path}. The checkpoints before it are whole: free some space, then '
+        'go on with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
+    )
+
+
+class _Later:
+    """A file backend whose removals wait until `flush`."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.waiting: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ('remove', 'rmtree'):
+            return lambda path: self.waiting.append((name, path))
+        return getattr(self.backend, name)
+
+    def flush(self) -> None:
+        for name, path in self.waiting:
+            getattr(self.backend, name)(path)
+
+
+@HOOKS.register_module()
+class KeepingCheckpointHook(CheckpointHook):
+    """mmengine's checkpoints, where an old one goes only after the new one is there.
+
+    mmengine removes first: interrupted then, a training that keeps one checkpoint had none.
+    """
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save a network that is lost, in whose favour a good one would be removed.
+
+        Raises:
+            UserError: parameters are not finite.
+        """
+        trained = {key.removeprefix('module.') for key, _ in runner.model.named_parameters()}
+        lost = [
+            key
+            for key, value in checkpoint['state_dict'].items()
+            if (key in trained or '.running_' in key) and not torch.isfinite(value).all()
+        ]
+        if lost:
+            raise UserError(
+                f'at step {runner.iter + 1}: {len(lost)} of {len(checkpoint["state_dict"])} tensors of the '
+                f'network are no longer finite numbers, {lost[0]} for one: it has diverged and is not saved. '
+                'The checkpoints before are kept; a lower learning rate (--cfg-options '
+                'optim_wrapper.optimizer.lr=...) or clip_grad may help.'
+            )
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
+        with self._remove_later():
+            super()._save_checkpoint_with_step(runner, step, meta)
+        remove_interrupted(runner.work_dir)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
+        with self._remove_later():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextlib.contextmanager
+    def _remove_later(self) -> Iterator[None]:
+        backend: Any = self.file_backend
+        self.file_backend: Any = _Later(backend)
+        try:
+            yield
+            self.file_backend.flush()
+        finally:
+            self.file_backend = backend
+
+
+@master_only
+def remove_interrupted(work_dir: str) -> None:
+    """Remove the checkpoint of an interruption, once a later one is there."""
+    (Path(work_dir) / INTERRUPTED).unlink(missing_ok=True)
+
+
+@master_only
+def remove_partial(work_dir: str) -> None:
+    """Remove what killed trainings had begun to write."""
+    for path in Path(work_dir).glob(f'{PARTIAL}*'):
+        path.unlink(missing_ok=True)
+
+
+def newest_whole(work_dir: str) -> tuple[str | None, list[str]]:
+    """Find the checkpoint to go on from: that of the most steps, of those that are whole.
+
+    Args:
+        work_dir: folder of a training.
+
+    Returns:
+        Its path, and a line on each damaged one that was newer.
+    """
+    paths = [
+        path for name in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED) for path in Path(work_dir).glob(name)
+    ]
+    faults = []
+    found: list[tuple[int, str]] = []
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            content = load_checkpoint(path)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        meta = content.get('meta', {})
+        if 'optimizer' in content and isinstance(meta.get('iter'), int):
+            found.append((meta['iter'], str(path)))
+    return max(found)[1] if found else None, faults
+
+
+def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
+    """Set what a config resumes from, with the random seed of that training.
+
+    Returns:
+        The checkpoint, if there is one, and a line on each newer one that is damaged.
+
+    Raises:
+        UserError: there are checkpoints, but none to go on from.
+    """
+    cfg.resume = False
+    if resume is None:
+        return None, []
+    cfg.load_from = None  # or mmengine would resume from there
+    source, damaged = newest_whole(cfg.work_dir) if resume == 'auto' else (resume, [])
+    if source is None:
+        if damaged:
+            raise UserError(
+                f'--resume: no checkpoint of {cfg.work_dir} is whole: {"; ".join(damaged)}. '
+                'Remove them, or leave --resume out, to start from the beginning'
+            )
+        return None, []
+    content = load_checkpoint(source)  # before the set-up of everything else
+    if 'meta' not in content or 'optimizer' not in content:
+        raise UserError(
+            f'--resume: {source} holds weights alone, not the state of a training; '
+            f'to start from them: --cfg-options load_from={source}'
+        )
+    seed = content['meta'].get('seed')
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+    cfg.resume, cfg.load_from = True, source
+    return source, damaged
