@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .jsons import read_json
 
 FIELDS = {
     'images': ('id', 'file_name', 'width', 'height'),
     'annotations': ('image_id', 'category_id', 'bbox'),
     'categories': ('id', 'name'),
 }
+OPTIONAL = {'annotations': ('id', 'area', 'iscrowd'), 'categories': ('supercategory',)}
+_LARGEST = 2**31  # of what pycocotools, faster-coco-eval and float32 hold without loss or overflow
 
 
 def has_byte_order_mark(path: Path) -> bool:
-    """Tell whether a file is in a form of Unicode that some Windows programs write and pycocotools refuses."""
+    """Tell whether a file is in what some Windows programs write and pycocotools refuses."""
     with path.open('rb') as file:
         return json.detect_encoding(file.read(4)) != 'utf-8'
 
@@ -84,28 +86,13 @@ def read_annotations(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, is not json, or is not what COCO's format and mmdet ask for.
     """
-    try:
-        size, memory = path.stat().st_size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-        if not path.is_file() or 2 * size > memory:  # the bytes and their text are in memory at once
-            found = f'{size / 1e9:.1f} GB' if path.is_file() else 'a folder, a pipe or a device'
-            raise UserError(f'{path}: a file that fits into {memory / 2e9:.1f} GB is wanted, found {found}')
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
-    except (ValueError, RecursionError) as error:  # of text that is no UTF-8; of numbers with 5000 digits
-        raise UserError(
-            f'{path}: not a json file of COCO annotations in UTF-8: {str(error).partition(";")[0][:100]}'
-        ) from None
-    except MemoryError:
-        raise UserError(f'{path}: too large for the memory of this machine: split it') from None
+    content: Any = read_json(path)
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{path}: not COCO's detection format: it has no list '{key}'")
     for key, fields in FIELDS.items():
         for position, entry in enumerate(content[key]):
-            fault = _fault(entry, fields)
+            fault = _fault(entry, fields, OPTIONAL.get(key, ()))
             if fault:
                 raise UserError(f'{path}: {key}[{position}] {fault}')
     for key, field in (('images', 'id'), ('categories', 'id'), ('categories', 'name')):
@@ -124,28 +111,46 @@ def read_annotations(path: Path) -> dict[str, Any]:
                 raise UserError(
                     f'{path}: annotations[{position}] has {field} {box[field]!r}, which none of the {key} has'
                 )
-    return content
+    return dict(content)
 
 
-def _fault(entry: Any, fields: tuple[str, ...]) -> str | None:
+def _fault(entry: Any, fields: tuple[str, ...], optional: tuple[str, ...] = ()) -> str | None:
     """Say what is wrong with one entry, if anything is."""
-    for field in fields:
-        if not isinstance(entry, dict) or field not in entry:
+    if not isinstance(entry, dict):
+        return f'is {_short(entry)}; an object is wanted'
+    for field in (*fields, *(name for name in optional if name in entry)):
+        if field not in entry:
             return f"has no '{field}'"
         value = entry[field]
-        if field in ('file_name', 'name'):
-            if not isinstance(value, str) or not value or '\0' in value:
-                return f'has the {field} {value!r}; a text is wanted'
+        wanted = None
+        if field in ('file_name', 'name', 'supercategory'):
+            if not isinstance(value, str) or not (value or field == 'supercategory') or not _is_text(value):
+                wanted = 'a text'
         elif field == 'bbox':
             numbers = isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
             if not numbers or value[2] < 0 or value[3] < 0:
-                return f'has the bbox {value!r}; [x, y, width, height] is wanted, in pixels'
-        elif type(value) is not int:
-            return f'has the {field} {value!r}; a whole number is wanted'
+                wanted = '[x, y, width, height], in pixels,'
+        elif field == 'area':
+            wanted = None if _is_number(value) else 'a number'
+        elif type(value) not in ((int, bool) if field == 'iscrowd' else (int,)) or not _is_number(int(value)):
+            wanted = 'a whole number'
         elif field in ('width', 'height') and value < 1:
-            return f'has the {field} {value!r}; 1 or more pixels are wanted'
+            wanted = '1 or more pixels'
+        if wanted:
+            return f'has the {field} {_short(value)}; {wanted} is wanted'
     return None
 
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST  # nor NaN
+
+
+def _is_text(value: str) -> bool:
+    return '\0' not in value and value.encode(errors='replace').decode() == value  # nor half a character
+
+
+def _short(value: Any) -> str:
+    try:
+        return repr(value)[:100]
+    except ValueError:  # thousands of digits
+        return 'a number of thousands of digits'

@@ -215,7 +215,7 @@ class ConsoleRunner(Runner):
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> Any:
-        """Build a loader without pycocotools' printed account of its steps; errors name images, workers outlive signals."""
+        """Build a loader without pycocotools' printed account; errors name images, its workers survive."""
         with contextlib.redirect_stdout(io.StringIO()):
             loader = Runner.build_dataloader(*args, **kwargs)
         if isinstance(loader, DataLoader):

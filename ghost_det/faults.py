@@ -1,4 +1,4 @@
-"""What goes wrong while a detector is built or run, told by its cause: the config, an image, memory, the disk."""
+"""What goes wrong while a detector is built or run: the config, an image, memory or the disk is to blame."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def name_images(dataset: Any) -> None:
         if inner is not None:
             name_images(inner)
     pipeline = getattr(dataset, 'pipeline', None)
-    if type(pipeline) is Compose:
+    if pipeline is not None and type(pipeline) is Compose:
         dataset.pipeline = NamedCompose(pipeline.transforms)
 
 
 @contextlib.contextmanager
 def told(config: str, runner: Any = None) -> Iterator[None]:
-    """Turn what mmengine raises over a user's mistake into a `UserError`; faults of the code stay as they are.
+    """Turn what mmengine raises over a mistake into a `UserError`; faults of the code stay as they are.
 
     Args:
         config: name of the config, for the messages.
@@ -100,8 +100,8 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
             raise UserError(
-                f'{config}: the memory is not enough: {_text(error)}. Smaller: --batch-size, the scale of the '
-                'images, --amp'
+                f'{config}: the memory is not enough: {_text(error)}. Smaller: --batch-size, the '
+                'scale of the images, --amp'
             ) from error
         if not isinstance(error, _WRONG):
             raise
@@ -130,7 +130,7 @@ def _text(error: BaseException) -> str:
 
 
 def _of_worker(text: str) -> str:
-    """Return the message of an error that a loader's worker raised, which comes with its traceback as text."""
+    """Return the message of an error of a loader's worker, which comes with its traceback as text."""
     if not re.match(r'Caught \S+ in ', text):
         return text
     return re.split(r'\n[\w.]*(?:Error|Exception)\S*: ', text)[-1].strip()

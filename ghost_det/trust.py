@@ -16,7 +16,7 @@ _OWN = Path(__file__).resolve().parents[1]
 
 
 def announce(config: Path) -> None:
-    """Say of a config outside this project, mmdet and the present folder that it is code, once for its content.
+    """Say that a config from outside this project, mmdet and the present folder is code, once for each.
 
     What was said is remembered in ``$XDG_CACHE_HOME/ghost_det/configs-seen``.
 
