@@ -61,6 +61,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     ]
     if absent:
         raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
+    for key in ('model', 'train_dataloader'):
+        if not isinstance(cfg[key], Mapping):
+            raise UserError(f'{name}: {key} is {cfg[key]!r:.60}; dict(...) is wanted')
     return cfg
 
 

@@ -83,7 +83,6 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
         UserError: a part cannot be built, an image read, weights loaded, memory or disk had, or the parts of
             the network do not go together.
     """
-    first = getattr(runner, 'iter', 0)
     folder = getattr(runner, 'work_dir', '.')
     try:
         yield
@@ -105,12 +104,11 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
             ) from error
         if not isinstance(error, _WRONG):
             raise
-        if _passes(error, 'build_from_cfg', 'build_runner_from_cfg', 'from_cfg'):
+        if _passes(error, 'build_from_cfg', 'from_cfg', 'build_optim_wrapper', 'build_param_scheduler'):
             raise UserError(f'{config}: cannot be built: {_text(error)}') from error
         if (
             _passes(error, 'train_step', 'val_step', 'test_step')
-            and getattr(runner, 'iter', 0) == first
-            and not isinstance(error, KeyError)
+            and getattr(getattr(runner, '_train_loop', None), 'iter', 0) == 0
         ):
             raise UserError(
                 f'{config}: the network cannot do its first step: {_text(error)}. Its parts may not go '
@@ -126,6 +124,8 @@ def _passes(error: BaseException, *names: str) -> bool:
 
 def _text(error: BaseException) -> str:
     text = ' '.join(_of_worker(str(error)).split())
+    if not text and error.__traceback__ is not None:
+        text = traceback.extract_tb(error.__traceback__)[-1].line or ''
     return f'{type(error).__name__}: {text}'[:400]
 
 
