@@ -106,20 +106,26 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
 
 
 def _check_archive(path: Path) -> None:
-    """Stop at an archive that is damaged, or is small and would fill the memory.
+    """Stop at a file that is damaged, or is small and would fill the memory.
 
     Raises:
         UserError: its parts are much larger than itself, where torch's own are not compressed at all; or
             they do not match their checksums, which torch does not look at.
     """
     try:
-        if not zipfile.is_zipfile(path):
-            return
         size = path.stat().st_size
+        if not zipfile.is_zipfile(path):
+            _refuse_buffers(path.read_bytes(), path)
+            return
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
             bomb = unpacked > 4 * size + _SLACK
             damaged = not bomb and archive.testzip() is not None
+            for part in archive.namelist() if not bomb and not damaged else ():
+                if part.endswith('.pkl'):
+                    _refuse_buffers(archive.read(part), path)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
     except Exception:  # of zipfile, over nearly any bytes
@@ -131,6 +137,12 @@ def _check_archive(path: Path) -> None:
         )
     if damaged:
         raise UserError(f'{path}: damaged: its content does not match its own checksums')
+
+
+def _refuse_buffers(pickled: bytes, path: Path) -> None:
+    """Stop at a pickle that asks for a buffer, which torch makes of any size, and no checkpoint holds."""
+    if re.search(rb'c(?:builtins|__builtin__)\nbytearray\n', pickled):
+        raise UserError(f'{path}: refused: it holds bytearray, which is not weights and takes any memory')
 
 
 def _read(file: Any, name: str | Path, map_location: Any) -> Any:

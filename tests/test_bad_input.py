@@ -22,8 +22,8 @@ from .bad_inputs import CASES, FILES, LITE, Case, make_file
 from .conftest import ROOT
 
 OF_PROCESSES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR')
-# The work folder, which is proven to be writable before longer work; of a run that has begun, the log that tells
-# of its end, and the config with all options in it.
+# The work folder, which is proven to be writable before longer work; of a run that has begun, its log,
+# and the config with all options in it.
 MADE = re.compile(r'work_dirs(/[^/]+(/test)?)?')
 LEFT = re.compile(r'work_dirs/[^/]+(/test)?(/\d{8}_\d{6}.*|/[^/]+\.py|/annotations.*)?|work_dirs')
 
