@@ -6,7 +6,7 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
         found = 'a folder' if path.is_dir() else 'nothing'
         raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
     _check_archive(path)
-    content = _read(path, path, map_location)
+    content = _weights(path, torch.load, path, map_location=map_location)
     if not isinstance(content, dict):
         raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
     weights = content.get('state_dict', content)
@@ -145,20 +145,21 @@ def _refuse_buffers(pickled: bytes, path: Path) -> None:
         raise UserError(f'{path}: refused: it holds bytearray, which is not weights and takes any memory')
 
 
-def _read(file: Any, name: str | Path, map_location: Any) -> Any:
-    """Read a path or an open file of torch.
+def _weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Let a function of torch read a checkpoint, weights and plain data alone.
 
     Args:
-        file: of a checkpoint.
-        name: of it, for messages.
-        map_location: as for ``torch.load``.
+        name: of the checkpoint, for messages.
+        read: it takes ``weights_only``.
+        *arguments: its own.
+        **settings: its own.
 
     Raises:
         UserError: it is no checkpoint, or holds objects other than weights.
     """
     try:
         with torch.serialization.safe_globals(_PLAIN_DATA):
-            return torch.load(file, map_location=map_location, weights_only=True)
+            return read(*arguments, **settings, weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
         if unsafe is None:
@@ -167,8 +168,8 @@ def _read(file: Any, name: str | Path, map_location: Any) -> Any:
             f'{name}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
             f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
         ) from None
-    except PermissionError as error:
-        raise UserError(f'{name}: cannot be read ({error.strerror})') from None
+    except OSError as error:
+        raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
     except Exception:  # torch raises nearly anything over bytes that are no checkpoint
         raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
 
@@ -217,11 +218,13 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
 def load_safely() -> None:
     """Make mmengine read weights alone, from wherever: local files through `load_checkpoint`, on every stack.
 
-    onedl-mmengine itself unpickles, and so runs, whatever ``weights_only=True`` has just refused.
+    onedl-mmengine itself unpickles, and so runs, whatever ``weights_only=True`` has just refused; and
+    downloads, on both stacks, go through a function of torch's that does so by default.
     """
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
     if hasattr(checkpoints, '_safe_torch_load'):
         checkpoints._safe_torch_load = _read_safely
+    checkpoints.load_url = _read_url
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -231,4 +234,10 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
     """Stand in for mmengine's reader of what its other loaders fetched."""
-    return _read(file, file if isinstance(file, str | Path) else 'a checkpoint', map_location)
+    name = file if isinstance(file, str | Path) else 'a checkpoint'
+    return _weights(name, torch.load, file, map_location=map_location)
+
+
+def _read_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+    """Stand in for mmengine's ``load_url``; the cache is the same."""
+    return _weights(url, torch.hub.load_state_dict_from_url, url, model_dir, map_location, progress)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,7 @@ def init(path: Path, part: str) -> str:
     return f'model = dict({weights})' if part == 'model' else f'model = dict(backbone=dict({part}{weights}))'
 
 
+RESNET_NECK = "\nmodel['neck'] = dict(in_channels=[64, 128, 256, 512])"
 RESNET = "_delete_=True, type='ResNet', depth=18, "
 TEACHES = "model = dict(backbone=dict(init_cfg=None), teacher_config='{}', teacher_ckpt={!r})"
 PLACES: dict[str, Callable[[Path], list[str]]] = {
@@ -80,8 +80,7 @@ PLACES: dict[str, Callable[[Path], list[str]]] = {
         *('train', child(path, LITE, init(path, '')), '--data', 'SAMPLE')
     ],
     "init_cfg of mmdet's ResNet": lambda path: [
-        *('train', child(path, LITE, init(path, RESNET)), '--data', 'SAMPLE'),
-        *('--cfg-options', 'model.neck.in_channels=(64,128,256,512)', 'model.neck.num_outs=5'),
+        *('train', child(path, LITE, init(path, RESNET) + RESNET_NECK), '--data', 'SAMPLE')
     ],
     'init_cfg of the detector': lambda path: [
         *('train', child(path, LITE, init(path, 'model')), '--data', 'SAMPLE', *ALONE)
@@ -141,7 +140,7 @@ def test_what_mmengine_fetches(canary: Path, monkeypatch: pytest.MonkeyPatch) ->
         (canary.parent / folder / 'canary.pth').write_bytes(canary.read_bytes())
     (canary.parent / 'open_mmlab.json').write_text(json.dumps({'canary': canary.name}))
     for address in ('https://host.invalid/canary.pth', 'open-mmlab://canary', 'openmmlab://canary'):
-        with pytest.raises((UserError, pickle.UnpicklingError)):
+        with pytest.raises(UserError, match='refused'):
             CheckpointLoader.load_checkpoint(address)
     if hasattr(checkpoints, '_safe_torch_load'):
         with pytest.raises(UserError, match='refused'):
@@ -163,17 +162,17 @@ def test_a_config_from_elsewhere_is_said_to_be_code_once(
 ) -> None:
     """Those of this project, of mmdet and of the present folder are the user's own."""
     (tmp_path / 'theirs').mkdir()
-    for folder, config, said in (
-        (place, child(place / 'x', LITE, ''), 0),
-        (place, LITE, 0),
-        (place, TEACHER, 0),
-        (place, child(tmp_path / 'theirs/x', LITE, 'a = 1'), 1),
-        (place, child(tmp_path / 'theirs/x', LITE, 'a = 1'), 0),
-        (place, child(tmp_path / 'theirs/x', LITE, 'a = 2'), 1),
+    theirs = tmp_path / 'theirs/x'
+    for base, at, text, said in (
+        (LITE, place / 'x', '', 0),
+        (TEACHER, None, '', 0),
+        (LITE, None, '', 0),
+        (LITE, theirs, 'a = 1', 1),
+        (LITE, theirs, 'a = 1', 0),
+        (LITE, theirs, 'a = 2', 1),
     ):
-        monkeypatch.chdir(folder)
-        load_config(config)
-        assert capsys.readouterr().err.count('is Python code and runs as you') == said, config
+        load_config(base if at is None else child(at, base, text))
+        assert capsys.readouterr().err.count('is Python code and runs as you') == said, (base, at, text)
     monkeypatch.setenv('XDG_CACHE_HOME', '/proc/nothing')
     load_config(tmp_path / 'theirs/child.py')
     assert capsys.readouterr().err.count('runs as you') == 1
