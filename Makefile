@@ -10,18 +10,19 @@ ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epo
 JOBS ?= 2
 # The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
 SMOKE := tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_evaluation.py tests/test_launch.py \
-  tests/test_loading.py tests/test_ops_coverage.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
+  tests/test_loading.py tests/test_ops_coverage.py tests/test_preflight_config.py tests/test_preflight_convert.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
 BACKBONE ?= GhostNet
+KILLS ?= 100
 
 ifeq ($(STACK),default)
 VENV := .venv
-EXTRAS := mm,tensorboard,dev
+EXTRAS := mm,data,tensorboard,dev
 else ifeq ($(STACK),official)
 VENV := .venv-official
-EXTRAS := official,tensorboard,dev
+EXTRAS := official,data,tensorboard,dev
 else ifeq ($(STACK),oldest)
 VENV := .venv-oldest
-EXTRAS := mm,tensorboard,dev
+EXTRAS := mm,data,tensorboard,dev
 else
 $(error STACK is '$(STACK)': choose default, official or oldest)
 endif
@@ -40,7 +41,7 @@ STAMP := $(VENV)/.made-$(PINS)
 # $(call timed,NAME,COMMAND) runs COMMAND and says how long it took.
 timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1): $$(( $$(date +%s) - start )) s"; exit $$status
 
-.PHONY: help setup train test smoke lint sweep format clean
+.PHONY: help setup train test smoke lint soak sweep format clean
 .DEFAULT_GOAL := help
 
 help: ## print this
@@ -59,6 +60,9 @@ test: lint ## set up, lint, then run the tests; ARGS goes to pytest
 
 smoke: $(STAMP) ## set up, then run the tests that lean on the mm packages and torch, as in make smoke STACK=official
 	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(SMOKE) $(ARGS))
+
+soak: $(STAMP) ## kill a training KILLS times, and see that it ends to the bit as one that was not (half an hour)
+	$(call timed,soak,OMP_NUM_THREADS=1 $(PY) -m tests.soak --kills $(KILLS) $(ARGS))
 
 sweep: $(STAMP) ## BACKBONE under every kind of detector of mmdet (an hour of one core), into docs/sweep-STACK.md
 	$(call timed,sweep,$(PY) tools/sweep.py --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))

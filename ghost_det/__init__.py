@@ -30,6 +30,7 @@ with contextlib.redirect_stdout(io.StringIO()):
         RepGhostNet,
         ghostify,
     )
+    from .preflight.check import check_dataset
     from .swap import swap_backbone
 
 mend()
@@ -50,6 +51,7 @@ __all__ = [
     'ProgressHook',
     'RepGhostNet',
     '__version__',
+    'check_dataset',
     'classifier',
     'ghostify',
     'load_pretrained',

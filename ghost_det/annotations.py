@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import json
+=======
+import codecs
+import gc
+import json
+from collections.abc import Sequence
+>>>>>>> main
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+<<<<<<< HEAD
 from .jsons import read_json
 
 FIELDS = {
@@ -18,6 +26,13 @@ FIELDS = {
 }
 OPTIONAL = {'annotations': ('id', 'area', 'iscrowd'), 'categories': ('supercategory',)}
 _LARGEST = 2**31  # of what pycocotools, faster-coco-eval and float32 hold without loss or overflow
+=======
+from .preflight.findings import SHOWN, Finding, found
+from .preflight.table import Table, read_table
+
+MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
+"""Kinds of faults that do not matter with ``--data``: aligned copies lack them, or another check tells."""
+>>>>>>> main
 
 
 def has_byte_order_mark(path: Path) -> bool:
@@ -33,59 +48,60 @@ class Survey:
     Attributes:
         categories: the file's own, in its order.
         used: the ids of categories that have boxes, in the order of their first boxes.
-        first_images: the file names of the first images.
+        files: the file names of the images.
         complete: each box has ``area`` and ``iscrowd``, and an id of its own, which is not 0.
+<<<<<<< HEAD
         plain: it is in UTF-8, without a byte order mark.
+=======
+        plain: it starts without a byte order mark.
+        findings: what is wrong with it.
+>>>>>>> main
     """
 
     categories: list[dict[str, Any]]
     used: list[int]
-    first_images: list[str]
+    files: list[str]
     complete: bool
     plain: bool
+    findings: list[Finding]
 
 
-def survey(path: Path, images: int) -> Survey:
+def survey(path: Path) -> Survey:
     """Read an annotation file once, however often it is asked for while it stays the same.
 
     Its content, gigabytes for large data sets, is not kept.
 
-    Args:
-        path: the file.
-        images: how many file names to give.
-
     Raises:
-        UserError: see `read_annotations`.
+        UserError: it cannot be read, or is not COCO's format at all.
     """
     try:
         state = path.stat()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    return _survey(path, images, (state.st_mtime_ns, state.st_size, state.st_ino))
+    return _survey(path, (state.st_mtime_ns, state.st_size, state.st_ino))
 
 
 @lru_cache(maxsize=8)
-def _survey(path: Path, images: int, state: tuple[int, ...]) -> Survey:
-    content = read_annotations(path)
-    boxes = content['annotations']
-    ids = {box.get('id') for box in boxes}
-    return Survey(
-        content['categories'],
-        list(dict.fromkeys(box['category_id'] for box in boxes)),
-        [image['file_name'] for image in content['images'][:images]],
-        complete=all('area' in box and 'iscrowd' in box for box in boxes)
-        and len(ids) == len(boxes)
-        and not ids & {None, 0},
-        plain=not has_byte_order_mark(path),
-    )
+def _survey(path: Path, state: tuple[int, ...]) -> Survey:
+    _, table, findings = load(path)
+    plain = not has_byte_order_mark(path)
+    return Survey(table.categories, table.used(), table.files, table.complete, plain, findings)
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO-format annotation file.
+def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
+    """Read an annotation file with all its faults.
+
+    Args:
+        path: the file.
+        split: its name, for the findings.
+
+    Returns:
+        its content, the sound part of it as arrays, what is wrong.
 
     Raises:
-        UserError: it cannot be read, is not json, or is not what COCO's format and mmdet ask for.
+        UserError: it cannot be read, is not json, or is not COCO's format at all.
     """
+<<<<<<< HEAD
     content: Any = read_json(path)
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -101,9 +117,51 @@ def read_annotations(path: Path) -> dict[str, Any]:
             twice = next(value for value in values if values.count(value) > 1)
             raise UserError(f'{path}: two {key} have the {field} {twice!r}; each must have its own')
     if not content['images'] or not content['categories']:
+=======
+    collecting = gc.isenabled()
+    gc.disable()  # which would look through millions of new objects again and again
+    try:
+        content: Any = json.loads(path.read_bytes())
+        table, findings = read_table(content, split)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    except (UnicodeDecodeError, RecursionError):
+        raise UserError(f'{path}: not a json file; COCO annotations are wanted') from None
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
+    except ValueError as error:
+        raise UserError(f'{path}: {error}') from None
+    finally:
+        if collecting:
+            gc.enable()
+    info = content.get('info')
+    faults = info.get('faults') if isinstance(info, dict) else None  # of `convert`
+    findings += found('wrong label file', split, map(str, faults if isinstance(faults, list) else []))
+    if has_byte_order_mark(path):
+        findings += found('byte order mark', split, ['its first three bytes'])
+    return content, table, findings
+
+
+def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
+    """Stop where there are errors among the findings.
+
+    Args:
+        faults: pairs of annotation file and finding.
+
+    Raises:
+        UserError: it lists them.
+    """
+    errors = [(path, fault) for path, fault in faults if fault.severity == 'error']
+    if errors:
+        lines = '\n'.join(f'  {path}: {fault.line(3)}' for path, fault in errors[:SHOWN])
+        more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
+>>>>>>> main
         raise UserError(
-            f'{path}: empty: {len(content["images"])} images, {len(content["categories"])} categories'
+            f'mistakes in the data:\n{lines}{more}\n'
+            'python tools/check_data.py, given the same data, says more places and how to mend them; '
+            'its --fix FOLDER writes a mended copy'
         )
+<<<<<<< HEAD
     for key, field in (('images', 'image_id'), ('categories', 'category_id')):
         known = {entry['id'] for entry in content[key]}
         for position, box in enumerate(content['annotations']):
@@ -154,3 +212,27 @@ def _short(value: Any) -> str:
         return repr(value)[:100]
     except ValueError:  # thousands of digits
         return 'a number of thousands of digits'
+=======
+
+
+def complete_boxes(content: dict[str, Any]) -> None:
+    """Give boxes, in place, what COCO's evaluation needs: ``area``, ``iscrowd``, ids from 1 on.
+
+    Its matcher takes id 0 for "no match".
+    """
+    for number, box in enumerate(content['annotations'], start=1):
+        box.setdefault('area', box['bbox'][2] * box['bbox'][3])
+        box.setdefault('iscrowd', 0)
+        box['id'] = number
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """Read a COCO-format annotation file.
+
+    Raises:
+        UserError: see `load`; or there are errors in it that `aligned_annotations` does not mend.
+    """
+    content, _, findings = load(path)
+    refuse_faults([(path, fault) for fault in findings if fault.kind not in MENDED])
+    return dict(content)
+>>>>>>> main

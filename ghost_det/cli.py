@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import DictAction
 
@@ -43,14 +44,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="in place of the config's, as GhostNetV2:1.3; tools/swap.py makes a config of it",
     )
     data = parser.add_argument_group('data, instead of the one that the config names')
-    data.add_argument('--data', metavar='FOLDER', help="'sample', or a folder in COCO format")
-    for split in ('train', 'val'):
-        data.add_argument(
-            f'--{split}-ann', type=Path, metavar='JSON', help=f'annotations of the {split} split'
-        )
-        data.add_argument(
-            f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split'
-        )
+    data.add_argument(
+        '--data', metavar='FOLDER', help="'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
+    )
+    add_parts(data)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -66,6 +63,17 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     # torch.distributed.launch passes it; mmengine reads the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_parts(parser: Any) -> None:
+    """Add the options that name annotations and images of train and val one by one."""
+    for split in ('train', 'val'):
+        parser.add_argument(
+            f'--{split}-ann', type=Path, metavar='JSON', help=f'annotations of the {split} split'
+        )
+        parser.add_argument(
+            f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split'
+        )
 
 
 def parse(
@@ -106,4 +114,8 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
         if split is not None:
             print(f'{name:<6}{split.annotations}, images in {split.images}')
     print(f'{len(data.classes)} classes: {", ".join(data.classes[:10])}{" ..." * (len(data.classes) > 10)}')
+    for warning in data.warnings[:5]:
+        print(f'warning: {warning}')
+    if data.warnings:
+        print('python tools/check_data.py, given the same data, says more about these warnings')
     return data

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .annotations import read_annotations, survey
+from .annotations import MENDED, complete_boxes, read_annotations, refuse_faults, survey
 from .errors import UserError
 from .files import atomic
+from .preflight.convert import converted
+from .preflight.findings import Finding, found
+from .preflight.table import is_there
 from .sample import make_sample
 
 SPLIT_NAMES = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
@@ -18,6 +22,8 @@ IMAGES_PROBED = 200
 LAYOUTS = """\
   annotations/instances_train*.json + train*/, annotations/instances_val*.json + val*/  (COCO's own)
   train/_annotations.coco.json and valid/_annotations.coco.json beside the images       (Roboflow's)
+  data.yaml with train: and val: folders of images, labels/ beside images/              (YOLO)
+  JPEGImages/, Annotations/, ImageSets/Main/{train,val}.txt; or train/*.xml, valid/*.xml (Pascal VOC)
   anything else: name the parts with --train-ann, --train-images, --val-ann, --val-images"""
 
 
@@ -31,11 +37,12 @@ class Split:
 
 @dataclass(frozen=True)
 class DetectionData:
-    """A data set in COCO format; ``classes`` are in the order of their labels."""
+    """A data set in COCO format; ``classes`` in the order of their labels, ``warnings`` of what is odd."""
 
     train: Split | None
     val: Split
     classes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def find_data(
@@ -46,7 +53,7 @@ def find_data(
     val_images: Path | None = None,
     classes: Sequence[str] | None = None,
 ) -> DetectionData:
-    """Find both splits of a COCO-format data set and read its classes from the training annotations.
+    """Find both splits of a COCO-format data set, check them, read the classes from the training annotations.
 
     Args:
         folder: ``'sample'`` for the generated one, or a folder in COCO's or Roboflow's layout.
@@ -57,7 +64,55 @@ def find_data(
         classes: those of a trained detector, to evaluate it; no training split is looked for then.
 
     Raises:
-        UserError: something is missing or not in COCO format.
+        UserError: something is missing, not in COCO format, or wrong; see `quick_check`.
+    """
+    root = data_root(folder)
+    train = None if classes else _find_split('train', root, train_ann, train_images)
+    val = _find_split('val', root, val_ann, val_images)
+    odd = quick_check(
+        [(name, split) for name, split in (('train', train), ('val', val)) if split], mended=MENDED
+    )
+    names = class_names(train.annotations) if train else tuple(classes or ())
+    _check_same_classes(names, val.annotations)
+    return DetectionData(train, val, names, tuple(fault.line() for fault in odd))
+
+
+def quick_check(
+    splits: Sequence[tuple[str, Split]],
+    mended: Sequence[str] = (),
+    more: Sequence[tuple[Path, Finding]] = (),
+) -> list[Finding]:
+    """Check annotations, and that every image is there, without opening any.
+
+    Args:
+        splits: names and parts of a data set.
+        mended: kinds of faults that do not matter.
+        more: pairs of annotation file and finding, of other checks.
+
+    Returns:
+        warnings.
+
+    Raises:
+        UserError: it lists the errors.
+    """
+    faults = [*more]
+    listing: dict[Path, set[str]] = {}
+    for name, split in splits:
+        seen = survey(split.annotations)
+        lost = [file for file in seen.files if not is_there(split.images, file, listing)]
+        findings = [*seen.findings, *found('missing file', '', (str(split.images / file) for file in lost))]
+        faults += [
+            (split.annotations, replace(fault, split=name)) for fault in findings if fault.kind not in mended
+        ]
+    refuse_faults(faults)
+    return [fault for _, fault in faults if fault.severity == 'warning']
+
+
+def data_root(folder: str | Path | None) -> Path | None:
+    """Return the folder that ``--data`` names, generated first where it is ``'sample'``.
+
+    Raises:
+        UserError: there is no such folder.
     """
     if folder == 'sample':
         try:
@@ -66,22 +121,37 @@ def find_data(
             raise UserError(f'--data sample: {error}') from None
     root = None if folder is None else Path(folder).expanduser().absolute()
     if root is not None and not root.is_dir():
-        found = 'a file' if root.exists() else 'nothing'
-        raise UserError(f"--data: {root}: a folder is wanted ('sample' generates one), found {found}")
-    train = None if classes else _find_split('train', root, train_ann, train_images)
-    val = _find_split('val', root, val_ann, val_images)
-    names = class_names(train.annotations) if train else tuple(classes or ())
-    _check_same_classes(names, val.annotations)
-    return DetectionData(train, val, names)
+        there = 'a file' if root.exists() else 'nothing'
+        raise UserError(f"--data: {root}: a folder is wanted ('sample' generates one), found {there}")
+    return root
 
 
 def _find_split(name: str, root: Path | None, annotations: Path | None, images: Path | None) -> Split:
+    annotations = find_annotations(name, root, annotations)
+    files = survey(annotations).files
+    return Split(annotations, find_images(name, root, annotations, images, files))
+
+
+def find_annotations(name: str, root: Path | None, annotations: Path | None) -> Path:
+    """Return the annotation file of a split.
+
+    Args:
+        name: ``'train'`` or ``'val'``.
+        root: folder of the data set.
+        annotations: the file, where it is given.
+
+    Raises:
+        UserError: there is none.
+    """
     if annotations is None:
         if root is None:
             raise UserError(
                 f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
             )
         candidates = list(_annotation_files(root, SPLIT_NAMES[name]))
+        if not candidates:
+            other = converted(root)
+            candidates = [other[name]] if name in other else []
         if not candidates:
             jsons = sorted(str(p.relative_to(root)) for p in root.rglob('*.json'))[:10]
             raise UserError(
@@ -92,21 +162,38 @@ def _find_split(name: str, root: Path | None, annotations: Path | None, images: 
     annotations = annotations.expanduser().absolute()
     if not annotations.is_file():
         raise UserError(f'{annotations}: no such annotation file (the {name} split); see --{name}-ann')
-    names = survey(annotations, IMAGES_PROBED).first_images
+    return annotations
+
+
+def find_images(
+    name: str, root: Path | None, annotations: Path, images: Path | None, files: Sequence[str]
+) -> Path:
+    """Return the folder that the file names of a split start from.
+
+    Args:
+        name: ``'train'`` or ``'val'``.
+        root: folder of the data set.
+        annotations: its annotation file.
+        images: the folder, where it is given.
+        files: the file names.
+
+    Raises:
+        UserError: the first images are in none of the folders that come into question.
+    """
+    names = files[:IMAGES_PROBED]
     folders = (
         [images.expanduser().absolute()]
         if images is not None
         else list(_image_folders(annotations, root, SPLIT_NAMES[name]))
     )
-    present = {folder: sum((folder / file).is_file() for file in names) for folder in folders}
+    present = {folder: sum(os.path.isfile(folder / file) for file in names) for folder in folders}
     best = max(folders, key=lambda folder: present[folder])
-    if present[best] < len(names):
-        lost = next(file for file in names if not (best / file).is_file())
+    if names and not present[best]:
         raise UserError(
-            f'{annotations}: {len(names) - present[best]} of its first {len(names)} images are not in '
-            f'{best}, {lost} for one; give their folder with --{name}-images'
+            f'{annotations}: {len(names)} of its first {len(names)} images are not in '
+            f'{best}, {names[0]} for one; give their folder with --{name}-images'
         )
-    return Split(annotations, best)
+    return best
 
 
 def _annotation_files(root: Path, names: Sequence[str]) -> Iterator[Path]:
@@ -142,10 +229,11 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     id 0) is no class.
 
     Raises:
-        UserError: there are no boxes.
+        UserError: there are no boxes, or errors in the file.
     """
-    content = survey(annotations, IMAGES_PROBED)
-    groups = {c.get('supercategory') for c in content.categories if c.get('supercategory') != c['name']}
+    content = survey(annotations)
+    refuse_faults([(annotations, fault) for fault in content.findings if fault.kind not in MENDED])
+    groups = [c.get('supercategory') for c in content.categories if c.get('supercategory') != c['name']]
     names = [
         category['name']
         for category in content.categories
@@ -157,7 +245,7 @@ def class_names(annotations: Path) -> tuple[str, ...]:
 
 
 def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
-    content = survey(annotations, IMAGES_PROBED)
+    content = survey(annotations)
     names = {category['id']: category['name'] for category in content.categories}
     for used in content.used:
         if names[used] not in classes:
@@ -182,7 +270,7 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     Raises:
         UserError: the file has boxes of a class that is not in ``classes``.
     """
-    found = survey(annotations, IMAGES_PROBED)
+    found = survey(annotations)
     order = [category['name'] for category in found.categories if category['name'] in classes]
     if order == list(classes) and found.complete and found.plain:
         return annotations
@@ -193,10 +281,7 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     content['categories'] = [
         by_name.get(name, {'id': free + label, 'name': name}) for label, name in enumerate(classes)
     ]
-    for number, box in enumerate(content['annotations'], start=1):
-        box.setdefault('area', box['bbox'][2] * box['bbox'][3])
-        box.setdefault('iscrowd', 0)
-        box['id'] = number
+    complete_boxes(content)
     content.setdefault('info', {})
     copy = folder / annotations.name
     with atomic(copy) as partial:  # as every process of a distributed run comes through here
@@ -216,7 +301,7 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
         if split is None or not cfg.get(f'{name}_dataloader'):
             continue
         annotations = aligned_annotations(split.annotations, data.classes, folder / name)
-        dataset = _innermost(cfg[f'{name}_dataloader'])
+        dataset = innermost(cfg[f'{name}_dataloader'])
         dataset.update(
             type='CocoDataset',
             data_root='',
@@ -236,7 +321,7 @@ def evaluators(cfg: Any, name: str) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
-def _innermost(loader: Any) -> Any:
+def innermost(loader: Any) -> Any:
     """Return the dataset of a loader, under wrappers such as ``RepeatDataset``."""
     dataset = loader['dataset']
     while 'dataset' in dataset or 'datasets' in dataset:
@@ -276,7 +361,7 @@ def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:
     """
     missing = []
     for name in splits:
-        dataset = _innermost(cfg[f'{name}_dataloader'])
+        dataset = innermost(cfg[f'{name}_dataloader'])
         root = dataset.get('data_root') or ''
         for part in (dataset.get('ann_file'), dataset.get('data_prefix', {}).get('img')):
             if part and '://' not in f'{root}{part}' and not (Path(root) / part).exists():

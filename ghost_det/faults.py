@@ -105,7 +105,9 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
         if not isinstance(error, _WRONG):
             raise
         if _passes(error, 'build_from_cfg', 'from_cfg', 'build_optim_wrapper', 'build_param_scheduler'):
-            raise UserError(f'{config}: cannot be built: {_text(error)}') from error
+            is_optimizer = runner is not None and _passes(error, 'build_optim_wrapper')
+            part = f' (its optimizer, {runner.cfg.optim_wrapper.get("optimizer")})' if is_optimizer else ''
+            raise UserError(f'{config}: cannot be built{part}: {_text(error)}') from error
         if (
             _passes(error, 'train_step', 'val_step', 'test_step')
             and getattr(getattr(runner, '_train_loop', None), 'iter', 0) == 0

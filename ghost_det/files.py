@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import UserError
+
 PARTIAL = '.partial-'
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a path to write to, which becomes ``path`` at the end; after an error, nothing is left of it.
-
-    The content reaches the disk before the name does, so that not even a loss of power leaves half a file.
 
     Args:
         path: the file to make; its folder is made too.
+        durable: have the content on the disk before the name, so that a loss of power leaves no half file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}')  # whatever the name's length
@@ -27,10 +29,12 @@ def atomic(path: Path) -> Iterator[Path]:
         mode = partial.stat().st_mode  # as the umask has it; some writers make their files private
         yield partial
         partial.chmod(mode)
-        _flush(partial)
+        if durable:
+            _flush(partial)
         partial.replace(path)
-        with contextlib.suppress(OSError):  # not every system and file system flushes folders
-            _flush(path.parent)
+        if durable:
+            with contextlib.suppress(OSError):  # not every system and file system flushes folders
+                _flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -41,3 +45,32 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; of the file, however large, only a block is in memory."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Find out before a long run that its result cannot be written.
+
+    Args:
+        path: the file to be made; its folder is made now.
+        option: that asks for it.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or there is a folder in the file's place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
+    if path.is_dir():
+        raise UserError(f'{option} {path}: a file is wanted, this is a folder')
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f'{option} {path}: its folder cannot be written to')

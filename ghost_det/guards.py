@@ -16,7 +16,7 @@ from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 
 from .errors import Interrupted, UserError
-from .saving import INTERRUPTED
+from .saving import ADVICE, INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -128,7 +128,7 @@ class LossGuardHook(Hook):
         """
         if not outputs or 'loss' not in outputs:
             return
-        loss = float(outputs['loss'])
+        loss = float(outputs['loss'].detach())
         usual = statistics.median(self._last) if len(self._last) >= 20 else math.inf
         limit = usual * self.factor if self.factor and usual > 0 else math.inf
         if math.isfinite(loss) and loss <= limit:
@@ -139,14 +139,15 @@ class LossGuardHook(Hook):
         scaled = hasattr(runner.optim_wrapper, 'loss_scaler')
         if self._faults <= (self.patience if self.patience is not None else 10 * scaled):
             return
-        parts = ', '.join(f'{key} {float(value):.4g}' for key, value in outputs.items() if key != 'loss')
+        parts = ', '.join(
+            f'{key} {float(value.detach()):.4g}' for key, value in outputs.items() if key != 'loss'
+        )
         before = f'; it was {usual:.3g}' if math.isfinite(usual) else ''
         raise UserError(
             f'the loss is {loss:g} at step {runner.iter + 1} (epoch {runner.epoch + 1}; {parts}{before}): '
             'the training has diverged and stops. Images of this step: '
-            f'{", ".join(_images(data_batch)) or "unknown"}. The checkpoints before it are kept. Look at '
-            'these images and their boxes (tools/check_data.py), or lower the learning rate '
-            '(--cfg-options optim_wrapper.optimizer.lr=...); clip_grad in the config helps, too.'
+            f'{", ".join(_images(data_batch)) or "unknown"}. The checkpoints before it are kept. '
+            f'Look at these images and their boxes (tools/check_data.py). {ADVICE}'
         )
 
 

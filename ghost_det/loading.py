@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from .checkpoint import differences, load_checkpoint
 from .errors import UserError
-from .files import atomic
+from .files import atomic, sha256
 from .models.ghost_module import make_divisible
-from .weights import PUBLISHED, SCHEME, Weights, locate, named, refuse_others, sha256
+from .weights import PUBLISHED, SCHEME, Weights, locate, named, refuse_others
 
 _WRAPPERS = ('module.', 'model.', '_orig_mod.')  # of DDP, of training scripts, of torch.compile
 _COUNTERS = ('total_ops', 'total_params')  # left in published files by the thop profiler

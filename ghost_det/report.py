@@ -21,7 +21,11 @@ from mmengine.dist import master_only
 from mmengine.runner import find_latest_checkpoint
 from mmengine.structures import InstanceData
 
+from .analysis import analyse
+from .assess import error_table, pictures, save_results, save_summary
 from .engine import ProgressHook
+from .evaluation import FullCocoMetric
+from .results import summary
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
@@ -149,13 +153,61 @@ def report_training(runner: Any, config: str) -> None:
     runner.logger.info('Done: ' + times + ''.join(f'\n  {name:<11}{value}' for name, value in shown.items()))
 
 
+def full_metric(runner: Any) -> FullCocoMetric | None:
+    """Return the metric of a runner's test that keeps what reports need, if it has it."""
+    metrics = runner.test_evaluator.metrics
+    return next((metric for metric in metrics if isinstance(metric, FullCocoMetric)), None)
+
+
 @master_only
-def report_test(runner: Any) -> None:
-    """Write ``detections.png`` into the work folder and say where it is."""
-    path = draw_detections(
-        runner.model, runner.test_dataloader.dataset, Path(runner.work_dir) / 'detections.png'
-    )
-    runner.logger.info(f'Done: {_seconds(runner)["evaluate"]:.0f} s evaluation\n  detections {path}')
+def report_test(
+    runner: Any,
+    config: str,
+    checkpoint: str,
+    out: Path | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Write ``detections.png`` and the pictures of the evaluation into the work folder, and say where.
+
+    Args:
+        runner: mmengine's, after ``test()``.
+        config: path of the config.
+        checkpoint: path of the weights.
+        out: where the detections go as COCO results; those with masks, into ``.segm.json`` beside it.
+        json_file: where the figures and the analysis go for other programs.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    work_dir = Path(runner.work_dir)
+    seconds = _seconds(runner)['evaluate']
+    dataset = runner.test_dataloader.dataset
+    metric = full_metric(runner)
+    shown: dict[str, Any] = {}
+    found = {} if metric is None else metric.detections
+    if metric is not None and out is not None:
+        for kind, detections in found.items():
+            path = out if kind == 'bbox' else out.with_suffix(f'.{kind}.json')
+            save_results(path, detections)
+            shown[kind] = path
+            options = [] if kind == 'bbox' else ['--iou-type', kind]
+            shown[f'{kind} again'] = command('tools/eval.py', path, metric.ann_file, *options)
+    shown['detections'] = draw_detections(runner.model, dataset, work_dir / 'detections.png')
+    if metric is not None and found:
+        analyses = {}
+        for kind, evaluation in metric.evaluations.items():
+            analyses[kind] = analyse(metric.truth, found[kind], evaluation.iou_type)
+            runner.logger.info(f'{kind} errors\n{error_table(analyses[kind])}')
+            shown.update(pictures(evaluation, analyses[kind], work_dir))
+        if json_file is not None:
+            annotations = Path(metric.ann_file)
+            content = summary(
+                metric.evaluations, analyses, annotations, out, config, Path(checkpoint), round(seconds, 3)
+            )
+            save_summary(json_file, content)
+            shown['json'] = json_file
+    lines = ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
+    runner.logger.info(f'Done: {seconds:.0f} s evaluation{lines}')
 
 
 def _seconds(runner: Any) -> dict[str, float]:

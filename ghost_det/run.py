@@ -14,12 +14,22 @@ from .config import load_config, merge_options
 from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
+<<<<<<< HEAD
 from .faults import told
 from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
 from .report import report_test, report_training
 from .saving import remove_interrupted, remove_partial, resume_from, save_safely
+=======
+from .files import require_writable
+from .launch import first_on_host, is_first, join, require_same
+from .loading import read_tensors
+from .models import BACKBONES, NETWORKS
+from .preflight.configured import check_configured
+from .report import full_metric, report_test, report_training
+from .saving import FULL, disk_full, remove_interrupted, remove_partial, resume_from, save_safely
+>>>>>>> main
 from .swap import parse_backbone, swap
 from .weights import address, locate
 
@@ -35,10 +45,10 @@ OUR_HOOKS = (
 
 
 def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
-    """Stop where the data that a config names is not on this machine.
+    """Stop where the data that a config names is not on this machine, or has mistakes in it.
 
     Raises:
-        UserError: with the three ways on.
+        UserError: with the three ways on, or the mistakes.
     """
     missing = missing_data(cfg, splits)
     if missing:
@@ -48,6 +58,10 @@ def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
             '  --data FOLDER       your own data in COCO format\n'
             '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
         )
+    warnings = check_configured(cfg, splits)
+    if is_first():
+        for warning in warnings[:5]:
+            print(f'warning: {warning.line()}')
 
 
 def set_epochs(cfg: Any, epochs: int) -> None:
@@ -357,6 +371,7 @@ def test(
     checkpoint: str,
     data: DetectionData | None = None,
     out: str | None = None,
+    json_file: str | None = None,
     show_dir: str | None = None,
     **settings: Any,
 ) -> dict[str, float]:
@@ -366,13 +381,19 @@ def test(
         config: path of the config file.
         checkpoint: path of the weights.
         data: a data set to use instead of the config's.
-        out: a ``.pkl`` file for the predictions.
+        out: a file for the predictions: ``.json`` for COCO results, ``.pkl`` for mmdet's own.
+        json_file: a file for the figures and their analysis, for other programs.
         show_dir: a folder for every image with true and found boxes.
         **settings: see `prepare`.
 
     Raises:
         UserError: a mistake in the arguments, the config or the data; or a checkpoint that does not fit.
     """
+    if out and not out.endswith(('.json', '.pkl')):
+        raise UserError(f'--out {out}: predictions are written as .json (COCO results) or .pkl')
+    for option, file in (('--out', out), ('--json', json_file)):
+        if file:
+            require_writable(Path(file), option)
     content = load_checkpoint(checkpoint)
     if out and not out.endswith('.pkl'):
         raise UserError(f'--out {out}: predictions are written as .pkl')
@@ -384,13 +405,33 @@ def test(
         settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
     cfg = prepare(config, data=data, splits=('test',), **settings)
     cfg.load_from = checkpoint
+<<<<<<< HEAD
     if out:
+=======
+    if out and out.endswith('.pkl'):
+>>>>>>> main
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
     if show_dir:
         cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
     runner = _build_runner(cfg, config)
     check_fits(runner.model, content, checkpoint, config)
+<<<<<<< HEAD
     with told(config, runner):
         figures: dict[str, float] = runner.test()
     report_test(runner)
+=======
+    metric = full_metric(runner)
+    results = out if out and out.endswith('.json') else None
+    if metric is not None:
+        metric.keep = True
+    elif results or json_file:
+        raise UserError(
+            f'{config}: --json and --out FILE.json need the evaluator FullCocoMetric: '
+            '--cfg-options test_evaluator.type=FullCocoMetric'
+        )
+    figures: dict[str, float] = runner.test()
+    report_test(
+        runner, config, checkpoint, Path(results) if results else None, Path(json_file) if json_file else None
+    )
+>>>>>>> main
     return figures

@@ -313,6 +313,12 @@ def _write_split(folder: Path, split: str, count: int) -> None:
     target.write_text(json.dumps(document), encoding='utf-8')
 
 
+def cache_root() -> Path:
+    """Return the folder for what is generated once: see ``root`` of `make_sample`."""
+    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(os.environ.get('GHOST_DET_CACHE') or f'{caches}/ghost_det').expanduser().absolute()
+
+
 def make_sample(root: Path | None = None, train: int = 480, val: int = 120) -> Path:
     """Generate the sample set on the first call; return its folder, at once from then on.
 
@@ -333,10 +339,7 @@ def make_sample(root: Path | None = None, train: int = 480, val: int = 120) -> P
     Raises:
         OSError: the set cannot be written under `root`.
     """
-    if root is None:
-        caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-        root = Path(os.environ.get('GHOST_DET_CACHE') or f'{caches}/ghost_det')
-    root = root.expanduser().absolute()
+    root = (root or cache_root()).expanduser().absolute()
     done = root / f'sample-v{VERSION}-{train}-{val}'
     if done.is_dir():
         return done

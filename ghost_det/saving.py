@@ -21,6 +21,11 @@ from .errors import UserError
 from .files import PARTIAL, atomic
 
 INTERRUPTED = 'interrupted.pth'
+# A resumed training takes its learning rate from the checkpoint.
+ADVICE = (
+    'To train on at a lower learning rate, start anew from the last checkpoint: --cfg-options '
+    'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...; clip_grad in the config may help, too.'
+)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -34,7 +39,7 @@ class AtomicBackend(LocalBackend):
             UserError: the disk is full; what was there before is still there.
         """
         try:
-            with atomic(Path(filepath)) as partial:
+            with atomic(Path(filepath), durable=True) as partial:
                 partial.write_bytes(obj)
         except OSError as error:
             if error.errno not in FULL:
@@ -93,18 +98,15 @@ class KeepingCheckpointHook(CheckpointHook):
         Raises:
             UserError: parameters are not finite.
         """
-        trained = {key.removeprefix('module.') for key, _ in runner.model.named_parameters()}
-        lost = [
-            key
-            for key, value in checkpoint['state_dict'].items()
-            if (key in trained or '.running_' in key) and not torch.isfinite(value).all()
-        ]
+        model = runner.model  # whose weights may be beside averaged ones in the checkpoint
+        statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
+        state = dict([*model.named_parameters(), *statistics])
+        lost = [key for key, value in state.items() if not torch.isfinite(value).all()]
         if lost:
             raise UserError(
-                f'at step {runner.iter + 1}: {len(lost)} of {len(checkpoint["state_dict"])} tensors of the '
+                f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the '
                 f'network are no longer finite numbers, {lost[0]} for one: it has diverged and is not saved. '
-                'The checkpoints before are kept; a lower learning rate (--cfg-options '
-                'optim_wrapper.optimizer.lr=...) or clip_grad may help.'
+                f'The checkpoints before it are kept. {ADVICE}'
             )
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.file_download import http_get
 
 from .errors import UserError
-from .files import atomic
+from .files import atomic, sha256
 
 SCHEME = 'ghost://'
 _HUB_FILE = 'model.safetensors'
@@ -330,11 +330,6 @@ def _reason(error: BaseException) -> str:
 
 def _downloads() -> Path:
     return Path(torch.hub.get_dir()) / 'checkpoints'
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def git_blob_of(path: Path) -> str:

@@ -293,8 +293,8 @@ CASES: list[Case] = [
             ('train_dataloader.dataset.nope=1', 'nope'),
             ('default_hooks.logger.type=Nope', 'Nope'),
             ('model.backbone.widht=1', 'widht'),
-            ('model.backbone.out_indices=(0,1)', 'cannot be built', 'num_ins'),
-            ('model.neck.in_channels=(1,2,3)', 'first step', 'in_channels'),
+            ('model.backbone.out_indices=(0,1)', 'first step', 'out_indices'),
+            ('model.neck.in_channels=[1,2,3,4]', 'first step', 'channels'),
             ('param_scheduler.0.type=Nope', 'Nope'),
             ('train_cfg.type=Nope', 'Nope'),
         )

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -124,7 +125,7 @@ def arm(moment: str, dice: random.Random) -> None:
     elif moment == 'signal':  # all processes of the group get it, loader workers among them
 
         def tell(*args: Any, **kwargs: Any) -> Any:
-            os.killpg(0, signal.SIGTERM)
+            subprocess.run(['kill', '-TERM', f'-{os.getpgid(0)}'], start_new_session=True)
             return zero_grad(*args, **kwargs)
 
         zero_grad = torch.optim.Optimizer.zero_grad

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader
 from ghost_det.annotations import read_annotations
 from ghost_det.benchmarks import ops
 from ghost_det.benchmarks.annotations import BATCH, BOXES, IMAGES, _Probe, annotation_table, write_annotations
+from ghost_det.benchmarks.evaluation import evaluation_table
 from ghost_det.benchmarks.training import training_table
 from ghost_det.errors import UserError
+from ghost_det.scoring import EVALUATOR, FAST
 
 from .conftest import ROOT
 
@@ -80,3 +82,14 @@ def test_tool_prints_a_row_for_each_operator(
     runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| NMS')]
     assert float(row.split('|')[2]) > 0
+
+
+@pytest.mark.skipif(EVALUATOR != FAST, reason='faster-coco-eval is not installed')
+def test_evaluators_are_compared_in_figures_seconds_and_memory() -> None:
+    what, _, *rows, ratio, equal = evaluation_table(images=40, detections=20, rounds=1)
+    assert what.startswith('40 images, 800 detections, 80 classes')
+    assert [row.split()[0] for row in rows] == ['pycocotools', 'ghost_det']
+    assert all(float(value) >= 0 for row in rows for value in row.split()[1:])
+    assert ratio.startswith('ratio ') and equal.startswith('12 of 12 figures equal to the last digit')
+    with pytest.raises(UserError, match='--rounds 0: numbers from 1 up'):
+        list(evaluation_table(images=1, detections=1, rounds=0))

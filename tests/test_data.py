@@ -299,8 +299,8 @@ def test_a_file_is_read_once_while_it_stays_the_same(tmp_path: Path, monkeypatch
     train = write(tmp_path / 'train.json', coco(['a', 'b']))
     val = write(tmp_path / 'val.json', coco(['a', 'b']))
     read: list[str] = []
-    whole = annotations.read_annotations
-    monkeypatch.setattr(annotations, 'read_annotations', lambda path: read.append(path.name) or whole(path))
+    whole = annotations.load
+    monkeypatch.setattr(annotations, 'load', lambda path: read.append(path.name) or whole(path))
     for name in (train, val):
         aligned_annotations(name, find_data(tmp_path).classes, tmp_path / 'copies')
     assert sorted(read) == ['train.json', 'val.json']

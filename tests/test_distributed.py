@@ -178,9 +178,10 @@ def test_an_evaluation_by_two_processes_gives_the_figures_of_one(
     (tmp_path / 'scontrol').write_text('#!/bin/sh\necho localhost\necho other\n')
     (tmp_path / 'scontrol').chmod(0o755)
     port = str(free_port())
+    kept = ['--work-dir', tmp_path / 'two', '--json', tmp_path / 'two.json', '--out', tmp_path / 'out.json']
     tasks = [
         subprocess.Popen(
-            [sys.executable, *map(str, words), '--work-dir', str(tmp_path / 'two'), '--launcher', 'slurm'],
+            [sys.executable, *map(str, [*words, *kept]), '--launcher', 'slurm'],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -200,6 +201,10 @@ def test_an_evaluation_by_two_processes_gives_the_figures_of_one(
     first, second = (task.communicate(timeout=200)[0] for task in tasks)
     assert [task.returncode for task in tasks] == [0, 0], first + second
     assert figures(first) == alone and not figures(second)
+    counts = json.loads((tmp_path / 'two.json').read_text())['metrics']['bbox']['counts']
+    assert counts['detections'] == len(json.loads((tmp_path / 'out.json').read_text())) > 0
+    assert 'pr_curves.png' in first and 'pr_curves.png' not in second
+    assert not list(tmp_path.rglob('.partial*'))
 
 
 def free_port() -> int:
@@ -273,6 +278,27 @@ def test_a_killed_process_ends_the_training_and_it_resumes(
     printed = run(*words, '--resume', '--epochs', str(epoch + 1))
     assert f'resumed epoch: {epoch}' in printed and len(figures(printed)) == 12
     assert (tmp_path / f'run/epoch_{epoch + 1}.pth').exists()
+
+
+@pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='processes are found in /proc')
+def test_processes_told_to_stop_do_so_after_the_same_step(
+    config: Path, data: list[str], tmp_path: Path
+) -> None:
+    words = [*TORCHRUN, '--standalone', '--nproc-per-node=2', tool('train'), config, *data]
+    words += ['--work-dir', str(tmp_path / 'run')]
+    with started(*words, '--epochs', '200', log=tmp_path / 'log') as agent:
+        wait_for(tmp_path / 'run/epoch_1.pth', [agent])
+        second = worker(agent.pid, 1)
+        assert second
+        os.kill(second, signal.SIGTERM)  # one is told; the other learns it from it
+        assert agent.wait(60) != 0
+    printed = (tmp_path / 'log').read_text()
+    assert printed.count('SIGTERM: stopping') == 1 and 'exitcode  : 75' in printed
+    saved = torch.load(tmp_path / 'run/interrupted.pth', weights_only=False)['meta']
+    assert saved['iter'] == 2 * saved['epoch'] + saved['place'] >= 2
+    printed = run(*words, '--resume', '--epochs', str(saved['epoch'] + 1))
+    assert f'interrupted.pth, after {saved["iter"]} steps' in printed and len(figures(printed)) == 12
+    assert not (tmp_path / 'run/interrupted.pth').exists()
 
 
 @pytest.fixture

@@ -1,7 +1,358 @@
-"""Trainings that are killed, stopped, led astray or left without space; by tests.soak, in forked processes."""
+"""Trainings that are killed, stopped, led astray or left without space, and go on."""
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-KILLS = int(os.environ.get('GHOST_DET_KILLS', '6'))
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ghost_det import LossGuardHook
+from ghost_det.checkpoint import load_checkpoint
+from ghost_det.data import DetectionData, find_data
+from ghost_det.errors import EXIT_INTERRUPTED, UserError
+from ghost_det.repeatable import NumberedBatches, PatientWorker, SeededImages, Turn, seed_all
+from ghost_det.run import train
+from ghost_det.saving import AtomicBackend, newest_whole
+
+from . import soak
+from .conftest import ROOT
+
+# make soak: 100 kills.
+KILLS = os.environ.get('GHOST_DET_KILLS', '6')
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, DetectionData]:
+    """A small training: its config and data."""
+    folder = tmp_path_factory.mktemp('small')
+    from ghost_det.sample import make_sample
+
+    return str(soak.make_config(folder)), find_data(make_sample(folder, train=8, val=4))
+
+
+@pytest.mark.parametrize('loop', soak.CONFIGS)
+def test_killed_trainings_end_to_the_bit_as_if_they_had_not_been(loop: str) -> None:
+    kills = KILLS if loop == 'epochs' else str(max(2, int(KILLS) // 3))
+    done = subprocess.run(
+        [sys.executable, '-m', 'tests.soak', '--kills', kills, '--loop', loop],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+        timeout=60 * int(kills) + 120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    report = json.loads(done.stdout)
+    print(report)
+    assert report['kills'] == int(kills)
+    assert report['trainings that ended to the bit as the whole one'] == report['trainings'] > 0
+
+
+def test_what_is_drawn_follows_from_the_key_alone() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    seed_all(1, 2, 3)
+    first = draw()
+    other = draw()
+    seed_all(1, 2, 3)
+    assert draw() == first != other
+    for key in ((1, 2, 4), (1, 2), (3, 2, 1)):
+        seed_all(*key)
+        assert not set(draw()) & set(first), key
+
+
+class Noise:
+    """A dataset whose images are random, as augmented ones are."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[int, float, float, float]:
+        assert type(index) is int
+        return index, random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+class Sampler:
+    """Indices in another order in each epoch."""
+
+    epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng(self.epoch).permutation(10).tolist())
+
+    def __len__(self) -> int:
+        return 10
+
+
+def epoch_of(epoch: int, start: int = 0, workers: int = 0, seed: int = 5) -> list[Any]:
+    dataset: Any = Noise()
+    dataset.__getitems__ = SeededImages(dataset)
+    sampler = Sampler()
+    sampler.epoch = epoch
+    batches = NumberedBatches(sampler, 4, seed)
+    batches.start = start
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=PatientWorker(None),
+        collate_fn=list,
+    )
+    assert len(loader) == 3
+    first = list(loader)
+    if start:
+        assert len(list(loader)) == 3  # what was left out is left out once
+    return first
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_images_are_the_same_from_any_place_and_with_any_number_of_workers(workers: int) -> None:
+    whole = epoch_of(1)
+    assert [len(batch) for batch in whole] == [4, 4, 2]
+    drawn = [value for batch in whole for image in batch for value in image[1:]]
+    assert len(set(drawn)) == 30  # each image has numbers of its own
+    for start in range(4):
+        assert epoch_of(1, start, workers) == whole[start:]
+    assert epoch_of(1, seed=6) != whole != epoch_of(2)
+
+
+def test_a_turn_is_an_index_that_survives_the_way_to_a_worker() -> None:
+    turn = pickle.loads(pickle.dumps(Turn(7, (1, 2))))
+    assert turn == 7 and turn.key == (1, 2) and [10, 11][Turn(1)] == 11
+
+
+def start_tool(small: tuple[str, DetectionData], work_dir: Path, *words: str) -> subprocess.Popen[str]:
+    config, data = small
+    folder = data.val.annotations.parents[1]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            'tools/train.py',
+            config,
+            '--data',
+            str(folder),
+            '--work-dir',
+            str(work_dir),
+            *words,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_scheduler_s_signal_saves_and_the_training_goes_on(
+    small: tuple[str, DetectionData], tmp_path: Path
+) -> None:
+    process = start_tool(small, tmp_path, '--epochs', '500')
+    wait_for(tmp_path / 'epoch_1.pth', process)
+    os.killpg(process.pid, signal.SIGTERM)  # to its loader workers too
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == EXIT_INTERRUPTED == 75, printed
+    assert 'SIGTERM: stopping' in printed and 'Traceback' not in printed and 'interrupted: SIGTERM' in printed
+    source, faults = newest_whole(str(tmp_path))
+    assert source and not faults
+    steps = load_checkpoint(source)['meta']['iter']
+    process = start_tool(small, tmp_path, '--resume', '--epochs', str(steps // 2 + 1))
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert f'--resume: going on from {source}, after {steps} steps' in printed
+    assert not (tmp_path / 'interrupted.pth').exists()
+
+
+def test_a_second_signal_ends_at_once(small: tuple[str, DetectionData], tmp_path: Path) -> None:
+    process = start_tool(small, tmp_path, '--epochs', '500')
+    wait_for(tmp_path / 'epoch_1.pth', process)
+    os.kill(process.pid, signal.SIGSTOP)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert newest_whole(str(tmp_path))[0]
+
+
+def small_train(small: tuple[str, DetectionData], work_dir: Path, **settings: Any) -> Any:
+    config, data = small
+    options = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
+    options |= {'optim_wrapper.accumulative_counts': 1}
+    options.update(settings.pop('options', {}))
+    return train(config, data=data, work_dir=str(work_dir), options=options, **settings)
+
+
+def test_a_diverging_training_stops_and_names_its_images(
+    small: tuple[str, DetectionData], tmp_path: Path
+) -> None:
+    schedule = dict(type='MultiStepLR', milestones=[1], gamma=1e12, by_epoch=True)
+    options = {'param_scheduler': [schedule], 'train_cfg.max_epochs': 9, 'train_cfg.val_interval': 9}
+    with pytest.raises(UserError) as caught:
+        small_train(small, tmp_path, options=options)
+    message = str(caught.value)
+    print(message)
+    assert re.search(
+        r'the loss is \S+ at step \d+ \(epoch \d; loss_cls .*: the training has diverged', message
+    )
+    assert message.count('/train2017/') == 4 and 'load_from=' in message
+    source = newest_whole(str(tmp_path))[0]
+    assert source is not None
+    weights = load_checkpoint(source)['state_dict']
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_lost_network_is_not_saved(small: tuple[str, DetectionData], tmp_path: Path) -> None:
+    runner = small_train(small, tmp_path, epochs=1)
+    with torch.no_grad():
+        next(runner.model.backbone.parameters()).fill_(float('nan'))
+    with pytest.raises(
+        UserError, match='1 of .* tensors of the network are no longer finite numbers, backbone'
+    ):
+        runner.save_checkpoint(str(tmp_path), 'epoch_2.pth')
+    assert not (tmp_path / 'epoch_2.pth').exists() and (tmp_path / 'epoch_1.pth').exists()
+
+
+class FakeRunner:
+    """What a loss guard looks at."""
+
+    iter, epoch, optim_wrapper = 41, 3, None
+
+
+def guard(*losses: float, **settings: Any) -> None:
+    hook = LossGuardHook(**settings)
+    for loss in losses:
+        outputs = {'loss': torch.tensor(loss), 'loss_cls': torch.tensor(loss)}
+        sample = type('Sample', (), {'img_path': 'folder/image7.jpg'})
+        hook.after_train_iter(FakeRunner(), 0, {'data_samples': [sample]}, outputs)
+
+
+@pytest.mark.parametrize(
+    'losses', [[1.0, float('nan')], [float('inf')], [1.0] * 30 + [1001.0], [0.01] * 20 + [11.0]]
+)
+def test_a_lost_loss_is_told(losses: list[float]) -> None:
+    with pytest.raises(UserError, match=r'step 42 \(epoch 4; loss_cls .*folder/image7.jpg'):
+        guard(*losses)
+
+
+@pytest.mark.parametrize(
+    'losses',
+    [[1e9, 1.0, 1e9], [1.0] * 30 + [900.0, 1.0], [0.0] * 30 + [5.0], list(np.linspace(500, 0.1, 90))],
+)
+def test_a_high_loss_is_none(losses: list[float]) -> None:
+    guard(*losses)
+    guard(*[1.0] * 30, 1e6, factor=None)
+    guard(1.0, float('nan'), 1.0, patience=1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk that one checkpoint fits on, but not two."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    done = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=220m', 'tmpfs', str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f'a small disk cannot be made here: {done.stderr.strip()}')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)])
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    small: tuple[str, DetectionData], small_disk: Path, tmp_path: Path
+) -> None:
+    small_train(small, small_disk, epochs=1)
+    size = (small_disk / 'epoch_1.pth').stat().st_size
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / 'filler').write_bytes(bytes(max(0, free - size // 2)))
+    with pytest.raises(
+        UserError, match=r'no space left on the disk for .*epoch_2.pth .* MB are needed.*--resume'
+    ):
+        small_train(small, small_disk, epochs=2, resume='auto')
+    assert not list(small_disk.glob('.partial*')) and not (small_disk / 'epoch_2.pth').exists()
+    assert newest_whole(str(small_disk)) == (str(small_disk / 'epoch_1.pth'), [])
+    (small_disk / 'filler').unlink()
+    for best in small_disk.glob('best_*'):
+        best.unlink()
+    small_train(small, small_disk, epochs=2, resume='auto')
+    assert newest_whole(str(small_disk))[0] == str(small_disk / 'epoch_2.pth')
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'folder/x.pth'
+    AtomicBackend().put(b'old', path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    with pytest.raises(UserError, match='no space left on the disk for .*x.pth'):
+        AtomicBackend().put(b'new', path)
+    assert path.read_bytes() == b'old' and [p.name for p in path.parent.iterdir()] == ['x.pth']
+
+
+def checkpoint_file(path: Path, step: int) -> None:
+    meta = {'iter': step, 'epoch': 1}
+    torch.save({'meta': meta, 'state_dict': {'a': torch.rand(1000)}, 'optimizer': {}}, path)
+
+
+def test_the_newest_whole_checkpoint_is_found_whatever_else_there_is(tmp_path: Path) -> None:
+    assert newest_whole(str(tmp_path)) == (None, [])
+    for step in (1, 2, 3, 4):
+        checkpoint_file(tmp_path / f'epoch_{step}.pth', step)
+    checkpoint_file(tmp_path / 'interrupted.pth', 5)
+    os.utime(tmp_path / 'epoch_4.pth', (0, 0))  # a copied folder has dates of its own
+    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    (tmp_path / 'epoch_9.pth').mkdir()
+    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'interrupted.pth')
+    (tmp_path / 'interrupted.pth').unlink()
+    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_4.pth')
+    content = bytearray((tmp_path / 'epoch_4.pth').read_bytes())
+    content[len(content) // 2] ^= 1  # which torch itself does not notice
+    (tmp_path / 'epoch_4.pth').write_bytes(content)
+    (tmp_path / 'epoch_3.pth').write_bytes((tmp_path / 'epoch_3.pth').read_bytes()[:-100])
+    source, faults = newest_whole(str(tmp_path))
+    assert source == str(tmp_path / 'epoch_2.pth')
+    assert len(faults) == 3 and any('epoch_4.pth: damaged' in fault for fault in faults)
+
+
+def test_no_whole_checkpoint_is_no_new_beginning(small: tuple[str, DetectionData], tmp_path: Path) -> None:
+    (tmp_path / 'epoch_1.pth').write_bytes(b'PK half')
+    with pytest.raises(UserError, match='no checkpoint of .* is whole: .*epoch_1.pth.*Remove them'):
+        small_train(small, tmp_path, resume='auto')
+
+
+def test_another_batch_size_is_told_on_resuming(
+    small: tuple[str, DetectionData], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small_train(small, tmp_path, epochs=1)
+    small_train(small, tmp_path, epochs=2, batch_size=2, resume='auto')
+    printed = capfd.readouterr()
+    assert 'an epoch had 2 steps and has 4 now' in printed.out + printed.err

@@ -15,7 +15,19 @@ from ghost_det.data import find_data
 from ghost_det.engine import ChannelsLastHook, ConsoleRunner
 from ghost_det.errors import UserError
 from ghost_det.report import read_scalars
-from ghost_det.run import batch_note, fit_to_cpu, load_config, prepare, set_epochs, train, use_pretrained
+from ghost_det.run import (
+    OUR_HOOKS,
+    batch_note,
+    fit_to_cpu,
+    load_config,
+    prepare,
+    set_epochs,
+    train,
+    use_pretrained,
+)
+from ghost_det.run import (
+    test as evaluate,
+)
 
 from .conftest import ROOT
 
@@ -86,7 +98,7 @@ def test_options_win_over_data_and_machine(sample: Path, tmp_path: Path) -> None
     again = tmp_path / 'again.py'
     cfg.dump(again)
     hooks = [hook.type for hook in prepare(str(again)).custom_hooks]
-    assert hooks == ['ChannelsLastHook', 'MeanLossHook', 'ProgressHook']
+    assert hooks == ['ChannelsLastHook', *OUR_HOOKS]
 
 
 @pytest.mark.parametrize(
@@ -250,3 +262,19 @@ def test_a_whole_detector_to_start_from_needs_no_weights_of_its_backbone(
             work_dir=str(tmp_path / 'run'),
             options={'load_from': str(tmp_path / 'part.pth')},
         )
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'out': 'predictions.csv'}, r'--out predictions.csv: predictions are written as .json .* or .pkl'),
+        ({'out': 'README.md/x.json'}, '--out README.md/x.json: its folder cannot be made'),
+        ({'json_file': 'configs'}, '--json configs: a file is wanted, this is a folder'),
+    ],
+)
+def test_a_result_that_cannot_be_written_stops_an_evaluation_before_it(
+    options: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message):
+        evaluate(str(LITE), 'none.pth', **options)

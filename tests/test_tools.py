@@ -15,7 +15,7 @@ from ghost_det import GhostNet
 from ghost_det.checkpoint import load_checkpoint
 from ghost_det.complexity import build_detector
 from ghost_det.run import load_config, use_pretrained
-from ghost_det.weights import PUBLISHED
+from ghost_det.weights import PUBLISHED, sha256
 
 from .conftest import ROOT
 
@@ -94,6 +94,37 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
     assert (tmp_path / 'out.pkl').exists()
 
 
+def test_saved_detections_are_evaluated_again_to_the_last_digit(
+    trained: tuple[Path, str], sample: Path, tmp_path: Path
+) -> None:
+    folder, _ = trained
+    done = tool(
+        'test', LITE, folder / 'epoch_2.pth', '--data', sample, '--work-dir', tmp_path / 'work',
+        '--out', tmp_path / 'saved/out.json', '--json', tmp_path / 'test.json',
+        '--cfg-options', 'model.test_cfg.score_thr=0',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name in ('pr_curves', 'confusion', 'errors', 'detections'):
+        picture = tmp_path / 'work' / f'{name}.png'
+        assert picture.read_bytes().startswith(b'\x89PNG') and str(picture) in done.stdout + done.stderr
+    (again,) = (line for line in (done.stdout + done.stderr).splitlines() if 'tools/eval.py' in line)
+    words = shlex.split(again.partition('again')[2])
+    done = subprocess.run(
+        [*words, '--json', tmp_path / 'eval.json'], capture_output=True, text=True, cwd=ROOT, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, second = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('test', 'eval'))
+    for content in (first, second):
+        content['metrics']['bbox'].pop('seconds')
+    assert first['metrics'] == second['metrics'] and first['annotations'] == second['annotations']
+    assert sum(first['metrics']['bbox']['errors']['counts'].values()) > 100
+    assert first['checkpoint']['sha256'] == sha256(folder / 'epoch_2.pth') and first['config'] == LITE
+    images = json.loads((sample / 'annotations/instances_val2017.json').read_text())['images']
+    saved = json.loads((tmp_path / 'saved/out.json').read_text())
+    assert {each['image_id'] for each in saved} == {image['id'] for image in images}
+    assert first['metrics']['bbox']['counts']['detections'] == len(saved)
+
+
 @pytest.mark.parametrize(
     ('name', 'arguments', 'messages'),
     [
@@ -118,6 +149,8 @@ def test_a_checkpoint_remembers_its_classes(trained: tuple[Path, str], sample: P
             ['none.pth: a checkpoint file is wanted'],
         ),
         ('test', [LITE, 'README.md', '--data', 'sample'], ['README.md: not a checkpoint']),
+        ('eval', ['README.md', 'none.json'], ['none.json: cannot be read']),
+        ('eval', ['README.md', 'README.md'], ['README.md: not json']),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(

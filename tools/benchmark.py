@@ -1,4 +1,4 @@
-"""Measurements on this machine: python tools/benchmark.py annotations|operators|training [options]."""
+"""Measurements on this machine: python tools/benchmark.py annotations|evaluation|operators|training."""
 
 import argparse
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ghost_det.benchmarks.annotations import annotation_table
+from ghost_det.benchmarks.evaluation import evaluation_table
 from ghost_det.benchmarks.ops import main_table
 from ghost_det.benchmarks.training import training_table
 from ghost_det.cli import positive, whole
@@ -32,6 +33,12 @@ def main() -> None:
     command.add_argument('--serialize', choices=['yes', 'no', 'both'], default='both', help='serialize_data')
     command.add_argument('--folder', type=Path, help='for the generated files (default: the temporary one)')
 
+    command = commands.add_parser('evaluation', help="COCO's figures: faster-coco-eval beside pycocotools")
+    command.set_defaults(run=evaluation)
+    command.add_argument('--images', type=int, default=5000, help='(default: %(default)s)')
+    command.add_argument('--detections', type=int, default=100, help='an image (default: %(default)s)')
+    command.add_argument('--rounds', type=int, default=2, help='of both by turns (default: %(default)s)')
+
     command = commands.add_parser('operators', help="mmcv's: stand-ins, and the compiled where there are any")
     command.set_defaults(run=operators)
     command.add_argument('--seconds', type=positive, default=10, help='for each (default: %(default)s)')
@@ -54,6 +61,10 @@ def main() -> None:
 def annotations(args: argparse.Namespace) -> Iterable[str]:
     serialize = {'yes': [True], 'no': [False], 'both': [True, False]}[args.serialize]
     return annotation_table(args.scales, args.workers, serialize, args.polygons, args.folder)
+
+
+def evaluation(args: argparse.Namespace) -> Iterable[str]:
+    return evaluation_table(args.images, args.detections, args.rounds)
 
 
 def operators(args: argparse.Namespace) -> Iterable[str]:

@@ -13,7 +13,10 @@ def main() -> None:
     parser.add_argument('config', help='the config file that the detector was trained with')
     parser.add_argument('checkpoint', help='its weights, as work_dirs/CONFIG/epoch_24.pth')
     add_common(parser)
-    parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions')
+    parser.add_argument(
+        '--out', metavar='FILE', help='save the predictions: .json for COCO results (tools/eval.py), or .pkl'
+    )
+    parser.add_argument('--json', metavar='FILE', help='save figures and analysis for other programs')
     parser.add_argument('--show-dir', metavar='FOLDER', help='save every image with true and found boxes')
     args = parse(parser)
     test(
@@ -25,6 +28,7 @@ def main() -> None:
         launcher=args.launcher,
         backbone=args.backbone,
         out=args.out,
+        json_file=args.json,
         show_dir=args.show_dir,
     )
 

@@ -78,7 +78,7 @@ def _box(rng: random.Random, number: int, images: int, polygons: bool) -> dict[s
     }
 
 
-def _memory(pid: int | str = 'self') -> dict[str, float]:
+def memory(pid: int | str = 'self') -> dict[str, float]:
     """Return a process's memory in MiB: resident, proportional (shared pages divided), private; and peak."""
     found = {}
     for name in ('smaps_rollup', 'status'):
@@ -109,7 +109,7 @@ class _Probe:
         boxes = sum(len(instance['bbox']) for instance in info['instances'])
         ends = (index + 1) % BATCH == 0 or index + 1 == len(self)
         last = ends and index // BATCH >= self.first_last
-        return boxes, {'pid': os.getpid(), **_memory()} if last else None
+        return boxes, {'pid': os.getpid(), **memory()} if last else None
 
 
 def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
@@ -130,7 +130,7 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
 
     from ..data import class_names
 
-    before = _memory()
+    before = memory()
     started = time.perf_counter()
     classes = class_names(path)
     checked = time.perf_counter()
@@ -143,7 +143,7 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
         pipeline=[],
     )
     built = time.perf_counter()
-    main = _memory()
+    main = memory()
     loader: DataLoader[Any] = DataLoader(
         _Probe(dataset, workers),  # type: ignore[arg-type]
         batch_size=BATCH,

@@ -1,0 +1,106 @@
+"""What COCO 2017 consists of: addresses, sizes, hashes, counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip as published.
+
+    Attributes:
+        path: below the server's address.
+        size: in bytes.
+        sha256: of it.
+        folder: the one that it unpacks to.
+        unpacked: bytes of its files together, at most.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    folder: str
+    unpacked: int
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.path.rpartition('/')[2]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split as published.
+
+    Attributes:
+        name: of its folder, as ``'val2017'``.
+        archive: its images.
+        images: how many.
+        boxes: how many, crowds among them.
+        sha256: of its ``instances_*.json``.
+    """
+
+    name: str
+    archive: Archive
+    images: int
+    boxes: int
+    sha256: str
+
+    @property
+    def annotations(self) -> Path:
+        """Its annotation file, below the data set's folder."""
+        return Path('annotations', f'instances_{self.name}.json')
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What there is to fetch, and where; ``parts`` are by the names of ``--splits``."""
+
+    annotations: Archive
+    parts: dict[str, Part]
+    url: str = 'http://images.cocodataset.org'
+
+
+# COCO publishes no hashes. Sizes and SHA-256 of the archives are those of TensorFlow Datasets
+# (tensorflow_datasets/url_checksums/coco.txt); torchvision has the same hashes
+# (torchvision/prototype/datasets/_builtin/coco.py). The hashes of the two json files, and the numbers of
+# boxes, are as several who unpacked these archives wrote them down.
+COCO = Catalogue(
+    Archive(
+        'annotations/annotations_trainval2017.zip',
+        252_907_541,
+        '113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268',
+        'annotations',
+        900_000_000,
+    ),
+    {
+        'train': Part(
+            'train2017',
+            Archive(
+                'zips/train2017.zip',
+                19_336_861_798,
+                '69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929',
+                'train2017',
+                21_000_000_000,
+            ),
+            118_287,
+            860_001,
+            '610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d',
+        ),
+        'val': Part(
+            'val2017',
+            Archive(
+                'zips/val2017.zip',
+                815_585_330,
+                '4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05',
+                'val2017',
+                900_000_000,
+            ),
+            5_000,
+            36_781,
+            'e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f',
+        ),
+    },
+)

@@ -1,0 +1,152 @@
+"""Checking what a config says about classes against its data, and the data that a config names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import DATASETS
+
+from ..annotations import survey
+from ..data import Split, evaluators, innermost, quick_check
+from ..errors import UserError
+from .findings import Finding, found
+
+
+def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
+    """Return the splits of a config whose annotations are in COCO's format and on this machine.
+
+    Args:
+        cfg: of a detector.
+        names: those of its loaders, as ``'train'``.
+    """
+    splits = []
+    for name in names:
+        if not cfg.get(f'{name}_dataloader'):
+            continue
+        dataset = innermost(cfg[f'{name}_dataloader'])
+        root = str(dataset.get('data_root') or '')
+        file = str(dataset.get('ann_file') or '')
+        images = str((dataset.get('data_prefix') or {}).get('img') or '')
+        known = str(dataset.get('type')).rpartition('.')[2] == 'CocoDataset'
+        # Of a hidden test set there are only the images' names.
+        blind = name != 'train' and any(e and e.get('format_only') for e in evaluators(cfg, name))
+        remote = '://' in f'{root}{file}{images}' or dataset.get('backend_args')
+        if known and not blind and not remote and (Path(root) / file).is_file():
+            splits.append((name, Split(Path(root) / file, Path(root) / images)))
+    return splits
+
+
+def check_configured(cfg: Any, names: Sequence[str]) -> list[Finding]:
+    """Check the data that a config names, and its classes, without opening images.
+
+    Args:
+        cfg: of a detector.
+        names: those of its loaders.
+
+    Returns:
+        warnings.
+
+    Raises:
+        UserError: it lists the errors.
+    """
+    splits = config_splits(cfg, names)
+    more = []
+    for name, split in splits:
+        categories = survey(split.annotations).categories
+        more += [(split.annotations, finding) for finding in check_config(cfg, {name: categories})]
+    return quick_check(splits, more=more)
+
+
+def check_config(
+    cfg: Any, categories: Mapping[str, Sequence[Mapping[str, Any]]], defaults: bool = True
+) -> list[Finding]:
+    """List where the classes that a config says do not fit its data.
+
+    Args:
+        cfg: of a detector.
+        categories: of the annotations of each split.
+        defaults: a config without classes stands for those of its dataset class, as in mmdet; otherwise it
+            is a recipe for any data.
+    """
+    findings: list[Finding] = []
+    for name, known in categories.items():
+        if not cfg.get(f'{name}_dataloader'):
+            continue
+        dataset = innermost(cfg[f'{name}_dataloader'])
+        metainfo = dataset.get('metainfo') or {}
+        place = f'{name}_dataloader.dataset.metainfo'
+        if 'CLASSES' in metainfo and 'classes' not in metainfo:
+            findings += found('CLASSES in config', name, [f'{place} has CLASSES={metainfo["CLASSES"]}'])
+            continue
+        classes = metainfo.get('classes')
+        if isinstance(classes, str):
+            if not Path(classes).is_file():
+                findings += found('classes is a text', name, [f'{place}.classes is {classes!r}'])
+            continue
+        if classes is None and defaults:
+            classes = DATASETS.get(dataset.type).METAINFO.get('classes')
+            place = f'{dataset.type}, which is asked without metainfo.classes,'
+        names = [str(category['name']) for category in known]
+        if classes is not None:
+            findings += _check_names(list(classes), names, name, place)
+        if not dataset.get('return_classes'):  # detectors of any text have more outputs than classes
+            expected = len(names if classes is None else classes)
+            counts = dict(numbers_of_classes(cfg.model, 'model'))
+            if counts and expected not in counts.values():
+                places = [
+                    f'{head}.num_classes is {count}, the data has {expected}'
+                    for head, count in counts.items()
+                ]
+                severity = 'error' if defaults or 'classes' in metainfo else 'note'
+                findings += found('num_classes', name, places, severity=severity)
+    return findings
+
+
+def _check_names(classes: list[str], names: list[str], split: str, place: str) -> list[Finding]:
+    """Compare the classes of a dataset of mmdet with the names in its file, in their order."""
+    unknown = []
+    for index, name in enumerate(classes):
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f'; is {near[0]!r} meant?' if near else f'; the data has {", ".join(names[:10])}'
+            unknown.append(f'{place}: class {index} is {name!r}{hint}')
+    findings = found('class name in config', split, unknown)
+    inside = [name for name in names if name in classes]
+    wanted = [name for name in classes if name in names]
+    if inside != wanted and len(set(names)) == len(names):
+        first = next((a, b) for a, b in zip(wanted, inside) if a != b)
+        findings += found(
+            'class order in config', split, [f'{place}: {first[0]!r} stands where the data has {first[1]!r}']
+        )
+    return findings
+
+
+def numbers_of_classes(part: Any, name: str) -> Iterator[tuple[str, int]]:
+    """Yield each head's place in the config and its ``num_classes``."""
+    if isinstance(part, list | tuple):
+        for index, inner in enumerate(part):
+            yield from numbers_of_classes(inner, f'{name}[{index}]')
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            if key == 'num_classes' and isinstance(value, int):
+                yield name, value
+            elif key not in ('backbone', 'neck', 'semantic_head', 'rpn_head'):
+                yield from numbers_of_classes(value, f'{name}.{key}')
+
+
+def data_of_config(cfg: Any) -> list[Path | None]:
+    """Return annotations and images of train, then of val, that a config names.
+
+    Raises:
+        UserError: none of them are in COCO's format and on this machine.
+    """
+    splits = dict(config_splits(cfg, ('train', 'val')))
+    if not splits:
+        raise UserError(f'{cfg.filename}: names no COCO annotations that are on this machine; give a FOLDER')
+    parts: list[Path | None] = []
+    for name in ('train', 'val'):
+        parts += [splits[name].annotations, splits[name].images] if name in splits else [None, None]
+    return parts

@@ -1,0 +1,134 @@
+"""Checking images by opening them, on all cores."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from . import opened
+from .findings import Finding, found
+from .table import Table
+
+BATCH = 500
+Facts = dict[str, Any]
+
+
+def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list[Facts]:
+    """Open images in processes that import Pillow alone.
+
+    Args:
+        paths: the images; they need not exist.
+        jobs: how many processes at a time.
+        progress: show a bar on a terminal.
+
+    Returns:
+        what `opened.open_image` tells of each.
+    """
+    from tqdm import tqdm
+
+    size = max(1, min(BATCH, -(-len(paths) // jobs)))
+    batches = [[str(path) for path in paths[n : n + size]] for n in range(0, len(paths), size)]
+    with (
+        tqdm(total=len(paths), unit=' images', disable=None if progress else True, leave=False) as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        return [
+            facts
+            for batch in pool.map(lambda paths: _open_batch(paths, lambda: bar.update()), batches)
+            for facts in batch
+        ]
+
+
+def _open_batch(paths: list[str], tick: Callable[[], object]) -> list[Facts]:
+    facts: list[Facts] = []
+    while len(facts) < len(paths):
+        with subprocess.Popen(
+            [sys.executable, opened.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            json.dump(paths[len(facts) :], process.stdin)
+            process.stdin.close()
+            for line in process.stdout:
+                facts.append(json.loads(line))
+                tick()
+        if len(facts) < len(paths):  # killed by the next one: a decoder's fault, or memory
+            facts.append({'error': f'the decoder died of it (exit code {process.returncode})'})
+            tick()
+    return facts
+
+
+def loaded_size(facts: Facts) -> tuple[int, int]:
+    """Return the width and height that mmcv's LoadImageFromFile gives, which obeys EXIF's orientation."""
+    width, height = facts['size']
+    return (height, width) if facts['orientation'] in range(5, 9) else (width, height)
+
+
+def image_kind(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    """Yield the kinds of faults of an image, with what is there.
+
+    Args:
+        facts: of `open_images`.
+        size: width and height in the annotations.
+    """
+    if 'error' in facts:
+        yield 'unreadable image', facts['error']
+        return
+    width, height = facts['size']
+    turned = facts['orientation'] in range(2, 9)
+    sizes = f'stored as {width} x {height}, annotated as {size[0]} x {size[1]}'
+    if size != loaded_size(facts):
+        if turned and size == (width, height):
+            yield 'EXIF against boxes', f'orientation {facts["orientation"]}, {sizes}'
+        else:
+            yield 'wrong size', sizes
+    elif turned:
+        yield 'EXIF rotation', f'orientation {facts["orientation"]}, {sizes}'
+    if width * height > opened.MAX_PIXELS:
+        yield 'huge image', f'{width} x {height}'
+    if facts['bits'] > 8:
+        yield '16-bit image', f'mode {facts["mode"]}'
+    elif facts['mode'] in ('1', 'L'):
+        yield 'grey image', f'mode {facts["mode"]}'
+    elif facts['mode'] in ('RGBA', 'LA', 'PA'):
+        yield 'image with alpha', f'mode {facts["mode"]}'
+    elif facts['mode'] in ('CMYK', 'YCCK'):
+        yield 'CMYK image', f'mode {facts["mode"]}'
+
+
+def check_images(table: Table, split: str, facts: Sequence[Facts | None]) -> list[Finding]:
+    """List what is wrong with the images of a split.
+
+    Args:
+        table: its annotations.
+        split: its name.
+        facts: of each image, ``None`` where there is no file.
+    """
+    faults: dict[str, list[str]] = defaultdict(list)
+    first: dict[str, int] = {}
+    for index, each in enumerate(facts):
+        if each is None:
+            continue
+        width, height = table.sizes[index].tolist()
+        for kind, what in image_kind(each, (width, height)):
+            faults[kind].append(f'{table.image_place(index)}: {what}')
+        if 'error' not in each:
+            twin = first.setdefault(each['hash'], index)
+            if table.files[twin] != table.files[index]:
+                faults['same image twice'].append(f'{table.image_place(index)} is {table.files[twin]}')
+    return [finding for kind, places in faults.items() for finding in found(kind, split, places)]
+
+
+def common_images(tables: Sequence[Table], facts: Sequence[Sequence[Facts | None]]) -> list[int]:
+    """Return the indices of the images of the first split whose bytes are also in the second."""
+    known = {each['hash'] for each in facts[1] if each and 'error' not in each}
+    return [n for n, each in enumerate(facts[0]) if each and 'error' not in each and each['hash'] in known]

@@ -1,0 +1,352 @@
+"""An annotation file as arrays, read with all its faults, which are listed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .findings import SHOWN, Finding, found
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+FIELDS = {
+    'images': ('id', 'file_name', 'width', 'height'),
+    'annotations': ('image_id', 'category_id', 'bbox'),
+    'categories': ('id', 'name'),
+}
+FAR = 0.1  # of the image's side: what sticks out further and fits as corners was written as corners
+
+
+@dataclass(frozen=True)
+class Table:
+    """The sound entries of an annotation file, n boxes on m images, as arrays.
+
+    Attributes:
+        files: m file names.
+        sizes: (m, 2) widths and heights in pixels.
+        images_at: (m,) positions in the json.
+        categories: those of the file, in its order.
+        boxes: (n, 4) x, y, width, height in pixels.
+        image: (n,) index of a box's image in ``files``, -1 if there is none.
+        category: (n,) index of its category, -1 if there is none.
+        boxes_at: (n,) positions in the json.
+        crowd: (n,) whether it is a group.
+        complete: each box has ``area`` and ``iscrowd``, and an id of its own, which is not 0.
+    """
+
+    files: list[str]
+    sizes: Ints
+    images_at: Ints
+    categories: list[dict[str, Any]]
+    boxes: Floats
+    image: Ints
+    category: Ints
+    boxes_at: Ints
+    crowd: Mask
+    complete: bool
+
+    def used(self) -> list[Any]:
+        """Return the ids of the categories that have boxes, in the order of the first boxes."""
+        known, first = np.unique(self.category[self.category >= 0], return_index=True)
+        return [self.categories[index]['id'] for index in known[np.argsort(first)]]
+
+    def groups(self) -> set[str]:
+        """Return the names of categories that only name the group of others, as Roboflow writes one."""
+        return {
+            str(category['supercategory'])
+            for category in self.categories
+            if isinstance(category.get('supercategory'), str)
+            and category['supercategory'] != category['name']
+        }
+
+    def image_place(self, index: int) -> str:
+        """Name an image for a person."""
+        return f'images[{self.images_at[index]}] ({self.files[index]})'
+
+    def box_place(self, index: int) -> str:
+        """Name a box for a person."""
+        image = self.image[index]
+        file = f' ({self.files[image]})' if image >= 0 else ''
+        return f'annotations[{self.boxes_at[index]}]{file}'
+
+
+def sound_boxes(table: Table) -> Mask:
+    """Return which boxes have an image, a category, finite numbers and a size, (n,)."""
+    finite = np.isfinite(table.boxes).all(1)
+    return np.asarray(
+        finite & (table.image >= 0) & (table.category >= 0) & (table.boxes[:, 2:] > 0).all(1), dtype=bool
+    )
+
+
+def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
+    """Make arrays of what json says, and list what is wrong with its entries, ids and boxes.
+
+    Args:
+        content: of the annotation file.
+        split: its name, for the findings.
+
+    Raises:
+        ValueError: it is not COCO's format at all.
+    """
+    for key in FIELDS:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"not COCO's detection format: it has no list '{key}'")
+    wrong: list[str] = []
+    images, images_at = _sound(content, 'images', wrong)
+    categories, _ = _sound(content, 'categories', wrong)
+    boxes, boxes_at = _sound(content, 'annotations', wrong)
+    findings = found('wrong entry', split, wrong)
+    image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
+    category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
+    ids = [box.get('id') for box in boxes]
+    complete = (
+        all('area' in box and 'iscrowd' in box for box in boxes)
+        and set(map(type, ids)) <= {int}
+        and len(set(ids)) == len(ids)
+        and 0 not in ids
+    )
+    table = Table(
+        [image['file_name'] for image in images],
+        np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
+        images_at,
+        categories,
+        _numbers([box['bbox'] for box in boxes]),
+        np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
+        np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
+        boxes_at,
+        np.array([bool(box.get('iscrowd')) for box in boxes], bool),
+        complete,
+    )
+    findings += _duplicates(table, split, images, categories, ids)
+    findings += _unknown(table, split, boxes)
+    if not complete:
+        lacking = [n for n, box in enumerate(boxes) if 'area' not in box or 'iscrowd' not in box]
+        findings += found('no area or iscrowd', split, map(table.box_place, lacking), len(lacking))
+    if not images or not categories:
+        there = f'empty: {len(content["images"])} images, {len(content["categories"])} categories'
+        findings += found('empty split', split, [there])
+    return table, findings + check_boxes(table, split)
+
+
+def _sound(content: dict[str, Any], key: str, wrong: list[str]) -> tuple[list[Any], Ints]:
+    """Return the entries that have all they must, and their positions; name the others in ``wrong``."""
+    entries = content[key]
+    if _all_sound(entries, key):
+        return entries, np.arange(len(entries))
+    kept = []
+    for position, entry in enumerate(entries):
+        fault = entry_fault(entry, FIELDS[key])
+        if fault:
+            wrong.append(f'{key}[{position}] {fault}')
+        else:
+            kept.append(position)
+    return [entries[position] for position in kept], np.array(kept, np.int64)
+
+
+def _all_sound(entries: list[Any], key: str) -> bool:
+    """Tell whether all entries are sound, by columns: in a tenth of the time of `entry_fault`."""
+    try:
+        columns = {field: [entry[field] for entry in entries] for field in FIELDS[key]}
+    except (TypeError, KeyError, IndexError):
+        return False
+    for field, column in columns.items():
+        if field in ('file_name', 'name'):
+            fits = set(map(type, column)) <= {str} and all(column) and '\0' not in ''.join(column)
+        elif field == 'bbox':
+            fits = (
+                set(map(type, column)) <= {list}
+                and set(map(len, column)) <= {4}
+                and set(map(type, chain.from_iterable(column))) <= {int, float}
+            )
+        else:
+            fits = set(map(type, column)) <= {int} and all(-(2**62) < value < 2**62 for value in column)
+            if field in ('width', 'height'):
+                fits = fits and min(column, default=1) >= 1
+        if not fits:
+            return False
+    return True
+
+
+def entry_fault(entry: Any, fields: Sequence[str]) -> str | None:
+    """Say what is wrong with the form of one entry, if anything is."""
+    for field in fields:
+        if not isinstance(entry, dict) or field not in entry:
+            return f"has no '{field}'"
+        value = entry[field]
+        if field in ('file_name', 'name'):
+            if not isinstance(value, str) or not value or '\0' in value:
+                return f'has the {field} {_short(value)}; a text is wanted'
+        elif field == 'bbox':
+            if (
+                not isinstance(value, list)
+                or len(value) != 4
+                or not all(type(v) in (int, float) for v in value)
+            ):
+                return f'has the bbox {_short(value)}; [x, y, width, height] is wanted, in pixels'
+        elif type(value) is not int or abs(value) >= 2**62:
+            return f'has the {field} {_short(value)}; a whole number is wanted'
+        elif field in ('width', 'height') and value < 1:
+            return f'has the {field} {value!r}; 1 or more pixels are wanted'
+    return None
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # of whole numbers with thousands of digits
+        return 'of too many digits'
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def _numbers(boxes: list[list[float]]) -> Floats:
+    try:
+        return np.array(boxes, np.float64).reshape(-1, 4)
+    except OverflowError:  # a whole number that no float can hold
+        return np.array([[_float(value) for value in box] for box in boxes]).reshape(-1, 4)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _duplicates(
+    table: Table, split: str, images: list[Any], categories: list[Any], box_ids: list[Any]
+) -> list[Finding]:
+    findings = []
+    positions = table.images_at
+    for kind, values, name in (
+        ('duplicate image id', [image['id'] for image in images], lambda n: f'images[{positions[n]}]'),
+        ('duplicate category id', [category['id'] for category in categories], lambda n: f'categories[{n}]'),
+        (
+            'duplicate category name',
+            [category['name'] for category in categories],
+            lambda n: f'categories[{n}]',
+        ),
+        ('duplicate file name', table.files, lambda n: f'images[{positions[n]}]'),
+        ('duplicate box id', box_ids, table.box_place),
+    ):
+        field = 'id' if kind.endswith('id') else 'name'
+        of = {'image': 'images', 'category': 'categories', 'file': 'images', 'box': 'boxes'}[kind.split()[1]]
+        findings += found(kind, split, _repeated(values, name, f'two {of} have the {field}'))
+    return findings
+
+
+def _repeated(values: Sequence[Any], name: Callable[[int], str], words: str) -> Iterator[str]:
+    """Name the second and later holders of a value, but not of ``None``."""
+    try:
+        if len(set(values)) == len(values):
+            return
+    except TypeError:  # an id that is a list
+        values = [value if type(value) in (int, str) else None for value in values]
+    counts = Counter(values)
+    seen: set[Any] = set()
+    for index, value in enumerate(values):
+        if value is not None and counts[value] > 1:
+            if value in seen:
+                yield f'{name(index)}: {words} {value!r}'
+            seen.add(value)
+
+
+def _unknown(table: Table, split: str, boxes: list[Any]) -> list[Finding]:
+    findings = []
+    for kind, index, field, of in (
+        ('unknown image', table.image, 'image_id', 'images'),
+        ('unknown category', table.category, 'category_id', 'categories'),
+    ):
+        lost = np.flatnonzero(index < 0)
+        places = (
+            f'{table.box_place(n)} has {field} {boxes[n][field]!r}, which none of the {of} has' for n in lost
+        )
+        findings += found(kind, split, places, len(lost))
+    counts = np.bincount(table.category[table.category >= 0], minlength=len(table.categories))
+    groups = table.groups()
+    if not counts.sum():
+        return findings + found('no boxes', split, ['it has images but no boxes; nothing to learn from'])
+    empty = [
+        repr(category['name'])
+        for category, count in zip(table.categories, counts)
+        if not count and category['name'] not in groups
+    ]
+    findings += found('category without boxes', split, empty)
+    bare = np.flatnonzero(np.bincount(table.image[table.image >= 0], minlength=len(table.files)) == 0)
+    return findings + found('image without boxes', split, map(table.image_place, bare), len(bare))
+
+
+def box_faults(table: Table) -> dict[str, Mask]:
+    """Sort boxes by what is wrong with their numbers; each has one fault at most.
+
+    Returns:
+        a mask (n,) for each kind.
+    """
+    x, y, width, height = table.boxes.T
+    with np.errstate(invalid='ignore', over='ignore'):
+        finite = np.isfinite(table.boxes).all(1) & np.isfinite(x + width) & np.isfinite(y + height)
+        negative = finite & ((width < 0) | (height < 0))
+        fine = finite & ~negative
+        faults = {'box not finite': ~finite, 'swapped corners': negative}
+        sizes = np.full((len(table.boxes), 2), np.inf)
+        known = table.image >= 0
+        sizes[known] = table.sizes[table.image[known]]
+        across, down = sizes.T
+        beyond = np.maximum.reduce([-x, -y, x + width - across, y + height - down])
+        far = (x + width - across > FAR * across) | (y + height - down > FAR * down)
+        as_corners = (x >= 0) & (y >= 0) & (width > x) & (height > y) & (width <= across) & (height <= down)
+        # Of an image whose boxes were written as corners, all are.
+        others = np.bincount(table.image[known & ~as_corners], minlength=len(table.files)) > 0
+        as_corners[known] &= ~others[table.image[known]]
+        tests: Iterable[tuple[str, Mask]] = (
+            ('corners for sizes', far & as_corners),
+            ('empty box', (width < 1) | (height < 1)),
+            ('box outside', (x >= across) | (y >= down) | (x + width <= 0) | (y + height <= 0)),
+            ('box sticks out', beyond > 1),
+        )
+        for kind, mask in tests:
+            faults[kind] = fine & mask
+            fine &= ~mask
+    return faults
+
+
+def check_boxes(table: Table, split: str) -> list[Finding]:
+    """List what is wrong with the numbers of boxes, and the crowds."""
+    findings = []
+    for kind, mask in box_faults(table).items():
+        at = np.flatnonzero(mask)
+        places = [f'{table.box_place(n)}: bbox {_box_text(table, n)}' for n in at[:SHOWN]]
+        # A box that sticks out by chance may fit as corners as well; most boxes do not.
+        doubtful = kind == 'corners for sizes' and 2 * len(at) < len(table.boxes)
+        findings += found(kind, split, places, len(at), 'warning' if doubtful else None)
+    crowds = np.flatnonzero(table.crowd)
+    return findings + found('crowd box', split, map(table.box_place, crowds), len(crowds))
+
+
+def _box_text(table: Table, index: int) -> str:
+    numbers = ', '.join(f'{value:.6g}' for value in table.boxes[index])
+    image = table.image[index]
+    size = f' in {table.sizes[image][0]} x {table.sizes[image][1]}' if image >= 0 else ''
+    return f'[{numbers}]{size}'
+
+
+def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
+    """Tell whether a file is in a folder, from a listing that is read once."""
+    parent, _, name = file.rpartition('/')
+    where = folder / parent
+    if where not in listing:
+        try:
+            listing[where] = set(os.listdir(where))
+        except (OSError, ValueError):  # of names that no file system has, too
+            listing[where] = set()
+    # Asked for once more where it is not listed: the names of some file systems do not care for case.
+    return name in listing[where] or os.path.isfile(folder / file)

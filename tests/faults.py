@@ -1,0 +1,203 @@
+"""A generated data set in COCO's layout, and a way to put each kind of fault into it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+NAMES = ('cat', 'dog', 'cow')
+WIDTH, HEIGHT = 64, 48
+
+
+class Folder:
+    """A sound data set; faults take an image each, in turn, so that they do not meet."""
+
+    def __init__(self, root: Path, train: int = 40, val: int = 8) -> None:
+        self.root = root
+        self.content: dict[str, Any] = {}
+        self.next = 0
+        rng = np.random.default_rng(0)
+        (root / 'annotations').mkdir(parents=True)
+        for split, count, first in (('train', train, 1), ('val', val, 501)):
+            (root / f'{split}2017').mkdir()
+            images = [
+                {'id': first + n, 'file_name': f'{first + n:04d}.jpg', 'width': WIDTH, 'height': HEIGHT}
+                for n in range(count)
+            ]
+            for image in images:
+                pixels = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
+                picture = Image.fromarray(pixels).resize((WIDTH, HEIGHT))
+                picture.save(root / f'{split}2017' / image['file_name'])
+            self.content[split] = {
+                'images': images,
+                'categories': [{'id': n + 1, 'name': name} for n, name in enumerate(NAMES)],
+                'annotations': [
+                    self.box(n + 1, image['id'], n % 3 + 1, [4 + n % 5, 5, 20, 12])
+                    for n, image in enumerate(images)
+                ],
+            }
+
+    @staticmethod
+    def box(number: int, image: int, category: int, bbox: list[float]) -> dict[str, Any]:
+        return {
+            'id': number, 'image_id': image, 'category_id': category, 'bbox': bbox,
+            'area': abs(bbox[2] * bbox[3]), 'iscrowd': 0,
+        }  # fmt: skip
+
+    def take(self) -> tuple[dict[str, Any], dict[str, Any], Path]:
+        """An image of train that no fault has had, its box, its file."""
+        image, box = (self.content['train'][key][self.next] for key in ('images', 'annotations'))
+        self.next += 1
+        return image, box, self.root / 'train2017' / image['file_name']
+
+    def rename(self, image: dict[str, Any], path: Path, suffix: str) -> Path:
+        path.unlink()
+        image['file_name'] = Path(image['file_name']).with_suffix(suffix).name
+        return path.with_name(image['file_name'])
+
+    def save(self) -> Path:
+        for split, content in self.content.items():
+            path = self.root / f'annotations/instances_{split}2017.json'
+            mark = '\ufeff' if content.pop('mark', False) else ''
+            path.write_text(content if isinstance(content, str) else mark + json.dumps(content))
+        return self.root
+
+
+def set_box(bbox: list[float]) -> Callable[[Folder], None]:
+    return lambda folder: folder.take()[1].update(bbox=bbox)
+
+
+def set_both(change: Callable[[dict[str, Any], dict[str, Any], Path], object]) -> Callable[[Folder], None]:
+    def put(folder: Folder) -> None:
+        change(*folder.take())
+
+    return put
+
+
+def exif(orientation: int, size: tuple[int, int]) -> Callable[[Folder], None]:
+    def put(folder: Folder) -> None:
+        image, _, path = folder.take()
+        tag = Image.Exif()
+        tag[0x0112] = orientation
+        Image.open(path).save(path, exif=tag)
+        image.update(width=size[0], height=size[1])
+
+    return put
+
+
+def convert(mode: str, suffix: str) -> Callable[[Folder], None]:
+    def put(folder: Folder) -> None:
+        image, _, path = folder.take()
+        picture = Image.open(path).convert(mode)
+        picture.save(folder.rename(image, path, suffix))
+
+    return put
+
+
+def deep(folder: Folder) -> None:
+    image, _, path = folder.take()
+    pixels = cv2.imread(str(path)).astype(np.uint16) * 16  # 12 bits, as cameras have
+    cv2.imwrite(str(folder.rename(image, path, '.png')), pixels)
+
+
+def huge(folder: Folder) -> None:
+    image, _, path = folder.take()
+    image.update(width=20_000, height=6_000)
+    Image.new('1', (20_000, 6_000)).save(folder.rename(image, path, '.png'))
+
+
+def same_file(folder: Folder) -> None:
+    first, _, _ = folder.take()
+    image, _, path = folder.take()
+    path.unlink()
+    image['file_name'] = first['file_name']
+
+
+def copy_bytes(split: str) -> Callable[[Folder], None]:
+    def put(folder: Folder) -> None:
+        _, _, path = folder.take()
+        other = folder.take()[2] if split == 'train' else folder.root / 'val2017/0501.jpg'
+        path.write_bytes(other.read_bytes())
+
+    return put
+
+
+def twice(key: str, field: str) -> Callable[[Folder], None]:
+    def put(folder: Folder) -> None:
+        entries = folder.content['train'][key]
+        if key == 'categories':
+            entries.append({**entries[0], 'id': 9, 'name': 'pig', field: entries[0][field]})
+            if field == 'name':
+                folder.take()[1]['category_id'] = 9
+        else:
+            first, second = folder.take(), folder.take()
+            at = 0 if key == 'images' else 1
+            second[at][field] = first[at][field]
+
+    return put
+
+
+def class_in_val(folder: Folder) -> None:
+    content = folder.content['val']
+    content['categories'].append({'id': 7, 'name': 'yak'})
+    content['annotations'].append({**content['annotations'][0], 'id': 777, 'category_id': 7})
+
+
+def category(folder: Folder) -> None:
+    for content in folder.content.values():
+        content['categories'].append({'id': 5, 'name': 'hen', 'supercategory': 'bird'})
+
+
+# Faults that one folder can have together.
+TOGETHER: dict[str, Callable[[Folder], None]] = {
+    'wrong entry': set_both(lambda image, box, path: box.update(bbox=['1', 2, 3])),
+    'byte order mark': lambda folder: folder.content['train'].update(mark=True),
+    'duplicate image id': twice('images', 'id'),
+    'duplicate box id': twice('annotations', 'id'),
+    'duplicate category id': twice('categories', 'id'),
+    'duplicate category name': twice('categories', 'name'),
+    'duplicate file name': same_file,
+    'unknown category': set_both(lambda image, box, path: box.update(category_id=99)),
+    'unknown image': set_both(lambda image, box, path: box.update(image_id=9999)),
+    'category without boxes': category,
+    'no area or iscrowd': set_both(lambda image, box, path: box.pop('area')),
+    'box not finite': set_box([1, math.nan, 5, 5]),
+    'swapped corners': set_box([30, 30, -20, -10]),
+    'corners for sizes': set_box([30, 20, 60, 45]),
+    'empty box': set_box([5, 5, 0, 10]),
+    'box outside': set_box([70, 5, 10, 10]),
+    'box sticks out': set_box([50, 5, 18, 10]),
+    'crowd box': set_both(lambda image, box, path: box.update(iscrowd=1)),
+    'image without boxes': lambda folder: folder.content['train']['annotations'].remove(folder.take()[1]),
+    'missing file': set_both(lambda image, box, path: path.unlink()),
+    'unreadable image': set_both(lambda image, box, path: path.write_bytes(path.read_bytes()[:-300])),
+    'wrong size': set_both(lambda image, box, path: image.update(width=32, height=24)),
+    'EXIF rotation': exif(6, (HEIGHT, WIDTH)),
+    'EXIF against boxes': exif(6, (WIDTH, HEIGHT)),
+    'grey image': convert('L', '.jpg'),
+    'image with alpha': convert('RGBA', '.png'),
+    '16-bit image': deep,
+    'CMYK image': convert('CMYK', '.jpg'),
+    'huge image': huge,
+    'same image twice': copy_bytes('train'),
+    'image in both splits': copy_bytes('val'),
+    'class unknown in train': class_in_val,
+    'classes differ': lambda folder: folder.content['val']['categories'].reverse(),
+}
+# What else the fault brings with it.
+BESIDES = {
+    'wrong entry': {'image without boxes'},
+    'duplicate image id': {'image without boxes', 'unknown image'},
+    'duplicate category id': {'classes differ', 'category without boxes'},
+    'duplicate category name': {'classes differ'},
+    'unknown image': {'image without boxes'},
+    'huge image': {'grey image'},
+    'class unknown in train': {'classes differ'},
+}
