@@ -14,22 +14,14 @@ from .config import load_config, merge_options
 from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
-<<<<<<< HEAD
 from .faults import told
-from .launch import first_on_host, is_first, join, require_same
-from .loading import read_tensors
-from .models import BACKBONES, NETWORKS
-from .report import report_test, report_training
-from .saving import remove_interrupted, remove_partial, resume_from, save_safely
-=======
 from .files import require_writable
 from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
 from .preflight.configured import check_configured
 from .report import full_metric, report_test, report_training
-from .saving import FULL, disk_full, remove_interrupted, remove_partial, resume_from, save_safely
->>>>>>> main
+from .saving import remove_interrupted, remove_partial, resume_from, save_safely
 from .swap import parse_backbone, swap
 from .weights import address, locate
 
@@ -395,31 +387,19 @@ def test(
         if file:
             require_writable(Path(file), option)
     content = load_checkpoint(checkpoint)
-    if out and not out.endswith('.pkl'):
-        raise UserError(f'--out {out}: predictions are written as .pkl')
-    for option, folder in (('--out', Path(out).parent if out else None), ('--show-dir', show_dir)):
-        if folder is not None:
-            _make_folder(folder, option)
+    if show_dir:
+        _make_folder(show_dir, '--show-dir')
     if settings.get('work_dir') is None:
         # Not the training's own, whose config and pictures would be overwritten.
         settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
     cfg = prepare(config, data=data, splits=('test',), **settings)
     cfg.load_from = checkpoint
-<<<<<<< HEAD
-    if out:
-=======
     if out and out.endswith('.pkl'):
->>>>>>> main
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
     if show_dir:
         cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
     runner = _build_runner(cfg, config)
     check_fits(runner.model, content, checkpoint, config)
-<<<<<<< HEAD
-    with told(config, runner):
-        figures: dict[str, float] = runner.test()
-    report_test(runner)
-=======
     metric = full_metric(runner)
     results = out if out and out.endswith('.json') else None
     if metric is not None:
@@ -429,9 +409,9 @@ def test(
             f'{config}: --json and --out FILE.json need the evaluator FullCocoMetric: '
             '--cfg-options test_evaluator.type=FullCocoMetric'
         )
-    figures: dict[str, float] = runner.test()
+    with told(config, runner):
+        figures: dict[str, float] = runner.test()
     report_test(
         runner, config, checkpoint, Path(results) if results else None, Path(json_file) if json_file else None
     )
->>>>>>> main
     return figures

@@ -400,7 +400,7 @@ CASES: list[Case] = [
     said('train LITE --data SAMPLE --work-dir @file', '--work-dir'),
     said('train LITE --data SAMPLE --work-dir @file/inside', '--work-dir', 'cannot be written'),
     said('train LITE --data SAMPLE --work-dir /proc/nothing', '/proc/nothing', 'cannot be written'),
-    said('test LITE @stem.pth --data SAMPLE --out predictions.json', '.pkl'),
+    said('test LITE @stem.pth --data SAMPLE --out predictions.txt', '.pkl'),
     said('test LITE @stem.pth --data SAMPLE --out @file/a.pkl', '--out'),
     said('test LITE @stem.pth --data SAMPLE --show-dir @file/a', '--show-dir'),
     said('train LITE --data SAMPLE --pretrained nope', 'nope'),
