@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
 from .faults import told
-from .files import require_writable
+from .files import require_folder, require_writable
 from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
@@ -141,7 +140,7 @@ def prepare(
         if batch_size < 1:
             raise UserError(f'--batch-size {batch_size}: a number from 1 up')
         cfg.train_dataloader.batch_size = batch_size
-    _make_folder(cfg.work_dir, '--work-dir')
+    require_folder(cfg.work_dir, '--work-dir')
     if data is not None:
         use_data(cfg, data, Path(cfg.work_dir) / 'annotations')
     if 'name' in (cfg.get('visualizer') or {}):
@@ -155,20 +154,6 @@ def prepare(
     present = {hook['type'] for hook in hooks}
     cfg.custom_hooks = [*hooks, *(dict(type=name) for name in OUR_HOOKS if name not in present)]
     return cfg
-
-
-def _make_folder(folder: str | Path, option: str) -> None:
-    """Have a folder, and prove that it can be written, before the long work whose results go there.
-
-    Raises:
-        UserError: it cannot.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b'.')
-    except OSError as error:
-        raise UserError(f'{option} {folder}: cannot be written ({error.strerror})') from None
 
 
 def _with_backbone(config: str, backbone: str) -> Any:
@@ -388,7 +373,7 @@ def test(
             require_writable(Path(file), option)
     content = load_checkpoint(checkpoint)
     if show_dir:
-        _make_folder(show_dir, '--show-dir')
+        require_folder(show_dir, '--show-dir')
     if settings.get('work_dir') is None:
         # Not the training's own, whose config and pictures would be overwritten.
         settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
