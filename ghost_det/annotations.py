@@ -13,7 +13,7 @@ from typing import Any
 from .errors import UserError
 from .jsons import read_json
 from .preflight.findings import SHOWN, Finding, found
-from .preflight.table import Table, read_table
+from .preflight.table import Table, has_area, has_crowd, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or another check tells."""
@@ -125,8 +125,10 @@ def complete_boxes(content: dict[str, Any]) -> None:
     Its matcher takes id 0 for "no match".
     """
     for number, box in enumerate(content['annotations'], start=1):
-        box.setdefault('area', box['bbox'][2] * box['bbox'][3])
-        box.setdefault('iscrowd', 0)
+        if not has_area(box):
+            box['area'] = box['bbox'][2] * box['bbox'][3]
+        if not has_crowd(box):
+            box['iscrowd'] = 0
         box['id'] = number
 
 

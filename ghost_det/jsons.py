@@ -26,7 +26,8 @@ def read_json(path: Path) -> Any:
                 f'{path}: {size / 1e9:.1f} GB of json; this machine has memory for {half / 1e9:.1f} GB: '
                 'split it'
             )
-        return json.loads(path.read_bytes())
+        data = path.read_bytes()
+        return json.loads(data.decode(json.detect_encoding(data)))  # as pycocotools, no halves of characters
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
     except json.JSONDecodeError as error:

@@ -46,7 +46,7 @@ settings.register_profile('ci', derandomize=True, database=None, max_examples=80
 settings.register_profile('long', max_examples=10_000, **COMMON)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'ci'))
 
-GOOD = {
+GOOD: dict[str, Any] = {
     'info': {'year': 2026},
     'images': [{'id': n, 'file_name': f'{n}.jpg', 'width': 64, 'height': 48} for n in (1, 2)],
     'annotations': [
@@ -122,6 +122,9 @@ def mutated(draw: Any, data: bytes) -> bytes:
 
 
 @given(annotations())
+@example(json.dumps({**GOOD, 'annotations': [{**GOOD['annotations'][0], 'area': 'x', 'id': {}}]}).encode())
+@example(json.dumps({**GOOD, 'annotations': [{**GOOD['annotations'][0], 'iscrowd': [1]}]}).encode())
+@example(b'{"info": "\xed\xa0\x80", ' + json.dumps(GOOD).encode()[1:])
 @example(b'[' * 100_000)
 @example(b'{"images": [' + b'9' * 5000 + b']}')
 @example(b'\xff\xfe')
