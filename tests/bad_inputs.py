@@ -236,8 +236,11 @@ CASES: list[Case] = [
     annotations('nocategory.json', 'category_id 7'),
     annotations('width.json', 'width'),
     annotations('height.json', 'height'),
-    *(annotations(name, 'file_name') for name in ('nul.json', 'surrogate.json', 'noname.json')),
-    *(annotations(name, '--train-images') for name in ('newline.json', 'outside.json', 'absolute.json')),
+    *(annotations(name, 'file_name') for name in ('nul.json', 'noname.json')),
+    *(
+        annotations(name, '--train-images')
+        for name in ('surrogate.json', 'newline.json', 'outside.json', 'absolute.json')
+    ),
     annotations('class.json', 'name'),
     annotations('noboxes.json', 'no boxes'),
     annotations('twice.json', 'two images'),
