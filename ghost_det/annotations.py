@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import gc
 import json
 from collections.abc import Sequence
@@ -12,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .jsons import read_json
 from .preflight.findings import SHOWN, Finding, found
-from .preflight.table import Table, read_table
+from .preflight.table import Table, has_area, has_crowd, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or another check tells."""
 
 
 def has_byte_order_mark(path: Path) -> bool:
-    """Tell whether a file starts with the mark that some Windows programs write and pycocotools refuses."""
+    """Tell whether a file is in what some Windows programs write and pycocotools refuses."""
     with path.open('rb') as file:
-        return file.read(3) == codecs.BOM_UTF8
+        return json.detect_encoding(file.read(4)) != 'utf-8'
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,8 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
     collecting = gc.isenabled()
     gc.disable()  # which would look through millions of new objects again and again
     try:
-        content: Any = json.loads(path.read_bytes())
+        content = read_json(path)
         table, findings = read_table(content, split)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    except (UnicodeDecodeError, RecursionError):
-        raise UserError(f'{path}: not a json file; COCO annotations are wanted') from None
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
     except ValueError as error:
         raise UserError(f'{path}: {error}') from None
     finally:
@@ -131,8 +125,10 @@ def complete_boxes(content: dict[str, Any]) -> None:
     Its matcher takes id 0 for "no match".
     """
     for number, box in enumerate(content['annotations'], start=1):
-        box.setdefault('area', box['bbox'][2] * box['bbox'][3])
-        box.setdefault('iscrowd', 0)
+        if not has_area(box):
+            box['area'] = box['bbox'][2] * box['bbox'][3]
+        if not has_crowd(box):
+            box['iscrowd'] = 0
         box['id'] = number
 
 

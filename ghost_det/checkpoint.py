@@ -6,7 +6,7 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as checkpoints
 from torch import Tensor
 
 from .errors import UserError
@@ -77,6 +78,8 @@ _PLAIN_DATA: list[Any] = [
     (_statistic, 'builtins.getattr'),
 ]
 
+_SLACK = 64 * 2**20  # bytes by which small archives may grow, which some pack
+
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run.
@@ -92,31 +95,83 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     if not path.is_file():
         found = 'a folder' if path.is_dir() else 'nothing'
         raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip():  # torch itself takes altered bytes for weights
-                    raise UserError(f'{path}: damaged: its content does not match its own checksums')
-        with torch.serialization.safe_globals(_PLAIN_DATA):
-            content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
-        if unsafe is None:
-            raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
-        raise UserError(
-            f'{path}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
-            f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
-        ) from None
-    except UserError:
-        raise
-    except Exception:  # torch raises nearly anything over bytes that are no checkpoint
-        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
+    _check_archive(path)
+    content = _weights(path, torch.load, path, map_location=map_location)
     if not isinstance(content, dict):
         raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
     weights = content.get('state_dict', content)
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise UserError(f'{path}: a dictionary of named weights is wanted, and it holds none')
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Stop at a file that is damaged, or is small and would fill the memory.
+
+    Raises:
+        UserError: its parts are much larger than itself, where torch's own are not compressed at all; or
+            they do not match their checksums, which torch does not look at.
+    """
+    try:
+        size = path.stat().st_size
+        if not zipfile.is_zipfile(path):
+            _refuse_buffers(path.read_bytes(), path)
+            return
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+            bomb = unpacked > 4 * size + _SLACK
+            damaged = not bomb and archive.testzip() is not None
+            for part in archive.namelist() if not bomb and not damaged else ():
+                if part.endswith('.pkl'):
+                    _refuse_buffers(archive.read(part), path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
+    except Exception:  # of zipfile, over nearly any bytes
+        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
+    if bomb:
+        raise UserError(
+            f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take {unpacked / 1e6:.0f} MB of '
+            'memory; checkpoints are not packed like this'
+        )
+    if damaged:
+        raise UserError(f'{path}: damaged: its content does not match its own checksums')
+
+
+def _refuse_buffers(pickled: bytes, path: Path) -> None:
+    """Stop at a pickle that asks for a buffer, which torch makes of any size, and no checkpoint holds."""
+    if re.search(rb'c(?:builtins|__builtin__)\nbytearray\n', pickled):
+        raise UserError(f'{path}: refused: it holds bytearray, which is not weights and takes any memory')
+
+
+def _weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Let a function of torch read a checkpoint, weights and plain data alone.
+
+    Args:
+        name: of the checkpoint, for messages.
+        read: it takes ``weights_only``.
+        *arguments: its own.
+        **settings: its own.
+
+    Raises:
+        UserError: it is no checkpoint, or holds objects other than weights.
+    """
+    try:
+        with torch.serialization.safe_globals(_PLAIN_DATA):
+            return read(*arguments, **settings, weights_only=True)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
+        if unsafe is None:
+            raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
+        raise UserError(
+            f'{name}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
+            f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
+        ) from None
+    except OSError as error:
+        raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
+    except Exception:  # torch raises nearly anything over bytes that are no checkpoint
+        raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
 
 
 def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
@@ -161,10 +216,28 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
 
 
 def load_safely() -> None:
-    """Make mmengine read local checkpoints through `load_checkpoint`, on every stack."""
+    """Make mmengine read weights alone, from wherever: local files through `load_checkpoint`, on every stack.
+
+    onedl-mmengine itself unpickles, and so runs, whatever ``weights_only=True`` has just refused; and
+    downloads, on both stacks, go through a function of torch's that does so by default.
+    """
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    if hasattr(checkpoints, '_safe_torch_load'):
+        checkpoints._safe_torch_load = _read_safely
+    checkpoints.load_url = _read_url
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Serve mmengine, which takes the kind of source that it logs from this function's name."""
     return load_checkpoint(filename, map_location)
+
+
+def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Stand in for mmengine's reader of what its other loaders fetched."""
+    name = file if isinstance(file, str | Path) else 'a checkpoint'
+    return _weights(name, torch.load, file, map_location=map_location)
+
+
+def _read_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+    """Stand in for mmengine's ``load_url``; the cache is the same."""
+    return _weights(url, torch.hub.load_state_dict_from_url, url, model_dir, map_location, progress)

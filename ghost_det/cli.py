@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,24 @@ from mmengine.config import DictAction
 
 from .data import DetectionData, find_data
 from .launch import default_launcher, is_first, read_environment
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 1 up, as argparse's ``type``."""
+    if not text.isdecimal() or not 0 < int(text[:20]) < 2**31:
+        raise argparse.ArgumentTypeError(f'{text!r}: a whole number from 1 up is wanted')
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Read a number above 0, as argparse's ``type``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r}: a number above 0 is wanted')
+    return number
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -13,12 +13,18 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from .classifiers import CLASSIFIERS, classifier
+from .faults import told
 
 
 def build_detector(cfg: Any) -> Any:
-    """Build the detector of a config, untrained, in evaluation mode."""
+    """Build the detector of a config, untrained, in evaluation mode.
+
+    Raises:
+        UserError: it cannot be built.
+    """
     DefaultScope.get_instance('ghost_det', scope_name=cfg.get('default_scope', 'mmdet'))
-    return MODELS.build(cfg.model).eval()
+    with told(str(cfg.filename or 'the config')):
+        return MODELS.build(cfg.model).eval()
 
 
 @torch.no_grad()

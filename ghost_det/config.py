@@ -11,8 +11,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
+from .checkpoint import load_safely
 from .errors import UserError
 from .files import atomic
+from .trust import announce
 
 SHIPPED = 'mmdet::'
 """Prefix of the configs that mmdet ships, as in ``_base_``."""
@@ -31,13 +33,17 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
         UserError: no such file, not a config, or an option that does not fit it.
     """
     name = str(path)
-    path = Path(name)
+    path = Path(name).expanduser()
     if name.startswith(SHIPPED):
         path = shipped() / name.removeprefix(SHIPPED)
-    if not path.is_file():
+    if not os.path.isfile(path):
         near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''
         raise UserError(f'{name}: no such config file{listing}')
+    if path.suffix not in ('.py', '.json'):
+        raise UserError(f'{name}: not a config: the name of one ends in .py (reading .yaml could run code)')
+    load_safely()
+    announce(path)
     try:
         if _inheritable(name):
             # As a child inherits it, so that what differs between the two is the child's own.
@@ -55,6 +61,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     ]
     if absent:
         raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
+    for key in ('model', 'train_dataloader'):
+        if not isinstance(cfg[key], Mapping):
+            raise UserError(f'{name}: {key} is {cfg[key]!r:.60}; dict(...) is wanted')
     return cfg
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .faults import name_images
 from .models.sync_norm import synchronise_on_cpu
 from .repeatable import LOOP_TYPES, PatientWorker
 from .saving import KeepingCheckpointHook
@@ -214,11 +215,12 @@ class ConsoleRunner(Runner):
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> Any:
-        """Build a loader without pycocotools' printed account of its steps; its workers outlive signals."""
+        """Build a loader without pycocotools' printed account; errors name images, its workers survive."""
         with contextlib.redirect_stdout(io.StringIO()):
             loader = Runner.build_dataloader(*args, **kwargs)
         if isinstance(loader, DataLoader):
             loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
+        name_images(loader.dataset)
         return loader
 
     def build_train_loop(self, loop: Any) -> Any:

@@ -1,9 +1,16 @@
-"""Mistakes of a user, told in one message and without a traceback."""
+"""Mistakes of a user, told in one message and without a traceback; and faults of the code, told as such."""
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+
+_OPTION = '--traceback'
+_UNEXPECTED = 1
+_MISTAKE = 2
 
 
 class UserError(Exception):
@@ -17,16 +24,57 @@ class Interrupted(Exception):
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
-def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's ``main``; a `UserError` becomes its message on stderr and exit code 2."""
+def run_tool(main: Callable[[], object]) -> None:
+    """Run a tool's ``main``, and turn what it raises into one message on stderr and an exit code.
+
+    A `UserError` becomes its message and exit code 2. Anything else is a fault of the code: exit code 1, and
+    the traceback goes to a file that the message names, as another try may be hours away. ``--traceback`` on
+    the command line, which no parser sees, prints the traceback of both. Of several processes, the first
+    prints the whole message, the others one line.
+
+    Args:
+        main: takes its arguments from ``sys.argv``.
+    """
+    shown = _OPTION in sys.argv[1:]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != _OPTION]
     try:
         main()
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        _tell(f'error: {error}', shown)
+        sys.exit(_MISTAKE)
     except Interrupted as stop:
-        print(f'interrupted: {stop}', file=sys.stderr)
+        _tell(f'interrupted: {stop}', shown)
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as of ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_UNEXPECTED)
+    except Exception as error:
+        text = ' '.join(f'{type(error).__name__}: {error}'.split())[:400]
+        where = '' if shown else _keep(traceback.format_exc())
+        _tell(f'unexpected error: {text}\nThis is no mistake of yours; please report it.{where}', shown)
+        sys.exit(_UNEXPECTED)
+
+
+def _tell(message: str, shown: bool) -> None:
+    """Print a message, and the traceback of the error at hand where it is asked for."""
+    if shown:
+        traceback.print_exc()
+    rank = int(os.environ.get('RANK', '0')) if os.environ.get('RANK', '0').isdigit() else 0
+    if rank:
+        message = f'process {rank}: {message}'.partition('\n')[0][:300]
+    print(message.encode(errors='backslashreplace').decode(), file=sys.stderr)
+
+
+def _keep(text: str) -> str:
+    """Write a traceback to a file and say where; where none can be written, return the traceback."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            'w', prefix='ghost_det-', suffix='.txt', delete=False, encoding='utf-8', errors='backslashreplace'
+        ) as file:
+            file.write(text)
+    except OSError:
+        return f'\n{text}'
+    return f' Its traceback is in {file.name} ({_OPTION} prints it).'

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +75,17 @@ def require_writable(path: Path, option: str) -> None:
         raise UserError(f'{option} {path}: a file is wanted, this is a folder')
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'{option} {path}: its folder cannot be written to')
+
+
+def require_folder(folder: str | Path, option: str) -> None:
+    """Have a folder, and prove that it can be written, before the long work whose results go there.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b'.')
+    except OSError as error:
+        raise UserError(f'{option} {folder}: cannot be written ({error.strerror})') from None

@@ -36,7 +36,7 @@ def default_launcher() -> str:
 
 def is_first() -> bool:
     """Tell whether this is the first of all processes, also before they have joined."""
-    return int(os.environ.get('RANK', 0)) == 0
+    return os.environ.get('RANK', '0') == '0'
 
 
 def read_environment(launcher: str) -> None:
@@ -46,9 +46,15 @@ def read_environment(launcher: str) -> None:
         launcher: as in mmengine's ``Runner``: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
 
     Raises:
-        UserError: the launcher's variables are not there, or there are several processes and no launcher.
+        UserError: the launcher's variables are not there or no numbers, or there are several processes and
+            no launcher.
     """
     env = os.environ
+    for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', *_SLURM.values(), *_MPI.values()):
+        if not env.get(key, '0').isdecimal():
+            raise UserError(
+                f'{key}={env[key]}: a whole number is wanted in this variable, which launchers set; unset it'
+            )
     if launcher == 'none':
         # Slurm sets SLURM_NTASKS and SLURM_PROCID for the one process of a batch script too.
         for starter, size, right in (

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
-from .checkpoint import check_fits, load_checkpoint, load_safely
+from .checkpoint import check_fits, load_checkpoint
 from .config import load_config, merge_options
 from .data import DetectionData, evaluators, missing_data, use_data
 from .engine import ConsoleRunner
 from .errors import UserError
-from .files import require_writable
+from .faults import told
+from .files import require_folder, require_writable
 from .launch import first_on_host, is_first, join, require_same
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
 from .preflight.configured import check_configured
 from .report import full_metric, report_test, report_training
-from .saving import FULL, disk_full, remove_interrupted, remove_partial, resume_from, save_safely
+from .saving import remove_interrupted, remove_partial, resume_from, save_safely
 from .swap import parse_backbone, swap
 from .weights import address, locate
 
@@ -131,20 +132,17 @@ def prepare(
     join(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or _work_dir(config)
-    try:
-        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--work-dir {cfg.work_dir}: cannot be made ({error.strerror})') from None
     if data is None:
         require_data(cfg, config, splits)
-    else:
-        use_data(cfg, data, Path(cfg.work_dir) / 'annotations')
     if epochs is not None:
         set_epochs(cfg, epochs)
     if batch_size is not None:
         if batch_size < 1:
             raise UserError(f'--batch-size {batch_size}: a number from 1 up')
         cfg.train_dataloader.batch_size = batch_size
+    require_folder(cfg.work_dir, '--work-dir')
+    if data is not None:
+        use_data(cfg, data, Path(cfg.work_dir) / 'annotations')
     if 'name' in (cfg.get('visualizer') or {}):
         del cfg.visualizer['name']  # a second run of the process would write to the first one's folder
     if tensorboard:
@@ -266,10 +264,8 @@ def batch_note(cfg: Any, world_size: int) -> str | None:
 
 
 def _build_runner(cfg: Any, config: str) -> Any:
-    try:
+    with told(config):
         return ConsoleRunner.from_cfg(cfg)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f'{config}: cannot be built: {type(error).__name__}: {error}') from error
 
 
 def _work_dir(config: str) -> str:
@@ -306,7 +302,6 @@ def train(
         scale_lr(cfg, config)
     if pretrained is not None:
         use_pretrained(cfg, pretrained)
-    load_safely()
     save_safely()
     remove_partial(cfg.work_dir)
     source, damaged = resume_from(cfg, resume)
@@ -341,12 +336,8 @@ def train(
     note = batch_note(cfg, runner.world_size)
     if note:
         runner.logger.warning(note)
-    try:
+    with told(config, runner):
         runner.train()
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise UserError(disk_full(Path(error.filename or cfg.work_dir))) from None
     remove_interrupted(cfg.work_dir)
     report_training(runner, config)
     return runner
@@ -381,11 +372,12 @@ def test(
         if file:
             require_writable(Path(file), option)
     content = load_checkpoint(checkpoint)
+    if show_dir:
+        require_folder(show_dir, '--show-dir')
     if settings.get('work_dir') is None:
         # Not the training's own, whose config and pictures would be overwritten.
         settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
     cfg = prepare(config, data=data, splits=('test',), **settings)
-    load_safely()
     cfg.load_from = checkpoint
     if out and out.endswith('.pkl'):
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
@@ -402,7 +394,8 @@ def test(
             f'{config}: --json and --out FILE.json need the evaluator FullCocoMetric: '
             '--cfg-options test_evaluator.type=FullCocoMetric'
         )
-    figures: dict[str, float] = runner.test()
+    with told(config, runner):
+        figures: dict[str, float] = runner.test()
     report_test(
         runner, config, checkpoint, Path(results) if results else None, Path(json_file) if json_file else None
     )

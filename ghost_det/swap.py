@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,15 +129,18 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME[:WIDTH]`` of the command line into a name and settings.
 
     Raises:
-        UserError: the width is no number.
+        UserError: the width is no number above 0.
     """
     name, _, width = text.partition(':')
     if not name:
         raise UserError(f'--backbone {text}: NAME or NAME:WIDTH is wanted, as GhostNetV2:1.3')
     try:
-        return name, {'width': float(width)} if width else {}
+        settings = {'width': float(width)} if width else {}
     except ValueError:
-        raise UserError(f'--backbone {text}: NAME or NAME:WIDTH is wanted, as GhostNetV2:1.3') from None
+        settings = {'width': math.nan}
+    if not all(0 < value < math.inf for value in settings.values()):
+        raise UserError(f'--backbone {text}: NAME or NAME:WIDTH is wanted, as GhostNetV2:1.3')
+    return name, settings
 
 
 def _settings(backbone: str | Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ghost_det.benchmarks.annotations import annotation_table
 from ghost_det.benchmarks.evaluation import evaluation_table
 from ghost_det.benchmarks.ops import main_table
 from ghost_det.benchmarks.training import training_table
+from ghost_det.cli import positive, whole
 from ghost_det.errors import run_tool
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     command.set_defaults(run=annotations)
     command.add_argument(
         '--scales',
-        type=float,
+        type=positive,
         nargs='+',
         default=[1.0, 3.0, 10.0],
         metavar='N',
@@ -40,14 +41,14 @@ def main() -> None:
 
     command = commands.add_parser('operators', help="mmcv's: stand-ins, and the compiled where there are any")
     command.set_defaults(run=operators)
-    command.add_argument('--seconds', type=float, default=10, help='for each (default: %(default)s)')
+    command.add_argument('--seconds', type=positive, default=10, help='for each (default: %(default)s)')
 
     command = commands.add_parser('training', help='a step with mixed precision, EMA, accumulation')
     command.set_defaults(run=training)
     command.add_argument('config', nargs='?', default='configs/retinanet_ghostnet_fpn_lite.py')
-    command.add_argument('--batch-size', type=int, default=8, help='images a step (default: %(default)s)')
-    command.add_argument('--size', type=int, default=320, help='side of the images (default: %(default)s)')
-    command.add_argument('--rounds', type=int, default=10, help='steps of each (default: %(default)s)')
+    command.add_argument('--batch-size', type=whole, default=8, help='images a step (default: %(default)s)')
+    command.add_argument('--size', type=whole, default=320, help='side of the images (default: %(default)s)')
+    command.add_argument('--rounds', type=whole, default=10, help='steps of each (default: %(default)s)')
     command.add_argument('--compile', action='store_true', help='torch.compile as well: minutes to begin')
 
     args = parser.parse_args()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ghost_det.classifiers import CLASSIFIERS
 from ghost_det.classify import classify_files
+from ghost_det.cli import whole
 from ghost_det.errors import run_tool
 
 
@@ -23,10 +24,10 @@ def main() -> None:
         help="file, URL, ghost://NAME, 'none' or 'published' (default)",
     )
     parser.add_argument(
-        '--topk', type=int, default=5, metavar='K', help='classes of each image (default: %(default)s)'
+        '--topk', type=whole, default=5, metavar='K', help='classes of each image (default: %(default)s)'
     )
     parser.add_argument(
-        '--batch-size', type=int, default=16, metavar='N', help='images at a time (default: %(default)s)'
+        '--batch-size', type=whole, default=16, metavar='N', help='images at a time (default: %(default)s)'
     )
     parser.add_argument('--json', metavar='FILE', help="save the results; '-' prints them and nothing else")
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='draw a bar chart for each image')

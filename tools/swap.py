@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-from ghost_det.cli import parse
+from ghost_det.cli import parse, positive, whole
 from ghost_det.errors import run_tool
 from ghost_det.swap import parse_backbone, swap
 
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument('config', help='a config file, or mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
     parser.add_argument('-o', '--out', metavar='MY_CONFIG', help='the config to write (default: none)')
     parser.add_argument('--backbone', default='GhostNetV2', metavar='NAME[:WIDTH]', help='as GhostNetV2:1.3')
-    parser.add_argument('--width', type=float, help='multiplier of the channels of a Ghost network')
+    parser.add_argument('--width', type=positive, help='multiplier of the channels of a Ghost network')
     parser.add_argument(
         '--pretrained',
         metavar='SOURCE',
@@ -30,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument(
         '--size',
-        type=int,
+        type=whole,
         nargs=2,
         default=(800, 1344),
         metavar=('HEIGHT', 'WIDTH'),
@@ -42,10 +42,11 @@ def main() -> None:
     if args.width is not None:
         settings['width'] = args.width
     swapped = swap(args.config, name, args.pretrained, **settings, **args.settings)
+    table = swapped.table(*args.size)  # before the file is written, as it may refuse the size
     if args.out:
         print(swapped.write(args.out, args.force))
     print('\n'.join(swapped.notes), end='\n\n')
-    print(swapped.table(*args.size))
+    print(table)
 
 
 if __name__ == '__main__':

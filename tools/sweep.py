@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ghost_det.cli import parse
+from ghost_det.cli import parse, positive, whole
 from ghost_det.errors import UserError, run_tool
 from ghost_det.files import atomic
 from ghost_det.sweep import find_configs, page, sweep
@@ -20,8 +20,8 @@ def main() -> None:
     )
     parser.add_argument('--backbone', default='GhostNet', metavar='NAME[:WIDTH]', help='default: GhostNet')
     parser.add_argument('-o', '--out', type=Path, metavar='TABLE.md', help='the table (default: printed)')
-    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='at once, of one thread each')
-    parser.add_argument('--timeout', type=float, default=600, help='seconds for one config (default: 600)')
+    parser.add_argument('--jobs', type=whole, default=os.cpu_count() or 1, help='at once, of one thread each')
+    parser.add_argument('--timeout', type=positive, default=600, help='seconds for one config (default: 600)')
     args = parse(parser)
     if args.out:
         try:

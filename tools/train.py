@@ -2,7 +2,7 @@
 
 import argparse
 
-from ghost_det.cli import add_common, data_of, parse
+from ghost_det.cli import add_common, data_of, parse, whole
 from ghost_det.errors import run_tool
 from ghost_det.run import train
 
@@ -11,8 +11,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Train a detector and evaluate it.')
     parser.add_argument('config', help='a config file, as configs/retinanet_ghostnet_fpn_lite.py')
     add_common(parser)
-    parser.add_argument('--epochs', type=int, help='length of training; the schedule follows')
-    parser.add_argument('--batch-size', type=int, help='images a step, on each device')
+    parser.add_argument('--epochs', type=whole, help='length of training; the schedule follows')
+    parser.add_argument('--batch-size', type=whole, help='images a step, on each device')
     parser.add_argument(
         '--resume',
         nargs='?',

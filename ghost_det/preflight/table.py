@@ -110,7 +110,7 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
     category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
     ids = [box.get('id') for box in boxes]
     complete = (
-        all('area' in box and 'iscrowd' in box for box in boxes)
+        all(has_area(box) and has_crowd(box) for box in boxes)
         and set(map(type, ids)) <= {int}
         and len(set(ids)) == len(ids)
         and 0 not in ids
@@ -130,7 +130,7 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
     findings += _duplicates(table, split, images, categories, ids)
     findings += _unknown(table, split, boxes)
     if not complete:
-        lacking = [n for n, box in enumerate(boxes) if 'area' not in box or 'iscrowd' not in box]
+        lacking = [n for n, box in enumerate(boxes) if not has_area(box) or not has_crowd(box)]
         findings += found('no area or iscrowd', split, map(table.box_place, lacking), len(lacking))
     if not images or not categories:
         there = f'empty: {len(content["images"])} images, {len(content["categories"])} categories'
@@ -350,3 +350,13 @@ def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
             listing[where] = set()
     # Asked for once more where it is not listed: the names of some file systems do not care for case.
     return name in listing[where] or os.path.isfile(folder / file)
+
+
+def has_area(box: dict[str, Any]) -> bool:
+    """Tell whether an annotation has an ``area`` that mmdet and pycocotools can work with."""
+    return type(box.get('area')) in (int, float) and -(2**53) < box['area'] < 2**53
+
+
+def has_crowd(box: dict[str, Any]) -> bool:
+    """Tell whether an annotation has an ``iscrowd`` that is 0 or 1."""
+    return box.get('iscrowd') in (0, 1)

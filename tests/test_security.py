@@ -1,0 +1,179 @@
+"""A pickle that would run code, in each place where a checkpoint can be given: it is never run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as checkpoints
+
+import ghost_det
+from ghost_det.checkpoint import load_safely
+from ghost_det.config import load_config
+from ghost_det.errors import UserError
+
+from .bad_inputs import LITE
+from .conftest import ROOT
+from .test_bad_input import place, run_here  # noqa: F401
+
+TEACHER = 'mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'
+ALONE = ['--pretrained', 'none', '--cfg-options', 'train_dataloader.num_workers=0']
+
+
+class Canary:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def canary(place: Path) -> Path:  # noqa: F811
+    """A checkpoint that makes the folder `executed` beside it, if it is unpickled."""
+    content = {
+        'state_dict': {'backbone.conv_stem.weight': torch.zeros(16, 3, 3, 3)},
+        'ema_state_dict': {'x': Canary(place / 'executed')},
+        'meta': {},
+        'optimizer': {},
+    }
+    torch.save(content, place / 'epoch_1.pth')
+    (place / 'last_checkpoint').write_text(str(place / 'epoch_1.pth'))
+    return place / 'epoch_1.pth'
+
+
+def child(path: Path, base: str, text: str) -> str:
+    config = path.parent / 'child.py'
+    config.write_text(f'_base_ = {base!r}\n{text}\n')
+    return str(config)
+
+
+def init(path: Path, part: str) -> str:
+    weights = f"init_cfg=dict(type='Pretrained', checkpoint={str(path)!r})"
+    return f'model = dict({weights})' if part == 'model' else f'model = dict(backbone=dict({part}{weights}))'
+
+
+RESNET_NECK = "\nmodel['neck'] = dict(in_channels=[64, 128, 256, 512])"
+RESNET = "_delete_=True, type='ResNet', depth=18, "
+TEACHES = "model = dict(backbone=dict(init_cfg=None), teacher_config='{}', teacher_ckpt={!r})"
+PLACES: dict[str, Callable[[Path], list[str]]] = {
+    'test.py CHECKPOINT': lambda path: ['test', LITE, str(path), '--data', 'SAMPLE'],
+    'train.py --resume CHECKPOINT': lambda path: ['train', LITE, '--data', 'SAMPLE', '--resume', str(path)],
+    'train.py --resume, from last_checkpoint': lambda path: [
+        *('train', LITE, '--data', 'SAMPLE', '--resume', '--work-dir', str(path.parent))
+    ],
+    'load_from': lambda path: ['train', LITE, '--data', 'SAMPLE', *ALONE, f'load_from={path}'],
+    'train.py --pretrained': lambda path: ['train', LITE, '--data', 'SAMPLE', '--pretrained', str(path)],
+    'train.py --backbone --pretrained': lambda path: [
+        *('train', LITE, '--data', 'SAMPLE', '--backbone', 'GhostNetV2', '--pretrained', str(path))
+    ],
+    'init_cfg of a Ghost backbone': lambda path: [
+        *('train', child(path, LITE, init(path, '')), '--data', 'SAMPLE')
+    ],
+    "init_cfg of mmdet's ResNet": lambda path: [
+        *('train', child(path, LITE, init(path, RESNET) + RESNET_NECK), '--data', 'SAMPLE')
+    ],
+    'init_cfg of the detector': lambda path: [
+        *('train', child(path, LITE, init(path, 'model')), '--data', 'SAMPLE', *ALONE)
+    ],
+    'EMA': lambda path: [
+        *('test', child(path, LITE, "custom_hooks = [dict(type='EMAHook')]"), str(path), '--data', 'SAMPLE')
+    ],
+    'teacher_ckpt, train.py': lambda path: ['train', teacher(path), '--data', 'SAMPLE'],
+    'teacher_ckpt, complexity.py': lambda path: ['complexity', teacher(path)],
+    'teacher_ckpt, swap.py': lambda path: ['swap', teacher(path)],
+    'weights.py verify': lambda path: ['weights', 'verify', str(path)],
+    'weights.py extract': lambda path: ['weights', 'extract', str(path), '-o', 'out.safetensors'],
+    'classify.py --pretrained': lambda path: [
+        *('classify', str(ROOT / 'docs/detections.png'), '--pretrained', str(path))
+    ],
+    'swap.py --pretrained': lambda path: ['swap', LITE, '--pretrained', str(path)],
+}
+NOT_READ = ('swap.py --pretrained', 'teacher_ckpt, swap.py')
+
+
+def teacher(path: Path) -> str:
+    return child(path, TEACHER, TEACHES.format(LITE, str(path)))
+
+
+@pytest.mark.parametrize('name', PLACES)
+def test_a_checkpoint_is_never_executed(
+    name: str, canary: Path, sample: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tool, *words = (str(sample) if word == 'SAMPLE' else word for word in PLACES[name](canary))
+    code = run_here(tool, words, monkeypatch)
+    printed = ''.join(capfd.readouterr())
+    assert not (canary.parent / 'executed').exists()
+    if name not in NOT_READ:
+        assert code == 2 and 'Traceback' not in printed, printed[-3000:]
+        assert 'mkdir' in printed and ('refused' in printed or 'unsafe' in printed)
+
+
+def test_the_canary_sings_where_pickles_are_run(canary: Path) -> None:
+    torch.load(canary, weights_only=False)
+    assert (canary.parent / 'executed').is_dir()
+
+
+def test_from_python(canary: Path) -> None:
+    for entry in (ghost_det.ghostnet_1x, ghost_det.repghostnet_050):
+        with pytest.raises(UserError, match='refused'):
+            entry(pretrained=str(canary))
+    assert not (canary.parent / 'executed').exists()
+
+
+def test_what_mmengine_fetches(canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cache stands for a server; object stores go through one function of the fork."""
+    load_config(LITE)
+    monkeypatch.setenv('TORCH_HOME', str(canary.parent / 'torch'))
+    monkeypatch.setenv('MMENGINE_HOME', str(canary.parent))
+    for folder in ('torch/checkpoints', 'torch/hub/checkpoints'):
+        (canary.parent / folder).mkdir(parents=True)
+        (canary.parent / folder / 'canary.pth').write_bytes(canary.read_bytes())
+    (canary.parent / 'open_mmlab.json').write_text(json.dumps({'canary': canary.name}))
+    for address in ('https://host.invalid/canary.pth', 'open-mmlab://canary', 'openmmlab://canary'):
+        with pytest.raises((UserError, pickle.UnpicklingError), match='refused|Weights only'):
+            CheckpointLoader.load_checkpoint(address)
+    if hasattr(checkpoints, '_safe_torch_load'):
+        with pytest.raises(UserError, match='refused'):
+            checkpoints._safe_torch_load(io.BytesIO(canary.read_bytes()))
+    assert not (canary.parent / 'executed').exists()
+
+
+def test_the_fork_would_run_it_where_it_is_not_held(canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_safely()
+    held = getattr(checkpoints, '_safe_torch_load', None)
+    assert held is None or held.__module__ == 'ghost_det.checkpoint'
+
+
+def test_a_config_from_elsewhere_is_said_to_be_code_once(
+    place: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of this project, of mmdet and of the present folder are the user's own."""
+    (tmp_path / 'theirs').mkdir()
+    theirs = tmp_path / 'theirs/x'
+    for base, at, text, said in (
+        (LITE, place / 'x', '', 0),
+        (TEACHER, None, '', 0),
+        (LITE, None, '', 0),
+        (LITE, theirs, 'a = 1', 1),
+        (LITE, theirs, 'a = 1', 0),
+        (LITE, theirs, 'a = 2', 1),
+    ):
+        load_config(base if at is None else child(at, base, text))
+        assert capsys.readouterr().err.count('is Python code and runs as you') == said, (base, at, text)
+    monkeypatch.setenv('XDG_CACHE_HOME', '/proc/nothing')
+    load_config(tmp_path / 'theirs/child.py')
+    assert capsys.readouterr().err.count('runs as you') == 1
