@@ -16,13 +16,11 @@ from .errors import UserError
 from .faults import told
 from .files import require_folder, require_writable
 from .launch import first_on_host, is_first, join, require_same
-from .loading import read_tensors
-from .models import BACKBONES, NETWORKS
 from .preflight.configured import check_configured
 from .report import full_metric, report_test, report_training
 from .saving import remove_interrupted, remove_partial, resume_from, save_safely
+from .start import fetch_weights, skip_pretrained, starts_whole, use_pretrained
 from .swap import parse_backbone, swap
-from .weights import address, locate
 
 # Of those of one priority, the first comes first.
 OUR_HOOKS = (
@@ -164,70 +162,6 @@ def _with_backbone(config: str, backbone: str) -> Any:
     return swapped.config
 
 
-def use_pretrained(cfg: Any, source: str) -> None:
-    """Start the backbone from other weights than the config says, or, with ``'none'``, from scratch.
-
-    Statistics and stages that the config keeps fixed are those of its weights: from scratch they are trained.
-
-    Args:
-        cfg: the config of a detector.
-        source: ``'none'``, a published name as ``ghostnet_100``, a path, or a URL.
-
-    Raises:
-        UserError: the config has no backbone, or not one of ours.
-    """
-    backbone = cfg.model.get('backbone')
-    if backbone is None:
-        raise UserError(f'--pretrained {source}: the config has no model.backbone to start from it')
-    kind = backbone.type.rpartition('.')[2]
-    if source != 'none' and kind not in BACKBONES:
-        raise UserError(
-            f'--pretrained {source}: the backbone is {kind}, and only those of ghost_det '
-            f'({", ".join(NETWORKS)}) check what they load; name its weights in its init_cfg'
-        )
-    if source != 'none':
-        backbone.init_cfg = dict(type='Pretrained', checkpoint=address(source))
-        return
-    backbone.init_cfg = None
-    if backbone.get('norm_eval'):
-        backbone.norm_eval = False
-    if backbone.get('frozen_stages', -1) >= 0:
-        backbone.frozen_stages = -1
-
-
-def _fetch_weights(cfg: Any) -> None:
-    """Have the backbone's weights here before the long set-up of everything else."""
-    backbone = cfg.model.get('backbone') or {}
-    init = backbone.get('init_cfg')
-    if backbone.get('type') in NETWORKS and isinstance(init, dict) and init.get('type') == 'Pretrained':
-        read_tensors(locate(init['checkpoint']))
-
-
-def _skip_pretrained(model: Any) -> None:
-    """Leave out weights of the backbone that those of a whole detector will replace."""
-    for module in model.modules():
-        cfg = getattr(module, 'init_cfg', None)
-        if isinstance(cfg, dict) and str(cfg.get('type')).endswith('Pretrained'):
-            module.init_cfg = None
-
-
-def _starts_whole(cfg: Any, config: str) -> bool:
-    """Tell whether ``load_from`` names a local file that has the backbone, too.
-
-    Raises:
-        UserError: nothing in that file fits a detector.
-    """
-    if not cfg.get('load_from') or not Path(cfg.load_from).is_file():
-        return False
-    keys = read_tensors(cfg.load_from).keys()
-    if not any(key.removeprefix('module.').split('.')[0] in cfg.model for key in keys):
-        raise UserError(
-            f'load_from={cfg.load_from}: no tensor of it has a place in {config}; the weights of a backbone '
-            'alone are named by --pretrained'
-        )
-    return any(key.removeprefix('module.').startswith('backbone.') for key in keys)
-
-
 def use_amp(cfg: Any) -> None:
     """Train in mixed precision: fp16 with a dynamic loss scale on a GPU, bfloat16 on a CPU."""
     if torch.cuda.is_available():
@@ -311,13 +245,13 @@ def train(
         'every host reads the checkpoint, and the first writes it: put --work-dir on a file system that they '
         'share, or copy the checkpoint and last_checkpoint to each',
     )
-    whole = source is not None or _starts_whole(cfg, config)
+    whole = source is not None or starts_whole(cfg, config)
     if not whole:
         with first_on_host():
-            _fetch_weights(cfg)
+            fetch_weights(cfg)
     runner = _build_runner(cfg, config)
     if whole:
-        _skip_pretrained(runner.model)
+        skip_pretrained(runner.model)
         if pretrained not in (None, 'none'):
             runner.logger.warning(
                 f'--pretrained {pretrained} is not used: {source or cfg.load_from} has weights.'

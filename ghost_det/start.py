@@ -1,0 +1,75 @@
+"""Where a training starts from: published weights of the backbone, a whole detector's, or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .loading import read_tensors
+from .models import BACKBONES, NETWORKS
+from .weights import address, locate
+
+
+def use_pretrained(cfg: Any, source: str) -> None:
+    """Start the backbone from other weights than the config says, or, with ``'none'``, from scratch.
+
+    Statistics and stages that the config keeps fixed are those of its weights: from scratch they are trained.
+
+    Args:
+        cfg: the config of a detector.
+        source: ``'none'``, a published name as ``ghostnet_100``, a path, or a URL.
+
+    Raises:
+        UserError: the config has no backbone, or not one of ours.
+    """
+    backbone = cfg.model.get('backbone')
+    if backbone is None:
+        raise UserError(f'--pretrained {source}: the config has no model.backbone to start from it')
+    kind = backbone.type.rpartition('.')[2]
+    if source != 'none' and kind not in BACKBONES:
+        raise UserError(
+            f'--pretrained {source}: the backbone is {kind}, and only those of ghost_det '
+            f'({", ".join(NETWORKS)}) check what they load; name its weights in its init_cfg'
+        )
+    if source != 'none':
+        backbone.init_cfg = dict(type='Pretrained', checkpoint=address(source))
+        return
+    backbone.init_cfg = None
+    if backbone.get('norm_eval'):
+        backbone.norm_eval = False
+    if backbone.get('frozen_stages', -1) >= 0:
+        backbone.frozen_stages = -1
+
+
+def fetch_weights(cfg: Any) -> None:
+    """Have the backbone's weights here before the long set-up of everything else."""
+    backbone = cfg.model.get('backbone') or {}
+    init = backbone.get('init_cfg')
+    if backbone.get('type') in NETWORKS and isinstance(init, dict) and init.get('type') == 'Pretrained':
+        read_tensors(locate(init['checkpoint']))
+
+
+def skip_pretrained(model: Any) -> None:
+    """Leave out weights of the backbone that those of a whole detector will replace."""
+    for module in model.modules():
+        cfg = getattr(module, 'init_cfg', None)
+        if isinstance(cfg, dict) and str(cfg.get('type')).endswith('Pretrained'):
+            module.init_cfg = None
+
+
+def starts_whole(cfg: Any, config: str) -> bool:
+    """Tell whether ``load_from`` names a local file that has the backbone, too.
+
+    Raises:
+        UserError: nothing in that file fits a detector.
+    """
+    if not cfg.get('load_from') or not Path(cfg.load_from).is_file():
+        return False
+    keys = read_tensors(cfg.load_from).keys()
+    if not any(key.removeprefix('module.').split('.')[0] in cfg.model for key in keys):
+        raise UserError(
+            f'load_from={cfg.load_from}: no tensor of it has a place in {config}; the weights of a backbone '
+            'alone are named by --pretrained'
+        )
+    return any(key.removeprefix('module.').startswith('backbone.') for key in keys)
