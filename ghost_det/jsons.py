@@ -36,8 +36,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f'{path}: too large for the memory of this machine: split it') from None
     except RecursionError:
         raise UserError(f'{path}: not json that can be read: nested too deep') from None
-    except ValueError as error:  # bytes of no Unicode; numbers of thousands of digits
-        raise UserError(f'{path}: not json in UTF-8: {str(error).partition(";")[0][:100]}') from None
+    except UnicodeError as error:
+        raise UserError(f'{path}: not json in UTF-8: {str(error)[:100]}') from None
+    except ValueError:  # Python's own limit
+        raise UserError(f'{path}: not json: a number of thousands of digits') from None
 
 
 def _kind(path: Path) -> str:

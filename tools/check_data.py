@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from ghost_det import check_dataset
-from ghost_det.cli import add_parts
+from ghost_det.cli import add_parts, parse
 from ghost_det.config import load_config
 from ghost_det.errors import UserError, run_tool
-from ghost_det.files import atomic
+from ghost_det.files import atomic, require_writable
 from ghost_det.preflight.configured import data_of_config
 from ghost_det.preflight.mended import write_mended
 from ghost_det.preflight.page import render
@@ -32,9 +32,12 @@ def main() -> None:
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
     parser.add_argument('--fix', type=Path, metavar='FOLDER', help='write a mended copy')
-    args = parser.parse_args()
+    args = parse(parser)
     if args.fix and args.quick:
         raise UserError('--fix --quick: a mended copy needs the images to be opened; leave --quick out')
+    for option, file in (('--html', args.html), ('--json', args.json)):
+        if file:
+            require_writable(file, option)
     parts = [args.train_ann, args.train_images, args.val_ann, args.val_images]
     config = load_config(args.config) if args.config else None
     if args.data is None and not any(parts):

@@ -42,7 +42,10 @@ def write_mended(report: Report, out: Path) -> list[str]:
     """
     out = out.expanduser().absolute()
     for part in report.parts:
-        for source in (part.split.annotations.parent, part.split.images):
+        sources = {part.split.annotations.parent, part.split.images}
+        if part.split.annotations.parents[1] == part.split.images.parent:
+            sources.add(part.split.images.parent)
+        for source in sources:
             inside, around = out.resolve(), source.resolve()
             if inside.is_relative_to(around) or around.is_relative_to(inside):
                 raise UserError(f'--fix {out}: lies in the data set, or around it ({source}); choose another')
