@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
@@ -69,28 +69,42 @@ def disk_full(path: Path, size: int | None = None) -> str:
 
 
 class _Later:
-    """A file backend whose removals wait until `flush`."""
+    """A file backend whose removals wait until `flush`, and are of files in one folder alone.
 
-    def __init__(self, backend: Any) -> None:
+    Which file was best comes from a checkpoint, which may be of another folder or origin.
+    """
+
+    def __init__(self, backend: Any, folder: str) -> None:
         self.backend = backend
-        self.waiting: list[tuple[str, Any]] = []
+        self.folder = folder
+        self.waiting: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name in ('remove', 'rmtree'):
-            return lambda path: self.waiting.append((name, path))
         return getattr(self.backend, name)
 
+    def remove(self, path: str) -> None:
+        self.waiting.append(Path(path).name)
+
+    rmtree = remove
+
     def flush(self) -> None:
-        for name, path in self.waiting:
-            getattr(self.backend, name)(path)
+        for name in self.waiting:
+            path = self.backend.join_path(self.folder, name)
+            if name.endswith('.pth') and self.backend.isfile(path):
+                self.backend.remove(path)
+        self.waiting.clear()
 
 
 @HOOKS.register_module()
 class KeepingCheckpointHook(CheckpointHook):
     """mmengine's checkpoints, where an old one goes only after the new one is there.
 
-    mmengine removes first: interrupted then, a training that keeps one checkpoint had none.
+    mmengine removes first: interrupted then, a training that keeps one checkpoint had none. The new one knows
+    which are to go, and a training that is gone on with from it removes them.
     """
+
+    REMOVED = 'removed'
+    _waiting: Sequence[str] = ()
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Refuse to save a network that is lost, in whose favour a good one would be removed.
@@ -98,6 +112,7 @@ class KeepingCheckpointHook(CheckpointHook):
         Raises:
             UserError: parameters are not finite.
         """
+        checkpoint['message_hub']['runtime_info'][self.REMOVED] = list(self._waiting)
         model = runner.model  # whose weights may be beside averaged ones in the checkpoint
         statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
         state = dict([*model.named_parameters(), *statistics])
@@ -109,19 +124,34 @@ class KeepingCheckpointHook(CheckpointHook):
                 f'The checkpoints before it are kept. {ADVICE}'
             )
 
+    def before_train(self, runner: Any) -> None:
+        """Remove what the training that is gone on with was about to remove."""
+        super().before_train(runner)
+        if is_main_process():
+            later = _Later(self.file_backend, self.out_dir)
+            names = runner.message_hub.runtime_info.get(self.REMOVED)
+            for name in names if isinstance(names, list) else ():
+                later.remove(str(name))
+            later.flush()
+        runner.message_hub.update_info(self.REMOVED, [])
+
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        with self._remove_later():
+        with self._remove_later(runner):
             super()._save_checkpoint_with_step(runner, step, meta)
         remove_interrupted(runner.work_dir)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
-        with self._remove_later():
+        with self._remove_later(runner):
             super()._save_best_checkpoint(runner, metrics)
 
     @contextlib.contextmanager
-    def _remove_later(self) -> Iterator[None]:
+    def _remove_later(self, runner: Any) -> Iterator[None]:
         backend: Any = self.file_backend
-        self.file_backend: Any = _Later(backend)
+        if isinstance(backend, _Later):  # saving the best saves the last once more
+            yield
+            return
+        self.file_backend: Any = _Later(backend, self.out_dir)
+        self._waiting = self.file_backend.waiting
         try:
             yield
             self.file_backend.flush()

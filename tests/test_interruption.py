@@ -356,3 +356,26 @@ def test_another_batch_size_is_told_on_resuming(
     small_train(small, tmp_path, epochs=2, batch_size=2, resume='auto')
     printed = capfd.readouterr()
     assert 'an epoch had 2 steps and has 4 now' in printed.out + printed.err
+
+
+def test_what_was_to_be_removed_is_removed_on_resuming_and_nothing_else(
+    small: tuple[str, DetectionData], tmp_path: Path
+) -> None:
+    runner = small_train(small, tmp_path / 'run', epochs=1)
+    path = tmp_path / 'run/epoch_1.pth'
+    content = load_checkpoint(path)
+    others = [tmp_path / 'other.pth', tmp_path / 'run/notes.txt', tmp_path / 'run/mine.pth']
+    for other in others:
+        other.touch()
+    (tmp_path / 'run/epoch_0.pth').touch()
+    hub = content['message_hub']['runtime_info']
+    assert hub['removed'] == []
+    # The best one as of a folder that was moved, or of a checkpoint that means harm.
+    hub.update(
+        removed=['epoch_0.pth', '../other.pth', 'notes.txt'], best_ckpt=str(others[0]), best_score=-2.0
+    )
+    torch.save(content, path)
+    small_train(small, tmp_path / 'run', epochs=2, resume='auto')
+    assert all(other.exists() for other in others) and not (tmp_path / 'run/epoch_0.pth').exists()
+    assert sorted(p.name for p in (tmp_path / 'run').glob('epoch_*')) == ['epoch_2.pth']
+    assert runner.iter == 2
