@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,39 @@ def test_a_decoder_that_dies_takes_one_image_with_it(tmp_path: Path, monkeypatch
     facts = open_images([Path(str(n)) for n in range(5)], 2)
     assert ['error' in each for each in facts] == [False, True, False, False, False]
     assert 'exit code 9' in facts[1]['error']
+
+
+def test_an_interruption_does_not_wait_for_the_other_images(tmp_path: Path) -> None:
+    script = tmp_path / 'slow.py'
+    script.write_text(
+        'import json, sys, time\n'
+        'for path in json.load(sys.stdin):\n'
+        '    time.sleep(0.05)\n'
+        '    print("{}", flush=True)\n'
+    )
+    code = (
+        'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        'from pathlib import Path; from ghost_det.preflight import images\n'
+        f'images.opened.__file__ = {str(script)!r}; print("go", flush=True)\n'
+        'images.open_images([Path("a")] * 1000, 2)'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b'go\n'
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=15)  # all of them take 25 s
+    assert b'KeyboardInterrupt' in said
+
+
+def test_formats_that_mmcv_does_not_read_are_not_opened(tmp_path: Path) -> None:
+    for form in ('BMP', 'EPS', 'PCX', 'TIFF'):
+        Image.new('RGB', (8, 8)).save(tmp_path / f'{form}.jpg', form)
+    paths = sorted(tmp_path.iterdir())
+    refused = 'no image of a format that mmcv reads'
+    assert [each.get('error') for each in open_images(paths, 1)] == [None, refused, refused, None]
+    assert [mmcv.imread(str(path)) is None for path in paths] == [False, True, True, False]
 
 
 def test_workers_import_no_torch() -> None:

@@ -197,18 +197,50 @@ def test_faults_in_labels_of_yolo(tmp_path: Path, label: str, kind: str, says: s
     assert says in finding.where[0]
 
 
+PLACES = 'train: images/train\nval: images/val\n'
+LAUGHS = 'a0: &a0 [ha, ha]\n' + ''.join(f'a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n' for n in range(1, 31))
+
+
 @pytest.mark.parametrize(
     ('yaml', 'says'),
     [
         ('train: images/nowhere\nval: images/val\nnames: [cat]\n', 'no such folder of images'),
         ('train: images/train\nval: images/val\nnames: cat\n', 'a list of class names is wanted'),
         ('train: [images\n', 'cannot be read'),
+        (f'{PLACES}names: {"[" * 5000 + "]" * 5000}\n', 'cannot be read'),
+        (f'{PLACES}names: !!python/object/apply:os.abort []\n', 'cannot be read'),
+        (f'{PLACES}names: {{100000000000: cat}}\n', 'from 0 to below 100,000'),
+        (f'{PLACES}names: {{-1: cat}}\n', 'from 0 to below 100,000'),
+        (f'{LAUGHS}{PLACES}names: *a30\n', 'a list of class names is wanted'),
+        (f'{LAUGHS}{PLACES}names: {{cat: *a30}}\n', 'a list of class names is wanted'),
+        (f'{LAUGHS}train: *a30\nval: images/val\nnames: [cat]\n', 'train is a list: no such folder'),
+        (f'{LAUGHS}path: *a30\n{PLACES}names: [cat]\n', 'no such folder'),
     ],
 )
 def test_a_wrong_yaml_is_named(tmp_path: Path, yaml: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         find_data(yolo(tmp_path / 'set', yaml))
     assert 'data.yaml' in str(error.value)
+
+
+def test_labels_beside_the_images_of_yolo(tmp_path: Path) -> None:
+    """Only a folder that is called images has its labels elsewhere."""
+    root = yolo(tmp_path / 'my_images', 'train: one\nval: two\nnames: [cat]\n')
+    for split, name in (('train', 'one'), ('val', 'two')):
+        (root / f'images/{split}').rename(root / name)
+        (root / f'labels/{split}/a.txt').rename(root / name / 'a.txt')
+    data = find_data(root)
+    assert data.train is not None and len(json.loads(data.train.annotations.read_text())['annotations']) == 1
+
+
+def test_an_image_of_any_claimed_size_is_named(tmp_path: Path) -> None:
+    root = voc(tmp_path / 'set')
+    picture = bytearray((root / 'train/b.jpg').read_bytes())
+    frame = picture.index(b'\xff\xc0')
+    picture[frame + 5 : frame + 9] = b'\xff\xdc' * 2  # 65,500 x 65,500
+    (root / 'train/b.jpg').write_bytes(picture)
+    (finding,) = check_dataset(root).errors
+    assert 'train/b.jpg' in finding.where[0] and 'exceeds limit' in finding.where[0]
 
 
 def test_the_cache_is_used_until_the_data_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
