@@ -355,5 +355,13 @@ def test_the_tool(tmp_path: Path) -> None:
     found = {finding['kind'] for finding in json.loads(machine.read_text())['findings']}
     assert set(TOGETHER) <= found and page.read_text().startswith('<!doctype html>')
     assert NAMES[0] in (mended / 'annotations/instances_train.json').read_text()
+    for option, place, says in (
+        ('--html', tmp_path, 'this is a folder'),
+        ('--json', page / 'r.json', 'its folder cannot be made'),
+        ('--fix', mended, 'not an empty folder'),
+        ('--fix', root / 'new', 'lies in the data set'),
+    ):
+        done = check_tool(root, option, place)
+        assert done.returncode == 2 and says in done.stderr and not done.stdout  # before the check
     done = check_tool(tmp_path / 'nowhere')
     assert done.returncode == 2 and 'Traceback' not in done.stderr and 'a folder is wanted' in done.stderr

@@ -186,6 +186,7 @@ def test_yolo_of_ultralytics_is_read_in_upright_images(tmp_path: Path) -> None:
         ('5 0.5 0.5 0.5 0.5\n', 'unknown category', 'category_id 5'),
         ('0 0.5 0.5 nan 0.5\n', 'wrong label file', 'labels/train/a.txt of images/train/a.jpg'),
         ('0 0.5 0.5\n', 'wrong label file', 'labels/train/a.txt'),
+        ('99999999999999999999 0.5 0.5 0.5 0.5\n', 'wrong label file', 'labels/train/a.txt'),
         ('0 1.5 0.5 0.2 0.2\n', 'box outside', '(images/train/a.jpg): bbox'),
         ('', 'no boxes', 'nothing to learn from'),
     ],
@@ -231,6 +232,15 @@ def test_labels_beside_the_images_of_yolo(tmp_path: Path) -> None:
         (root / f'labels/{split}/a.txt').rename(root / name / 'a.txt')
     data = find_data(root)
     assert data.train is not None and len(json.loads(data.train.annotations.read_text())['annotations']) == 1
+
+
+def test_folders_in_the_images_of_yolo(tmp_path: Path) -> None:
+    root = yolo(tmp_path / 'set', 'train: images\nval: images/val\nnames: [cat]\n')
+    data = find_data(root)
+    assert data.train is not None
+    content = json.loads(data.train.annotations.read_text())
+    assert [image['file_name'] for image in content['images']] == ['images/train/a.jpg', 'images/val/a.jpg']
+    assert len(content['annotations']) == 2
 
 
 def test_an_image_of_any_claimed_size_is_named(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from ghost_det import check_dataset
 from ghost_det.cli import add_parts
 from ghost_det.config import load_config
 from ghost_det.errors import UserError, run_tool
-from ghost_det.files import atomic
+from ghost_det.files import atomic, require_writable
 from ghost_det.preflight.configured import data_of_config
-from ghost_det.preflight.mended import write_mended
+from ghost_det.preflight.mended import require_apart, require_free, write_mended
 from ghost_det.preflight.page import render
 
 
@@ -35,6 +35,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.fix and args.quick:
         raise UserError('--fix --quick: a mended copy needs the images to be opened; leave --quick out')
+    for path, option in ((args.html, '--html'), (args.json, '--json')):  # before minutes of opening images
+        if path:
+            require_writable(path, option)
+    if args.fix:
+        require_free(args.fix)
+        require_apart(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
     parts = [args.train_ann, args.train_images, args.val_ann, args.val_images]
     config = load_config(args.config) if args.config else None
     if args.data is None and not any(parts):

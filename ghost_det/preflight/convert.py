@@ -108,7 +108,8 @@ def _yolo(root: Path, yaml: Path) -> Layout | None:
             head, word, tail = f'{folder}/'.rpartition('/images/')
             labels = Path(f'{head}/labels/{tail}') if word else folder
             splits[name] = [
-                (path, labels / path.relative_to(folder).with_suffix('.txt')) for path in _images(folder)
+                (path, labels / path.relative_to(folder).with_suffix('.txt'))
+                for path in _images(folder, '**/*')
             ]
     return Layout('yolo', splits, [str(name) for name in names])
 
@@ -129,8 +130,8 @@ def _first_file(folder: Path, pattern: str) -> Path | None:
     return next((folder / f'{word}.txt' for word in words if (folder / f'{word}.txt').is_file()), None)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob('*') if p.suffix.lower() in SUFFIXES)
+def _images(folder: Path, pattern: str = '*') -> list[Path]:
+    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES)
 
 
 def converted(root: Path) -> dict[str, Path]:
@@ -209,7 +210,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
                 width, height = _size(path)
                 found = read(label, (width, height)) if label.is_file() or layout.listed else []
             # supervision and the parsers of XML say ValueError or SyntaxError, Pillow says OSError.
-            except (OSError, ValueError, SyntaxError, LookupError) as error:
+            except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
                 faults.append(f'{os.path.relpath(label, root)} of {file}: {type(error).__name__}: {error}')
                 continue
             images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})

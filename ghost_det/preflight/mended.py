@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,12 +43,8 @@ def write_mended(report: Report, out: Path) -> list[str]:
     """
     out = out.expanduser().absolute()
     for part in report.parts:
-        for source in (part.split.annotations.parent, part.split.images):
-            inside, around = out.resolve(), source.resolve()
-            if inside.is_relative_to(around) or around.is_relative_to(inside):
-                raise UserError(f'--fix {out}: lies in the data set, or around it ({source}); choose another')
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
+        require_apart(out, (part.split.annotations.parent, part.split.images))
+    require_free(out)
     if not report.parts:
         raise UserError(f'--fix {out}: no annotations could be read, so there is nothing to write')
     lines: list[str] = []
@@ -70,6 +67,33 @@ def write_mended(report: Report, out: Path) -> list[str]:
     except OSError as error:
         raise UserError(f'--fix {out}: cannot be written ({error.strerror or error})') from None
     return lines or ['nothing was to be changed']
+
+
+def require_apart(out: Path, sources: Iterable[Path]) -> None:
+    """Refuse a place for a copy that lies in a folder of the data, or around it.
+
+    Raises:
+        UserError: it does.
+    """
+    for source in sources:
+        inside, around = out.expanduser().resolve(), source.expanduser().resolve()
+        if inside.is_relative_to(around) or around.is_relative_to(inside):
+            raise UserError(f'--fix {out}: lies in the data set, or around it ({source}); choose another')
+
+
+def require_free(out: Path) -> None:
+    """Refuse a place for a copy where there is something already.
+
+    Raises:
+        UserError: there is, or it cannot be looked at.
+    """
+    out = out.expanduser()
+    try:
+        taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
+    except OSError as error:
+        raise UserError(f'--fix {out}: cannot be read ({error.strerror})') from None
+    if taken:
+        raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
 
 
 def _write_split(

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 MAX_PIXELS = 100_000_000
 """Larger images are not decoded: one of 100 megapixels takes 300 MB, and a small file can claim any size."""
 MAX_BYTES = 2**30
-FORMATS = ('AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+FORMATS = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 """Those that OpenCV, and so mmcv, reads too. Of Pillow's others, EPS is a program that Ghostscript runs."""
 ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, 5 to 8 lie on their side
 
