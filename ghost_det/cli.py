@@ -85,6 +85,8 @@ def parse(
         parser: with the arguments of `add_common`, or others.
         option: an example of the one that takes ``KEY=VALUE``.
     """
+    # Taken from the command line before it is parsed, see `run_tool`.
+    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
     try:
         args = parser.parse_args()
     except ValueError:  # of DictAction, for an option without "="

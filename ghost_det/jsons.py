@@ -18,7 +18,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         if not path.is_file():
-            raise UserError(f'{path}: a json file is wanted, found {_kind(path)}')
+            raise UserError(f'{path}: cannot be read: a json file is wanted, found {_kind(path)}')
         # The bytes and their text are in memory at once, and then what they say.
         size, half = path.stat().st_size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
         if size > half:
@@ -36,8 +36,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f'{path}: too large for the memory of this machine: split it') from None
     except RecursionError:
         raise UserError(f'{path}: not json that can be read: nested too deep') from None
-    except ValueError as error:  # bytes of no Unicode; numbers of thousands of digits
-        raise UserError(f'{path}: not json in UTF-8: {str(error).partition(";")[0][:100]}') from None
+    except UnicodeError as error:
+        raise UserError(f'{path}: not json in UTF-8: {str(error)[:100]}') from None
+    except ValueError:  # Python's own limit
+        raise UserError(f'{path}: not json: a number of thousands of digits') from None
 
 
 def _kind(path: Path) -> str:

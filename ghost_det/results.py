@@ -14,6 +14,7 @@ from .analysis import Analysis
 from .annotations import complete_boxes, read_annotations
 from .errors import UserError
 from .files import atomic, sha256
+from .jsons import read_json
 from .scoring import UNDEFINED, Evaluation, IouType, notes
 from .version import __version__
 
@@ -36,7 +37,7 @@ def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
         iou_type: what will be evaluated; ``'segm'`` asks for masks.
 
     Raises:
-        UserError: see `ghost_det.annotations.read_annotations`; or a wrong ``area``, ``iscrowd`` or mask.
+        UserError: see `ghost_det.annotations.read_annotations`; or a wrong mask.
     """
     content = read_annotations(path)
     complete_boxes(content)
@@ -47,11 +48,6 @@ def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
                 f'{path}: annotations[{position}] has the segmentation '
                 f"{str(box.get('segmentation'))[:80]}; polygons or a run-length code of the image's "
                 f'{list(sizes[box["image_id"]])} (height, width) are wanted for --iou-type segm'
-            )
-        if not _is_number(box['area']) or box['iscrowd'] not in (0, 1):
-            raise UserError(
-                f'{path}: annotations[{position}] has the area {box["area"]!r} and iscrowd '
-                f'{box["iscrowd"]!r}; a number, and 0 or 1 are wanted'
             )
     return content
 
@@ -73,16 +69,7 @@ def read_results(path: Path, truth: dict[str, Any], iou_type: IouType = 'bbox') 
     Raises:
         UserError: it is not such a list, or of another data set.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    except (UnicodeDecodeError, RecursionError):
-        raise UserError(f'{path}: not a json file; a list of COCO results is wanted') from None
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
-    except ValueError:  # Python's own limit
-        raise UserError(f'{path}: not json: a number of thousands of digits') from None
+    content = read_json(path)
     if not isinstance(content, list):
         annotations = isinstance(content, dict) and 'images' in content
         hint = '; annotations are the second file' if annotations else ''

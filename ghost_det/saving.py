@@ -190,7 +190,9 @@ def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
             )
         return None, []
     content = load_checkpoint(source)  # before the set-up of everything else
-    if 'meta' not in content or 'optimizer' not in content:
+    meta = content.get('meta')
+    counted = isinstance(meta, dict) and all(type(meta.get(key)) is int for key in ('iter', 'epoch'))
+    if not counted or 'optimizer' not in content:
         raise UserError(
             f'--resume: {source} holds weights alone, not the state of a training; '
             f'to start from them: --cfg-options load_from={source}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -21,6 +22,8 @@ GOOD: dict[str, Any] = {
     'annotations': [{'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [1, 2, 30, 20]}],
     'categories': [{'id': 1, 'name': 'cat'}],
 }
+
+FOUND = {'image_id': 1, 'category_id': 1, 'bbox': [1, 2, 30, 20], 'score': 0.9}
 
 
 def changed(key: str, **fields: Any) -> bytes:
@@ -180,6 +183,15 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     'html.pth': b'<!DOCTYPE html><html>login</html>',
     'lfs.pth': b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
     'file': b'a file',
+    'pipe.json': os.mkfifo,
+    'found.json': json.dumps([FOUND]).encode(),
+    'found-image.json': json.dumps([{**FOUND, 'image_id': 7}]).encode(),
+    'found-category.json': json.dumps([{**FOUND, 'category_id': 7}]).encode(),
+    'found-score.json': json.dumps([{**FOUND, 'score': float('nan')}]).encode(),
+    'found-box.json': json.dumps([{**FOUND, 'bbox': [1, 2, 3]}]).encode(),
+    'found-less.json': json.dumps([{'image_id': 1}]).encode(),
+    'megapixels': images_of(png(10_000, 11_000)),
+    'step.pth': saved({'meta': {'iter': 'x', 'epoch': 1}, 'state_dict': WEIGHTS, 'optimizer': {}}),
 }
 
 
@@ -398,6 +410,47 @@ CASES: list[Case] = [
     said('test LITE @stem.pth --data SAMPLE --out predictions.txt', '.pkl'),
     said('test LITE @stem.pth --data SAMPLE --out @file/a.pkl', '--out'),
     said('test LITE @stem.pth --data SAMPLE --show-dir @file/a', '--show-dir'),
+    annotations('pipe.json', 'no such annotation file'),
+    said('train LITE --data SAMPLE --resume @step.pth --pretrained none', 'step.pth'),
+    *(
+        said(f'eval @{name} @good.json', name, part)
+        for name, part in (
+            ('nothing.json', 'nothing'),
+            ('folder.json', 'folder'),
+            ('pipe.json', 'a pipe'),
+            ('text.json', 'not json'),
+            ('sparse.json', 'split it'),
+            ('good.json', 'list'),
+            ('found-image.json', 'image_id 7'),
+            ('found-category.json', 'category_id 7'),
+            ('found-score.json', 'score'),
+            ('found-box.json', 'bbox'),
+            ('found-less.json', 'category_id'),
+        )
+    ),
+    said('eval @found.json @cut.json', 'cut.json', 'not json'),
+    said('eval @found.json @good.json --json @file/a.json', '--json'),
+    said('eval @found.json @good.json --out-dir @file', '--out-dir'),
+    said('eval @found.json @good.json --score x', '--score'),
+    said('eval @found.json @good.json --iou-type segm', 'segmentation'),
+    said('check_data', '--config'),
+    said('check_data @nothing', 'nothing'),
+    said('check_data @file', 'a file'),
+    said('check_data @nofiles', 'nofiles', 'layouts'),
+    said('check_data @megapixels --fix @file', '--fix'),
+    said('check_data @megapixels --fix @megapixels/inside', '--fix'),
+    said('check_data @megapixels --html @file/a.html', '--html'),
+    said('check_data @megapixels --json @file/a.json', '--json'),
+    said('check_data @megapixels --config @nothing.py', 'nothing.py'),
+    *(said(f'check_data @megapixels --jobs {value}', '--jobs') for value in ('0', '-1', 'x')),
+    *(
+        said(f'prepare_coco --{option} {value}', option)
+        for option in ('subset', 'jobs')
+        for value in ('0', '-1', 'x')
+    ),
+    said('prepare_coco --root @file', 'file'),
+    said('prepare_coco --root @nofiles --url ftp://host', '--url', 'ftp://host'),
+    said('prepare_coco --splits nope', '--splits'),
     said('train LITE --data SAMPLE --pretrained nope', 'nope'),
     said('train LITE --data SAMPLE --pretrained @text.pth', 'text.pth'),
     said('train LITE --data SAMPLE --pretrained ghost://nope', 'nope'),

@@ -307,8 +307,8 @@ def test_the_tool_ends_with_a_message_and_a_code(server: Server, tmp_path: Path)
         (['--verify', '--root', 'none'], 2, '--root none: no such folder'),
         (['--subset', '0'], 2, 'a number from 1 up'),
         (['--subset', '9', '--verify'], 2, 'not allowed with'),
-        (['--url', 'images.cocodataset.org'], 2, '--url: images.cocodataset.org/annotations/'),
-        (['--url', 'http://[x'], 2, '--url: http://[x/annotations/'),
+        (['--url', 'images.cocodataset.org'], 2, '--url: images.cocodataset.org: '),
+        (['--url', 'http://[x'], 2, '--url: http://[x: '),
         (['--url', 'http://localhost:x'], 2, '--url: http://localhost:x/annotations/'),
     ],
 )

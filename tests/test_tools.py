@@ -132,7 +132,11 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
         ('train', ['configs/none.py'], ['configs/none.py: no such config file', 'retinanet_ghostnet_fpn.py']),
         ('train', [LITE, '--data', 'nowhere'], ['nowhere: a folder is wanted', 'found nothing']),
         ('train', [LITE, '--data', 'configs'], ['found no train annotations', 'Roboflow']),
-        ('train', [LITE, '--data', 'sample', '--batch-size', '0'], ['--batch-size 0: a number from 1 up']),
+        (
+            'train',
+            [LITE, '--data', 'sample', '--batch-size', '0'],
+            ['--batch-size', "'0': a whole number from 1 up"],
+        ),
         (
             'train',
             [LITE, '--data', 'sample', '--pretrained', 'none', '--cfg-options', 'model.backbone.widht=1'],

@@ -10,7 +10,7 @@ from ghost_det.benchmarks.annotations import annotation_table
 from ghost_det.benchmarks.evaluation import evaluation_table
 from ghost_det.benchmarks.ops import main_table
 from ghost_det.benchmarks.training import training_table
-from ghost_det.cli import positive, whole
+from ghost_det.cli import parse, positive, whole
 from ghost_det.errors import run_tool
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     command.add_argument('--rounds', type=whole, default=10, help='steps of each (default: %(default)s)')
     command.add_argument('--compile', action='store_true', help='torch.compile as well: minutes to begin')
 
-    args = parser.parse_args()
+    args = parse(parser)
     logging.disable(logging.WARNING)
     warnings.simplefilter('ignore')
     for line in args.run(args):

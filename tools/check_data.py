@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ghost_det import check_dataset
-from ghost_det.cli import add_parts
+from ghost_det.cli import add_parts, parse
 from ghost_det.config import load_config
 from ghost_det.errors import UserError, run_tool
 from ghost_det.files import atomic, require_writable
@@ -32,12 +32,12 @@ def main() -> None:
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
     parser.add_argument('--fix', type=Path, metavar='FOLDER', help='write a mended copy')
-    args = parser.parse_args()
+    args = parse(parser)
     if args.fix and args.quick:
         raise UserError('--fix --quick: a mended copy needs the images to be opened; leave --quick out')
-    for path, option in ((args.html, '--html'), (args.json, '--json')):  # before minutes of opening images
-        if path:
-            require_writable(path, option)
+    for option, file in (('--html', args.html), ('--json', args.json)):
+        if file:
+            require_writable(file, option)
     if args.fix:
         require_free(args.fix)
         require_apart(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ghost_det.classifiers import CLASSIFIERS
 from ghost_det.classify import classify_files
-from ghost_det.cli import whole
+from ghost_det.cli import parse, whole
 from ghost_det.errors import run_tool
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     )
     parser.add_argument('--json', metavar='FILE', help="save the results; '-' prints them and nothing else")
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='draw a bar chart for each image')
-    args = parser.parse_args()
+    args = parse(parser)
     failed = classify_files(
         args.images, args.model, args.pretrained, args.topk, args.batch_size, args.json, args.out
     )

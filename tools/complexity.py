@@ -2,7 +2,7 @@
 
 import argparse
 
-from ghost_det.cli import whole
+from ghost_det.cli import parse, whole
 from ghost_det.complexity import build_detector, classifier_table, complexity
 from ghost_det.errors import run_tool
 from ghost_det.run import load_config
@@ -14,7 +14,7 @@ def main() -> None:
     what.add_argument('config', nargs='?', help='a config file')
     what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
     parser.add_argument('--size', type=whole, nargs=2, default=(800, 1333), metavar=('HEIGHT', 'WIDTH'))
-    args = parser.parse_args()
+    args = parse(parser)
     if args.classifiers:
         print(classifier_table())
         return

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ghost_det.assess import evaluate_saved
+from ghost_det.cli import parse
 from ghost_det.errors import run_tool
 
 
@@ -20,7 +21,7 @@ def main() -> None:
         default=0.3,
         help='from which on detections count in the confusion matrix (default: %(default)s)',
     )
-    args = parser.parse_args()
+    args = parse(parser)
     for line in evaluate_saved(
         args.results, args.annotations, args.iou_type, args.json, args.out_dir, args.score
     ):

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ghost_det.cli import parse
 from ghost_det.coco import COCO, prepare, subset, verify
 from ghost_det.errors import run_tool
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument('--jobs', type=int, default=8, help='connections at once, and threads (default: 8)')
     parser.add_argument('--keep-zips', action='store_true', help='leave the archives there')
     parser.add_argument('--url', metavar='BASE', help=f'a mirror, laid out as {COCO.url} (the default)')
-    args = parser.parse_args()
+    args = parse(parser)
     if args.jobs < 1 or (args.subset is not None and args.subset < 1):
         parser.error('--jobs and --subset: a number from 1 up')
     root = args.root.expanduser()

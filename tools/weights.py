@@ -3,6 +3,7 @@
 import argparse
 
 from ghost_det.classifiers import verify
+from ghost_det.cli import parse
 from ghost_det.errors import run_tool
 from ghost_det.loading import describe, extract_backbone
 from ghost_det.weights import PUBLISHED, fetch, locate, published, sha256
@@ -49,7 +50,7 @@ def main() -> None:
     command.add_argument('checkpoint', help='as work_dirs/CONFIG/epoch_24.pth')
     command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors')
     command.add_argument('--prefix', default='backbone', help='of its tensors (default: %(default)s)')
-    args = parser.parse_args()
+    args = parse(parser)
     if args.command == 'list':
         list_all()
     elif args.command == 'show':

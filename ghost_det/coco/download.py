@@ -39,6 +39,7 @@ PAUSE = 1.0  # seconds before the second try; doubled each time
 RESTARTS = 3
 MAX_SMALL = 16 << 20  # bytes; a server may send without an end
 _NETWORK = (OSError, http.client.HTTPException)
+_NO_URL = '--url: {}: http://... or https://... is wanted'
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar('T')
@@ -108,14 +109,27 @@ def _reason(error: BaseException) -> str:
     return f'no connection ({cause or type(cause).__name__})'
 
 
+def check_url(url: str) -> str:
+    """Return an address that may be fetched from.
+
+    Raises:
+        UserError: it is of another kind, or of none.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise UserError(_NO_URL.format(url)) from None
+    if parts.scheme not in ('http', 'https') or not parts.netloc:
+        raise UserError(_NO_URL.format(url))
+    return url
+
+
 def _open(url: str, **headers: str) -> Any:
     headers.setdefault('Accept-Encoding', 'identity')
     try:
-        if urlsplit(url).scheme not in ('http', 'https'):
-            raise ValueError
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL)
     except (ValueError, http.client.InvalidURL):
-        raise UserError(f'--url: {url}: http://... or https://... is wanted') from None
+        raise UserError(_NO_URL.format(url)) from None
 
 
 def _tag(headers: Any) -> str:

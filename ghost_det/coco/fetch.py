@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import atomic, sha256
 from .catalogue import COCO, Archive, Catalogue, Part
-from .download import disk_fault, download, fetch_small, kept, run_all
+from .download import check_url, disk_fault, download, fetch_small, kept, run_all
 from .state import State, examine, image_fault, read_light
 from .unpack import unpack
 
@@ -50,7 +50,7 @@ def prepare(
         UserError: something cannot be had or written; what is there stays, and the next call goes on.
     """
     parts = [catalogue.parts[split] for split in splits]
-    url = url or catalogue.url
+    url = check_url(url or catalogue.url)
     with _alone(root):
         _check_space(root, _needs(root, catalogue.annotations, parts, keep_zips))
         _have_annotations(root, catalogue.annotations, parts, url, jobs, keep_zips)
@@ -88,7 +88,7 @@ def subset(
         UserError: see `prepare`; or there are fewer images.
     """
     parts = [catalogue.parts[split] for split in splits]
-    url = url or catalogue.url
+    url = check_url(url or catalogue.url)
     folder = root.with_name(f'{root.name}-subset-{count}')
     with _alone(root):
         _sweep(folder)

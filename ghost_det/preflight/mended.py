@@ -43,7 +43,10 @@ def write_mended(report: Report, out: Path) -> list[str]:
     """
     out = out.expanduser().absolute()
     for part in report.parts:
-        require_apart(out, (part.split.annotations.parent, part.split.images))
+        sources = {part.split.annotations.parent, part.split.images}
+        if part.split.annotations.parent.parent == part.split.images.parent:
+            sources.add(part.split.images.parent)
+        require_apart(out, sources)
     require_free(out)
     if not report.parts:
         raise UserError(f'--fix {out}: no annotations could be read, so there is nothing to write')
