@@ -126,6 +126,7 @@ def check_url(url: str) -> str:
 
 def _open(url: str, **headers: str) -> Any:
     headers.setdefault('Accept-Encoding', 'identity')
+    check_url(url)  # urllib would read file:///etc/passwd
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL)
     except (ValueError, http.client.InvalidURL):
