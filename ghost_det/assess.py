@@ -41,7 +41,7 @@ def evaluate_saved(
         UserError: a file that cannot be read or written, or is not what is wanted.
     """
     if json_file is not None:
-        require_writable(json_file, '--json')
+        require_writable(json_file, '--json', (results, annotations))
     if folder is not None:
         require_writable(folder / 'pr_curves.png', '--out-dir')
     truth = read_truth(annotations, iou_type)

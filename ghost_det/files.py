@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import UserError
@@ -68,15 +68,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def require_writable(path: Path, option: str) -> None:
+def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None:
     """Find out before a long run that its result cannot be written.
 
     Args:
         path: the file to be made; its folder is made now.
         option: that asks for it.
+        read: files that it must not replace.
 
     Raises:
-        UserError: the folder cannot be made or written to, or there is a folder in the file's place.
+        UserError: the folder cannot be made or written to, or there is a folder in the file's place, or one
+            of ``read``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,8 @@ def require_writable(path: Path, option: str) -> None:
         raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
     if path.is_dir():
         raise UserError(f'{option} {path}: a file is wanted, this is a folder')
+    if path.resolve() in {each.resolve() for each in read}:
+        raise UserError(f'{option} {path}: would replace what is read; choose another name')
     if _is_special(path):
         raise UserError(f'{option} {path}: a file is wanted, this is a pipe or a device')
     if not os.access(path.parent, os.W_OK):

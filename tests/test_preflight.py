@@ -123,6 +123,7 @@ def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
     content['annotations'][7]['area'] = math.nan
     content['images'] += [None, 3, {'id': 2**80, 'file_name': 'x', 'width': 1, 'height': 1}]
     content['categories'][0]['supercategory'] = ['list']
+    content['categories'].append({'id': 9, 'name': ''})
     content['info'] = 3
     report = check_dataset(folder.save())
     text = str(report)
@@ -131,8 +132,8 @@ def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
     (lost,) = (f for f in report.findings if f.kind == 'missing file')
     (wrong,) = (f for f in report.findings if f.kind == 'wrong entry')
     (infinite,) = (f for f in report.findings if f.kind == 'box not finite')
-    assert (lost.count, wrong.count, infinite.count) == (4, 3, 1)  # /etc/passwd is there, and no image
-    write_mended(report, tmp_path / 'mended')
+    assert (lost.count, wrong.count, infinite.count) == (4, 4, 1)  # /etc/passwd is there, and no image
+    assert 'train: 4 entries of another form left out' in write_mended(report, tmp_path / 'mended')
     assert check_dataset(tmp_path / 'mended').errors == []
     with pytest.raises(UserError, match='wrong entry'):
         find_data(folder.root)
@@ -355,6 +356,11 @@ def test_the_tool(tmp_path: Path) -> None:
     found = {finding['kind'] for finding in json.loads(machine.read_text())['findings']}
     assert set(TOGETHER) <= found and page.read_text().startswith('<!doctype html>')
     assert NAMES[0] in (mended / 'annotations/instances_train.json').read_text()
+    truth = root / 'annotations/instances_train2017.json'
+    before = truth.read_bytes()
+    done = check_tool(root, '--quick', '--json', truth)
+    assert done.returncode == 2 and 'would replace what is read' in done.stderr
+    assert truth.read_bytes() == before
     for option, place, says in (
         ('--html', tmp_path, 'this is a folder'),
         ('--json', page / 'r.json', 'its folder cannot be made'),

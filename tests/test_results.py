@@ -165,6 +165,9 @@ def test_a_device_is_not_replaced_and_a_link_is_followed(files: tuple[Path, Path
     os.mkfifo(pipe)
     with pytest.raises(UserError, match='--json .*pipe: a file is wanted, this is a pipe or a device'):
         next(iter(evaluate_saved(*files, json_file=pipe)))
+    for path in files:
+        with pytest.raises(UserError, match='--json .*: would replace what is read'):
+            next(iter(evaluate_saved(*files, json_file=path)))
     with pytest.raises(OSError, match='a pipe or a device is there'):
         write_results(pipe, [])
     assert pipe.is_fifo()

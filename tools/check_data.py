@@ -54,6 +54,7 @@ def main() -> None:
         (args.json, lambda: json.dumps(report.to_dict(), indent=2)),
     ):
         if path:
+            require_writable(path, '--html or --json', (part.split.annotations for part in report.parts))
             try:
                 with atomic(path) as partial:
                     partial.write_text(write(), encoding='utf-8')

@@ -174,7 +174,12 @@ def _images(
             changed['sizes of images corrected'] += 1
         kept.append({**entry, '_index': index})
     changed['entries of another form left out'] += (
-        len(content['images']) - len(table.files) + len(content['annotations']) - len(table.boxes)
+        len(content['images'])
+        - len(table.files)
+        + len(content['annotations'])
+        - len(table.boxes)
+        + len(content['categories'])
+        - len(table.categories)
     )
     return kept, index_of
 
