@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections import Counter
@@ -241,6 +242,14 @@ def test_folders_in_the_images_of_yolo(tmp_path: Path) -> None:
     content = json.loads(data.train.annotations.read_text())
     assert [image['file_name'] for image in content['images']] == ['images/train/a.jpg', 'images/val/a.jpg']
     assert len(content['annotations']) == 2
+
+
+@pytest.mark.skipif(sys.platform == 'darwin', reason='its file systems refuse such names')
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    root = voc(tmp_path / os.fsdecode(b'set\xff'))
+    report = check_dataset(root, quick=True)
+    assert not report.errors and r'set\udcff: 2 images' in str(report)
+    str(report).encode()
 
 
 def test_an_image_of_any_claimed_size_is_named(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_bad_outline_is_named(shape: Any, masked: tuple[Path, Path]) -> None:
         list(evaluate_saved(*masked, iou_type='segm'))
 
 
-def test_a_device_is_not_replaced_and_a_link_is_followed(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_odd_options_are_refused_and_a_link_is_followed(files: tuple[Path, Path], tmp_path: Path) -> None:
     pipe, link, target = tmp_path / 'pipe', tmp_path / 'link', tmp_path / 'target'
     os.mkfifo(pipe)
     with pytest.raises(UserError, match='--json .*pipe: a file is wanted, this is a pipe or a device'):
@@ -171,6 +171,8 @@ def test_a_device_is_not_replaced_and_a_link_is_followed(files: tuple[Path, Path
     with pytest.raises(OSError, match='a pipe or a device is there'):
         write_results(pipe, [])
     assert pipe.is_fifo()
+    with pytest.raises(UserError, match='--score nan: a number is wanted'):
+        next(iter(evaluate_saved(*files, score=float('nan'))))
     link.symlink_to(target)
     write_results(link, [])
     assert link.is_symlink() and target.read_text() == '[]'

@@ -11,6 +11,7 @@ from ghost_det.config import load_config
 from ghost_det.errors import UserError, run_tool
 from ghost_det.files import atomic, require_writable
 from ghost_det.preflight.configured import data_of_config
+from ghost_det.preflight.findings import printable
 from ghost_det.preflight.mended import require_apart, require_free, write_mended
 from ghost_det.preflight.page import render
 
@@ -57,13 +58,12 @@ def main() -> None:
             require_writable(path, '--html or --json', (part.split.annotations for part in report.parts))
             try:
                 with atomic(path) as partial:
-                    partial.write_text(write(), encoding='utf-8')
+                    partial.write_text(write(), encoding='utf-8', errors='backslashreplace')
             except OSError as error:
                 raise UserError(f'{path}: cannot be written ({error.strerror})') from None
     if args.fix:
-        print(
-            '\n'.join([f'\n{args.fix}: mended:', *(f'  {line}' for line in write_mended(report, args.fix))])
-        )
+        lines = [f'\n{printable(str(args.fix))}: mended:', *write_mended(report, args.fix)]
+        print('\n  '.join(lines))
         left = check_dataset(args.fix, jobs=args.jobs, progress=True).errors
         print('\n'.join(['the mended copy has no errors'] if not left else ['left in it:', *map(str, left)]))
     sys.exit(bool(report.errors))

@@ -147,7 +147,7 @@ def converted(root: Path) -> dict[str, Path]:
     layout = find_layout(root)
     if layout is None:
         return {}
-    place = hashlib.blake2b(str(root).encode(), digest_size=8).hexdigest()
+    place = hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()
     state = hashlib.blake2b(digest_size=8)
     for line in _state(root, layout):
         state.update(line.encode('utf-8', 'surrogateescape'))
