@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ def evaluate_saved(
     Raises:
         UserError: a file that cannot be read or written, or is not what is wanted.
     """
+    if not math.isfinite(score):
+        raise UserError(f'--score {score}: a number is wanted')
     if json_file is not None:
-        require_writable(json_file, '--json')
+        require_writable(json_file, '--json', (results, annotations))
     if folder is not None:
         require_writable(folder / 'pr_curves.png', '--out-dir')
     truth = read_truth(annotations, iou_type)

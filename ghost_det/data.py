@@ -301,6 +301,7 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
         if split is None or not cfg.get(f'{name}_dataloader'):
             continue
         annotations = aligned_annotations(split.annotations, data.classes, folder / name)
+        _only_first(cfg[f'{name}_dataloader'])
         dataset = innermost(cfg[f'{name}_dataloader'])
         dataset.update(
             type='CocoDataset',
@@ -321,15 +322,26 @@ def evaluators(cfg: Any, name: str) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
+def all_innermost(part: Any) -> Iterator[Any]:
+    """Yield the datasets of a loader, under wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
+    inner = [part['dataset']] if part.get('dataset') else part.get('datasets') or []
+    for dataset in inner:
+        yield from all_innermost(dataset)
+    if not inner:
+        yield part
+
+
 def innermost(loader: Any) -> Any:
-    """Return the dataset of a loader, under wrappers such as ``RepeatDataset``."""
-    dataset = loader['dataset']
-    while 'dataset' in dataset or 'datasets' in dataset:
-        inner = dataset.get('dataset') or dataset['datasets'][0]
-        if 'datasets' in dataset:
-            dataset['datasets'] = [inner]
-        dataset = inner
-    return dataset
+    """Return the first dataset of a loader; nothing is changed."""
+    return next(all_innermost(loader))
+
+
+def _only_first(part: Any) -> None:
+    """Leave one dataset in each ``ConcatDataset`` of a loader, in place."""
+    if part.get('datasets'):
+        part['datasets'] = part['datasets'][:1]
+    for inner in [part['dataset']] if part.get('dataset') else part.get('datasets') or []:
+        _only_first(inner)
 
 
 def _palette(count: int) -> dict[str, Any]:
@@ -360,8 +372,7 @@ def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:
     Files of remote storage (``s3://...``) are not looked for.
     """
     missing = []
-    for name in splits:
-        dataset = innermost(cfg[f'{name}_dataloader'])
+    for dataset in (each for name in splits for each in all_innermost(cfg[f'{name}_dataloader'])):
         root = dataset.get('data_root') or ''
         for part in (dataset.get('ann_file'), dataset.get('data_prefix', {}).get('img')):
             if part and '://' not in f'{root}{part}' and not (Path(root) / part).exists():

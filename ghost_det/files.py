@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import UserError
@@ -22,7 +23,13 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     Args:
         path: the file to make; its folder is made too.
         durable: have the content on the disk before the name, so that a loss of power leaves no half file.
+
+    Raises:
+        OSError: it cannot be made; or a device is in its place, as ``/dev/null``, which root could replace.
     """
+    if _is_special(path):
+        raise OSError(errno.EEXIST, 'a pipe or a device is there', str(path))
+    path = path.resolve()  # what a link leads to is the file that is meant
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}')  # whatever the name's length
     try:
@@ -38,6 +45,10 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
                 _flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _flush(path: Path) -> None:
@@ -57,15 +68,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def require_writable(path: Path, option: str) -> None:
+def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None:
     """Find out before a long run that its result cannot be written.
 
     Args:
         path: the file to be made; its folder is made now.
         option: that asks for it.
+        read: files that it must not replace.
 
     Raises:
-        UserError: the folder cannot be made or written to, or there is a folder in the file's place.
+        UserError: the folder cannot be made or written to, or there is a folder in the file's place, or one
+            of ``read``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +86,10 @@ def require_writable(path: Path, option: str) -> None:
         raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
     if path.is_dir():
         raise UserError(f'{option} {path}: a file is wanted, this is a folder')
+    if path.resolve() in {each.resolve() for each in read}:
+        raise UserError(f'{option} {path}: would replace what is read; choose another name')
+    if _is_special(path):
+        raise UserError(f'{option} {path}: a file is wanted, this is a pipe or a device')
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'{option} {path}: its folder cannot be written to')
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -148,6 +149,16 @@ def test_a_journal_counts_only_for_the_file_it_is_of(
     journal.write_text(json.dumps([len(BYTES), server.tag, CHUNK]) + '\n0\n2\n1')  # of 11
     server.served = 0
     assert get(server, tmp_path) == BYTES and server.served == len(BYTES) - 2 * CHUNK + 1
+
+
+def test_a_small_file_has_a_limit_and_a_cut_one_comes_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.faults = ['cut']
+    assert download.fetch_small(f'{server.url}/a.zip', Event()) == BYTES
+    monkeypatch.setattr(download, 'MAX_SMALL', len(BYTES) - 1)
+    with pytest.raises(UserError, match='over 3,145,727 bytes'):
+        download.fetch_small(f'{server.url}/a.zip', Event())
 
 
 def test_a_killed_download_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def bad(key: str, tmp_path: Path) -> tuple[Path, str]:
     if key == 'binary':
         write(path, content)
         path.write_bytes(b'\x80\x02\xff\xd8')
-        return path, 'not a json file'
+        return path, 'not json in UTF-8'
     messages = {
         'no images': 'no list .images.',
         'list': 'no list .images.',

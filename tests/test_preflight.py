@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,7 @@ def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
     content['annotations'][7]['area'] = math.nan
     content['images'] += [None, 3, {'id': 2**80, 'file_name': 'x', 'width': 1, 'height': 1}]
     content['categories'][0]['supercategory'] = ['list']
+    content['categories'].append({'id': 9, 'name': ''})
     content['info'] = 3
     report = check_dataset(folder.save())
     text = str(report)
@@ -129,8 +132,8 @@ def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
     (lost,) = (f for f in report.findings if f.kind == 'missing file')
     (wrong,) = (f for f in report.findings if f.kind == 'wrong entry')
     (infinite,) = (f for f in report.findings if f.kind == 'box not finite')
-    assert (lost.count, wrong.count, infinite.count) == (4, 3, 1)  # /etc/passwd is there, and no image
-    write_mended(report, tmp_path / 'mended')
+    assert (lost.count, wrong.count, infinite.count) == (4, 4, 1)  # /etc/passwd is there, and no image
+    assert 'train: 4 entries of another form left out' in write_mended(report, tmp_path / 'mended')
     assert check_dataset(tmp_path / 'mended').errors == []
     with pytest.raises(UserError, match='wrong entry'):
         find_data(folder.root)
@@ -233,6 +236,39 @@ def test_a_decoder_that_dies_takes_one_image_with_it(tmp_path: Path, monkeypatch
     assert 'exit code 9' in facts[1]['error']
 
 
+def test_an_interruption_does_not_wait_for_the_other_images(tmp_path: Path) -> None:
+    script = tmp_path / 'slow.py'
+    script.write_text(
+        'import json, sys, time\n'
+        'for path in json.load(sys.stdin):\n'
+        '    time.sleep(0.05)\n'
+        '    print("{}", flush=True)\n'
+    )
+    code = (
+        'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        'from pathlib import Path; from ghost_det.preflight import images\n'
+        f'images.opened.__file__ = {str(script)!r}; print("go", flush=True)\n'
+        'images.open_images([Path("a")] * 1000, 2)'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b'go\n'
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=15)  # all of them take 25 s
+    assert b'KeyboardInterrupt' in said
+
+
+def test_formats_that_mmcv_does_not_read_are_not_opened(tmp_path: Path) -> None:
+    for form in ('BMP', 'EPS', 'PCX', 'TIFF'):
+        Image.new('RGB', (8, 8)).save(tmp_path / f'{form}.jpg', form)
+    paths = sorted(tmp_path.iterdir())
+    refused = 'no image of a format that mmcv reads'
+    assert [each.get('error') for each in open_images(paths, 1)] == [None, refused, refused, None]
+    assert [mmcv.imread(str(path)) is None for path in paths] == [False, True, True, False]
+
+
 def test_workers_import_no_torch() -> None:
     code = 'import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit("torch" in sys.modules)'
     script = ROOT / 'ghost_det/preflight/opened.py'
@@ -320,5 +356,18 @@ def test_the_tool(tmp_path: Path) -> None:
     found = {finding['kind'] for finding in json.loads(machine.read_text())['findings']}
     assert set(TOGETHER) <= found and page.read_text().startswith('<!doctype html>')
     assert NAMES[0] in (mended / 'annotations/instances_train.json').read_text()
+    truth = root / 'annotations/instances_train2017.json'
+    before = truth.read_bytes()
+    done = check_tool(root, '--quick', '--json', truth)
+    assert done.returncode == 2 and 'would replace what is read' in done.stderr
+    assert truth.read_bytes() == before
+    for option, place, says in (
+        ('--html', tmp_path, 'this is a folder'),
+        ('--json', page / 'r.json', 'its folder cannot be made'),
+        ('--fix', mended, 'not an empty folder'),
+        ('--fix', root / 'new', 'lies in the data set'),
+    ):
+        done = check_tool(root, option, place)
+        assert done.returncode == 2 and says in done.stderr and not done.stdout  # before the check
     done = check_tool(tmp_path / 'nowhere')
     assert done.returncode == 2 and 'Traceback' not in done.stderr and 'a folder is wanted' in done.stderr

@@ -112,6 +112,25 @@ def test_data_that_a_config_names_is_checked_before_the_training(
     assert check_configured(cfg, ('train', 'val')) == []
 
 
+def test_every_part_of_concatenated_data_is_checked_and_kept(folder: Folder, tmp_path: Path) -> None:
+    cfg = named(folder.save())
+    first, second = dict(cfg.train_dataloader.dataset), dict(cfg.val_dataloader.dataset)
+    second['pipeline'] = first['pipeline']
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[first, second])
+    )
+    cfg.dump(tmp_path / 'config.py')
+    assert data_of_config(cfg)[0] == folder.root / 'annotations/instances_train2017.json'
+    ready = prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+    assert len(ready.train_dataloader.dataset.dataset.datasets) == 2
+    (folder.root / 'val2017/0503.jpg').unlink()
+    with pytest.raises(UserError, match=r'(?s)train: missing file \(1\): .*0503.jpg'):
+        prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+    (folder.root / 'annotations/instances_val2017.json').unlink()
+    with pytest.raises(UserError, match='instances_val2017.json does not exist'):
+        prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+
+
 def brute(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
     """The twin: every anchor of mmdet's grid."""
     from mmdet.structures.bbox import bbox_overlaps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections import Counter
@@ -186,6 +187,7 @@ def test_yolo_of_ultralytics_is_read_in_upright_images(tmp_path: Path) -> None:
         ('5 0.5 0.5 0.5 0.5\n', 'unknown category', 'category_id 5'),
         ('0 0.5 0.5 nan 0.5\n', 'wrong label file', 'labels/train/a.txt of images/train/a.jpg'),
         ('0 0.5 0.5\n', 'wrong label file', 'labels/train/a.txt'),
+        ('99999999999999999999 0.5 0.5 0.5 0.5\n', 'wrong label file', 'labels/train/a.txt'),
         ('0 1.5 0.5 0.2 0.2\n', 'box outside', '(images/train/a.jpg): bbox'),
         ('', 'no boxes', 'nothing to learn from'),
     ],
@@ -197,18 +199,67 @@ def test_faults_in_labels_of_yolo(tmp_path: Path, label: str, kind: str, says: s
     assert says in finding.where[0]
 
 
+PLACES = 'train: images/train\nval: images/val\n'
+LAUGHS = 'a0: &a0 [ha, ha]\n' + ''.join(f'a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n' for n in range(1, 31))
+
+
 @pytest.mark.parametrize(
     ('yaml', 'says'),
     [
         ('train: images/nowhere\nval: images/val\nnames: [cat]\n', 'no such folder of images'),
         ('train: images/train\nval: images/val\nnames: cat\n', 'a list of class names is wanted'),
         ('train: [images\n', 'cannot be read'),
+        (f'{PLACES}names: {"[" * 5000 + "]" * 5000}\n', 'cannot be read'),
+        (f'{PLACES}names: !!python/object/apply:os.abort []\n', 'cannot be read'),
+        (f'{PLACES}names: {{100000000000: cat}}\n', 'from 0 to below 100,000'),
+        (f'{PLACES}names: {{-1: cat}}\n', 'from 0 to below 100,000'),
+        (f'{LAUGHS}{PLACES}names: *a30\n', 'a list of class names is wanted'),
+        (f'{LAUGHS}{PLACES}names: {{cat: *a30}}\n', 'a list of class names is wanted'),
+        (f'{LAUGHS}train: *a30\nval: images/val\nnames: [cat]\n', 'train is a list: no such folder'),
+        (f'{LAUGHS}path: *a30\n{PLACES}names: [cat]\n', 'no such folder'),
     ],
 )
 def test_a_wrong_yaml_is_named(tmp_path: Path, yaml: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         find_data(yolo(tmp_path / 'set', yaml))
     assert 'data.yaml' in str(error.value)
+
+
+def test_labels_beside_the_images_of_yolo(tmp_path: Path) -> None:
+    """Only a folder that is called images has its labels elsewhere."""
+    root = yolo(tmp_path / 'my_images', 'train: one\nval: two\nnames: [cat]\n')
+    for split, name in (('train', 'one'), ('val', 'two')):
+        (root / f'images/{split}').rename(root / name)
+        (root / f'labels/{split}/a.txt').rename(root / name / 'a.txt')
+    data = find_data(root)
+    assert data.train is not None and len(json.loads(data.train.annotations.read_text())['annotations']) == 1
+
+
+def test_folders_in_the_images_of_yolo(tmp_path: Path) -> None:
+    root = yolo(tmp_path / 'set', 'train: images\nval: images/val\nnames: [cat]\n')
+    data = find_data(root)
+    assert data.train is not None
+    content = json.loads(data.train.annotations.read_text())
+    assert [image['file_name'] for image in content['images']] == ['images/train/a.jpg', 'images/val/a.jpg']
+    assert len(content['annotations']) == 2
+
+
+@pytest.mark.skipif(sys.platform == 'darwin', reason='its file systems refuse such names')
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    root = voc(tmp_path / os.fsdecode(b'set\xff'))
+    report = check_dataset(root, quick=True)
+    assert not report.errors and r'set\udcff: 2 images' in str(report)
+    str(report).encode()
+
+
+def test_an_image_of_any_claimed_size_is_named(tmp_path: Path) -> None:
+    root = voc(tmp_path / 'set')
+    picture = bytearray((root / 'train/b.jpg').read_bytes())
+    frame = picture.index(b'\xff\xc0')
+    picture[frame + 5 : frame + 9] = b'\xff\xdc' * 2  # 65,500 x 65,500
+    (root / 'train/b.jpg').write_bytes(picture)
+    (finding,) = check_dataset(root).errors
+    assert 'train/b.jpg' in finding.where[0] and 'exceeds limit' in finding.where[0]
 
 
 def test_the_cache_is_used_until_the_data_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,24 @@ def test_a_bad_outline_is_named(shape: Any, masked: tuple[Path, Path]) -> None:
     masked[1].write_text(json.dumps(content))
     with pytest.raises(UserError, match=r'annotations\[2\] has the segmentation'):
         list(evaluate_saved(*masked, iou_type='segm'))
+
+
+def test_odd_options_are_refused_and_a_link_is_followed(files: tuple[Path, Path], tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / 'pipe', tmp_path / 'link', tmp_path / 'target'
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match='--json .*pipe: a file is wanted, this is a pipe or a device'):
+        next(iter(evaluate_saved(*files, json_file=pipe)))
+    for path in files:
+        with pytest.raises(UserError, match='--json .*: would replace what is read'):
+            next(iter(evaluate_saved(*files, json_file=path)))
+    with pytest.raises(OSError, match='a pipe or a device is there'):
+        write_results(pipe, [])
+    assert pipe.is_fifo()
+    with pytest.raises(UserError, match='--score nan: a number is wanted'):
+        next(iter(evaluate_saved(*files, score=float('nan'))))
+    link.symlink_to(target)
+    write_results(link, [])
+    assert link.is_symlink() and target.read_text() == '[]'
 
 
 def test_where_nothing_can_be_written_it_is_said_first(files: tuple[Path, Path], tmp_path: Path) -> None:

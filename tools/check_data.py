@@ -11,7 +11,8 @@ from ghost_det.config import load_config
 from ghost_det.errors import UserError, run_tool
 from ghost_det.files import atomic, require_writable
 from ghost_det.preflight.configured import data_of_config
-from ghost_det.preflight.mended import write_mended
+from ghost_det.preflight.findings import printable
+from ghost_det.preflight.mended import require_apart, require_free, write_mended
 from ghost_det.preflight.page import render
 
 
@@ -38,6 +39,9 @@ def main() -> None:
     for option, file in (('--html', args.html), ('--json', args.json)):
         if file:
             require_writable(file, option)
+    if args.fix:
+        require_free(args.fix)
+        require_apart(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
     parts = [args.train_ann, args.train_images, args.val_ann, args.val_images]
     config = load_config(args.config) if args.config else None
     if args.data is None and not any(parts):
@@ -51,15 +55,15 @@ def main() -> None:
         (args.json, lambda: json.dumps(report.to_dict(), indent=2)),
     ):
         if path:
+            require_writable(path, '--html or --json', (part.split.annotations for part in report.parts))
             try:
                 with atomic(path) as partial:
-                    partial.write_text(write(), encoding='utf-8')
+                    partial.write_text(write(), encoding='utf-8', errors='backslashreplace')
             except OSError as error:
                 raise UserError(f'{path}: cannot be written ({error.strerror})') from None
     if args.fix:
-        print(
-            '\n'.join([f'\n{args.fix}: mended:', *(f'  {line}' for line in write_mended(report, args.fix))])
-        )
+        lines = [f'\n{printable(str(args.fix))}: mended:', *write_mended(report, args.fix)]
+        print('\n  '.join(lines))
         left = check_dataset(args.fix, jobs=args.jobs, progress=True).errors
         print('\n'.join(['the mended copy has no errors'] if not left else ['left in it:', *map(str, left)]))
     sys.exit(bool(report.errors))

@@ -37,6 +37,7 @@ SLOWEST = 1024  # bytes a second
 TRIES = 6  # in a row without a block of progress
 PAUSE = 1.0  # seconds before the second try; doubled each time
 RESTARTS = 3
+MAX_SMALL = 16 << 20  # bytes; a server may send without an end
 _NETWORK = (OSError, http.client.HTTPException)
 _NO_URL = '--url: {}: http://... or https://... is wanted'
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -125,6 +126,7 @@ def check_url(url: str) -> str:
 
 def _open(url: str, **headers: str) -> Any:
     headers.setdefault('Accept-Encoding', 'identity')
+    check_url(url)  # urllib would read file:///etc/passwd
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL)
     except (ValueError, http.client.InvalidURL):
@@ -355,7 +357,12 @@ def fetch_small(url: str, stop: Event) -> bytes:
     while True:
         try:
             with _open(url) as response:
-                content: bytes = response.read()
+                content: bytes = response.read(MAX_SMALL + 1)
+                left = response.length  # read() of so many bytes says nothing of a cut
+            if len(content) > MAX_SMALL:
+                raise UserError(f'{url}: over {MAX_SMALL:,} bytes, which no image of the data set has')
+            if left:
+                raise EOFError
             return content
-        except _NETWORK as error:
+        except (*_NETWORK, EOFError) as error:
             patience.after(error)

@@ -13,7 +13,7 @@ from ..data import Split, data_root, find_annotations, find_images
 from ..errors import UserError
 from .anchors import ENOUGH, Coverage, check_anchors
 from .configured import check_config
-from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, ranked
+from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from .images import Facts, check_images, common_images, open_images
 from .table import Table, is_there
 
@@ -51,8 +51,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f'{part.name:<6}{part.split.annotations}, images in {part.split.images}: '
-            f'{len(part.table.files)} images, {len(part.table.boxes)} boxes, '
+            printable(f'{part.name:<6}{part.split.annotations}, images in {part.split.images}: ')
+            + f'{len(part.table.files)} images, {len(part.table.boxes)} boxes, '
             f'{len(part.table.categories)} categories'
             for part in self.parts
         ]

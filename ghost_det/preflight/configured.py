@@ -10,7 +10,7 @@ from typing import Any
 from mmdet.registry import DATASETS
 
 from ..annotations import survey
-from ..data import Split, evaluators, innermost, quick_check
+from ..data import Split, all_innermost, evaluators, innermost, quick_check
 from ..errors import UserError
 from .findings import Finding, found
 
@@ -23,10 +23,8 @@ def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
         names: those of its loaders, as ``'train'``.
     """
     splits = []
-    for name in names:
-        if not cfg.get(f'{name}_dataloader'):
-            continue
-        dataset = innermost(cfg[f'{name}_dataloader'])
+    loaders = [(name, cfg[f'{name}_dataloader']) for name in names if cfg.get(f'{name}_dataloader')]
+    for name, dataset in ((name, dataset) for name, loader in loaders for dataset in all_innermost(loader)):
         root = str(dataset.get('data_root') or '')
         file = str(dataset.get('ann_file') or '')
         images = str((dataset.get('data_prefix') or {}).get('img') or '')
@@ -143,7 +141,7 @@ def data_of_config(cfg: Any) -> list[Path | None]:
     Raises:
         UserError: none of them are in COCO's format and on this machine.
     """
-    splits = dict(config_splits(cfg, ('train', 'val')))
+    splits = dict(reversed(config_splits(cfg, ('train', 'val'))))  # of several of a loader, the first
     if not splits:
         raise UserError(f'{cfg.filename}: names no COCO annotations that are on this machine; give a FOLDER')
     parts: list[Path | None] = []

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ VERSION = 1  # part of the cache folder's name: raise it with any change to what
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 MAX_LABEL_BYTES = 2**24
+MAX_CLASSES = 100_000
 Pair = tuple[Path, Path]
 
 
@@ -77,35 +79,44 @@ def _yolo(root: Path, yaml: Path) -> Layout | None:
     import yaml as pyyaml
 
     try:
+        if not yaml.is_file():  # a pipe would be waited for
+            return None
+        _check_length(yaml)
         content = pyyaml.safe_load(yaml.read_text(encoding='utf-8'))
-    except (OSError, ValueError, pyyaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, pyyaml.YAMLError) as error:
         raise UserError(f'{yaml}: cannot be read: {error}') from None
     if not isinstance(content, dict) or not {'names', 'train'} <= content.keys():
         return None
     names = content['names']
-    if isinstance(names, dict) and all(type(key) is int for key in names):
+    if isinstance(names, dict) and all(type(key) is int and 0 <= key < MAX_CLASSES for key in names):
         names = [names.get(key, f'class {key}') for key in range(max(names, default=-1) + 1)]
-    if not isinstance(names, list):
-        raise UserError(f'{yaml}: names is {names!r:.60}; a list of class names is wanted')
+    # What is there is not shown: by aliases, a small file can have a value that fills the memory as text.
+    if not isinstance(names, list) or any(isinstance(name, list | dict) for name in names):
+        raise UserError(
+            f'{yaml}: names: a list of class names is wanted, or a mapping of numbers '
+            f'from 0 to below {MAX_CLASSES:,} to names'
+        )
     splits: dict[str, list[Pair]] = {}
     for name, words in SPLITS.items():
         places = [content[word] for word in words if content.get(word)]
         for place in places[:1]:
-            folder = _yolo_folder(root, str(content.get('path') or ''), place)
+            folder = _yolo_folder(root, content.get('path') or '', place)
             if folder is None:
-                raise UserError(f'{yaml}: {name} is {place!r}: no such folder of images')
-            # As ultralytics has it: the last "images" of the path becomes "labels".
-            head, word, tail = str(folder).rpartition('images')
-            labels = Path(f'{head}labels{tail}') if word else folder
+                said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
+                raise UserError(f'{yaml}: {name} is {said}: no such folder of images')
+            # As ultralytics has it: the last folder "images" of the path becomes "labels".
+            head, word, tail = f'{folder}/'.rpartition('/images/')
+            labels = Path(f'{head}/labels/{tail}') if word else folder
             splits[name] = [
-                (path, labels / path.relative_to(folder).with_suffix('.txt')) for path in _images(folder)
+                (path, labels / path.relative_to(folder).with_suffix('.txt'))
+                for path in _images(folder, '**/*')
             ]
     return Layout('yolo', splits, [str(name) for name in names])
 
 
-def _yolo_folder(root: Path, path: str, place: Any) -> Path | None:
+def _yolo_folder(root: Path, path: Any, place: Any) -> Path | None:
     """Return the folder that ``train:`` names; Roboflow's exports say ``../train/images`` for their own."""
-    if not isinstance(place, str):
+    if not isinstance(place, str) or not isinstance(path, str):
         return None
     inside = place.removeprefix('../')
     for folder in (root / path / place, root / place, root / inside):
@@ -119,8 +130,8 @@ def _first_file(folder: Path, pattern: str) -> Path | None:
     return next((folder / f'{word}.txt' for word in words if (folder / f'{word}.txt').is_file()), None)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob('*') if p.suffix.lower() in SUFFIXES)
+def _images(folder: Path, pattern: str = '*') -> list[Path]:
+    return sorted(p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES)
 
 
 def converted(root: Path) -> dict[str, Path]:
@@ -136,7 +147,7 @@ def converted(root: Path) -> dict[str, Path]:
     layout = find_layout(root)
     if layout is None:
         return {}
-    place = hashlib.blake2b(str(root).encode(), digest_size=8).hexdigest()
+    place = hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()
     state = hashlib.blake2b(digest_size=8)
     for line in _state(root, layout):
         state.update(line.encode('utf-8', 'surrogateescape'))
@@ -199,7 +210,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
                 width, height = _size(path)
                 found = read(label, (width, height)) if label.is_file() or layout.listed else []
             # supervision and the parsers of XML say ValueError or SyntaxError, Pillow says OSError.
-            except (OSError, ValueError, SyntaxError, LookupError) as error:
+            except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
                 faults.append(f'{os.path.relpath(label, root)} of {file}: {type(error).__name__}: {error}')
                 continue
             images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
@@ -232,9 +243,14 @@ def _size(path: Path) -> tuple[int, int]:
     """Return width and height as mmcv loads the image, from its header alone."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(0x0112, 1) in range(5, 9) else (width, height)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such are named later
+            with Image.open(path) as image:
+                width, height = image.size
+                return (height, width) if image.getexif().get(0x0112, 1) in range(5, 9) else (width, height)
+    except Image.DecompressionBombError as error:
+        raise ValueError(error) from None
 
 
 Reader = Callable[[Path, tuple[int, int]], list[tuple[Any, list[float], int]]]

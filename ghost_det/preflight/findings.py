@@ -187,12 +187,12 @@ def found(
         count = len(where)
     if not count:
         return []
-    first = tuple(_printable(place) for place, _ in zip(where, range(SHOWN)))
+    first = tuple(printable(place) for place, _ in zip(where, range(SHOWN)))
     default, why, mend = KINDS[kind]
     return [Finding(kind, severity or default, split, why, first, count, mend)]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text without what a terminal would obey or cannot print: names are others' input."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 

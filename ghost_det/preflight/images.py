@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from . import opened
@@ -34,20 +35,24 @@ def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list
 
     size = max(1, min(BATCH, -(-len(paths) // jobs)))
     batches = [[str(path) for path in paths[n : n + size]] for n in range(0, len(paths), size)]
+    stop = Event()
     with (
         tqdm(total=len(paths), unit=' images', disable=None if progress else True, leave=False) as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        return [
-            facts
-            for batch in pool.map(lambda paths: _open_batch(paths, lambda: bar.update()), batches)
-            for facts in batch
-        ]
+        try:
+            return [
+                facts
+                for batch in pool.map(lambda paths: _open_batch(paths, bar.update, stop), batches)
+                for facts in batch
+            ]
+        finally:
+            stop.set()  # after Ctrl-C, as the pool waits for its threads
 
 
-def _open_batch(paths: list[str], tick: Callable[[], object]) -> list[Facts]:
+def _open_batch(paths: list[str], tick: Callable[[], object], stop: Event) -> list[Facts]:
     facts: list[Facts] = []
-    while len(facts) < len(paths):
+    while len(facts) < len(paths) and not stop.is_set():
         with subprocess.Popen(
             [sys.executable, opened.__file__],
             stdin=subprocess.PIPE,
@@ -61,6 +66,9 @@ def _open_batch(paths: list[str], tick: Callable[[], object]) -> list[Facts]:
             for line in process.stdout:
                 facts.append(json.loads(line))
                 tick()
+                if stop.is_set():
+                    process.kill()
+                    return facts
         if len(facts) < len(paths):  # killed by the next one: a decoder's fault, or memory
             facts.append({'error': f'the decoder died of it (exit code {process.returncode})'})
             tick()

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -43,14 +44,10 @@ def write_mended(report: Report, out: Path) -> list[str]:
     out = out.expanduser().absolute()
     for part in report.parts:
         sources = {part.split.annotations.parent, part.split.images}
-        if part.split.annotations.parents[1] == part.split.images.parent:
+        if part.split.annotations.parent.parent == part.split.images.parent:
             sources.add(part.split.images.parent)
-        for source in sources:
-            inside, around = out.resolve(), source.resolve()
-            if inside.is_relative_to(around) or around.is_relative_to(inside):
-                raise UserError(f'--fix {out}: lies in the data set, or around it ({source}); choose another')
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
+        require_apart(out, sources)
+    require_free(out)
     if not report.parts:
         raise UserError(f'--fix {out}: no annotations could be read, so there is nothing to write')
     lines: list[str] = []
@@ -73,6 +70,33 @@ def write_mended(report: Report, out: Path) -> list[str]:
     except OSError as error:
         raise UserError(f'--fix {out}: cannot be written ({error.strerror or error})') from None
     return lines or ['nothing was to be changed']
+
+
+def require_apart(out: Path, sources: Iterable[Path]) -> None:
+    """Refuse a place for a copy that lies in a folder of the data, or around it.
+
+    Raises:
+        UserError: it does.
+    """
+    for source in sources:
+        inside, around = out.expanduser().resolve(), source.expanduser().resolve()
+        if inside.is_relative_to(around) or around.is_relative_to(inside):
+            raise UserError(f'--fix {out}: lies in the data set, or around it ({source}); choose another')
+
+
+def require_free(out: Path) -> None:
+    """Refuse a place for a copy where there is something already.
+
+    Raises:
+        UserError: there is, or it cannot be looked at.
+    """
+    out = out.expanduser()
+    try:
+        taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
+    except OSError as error:
+        raise UserError(f'--fix {out}: cannot be read ({error.strerror})') from None
+    if taken:
+        raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
 
 
 def _write_split(
@@ -150,7 +174,12 @@ def _images(
             changed['sizes of images corrected'] += 1
         kept.append({**entry, '_index': index})
     changed['entries of another form left out'] += (
-        len(content['images']) - len(table.files) + len(content['annotations']) - len(table.boxes)
+        len(content['images'])
+        - len(table.files)
+        + len(content['annotations'])
+        - len(table.boxes)
+        + len(content['categories'])
+        - len(table.categories)
     )
     return kept, index_of
 

@@ -13,11 +13,13 @@ import sys
 import warnings
 from typing import Any
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 """Larger images are not decoded: one of 100 megapixels takes 300 MB, and a small file can claim any size."""
 MAX_BYTES = 2**30
+FORMATS = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+"""Those that OpenCV, and so mmcv, reads too. Of Pillow's others, EPS is a program that Ghostscript runs."""
 ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, 5 to 8 lie on their side
 
 
@@ -39,7 +41,9 @@ def open_image(path: str) -> dict[str, Any]:
         found['hash'] = hashlib.blake2b(content, digest_size=16).hexdigest()
         if not content:
             return {**found, 'error': 'an empty file'}
-        with Image.open(io.BytesIO(content)) as image:
+        Image.init()
+        known = [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in each Pillow
+        with Image.open(io.BytesIO(content), formats=known) as image:
             found['size'] = image.size
             found['mode'] = 'RGBA' if 'transparency' in image.info else image.mode
             found['orientation'] = int(image.getexif().get(ORIENTATION, 1))
@@ -50,6 +54,8 @@ def open_image(path: str) -> dict[str, Any]:
                 # A JPEG at an eighth is decoded to its end all the same, in a third of the time.
                 image.draft('RGB', (image.size[0] // 8, image.size[1] // 8))
                 image.load()
+    except UnidentifiedImageError:
+        found['error'] = 'no image of a format that mmcv reads'
     except OSError as error:
         found['error'] = str(error.strerror or error).replace(path, '').partition(': <')[0] or 'damaged'
     except Exception as error:  # decoders raise anything on damaged files
