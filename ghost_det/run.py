@@ -18,7 +18,7 @@ from .files import require_folder, require_writable
 from .launch import first_on_host, is_first, join, require_same
 from .preflight.configured import check_configured
 from .report import full_metric, report_test, report_training
-from .saving import remove_interrupted, remove_partial, resume_from, save_safely
+from .saving import began, remove_interrupted, remove_partial, resume_from, save_safely, saved_in
 from .start import fetch_weights, skip_pretrained, starts_whole, use_pretrained
 from .swap import parse_backbone, swap
 
@@ -261,9 +261,17 @@ def train(
     if source is not None:
         content = load_checkpoint(source)
         check_fits(runner.model, content, source, config)
+        runner.resume_at_start(source)
+        if resume == 'auto':
+            runner.began = began(content['meta'])
         runner.logger.info(
             f'--resume: going on from {source}, after {content["meta"]["iter"]} steps and '
             f'{content["meta"]["epoch"]} epochs'
+        )
+    elif resume is None and saved_in(cfg.work_dir):
+        runner.logger.warning(
+            f'{cfg.work_dir} has checkpoints of an earlier training: this one replaces those of the same '
+            'names, and until it has saved its first, --resume would go on from them.'
         )
     elif resume == 'auto':
         runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint yet: starting from the beginning.')

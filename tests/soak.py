@@ -125,7 +125,9 @@ def arm(moment: str, dice: random.Random) -> None:
     elif moment == 'signal':  # all processes of the group get it, loader workers among them
 
         def tell(*args: Any, **kwargs: Any) -> Any:
-            subprocess.run(['kill', '-TERM', f'-{os.getpgid(0)}'], start_new_session=True)
+            # Not by the program kill, of which a version takes -1234 for -1: all processes of all.
+            code = f'import os; os.killpg({os.getpgid(0)}, {int(signal.SIGTERM)})'
+            subprocess.run([sys.executable, '-S', '-c', code], start_new_session=True)
             return zero_grad(*args, **kwargs)
 
         zero_grad = torch.optim.Optimizer.zero_grad
@@ -159,7 +161,8 @@ def state(work_dir: Path) -> dict[str, Any]:
         for key in ('cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id'):
             hub['runtime_info'].pop(key, None)
             content['meta'].pop(key, None)
-        content['meta'].pop('time', None)
+        for key in ('time', 'began'):
+            content['meta'].pop(key, None)
         hub['log_scalars'] = {
             key: (value._log_history.tolist(), value._count_history.tolist())
             for key, value in hub['log_scalars'].items()

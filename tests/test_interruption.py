@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
 from ghost_det import LossGuardHook
 from ghost_det.checkpoint import load_checkpoint
 from ghost_det.data import DetectionData, find_data
-from ghost_det.errors import EXIT_INTERRUPTED, UserError
+from ghost_det.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from ghost_det.evaluation import FullCocoMetric
 from ghost_det.repeatable import NumberedBatches, PatientWorker, SeededImages, Turn, seed_all
 from ghost_det.run import train
 from ghost_det.saving import AtomicBackend, newest_whole
@@ -199,6 +201,45 @@ def test_a_second_signal_ends_at_once(small: tuple[str, DetectionData], tmp_path
     assert newest_whole(str(tmp_path))[0]
 
 
+def tell_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int) -> None:
+    """Send this process SIGTERM at a call of this number."""
+    function = getattr(owner, name)
+
+    def tell(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, soak.on_call(function, number, tell))
+
+
+def test_a_signal_during_an_evaluation_loses_nothing_where_checkpoints_are_rarer(
+    small: tuple[str, DetectionData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {'default_hooks.checkpoint.interval': 2}
+    small_train(small, tmp_path / 'whole', epochs=2, options=options)
+    tell_at(monkeypatch, FullCocoMetric, 'process', 1)
+    with pytest.raises(Interrupted, match='during the evaluation after step 2: saved .*interrupted.pth'):
+        small_train(small, tmp_path / 'told', epochs=2, options=options)
+    meta = load_checkpoint(tmp_path / 'told/interrupted.pth')['meta']
+    assert (meta['iter'], meta['epoch'], meta['place']) == (2, 1, 0)
+    small_train(small, tmp_path / 'told', epochs=2, options=options, resume='auto')
+    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
+
+
+def test_a_loop_of_iterations_goes_on_within_a_later_round_of_its_data(
+    tmp_path: Path, small: tuple[str, DetectionData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = str(soak.make_config(tmp_path, 'iterations')), small[1]
+    options = {'train_dataloader.sampler.type': 'DefaultSampler', 'train_cfg.max_iters': 5}
+    options |= {'train_dataloader.num_workers': 1}
+    small_train(small, tmp_path / 'whole', options=options)
+    tell_at(monkeypatch, BaseModel, 'train_step', 3)
+    with pytest.raises(Interrupted, match='SIGTERM after step 3 of 5'):
+        small_train(small, tmp_path / 'told', options=options)
+    small_train(small, tmp_path / 'told', options=options, resume='auto')
+    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
+
+
 def small_train(small: tuple[str, DetectionData], work_dir: Path, **settings: Any) -> Any:
     config, data = small
     options = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
@@ -318,8 +359,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     assert path.read_bytes() == b'old' and [p.name for p in path.parent.iterdir()] == ['x.pth']
 
 
-def checkpoint_file(path: Path, step: int) -> None:
-    meta = {'iter': step, 'epoch': 1}
+def checkpoint_file(path: Path, step: int, **more: Any) -> None:
+    meta = {'iter': step, 'epoch': 1, **more}
     torch.save({'meta': meta, 'state_dict': {'a': torch.rand(1000)}, 'optimizer': {}}, path)
 
 
@@ -341,6 +382,50 @@ def test_the_newest_whole_checkpoint_is_found_whatever_else_there_is(tmp_path: P
     source, faults = newest_whole(str(tmp_path))
     assert source == str(tmp_path / 'epoch_2.pth')
     assert len(faults) == 3 and any('epoch_4.pth: damaged' in fault for fault in faults)
+
+
+def test_a_training_started_later_is_gone_on_with_though_it_has_fewer_steps(
+    tmp_path: Path,
+) -> None:
+    checkpoint_file(tmp_path / 'epoch_7.pth', 7)
+    checkpoint_file(tmp_path / 'epoch_8.pth', 8, began=1)
+    checkpoint_file(tmp_path / 'epoch_1.pth', 1, began=2)
+    checkpoint_file(tmp_path / 'epoch_2.pth', 2, began=2)
+    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_2.pth')
+
+
+def test_a_training_begins_anew_or_goes_on(
+    small: tuple[str, DetectionData], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def began() -> int:
+        return int(load_checkpoint(tmp_path / 'epoch_1.pth')['meta']['began'])
+
+    small_train(small, tmp_path, epochs=1)
+    first = began()
+    warned = 'checkpoints of an earlier training'
+    assert warned not in ''.join(capfd.readouterr())
+    small_train(small, tmp_path, epochs=1)
+    assert began() > first and warned in ''.join(capfd.readouterr())
+    content = load_checkpoint(tmp_path / 'epoch_1.pth')
+    content['param_schedulers'] = 7
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    with pytest.raises(UserError, match='the state in it is damaged, or of another optimizer or schedule'):
+        small_train(small, tmp_path, epochs=2, resume='auto')
+
+
+@pytest.mark.parametrize(
+    'meta', [{'iter': '5'}, {'iter': -1}, {'epoch': 1.5}, {'place': [1]}, {'seed': 'x'}, {'epoch': None}]
+)
+def test_a_checkpoint_with_odd_numbers_is_damaged(meta: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint_file(tmp_path / 'epoch_3.pth', 3, **meta)
+    source, faults = newest_whole(str(tmp_path))
+    assert source is None and f'damaged: its meta.{next(iter(meta))} is' in faults[0]
+
+
+def test_no_state_of_a_training_is_no_new_beginning(small: tuple[str, DetectionData], tmp_path: Path) -> None:
+    torch.save({'meta': {'iter': 1, 'epoch': 1}, 'state_dict': {}}, tmp_path / 'epoch_1.pth')
+    with pytest.raises(UserError, match='no checkpoint of .* is whole: .* holds weights alone'):
+        small_train(small, tmp_path, resume='auto')
 
 
 def test_no_whole_checkpoint_is_no_new_beginning(small: tuple[str, DetectionData], tmp_path: Path) -> None:
