@@ -69,7 +69,7 @@ class ProgressHook(Hook):
         self._redirect: Any = None
 
     def _open(self, runner: Any, name: str, total: int, done: int = 0) -> None:
-        hidden = not (is_main_process() and sys.stderr.isatty())
+        hidden = not (is_main_process() and sys.stderr and sys.stderr.isatty())  # None where it is closed
         if self._redirect is None and not hidden:  # it forgets which levels the console shows
             self._redirect = logging_redirect_tqdm([runner.logger])
             self._redirect.__enter__()

@@ -33,7 +33,7 @@ class InterruptHook(Hook):
     priority = 'LOWEST'  # after everything else that a step changes
 
     def __init__(self) -> None:
-        self._told = 0
+        self._told = self._rounds = 0
         self._before: dict[int, Any] = {}
 
     def before_train(self, runner: Any) -> None:
@@ -84,6 +84,11 @@ class InterruptHook(Hook):
             f'{runner.work_dir}/{INTERRUPTED}; go on with --resume'
         )
 
+    def before_val_epoch(self, runner: Any) -> None:
+        """Find out in how many rounds all processes can agree: shares of the images may be unequal."""
+        if self._before:
+            self._rounds = min(all_gather_object(len(runner.val_dataloader)))
+
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
@@ -92,7 +97,7 @@ class InterruptHook(Hook):
         Raises:
             Interrupted: the evaluation is left; a resumption makes up for it.
         """
-        if not self._before or not self._agreed():
+        if not self._before or batch_idx >= self._rounds or not self._agreed():
             return
         self.restore()
         for hook in runner.hooks:

@@ -8,6 +8,7 @@ then depends on neither what was drawn before, nor how many workers there are, n
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -111,7 +112,12 @@ class NumberedBatches:
         start, self.start = self.start, 0
         epoch = getattr(self.sampler, 'epoch', self._passes)
         self._passes += 1
-        for place, batch in enumerate(self.batches):
+        batches = iter(self.batches)
+        for place in itertools.count():
+            seed_all(self.seed, epoch, place, 0, 0, 0)  # for samplers that draw from the common generators
+            batch = next(batches, None)
+            if batch is None:
+                return
             if place >= start:
                 key = (self.seed, get_rank(), epoch, place)
                 yield [Turn(index, (*key, number)) for number, index in enumerate(batch)]

@@ -229,7 +229,8 @@ def train(
     Raises:
         UserError: a mistake in the arguments, the config, the data or the checkpoint.
     """
-    cfg = prepare(config, data=data, **settings)
+    with told(config):
+        cfg = prepare(config, data=data, **settings)
     if amp:
         use_amp(cfg)
     if auto_scale_lr:
@@ -280,8 +281,8 @@ def train(
         runner.logger.warning(note)
     with told(config, runner):
         runner.train()
-    remove_interrupted(cfg.work_dir)
-    report_training(runner, config)
+        remove_interrupted(cfg.work_dir)
+        report_training(runner, config)
     return runner
 
 
@@ -319,7 +320,8 @@ def test(
     if settings.get('work_dir') is None:
         # Not the training's own, whose config and pictures would be overwritten.
         settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
-    cfg = prepare(config, data=data, splits=('test',), **settings)
+    with told(config):
+        cfg = prepare(config, data=data, splits=('test',), **settings)
     cfg.load_from = checkpoint
     if out and out.endswith('.pkl'):
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
@@ -338,7 +340,11 @@ def test(
         )
     with told(config, runner):
         figures: dict[str, float] = runner.test()
-    report_test(
-        runner, config, checkpoint, Path(results) if results else None, Path(json_file) if json_file else None
-    )
+        report_test(
+            runner,
+            config,
+            checkpoint,
+            Path(results) if results else None,
+            Path(json_file) if json_file else None,
+        )
     return figures

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
-from ghost_det import LossGuardHook
+from ghost_det import InterruptHook, LossGuardHook, ProgressHook, guards, report
 from ghost_det.checkpoint import load_checkpoint
 from ghost_det.data import DetectionData, find_data
 from ghost_det.errors import EXIT_INTERRUPTED, Interrupted, UserError
@@ -134,6 +135,18 @@ def test_images_are_the_same_from_any_place_and_with_any_number_of_workers(worke
     assert epoch_of(1, seed=6) != whole != epoch_of(2)
 
 
+def test_a_sampler_that_draws_from_the_common_generators_is_repeated_too() -> None:
+    class Drawn(Sampler):
+        def __iter__(self) -> Iterator[int]:
+            return (int(np.random.randint(1000)) for _ in range(10))
+
+    whole = list(NumberedBatches(Drawn(), 4, 5))
+    np.random.rand(3)
+    again = NumberedBatches(Drawn(), 4, 5)
+    again.start = 1
+    assert list(again) == whole[1:] and len(set(sum(whole, []))) > 7
+
+
 def test_a_turn_is_an_index_that_survives_the_way_to_a_worker() -> None:
     turn = pickle.loads(pickle.dumps(Turn(7, (1, 2))))
     assert turn == 7 and turn.key == (1, 2) and [10, 11][Turn(1)] == 11
@@ -224,6 +237,28 @@ def test_a_signal_during_an_evaluation_loses_nothing_where_checkpoints_are_rarer
     assert (meta['iter'], meta['epoch'], meta['place']) == (2, 1, 0)
     small_train(small, tmp_path / 'told', epochs=2, options=options, resume='auto')
     assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
+
+
+def test_processes_with_unequal_shares_of_an_evaluation_agree_in_the_rounds_that_all_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    hook = InterruptHook()
+    hook._before = {signal.SIGTERM: signal.SIG_DFL}
+    monkeypatch.setattr(hook, '_agreed', lambda: asked.append(1))
+    monkeypatch.setattr(guards, 'all_gather_object', lambda number: [number, 2])
+    runner = SimpleNamespace(val_dataloader=range(3))
+    hook.before_val_epoch(runner)
+    for index in range(3):
+        hook.after_val_iter(runner, index)
+    assert len(asked) == 2
+
+
+def test_without_a_stderr_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, 'stderr', None)
+    hook = ProgressHook()
+    hook.before_train(SimpleNamespace(max_iters=2, iter=0))
+    hook.after_train(None)
 
 
 def test_a_loop_of_iterations_goes_on_within_a_later_round_of_its_data(
@@ -357,6 +392,18 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     with pytest.raises(UserError, match='no space left on the disk for .*x.pth'):
         AtomicBackend().put(b'new', path)
     assert path.read_bytes() == b'old' and [p.name for p in path.parent.iterdir()] == ['x.pth']
+
+
+def test_a_disk_that_is_full_when_the_pictures_are_drawn_is_told(
+    small: tuple[str, DetectionData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(report, 'draw_curves', full)
+    with pytest.raises(UserError, match='no space left on the disk for .*--resume'):
+        small_train(small, tmp_path, epochs=1)
+    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_1.pth')
 
 
 def checkpoint_file(path: Path, step: int, **more: Any) -> None:
