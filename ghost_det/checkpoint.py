@@ -159,7 +159,7 @@ def _weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **sett
     """
     try:
         with torch.serialization.safe_globals(_PLAIN_DATA):
-            return read(*arguments, **settings, weights_only=True)
+            content = read(*arguments, **settings, weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
         if unsafe is None:
@@ -172,6 +172,9 @@ def _weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **sett
         raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
     except Exception:  # torch raises nearly anything over bytes that are no checkpoint
         raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
+    if isinstance(content, dict) and isinstance(content.get('meta'), dict):
+        content['meta'].pop('config', None)  # the text of a config, which mmengine would run on resuming
+    return content
 
 
 def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .errors import UserError
 from .faults import name_images
 from .models.sync_norm import synchronise_on_cpu
 from .repeatable import LOOP_TYPES, PatientWorker
@@ -68,7 +69,7 @@ class ProgressHook(Hook):
         self._redirect: Any = None
 
     def _open(self, runner: Any, name: str, total: int, done: int = 0) -> None:
-        hidden = not (is_main_process() and sys.stderr.isatty())
+        hidden = not (is_main_process() and sys.stderr and sys.stderr.isatty())  # None where it is closed
         if self._redirect is None and not hidden:  # it forgets which levels the console shows
             self._redirect = logging_redirect_tqdm([runner.logger])
             self._redirect.__enter__()
@@ -159,6 +160,9 @@ class ConsoleRunner(Runner):
     """mmengine's runner with a quiet console: what a person at the terminal has no use for is not shown.
 
     The log file still has all of it: environment, config, hooks, and mmengine's advice to its own callers.
+
+    Attributes:
+        began: when the training was started, in nanoseconds; of a resumed one, when it was first.
     """
 
     LISTINGS = (
@@ -171,6 +175,31 @@ class ConsoleRunner(Runner):
         'paramwise_options',
         'Distributed training',
     )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.began = time.time_ns()
+
+    def resume_at_start(self, checkpoint: str) -> None:
+        """Have the training go on from a checkpoint, of which the config written beside it says nothing."""
+        self._load_from, self._resume = checkpoint, True
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: its parts are not what this training's would be.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:  # over any part of it that is of another kind
+            raise UserError(
+                f'--resume: {filename}: the state in it is damaged, or of another optimizer or schedule '
+                f'({" ".join(f"{type(error).__name__}: {error}".split())[:200]}); to start from its weights '
+                f'alone: --cfg-options load_from={filename}'
+            ) from error
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Build the logger; its console handler leaves the listings out."""

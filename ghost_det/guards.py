@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import signal
 import statistics
-import sys
 from collections import deque
 from types import FrameType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 
 from .errors import Interrupted, UserError
 from .saving import ADVICE, INTERRUPTED
@@ -25,14 +26,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class InterruptHook(Hook):
     """Saves the training's state and ends it at SIGTERM or SIGINT; a second signal ends it at once.
 
-    All processes of a run stop after the same step, whichever was told first. While an evaluation runs there
-    is nothing to save but what the last checkpoint has.
+    All processes of a run stop after the same step, whichever was told first. An evaluation is left at once,
+    and the state before it saved.
     """
 
     priority = 'LOWEST'  # after everything else that a step changes
 
     def __init__(self) -> None:
-        self._told = 0
+        self._told = self._rounds = 0
         self._before: dict[int, Any] = {}
 
     def before_train(self, runner: Any) -> None:
@@ -48,7 +49,9 @@ class InterruptHook(Hook):
             self.restore()
             signal.raise_signal(number)
         self._told = number
-        print(f'{signal.Signals(number).name}: stopping after this step', file=sys.stderr, flush=True)
+        # Not print, which fails where the signal has come in the midst of another one.
+        with contextlib.suppress(OSError):
+            os.write(2, f'{signal.Signals(number).name}: stopping after this step\n'.encode())
 
     def restore(self) -> None:
         """Let signals do what they did before."""
@@ -81,6 +84,11 @@ class InterruptHook(Hook):
             f'{runner.work_dir}/{INTERRUPTED}; go on with --resume'
         )
 
+    def before_val_epoch(self, runner: Any) -> None:
+        """Find out in how many rounds all processes can agree: shares of the images may be unequal."""
+        if self._before:
+            self._rounds = min(all_gather_object(len(runner.val_dataloader)))
+
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
@@ -89,12 +97,18 @@ class InterruptHook(Hook):
         Raises:
             Interrupted: the evaluation is left; a resumption makes up for it.
         """
-        if self._before and self._agreed():
-            self.restore()
-            raise Interrupted(
-                f'{signal.Signals(self._told).name} during the evaluation after step {runner.iter}: '
-                'go on with --resume from the last checkpoint'
-            )
+        if not self._before or batch_idx >= self._rounds or not self._agreed():
+            return
+        self.restore()
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):  # it has put the averages in the weights' place
+                hook.after_val_epoch(runner)
+        done = dict(epoch=runner.epoch, iter=runner.iter)
+        runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=done)
+        raise Interrupted(
+            f'{signal.Signals(self._told).name} during the evaluation after step {runner.iter}: saved '
+            f'{runner.work_dir}/{INTERRUPTED}; go on with --resume'
+        )
 
     def after_train(self, runner: Any) -> None:
         """Let signals do what they did before."""

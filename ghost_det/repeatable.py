@@ -8,6 +8,7 @@ then depends on neither what was drawn before, nor how many workers there are, n
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from mmdet.registry import DATA_SAMPLERS, HOOKS, LOOPS
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import BatchSampler
 
 
@@ -110,7 +112,12 @@ class NumberedBatches:
         start, self.start = self.start, 0
         epoch = getattr(self.sampler, 'epoch', self._passes)
         self._passes += 1
-        for place, batch in enumerate(self.batches):
+        batches = iter(self.batches)
+        for place in itertools.count():
+            seed_all(self.seed, epoch, place, 0, 0, 0)  # for samplers that draw from the common generators
+            batch = next(batches, None)
+            if batch is None:
+                return
             if place >= start:
                 key = (self.seed, get_rank(), epoch, place)
                 yield [Turn(index, (*key, number)) for number, index in enumerate(batch)]
@@ -180,31 +187,42 @@ class RepeatableIterLoop(_Numbered, IterBasedTrainLoop):
             settings = {**self._settings, 'dataset': self.dataloader.dataset}
             varied = self.runner._randomness_cfg.get('diff_rank_seed', False)
             self.dataloader = self.runner.build_dataloader(settings, self.runner.seed, varied)
-            batches = self.dataloader.batch_sampler
-            iterator = type(self.dataloader_iterator)(self.dataloader)
-            batches.start = self._iter
-            if hasattr(batches.sampler, 'epoch'):  # it comes to an end and starts again
-                iterator._epoch, batches.start = divmod(self._iter, len(batches))
-                batches.sampler.set_epoch(iterator._epoch)
-            self.dataloader_iterator: Any = _GoneThrough(iterator, self._iter)
+            self.dataloader_iterator: Any = _GoneThrough(self._iterate_from, self._iter)
         return super().run()
+
+    def _iterate_from(self, step: int) -> Any:
+        """Return mmengine's iterator over the batches from a step on."""
+        batches = self.dataloader.batch_sampler
+        epoch, batches.start = 0, step
+        if hasattr(batches.sampler, 'epoch'):  # it comes to an end and starts again
+            epoch, batches.start = divmod(step, len(batches))
+            batches.sampler.set_epoch(epoch)
+        iterator = _InfiniteDataloaderIterator(self.dataloader)
+        iterator._epoch = epoch
+        return iterator
 
 
 class _GoneThrough:
-    """Gives nothing for the steps done, which mmengine goes through first; then the batches after them."""
+    """Gives nothing for the steps done, which mmengine goes through first; then the batches after them.
 
-    def __init__(self, iterator: Any, steps: int) -> None:
-        self.iterator = iterator
-        self.steps = steps
+    Their iterator is made last, as hooks have the sampler begin again, and loaders work ahead.
+    """
+
+    def __init__(self, iterate_from: Callable[[int], Any], steps: int) -> None:
+        self._iterate_from = iterate_from
+        self._steps = self._left = steps
+        self._iterator: Any = None
 
     def skip_iter(self, steps: int) -> None:
-        self.steps -= steps
+        self._left -= steps
 
     def __next__(self) -> Any:
-        if self.steps > 0:
-            self.steps -= 1
+        if self._left > 0:
+            self._left -= 1
             return None
-        return next(self.iterator)
+        if self._iterator is None:
+            self._iterator = self._iterate_from(self._steps)
+        return next(self._iterator)
 
 
 LOOP_TYPES = {'EpochBasedTrainLoop': RepeatableEpochLoop, 'IterBasedTrainLoop': RepeatableIterLoop}
@@ -237,6 +255,7 @@ class RepeatableHook(Hook):
         within = meta['epoch'] == loop.epoch and isinstance(loop, RepeatableEpochLoop)
         meta['place'] = loop.place + step - loop.iter if within else 0
         meta['batches'] = len(loop.dataloader)
+        meta['began'] = getattr(runner, 'began', 0)
         meta['sizes'] = [module._input_size for module in _resizers(runner.model)]
         every = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if step % every and 'optimizer' in checkpoint:

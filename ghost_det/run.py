@@ -18,7 +18,7 @@ from .files import require_folder, require_writable
 from .launch import first_on_host, is_first, join, require_same
 from .preflight.configured import check_configured
 from .report import full_metric, report_test, report_training
-from .saving import remove_interrupted, remove_partial, resume_from, save_safely
+from .saving import began, remove_interrupted, remove_partial, resume_from, save_safely, saved_in
 from .start import fetch_weights, skip_pretrained, starts_whole, use_pretrained
 from .swap import parse_backbone, swap
 
@@ -229,7 +229,8 @@ def train(
     Raises:
         UserError: a mistake in the arguments, the config, the data or the checkpoint.
     """
-    cfg = prepare(config, data=data, **settings)
+    with told(config):
+        cfg = prepare(config, data=data, **settings)
     if amp:
         use_amp(cfg)
     if auto_scale_lr:
@@ -261,9 +262,17 @@ def train(
     if source is not None:
         content = load_checkpoint(source)
         check_fits(runner.model, content, source, config)
+        runner.resume_at_start(source)
+        if resume == 'auto':
+            runner.began = began(content['meta'])
         runner.logger.info(
             f'--resume: going on from {source}, after {content["meta"]["iter"]} steps and '
             f'{content["meta"]["epoch"]} epochs'
+        )
+    elif resume is None and saved_in(cfg.work_dir):
+        runner.logger.warning(
+            f'{cfg.work_dir} has checkpoints of an earlier training: this one replaces those of the same '
+            'names, and until it has saved its first, --resume would go on from them.'
         )
     elif resume == 'auto':
         runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint yet: starting from the beginning.')
@@ -272,8 +281,8 @@ def train(
         runner.logger.warning(note)
     with told(config, runner):
         runner.train()
-    remove_interrupted(cfg.work_dir)
-    report_training(runner, config)
+        remove_interrupted(cfg.work_dir)
+        report_training(runner, config)
     return runner
 
 
@@ -311,7 +320,8 @@ def test(
     if settings.get('work_dir') is None:
         # Not the training's own, whose config and pictures would be overwritten.
         settings['work_dir'] = str(Path(load_config(config).get('work_dir') or _work_dir(config)) / 'test')
-    cfg = prepare(config, data=data, splits=('test',), **settings)
+    with told(config):
+        cfg = prepare(config, data=data, splits=('test',), **settings)
     cfg.load_from = checkpoint
     if out and out.endswith('.pkl'):
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
@@ -330,7 +340,11 @@ def test(
         )
     with told(config, runner):
         figures: dict[str, float] = runner.test()
-    report_test(
-        runner, config, checkpoint, Path(results) if results else None, Path(json_file) if json_file else None
-    )
+        report_test(
+            runner,
+            config,
+            checkpoint,
+            Path(results) if results else None,
+            Path(json_file) if json_file else None,
+        )
     return figures

@@ -172,34 +172,60 @@ def remove_partial(work_dir: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def saved_in(work_dir: str) -> list[Path]:
+    """Return the checkpoints of a work folder that a training may go on from."""
+    return [path for name in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED) for path in Path(work_dir).glob(name)]
+
+
 def newest_whole(work_dir: str) -> tuple[str | None, list[str]]:
-    """Find the checkpoint to go on from: that of the most steps, of those that are whole.
+    """Find the checkpoint to go on from: of those that are whole, that of the last start, and the most steps.
 
     Args:
         work_dir: folder of a training.
 
     Returns:
-        Its path, and a line on each damaged one that was newer.
+        Its path, and a line on each that cannot be used.
     """
-    paths = [
-        path for name in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED) for path in Path(work_dir).glob(name)
-    ]
     faults = []
-    found: list[tuple[int, str]] = []
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+    found: list[tuple[int, int, str]] = []
+    for path in sorted(saved_in(work_dir), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            content = load_checkpoint(path)
+            meta = _state(path)
         except UserError as error:
             faults.append(str(error))
             continue
-        meta = content.get('meta', {})
-        if 'optimizer' in content and isinstance(meta.get('iter'), int):
-            found.append((meta['iter'], str(path)))
-    return max(found)[1] if found else None, faults
+        found.append((began(meta), meta['iter'], str(path)))
+    return max(found)[2] if found else None, faults
+
+
+def began(meta: dict[str, Any]) -> int:
+    """Return when the training of a checkpoint was started, in nanoseconds; 0 where it does not say."""
+    found = meta.get('began')
+    return found if isinstance(found, int) else 0
+
+
+def _state(path: str | Path) -> dict[str, Any]:
+    """Return what the checkpoint of a training says of its place.
+
+    Raises:
+        UserError: the file is damaged, or holds no state of a training.
+    """
+    content = load_checkpoint(path)
+    meta = content.get('meta')
+    if not isinstance(meta, dict) or 'optimizer' not in content:
+        raise UserError(
+            f'{path} holds weights alone, not the state of a training; '
+            f'to start from them: --cfg-options load_from={path}'
+        )
+    for key, default in {'iter': None, 'epoch': None, 'place': 0, 'seed': 0}.items():
+        number = meta.get(key, default)
+        if not isinstance(number, int) or not 0 <= number < 2**63:
+            raise UserError(f'{path}: damaged: its meta.{key} is {str(number)[:40]}, a number is wanted')
+    return meta
 
 
 def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
-    """Set what a config resumes from, with the random seed of that training.
+    """Find what a training resumes from, and set its random seed.
 
     Returns:
         The checkpoint, if there is one, and a line on each newer one that is damaged.
@@ -219,16 +245,7 @@ def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
                 'Remove them, or leave --resume out, to start from the beginning'
             )
         return None, []
-    content = load_checkpoint(source)  # before the set-up of everything else
-    meta = content.get('meta')
-    counted = isinstance(meta, dict) and all(type(meta.get(key)) is int for key in ('iter', 'epoch'))
-    if not counted or 'optimizer' not in content:
-        raise UserError(
-            f'--resume: {source} holds weights alone, not the state of a training; '
-            f'to start from them: --cfg-options load_from={source}'
-        )
-    seed = content['meta'].get('seed')
+    seed = _state(source).get('seed')  # before the set-up of everything else
     if seed is not None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    cfg.resume, cfg.load_from = True, source
     return source, damaged

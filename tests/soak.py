@@ -161,7 +161,8 @@ def state(work_dir: Path) -> dict[str, Any]:
         for key in ('cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id'):
             hub['runtime_info'].pop(key, None)
             content['meta'].pop(key, None)
-        content['meta'].pop('time', None)
+        for key in ('time', 'began'):
+            content['meta'].pop(key, None)
         hub['log_scalars'] = {
             key: (value._log_history.tolist(), value._count_history.tolist())
             for key, value in hub['log_scalars'].items()

@@ -14,17 +14,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
-from ghost_det import LossGuardHook
+from ghost_det import InterruptHook, LossGuardHook, ProgressHook, guards, report
 from ghost_det.checkpoint import load_checkpoint
 from ghost_det.data import DetectionData, find_data
-from ghost_det.errors import EXIT_INTERRUPTED, UserError
+from ghost_det.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from ghost_det.evaluation import FullCocoMetric
 from ghost_det.repeatable import NumberedBatches, PatientWorker, SeededImages, Turn, seed_all
 from ghost_det.run import train
 from ghost_det.saving import AtomicBackend, newest_whole
@@ -132,6 +135,18 @@ def test_images_are_the_same_from_any_place_and_with_any_number_of_workers(worke
     assert epoch_of(1, seed=6) != whole != epoch_of(2)
 
 
+def test_a_sampler_that_draws_from_the_common_generators_is_repeated_too() -> None:
+    class Drawn(Sampler):
+        def __iter__(self) -> Iterator[int]:
+            return (int(np.random.randint(1000)) for _ in range(10))
+
+    whole = list(NumberedBatches(Drawn(), 4, 5))
+    np.random.rand(3)
+    again = NumberedBatches(Drawn(), 4, 5)
+    again.start = 1
+    assert list(again) == whole[1:] and len(set(sum(whole, []))) > 7
+
+
 def test_a_turn_is_an_index_that_survives_the_way_to_a_worker() -> None:
     turn = pickle.loads(pickle.dumps(Turn(7, (1, 2))))
     assert turn == 7 and turn.key == (1, 2) and [10, 11][Turn(1)] == 11
@@ -197,6 +212,67 @@ def test_a_second_signal_ends_at_once(small: tuple[str, DetectionData], tmp_path
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
     assert newest_whole(str(tmp_path))[0]
+
+
+def tell_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int) -> None:
+    """Send this process SIGTERM at a call of this number."""
+    function = getattr(owner, name)
+
+    def tell(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, soak.on_call(function, number, tell))
+
+
+def test_a_signal_during_an_evaluation_loses_nothing_where_checkpoints_are_rarer(
+    small: tuple[str, DetectionData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {'default_hooks.checkpoint.interval': 2}
+    small_train(small, tmp_path / 'whole', epochs=2, options=options)
+    tell_at(monkeypatch, FullCocoMetric, 'process', 1)
+    with pytest.raises(Interrupted, match='during the evaluation after step 2: saved .*interrupted.pth'):
+        small_train(small, tmp_path / 'told', epochs=2, options=options)
+    meta = load_checkpoint(tmp_path / 'told/interrupted.pth')['meta']
+    assert (meta['iter'], meta['epoch'], meta['place']) == (2, 1, 0)
+    small_train(small, tmp_path / 'told', epochs=2, options=options, resume='auto')
+    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
+
+
+def test_processes_with_unequal_shares_of_an_evaluation_agree_in_the_rounds_that_all_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    hook = InterruptHook()
+    hook._before = {signal.SIGTERM: signal.SIG_DFL}
+    monkeypatch.setattr(hook, '_agreed', lambda: asked.append(1))
+    monkeypatch.setattr(guards, 'all_gather_object', lambda number: [number, 2])
+    runner = SimpleNamespace(val_dataloader=range(3))
+    hook.before_val_epoch(runner)
+    for index in range(3):
+        hook.after_val_iter(runner, index)
+    assert len(asked) == 2
+
+
+def test_without_a_stderr_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, 'stderr', None)
+    hook = ProgressHook()
+    hook.before_train(SimpleNamespace(max_iters=2, iter=0))
+    hook.after_train(None)
+
+
+def test_a_loop_of_iterations_goes_on_within_a_later_round_of_its_data(
+    tmp_path: Path, small: tuple[str, DetectionData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = str(soak.make_config(tmp_path, 'iterations')), small[1]
+    options = {'train_dataloader.sampler.type': 'DefaultSampler', 'train_cfg.max_iters': 5}
+    options |= {'train_dataloader.num_workers': 1}
+    small_train(small, tmp_path / 'whole', options=options)
+    tell_at(monkeypatch, BaseModel, 'train_step', 3)
+    with pytest.raises(Interrupted, match='SIGTERM after step 3 of 5'):
+        small_train(small, tmp_path / 'told', options=options)
+    small_train(small, tmp_path / 'told', options=options, resume='auto')
+    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
 
 
 def small_train(small: tuple[str, DetectionData], work_dir: Path, **settings: Any) -> Any:
@@ -318,8 +394,20 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     assert path.read_bytes() == b'old' and [p.name for p in path.parent.iterdir()] == ['x.pth']
 
 
-def checkpoint_file(path: Path, step: int) -> None:
-    meta = {'iter': step, 'epoch': 1}
+def test_a_disk_that_is_full_when_the_pictures_are_drawn_is_told(
+    small: tuple[str, DetectionData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(report, 'draw_curves', full)
+    with pytest.raises(UserError, match='no space left on the disk for .*--resume'):
+        small_train(small, tmp_path, epochs=1)
+    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_1.pth')
+
+
+def checkpoint_file(path: Path, step: int, **more: Any) -> None:
+    meta = {'iter': step, 'epoch': 1, **more}
     torch.save({'meta': meta, 'state_dict': {'a': torch.rand(1000)}, 'optimizer': {}}, path)
 
 
@@ -341,6 +429,50 @@ def test_the_newest_whole_checkpoint_is_found_whatever_else_there_is(tmp_path: P
     source, faults = newest_whole(str(tmp_path))
     assert source == str(tmp_path / 'epoch_2.pth')
     assert len(faults) == 3 and any('epoch_4.pth: damaged' in fault for fault in faults)
+
+
+def test_a_training_started_later_is_gone_on_with_though_it_has_fewer_steps(
+    tmp_path: Path,
+) -> None:
+    checkpoint_file(tmp_path / 'epoch_7.pth', 7)
+    checkpoint_file(tmp_path / 'epoch_8.pth', 8, began=1)
+    checkpoint_file(tmp_path / 'epoch_1.pth', 1, began=2)
+    checkpoint_file(tmp_path / 'epoch_2.pth', 2, began=2)
+    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_2.pth')
+
+
+def test_a_training_begins_anew_or_goes_on(
+    small: tuple[str, DetectionData], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def began() -> int:
+        return int(load_checkpoint(tmp_path / 'epoch_1.pth')['meta']['began'])
+
+    small_train(small, tmp_path, epochs=1)
+    first = began()
+    warned = 'checkpoints of an earlier training'
+    assert warned not in ''.join(capfd.readouterr())
+    small_train(small, tmp_path, epochs=1)
+    assert began() > first and warned in ''.join(capfd.readouterr())
+    content = load_checkpoint(tmp_path / 'epoch_1.pth')
+    content['param_schedulers'] = 7
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    with pytest.raises(UserError, match='the state in it is damaged, or of another optimizer or schedule'):
+        small_train(small, tmp_path, epochs=2, resume='auto')
+
+
+@pytest.mark.parametrize(
+    'meta', [{'iter': '5'}, {'iter': -1}, {'epoch': 1.5}, {'place': [1]}, {'seed': 'x'}, {'epoch': None}]
+)
+def test_a_checkpoint_with_odd_numbers_is_damaged(meta: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint_file(tmp_path / 'epoch_3.pth', 3, **meta)
+    source, faults = newest_whole(str(tmp_path))
+    assert source is None and f'damaged: its meta.{next(iter(meta))} is' in faults[0]
+
+
+def test_no_state_of_a_training_is_no_new_beginning(small: tuple[str, DetectionData], tmp_path: Path) -> None:
+    torch.save({'meta': {'iter': 1, 'epoch': 1}, 'state_dict': {}}, tmp_path / 'epoch_1.pth')
+    with pytest.raises(UserError, match='no checkpoint of .* is whole: .* holds weights alone'):
+        small_train(small, tmp_path, resume='auto')
 
 
 def test_no_whole_checkpoint_is_no_new_beginning(small: tuple[str, DetectionData], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as checkpoints
 
 import ghost_det
-from ghost_det.checkpoint import load_safely
+from ghost_det.checkpoint import load_checkpoint, load_safely
 from ghost_det.config import load_config
 from ghost_det.errors import UserError
 
@@ -122,6 +122,14 @@ def test_a_checkpoint_is_never_executed(
 def test_the_canary_sings_where_pickles_are_run(canary: Path) -> None:
     torch.load(canary, weights_only=False)
     assert (canary.parent / 'executed').is_dir()
+
+
+def test_a_config_within_a_checkpoint_does_not_reach_mmengine(tmp_path: Path) -> None:
+    """When it resumes, it runs the text in ``meta['config']``."""
+    load_safely()
+    torch.save({'meta': {'config': 'import os', 'iter': 1}, 'state_dict': {}}, tmp_path / 'old.pth')
+    for read in (CheckpointLoader.load_checkpoint, load_checkpoint):
+        assert read(str(tmp_path / 'old.pth'))['meta'] == {'iter': 1}
 
 
 def test_from_python(canary: Path) -> None:
