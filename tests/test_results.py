@@ -178,6 +178,15 @@ def test_odd_options_are_refused_and_a_link_is_followed(files: tuple[Path, Path]
     assert link.is_symlink() and target.read_text() == '[]'
 
 
+@pytest.mark.parametrize('flag', ['no', '1', None, 2])
+def test_annotations_with_a_wrong_flag_are_named(flag: Any, files: tuple[Path, Path]) -> None:
+    content = json.loads(files[1].read_text())
+    content['annotations'][3]['iscrowd'] = flag
+    files[1].write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'annotations\[3\] has iscrowd .*; 0 or 1'):
+        list(evaluate_saved(*files))
+
+
 def test_where_nothing_can_be_written_it_is_said_first(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match='--json .*: a file is wanted, this is a folder'):
         next(iter(evaluate_saved(*files, json_file=tmp_path)))
