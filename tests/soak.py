@@ -265,7 +265,7 @@ def soak(
         faults += [f'{name}{fault}' for fault in found[:10]]
         report['trainings that ended to the bit as the whole one'] += not found
         report['steps done twice'] += steps_done(folder / name) - STEPS_AN_EPOCH * EPOCHS
-        print(f'{report["kills"]} kills, {len(faults)} differences', file=sys.stderr, flush=True)
+        print(f'{dict(report)}, {len(faults)} differences', file=sys.stderr, flush=True)
     return {**{key: count for key, count in report.items() if count}, 'differences': faults}
 
 
