@@ -133,19 +133,25 @@ class _Numbered:
     dataloader: Any
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **kwargs: Any) -> None:
+        self._settings: dict[str, Any] = {}
         if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
-            dataloader = dict(dataloader)
-            dataloader['batch_sampler'] = dict(
+            self._settings = dict(dataloader)
+            self._settings['batch_sampler'] = dict(
                 type='NumberedBatches',
-                batches=dataloader.pop('batch_sampler', None),
+                batches=self._settings.pop('batch_sampler', None),
                 seed=runner.seed,
-                drop_last=dataloader.pop('drop_last', False),
+                drop_last=self._settings.pop('drop_last', False),
             )
+            dataloader = self._build(runner)  # before loops that start its workers at once
         super().__init__(runner, dataloader, *args, **kwargs)  # type: ignore[call-arg]
-        self._settings = dataloader
-        dataset = self.dataloader.dataset
-        if self.is_numbered() and not hasattr(dataset, '__getitems__'):
-            dataset.__getitems__ = SeededImages(dataset)
+
+    def _build(self, runner: Any, **changed: Any) -> Any:
+        """Return a loader whose images are seeded."""
+        varied = runner._randomness_cfg.get('diff_rank_seed', False)
+        loader = runner.build_dataloader({**self._settings, **changed}, runner.seed, varied)
+        if not hasattr(loader.dataset, '__getitems__'):
+            loader.dataset.__getitems__ = SeededImages(loader.dataset)
+        return loader
 
     def is_numbered(self) -> bool:
         """Tell whether the place in the data is known, as it is with samplers that mmengine built."""
@@ -184,9 +190,7 @@ class RepeatableIterLoop(_Numbered, IterBasedTrainLoop):
         """Run what is left of the training."""
         if self._iter and self.is_numbered():
             # Anew, as loaders that work ahead have taken from this one's sampler.
-            settings = {**self._settings, 'dataset': self.dataloader.dataset}
-            varied = self.runner._randomness_cfg.get('diff_rank_seed', False)
-            self.dataloader = self.runner.build_dataloader(settings, self.runner.seed, varied)
+            self.dataloader = self._build(self.runner, dataset=self.dataloader.dataset)
             self.dataloader_iterator: Any = _GoneThrough(self._iterate_from, self._iter)
         return super().run()
 
