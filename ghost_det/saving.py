@@ -136,16 +136,16 @@ class KeepingCheckpointHook(CheckpointHook):
         runner.message_hub.update_info(self.REMOVED, [])
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        with self._remove_later(runner):
+        with self._remove_later():
             super()._save_checkpoint_with_step(runner, step, meta)
         remove_interrupted(runner.work_dir)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
-        with self._remove_later(runner):
+        with self._remove_later():
             super()._save_best_checkpoint(runner, metrics)
 
     @contextlib.contextmanager
-    def _remove_later(self, runner: Any) -> Iterator[None]:
+    def _remove_later(self) -> Iterator[None]:
         backend: Any = self.file_backend
         if isinstance(backend, _Later):  # saving the best saves the last once more
             yield
