@@ -93,22 +93,18 @@ class OpenVinoModel:
 
         self._path, self._device, self._threads = path, device, threads
         self._core = openvino.Core()
-        if device.partition('.')[0] not in [*self._core.available_devices, 'AUTO']:
-            raise UserError(
-                f'device {device}: OpenVINO has {", ".join(self._core.available_devices)} and AUTO here'
-            )
+        here = [*self._core.available_devices, 'AUTO']
+        if device not in here and device not in {name.partition('.')[0] for name in here}:
+            raise UserError(f'device {device}: OpenVINO has {", ".join(here)} here')
         try:
             self._model = self._core.read_model(path)
         except Exception as error:  # RuntimeError, and what its bindings make of others
-            raise _unreadable(path, error) from None
+            raise unusable(path, error) from None
         # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
         place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
         self.metadata = _metadata(None if place is None else str(self._model.get_rt_info(place).value), path)
-        self._outputs: dict[str, Any] = {
-            name: output for output in self._model.outputs for name in output.names
-        }
         images = [(sorted(each.names), each.element_type.to_string()) for each in self._model.inputs]
-        _check_ports(images, [name for name in OUTPUTS if name in self._outputs], path)
+        _check_ports(images, [name for each in self._model.outputs for name in each.names], path)
 
     def engine(self, batch: int, streams: int | None) -> Engine:
         """See `Model`."""
@@ -131,7 +127,7 @@ class OpenVinoModel:
             for _ in range(count):
                 requests.put(compiled.create_infer_request())
         except Exception as error:
-            raise _unreadable(self._path, error) from None
+            raise unusable(self._path, error) from None
 
         def run(canvases: Image) -> Raw:
             missing = batch - len(canvases)
@@ -159,8 +155,7 @@ class OnnxModel:
         session = self._session(self._threads)
         self.metadata = _metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
         images = [([each.name], each.type) for each in session.get_inputs()]
-        outputs = [each.name for each in session.get_outputs()]
-        _check_ports(images, [name for name in OUTPUTS if name in outputs], path)
+        _check_ports(images, [each.name for each in session.get_outputs()], path)
         self._first: Any = session
 
     def _session(self, threads: int) -> Any:
@@ -173,7 +168,7 @@ class OnnxModel:
         try:
             return onnxruntime.InferenceSession(str(self._path), options, ['CPUExecutionProvider'])
         except Exception as error:  # its own exceptions have no common class
-            raise _unreadable(self._path, error) from None
+            raise unusable(self._path, error) from None
 
     def engine(self, batch: int, streams: int | None) -> Engine:
         """See `Model`; any batch is taken."""
@@ -198,17 +193,15 @@ def _metadata(text: str | None, path: Path) -> Metadata:
 
 def _check_ports(inputs: list[tuple[list[str], str]], outputs: list[str], path: Path) -> None:
     named = len(inputs) == 1 and INPUT in inputs[0][0] and inputs[0][1] in ('u8', 'uint8_t', 'tensor(uint8)')
-    if not named or len(outputs) != len(OUTPUTS):
+    if not named or not set(OUTPUTS) <= set(outputs):
         raise UserError(
             f"{path}: a graph from '{INPUT}' of uint8 to {', '.join(OUTPUTS)} is wanted, found inputs "
-            f'{str(inputs)[:100]} and of the outputs {", ".join(outputs) or "none"}: export it again with '
-            'tools/export.py'
+            f'{str(inputs)[:100]} and outputs {str(outputs)[:100]}: export it again with tools/export.py'
         )
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def unusable(path: Path, error: Exception) -> UserError:
+    """Return the error of an engine as the fault of the file that it is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
-    return UserError(
-        f'{path}: cannot be run as a detector: {why[:200]}; export it again with tools/export.py'
-    )
+    return UserError(f'{path}: cannot be run: {why[:200]}; export it again with tools/export.py')

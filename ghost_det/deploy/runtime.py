@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .backends import Engine, open_model
-from .letterbox import Image, letterbox, to_image
+from .backends import Engine, open_model, unusable
+from .letterbox import Image, Placement, letterbox, to_image
 from .parallel import ordered
 
 
@@ -88,7 +88,8 @@ class Detector:
                 raise UserError(f'{name} {number}: a number from 1 up is wanted')
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise UserError(f'score_threshold {score_threshold}: a number from 0 to 1 is wanted')
-        self._model = open_model(Path(path), device, threads)
+        self._path = Path(path)
+        self._model = open_model(self._path, device, threads)
         self.metadata = self._model.metadata
         self.classes = self.metadata.classes
         self._least = self.metadata.score_threshold if score_threshold is None else score_threshold
@@ -142,19 +143,22 @@ class Detector:
         for image in images:
             _check_image(image)
         canvases, places = letterbox(images, self.metadata)
+        try:
+            raw = engine.run(canvases)
+        except Exception as error:  # a graph that does not keep to its metadata
+            raise unusable(self._path, error) from None
         return [
-            self._detections(boxes, scores, labels, at)
-            for boxes, scores, labels, at in zip(*engine.run(canvases), places)
+            self._detections(boxes, scores, labels, at) for boxes, scores, labels, at in zip(*raw, places)
         ]
 
     def _detections(
-        self, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Any
+        self, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement
     ) -> Detections:
         # Rows without a detection have the label -1.
         kept = (labels >= 0) & (scores >= self._least) & np.isfinite(boxes).all(axis=1)
         if kept.any() and labels[kept].max() >= len(self.classes):
             raise UserError(
-                f'{self.metadata.name}: the graph gives the label {labels[kept].max()}, and its metadata name '
+                f'{self._path}: the graph gives the label {labels[kept].max()}, and its metadata name '
                 f'{len(self.classes)} classes: export it again with tools/export.py'
             )
         return Detections(
@@ -164,7 +168,10 @@ class Detector:
 
 def _check_image(image: Any) -> None:
     """Stop at what is no image."""
-    shape = getattr(image, 'shape', ())
-    if getattr(image, 'dtype', None) != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        found = f'{image.dtype} {shape}' if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f'an image is an array of uint8 [height, width, 3] in BGR, found {found}')
+    if not isinstance(image, np.ndarray):
+        found = type(image).__name__
+    elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return
+    else:
+        found = f'{image.dtype} {image.shape}'
+    raise UserError(f'an image is an array of uint8 [height, width, 3] in BGR, found {found}')
