@@ -31,6 +31,17 @@ def positive(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """Read a number from 0 to 1, as argparse's ``type``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r}: a number from 0 to 1 is wanted')
+    return number
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what train and test both take: work folder, data, launcher, config options."""
     from mmengine.config import DictAction

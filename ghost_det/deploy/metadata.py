@@ -85,7 +85,7 @@ class Metadata:
                 f'{name}: its {KEY} metadata are of format {str(found.get("format"))[:20]}, and this '
                 f'version reads format {FORMAT}: use the ghost_det that exported it, or {again}'
             )
-        values = {}
+        values: dict[str, Any] = {}
         for each in (field.name for field in fields(cls)):
             wanted, fits = _KINDS[each]
             if each not in found or not fits(found[each]):
