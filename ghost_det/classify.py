@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights  # type: ignore[import-untyped]
+from torchvision.models import ResNet18_Weights
 
 from .classifiers import classifier
 from .errors import UserError

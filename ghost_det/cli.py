@@ -44,8 +44,6 @@ def share(text: str) -> float:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what train and test both take: work folder, data, launcher, config options."""
-    from mmengine.config import DictAction
-
     from .launch import default_launcher
 
     parser.add_argument(
@@ -67,6 +65,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default=default_launcher(),
         help='what started the processes of a distributed run (default: pytorch under torchrun, else none)',
     )
+    add_config_options(parser)
+    # torch.distributed.launch passes it; mmengine reads the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that changes the config."""
+    from mmengine.config import DictAction
+
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -74,8 +81,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings that win over the config, as optim_wrapper.optimizer.lr=0.01',
     )
-    # torch.distributed.launch passes it; mmengine reads the environment.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_parts(parser: Any) -> None:

@@ -1,41 +1,38 @@
-"""A trained detector as one file that needs neither torch nor mmdet."""
+"""A trained detector as one file that needs neither torch nor mmdet, checked against torch."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
-import os
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.registry import init_default_scope
-from torch import nn
 
 from ..checkpoint import check_fits, checkpoint_classes, load_checkpoint
 from ..config import load_config
-from ..data import set_num_classes
+from ..data import DetectionData, set_num_classes
 from ..errors import UserError
 from ..faults import told
 from ..files import require_writable, sha256
+from ..sample import make_sample
 from ..trial import build_alone
 from ..version import __version__
-from .graph import Canvas, DetectorGraph, canvas_of, deployed
+from .accuracy import Truth
+from .files import OPSET, need, publishing, to_onnx, write_model
+from .graph import Canvas, canvas_of
 from .heads import suppression
-from .metadata import FORMAT, KEY, Metadata
-from .standard import translations
+from .letterbox import Image, letterbox
+from .media import read_image
+from .metadata import FORMAT, Metadata
+from .reference import compare, predict
+from .runtime import Detector
 
-OPSET = 18
-"""What torch exports to; others are converted from it."""
-OLDEST = 17
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
+CHECKED = 16
+"""Images that torch and the file are compared on."""
 
 
 def load_detector(
@@ -94,206 +91,134 @@ def describe(
     )
 
 
-def to_onnx(
-    detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = False, opset: int = OPSET
-) -> None:
-    """Write a detector as ONNX, with everything from raw pixels to boxes.
-
-    Args:
-        detector: in evaluation mode; a folded copy is exported.
-        canvas: the size of its input.
-        path: the file.
-        dynamic: whether the input may be of any size.
-        opset: of ONNX.
-
-    Raises:
-        UserError: the detector cannot be exported, or an opset that is not known.
-    """
-    onnx = need('onnx')
-    need('onnxscript')
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST <= opset <= newest:
-        raise UserError(
-            f'--opset {opset}: {OLDEST} to {newest}, which the installed onnx {onnx.__version__} knows'
-        )
-    graph = DetectorGraph(deployed(detector)).eval().requires_grad_(False)
-    example = torch.zeros(2, canvas.height, canvas.width, 3, dtype=torch.uint8)
-    free = {0: torch.export.Dim.DYNAMIC}
-    if dynamic:
-        free |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
-    with quiet(), torch.no_grad():
-        program: Any = torch.onnx.export(
-            graph,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=(free,),
-            input_names=['images'],
-            output_names=['boxes', 'scores', 'labels'],
-            custom_translation_table=translations(),
-            verbose=False,
-        )
-    model = program.model_proto
-    for part in (
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.initializer,
-        *model.graph.value_info,
-    ):
-        del part.metadata_props[:]  # where in torch each came from, with the paths of this machine
-        part.doc_string = ''
-    if opset != OPSET:
-        model = converted(model, opset)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-
-
-def converted(model: Any, opset: int) -> Any:
-    """Return an ONNX model in another opset."""
-    import onnx_ir
-    from onnx import version_converter
-    from onnx_ir.passes.common import LiftConstantsToInitializersPass
-
-    # The converter to older opsets reads axes from initializers alone.
-    lifted = onnx_ir.from_proto(model)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(lifted)
-    return version_converter.convert_version(onnx_ir.to_proto(lifted), opset)
-
-
-def halved(path: Path) -> None:
-    """Store the larger weights of an ONNX file in 16 bits; runtimes compute in 32 as before."""
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(path)
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= 256:
-            values = numpy_helper.to_array(tensor).clip(-65504, 65504).astype(np.float16)
-            stored = f'{tensor.name}.half'
-            casts.append(onnx.helper.make_node('Cast', [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
-            tensor.CopyFrom(numpy_helper.from_array(values, stored))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def write_model(source: Path, out: Path, metadata: Metadata) -> None:
-    """Write the finished file: metadata in, precision as they say, whole or not at all.
-
-    Args:
-        source: an ONNX file.
-        out: ``.onnx``, or ``.xml`` for OpenVINO, beside which its weights get ``.bin``.
-        metadata: of the file.
-    """
-    half = metadata.precision == 'fp16'
-    if out.suffix == '.onnx':
-        import onnx
-
-        if half:
-            halved(source)
-        model = onnx.load(source)
-        onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
-        with publishing(out) as folder:
-            onnx.save(model, folder / out.name)
-        return
-    ov = need('openvino')
-    write_openvino(ov.convert_model(source), out, metadata)
-
-
-def write_openvino(model: Any, out: Path, metadata: Metadata) -> None:
-    """Write an OpenVINO model with its metadata, whole or not at all."""
-    ov = need('openvino')
-    model.set_rt_info(metadata.to_json(), [KEY])
-    with publishing(out) as folder:
-        ov.save_model(model, folder / out.name, compress_to_fp16=metadata.precision == 'fp16')
-
-
-@contextlib.contextmanager
-def publishing(out: Path) -> Iterator[Path]:
-    """Yield a folder for a model's files, which appear beside each other in the end; its main file last."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.partial-', dir=out.parent) as name:
-        yield Path(name)
-        files = sorted(Path(name).iterdir(), key=lambda file: file.name == out.name)
-        for file in files:
-            os.replace(file, out.parent / file.name)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep to itself what torch's exporter says of its own workings."""
-    noisy = logging.getLogger('torch.onnx'), logging.getLogger('onnxscript'), logging.getLogger('onnx_ir')
-    levels = [logger.level for logger in noisy]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        for logger in noisy:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(noisy, levels):
-                logger.setLevel(level)
-
-
-def need(package: str) -> Any:
-    """Import a package of the extra ``export``.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise UserError(
-            f"{package} is not installed: pip install 'ghost-det[export]' brings what an export needs"
-        ) from None
-
-
 def export(
     config: str,
     checkpoint: str,
-    out: Path,
+    out: Path | None = None,
+    form: str | None = None,
     size: tuple[int, int] | None = None,
     dynamic: bool = False,
     half: bool = False,
     opset: int = OPSET,
+    int8: bool = False,
+    max_drop: float = 0.005,
+    data: DetectionData | None = None,
     options: dict[str, Any] | None = None,
-) -> tuple[Any, Metadata]:
-    """Write a trained detector as ONNX or OpenVINO file.
+) -> Iterator[str]:
+    """Write a trained detector as ONNX or OpenVINO file, and yield what is to be said of it.
 
     Args:
         config: that it was trained with.
         checkpoint: its weights.
-        out: ``.onnx`` or ``.xml``.
+        out: ``NAME.onnx`` or ``NAME.xml``; beside the checkpoint by default.
+        form: ``'onnx'`` or ``'openvino'``; what ``out`` says by default.
         size: height and width of the input; by default what the config's evaluation uses.
         dynamic: whether the input may be of any size.
         half: store weights in 16 bits.
         opset: of ONNX.
+        int8: compute in 8-bit integers where the accuracy allows it.
+        max_drop: of mAP, that ``int8`` may cost.
+        data: to quantise with and to check the file on; by default the config's, where it is here.
         options: ``--cfg-options``.
 
-    Returns:
-        the detector in torch, and the file's metadata.
-
     Raises:
-        UserError: a mistake in the arguments, or a detector that cannot be exported.
+        UserError: a mistake in the arguments, a detector that cannot be exported, or a file that finds
+            something else than torch.
     """
-    if out.suffix not in SUFFIXES.values():
-        raise UserError(f'-o {out}: .onnx or .xml (OpenVINO) is wanted')
+    out = _target(checkpoint, out, form, int8)
+    if int8 and (half or dynamic):
+        raise UserError(
+            '--int8: not with --half or --dynamic: calibrated for one size, and smaller than half'
+        )
     if out.suffix == '.xml':
         need('openvino')
     require_writable(out, '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)
     metadata = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
-    metadata = replace(metadata, precision='fp16' if half else 'fp32', opset=opset)
-    with tempfile.TemporaryDirectory() as folder:
+    metadata = replace(metadata, precision='int8' if int8 else 'fp16' if half else 'fp32', opset=opset)
+    truth = Truth.of(cfg, data, classes)
+    if int8 and truth is None:
+        raise UserError(
+            f'--int8: data is needed to measure mAP on, and that of {config} is not here: --data FOLDER'
+        )
+    with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
         to_onnx(detector, canvas, source, dynamic, opset)
-        write_model(source, out, metadata)
-    return detector, metadata
+        if int8:
+            assert truth is not None
+            from .quantize import quantized
+
+            plain = Path(folder) / f'plain{out.suffix}'
+            write_model(source, plain, replace(metadata, precision='fp32'))
+            yield from quantized(plain, new / out.name, metadata, data, truth, max_drop)
+        else:
+            write_model(source, new / out.name, metadata)
+            yield checked(detector, new / out.name, _check_images(truth), truth is not None)
+    yield f'{out}: {_megabytes(out):.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}' + (
+        ' or any other size' if dynamic else ''
+    )
+
+
+def _target(checkpoint: str, out: Path | None, form: str | None, int8: bool) -> Path:
+    """Return the file to write."""
+    suffix = SUFFIXES[form or 'openvino']
+    if out is None:
+        source = Path(checkpoint)
+        return source.with_name(source.stem + ('_int8' if int8 else '') + suffix)
+    if out.suffix not in SUFFIXES.values() or (form and out.suffix != suffix):
+        wanted = suffix if form else '.onnx or .xml (OpenVINO)'
+        raise UserError(f'-o {out}: a name that ends in {wanted} is wanted')
+    return out
+
+
+def _megabytes(out: Path) -> float:
+    files = [out] if out.suffix == '.onnx' else [out, out.with_suffix('.bin')]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def _check_images(truth: Truth | None) -> list[Image]:
+    """Return images to compare on: of the data, or generated ones."""
+    if truth is not None:
+        return [read_image(path) for _, path in truth.images[:CHECKED]]
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_sample(Path(folder), train=1, val=CHECKED)
+        return [read_image(path) for path in sorted(root.glob('val*/*'))]
+
+
+def checked(detector: Any, path: Path, images: Sequence[Image], real: bool) -> str:
+    """Compare a file with torch, on the same canvases, and return what is to be said of it.
+
+    Args:
+        detector: mmdet's own.
+        path: the exported file.
+        images: to put on canvases.
+        real: whether they are of the data rather than generated.
+
+    Raises:
+        UserError: they find different objects.
+    """
+    runtime = Detector(path)
+    metadata = runtime.metadata
+    half = metadata.precision == 'fp16'
+    wanted, found = [], []
+    for image in images:
+        canvases, _ = letterbox([image], metadata)
+        wanted += predict(detector, canvases)
+        there = runtime.raw(canvases)
+        kept = there[2][0] >= 0
+        found.append((there[0][0][kept], there[1][0][kept], there[2][0][kept]))
+    apart = compare(wanted, found, 4.0 if half else 0.5, metadata.max_detections)
+    said = (
+        f'{len(images)} images through torch and through the file: {apart.boxes} boxes matched, the largest '
+        f'differences {apart.pixels:.2g} pixels and {apart.score:.2g} of score'
+    )
+    if apart.unmatched > (0.02 * apart.boxes if half else 0):
+        raise UserError(
+            f'{path.name}: not written: {said}, and {apart.unmatched} boxes are found by one of them alone. '
+            'Please report it with the config'
+        )
+    if not apart.boxes:
+        hint = 'of other data' if real else "of the detector's own objects, with --data"
+        return f'warning: {said}: nothing is shown by that; check it on images {hint}'
+    return f'checked: {said}'

@@ -97,7 +97,7 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
         UserError: the pipeline has no size and none is given; or a size that does not fit the network.
     """
     pipeline = _test_pipeline(cfg)
-    resize = next((step for step in pipeline if step['type'] in ('Resize', 'FixScaleResize')), {})
+    resize: Any = next((step for step in pipeline if step['type'] in ('Resize', 'FixScaleResize')), {})
     keep = bool(resize.get('keep_ratio', True))
     before = detector.data_preprocessor
     divisor = int(max(getattr(before, 'pad_size_divisor', 1), 1))
@@ -134,7 +134,8 @@ def _test_pipeline(cfg: Any) -> Any:
 def deployed(detector: nn.Module) -> nn.Module:
     """Return a copy of a detector in the form in which it is fastest: branches and norms folded."""
     copied = copy.deepcopy(detector).cpu().float().eval()
-    for module in copied.modules():
-        if hasattr(module, 'switch_to_deploy') and hasattr(module, 'out_indices'):
-            module.switch_to_deploy()
+    for module in list(copied.modules()):
+        fold: Any = getattr(module, 'switch_to_deploy', None)
+        if fold is not None and hasattr(module, 'out_indices'):
+            fold()
     return copied

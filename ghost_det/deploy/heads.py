@@ -113,7 +113,10 @@ class DenseHead:
     def __init__(self, head: Any) -> None:
         self.head = head
         own = getattr(type(head), '_predict_by_feat_single', None)
-        if own not in (BaseDenseHead._predict_by_feat_single, GFLHead._predict_by_feat_single):
+        if type(head).predict_by_feat is not BaseDenseHead.predict_by_feat or own not in (
+            BaseDenseHead._predict_by_feat_single,
+            GFLHead._predict_by_feat_single,
+        ):
             raise _unknown(head)
         self.cfg = head.test_cfg
         self.limit = self.cfg.get('nms_pre', -1)
@@ -227,18 +230,12 @@ class TwoStage:
     def __init__(self, detector: Any) -> None:
         self.proposals = ProposalHead(detector.rpn_head)
         self.roi = detector.roi_head
-        extractor, box_head = (
-            getattr(self.roi, 'bbox_roi_extractor', None),
-            getattr(self.roi, 'bbox_head', None),
-        )
-        if type(self.roi).__name__ != 'StandardRoIHead' or type(extractor).__name__ != 'SingleRoIExtractor':
+        if type(self.roi).__name__ != 'StandardRoIHead' or self.roi.with_shared_head:
             raise _unknown(self.roi)
-        if (
-            box_head.custom_cls_channels
-            or not box_head.with_reg
-            or getattr(self.roi, 'with_shared_head', False)
-        ):
-            raise _unknown(box_head)
+        if type(self.roi.bbox_roi_extractor).__name__ != 'SingleRoIExtractor':
+            raise _unknown(self.roi.bbox_roi_extractor)
+        if self.roi.bbox_head.custom_cls_channels or not self.roi.bbox_head.with_reg:
+            raise _unknown(self.roi.bbox_head)
         self.cfg = self.roi.test_cfg
 
     def features(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:

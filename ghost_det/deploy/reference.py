@@ -37,7 +37,7 @@ def predict(detector: Any, canvases: np.ndarray[Any, Any]) -> list[Arrays]:
         instances = each.pred_instances.cpu()
         order = instances.scores.argsort(descending=True, stable=True)
         arrays.append(tuple(instances[key][order].numpy() for key in ('bboxes', 'scores', 'labels')))
-    return arrays  # type: ignore[return-value]
+    return arrays
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .backends import Engine, open_model, unusable
+from .backends import Engine, Raw, open_model, unusable
 from .letterbox import Image, Placement, letterbox, to_image
 from .parallel import ordered
 
@@ -132,6 +132,10 @@ class Detector:
         groups = iter(lambda: list(islice(source, batch)), [])
         found = ordered(lambda group: self._find(engine, group), groups, engine.requests)
         return chain.from_iterable(found)
+
+    def raw(self, canvases: Image) -> Raw:
+        """Return what the graph gives of canvases ``[N, H, W, 3]``: boxes in their pixels, scores, labels."""
+        return self._engine(len(canvases), 1).run(canvases)
 
     def _engine(self, batch: int, streams: int | None) -> Engine:
         """Return the engine for such work, made at its first use."""

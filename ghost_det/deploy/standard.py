@@ -38,7 +38,9 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """Return, for ``torch.onnx.export``, what stands for the operators that ONNX calls otherwise."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18
 
     def suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
         threshold, zero = op.Constant(value_floats=[iou_threshold]), op.Constant(value_floats=[0.0])
