@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+import cv2
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -123,6 +124,7 @@ def detect_files(
         targets = [_video_target(source, out).resolve() for source in videos]
         if len({*targets, *(Path(source).resolve() for source in videos)}) < 2 * len(videos):
             raise UserError(f'-o {out}: a video would be replaced, its own or one of the same name')
+    cv2.setLogLevel(0)  # of a damaged file we say more ourselves
     detector = _open(model, checkpoint, score, threads)
     require_folder(out, '-o')
     found = Found(detector.classes)
