@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import atomic, require_folder
 from ..images import find_images
+from ..installed import refusal
 from .drawing import draw
 from .letterbox import Image
 from .media import VIDEOS, VideoReader, VideoWriter, picture_name, read_image, write_image
@@ -157,6 +158,9 @@ def _is_video(source: str) -> bool:
 def _open(model: str, checkpoint: str | None, score: float, threads: int | None) -> AnyDetector:
     if checkpoint is None:
         return Detector(model, threads=threads, score_threshold=score)
+    reason = refusal(model)
+    if reason:
+        raise UserError(reason)
     from .torch_detector import TorchDetector
 
     return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)
