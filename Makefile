@@ -9,7 +9,7 @@ ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epo
 # pytest workers, of one thread each
 JOBS ?= 2
 # The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
-SMOKE := tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_evaluation.py tests/test_launch.py \
+SMOKE := tests/deploy tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_evaluation.py tests/test_installed.py tests/test_launch.py \
   tests/test_loading.py tests/test_ops_coverage.py tests/test_preflight_config.py tests/test_preflight_convert.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
 BACKBONE ?= GhostNet
 KILLS ?= 100
@@ -83,7 +83,7 @@ $(STAMP):
 	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there): name one, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) comes without venv and pip: install them (Debian, Ubuntu: apt install python3-venv) or name another, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@echo "== setup: $(VENV) with the $(STACK) stack: about 3 GB of downloads the first time, 6 GB on disk"
+	@echo "== setup: $(VENV) with the $(STACK) stack: about 3.5 GB of downloads the first time, 7 GB on disk"
 	@rm -f $(VENV)/.made-*
 	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(pins) > $(VENV)/constraints.txt && $(PIP) -e '.[$(EXTRAS)]' && $(check_cv2) && $(warm_yapf) && touch $@)
 

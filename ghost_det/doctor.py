@@ -24,6 +24,7 @@ STACKS = {
 }
 COMPILED = ('mmcv', 'mmcv-full')
 NEEDED = ('torch', 'torchvision', 'huggingface_hub', 'safetensors')
+ENGINES = ('openvino', 'onnxruntime')
 SECONDS = 120
 ROOT = Path(__file__).resolve().parents[1]
 PIP = f'{sys.executable} -m pip'
@@ -32,7 +33,7 @@ TORCH = f'{PIP} install --force-reinstall torch==2.14.1 torchvision==0.29.1'
 
 def _install(stack: str = 'mm') -> str:
     """Return the command that installs ghost_det with a stack, in the tested versions."""
-    pins = ROOT / f'constraints/{"default" if stack == "mm" else stack}.txt'
+    pins = ROOT / f'constraints/{"official" if stack == "official" else "default"}.txt'
     return f'{PIP} install {f"-c {pins} " if pins.exists() else ""}-e "{ROOT}[{stack}]"'
 
 
@@ -46,6 +47,11 @@ class Finding(NamedTuple):
 def examine() -> Iterator[Finding]:
     """Yield what is found, part by part; later parts are left out where earlier ones make them moot."""
     yield _python()
+    if not any(map(_installed, ['torch', *STACKS['mm'], *STACKS['official']])) and any(
+        map(_installed, ENGINES)
+    ):
+        yield from _runtime()
+        return
     yield from _packages()
     yield from _files()
     torch_works = True
@@ -72,6 +78,19 @@ def _installed(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _runtime() -> Iterator[Finding]:
+    """Examine an installation that runs exported detectors and has no torch."""
+    for name in ENGINES:
+        if _installed(name):
+            yield Finding(f'{name} {_installed(name)}')
+    yield from _opencv()
+    works, said = _run(f'import ghost_det.deploy.detect, {", ".join(filter(_installed, ENGINES))}; print(1)')
+    if works:
+        yield Finding('ghost_det.deploy runs exported detectors; no torch, so nothing is trained here')
+    else:
+        yield Finding(f'ghost_det.deploy does not load: {said}', _install('runtime'))
 
 
 def _packages() -> Iterator[Finding]:

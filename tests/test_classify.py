@@ -306,6 +306,13 @@ def test_charts_of_equal_names_lie_apart(tiny: Tiny, tmp_path: Path) -> None:
         assert chart.format == 'PNG' and 500 < chart.width < 1500 and 300 < chart.height < 600
 
 
+def test_charts_of_an_earlier_run_are_no_photographs(tiny: Tiny, tmp_path: Path) -> None:
+    save(tmp_path / 'a.png')
+    for _ in range(2):
+        classify_files([tmp_path], 'tiny', out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', f'a.png{CHART}']
+
+
 def test_a_chart_has_a_bar_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
 

@@ -72,7 +72,17 @@ def test_no_stack_at_all(tmp_path: Path) -> None:
     assert code == 1
     assert 'FAULT  neither stack is installed' in printed
     assert f'-m pip install -c {ROOT}/constraints/default.txt -e "{ROOT}[mm]"' in printed
-    assert 'FAULT  the self-test fails: ImportError: ghost_det needs MMDetection' in printed
+    assert 'FAULT  the self-test fails: ImportError: ghost_det.ops needs MMDetection' in printed
+
+
+def test_an_installation_that_only_detects(tmp_path: Path) -> None:
+    code, printed = Venv(tmp_path / 'v', without=('mm', 'onedl', 'torch')).examine()
+    assert code == 0, printed
+    assert 'ok  openvino' in printed and 'runs exported detectors; no torch' in printed
+    code, printed = Venv(tmp_path / 'w', without=('mm', 'onedl', 'torch', 'tqdm')).examine()
+    assert code == 1
+    assert "FAULT  ghost_det.deploy does not load: ModuleNotFoundError: No module named 'tqdm'" in printed
+    assert f'-e "{ROOT}[runtime]"' in printed
 
 
 def test_two_stacks_one_over_the_other_and_changed_files(tmp_path: Path) -> None:

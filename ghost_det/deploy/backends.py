@@ -103,8 +103,16 @@ class OpenVinoModel:
         # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
         place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
         self.metadata = _metadata(None if place is None else str(self._model.get_rt_info(place).value), path)
-        images = [(sorted(each.names), each.element_type.to_string()) for each in self._model.inputs]
-        _check_ports(images, [name for each in self._model.outputs for name in each.names], path)
+        _check_ports(
+            {
+                name: [each.element_type.to_string(), *_sizes(each.partial_shape)]
+                for each in self._model.inputs
+                for name in each.names
+            },
+            [name for each in self._model.outputs for name in each.names],
+            self.metadata,
+            path,
+        )
 
     def engine(self, batch: int, streams: int | None) -> Engine:
         """See `Model`."""
@@ -154,8 +162,15 @@ class OnnxModel:
         self._path, self._threads = path, threads or cores()
         session = self._session(self._threads)
         self.metadata = _metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        images = [([each.name], each.type) for each in session.get_inputs()]
-        _check_ports(images, [each.name for each in session.get_outputs()], path)
+        _check_ports(
+            {
+                each.name: [each.type, *(n if isinstance(n, int) else None for n in each.shape)]
+                for each in session.get_inputs()
+            },
+            [each.name for each in session.get_outputs()],
+            self.metadata,
+            path,
+        )
         self._first: Any = session
 
     def _session(self, threads: int) -> Any:
@@ -191,12 +206,26 @@ def _metadata(text: str | None, path: Path) -> Metadata:
     return Metadata.from_json(text, str(path))
 
 
-def _check_ports(inputs: list[tuple[list[str], str]], outputs: list[str], path: Path) -> None:
-    named = len(inputs) == 1 and INPUT in inputs[0][0] and inputs[0][1] in ('u8', 'uint8_t', 'tensor(uint8)')
-    if not named or not set(OUTPUTS) <= set(outputs):
+def _sizes(shape: Any) -> list[int | None]:
+    return [None if each.is_dynamic else each.get_length() for each in shape]
+
+
+def _check_ports(inputs: dict[str, list[Any]], outputs: list[str], metadata: Metadata, path: Path) -> None:
+    """Stop at a graph that is not as the metadata say.
+
+    Args:
+        inputs: by name, the type and then the size of each dimension, ``None`` for any.
+        outputs: their names.
+        metadata: of the file.
+        path: of the file.
+    """
+    sides = [None, None] if metadata.dynamic else [metadata.height, metadata.width]
+    kind, *shape = inputs.get(INPUT, [None])
+    sound = kind in ('u8', 'tensor(uint8)') and shape[1:] == [*sides, 3] and len(inputs) == 1
+    if not sound or not set(OUTPUTS) <= set(outputs):
         raise UserError(
-            f"{path}: a graph from '{INPUT}' of uint8 to {', '.join(OUTPUTS)} is wanted, found inputs "
-            f'{str(inputs)[:100]} and outputs {str(outputs)[:100]}: export it again with tools/export.py'
+            f"{path}: a graph from '{INPUT}', uint8 {[None, *sides, 3]}, to {', '.join(OUTPUTS)} is wanted, "
+            f'found {str(inputs)[:90]} and outputs {str(outputs)[:90]}; export it again with tools/export.py'
         )
 
 

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
+import cv2
 from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import atomic, require_folder
 from ..images import find_images
+from ..installed import refusal
 from .drawing import draw
 from .letterbox import Image
 from .media import VIDEOS, VideoReader, VideoWriter, picture_name, read_image, write_image
@@ -123,6 +125,7 @@ def detect_files(
         targets = [_video_target(source, out).resolve() for source in videos]
         if len({*targets, *(Path(source).resolve() for source in videos)}) < 2 * len(videos):
             raise UserError(f'-o {out}: a video would be replaced, its own or one of the same name')
+    cv2.setLogLevel(0)  # of a damaged file we say more ourselves
     detector = _open(model, checkpoint, score, threads)
     require_folder(out, '-o')
     found = Found(detector.classes)
@@ -155,6 +158,9 @@ def _is_video(source: str) -> bool:
 def _open(model: str, checkpoint: str | None, score: float, threads: int | None) -> AnyDetector:
     if checkpoint is None:
         return Detector(model, threads=threads, score_threshold=score)
+    reason = refusal(model)
+    if reason:
+        raise UserError(reason)
     from .torch_detector import TorchDetector
 
     return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)

@@ -46,7 +46,7 @@ def draw(image: Image, found: Detections, classes: Sequence[str]) -> Image:
     for box, score, label in reversed(list(zip(found.boxes, found.scores, found.labels))):
         x1, y1, x2, y2 = (round(float(value)) for value in box)
         colour = colour_of(int(label))
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
         _write(drawn, caption(int(label), float(score), classes), (x1, y1), colour, max(0.4, 0.45 * unit))
     return drawn
 

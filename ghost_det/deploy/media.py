@@ -20,8 +20,9 @@ MAX_BYTES = 2**30
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.ts', '.flv', '.ogv')
 FPS = 25.0
 
-# OpenCV looks at it when it is first imported, and so does nothing where mmcv has done that already.
+# OpenCV looks at these when it is first imported: too late where mmcv has done that already.
 os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # of a damaged video we say more ourselves
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 

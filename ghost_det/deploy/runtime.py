@@ -159,7 +159,7 @@ class Detector:
         self, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement
     ) -> Detections:
         # Rows without a detection have the label -1.
-        kept = (labels >= 0) & (scores >= self._least) & np.isfinite(boxes).all(axis=1)
+        kept = (labels >= 0) & (scores >= self._least) & np.isfinite([*boxes.T, scores]).all(axis=0)
         if kept.any() and labels[kept].max() >= len(self.classes):
             raise UserError(
                 f'{self._path}: the graph gives the label {labels[kept].max()}, and its metadata name '

@@ -103,11 +103,8 @@ def save(path: Path, metadata: Metadata | None = None, text: str | None = None, 
         return path
     import openvino
 
-    source = path.with_suffix('.source.onnx')
-    onnx.save(model, source)
-    converted = openvino.convert_model(source)
+    converted = openvino.Core().read_model(model.SerializeToString())
     if text is not None:
         converted.set_rt_info(text, [KEY])
     openvino.save_model(converted, path, compress_to_fp16=False)
-    source.unlink()
     return path

@@ -1,0 +1,18 @@
+# Detects in images and videos with an exported detector; neither torch nor a compiler is in it.
+#   docker build -t ghost-det .
+#   docker run --rm --network none -v "$PWD:/data" --user "$(id -u):$(id -g)" ghost-det detector.xml images -o found
+FROM python:3.12-slim-bookworm
+
+# The versions that were tested together, openvino and onnxruntime among them.
+COPY constraints/default.txt /opt/ghost_det/constraints.txt
+COPY pyproject.toml README.md LICENSE /opt/ghost_det/source/
+COPY ghost_det /opt/ghost_det/source/ghost_det
+RUN pip install --no-cache-dir --disable-pip-version-check \
+        -c /opt/ghost_det/constraints.txt "/opt/ghost_det/source[runtime]" \
+    && rm -r /opt/ghost_det/source \
+    && useradd --create-home --uid 1000 ghost
+COPY tools/detect.py /opt/ghost_det/detect.py
+
+USER 1000
+WORKDIR /data
+ENTRYPOINT ["python", "/opt/ghost_det/detect.py"]

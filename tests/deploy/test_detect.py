@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.apis import inference_detector, init_detector
+
+from ghost_det.deploy import Metadata, detect
+from ghost_det.deploy.detect import detect_files
+from ghost_det.deploy.media import VideoReader, VideoWriter, read_image
+from ghost_det.errors import UserError
+
+from ..conftest import ROOT
+from .exported import METADATA, save
+from .test_media import huge
+from .test_runtime import box, bright
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model, images good and bad in depth, and a video."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / 'm.onnx', Metadata(**METADATA))
+    for number, name in enumerate(['a.png', 'b ü/c d.jpg', 'b ü/e.bmp', 'z.png']):
+        path = tmp_path / 'images' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, bright(number))[1].tobytes())
+    (tmp_path / 'images/d.jpg').write_text('no image')
+    with VideoWriter(tmp_path / 'clip.avi.mp4', 8) as writer:
+        for number in range(12):
+            writer.write(bright(number))
+    return tmp_path
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_images_and_videos_become_pictures_videos_and_json(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = detect_files('m.onnx', ['images', 'clip.avi.mp4'], work / 'out', batch=3, json_file=True)
+    assert failed == 1
+    made = sorted(path.relative_to(work / 'out').as_posix() for path in (work / 'out').rglob('*.*'))
+    assert made == ['a.png', 'b ü/c d.jpg', 'b ü/e.bmp.jpg', 'clip.avi.mp4', 'detections.json', 'z.png']
+    found = read(work / 'out/detections.json')
+    names = [image['file_name'] for image in found['images']]
+    assert names == ['a.png', 'b ü/c d.jpg', 'b ü/e.bmp', 'z.png', *['clip.avi.mp4'] * 12]
+    assert [image.get('frame') for image in found['images'][3:]] == [None, *range(12)]
+    assert found['categories'] == [{'id': 1, 'name': 'bright'}, {'id': 2, 'name': 'dim'}]
+    assert [error['file_name'] for error in found['errors']] == ['d.jpg']
+    assert [result['image_id'] for result in found['results']] == list(range(1, 17))
+    for result, number in zip(found['results'], [0, 1, 2, 3, *range(12)]):
+        x1, y1, x2, y2 = box(number)
+        np.testing.assert_allclose(result['bbox'], [x1, y1, x2 - x1, y2 - y1], atol=2)
+        assert result['category_id'] == 1
+    assert (read_image(work / 'out/a.png') != read_image(work / 'images/a.png')).any()
+    video = VideoReader(str(work / 'out/clip.avi.mp4'))
+    assert (video.fps, len(list(video))) == (8, 12)
+    said = capsys.readouterr()
+    assert said.out.startswith('16 images in ')
+    assert 'images/s' in said.out
+    assert '16 objects; 1 not read' in said.out
+    assert 'd.jpg: no image that can be decoded' in said.err
+
+
+def test_pictures_of_an_earlier_run_are_no_images(work: Path) -> None:
+    for _ in range(2):
+        detect_files('m.onnx', ['images'], work / 'images/found', json_file=True)
+    assert len(read(work / 'images/found/detections.json')['images']) == 4
+
+
+def test_without_pictures_there_is_json_alone(work: Path) -> None:
+    detect_files(
+        'm.onnx', ['images', 'clip.avi.mp4'], work / 'out', score=0.1, json_file=True, pictures=False
+    )
+    assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
+    assert len(read(work / 'out/detections.json')['results']) == 32
+    with pytest.raises(UserError, match='--no-pictures without --json'):
+        detect_files('m.onnx', ['images'], work / 'out', pictures=False)
+
+
+def test_nothing_that_is_read_is_replaced(work: Path) -> None:
+    before = {path: path.read_bytes() for path in work.rglob('*') if path.is_file()}
+    with pytest.raises(UserError, match='would be replaced'):
+        detect_files('m.onnx', ['images/a.png'], work / 'images')
+    with pytest.raises(UserError, match='would be replaced'):
+        detect_files('m.onnx', ['clip.avi.mp4'], work)
+    (work / 'clip.avi').write_bytes(b'')
+    with pytest.raises(UserError, match='would be replaced'):
+        detect_files('m.onnx', ['clip.avi', 'clip.avi.mp4'], work / 'out')
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_videos_that_cannot_be_read_are_told(work: Path) -> None:
+    (work / 'b.mp4').write_text('no video')
+    assert detect_files('m.onnx', ['b.mp4', 'clip.avi.mp4'], work / 'out', json_file=True) == 1
+    found = read(work / 'out/detections.json')
+    assert [error['file_name'] for error in found['errors']] == ['b.mp4']
+    assert len(found['images']) == 12
+    assert not (work / 'out/b.mp4').exists()
+
+
+def test_a_camera_goes_on_until_it_is_interrupted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Camera:
+        is_camera, fps, count = True, 5.0, 0
+
+        def __init__(self, source: str) -> None:
+            assert source == '0'
+
+        def __iter__(self) -> Any:
+            yield from (bright(number) for number in range(30))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(detect, 'VideoReader', Camera)
+    assert detect_files('m.onnx', ['0'], work / 'out', json_file=True) == 0
+    shown = len(read(work / 'out/detections.json')['images'])
+    assert 0 < shown <= 30
+    assert len(list(VideoReader(str(work / 'out/camera-0.mp4')))) == shown
+
+
+def run_tool(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run tools/detect.py where neither torch nor the mm packages can be imported, or with them."""
+    block = folder / 'block'
+    block.mkdir(exist_ok=True)
+    names = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
+    (block / 'sitecustomize.py').write_text(f'import sys\nsys.modules.update(dict.fromkeys({names}))\n')
+    path = os.pathsep.join([str(block), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, ROOT / 'tools/detect.py', *map(str, words)],
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_the_tool_needs_no_torch(work: Path) -> None:
+    huge(work / 'images/huge.png', 11_000, 10_000)
+    done = run_tool(work, 'm.onnx', 'images', 'clip.avi.mp4', '-o', 'out', '--json', '--threads', 1)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith('16 images in ')
+    errors = done.stderr.splitlines()
+    assert len(errors) == 2
+    assert 'huge.png: no image that can be decoded: over 100 megapixels' in errors[1]
+    assert len(read(work / 'out/detections.json')['results']) == 16
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['nowhere.onnx', 'images', '-o', 'out'], 'nowhere.onnx: a file is wanted, found nothing'),
+        (['m.onnx', 'nowhere', '-o', 'out'], 'nowhere: no such file or folder'),
+        (['m.onnx', 'images', '-o', 'm.onnx'], '-o m.onnx: cannot be written'),
+        (['m.onnx', 'images', '-o', 'out', '--no-pictures'], '--no-pictures without --json'),
+        (['m.onnx', 'images', '-o', 'out', '--score', '7'], "'7': a number from 0 to 1 is wanted"),
+        (['c.py', 'c.pth', 'images', '-o', 'out'], 'needs MMDetection'),
+        (['c.py', 'images', '-o', 'out'], 'after a config, its checkpoint is wanted'),
+    ],
+)
+def test_mistakes_are_told_in_one_message(words: list[str], message: str, work: Path) -> None:
+    done = run_tool(work, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not (work / 'out').exists()
+
+
+def test_a_checkpoint_finds_what_mmdet_finds(work: Path) -> None:
+    config = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
+    options = {'model.bbox_head.num_classes': 3, 'model.backbone.init_cfg': None}
+    with pytest.warns(UserWarning, match='checkpoint is None'):
+        model = init_detector(str(config), None, 'coco', 'cpu', options)
+    for parameter in model.bbox_head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    meta = {'dataset_meta': {'classes': ('a', 'b', 'c')}}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, work / 'c.pth')
+    sources = ['c.pth', 'images/a.png', 'images/z.png']
+    assert detect_files(str(config), sources, work / 'out', score=0.4, batch=2, json_file=True) == 0
+    found = read(work / 'out/detections.json')
+    assert [category['name'] for category in found['categories']] == ['a', 'b', 'c']
+    theirs = inference_detector(model, read_image(work / 'images/z.png')).pred_instances
+    scores = theirs.scores[theirs.scores >= 0.4]
+    assert len(scores)
+    ours = [result['score'] for result in found['results'] if result['image_id'] == 2]
+    np.testing.assert_allclose(ours, scores.numpy(), rtol=1e-4)
