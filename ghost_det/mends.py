@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from mmdet.models import SSDHead
@@ -11,7 +12,8 @@ from torch import Tensor
 
 Selected = tuple[Tensor, Tensor, Tensor, Any]
 
-SLOW = misc.filter_scores_and_topk
+NAME = 'filter_scores_and_topk'
+SLOW: Callable[..., Selected] = getattr(misc, NAME)
 
 
 def select(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> Selected:
@@ -30,8 +32,7 @@ def select(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> 
         the scores, falling; their classes and rows, int64; and what ``results`` has at those rows.
     """
     if topk < 1 or scores.device.type != 'cpu':
-        slow: Selected = SLOW(scores, score_thr, topk, results)
-        return slow
+        return SLOW(scores, score_thr, topk, results)
     # The best of as many rows as are wanted are as many scores: no row that is below all of them has a part.
     rows, _ = _above(scores.amax(1), score_thr, topk)
     found, values = _above(scores[rows].flatten(), score_thr, topk)
@@ -61,12 +62,12 @@ def _above(values: Tensor, threshold: float, topk: int) -> tuple[Tensor, Tensor]
 def mend() -> None:
     """Mend what mmdet 3.3.0 and onedl-mmdetection 3.5.1 have in common.
 
-    SSD can predict, which they stop (mmdetection issue 11063): the base of all heads asks ``self.loss_cls`` for a
-    property, and SSD's head has no such part. And heads choose their candidates by `select`: at 320 pixels
-    and 80 classes, the scores of an untrained RetinaNet took longer to sort than its network did to run.
+    SSD can predict, which they stop (mmdetection issue 11063): the base of all heads asks ``self.loss_cls``
+    for a property, and SSD's head has no such part. And heads choose their candidates by `select`: at 320
+    pixels and 80 classes, the scores of an untrained RetinaNet took longer to sort than its network to run.
     """
     if not hasattr(SSDHead, 'loss_cls'):
         SSDHead.loss_cls = None
     for name, module in list(sys.modules.items()):
-        if name.startswith('mmdet.') and getattr(module, SLOW.__name__, None) is SLOW:
-            setattr(module, SLOW.__name__, select)
+        if name.startswith('mmdet.') and getattr(module, NAME, None) is SLOW:
+            setattr(module, NAME, select)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ghost_det.mends import SLOW, select
+from ghost_det.mends import NAME, SLOW, select
 
 
 def in_full(scores: torch.Tensor, threshold: float, topk: int) -> tuple[torch.Tensor, ...]:
@@ -57,7 +57,7 @@ def test_every_head_of_mmdet_selects_so() -> None:
     users = [
         module
         for name, module in sys.modules.items()
-        if name.startswith('mmdet.') and hasattr(module, SLOW.__name__)
+        if name.startswith('mmdet.') and hasattr(module, NAME)
     ]
     assert len(users) > 10
-    assert all(getattr(module, SLOW.__name__) is select for module in users)
+    assert all(getattr(module, NAME) is select for module in users)
