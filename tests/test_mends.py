@@ -55,9 +55,7 @@ def test_no_limit_is_left_to_mmdet() -> None:
 
 def test_every_head_of_mmdet_selects_so() -> None:
     users = [
-        module
-        for name, module in sys.modules.items()
-        if name.startswith('mmdet.') and hasattr(module, NAME)
+        module for name, module in sys.modules.items() if name.startswith('mmdet.') and hasattr(module, NAME)
     ]
     assert len(users) > 10
     assert all(getattr(module, NAME) is select for module in users)

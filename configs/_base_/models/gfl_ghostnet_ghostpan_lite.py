@@ -1,4 +1,5 @@
-# GFL for 320 px: no anchors to tune, a depthwise head, one 1x1 convolution for all of its classes.
+# GFL for 320 px: one prediction a cell, from a depthwise head. Its squares only choose, by how near they are
+# to a box (ATSS), which cells learn that box: there are no anchors to fit to the data.
 model = dict(
     type='GFL',
     data_preprocessor=dict(
@@ -18,9 +19,7 @@ model = dict(
         out_indices=(0, 1, 2, 3),
         init_cfg=dict(type='Pretrained', checkpoint='ghost://ghostnet_100'),
     ),
-    neck=dict(
-        type='GhostPAN', in_channels=[24, 40, 112, 160], out_channels=96, num_outs=4, start_level=1
-    ),
+    neck=dict(type='GhostPAN', in_channels=[24, 40, 112, 160], out_channels=96, num_outs=4, start_level=1),
     bbox_head=dict(
         type='GFLSepBNHead',
         num_classes=80,
@@ -34,15 +33,12 @@ model = dict(
             scales_per_octave=1,
             strides=[8, 16, 32, 64],
         ),
-        norm_cfg=dict(type='BN'),
         loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
         loss_dfl=dict(type='DistributionFocalLoss', loss_weight=0.25),
         reg_max=8,
         loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
     ),
-    train_cfg=dict(
-        assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False
-    ),
+    train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False),
     test_cfg=dict(
         nms_pre=1000,
         min_bbox_size=0,

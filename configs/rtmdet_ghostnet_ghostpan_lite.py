@@ -1,7 +1,0 @@
-# RTMDet with GhostNet 1.0x and GhostPAN at 320 px: the fastest of these configs, on CPUs and phones.
-_base_ = [
-    './_base_/models/rtmdet_ghostnet_ghostpan_lite.py',
-    './_base_/datasets/coco_320.py',
-    './_base_/schedules/schedule_lite.py',
-    './_base_/runtime.py',
-]
