@@ -1,5 +1,6 @@
 """The Ghost networks, registered in mmdet's ``MODELS``."""
 
+from .gfl_head import GFLSepBNHead
 from .ghost_module import GhostModule
 from .ghost_pan import GhostPAN
 from .ghostify import GhostConv2d, GhostResNet, ghostify
@@ -14,6 +15,7 @@ BACKBONES = (*NETWORKS, 'GhostResNet')
 
 __all__ = [
     'BACKBONES',
+    'GFLSepBNHead',
     'NETWORKS',
     'GhostConv2d',
     'GhostModule',
