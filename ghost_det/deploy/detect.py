@@ -16,7 +16,7 @@ import cv2
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import atomic, require_folder
+from ..files import atomic, require_folder, require_writable
 from ..images import find_images
 from ..installed import refusal
 from .drawing import draw
@@ -128,6 +128,8 @@ def detect_files(
     cv2.setLogLevel(0)  # of a damaged file we say more ourselves
     detector = _open(model, checkpoint, score, threads)
     require_folder(out, '-o')
+    if json_file:
+        require_writable(out / RESULTS, '--json')
     found = Found(detector.classes)
     job = Job(detector, out, batch, threads or 2, pictures)
     start = time.perf_counter()

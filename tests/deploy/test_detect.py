@@ -88,6 +88,13 @@ def test_without_pictures_there_is_json_alone(work: Path) -> None:
         detect_files('m.onnx', ['images'], work / 'out', pictures=False)
 
 
+def test_a_folder_in_the_place_of_the_json_is_told_before_the_work(work: Path) -> None:
+    (work / 'out/detections.json').mkdir(parents=True)
+    with pytest.raises(UserError, match='--json out/detections.json: a file is wanted, this is a folder'):
+        detect_files('m.onnx', ['images'], Path('out'), json_file=True)
+    assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
+
+
 def test_nothing_that_is_read_is_replaced(work: Path) -> None:
     before = {path: path.read_bytes() for path in work.rglob('*') if path.is_file()}
     with pytest.raises(UserError, match='would be replaced'):
