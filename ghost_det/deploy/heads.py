@@ -155,7 +155,7 @@ class DenseHead:
             factors = flat(outs[2][level], 1).sigmoid() if len(outs) > 2 and outs[2] is not None else None
             limit = self.limit if self.limit > 0 else scores.shape[1] * scores.shape[2]
             top, box, label = strongest(scores, limit)
-            prior = rows(priors[level].expand(raw.shape[0], -1, -1), box)
+            prior = F.embedding(box, priors[level])
             boxes = self.decoded(prior, rows(raw, box), generator.strides[level], canvas)
             if factors is not None:
                 top = top * factors.squeeze(-1).gather(1, box)
@@ -188,7 +188,7 @@ class ProposalHead(DenseHead):
         for level, maps in enumerate(outs[0]):
             top, box, label = strongest(self.scores(maps), self.limit)
             raw = rows(flat(outs[1][level], 4), box)
-            prior = rows(priors[level].expand(raw.shape[0], -1, -1), box)
+            prior = F.embedding(box, priors[level])
             boxes = self.decoded(prior, raw, None, canvas)
             levels.append(Found(boxes, top, torch.full_like(label, level)))
         found = large_enough(joined(levels), self.cfg.get('min_bbox_size', -1))

@@ -16,7 +16,7 @@ Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 @torch.no_grad()
 def predict(detector: Any, canvases: np.ndarray[Any, Any]) -> list[Arrays]:
-    """Return the detections of mmdet's own prediction.
+    """Return the detections of mmdet's own prediction, cut at the edges where it leaves them (YOLOX).
 
     Args:
         detector: in evaluation mode.
@@ -35,6 +35,8 @@ def predict(detector: Any, canvases: np.ndarray[Any, Any]) -> list[Arrays]:
     arrays = []
     for each in found:
         instances = each.pred_instances.cpu()
+        instances.bboxes[:, 0::2].clamp_(0, size[1])
+        instances.bboxes[:, 1::2].clamp_(0, size[0])
         order = instances.scores.argsort(descending=True, stable=True)
         arrays.append(tuple(instances[key][order].numpy() for key in ('bboxes', 'scores', 'labels')))
     return arrays

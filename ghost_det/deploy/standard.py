@@ -58,7 +58,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
         )
         own = op.Equal(op.Unsqueeze(images, one), op.Reshape(image, op.Constant(value_ints=[1, -1])))
         table = op.Where(own, found, op.Constant(value_float=-1.0))
-        padded = op.Pad(table, op.Constant(value_ints=[0, 0, 0, limit]), op.Constant(value_float=-1.0))
+        more = op.Concat(op.Shape(scores, end=1), most, axis=0)
+        padded = op.Concat(table, op.Expand(op.Constant(value_float=-1.0), more), axis=1)
         best, column = op.TopK(padded, most, axis=1)
         places = op.Concat(
             op.Reshape(place, op.Constant(value_ints=[-1])), op.Constant(value_ints=[-1] * limit), axis=0

@@ -1,0 +1,237 @@
+"""Exported files: what they find, what they say of themselves, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from filelock import FileLock
+
+from ghost_det.deploy import Detector
+from ghost_det.deploy import export as exporting
+from ghost_det.deploy.export import checked, describe, export
+from ghost_det.deploy.files import OLDEST, converted, publishing, to_onnx, write_model
+from ghost_det.deploy.graph import Canvas
+from ghost_det.deploy.metadata import KEY, Metadata
+from ghost_det.deploy.reference import Difference, compare, predict
+from ghost_det.errors import UserError
+
+from ..conftest import ROOT
+from .settled import HEIGHT, WIDTH, canvases, settled
+
+CONFIG = 'configs/retinanet_ghostnet_fpn_lite.py'
+# As small as the config goes: the graph has as many nodes, which is what an export takes time for.
+SMALL = {
+    'model.backbone.width': 0.5,
+    'model.neck.in_channels': [12, 20, 56, 80],
+    'model.neck.out_channels': 16,
+    'model.bbox_head.in_channels': 16,
+    'model.bbox_head.feat_channels': 16,
+    'model.bbox_head.stacked_convs': 1,
+    'model.bbox_head.num_classes': 3,
+}
+CLASSES = ('cat', 'dog', 'bird')
+NEWEST = onnx.defs.onnx_opset_version()
+
+
+def small() -> tuple[Any, Any]:
+    return settled(CONFIG, **SMALL)
+
+
+def once(folder: Path, name: str, make: Any) -> Path:
+    """Have a file that the workers of a test run share."""
+    path = folder.parent / name
+    with FileLock(f'{path}.lock'):
+        if not path.exists():
+            make(path)
+    return path
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small detector as ONNX, of any input size."""
+
+    def make(path: Path) -> None:
+        with publishing(path) as folder:
+            canvas = Canvas(HEIGHT, WIDTH, True, 32, (104, 116, 124))
+            to_onnx(small()[1], canvas, folder / path.name, dynamic=True)
+
+    return once(tmp_path_factory.getbasetemp(), 'small.onnx', make)
+
+
+def metadata(**changes: Any) -> Metadata:
+    cfg, detector = small()
+    canvas = Canvas(HEIGHT, WIDTH, True, 32, (104, 116, 124))
+    made = describe(cfg, detector, CLASSES, 'small', canvas, True, None)
+    return Metadata(**{**made.__dict__, **changes})
+
+
+def found(path: Path, images: Any) -> list[Any]:
+    boxes, scores, labels = Detector(path).raw(images)
+    return [tuple(part[there] for part in each) for *each, there in zip(boxes, scores, labels, labels >= 0)]
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
+def test_file_finds_what_mmdet_finds_in_images_of_any_size(source: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f'small{suffix}'
+    write_model(source, path, metadata())
+    _, detector = small()
+    for images in (canvases(2), canvases(1), canvases(3, 64, 192)):
+        apart = compare(predict(detector, images), found(path, images), 0.5, 100)
+        assert apart.unmatched == 0 and apart.boxes > 10, apart
+        assert apart.pixels < 0.05 and apart.score < 1e-4, apart
+    names = {file.suffix for file in tmp_path.iterdir()}
+    assert names == ({'.onnx'} if suffix == '.onnx' else {'.xml', '.bin'})
+
+
+@pytest.mark.parametrize('opset', range(OLDEST, NEWEST + 1))
+def test_file_is_valid_and_runs_in_each_opset(source: Path, opset: int) -> None:
+    model = converted(onnx.load(source), opset)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(each.domain, each.version) for each in model.opset_import] == [('', opset)]
+    images = canvases(2)
+    wanted = onnxruntime.InferenceSession(str(source)).run(None, {'images': images})
+    given = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {'images': images})
+    for one, other in zip(wanted, given):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert (wanted[2] >= 0).sum() > 20
+
+
+def test_file_has_standard_operators_alone_and_no_trace_of_this_machine(source: Path) -> None:
+    model = onnx.load(source)
+    assert {node.domain for node in model.graph.node} == {''} and not model.functions
+    assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
+    text = source.read_bytes()
+    assert str(ROOT).encode() not in text and b'site-packages' not in text
+    (images,) = model.graph.input
+    assert images.name == 'images' and images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [each.name for each in model.graph.output] == ['boxes', 'scores', 'labels']
+
+
+def test_half_is_half_the_size_and_finds_nearly_the_same(source: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for precision in ('fp32', 'fp16'):
+        for suffix in ('.onnx', '.xml'):
+            path = tmp_path / f'{precision}{suffix}'
+            write_model(source, path, metadata(precision=precision))
+            sizes[path.name] = (path if suffix == '.onnx' else path.with_suffix('.bin')).stat().st_size
+            images = canvases(2)
+            apart = compare(predict(small()[1], images), found(path, images), 4.0, 100)
+            assert apart.boxes > 20 and apart.unmatched <= 2, (path, apart)
+    assert sizes['fp16.onnx'] < 0.7 * sizes['fp32.onnx'] and sizes['fp16.xml'] < 0.6 * sizes['fp32.xml']
+
+
+def test_metadata_say_what_the_file_is(source: Path, tmp_path: Path) -> None:
+    cfg, detector = small()
+    made = describe(cfg, detector, CLASSES, 'small', Canvas(64, 96, True, 32, (1, 2, 3)), True, source)
+    assert made.score_threshold == 0.05 and made.iou_threshold == 0.5 and made.max_detections == 100
+    assert made.classes == CLASSES and (made.height, made.width) == (64, 96)
+    assert len(made.config_sha256) == len(made.checkpoint_sha256) == 64
+    path = tmp_path / 'x.onnx'
+    write_model(source, path, made)
+    assert Detector(path).metadata == made
+    said = {each.key: each.value for each in onnx.load(path).metadata_props}
+    assert json.loads(said[KEY])['classes'] == list(CLASSES)
+
+
+def test_a_file_that_finds_something_else_is_refused(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / 'small.xml'
+    write_model(source, path, metadata())
+    _, detector = small()
+    images = list(canvases(2))
+    said = checked(detector, path, images, real=False)
+    assert said.startswith('checked: 2 images through torch and through the file: ')
+    detector.bbox_head.retina_cls.bias.data += 0.2
+    with pytest.raises(UserError, match='small.xml: not written: .* found by one of them alone'):
+        checked(detector, path, images, real=False)
+    detector.bbox_head.retina_cls.bias.data -= 100
+    with pytest.raises(UserError, match='0 boxes matched'):
+        checked(detector, path, images, real=False)
+
+
+def test_comparison_counts_what_only_one_side_has() -> None:
+    one = (np.array([[0, 0, 9, 9], [20, 20, 30, 30]], np.float32), np.array([0.9, 0.8]), np.array([0, 1]))
+    moved = (one[0] + 0.25, one[1] - 0.001, one[2])
+    assert compare([one], [moved], 0.5, 100) == Difference(2, 0.25, pytest.approx(0.001), 0)  # type: ignore[arg-type]
+    other = (one[0], one[1], np.array([0, 0]))
+    assert compare([one], [other], 0.5, 100).unmatched == 2
+    first = tuple(part[:1] for part in one)
+    assert compare([one], [first], 0.5, 100).unmatched == 1  # type: ignore[list-item]
+    assert compare([one], [tuple(part[:0] for part in one)], 0.5, 100).unmatched == 2  # type: ignore[list-item]
+
+
+def test_nothing_is_left_of_a_file_that_fails(tmp_path: Path) -> None:
+    out = tmp_path / 'deep' / 'x.xml'
+    with pytest.raises(RuntimeError), publishing(out) as folder:
+        (folder / 'x.bin').write_bytes(b'half')
+        raise RuntimeError
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('trained') / 'epoch_1.pth'
+    _, detector = small()
+    torch.save({'state_dict': detector.state_dict(), 'meta': {'dataset_meta': {'classes': CLASSES}}}, path)
+    return path
+
+
+def fails(checkpoint: Path, message: str, **settings: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        list(export(str(ROOT / CONFIG), str(checkpoint), options=dict(SMALL), **settings))
+
+
+def test_mistakes_are_told_before_the_long_work(checkpoint: Path, tmp_path: Path) -> None:
+    fails(checkpoint, r'-o .*x.engine: a name that ends in .onnx or .xml', out=tmp_path / 'x.engine')
+    fails(checkpoint, r'-o .*x.onnx: a name that ends in .xml', out=tmp_path / 'x.onnx', form='openvino')
+    fails(checkpoint, '--size 50 64: multiples of 32', size=(50, 64))
+    fails(checkpoint, f'--opset 12: {OLDEST} to {NEWEST}', opset=12, size=(64, 64))
+    fails(checkpoint, '--int8: not with --half', int8=True, half=True)
+    fails(checkpoint, '--int8: data is needed', int8=True)
+    fails(tmp_path / 'none.pth', 'none.pth: a checkpoint file is wanted')
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ['epoch_1.pth']
+
+
+@pytest.fixture
+def no_export(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The file that is there already, in place of another minute of exporting."""
+
+    def copied(detector: Any, canvas: Any, path: Path, dynamic: bool, opset: int) -> None:
+        path.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(exporting, 'to_onnx', copied)
+    yield
+
+
+@pytest.mark.usefixtures('no_export')
+def test_export_writes_a_checked_file_beside_the_checkpoint(checkpoint: Path) -> None:
+    lines = list(
+        export(str(ROOT / CONFIG), str(checkpoint), size=(128, 160), dynamic=True, options=dict(SMALL))
+    )
+    assert lines[0].startswith(('checked: 16 images', 'warning: 16 images'))
+    path = checkpoint.with_suffix('.xml')
+    assert lines[1].startswith(f'{path}: ') and lines[1].endswith('fp32, 128 x 160 or any other size')
+    assert Detector(path).metadata.classes == CLASSES
+    assert {each.suffix for each in checkpoint.parent.iterdir()} == {'.pth', '.xml', '.bin'}
+
+
+def test_tool_without_the_extra_names_it(checkpoint: Path, tmp_path: Path) -> None:
+    block = tmp_path / 'openvino.py'
+    block.write_text('raise ImportError("blocked")')
+    command = [sys.executable, str(ROOT / 'tools/export.py'), str(ROOT / CONFIG), str(checkpoint)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={'PYTHONPATH': f'{tmp_path}:{ROOT}', 'PATH': '/usr/bin:/bin'},
+    )
+    assert done.returncode == 2 and "pip install 'ghost-det[export]'" in done.stderr, done.stderr
