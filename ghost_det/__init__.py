@@ -30,6 +30,7 @@ with contextlib.redirect_stdout(io.StringIO()):
         RepGhostNet,
         ghostify,
     )
+    from .optimize import optimize
     from .preflight.check import check_dataset
     from .swap import swap_backbone
 
@@ -55,5 +56,6 @@ __all__ = [
     'classifier',
     'ghostify',
     'load_pretrained',
+    'optimize',
     'swap_backbone',
 ]
