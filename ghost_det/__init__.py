@@ -35,6 +35,7 @@ if refusal('ghost_det') is None:
             RepGhostNet,
             ghostify,
         )
+        from .optimize import optimize
         from .preflight.check import check_dataset
         from .swap import swap_backbone
 
@@ -63,5 +64,6 @@ __all__ = [
     'classifier',
     'ghostify',
     'load_pretrained',
+    'optimize',
     'swap_backbone',
 ]

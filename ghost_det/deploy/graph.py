@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .heads import head_of
+from .rewrite import rewrite
 
 
 class Canvas(NamedTuple):
@@ -133,9 +134,4 @@ def _test_pipeline(cfg: Any) -> Any:
 
 def deployed(detector: nn.Module) -> nn.Module:
     """Return a copy of a detector in the form in which it is fastest: branches and norms folded."""
-    copied = copy.deepcopy(detector).cpu().float().eval()
-    for module in list(copied.modules()):
-        fold: Any = getattr(module, 'switch_to_deploy', None)
-        if fold is not None and hasattr(module, 'out_indices'):
-            fold()
-    return copied
+    return rewrite(copy.deepcopy(detector).cpu().float().eval())
