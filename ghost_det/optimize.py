@@ -62,7 +62,7 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Fold training branches and batch norms of a model in evaluation mode into its convolutions, in place."""
+    """Fold training branches and batch norms of an evaluated model into its convolutions, in place."""
     for module in list(model.modules()):
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()

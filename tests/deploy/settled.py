@@ -46,6 +46,8 @@ def settled(name: str, **options: Any) -> tuple[Any, Any]:
             head(detector.extract_feat(x))
         for norm in norms:
             norm.eval()
+            # Channels that are nearly constant here would blow up any other image, and rounding.
+            norm.running_var.clamp_(min=0.05)
         made: dict[int, Any] = {}
 
         def note(layer: Any, _: Any, out: Any) -> None:
