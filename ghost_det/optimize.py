@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from mmcv.cnn import ConvModule
@@ -52,8 +52,9 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
             raise UserError(f'optimize: threads is {threads}; 1 or more')
         torch.set_num_threads(threads)
     fold_norms(model)
+    _activate_in_place(model)
     model.eval()  # what folding made, too
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     if compile:
         parts = [getattr(model, name, None) for name in ('backbone', 'neck')]
         for part in [part for part in parts if isinstance(part, nn.Module)] or [model]:
@@ -62,8 +63,16 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Fold training branches and batch norms of a model in evaluation mode into its convolutions, in place."""
-    for module in list(model.modules()):
+    """Fold training branches and batch norms into convolutions, in place.
+
+    Args:
+        model: in evaluation mode.
+
+    Raises:
+        ValueError: training branches have other norms than batch norms.
+    """
+    parts: list[Any] = list(model.modules())
+    for module in parts:
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
     for parent, conv_name, norm_name in list(_pairs(model)):
@@ -74,12 +83,22 @@ def fold_norms(model: nn.Module) -> None:
         parent._modules[norm_name] = nn.Identity()
 
 
+def _activate_in_place(model: nn.Module) -> None:
+    """Have activations overwrite a convolution's output where none else sees it: in a ``Sequential``."""
+    for parent in model.modules():
+        layers = list(parent.children()) if isinstance(parent, nn.Sequential) else []
+        shown = [layer for layer in layers if not isinstance(layer, nn.Identity)]
+        for conv, act in zip(shown, shown[1:]):
+            if isinstance(conv, nn.Conv2d) and isinstance(act, nn.ReLU | nn.ReLU6 | nn.SiLU | nn.Hardswish):
+                act.inplace = True
+
+
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """Find batch norms registered right behind a convolution of as many channels."""
     for parent in model.modules():
         if isinstance(parent, ConvModule) and parent.order[:2] != ('conv', 'norm'):
             continue
-        children = list(parent._modules.items())
+        children: list[tuple[str, Any]] = list(parent._modules.items())
         for (conv_name, conv), (norm_name, norm) in zip(children, children[1:]):
             if (
                 type(conv) in _PLAIN
