@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..fold import fold_norms
 from ..models.bottleneck import GhostBottleneck
 from ..models.ghost_module import GhostModule
-from ..optimize import fold_norms
 
 Module = TypeVar('Module', bound=nn.Module)
 
