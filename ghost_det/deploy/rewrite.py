@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..fold import fold_norms
 from ..models.bottleneck import GhostBottleneck
 from ..models.ghost_module import GhostModule
-from ..optimize import fold_norms
 
 Module = TypeVar('Module', bound=nn.Module)
 
@@ -50,7 +50,7 @@ class SplitConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, parts: Sequence[int]) -> None:
         super().__init__()
-        weights = conv.weight.split(list(parts), dim=1)
+        weights = torch.split(conv.weight, list(parts), dim=1)
         self.convs = nn.ModuleList(
             _conv_like(conv, weight, conv.bias if i == 0 else None) for i, weight in enumerate(weights)
         )
@@ -72,18 +72,18 @@ class SplitBottleneck(nn.Module):
 
     def __init__(self, block: GhostBottleneck) -> None:
         super().__init__()
-        first, second = block.ghost1, block.ghost2
+        first: Any = block.ghost1
+        second: Any = block.ghost2
         intrinsic = _conv_of(first.primary_conv).out_channels
-        self.parts = [intrinsic, first.oup - intrinsic]
-        self.ghost1 = first
+        self.parts: list[int] = [intrinsic, first.oup - intrinsic]
+        self.ghost1: Any = first
         self.shrink = nn.ModuleList()
         if block.stride > 1:
             self.shrink = _split_depthwise(block.conv_dw, self.parts)
         self.se = block.se
-        self.primary: nn.Module
-        self.oup = second.oup
+        self.oup: int = second.oup
         primary, cheap = _conv_of(second.primary_conv), _conv_of(second.cheap_operation)
-        self.is_doubled = second.oup == 2 * primary.out_channels <= _LANES
+        self.is_doubled: bool = self.oup == 2 * primary.out_channels <= _LANES
         if self.is_doubled:
             primary, cheap = _doubled(primary, cheap)
         self.primary = SplitConv(primary, self.parts)
@@ -98,7 +98,7 @@ class SplitBottleneck(nn.Module):
         if self.se is not None:
             halves = self._excite(halves)
         intrinsic = self.primary(halves)
-        out = self.cheap(intrinsic)
+        out: Tensor = self.cheap(intrinsic)
         if not self.is_doubled:
             out = torch.cat([intrinsic, out[:, : self.oup - intrinsic.shape[1]]], dim=1)
         out = out + self.shortcut(x)
@@ -112,7 +112,7 @@ class SplitBottleneck(nn.Module):
             ghosts = ghosts[:, : self.parts[1]]
         if self.ghost1.short_conv is None:
             return [intrinsic, ghosts]
-        gates = self.ghost1.short_conv(x).split(self.parts, dim=1)
+        gates = torch.split(self.ghost1.short_conv(x), self.parts, dim=1)
         size = intrinsic.shape[2:]
         return [
             half * F.interpolate(gate, size=size, mode='nearest')
@@ -123,7 +123,9 @@ class SplitBottleneck(nn.Module):
         """Return the halves scaled by squeeze-excite, whose own vectors are short enough to concatenate."""
         se: Any = self.se
         squeezed = torch.cat([half.mean((2, 3), keepdim=True) for half in halves], dim=1)
-        gates = F.hardsigmoid(se.conv_expand(se.act1(se.conv_reduce(squeezed)))).split(self.parts, dim=1)
+        gates = torch.split(
+            F.hardsigmoid(se.conv_expand(se.act1(se.conv_reduce(squeezed)))), self.parts, dim=1
+        )
         return [half * gate for half, gate in zip(halves, gates)]
 
 
@@ -159,8 +161,7 @@ def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int
 
 
 def _split_depthwise(conv: Any, parts: Sequence[int]) -> nn.ModuleList:
-    biases = [None] * len(parts) if conv.bias is None else conv.bias.split(list(parts))
-    weights = conv.weight.split(list(parts))
+    weights, biases = (torch.split(values, list(parts)) for values in (conv.weight, conv.bias))
     return nn.ModuleList(
         _conv_like(conv, weight, bias, groups=len(weight)) for weight, bias in zip(weights, biases)
     )
