@@ -58,26 +58,8 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
     return model
 
 
-<<<<<<< HEAD
-def fold_norms(model: nn.Module) -> None:
-    """Fold training branches and batch norms of an evaluated model into its convolutions, in place."""
-    for module in list(model.modules()):
-        if hasattr(module, 'switch_to_deploy'):
-            module.switch_to_deploy()
-    for parent, conv_name, norm_name in list(_pairs(model)):
-        conv, norm = parent._modules[conv_name], parent._modules[norm_name]
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm)
-        # A copy: other levels may share the convolution, but not the norm.
-        parent._modules[conv_name] = fuse_conv_bn_eval(conv, norm)
-        parent._modules[norm_name] = nn.Identity()
-
-
-def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
-    """Find batch norms registered right behind a convolution of as many channels."""
-=======
 def _activate_in_place(model: nn.Module) -> None:
     """Have activations overwrite a convolution's output where none else sees it: in a ``Sequential``."""
->>>>>>> h-fast
     for parent in model.modules():
         layers = list(parent.children()) if isinstance(parent, nn.Sequential) else []
         shown = [layer for layer in layers if not isinstance(layer, nn.Identity)]
