@@ -1,0 +1,311 @@
+"""Backbones beside each other: ours in every engine, and those of timm and torchvision with the same taps."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import models
+from ..complexity import count_macs
+from ..errors import UserError
+from .annotations import MIB, memory
+from .engines import (
+    ENGINES,
+    STREAMS,
+    TORCH,
+    export_onnx,
+    in_onnxruntime,
+    in_openvino,
+    in_torch,
+    quantise,
+    require,
+    torch_threads,
+)
+from .roofline import Rates, bound, layers
+from .rows import Results, Row, timed
+from .timing import apart, interleave, settle
+
+STRIDES = (4, 8, 16, 32)
+GROWTH = (224, 320, 480, 640, 960, 1280)
+CALLS = 2
+"""Calls that a turn times, after one that it does not."""
+SEPARATOR = ': '
+
+
+def _ours(name: str) -> nn.Module:
+    network = getattr(models, name)().eval()
+    network.switch_to_deploy()
+    return network  # type: ignore[no-any-return]
+
+
+def _tapped(network: nn.Module, ends: Sequence[str]) -> nn.Module:
+    extract = import_module('torchvision.models.feature_extraction').create_feature_extractor
+    tapped: nn.Module = extract(network.eval(), {end: str(i) for i, end in enumerate(ends)})
+    return tapped
+
+
+def _torchvision(name: str, *ends: str) -> nn.Module:
+    return _tapped(import_module('torchvision').models.get_model(name, weights=None), ends)
+
+
+def _timm(name: str, *ends: str) -> nn.Module:
+    timm = require('timm')
+    if ends:
+        network = timm.create_model(name)
+    else:
+        strides = timm.create_model(name, features_only=True).feature_info.reduction()
+        taps = tuple(strides.index(stride) for stride in STRIDES)
+        network = timm.create_model(name, features_only=True, out_indices=taps)
+    folded: nn.Module = timm.utils.reparameterize_model(network.eval())
+    return _tapped(folded, ends) if ends else folded
+
+
+_GHOST_ENDS = tuple(f'blocks.{i}' for i in (2, 4, 6, 8))
+_LAYERS = tuple(f'layer{i}' for i in (1, 2, 3, 4))
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    'GhostNet 1.0': partial(_ours, 'GhostNet'),
+    'GhostNetV2 1.0': partial(_ours, 'GhostNetV2'),
+    'GhostNetV3 1.0': partial(_ours, 'GhostNetV3'),
+    'RepGhostNet 1.0': partial(_ours, 'RepGhostNet'),
+    'timm ghostnet_100': partial(_timm, 'ghostnet_100', *_GHOST_ENDS),
+    'timm ghostnet_100 features_only': partial(_timm, 'ghostnet_100'),
+    'timm repghostnet_100': partial(_timm, 'repghostnet_100', *_GHOST_ENDS),
+    'timm mobilenetv4_conv_small': partial(_timm, 'mobilenetv4_conv_small'),
+    'timm lcnet_100': partial(_timm, 'lcnet_100'),
+    'timm efficientnet_lite0': partial(_timm, 'efficientnet_lite0'),
+    'timm hgnetv2_b0': partial(_timm, 'hgnetv2_b0'),
+    'MobileNetV2': partial(_torchvision, 'mobilenet_v2', *(f'features.{i}' for i in (3, 6, 13, 17))),
+    'MobileNetV3-L': partial(_torchvision, 'mobilenet_v3_large', *(f'features.{i}' for i in (3, 6, 12, 15))),
+    'ResNet-18': partial(_torchvision, 'resnet18', *_LAYERS),
+    'ResNet-50': partial(_torchvision, 'resnet50', *_LAYERS),
+}
+"""Name to what builds the network, untrained, folded for deployment, with maps at strides 4, 8, 16 and 32.
+
+timm's ``features_only`` GhostNet is what its users get: it leaves out all but the first block of each stride.
+"""
+OURS = tuple(name for name in NETWORKS if name.endswith(' 1.0'))
+BASELINE = f'timm ghostnet_100{SEPARATOR}eager'
+
+
+@cache
+def network(name: str) -> nn.Module:
+    """Return a network of `NETWORKS`, with norms that fit random images.
+
+    Raises:
+        UserError: it needs timm, which is not installed.
+    """
+    torch.manual_seed(0)
+    built = NETWORKS[name]()
+    settle(built, torch.randn(4, 3, 192, 192))
+    return built
+
+
+def chosen(only: Sequence[str], int8: bool, compiled: bool) -> list[str]:
+    """Return the contenders, ``NETWORK: ENGINE``, with the baseline among them.
+
+    Args:
+        only: parts of names, one of which a contender's must have; none for all.
+        int8: with quantised networks.
+        compiled: with ``torch.compile``, for our networks.
+
+    Raises:
+        UserError: no contender has such a name.
+    """
+    left_out = {'compiled': not compiled, 'openvino int8': not int8}
+    names = [
+        f'{name}{SEPARATOR}{engine}'
+        for name in NETWORKS
+        for engine in ENGINES
+        if not left_out.get(engine) and (name in OURS or engine not in TORCH[1:])
+    ]
+    found = [name for name in names if not only or any(part.lower() in name.lower() for part in only)]
+    if not found:
+        raise UserError(f'--only {" ".join(only)}: no such contender; there are {", ".join(names)}')
+    return found if BASELINE in found else [BASELINE, *found]
+
+
+class _Files:
+    """Exported networks, made when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def onnx(self, name: str, shape: tuple[int, ...]) -> Path:
+        path = self.folder / f'{name}-{"x".join(map(str, shape))}.onnx'
+        if not path.exists():
+            export_onnx(network(name), torch.rand(shape), path)
+        return path
+
+    def path(self, name: str, engine: str, shape: tuple[int, ...]) -> Path:
+        source = self.onnx(name, shape)
+        if not engine.startswith('openvino int8'):
+            return source
+        path = source.with_suffix('.xml')
+        if not path.exists():
+            quantise(source, path, shape)
+        return path
+
+
+def _runner(
+    name: str, engine: str, path: Path | None, shape: tuple[int, ...], threads: int
+) -> Callable[[], object]:
+    torch.manual_seed(0)
+    images = torch.randn(shape)
+    if path is None:
+        return in_torch(engine, network(name), images)
+    if engine == 'onnxruntime':
+        return in_onnxruntime(path, images.numpy(), threads)
+    return in_openvino(path, images.numpy(), threads, engine.endswith(STREAMS))
+
+
+def footprint(name: str, engine: str, path: Path | None, shape: tuple[int, ...], threads: int) -> float:
+    """Return the MB that loading a contender and running it three times adds to this process at the peak."""
+    torch.set_num_threads(threads)
+    before = memory()['rss']
+    call = _runner(name, engine, path, shape, threads)
+    for _ in range(3):
+        call()
+    return (memory()['peak'] - before) * MIB / 1e6
+
+
+def measure(
+    contenders: Sequence[str],
+    size: int,
+    batch: int,
+    threads: int,
+    seconds: float,
+    files: Path,
+    rates: Rates | None = None,
+    with_memory: bool = False,
+) -> list[Row]:
+    """Time contenders on random images.
+
+    Args:
+        contenders: of `chosen`; of a batch, OpenVINO's are also run as streams of single images.
+        size: side of the images, in pixels.
+        batch: images a call.
+        threads: of every engine.
+        seconds: for all of them together.
+        files: folder for exported networks.
+        rates: the machine's, for the bound.
+        with_memory: measure it too, each in a process of its own.
+    """
+    if batch > 1:
+        contenders = [
+            each
+            for name in contenders
+            for each in ((name, name + STREAMS) if 'openvino' in name else (name,))
+        ]
+    shape = (batch, 3, size, size)
+    store = _Files(files)
+    calls, paths = {}, {}
+    with torch_threads(threads):
+        for label in contenders:
+            name, engine = label.split(SEPARATOR)
+            paths[label] = None if engine in TORCH else store.path(name, engine, shape)
+            calls[label] = _runner(name, engine, paths[label], shape, threads)
+            calls[label]()
+        samples = interleave(calls, seconds=seconds, calls=CALLS, warm=1)
+    rows = []
+    for label, found in samples.items():
+        name, engine = label.split(SEPARATOR)
+        parameters, macs, least = _costs(name, size, batch, rates)
+        rows.append(
+            Row(
+                *(name, engine, size, size, batch, threads),
+                **timed(found, samples[BASELINE], batch),
+                parameters=parameters,
+                macs=macs,
+                bound=None if 'int8' in engine else least,
+                memory=apart(footprint, name, engine, paths[label], shape, threads) if with_memory else None,
+            )
+        )
+    return rows
+
+
+def _costs(
+    name: str, size: int, batch: int, rates: Rates | None
+) -> tuple[int, int, tuple[float, float] | None]:
+    built = network(name)
+    with torch.no_grad(), count_macs(built) as macs:
+        built(torch.zeros(1, 3, size, size))
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    least = None if rates is None else bound(layers(built, torch.zeros(batch, 3, size, size)), rates)
+    return parameters, macs.total(), least
+
+
+def backbone_results(
+    sizes: Sequence[int],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    contenders: Sequence[str],
+    seconds: float,
+    roofline: bool = False,
+    with_memory: bool = False,
+) -> Iterator[Results]:
+    """Yield the results so far, after each size, batch and number of threads.
+
+    Args:
+        sizes: sides of the images, in pixels.
+        batches: numbers of images a call.
+        threads: numbers of threads.
+        contenders: of `chosen`.
+        seconds: for each size, batch and number of threads.
+        roofline: measure the machine's rates first, and tell how far from their bound each is.
+        with_memory: of each contender, too.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    for package in ('openvino', 'onnxruntime'):
+        if any(package in name for name in contenders):
+            require('onnx'), require(package)
+    rows: list[Row] = []
+    rates = {count: Rates.measured(count) for count in threads} if roofline else {}
+    known = {str(count): rate.told() for count, rate in rates.items()}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for size in sizes:
+            for batch in batches:
+                for count in threads:
+                    rows += measure(
+                        contenders, size, batch, count, seconds, folder, rates.get(count), with_memory
+                    )
+                    yield Results('backbones', BASELINE, tuple(rows), known)
+
+
+def exponents(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Fit ``milliseconds = a * (megapixels ** exponent)`` for each contender with three sizes or more.
+
+    Returns:
+        ``NETWORK: ENGINE, batch N, N threads`` to ``a`` and the exponent, least squares of the logarithms.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        label = f'{row.network}{SEPARATOR}{row.engine}, batch {row.batch}, {row.threads} threads'
+        pixels = row.height * row.width / 1e6
+        points.setdefault(label, []).append((math.log(pixels), math.log(row.milliseconds.middle)))
+    found = {}
+    for label, logs in points.items():
+        if len(logs) < 3:
+            continue
+        x, y = (sum(column) / len(logs) for column in zip(*logs))
+        slope = sum((a - x) * (b - y) for a, b in logs) / sum((a - x) ** 2 for a, _ in logs)
+        found[label] = math.exp(y - slope * x), slope
+    return found
+
+
+def growth_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the lines of a Markdown table of `exponents`."""
+    yield '| contender | ms at one megapixel (fitted) | exponent over pixels |'
+    yield '|---|---|---|'
+    for label, (factor, exponent) in exponents(rows).items():
+        yield f'| {label} | {factor:.3g} | {exponent:.2f} |'
