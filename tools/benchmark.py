@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ghost_det.benchmarks.annotations import annotation_table
+from ghost_det.benchmarks.engines import ENGINES
 from ghost_det.benchmarks.evaluation import evaluation_table
 from ghost_det.benchmarks.ops import main_table
 from ghost_det.benchmarks.report import report
@@ -65,6 +66,12 @@ def main() -> None:
     )
     add_speed(command)
 
+    command = commands.add_parser('detectors', help="speed from pixels to boxes, beside mmdet's small ones")
+    command.set_defaults(run=detectors)
+    command.add_argument('configs', nargs='*', help='(default: the two lite ones)')
+    command.add_argument('--size', type=whole, default=320, help='side of the input (default: %(default)s)')
+    add_speed(command)
+
     command = commands.add_parser('table', help='Markdown of a RESULTS.json of backbones or detectors')
     command.set_defaults(run=show)
     command.add_argument('results', type=Path)
@@ -99,16 +106,31 @@ def add_speed(command: argparse.ArgumentParser) -> None:
     command.add_argument('-o', '--output', type=Path, metavar='FOLDER', help='for RESULTS.json and charts')
 
 
+def engines(args: argparse.Namespace) -> list[str]:
+    left_out = {'compiled': not args.compile, 'openvino int8': not args.int8}
+    return [engine for engine in ENGINES if not left_out.get(engine)]
+
+
 def backbones(args: argparse.Namespace) -> Iterable[str]:
     from ghost_det.benchmarks import backbones
 
-    contenders = backbones.chosen(args.only, args.int8, args.compile)
+    contenders = backbones.chosen(args.only, engines(args))
     sizes = args.sizes or (backbones.GROWTH if args.growth else (320, 640))
     threads = args.threads or [available()]
     measured = backbones.backbone_results(
         sizes, args.batch, threads, contenders, args.seconds, args.roofline, args.memory
     )
     return report(measured, args.output, args.growth)
+
+
+def detectors(args: argparse.Namespace) -> Iterable[str]:
+    from ghost_det.benchmarks import detectors
+
+    configs, threads = args.configs or detectors.CONFIGS, args.threads or [available()]
+    measured = detectors.detector_results(
+        configs, args.size, threads, args.only, engines(args), args.seconds, args.memory
+    )
+    return report(measured, args.output)
 
 
 def show(args: argparse.Namespace) -> Iterable[str]:

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import models
 from ..complexity import count_macs
-from ..errors import UserError
 from .annotations import MIB, memory
 from .engines import (
-    ENGINES,
+    SEPARATOR,
     STREAMS,
     TORCH,
+    choose,
     export_onnx,
     in_onnxruntime,
     in_openvino,
@@ -31,13 +32,13 @@ from .engines import (
 )
 from .roofline import Rates, bound, layers
 from .rows import Results, Row, timed
-from .timing import apart, interleave, settle
+from .timing import apart, interleave
+from .untrained import settle
 
 STRIDES = (4, 8, 16, 32)
 GROWTH = (224, 320, 480, 640, 960, 1280)
 CALLS = 2
 """Calls that a turn times, after one that it does not."""
-SEPARATOR = ': '
 
 
 def _ours(name: str) -> nn.Module:
@@ -46,38 +47,57 @@ def _ours(name: str) -> nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-def _tapped(network: nn.Module, ends: Sequence[str]) -> nn.Module:
+def _torchvision(name: str, *ends: str) -> nn.Module:
     extract = import_module('torchvision.models.feature_extraction').create_feature_extractor
-    tapped: nn.Module = extract(network.eval(), {end: str(i) for i, end in enumerate(ends)})
+    network = import_module('torchvision').models.get_model(name, weights=None).eval()
+    tapped: nn.Module = extract(network, {end: str(i) for i, end in enumerate(ends)})
     return tapped
 
 
-def _torchvision(name: str, *ends: str) -> nn.Module:
-    return _tapped(import_module('torchvision').models.get_model(name, weights=None), ends)
+class _Ends(nn.Module):
+    """A Ghost network of timm that returns the ends of its stages, and has no more than they need.
+
+    torchvision's extractor would let the last convolution run as well: timm's norms assert, which it keeps.
+    """
+
+    def __init__(self, network: Any, ends: Sequence[int]) -> None:
+        super().__init__()
+        self.ends = ends
+        self.stem = nn.Sequential(network.conv_stem, network.bn1, network.act1)
+        self.blocks = network.blocks[: ends[-1] + 1]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = self.stem(x)
+        maps = []
+        for position, block in enumerate(self.blocks):
+            x = block(x)
+            if position in self.ends:
+                maps.append(x)
+        return maps
 
 
-def _timm(name: str, *ends: str) -> nn.Module:
+def _timm(name: str, ends: Sequence[int] = ()) -> nn.Module:
     timm = require('timm')
     if ends:
-        network = timm.create_model(name)
+        network: nn.Module = _Ends(timm.create_model(name), ends)
     else:
         strides = timm.create_model(name, features_only=True).feature_info.reduction()
         taps = tuple(strides.index(stride) for stride in STRIDES)
         network = timm.create_model(name, features_only=True, out_indices=taps)
     folded: nn.Module = timm.utils.reparameterize_model(network.eval())
-    return _tapped(folded, ends) if ends else folded
+    return folded
 
 
-_GHOST_ENDS = tuple(f'blocks.{i}' for i in (2, 4, 6, 8))
+_GHOST_ENDS = (2, 4, 6, 8)
 _LAYERS = tuple(f'layer{i}' for i in (1, 2, 3, 4))
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     'GhostNet 1.0': partial(_ours, 'GhostNet'),
     'GhostNetV2 1.0': partial(_ours, 'GhostNetV2'),
     'GhostNetV3 1.0': partial(_ours, 'GhostNetV3'),
     'RepGhostNet 1.0': partial(_ours, 'RepGhostNet'),
-    'timm ghostnet_100': partial(_timm, 'ghostnet_100', *_GHOST_ENDS),
+    'timm ghostnet_100': partial(_timm, 'ghostnet_100', _GHOST_ENDS),
     'timm ghostnet_100 features_only': partial(_timm, 'ghostnet_100'),
-    'timm repghostnet_100': partial(_timm, 'repghostnet_100', *_GHOST_ENDS),
+    'timm repghostnet_100': partial(_timm, 'repghostnet_100', _GHOST_ENDS),
     'timm mobilenetv4_conv_small': partial(_timm, 'mobilenetv4_conv_small'),
     'timm lcnet_100': partial(_timm, 'lcnet_100'),
     'timm efficientnet_lite0': partial(_timm, 'efficientnet_lite0'),
@@ -108,50 +128,37 @@ def network(name: str) -> nn.Module:
     return built
 
 
-def chosen(only: Sequence[str], int8: bool, compiled: bool) -> list[str]:
+def chosen(only: Sequence[str], engines: Sequence[str]) -> list[str]:
     """Return the contenders, ``NETWORK: ENGINE``, with the baseline among them.
 
     Args:
-        only: parts of names, one of which a contender's must have; none for all.
-        int8: with quantised networks.
-        compiled: with ``torch.compile``, for our networks.
-
-    Raises:
-        UserError: no contender has such a name.
+        only: parts of names, see `choose`.
+        engines: of `ENGINES`; the fast and the compiled are for our networks.
     """
-    left_out = {'compiled': not compiled, 'openvino int8': not int8}
     names = [
         f'{name}{SEPARATOR}{engine}'
         for name in NETWORKS
-        for engine in ENGINES
-        if not left_out.get(engine) and (name in OURS or engine not in TORCH[1:])
+        for engine in engines
+        if name in OURS or engine not in TORCH[1:]
     ]
-    found = [name for name in names if not only or any(part.lower() in name.lower() for part in only)]
-    if not found:
-        raise UserError(f'--only {" ".join(only)}: no such contender; there are {", ".join(names)}')
-    return found if BASELINE in found else [BASELINE, *found]
+    return choose(names, only, BASELINE)
 
 
-class _Files:
-    """Exported networks, made when first asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def onnx(self, name: str, shape: tuple[int, ...]) -> Path:
-        path = self.folder / f'{name}-{"x".join(map(str, shape))}.onnx'
-        if not path.exists():
-            export_onnx(network(name), torch.rand(shape), path)
+def _exported(name: str, engine: str, shape: tuple[int, ...], folder: Path) -> Path | None:
+    """Return the file that an engine runs, made when first asked for; OpenVINO sets the batch itself."""
+    if engine in TORCH:
+        return None
+    if engine.startswith('openvino'):
+        shape = (1, *shape[1:])
+    path = folder / f'{name}-{"x".join(map(str, shape))}.onnx'
+    if not path.exists():
+        export_onnx(network(name), torch.rand(shape), path)
+    if 'int8' not in engine:
         return path
-
-    def path(self, name: str, engine: str, shape: tuple[int, ...]) -> Path:
-        source = self.onnx(name, shape)
-        if not engine.startswith('openvino int8'):
-            return source
-        path = source.with_suffix('.xml')
-        if not path.exists():
-            quantise(source, path, shape)
-        return path
+    quantised = path.with_suffix('.xml')
+    if not quantised.exists():
+        quantise(path, quantised, shape)
+    return quantised
 
 
 def _runner(
@@ -182,7 +189,7 @@ def measure(
     batch: int,
     threads: int,
     seconds: float,
-    files: Path,
+    folder: Path,
     rates: Rates | None = None,
     with_memory: bool = False,
 ) -> list[Row]:
@@ -194,7 +201,7 @@ def measure(
         batch: images a call.
         threads: of every engine.
         seconds: for all of them together.
-        files: folder for exported networks.
+        folder: for exported networks.
         rates: the machine's, for the bound.
         with_memory: measure it too, each in a process of its own.
     """
@@ -205,12 +212,11 @@ def measure(
             for each in ((name, name + STREAMS) if 'openvino' in name else (name,))
         ]
     shape = (batch, 3, size, size)
-    store = _Files(files)
     calls, paths = {}, {}
     with torch_threads(threads):
         for label in contenders:
             name, engine = label.split(SEPARATOR)
-            paths[label] = None if engine in TORCH else store.path(name, engine, shape)
+            paths[label] = _exported(name, engine, shape, folder)
             calls[label] = _runner(name, engine, paths[label], shape, threads)
             calls[label]()
         samples = interleave(calls, seconds=seconds, calls=CALLS, warm=1)

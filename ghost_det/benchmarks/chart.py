@@ -68,7 +68,7 @@ def _placed(rows: Sequence[Row]) -> Iterator[tuple[float, Row]]:
 
 def _bars(rows: Sequence[Row], title: str) -> Any:
     placed = list(_placed(rows))
-    figure, axis = plt.subplots(figsize=(10, 1.2 + BAR * placed[-1][0]), layout='constrained')
+    figure, axis = plt.subplots(figsize=(10, 2 + BAR * placed[-1][0]), layout='constrained')
     colours = _colours(rows)
     names: dict[str, list[float]] = {}
     for place, row in placed:
@@ -91,7 +91,7 @@ def _bars(rows: Sequence[Row], title: str) -> Any:
     axis.margins(x=0.08)
     axis.grid(axis='x', alpha=0.3)
     axis.set_axisbelow(True)
-    axis.legend(loc='lower right')
+    figure.legend(loc='outside lower center', ncols=4)
     return figure
 
 

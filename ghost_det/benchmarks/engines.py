@@ -6,7 +6,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from ..errors import UserError
 TORCH = ('eager', 'fast', 'compiled')
 ENGINES = (*TORCH, 'onnxruntime', 'openvino', 'openvino int8')
 STREAMS = ' streams'
+SEPARATOR = ': '
 CALIBRATION = 16  # images: enough for times, not for accuracy
 
 
@@ -35,6 +36,18 @@ def require(package: str) -> Any:
         extra = 'dev' if package == 'timm' else 'deploy'
         raise UserError(f'{package} is not installed: pip install {package}, or "ghost-det[{extra}]" for all')
     return import_module(package)
+
+
+def choose(contenders: Sequence[str], only: Sequence[str], baseline: str) -> list[str]:
+    """Return the contenders of which ``only`` names a part, and the baseline, which none can do without.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [name for name in contenders if not only or any(part.lower() in name.lower() for part in only)]
+    if not found:
+        raise UserError(f'--only {" ".join(only)}: no such contender; there are {", ".join(contenders)}')
+    return found if baseline in found else [baseline, *found]
 
 
 @contextmanager

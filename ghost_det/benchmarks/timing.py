@@ -12,10 +12,6 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple, TypeVar
 
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-
 Name = TypeVar('Name')
 LEAST_ROUNDS = 3
 
@@ -88,27 +84,6 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a fresh process, whose memory nothing else has touched."""
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
         return pool.submit(function, *arguments).result()
-
-
-@torch.no_grad()
-def settle(model: nn.Module, images: torch.Tensor, **arguments: Any) -> None:
-    """Set the statistics of batch norms to those of ``images``, for untrained networks.
-
-    Without, activations of a deep untrained network fade to numbers so small that their arithmetic takes
-    another time than that of a trained one, and that INT8 has no scale for.
-
-    Args:
-        model: changed in place, and left in evaluation mode.
-        images: a batch of two or more.
-        arguments: of the forward pass beside the images.
-    """
-    norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    model(images, **arguments)
-    for norm, momentum in zip(norms, momenta):
-        norm.eval().momentum = momentum
 
 
 def available() -> int:
