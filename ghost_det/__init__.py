@@ -1,40 +1,48 @@
 """GhostNet backbones for MMDetection.
 
 Importing the package is all that a config or a script needs: mmcv's operators work without a
-compiler from then on, and the networks, hooks and metrics are in mmdet's registries.
+compiler from then on, and the networks, hooks and metrics are in mmdet's registries. Where torch or
+MMDetection is missing, `ghost_det.deploy` alone can be used.
 """
 
 import contextlib
 import io
+import sys
 
-from .ops import ensure_ops
+from .installed import Refuser, refusal, refuse
 from .version import __version__
 
-ensure_ops()
+if refusal('ghost_det') is None:
+    from .ops import ensure_ops
 
-# onedl-mmdetection prints, on import, which optional data sets it could not import.
-with contextlib.redirect_stdout(io.StringIO()):
-    from .classifiers import ENTRIES, classifier
-    from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
-    from .evaluation import FullCocoMetric
-    from .guards import InterruptHook, LossGuardHook
-    from .loading import load_pretrained
-    from .mends import mend
-    from .models import (
-        GhostModule,
-        GhostNet,
-        GhostNetV2,
-        GhostNetV3,
-        GhostPAN,
-        GhostResNet,
-        RepGhostNet,
-        ghostify,
-    )
-    from .preflight.check import check_dataset
-    from .swap import swap_backbone
+    ensure_ops()
 
-mend()
-globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
+    # onedl-mmdetection prints, on import, which optional data sets it could not import.
+    with contextlib.redirect_stdout(io.StringIO()):
+        from .classifiers import ENTRIES, classifier
+        from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
+        from .evaluation import FullCocoMetric
+        from .guards import InterruptHook, LossGuardHook
+        from .loading import load_pretrained
+        from .mends import mend
+        from .models import (
+            GhostModule,
+            GhostNet,
+            GhostNetV2,
+            GhostNetV3,
+            GhostPAN,
+            GhostResNet,
+            RepGhostNet,
+            ghostify,
+        )
+        from .preflight.check import check_dataset
+        from .swap import swap_backbone
+
+    mend()
+    globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
+else:
+    sys.meta_path.insert(0, Refuser())
+    globals().update(__getattr__=refuse)
 
 __all__ = [
     'Bf16OptimWrapper',

@@ -16,18 +16,18 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights  # type: ignore[import-untyped]
+from torchvision.models import ResNet18_Weights
 
 from .classifiers import classifier
 from .errors import UserError
 from .files import atomic
+from .images import find_images
 
 # ResNet18 stands for any network: torchvision keeps ImageNet's class names and the usual input
 # (Resize 256, CenterCrop 224, Normalize) with the description of its weights.
 CLASSES: tuple[str, ...] = tuple(ResNet18_Weights.IMAGENET1K_V1.meta['categories'])
 preprocess = ResNet18_Weights.IMAGENET1K_V1.transforms()
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 CHART = '.classes.png'
 CHART_BARS = 20
 THINNEST = 100
@@ -49,28 +49,6 @@ class Result:
     image: Path
     predictions: tuple[Prediction, ...] = ()
     error: str | None = None
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Return files as they are, and what looks like an image in folders, to any depth, sorted; each once.
-
-    Raises:
-        UserError: a path does not exist, or a folder has no images.
-    """
-    found: dict[str, Path] = {}
-    for path in paths:
-        if not path.exists():
-            raise UserError(f'{path}: no such file or folder')
-        files = [path]
-        if path.is_dir():
-            files = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and not p.is_dir())
-            # Those of an earlier run are no photographs.
-            files = [file for file in files if not file.name.endswith(CHART)]
-        if not files:
-            raise UserError(f'{path}: no images in this folder; looked for {" ".join(SUFFIXES)}')
-        for file in files:
-            found.setdefault(os.path.abspath(file), file)
-    return list(found.values())
 
 
 def read_image(path: Path) -> Image.Image:
@@ -228,7 +206,7 @@ def classify_files(
         UserError: an argument is wrong, or a file cannot be written.
     """
     _check(topk, batch_size)
-    images = find_images(paths)
+    images = find_images(paths, skip=lambda path: path.name.endswith(CHART))
     root = os.path.commonpath([os.path.abspath(image.parent) for image in images])
     report = Path(json_file) if json_file not in (None, '-') else None
     if report and (not report.parent.is_dir() or report.exists() and not report.is_file()):

@@ -1,4 +1,4 @@
-"""The command-line arguments that the tools share."""
+"""The command-line arguments that the tools share. Torch is imported only for those that need it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.config import DictAction
-
-from .data import DetectionData, find_data
-from .launch import default_launcher, is_first, read_environment
+if TYPE_CHECKING:
+    from .data import DetectionData
 
 
 def whole(text: str) -> int:
@@ -33,8 +31,21 @@ def positive(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """Read a number from 0 to 1, as argparse's ``type``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r}: a number from 0 to 1 is wanted')
+    return number
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what train and test both take: work folder, data, launcher, config options."""
+    from .launch import default_launcher
+
     parser.add_argument(
         '--work-dir', help='folder for logs, checkpoints, pictures (default: work_dirs/CONFIG)'
     )
@@ -54,6 +65,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default=default_launcher(),
         help='what started the processes of a distributed run (default: pytorch under torchrun, else none)',
     )
+    add_config_options(parser)
+    # torch.distributed.launch passes it; mmengine reads the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that changes the config."""
+    from mmengine.config import DictAction
+
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -61,8 +81,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings that win over the config, as optim_wrapper.optimizer.lr=0.01',
     )
-    # torch.distributed.launch passes it; mmengine reads the environment.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_parts(parser: Any) -> None:
@@ -93,6 +111,8 @@ def parse(
         name, _, example = option.partition(' ')
         parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
     if 'local_rank' in args:
+        from .launch import read_environment
+
         if args.launcher == 'pytorch':
             os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         read_environment(args.launcher)
@@ -109,6 +129,9 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     parts = (args.train_ann, args.train_images, args.val_ann, args.val_images)
     if args.data is None and not any(parts):
         return None
+    from .data import find_data
+    from .launch import is_first
+
     data = find_data(args.data, *parts, classes)
     if not is_first():
         return data

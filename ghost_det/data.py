@@ -313,7 +313,7 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
         if name != 'train':
             for evaluator in evaluators(cfg, name):
                 evaluator['ann_file'] = str(annotations)
-    _set_num_classes(cfg.model, len(data.classes))
+    set_num_classes(cfg.model, len(data.classes))
 
 
 def evaluators(cfg: Any, name: str) -> list[Any]:
@@ -353,17 +353,17 @@ def _palette(count: int) -> dict[str, Any]:
     return {'palette': [tuple(int(c) for c in colour) for colour in get_palette('random', count)]}
 
 
-def _set_num_classes(model: Any, count: int) -> None:
+def set_num_classes(model: Any, count: int) -> None:
     """Set ``num_classes`` in every head; backbones and necks may use the word for something else."""
     if isinstance(model, list):
         for part in model:
-            _set_num_classes(part, count)
+            set_num_classes(part, count)
     elif isinstance(model, dict):
         for key, value in model.items():
             if key == 'num_classes':
                 model[key] = count
             elif key not in ('backbone', 'neck', 'semantic_head'):
-                _set_num_classes(value, count)
+                set_num_classes(value, count)
 
 
 def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:

@@ -28,7 +28,6 @@ from ghost_det.classify import (
     classify,
     classify_files,
     draw_chart,
-    find_images,
     preprocess,
     read_image,
 )
@@ -254,30 +253,6 @@ def test_numbers_out_of_range(topk: int, batch_size: int, tiny: Tiny) -> None:
         next(classify(tiny, [Path('a.png')], topk, batch_size))
     with pytest.raises(UserError, match=r'(topk|batch size) -?\d+: a number from 1'):
         classify_files([Path('a.png')], 'tiny', topk=topk, batch_size=batch_size)
-
-
-def test_folders_are_searched_to_their_depths(tmp_path: Path) -> None:
-    for name in ('b/é.jpg', 'a/2.PNG', 'a/1.jpeg', 'c.webp', 'notes.txt', f'c.webp{CHART}', 'x.png/d.bmp'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
-    assert found == ['a/1.jpeg', 'a/2.PNG', 'b/é.jpg', 'c.webp', 'x.png/d.bmp']
-
-
-def test_each_file_once_in_the_order_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    files = [Path('b.jpg'), Path('a.txt'), Path('c.jpg')]
-    for file in files:
-        file.touch()
-    assert find_images([*files, tmp_path / 'b.jpg', Path('.')]) == files
-
-
-def test_paths_without_images(tmp_path: Path) -> None:
-    (tmp_path / 'notes.txt').touch()
-    with pytest.raises(UserError, match=f'{tmp_path}: no images in this folder'):
-        find_images([tmp_path])
-    with pytest.raises(UserError, match=r'nowhere\.jpg: no such file or folder'):
-        find_images([tmp_path / 'nowhere.jpg'])
 
 
 def test_json_has_results_and_errors(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,10 @@ from typing import Any
 
 import torch
 
+from ..installed import INSTALL, MM, explain, missing
 from .stand_ins import STAND_INS, USERS
 
 EXTENSION = 'mmcv._ext'
-INSTALL = (
-    '  pip install "ghost-det[mm]"        # the maintained fork, onedl-mmdetection; the default\n'
-    '  pip install "ghost-det[official]"  # mmdet 3.3.0 with mmcv-lite 2.1.0'
-)
 
 
 def ensure_ops() -> str:
@@ -40,7 +37,9 @@ def ensure_ops() -> str:
         ImportError: mmengine, mmcv or mmdet is not installed, or mmcv's compiled operators do not load.
     """
     if EXTENSION not in sys.modules:
-        _check_installed()
+        absent = missing(MM)
+        if absent:
+            raise ImportError(explain(absent))
         spec = find_spec(EXTENSION)
         if spec is None:
             sys.meta_path.append(_StandInFinder())
@@ -55,17 +54,6 @@ def ensure_ops() -> str:
             ) from error
     spec = sys.modules[EXTENSION].__spec__
     return 'stand-in' if spec and spec.origin == __file__ else 'compiled'
-
-
-def _check_installed() -> None:
-    specs = {name: find_spec(name) for name in ('mmengine', 'mmcv', 'mmdet')}
-    # A directory left behind by an uninstall is found as a namespace package, without an origin.
-    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
-    if missing:
-        raise ImportError(
-            f'ghost_det needs MMDetection and its libraries; not installed here: {", ".join(missing)}. '
-            f'Install one of the two stacks:\n{INSTALL}'
-        )
 
 
 def _mmcv_source() -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision  # type: ignore[import-untyped]  # noqa: F401  # loads torch.ops.torchvision
+import torchvision  # noqa: F401  # loads torch.ops.torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-import torchvision  # type: ignore[import-untyped]  # noqa: F401  # loads torch.ops.torchvision
+import torchvision  # noqa: F401  # loads torch.ops.torchvision
 from torch import Tensor
 
 from .numeric import add_gradients, wide

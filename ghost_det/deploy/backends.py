@@ -1,0 +1,207 @@
+"""OpenVINO and ONNX Runtime behind one interface: a file, opened, makes engines; an engine runs batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from .letterbox import Image
+from .metadata import KEY, Metadata
+
+INPUT = 'images'
+OUTPUTS = ('boxes', 'scores', 'labels')
+RUNTIME = 'pip install "ghost-det[runtime]"'
+
+Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+"""What the graph gives of a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
+
+
+class Engine(NamedTuple):
+    """A model made ready to run.
+
+    Attributes:
+        run: batches ``[N, H, W, 3]`` to `Raw`; may be called by several threads at a time.
+        requests: batches that it works at, at a time.
+    """
+
+    run: Callable[[Image], Raw]
+    requests: int
+
+
+class Model(Protocol):
+    """A file, opened and found to be an exported detector."""
+
+    metadata: Metadata
+
+    def engine(self, batch: int, streams: int | None) -> Engine:
+        """Make the model ready.
+
+        Args:
+            batch: images at a time, at most.
+            streams: batches at a time, which share the cores; ``None`` has the engine choose.
+        """
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def open_model(path: Path, device: str, threads: int | None) -> Model:
+    """Open an exported detector.
+
+    Args:
+        path: ``NAME.onnx``, or ``NAME.xml`` beside its ``NAME.bin``.
+        device: ``'CPU'``; with OpenVINO, also others that it has.
+        threads: of all engines' work; ``None`` for one a core.
+
+    Raises:
+        UserError: it is no such file, or damaged, or was not exported by this project; or the package that
+            runs it is not installed.
+    """
+    if path.suffix not in ('.onnx', '.xml'):
+        raise UserError(f'{path}: an exported detector is wanted, NAME.onnx or NAME.xml (tools/export.py)')
+    for file in [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]:
+        if not file.is_file():
+            found = 'a folder' if file.is_dir() else 'something else' if file.exists() else 'nothing'
+            beside = f'; {path.name} is half of a detector' if file != path else ''
+            raise UserError(f'{file}: a file is wanted, found {found}{beside}')
+        if file.stat().st_size == 0:
+            raise UserError(f'{file}: an empty file; export the detector again with tools/export.py')
+    has = {name: find_spec(name) is not None for name in ('openvino', 'onnxruntime')}
+    if path.suffix == '.onnx' and has['onnxruntime']:
+        return OnnxModel(path, device, threads)
+    if has['openvino']:  # which reads both
+        return OpenVinoModel(path, device, threads)
+    needed = 'onnxruntime' if path.suffix == '.onnx' else 'openvino'
+    raise UserError(f'{path}: needs {needed}, which is not installed: {RUNTIME}')
+
+
+class OpenVinoModel:
+    """A model that OpenVINO runs."""
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        import openvino
+
+        self._path, self._device, self._threads = path, device, threads
+        self._core = openvino.Core()
+        here = [*self._core.available_devices, 'AUTO']
+        if device not in here and device not in {name.partition('.')[0] for name in here}:
+            raise UserError(f'device {device}: OpenVINO has {", ".join(here)} here')
+        try:
+            self._model = self._core.read_model(path)
+        except Exception as error:  # RuntimeError, and what its bindings make of others
+            raise unusable(path, error) from None
+        # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
+        place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
+        self.metadata = _metadata(None if place is None else str(self._model.get_rt_info(place).value), path)
+        images = [(sorted(each.names), each.element_type.to_string()) for each in self._model.inputs]
+        _check_ports(images, [name for each in self._model.outputs for name in each.names], path)
+
+    def engine(self, batch: int, streams: int | None) -> Engine:
+        """See `Model`."""
+        data = self.metadata
+        sides = [-1, -1] if data.dynamic else [data.height, data.width]
+        options: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY' if streams == 1 else 'THROUGHPUT'}
+        if streams is not None:
+            options['NUM_STREAMS'] = streams
+        if self._threads is not None:
+            options['INFERENCE_NUM_THREADS'] = self._threads
+        if data.precision == 'fp32':  # which some processors would have in bfloat16
+            options['INFERENCE_PRECISION_HINT'] = 'f32'
+        try:
+            # Known shapes run faster than any; a copy, as engines of several batch sizes live side by side.
+            model = self._model.clone()
+            model.reshape({INPUT: [batch, *sides, 3]})
+            compiled = self._core.compile_model(model, self._device, options)
+            count = streams or int(compiled.get_property('OPTIMAL_NUMBER_OF_INFER_REQUESTS'))
+            requests: SimpleQueue[Any] = SimpleQueue()
+            for _ in range(count):
+                requests.put(compiled.create_infer_request())
+        except Exception as error:
+            raise unusable(self._path, error) from None
+
+        def run(canvases: Image) -> Raw:
+            missing = batch - len(canvases)
+            full = np.pad(canvases, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else canvases
+            request = requests.get()
+            try:
+                request.infer({INPUT: full})
+                boxes, scores, labels = (
+                    request.get_tensor(name).data[: len(canvases)].copy() for name in OUTPUTS
+                )
+            finally:
+                requests.put(request)
+            return boxes, scores, labels
+
+        return Engine(run, count)
+
+
+class OnnxModel:
+    """A model that ONNX Runtime runs, on the CPU."""
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        if device != 'CPU':
+            raise UserError(f'device {device}: {path} runs on the CPU; others need an .xml for OpenVINO')
+        self._path, self._threads = path, threads or cores()
+        session = self._session(self._threads)
+        self.metadata = _metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        images = [([each.name], each.type) for each in session.get_inputs()]
+        _check_ports(images, [each.name for each in session.get_outputs()], path)
+        self._first: Any = session
+
+    def _session(self, threads: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # its warnings are for those who make graphs
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        try:
+            return onnxruntime.InferenceSession(str(self._path), options, ['CPUExecutionProvider'])
+        except Exception as error:  # its own exceptions have no common class
+            raise unusable(self._path, error) from None
+
+    def engine(self, batch: int, streams: int | None) -> Engine:
+        """See `Model`; any batch is taken."""
+        count = streams or self._threads
+        session = self._first if count == 1 else self._session(max(1, self._threads // count))
+
+        def run(canvases: Image) -> Raw:
+            boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases})
+            return boxes, scores, labels
+
+        return Engine(run, count)
+
+
+def _metadata(text: str | None, path: Path) -> Metadata:
+    if text is None:
+        raise UserError(
+            f'{path}: was not exported by tools/export.py: it has no {KEY} metadata, which say how images go '
+            'in and what comes out'
+        )
+    return Metadata.from_json(text, str(path))
+
+
+def _check_ports(inputs: list[tuple[list[str], str]], outputs: list[str], path: Path) -> None:
+    named = len(inputs) == 1 and INPUT in inputs[0][0] and inputs[0][1] in ('u8', 'uint8_t', 'tensor(uint8)')
+    if not named or not set(OUTPUTS) <= set(outputs):
+        raise UserError(
+            f"{path}: a graph from '{INPUT}' of uint8 to {', '.join(OUTPUTS)} is wanted, found inputs "
+            f'{str(inputs)[:100]} and outputs {str(outputs)[:100]}: export it again with tools/export.py'
+        )
+
+
+def unusable(path: Path, error: Exception) -> UserError:
+    """Return the error of an engine as the fault of the file that it is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
+    return UserError(f'{path}: cannot be run: {why[:200]}; export it again with tools/export.py')

@@ -1,0 +1,246 @@
+"""Images and videos through a detector, into pictures, videos and json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TextIO
+
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..files import atomic, require_folder
+from ..images import find_images
+from .drawing import draw
+from .letterbox import Image
+from .media import VIDEOS, VideoReader, VideoWriter, picture_name, read_image, write_image
+from .parallel import ordered
+from .runtime import Detections, Detector
+
+SCORE = 0.3
+RESULTS = 'detections.json'
+
+
+class AnyDetector(Protocol):
+    """What is wanted of a detector here."""
+
+    classes: tuple[str, ...]
+
+    def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
+        """See `Detector.stream`."""
+
+
+class Job(NamedTuple):
+    """What is wanted of the images and videos."""
+
+    detector: AnyDetector
+    out: Path
+    batch: int
+    threads: int
+    pictures: bool
+
+
+class Found:
+    """All that was found, as it goes into the json file."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self.images: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
+        self.errors: list[dict[str, str]] = []
+
+    def add(self, name: str, image: Image, found: Detections, **more: Any) -> None:
+        """Add what was found in an image."""
+        entry = {'id': len(self.images) + 1, 'file_name': name, **more}
+        self.images.append({**entry, 'height': image.shape[0], 'width': image.shape[1]})
+        self.results += found.to_coco(entry['id'], range(1, len(self._classes) + 1))
+
+    def fail(self, name: str, error: UserError) -> None:
+        """Add an image that cannot be read, and tell."""
+        _say(f'error: {error}', sys.stderr)
+        self.errors.append({'file_name': name, 'error': str(error)})
+
+    def write(self, path: Path, model: str) -> None:
+        """Write all of it.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        categories = [{'id': label + 1, 'name': name} for label, name in enumerate(self._classes)]
+        content = {'model': model, 'categories': categories, 'images': self.images}
+        content |= {'results': self.results, 'errors': self.errors}
+        try:
+            with atomic(path) as partial:
+                partial.write_text(json.dumps(content, allow_nan=False), encoding='utf-8')
+        except OSError as error:
+            raise UserError(f'{path}: cannot be written ({error.strerror})') from None
+
+
+def detect_files(
+    model: str,
+    sources: Sequence[str],
+    out: Path,
+    score: float = SCORE,
+    batch: int = 1,
+    threads: int | None = None,
+    json_file: bool = False,
+    pictures: bool = True,
+) -> int:
+    """Run a detector over images and videos, and return how many of them cannot be read.
+
+    Args:
+        model: an exported detector; or a config, ``NAME.py``, for torch: its checkpoint is the first of
+            ``sources``.
+        sources: images, folders of them, video files, and numbers of cameras.
+        out: a folder for a picture of each image, laid out as the images are, and a video of each video.
+        score: the least of what is found.
+        batch: images at a time.
+        threads: cores to use.
+        json_file: write ``detections.json``.
+        pictures: write pictures and videos.
+
+    Raises:
+        UserError: an argument is wrong, or a file cannot be written.
+    """
+    if not json_file and not pictures:
+        raise UserError('--no-pictures without --json: nothing would be written')
+    checkpoint = None
+    if model.endswith('.py'):
+        checkpoint, *sources = sources
+        if not sources:
+            raise UserError(f'{model}: after a config, its checkpoint is wanted, and then images')
+    videos = [source for source in dict.fromkeys(sources) if source.isdecimal() or _is_video(source)]
+    files = [Path(source) for source in sources if source not in videos]
+    inside = out.resolve()
+    images = find_images(files, skip=lambda path: path.resolve().is_relative_to(inside))
+    if pictures:
+        targets = [_video_target(source, out).resolve() for source in videos]
+        if len({*targets, *(Path(source).resolve() for source in videos)}) < 2 * len(videos):
+            raise UserError(f'-o {out}: a video would be replaced, its own or one of the same name')
+    detector = _open(model, checkpoint, score, threads)
+    require_folder(out, '-o')
+    found = Found(detector.classes)
+    job = Job(detector, out, batch, threads or 2, pictures)
+    start = time.perf_counter()
+    _detect_images(job, images, found)
+    for source in videos:
+        _detect_video(job, source, found)
+    seconds = time.perf_counter() - start
+    if json_file:
+        found.write(out / RESULTS, model)
+    count = len(found.images)
+    _say(
+        f'{count} images in {seconds:.1f} s: {count / max(seconds, 1e-9):.1f} images/s with reading and '
+        f'writing; {len(found.results)} objects; {len(found.errors)} not read; results in {out}',
+        sys.stdout,
+    )
+    return len(found.errors)
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Print beside a progress bar; names may hold bytes that are no text."""
+    tqdm.write(text.encode(errors='backslashreplace').decode(), file=stream)
+
+
+def _is_video(source: str) -> bool:
+    return source.lower().endswith(VIDEOS) and not Path(source).is_dir()
+
+
+def _open(model: str, checkpoint: str | None, score: float, threads: int | None) -> AnyDetector:
+    if checkpoint is None:
+        return Detector(model, threads=threads, score_threshold=score)
+    from .torch_detector import TorchDetector
+
+    return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)
+
+
+def _detect_images(job: Job, images: Sequence[Path], found: Found) -> None:
+    """Detect in image files, which threads read and write while others detect."""
+    if not images:
+        return
+    root = os.path.commonpath([os.path.abspath(image.parent) for image in images])
+    names = {path: os.path.relpath(path, root) for path in images}
+    targets = {path: job.out / Path(name).with_name(picture_name(path)) for path, name in names.items()}
+    read = {path.resolve() for path in images}
+    replaced = [target for target in targets.values() if target.resolve() in read]
+    if job.pictures and replaced:
+        raise UserError(f'-o {job.out}: {replaced[0]} would be replaced by its own picture')
+    sent: deque[tuple[Path, Image]] = deque()
+    bar = tqdm(total=len(images), unit='image', disable=None)
+
+    def readable() -> Iterator[Image]:
+        for path, content in ordered(_try_to_read, images, job.threads):
+            if isinstance(content, UserError):
+                found.fail(names[path], content)
+                bar.update()
+                continue
+            sent.append((path, content))
+            yield content
+
+    def drawn() -> Iterator[tuple[Path, Image, Detections]]:
+        for each in job.detector.stream(readable(), job.batch):
+            path, image = sent.popleft()
+            found.add(names[path], image, each)
+            bar.update()
+            yield path, image, each
+
+    def write(item: tuple[Path, Image, Detections]) -> None:
+        path, image, each = item
+        if job.pictures:
+            write_image(targets[path], draw(image, each, job.detector.classes))
+
+    with bar:
+        for _ in ordered(write, drawn(), job.threads):
+            pass
+
+
+def _try_to_read(path: Path) -> tuple[Path, Image | UserError]:
+    try:
+        return path, read_image(path)
+    except UserError as error:
+        return path, error
+
+
+def _video_target(source: str, out: Path) -> Path:
+    if source.isdecimal():
+        return out / f'camera-{source}.mp4'
+    return out / (Path(source).name if source.lower().endswith('.mp4') else f'{Path(source).name}.mp4')
+
+
+def _detect_video(job: Job, source: str, found: Found) -> None:
+    """Detect in the frames of a video; of a camera, until Ctrl-C."""
+    try:
+        reader = VideoReader(source)
+    except UserError as error:
+        found.fail(source, error)
+        return
+    frames: deque[Image] = deque()
+
+    def remembered() -> Iterator[Image]:
+        for frame in reader:
+            frames.append(frame)
+            yield frame
+
+    index = -1
+    with contextlib.ExitStack() as closing:
+        target = _video_target(source, job.out)
+        writer = closing.enter_context(VideoWriter(target, reader.fps)) if job.pictures else None
+        bar = closing.enter_context(tqdm(total=reader.count or None, unit='frame', disable=None))
+        try:
+            for index, each in enumerate(job.detector.stream(remembered(), job.batch)):
+                frame = frames.popleft()
+                found.add(source, frame, each, frame=index)
+                if writer is not None:
+                    writer.write(draw(frame, each, job.detector.classes))
+                bar.update()
+        except KeyboardInterrupt:
+            if not reader.is_camera:
+                raise
+    if index < 0:
+        found.fail(source, UserError(f'{source}: no frame of it can be read'))

@@ -1,0 +1,224 @@
+"""A trained detector as one file that needs neither torch nor mmdet, checked against torch."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import init_default_scope
+
+from ..checkpoint import check_fits, checkpoint_classes, load_checkpoint
+from ..config import load_config
+from ..data import DetectionData, set_num_classes
+from ..errors import UserError
+from ..faults import told
+from ..files import require_writable, sha256
+from ..sample import make_sample
+from ..trial import build_alone
+from ..version import __version__
+from .accuracy import Truth
+from .files import OPSET, need, publishing, to_onnx, write_model
+from .graph import Canvas, canvas_of
+from .heads import suppression
+from .letterbox import Image, letterbox
+from .media import read_image
+from .metadata import FORMAT, Metadata
+from .reference import compare, predict
+from .runtime import Detector
+
+SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
+CHECKED = 16
+"""Images that torch and the file are compared on."""
+
+
+def load_detector(
+    config: str, checkpoint: str, options: dict[str, Any] | None = None
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return config, detector in evaluation mode and class names of a training's checkpoint.
+
+    Raises:
+        UserError: a file that is missing, or no config, or no checkpoint; or they do not fit.
+    """
+    content = load_checkpoint(checkpoint)
+    cfg = load_config(config, options)
+    init_default_scope('mmdet')
+    classes = checkpoint_classes(content)
+    if classes:
+        set_num_classes(cfg.model, len(classes))
+    with told(config):
+        detector = build_alone(cfg.model)
+    check_fits(detector, content, checkpoint, config)
+    weights = content.get('state_dict', content)
+    detector.load_state_dict(
+        {key.removeprefix('module.'): value for key, value in weights.items()}, strict=False
+    )
+    if not classes:
+        head = getattr(detector, 'bbox_head', None) or detector.roi_head.bbox_head
+        classes = tuple(f'class {label}' for label in range(head.num_classes))
+    return cfg, detector, classes
+
+
+def describe(
+    cfg: Any,
+    detector: Any,
+    classes: tuple[str, ...],
+    name: str,
+    canvas: Canvas,
+    dynamic: bool,
+    checkpoint: Path | None,
+) -> Metadata:
+    """Return what the file will say of itself."""
+    settings = (getattr(detector, 'bbox_head', None) or detector.roi_head).test_cfg
+    overlap, limit = suppression(settings)
+    return Metadata(
+        format=FORMAT,
+        name=name,
+        classes=classes,
+        **canvas._asdict(),
+        dynamic=dynamic,
+        score_threshold=float(settings.get('score_thr', 0)),
+        iou_threshold=overlap,
+        max_detections=limit,
+        precision='fp32',
+        ghost_det_version=__version__,
+        config_sha256=hashlib.sha256(cfg.pretty_text.encode()).hexdigest(),
+        checkpoint_sha256='' if checkpoint is None else sha256(checkpoint),
+        opset=OPSET,
+    )
+
+
+def export(
+    config: str,
+    checkpoint: str,
+    out: Path | None = None,
+    form: str | None = None,
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    half: bool = False,
+    opset: int = OPSET,
+    int8: bool = False,
+    max_drop: float = 0.005,
+    data: DetectionData | None = None,
+    options: dict[str, Any] | None = None,
+) -> Iterator[str]:
+    """Write a trained detector as ONNX or OpenVINO file, and yield what is to be said of it.
+
+    Args:
+        config: that it was trained with.
+        checkpoint: its weights.
+        out: ``NAME.onnx`` or ``NAME.xml``; beside the checkpoint by default.
+        form: ``'onnx'`` or ``'openvino'``; what ``out`` says by default.
+        size: height and width of the input; by default what the config's evaluation uses.
+        dynamic: whether the input may be of any size.
+        half: store weights in 16 bits.
+        opset: of ONNX.
+        int8: compute in 8-bit integers where the accuracy allows it.
+        max_drop: of mAP, that ``int8`` may cost.
+        data: to quantise with and to check the file on; by default the config's, where it is here.
+        options: ``--cfg-options``.
+
+    Raises:
+        UserError: a mistake in the arguments, a detector that cannot be exported, or a file that finds
+            something else than torch.
+    """
+    out = _target(checkpoint, out, form, int8)
+    if int8 and (half or dynamic):
+        raise UserError(
+            '--int8: not with --half or --dynamic: calibrated for one size, and smaller than half'
+        )
+    if out.suffix == '.xml':
+        need('openvino')
+    require_writable(out, '-o', (Path(config), Path(checkpoint)))
+    cfg, detector, classes = load_detector(config, checkpoint, options)
+    canvas = canvas_of(cfg, detector, size)
+    metadata = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
+    metadata = replace(metadata, precision='int8' if int8 else 'fp16' if half else 'fp32', opset=opset)
+    truth = Truth.of(cfg, data, classes)
+    if int8 and truth is None:
+        raise UserError(
+            f'--int8: data is needed to measure mAP on, and that of {config} is not here: --data FOLDER'
+        )
+    with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
+        source = Path(folder) / 'model.onnx'
+        to_onnx(detector, canvas, source, dynamic, opset)
+        if int8:
+            assert truth is not None
+            from .quantize import quantized
+
+            plain = Path(folder) / f'plain{out.suffix}'
+            write_model(source, plain, replace(metadata, precision='fp32'))
+            yield from quantized(plain, new / out.name, metadata, data, truth, max_drop)
+        else:
+            write_model(source, new / out.name, metadata)
+            yield checked(detector, new / out.name, _check_images(truth), truth is not None)
+    yield f'{out}: {_megabytes(out):.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}' + (
+        ' or any other size' if dynamic else ''
+    )
+
+
+def _target(checkpoint: str, out: Path | None, form: str | None, int8: bool) -> Path:
+    """Return the file to write."""
+    suffix = SUFFIXES[form or 'openvino']
+    if out is None:
+        source = Path(checkpoint)
+        return source.with_name(source.stem + ('_int8' if int8 else '') + suffix)
+    if out.suffix not in SUFFIXES.values() or (form and out.suffix != suffix):
+        wanted = suffix if form else '.onnx or .xml (OpenVINO)'
+        raise UserError(f'-o {out}: a name that ends in {wanted} is wanted')
+    return out
+
+
+def _megabytes(out: Path) -> float:
+    files = [out] if out.suffix == '.onnx' else [out, out.with_suffix('.bin')]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def _check_images(truth: Truth | None) -> list[Image]:
+    """Return images to compare on: of the data, or generated ones."""
+    if truth is not None:
+        return [read_image(path) for _, path in truth.images[:CHECKED]]
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_sample(Path(folder), train=1, val=CHECKED)
+        return [read_image(path) for path in sorted(root.glob('val*/*'))]
+
+
+def checked(detector: Any, path: Path, images: Sequence[Image], real: bool) -> str:
+    """Compare a file with torch, on the same canvases, and return what is to be said of it.
+
+    Args:
+        detector: mmdet's own.
+        path: the exported file.
+        images: to put on canvases.
+        real: whether they are of the data rather than generated.
+
+    Raises:
+        UserError: they find different objects.
+    """
+    runtime = Detector(path)
+    metadata = runtime.metadata
+    half = metadata.precision == 'fp16'
+    wanted, found = [], []
+    for image in images:
+        canvases, _ = letterbox([image], metadata)
+        wanted += predict(detector, canvases)
+        there = runtime.raw(canvases)
+        kept = there[2][0] >= 0
+        found.append((there[0][0][kept], there[1][0][kept], there[2][0][kept]))
+    apart = compare(wanted, found, 4.0 if half else 0.5, metadata.max_detections)
+    said = (
+        f'{len(images)} images through torch and through the file: {apart.boxes} boxes matched, the largest '
+        f'differences {apart.pixels:.2g} pixels and {apart.score:.2g} of score'
+    )
+    if apart.unmatched > (0.02 * apart.boxes if half else 0):
+        raise UserError(
+            f'{path.name}: not written: {said}, and {apart.unmatched} boxes are found by one of them alone. '
+            'Please report it with the config'
+        )
+    if not apart.boxes:
+        hint = 'of other data' if real else "of the detector's own objects, with --data"
+        return f'warning: {said}: nothing is shown by that; check it on images {hint}'
+    return f'checked: {said}'

@@ -1,0 +1,141 @@
+"""A whole detector as one network: raw pixels in, boxes out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .heads import head_of
+
+
+class Canvas(NamedTuple):
+    """How a config's images are brought to the network's input.
+
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        keep_ratio: whether images keep their proportions.
+        size_divisor: the sides are multiples of it.
+        pad_value: what fills the rest, in OpenCV's order.
+    """
+
+    height: int
+    width: int
+    keep_ratio: bool
+    size_divisor: int
+    pad_value: tuple[int, int, int]
+
+
+class DetectorGraph(nn.Module):
+    """A detector with everything before and behind it.
+
+    Args:
+        detector: one of mmdet's, in evaluation mode.
+
+    Shape:
+        Images ``(N, H, W, 3)``, uint8 in OpenCV's order, to boxes ``(N, K, 4)`` (x1 y1 x2 y2 in pixels),
+        scores ``(N, K)`` and labels ``(N, K)``, best first; of what is missing, label -1 and score 0.
+
+    Raises:
+        UserError: the detector has a head or a preprocessor that cannot be exported.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.detector = detector
+        self.find = head_of(detector)
+        swapped, mean, std = normalisation(detector)
+        self.swapped = swapped
+        self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).reshape(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes, scores and labels."""
+        x = images.permute(0, 3, 1, 2).to(self.mean.dtype)
+        if self.swapped:
+            x = x[:, [2, 1, 0]]
+        maps = self.detector.extract_feat((x - self.mean) / self.std)
+        boxes, scores, labels = self.find(maps, images.shape[1:3])
+        return boxes, scores, labels
+
+
+def normalisation(detector: Any) -> tuple[bool, list[float], list[float]]:
+    """Return what a detector's preprocessor does to pixels: whether it swaps BGR to RGB, mean, deviation.
+
+    Raises:
+        UserError: it does something else.
+    """
+    before = getattr(detector, 'data_preprocessor', None)
+    if before is None or not hasattr(before, '_channel_conversion'):
+        raise UserError(
+            f'{type(before).__name__}: no export for this data_preprocessor: DetDataPreprocessor has one'
+        )
+    mean, std = [0.0] * 3, [1.0] * 3
+    if before._enable_normalize:
+        mean, std = before.mean.flatten().tolist(), before.std.flatten().tolist()
+    if len(mean) != 3 or len(std) != 3:
+        raise UserError('data_preprocessor: mean and std of three channels are wanted for an export')
+    return bool(before._channel_conversion), mean, std
+
+
+def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> Canvas:
+    """Return the input that a config's own evaluation gives its network.
+
+    Args:
+        cfg: the detector's config; its test pipeline says size and proportions.
+        detector: its preprocessor says what is filled up, and how.
+        size: another height and width.
+
+    Raises:
+        UserError: the pipeline has no size and none is given; or a size that does not fit the network.
+    """
+    pipeline = _test_pipeline(cfg)
+    resize: Any = next((step for step in pipeline if step['type'] in ('Resize', 'FixScaleResize')), {})
+    keep = bool(resize.get('keep_ratio', True))
+    before = detector.data_preprocessor
+    divisor = int(max(getattr(before, 'pad_size_divisor', 1), 1))
+    if size is None:
+        scale = resize.get('scale')
+        if not isinstance(scale, list | tuple) or len(scale) != 2:
+            raise UserError(
+                'the config has no Resize with a scale in its test pipeline: name a --size HEIGHT WIDTH'
+            )
+        width, height = (-(-int(side) // divisor) * divisor for side in scale)
+    else:
+        height, width = size
+        if min(size) < 1 or max(size) > 16384 or height % divisor or width % divisor:
+            raise UserError(
+                f'--size {height} {width}: multiples of {divisor} from {divisor} up are wanted, to which '
+                "the config's data_preprocessor pads"
+            )
+    swapped, mean, std = normalisation(detector)
+    fill = [float(before.pad_value) * s + m for m, s in zip(mean, std)]
+    blue, green, red = (min(255, max(0, round(value))) for value in (reversed(fill) if swapped else fill))
+    return Canvas(height, width, keep, divisor, (blue, green, red))
+
+
+def _test_pipeline(cfg: Any) -> Any:
+    for loader in ('test_dataloader', 'val_dataloader'):
+        dataset = (cfg.get(loader) or {}).get('dataset') or {}
+        while 'pipeline' not in dataset and 'dataset' in dataset:
+            dataset = dataset['dataset']
+        if dataset.get('pipeline'):
+            return dataset['pipeline']
+    return []
+
+
+def deployed(detector: nn.Module) -> nn.Module:
+    """Return a copy of a detector in the form in which it is fastest: branches and norms folded."""
+    copied = copy.deepcopy(detector).cpu().float().eval()
+    for module in list(copied.modules()):
+        fold: Any = getattr(module, 'switch_to_deploy', None)
+        if fold is not None and hasattr(module, 'out_indices'):
+            fold()
+    return copied

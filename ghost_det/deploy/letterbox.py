@@ -1,0 +1,85 @@
+"""Images on a detector's canvas, and boxes on the canvas back in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .metadata import Metadata
+
+Image = NDArray[np.uint8]
+"""``[height, width, 3]``, in OpenCV's order (BGR)."""
+
+
+class Placement(NamedTuple):
+    """Where an image lies: its own size, and its size on the canvas, whose top left corner is its own."""
+
+    width: int
+    height: int
+    new_width: int
+    new_height: int
+
+
+def place(width: int, height: int, metadata: Metadata) -> Placement:
+    """Return the size that an image is given, as mmdet's ``Resize`` has it.
+
+    A canvas of one fixed size that is not square is wide or high, and an image of the other kind would be
+    larger than it: such a one, which mmdet would give another canvas, is made to fit.
+
+    Args:
+        width: of the image, in pixels.
+        height: of the image.
+        metadata: of the detector.
+    """
+    if not metadata.keep_ratio:
+        return Placement(width, height, metadata.width, metadata.height)
+    sides = metadata.width, metadata.height
+    scale = min(max(sides) / max(width, height), min(sides) / min(width, height))
+    if not metadata.dynamic:
+        scale = min(scale, metadata.width / width, metadata.height / height)
+    # A line of one pixel would vanish.
+    return Placement(width, height, max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
+
+
+def letterbox(images: Sequence[Image], metadata: Metadata) -> tuple[Image, list[Placement]]:
+    """Put images on canvases of one size: at the top left, and the mean colour beside and below.
+
+    Args:
+        images: of any sizes.
+        metadata: of the detector.
+
+    Returns:
+        The canvases, ``[N, H, W, 3]``, and where each image lies.
+    """
+    places = [place(image.shape[1], image.shape[0], metadata) for image in images]
+    height, width = metadata.height, metadata.width
+    if metadata.dynamic:
+        height = _round_up(max(each.new_height for each in places), metadata.size_divisor)
+        width = _round_up(max(each.new_width for each in places), metadata.size_divisor)
+    canvases = np.empty((len(images), height, width, 3), np.uint8)
+    for canvas, image, at in zip(canvases, images, places):
+        size = at.new_width, at.new_height
+        canvas[: at.new_height, : at.new_width] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        canvas[: at.new_height, at.new_width :] = metadata.pad_value
+        canvas[at.new_height :] = metadata.pad_value
+    return canvases, places
+
+
+def _round_up(side: int, divisor: int) -> int:
+    return -(-side // divisor) * divisor
+
+
+def to_image(boxes: NDArray[Any], at: Placement) -> NDArray[np.float32]:
+    """Return boxes of a canvas in the pixels of the image on it, cut at its border.
+
+    Args:
+        boxes: ``[n, 4]``, x1 y1 x2 y2.
+        at: where the image lies.
+    """
+    scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2, np.float32)
+    limit = np.array([at.width, at.height] * 2, np.float32)
+    return np.clip(boxes.astype(np.float32) / scale, 0, limit)

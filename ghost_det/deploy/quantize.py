@@ -1,0 +1,112 @@
+"""Detectors in 8-bit integers, where their accuracy allows it: NNCF's quantisation with accuracy control."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..data import DetectionData
+from .accuracy import Truth
+from .backends import OUTPUTS
+from .files import need, write_openvino
+from .letterbox import letterbox, to_image
+from .media import read_image
+from .metadata import Metadata
+from .runtime import Detections, Detector
+
+CALIBRATION = 300
+"""Images that ranges are read off."""
+MEASURED = 500
+"""Images that mAP is measured on, at most, each time."""
+
+
+def quantized(
+    source: Path, out: Path, metadata: Metadata, data: DetectionData | None, truth: Truth, max_drop: float
+) -> Iterator[str]:
+    """Write an OpenVINO file in 8-bit integers; layers that cost too much stay as they were.
+
+    Args:
+        source: the file in 32 bits.
+        out: the file to write.
+        metadata: of it.
+        data: calibrated on its training images, where there are any, else on those that are measured.
+        truth: mAP is measured on it.
+        max_drop: of mAP.
+
+    Raises:
+        UserError: an image cannot be read, or NNCF is not installed.
+    """
+    nncf, ov = need('nncf'), need('openvino')
+    from .int8 import quantization_settings
+
+    measured = truth.first(MEASURED)
+    model = ov.Core().read_model(source)
+    model.reshape([1, metadata.height, metadata.width, 3])
+    files = [path for _, path in measured.images]
+    if data is not None and data.train is not None:
+        files = [
+            path for _, path in Truth.read(data.train.annotations, data.train.images, metadata.classes).images
+        ]
+    step = max(1, len(files) // CALIBRATION)
+
+    def canvas(path: Path) -> dict[str, Any]:
+        return {'images': letterbox([read_image(path)], metadata)[0]}
+
+    def measure(compiled: Any, _: Any) -> tuple[float, None]:
+        request = compiled.create_infer_request()
+        found = []
+        for _, path in measured.images:
+            canvases, (place,) = letterbox([read_image(path)], metadata)
+            request.infer({'images': canvases})
+            boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
+            kept = labels >= 0
+            found.append(
+                Detections(to_image(boxes[kept], place), scores[kept].copy(), labels[kept].astype('int64'))
+            )
+        return measured.evaluate(found).figures['mAP'], None
+
+    plain = measured.evaluate(detect(source, measured)).figures['mAP']
+    log = io.StringIO()
+    with _listening(log):
+        small = nncf.quantize_with_accuracy_control(
+            model,
+            nncf.Dataset(files[::step][:CALIBRATION], canvas),
+            nncf.Dataset([0]),
+            validation_fn=measure,
+            max_drop=max_drop,
+            drop_type=nncf.DropType.ABSOLUTE,
+            **quantization_settings(model),
+        )
+    write_openvino(small, out, metadata)
+    final = measured.evaluate(detect(out, measured)).figures['mAP']
+    count = sum(operation.get_type_name() == 'FakeQuantize' for operation in small.get_ops())
+    back = [line for line in log.getvalue().splitlines() if 'revert' in line.lower()]
+    change = f'{plain:.4f} in 32 bits, {final:.4f} in 8 ({final - plain:+.4f})'
+    yield f'mAP of {len(measured.images)} images: {change}'
+    yield f'{count} quantisers; ' + (
+        f'put back for accuracy: {"; ".join(back[:5])}' if back else 'none put back'
+    )
+    if plain - final > max_drop:
+        yield f'warning: the drop is larger than --max-drop {max_drop:g}'
+
+
+def detect(path: Path, truth: Truth) -> list[Detections]:
+    """Return what a file finds in each image."""
+    return list(Detector(path).stream(read_image(file) for _, file in truth.images))
+
+
+@contextlib.contextmanager
+def _listening(to: io.StringIO) -> Iterator[None]:
+    """Have NNCF's messages and bars in ``to`` instead of on the console."""
+    logger = logging.getLogger('nncf')
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [logging.StreamHandler(to)], False
+    try:
+        with contextlib.redirect_stdout(to):
+            yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate

@@ -1,0 +1,89 @@
+"""A detector of MMDetection behind the same calls as an exported one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.apis import init_detector
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.dataset import Compose
+
+from ..checkpoint import check_fits, checkpoint_classes, load_checkpoint
+from ..config import load_config
+from ..data import set_num_classes
+from ..errors import UserError
+from ..faults import told
+from .letterbox import Image
+from .runtime import Detections
+
+
+class TorchDetector:
+    """A config and its checkpoint, run by torch.
+
+    Args:
+        config: a file, as `ghost_det.config.load_config` takes it.
+        checkpoint: the weights.
+        threads: cores to use.
+        score_threshold: what scores less is left out.
+
+    Attributes:
+        classes: names, by label.
+
+    Raises:
+        UserError: one of the two cannot be used, or they do not belong together.
+    """
+
+    def __init__(
+        self, config: str, checkpoint: str, threads: int | None = None, score_threshold: float = 0.0
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        cfg = load_config(config)
+        content = load_checkpoint(checkpoint)
+        named = checkpoint_classes(content)
+        if named:
+            set_num_classes(cfg.model, len(named))
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        with told(config):
+            # It would build the data set for the palette, were none named.
+            self._model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
+        check_fits(self._model, content, checkpoint, config)
+        pipeline = get_test_pipeline_cfg(cfg)
+        pipeline[0].type = 'mmdet.LoadImageFromNDArray'
+        self._pipeline = Compose(pipeline)
+        self._config = config
+        self._least = score_threshold
+        self.classes: tuple[str, ...] = tuple(self._model.dataset_meta['classes'])
+
+    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
+        """See `ghost_det.deploy.Detector`."""
+        if isinstance(images, np.ndarray):
+            return self._find([images])[0]
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
+        """See `ghost_det.deploy.Detector.stream`."""
+        source = iter(images)
+        while group := list(islice(source, batch)):
+            yield from self._find(group)
+
+    @torch.no_grad()
+    def _find(self, images: Sequence[Image]) -> list[Detections]:
+        with told(self._config):
+            loaded = [self._pipeline(dict(img=image, img_id=0)) for image in images]
+            samples = self._model.test_step({key: [each[key] for each in loaded] for key in loaded[0]})
+        return [self._detections(sample, image) for sample, image in zip(samples, images)]
+
+    def _detections(self, sample: Any, image: Image) -> Detections:
+        found = sample.pred_instances.cpu().numpy()
+        if 'bboxes' not in found:
+            raise UserError(f'{self._config}: the model finds no boxes')
+        kept = found.scores >= self._least
+        limit = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
+        boxes = np.clip(found.bboxes[kept].astype(np.float32), 0, limit)
+        return Detections(boxes, found.scores[kept].astype(np.float32), found.labels[kept].astype(np.int64))
