@@ -11,13 +11,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from .. import models
 from ..complexity import count_macs
+from ..deploy.files import need
+from ..errors import UserError
 from .annotations import MIB, memory
 from .engines import (
+    CALIBRATION,
     SEPARATOR,
     STREAMS,
     TORCH,
@@ -26,8 +30,7 @@ from .engines import (
     in_onnxruntime,
     in_openvino,
     in_torch,
-    quantise,
-    require,
+    quantised,
     torch_threads,
 )
 from .roofline import Rates, bound, layers
@@ -76,8 +79,15 @@ class _Ends(nn.Module):
         return maps
 
 
+def _timm_itself() -> Any:
+    try:
+        return import_module('timm')
+    except ImportError:
+        raise UserError('timm is not installed: pip install timm (the extra dev has it)') from None
+
+
 def _timm(name: str, ends: Sequence[int] = ()) -> nn.Module:
-    timm = require('timm')
+    timm = _timm_itself()
     if ends:
         network: nn.Module = _Ends(timm.create_model(name), ends)
     else:
@@ -155,10 +165,11 @@ def _exported(name: str, engine: str, shape: tuple[int, ...], folder: Path) -> P
         export_onnx(network(name), torch.rand(shape), path)
     if 'int8' not in engine:
         return path
-    quantised = path.with_suffix('.xml')
-    if not quantised.exists():
-        quantise(path, quantised, shape)
-    return quantised
+    small = path.with_suffix('.xml')
+    if not small.exists():
+        images = np.random.default_rng(0).standard_normal((CALIBRATION, *shape), np.float32)
+        need('openvino').save_model(quantised(path, list(images)), small)
+    return small
 
 
 def _runner(
@@ -273,7 +284,7 @@ def backbone_results(
     """
     for package in ('openvino', 'onnxruntime'):
         if any(package in name for name in contenders):
-            require('onnx'), require(package)
+            need('onnx'), need(package)
     rows: list[Row] = []
     rates = {count: Rates.measured(count) for count in threads} if roofline else {}
     known = {str(count): rate.told() for count, rate in rates.items()}

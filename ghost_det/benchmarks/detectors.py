@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ import torch
 
 from ..complexity import complexity
 from ..config import load_config
+from ..deploy.export import describe
+from ..deploy.files import to_onnx, write_model, write_openvino
+from ..deploy.graph import canvas_of
+from ..deploy.runtime import Detector
 from ..swap import swap_backbone
 from .annotations import MIB, memory
-from .engines import SEPARATOR, TORCH, choose, torch_threads
+from .engines import CALIBRATION, SEPARATOR, TORCH, choose, quantised, torch_threads
 from .rows import Results, Row, timed
 from .timing import apart, interleave
 from .untrained import CANDIDATES, Image, build
@@ -34,19 +38,19 @@ UNTRAINED = ', untrained scores'
 CALLS = 2
 
 
-def contenders(configs: Sequence[str]) -> dict[str, Any]:
-    """Return the detectors' configs by name: those given, the first of them with ResNet-50, and mmdet's.
+def contenders(configs: Sequence[str]) -> dict[str, Callable[[], Any]]:
+    """Return by name what reads a detector's config: those given, the first with ResNet-50, and mmdet's.
 
     Args:
         configs: paths of configs.
-
-    Raises:
-        UserError: see `load_config`.
     """
-    found = {Path(path).stem: load_config(path) for path in configs}
-    first = next(iter(found))
-    found[f'{first} with ResNet-50'] = swap_backbone(found[first], 'ResNet', depth=50)
-    return found | {name: load_config(path) for name, path in SHIPPED.items()}
+    found = {Path(path).stem: partial(load_config, path) for path in configs}
+    first = configs[0]
+    return {
+        **found,
+        f'{Path(first).stem} with ResNet-50': lambda: swap_backbone(load_config(first), 'ResNet', depth=50),
+        **{name: partial(load_config, path) for name, path in SHIPPED.items()},
+    }
 
 
 def in_torch(engine: str, detector: Any, image: Image, side: int) -> Callable[[], Any]:
@@ -79,7 +83,7 @@ def in_torch(engine: str, detector: Any, image: Image, side: int) -> Callable[[]
 
 def in_runtime(path: Path, image: Image, threads: int) -> Callable[[], Any]:
     """Return a call of an exported detector, from pixels to boxes."""
-    detector = import_module('ghost_det.deploy').Detector(path, threads=threads)
+    detector = Detector(path, threads=threads)
     return lambda: detector(image)
 
 
@@ -102,11 +106,23 @@ class _Subject:
     def built(cls, cfg: Any, image: Image, untrained: bool) -> _Subject:
         return cls(cfg, *build(cfg, image, None if untrained else CANDIDATES))
 
-    def exported(self, engine: str, side: int, folder: Path) -> Path | None:
+    def exported(self, name: str, engine: str, image: Image, folder: Path) -> Path | None:
         """Write the detector for an engine that is not torch."""
         if engine in TORCH:
             return None
-        raise NotImplementedError
+        canvas = canvas_of(self.cfg, self.detector, image.shape[:2])
+        bare = folder / f'{name} bare.onnx'
+        if not bare.exists():
+            to_onnx(self.detector, canvas, bare)
+        classes = tuple(f'class {label}' for label in range(self.detector.bbox_head.num_classes))
+        metadata = describe(self.cfg, self.detector, classes, name, canvas, False, None)
+        out = folder / f'{name} {engine}{".onnx" if engine == "onnxruntime" else ".xml"}'
+        if 'int8' in engine:
+            model = quantised(bare, [image[None]] * CALIBRATION)
+            write_openvino(model, out, replace(metadata, precision='int8'))
+        else:
+            write_model(bare, out, metadata)
+        return out
 
 
 def detector_results(
@@ -139,7 +155,7 @@ def detector_results(
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     source = image.repeat(2, 0).repeat(2, 1)  # which halves to the image again, to the bit
     subjects = {
-        name: _Subject.built(cfgs[name.removesuffix(UNTRAINED)], image, name.endswith(UNTRAINED))
+        name: _Subject.built(cfgs[name.removesuffix(UNTRAINED)](), image, name.endswith(UNTRAINED))
         for name in dict.fromkeys(label.split(SEPARATOR)[0] for label in labels)
     }
     rows: list[Row] = []
@@ -147,7 +163,7 @@ def detector_results(
         paths = {}
         for label in labels:
             name, engine = label.split(SEPARATOR)
-            paths[label] = subjects[name].exported(engine, side, Path(folder))
+            paths[label] = subjects[name].exported(name, engine, image, Path(folder))
         for count in threads:
             rows += _measure(subjects, paths, source, side, count, seconds, with_memory)
             yield Results('detectors', labels[0], tuple(rows))

@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..deploy.files import need, quiet
+from ..deploy.graph import deployed
+from ..deploy.int8 import quantization_settings
 from ..errors import UserError
 
 TORCH = ('eager', 'fast', 'compiled')
@@ -24,18 +24,6 @@ ENGINES = (*TORCH, 'onnxruntime', 'openvino', 'openvino int8')
 STREAMS = ' streams'
 SEPARATOR = ': '
 CALIBRATION = 16  # images: enough for times, not for accuracy
-
-
-def require(package: str) -> Any:
-    """Import a package that the project can do without.
-
-    Raises:
-        UserError: it is missing; the message says what brings it.
-    """
-    if find_spec(package) is None:
-        extra = 'dev' if package == 'timm' else 'deploy'
-        raise UserError(f'{package} is not installed: pip install {package}, or "ghost-det[{extra}]" for all')
-    return import_module(package)
 
 
 def choose(contenders: Sequence[str], only: Sequence[str], baseline: str) -> list[str]:
@@ -83,49 +71,33 @@ def in_torch(engine: str, model: nn.Module, images: torch.Tensor) -> Callable[[]
 
 
 def export_onnx(model: nn.Module, images: torch.Tensor, path: Path) -> None:
-    """Write a network as ONNX for inputs of exactly the shape of ``images``.
-
-    Raises:
-        UserError: the package onnx is missing.
-    """
-    require('onnx')
+    """Write a network, folded, as ONNX for inputs of exactly the shape of ``images``."""
+    need('onnx')
     # The exporter by tracing is ten times as fast as the other one, and these networks do not branch.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        torch.onnx.export(model, (images,), str(path), input_names=['images'], opset_version=17, dynamo=False)
+    with quiet():
+        torch.onnx.export(
+            deployed(model), (images,), str(path), input_names=['images'], opset_version=17, dynamo=False
+        )
 
 
-def quantise(path: Path, to: Path, shape: tuple[int, ...]) -> None:
-    """Write an ONNX file's network as OpenVINO's, quantised by NNCF on random images.
+def quantised(path: Path, images: Sequence[np.ndarray[Any, Any]]) -> Any:
+    """Return an ONNX file's network as a model of OpenVINO's, quantised as the project's exports are.
 
     Args:
         path: ``.onnx``.
-        to: ``.xml``.
-        shape: of the input.
-
-    Raises:
-        UserError: openvino or nncf is missing.
+        images: inputs to calibrate on.
     """
-    openvino, nncf = require('openvino'), require('nncf')
+    nncf = need('nncf')
     logging.getLogger('nncf').setLevel(logging.ERROR)
-    rng = np.random.default_rng(0)
-    images = [rng.standard_normal(shape, np.float32) for _ in range(CALIBRATION)]
-    model = openvino.Core().read_model(path)
-    settings: dict[str, Any] = {}
-    if find_spec('ghost_det.deploy.int8') is not None:
-        settings = import_module('ghost_det.deploy.int8').quantization_settings(model)
+    model = need('openvino').Core().read_model(path)
+    settings = quantization_settings(model)
     with redirect_stdout(io.StringIO()):
-        quantised = nncf.quantize(model, nncf.Dataset(images), subset_size=len(images), **settings)
-    openvino.save_model(quantised, to)
+        return nncf.quantize(model, nncf.Dataset(images), subset_size=len(images), **settings)
 
 
 def in_onnxruntime(path: Path, images: np.ndarray[Any, Any], threads: int) -> Callable[[], object]:
-    """Return a call of an ONNX file in ONNX Runtime.
-
-    Raises:
-        UserError: onnxruntime is missing.
-    """
-    onnxruntime = require('onnxruntime')
+    """Return a call of an ONNX file in ONNX Runtime."""
+    onnxruntime = need('onnxruntime')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -146,11 +118,8 @@ def in_openvino(
         images: ``(N, 3, H, W)``.
         threads: how many.
         streams: run the images one by one, as many at once as OpenVINO thinks best.
-
-    Raises:
-        UserError: openvino is missing.
     """
-    openvino = require('openvino')
+    openvino = need('openvino')
     core = openvino.Core()
     model = core.read_model(path)
     model.reshape([1 if streams else len(images), *images.shape[1:]])

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files import require_folder
 from .backbones import growth_table
 from .chart import draw
-from .rows import Results, table, write_rows
+from .rows import Results, Setting, describe, part, write_rows
 
 FILE = 'RESULTS.json'
 
@@ -27,12 +27,17 @@ def report(measured: Iterable[Results], folder: Path | None, growth: bool = Fals
     if folder is not None:
         require_folder(folder, '--output')
     last = None
+    shown: set[Setting] = set()
     for last in measured:
         if folder is not None:
             write_rows(folder / FILE, last)
+        if not shown:
+            yield describe(last)
+        for setting in dict.fromkeys(row.setting for row in last.rows if row.setting not in shown):
+            yield from part(last, setting)
+            shown.add(setting)
     if last is None:
         return
-    yield from table(last)
     if growth:
         yield ''
         yield from growth_table(last.rows)
