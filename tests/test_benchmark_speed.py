@@ -84,8 +84,8 @@ def test_timms_network_at_full_depth_is_ours() -> None:
 def test_rows_of_every_engine_agree_with_their_times(tmp_path: Path) -> None:
     contenders = backbones.chosen(['GhostNet 1.0: '], [each for each in ENGINES if 'compiled' not in each])
     contenders = [each for each in contenders if each.startswith(('timm ghostnet_100:', 'GhostNet 1.0'))]
-    rates = Rates(1e9, None, ((1 << 20, 1e10), (1 << 28, 1e9)))
-    rows = backbones.measure(contenders, 32, 2, 1, 0, tmp_path, rates)
+    rates = Rates(1e9, 4e9, ((1 << 20, 1e10), (1 << 28, 1e9)))
+    rows = backbones.measure(contenders, (2, 3, 32, 32), 1, 0, tmp_path, rates)
     assert [row.engine for row in rows] == [
         *('eager', 'eager', 'fast', 'onnxruntime', 'openvino', 'openvino streams'),
         *('openvino int8', 'openvino int8 streams'),
@@ -96,7 +96,8 @@ def test_rows_of_every_engine_agree_with_their_times(tmp_path: Path) -> None:
         assert 0 < low <= middle <= high and row.rounds == 3 and row.cpu > 0
         assert row.ratio.low <= high / rows[0].milliseconds.low
         assert row.ratio.high >= low / rows[0].milliseconds.high
-        assert (row.bound is None) is ('int8' in row.engine)
+        assert row.bound is not None and row.bound[0] <= row.bound[1]
+    assert rows[-1].bound[0] < rows[0].bound[0]  # type: ignore[index]
     assert {path.suffix for path in tmp_path.iterdir()} == {'.onnx', '.xml', '.bin'}
 
 
@@ -104,6 +105,13 @@ def test_rows_of_every_engine_agree_with_their_times(tmp_path: Path) -> None:
 def test_memory_is_of_the_contender() -> None:
     found = timing.apart(backbones.footprint, 'GhostNet 1.0', 'eager', None, (8, 3, 256, 256), 1)
     assert 8 * 3 * 256 * 256 * 4 / 1e6 < found < 1000
+
+
+@pytest.fixture
+def quick_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, 'SECONDS', 0.01)
+    monkeypatch.setattr(roofline, 'GEMM_SIDES', (64,))
+    monkeypatch.setattr(roofline, 'WORKING_SETS', (1 << 16, 1 << 20))
 
 
 def test_what_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,18 +141,19 @@ def test_exponents_are_fitted_over_three_sizes() -> None:
 def test_a_bound_takes_the_larger_of_arithmetic_and_bytes() -> None:
     rates = Rates(1e9, None, ((1000, 1e9), (10_000, 1e8)))
     assert roofline.bound([Layer(2_000_000, 10)], rates) == (2.0, 2.0)
-    assert roofline.bound([Layer(0, 1000)], rates) == (0.001, 0.01)
-    assert roofline.bound([Layer(0, 100_000)], rates) == (1.0, 1.0)
+    assert roofline.bound([Layer(0, 250)], rates) == (0.001, 0.01)
+    assert roofline.bound([Layer(0, 25_000)], rates) == (1.0, 1.0)
+    assert roofline.bound([Layer(0, 250)], rates, int8=True) is None
+    assert roofline.bound([Layer(2_000_000, 250)], replace(rates, int8=4e9), int8=True) == (0.5, 0.5)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4))
     first, second = roofline.layers(network.eval(), torch.zeros(2, 3, 8, 8))
-    assert first == Layer(2 * 4 * 64 * 27, 4 * (2 * 3 * 64 + 2 * 4 * 64 + 4 * 27))
-    assert second == Layer(2 * 4 * 36 * 9, 4 * (2 * 4 * 64 + 2 * 4 * 36 + 4 * 9))
+    assert first == Layer(2 * 4 * 64 * 27, 2 * 3 * 64 + 2 * 4 * 64 + 4 * 27)
+    assert second == Layer(2 * 4 * 36 * 9, 2 * 4 * 64 + 2 * 4 * 36 + 4 * 9)
 
 
-def test_this_machines_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, 'GEMM_SIDES', (64,))
-    monkeypatch.setattr(roofline, 'WORKING_SETS', (1 << 16, 1 << 20))
-    rates = Rates.measured(1, seconds=0.01)
+@pytest.mark.usefixtures('quick_rates')
+def test_this_machines_rates_are_measured() -> None:
+    rates = Rates.measured(1)
     assert rates.float32 > 1e6 and [size for size, _ in rates.bandwidths] == [1 << 16, 1 << 20]
     assert rates.told()['float32_gflops'] == round(2 * rates.float32 / 1e9, 1)
 
@@ -226,6 +235,7 @@ def test_a_training_step_of_backbones_has_a_row_for_each_layout() -> None:
     assert rows[0].endswith('| 1.00 (1.00-1.00) |')
 
 
+@pytest.mark.usefixtures('quick_rates')
 def test_tool_writes_results_charts_and_the_same_table_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -61,9 +61,6 @@ def main() -> None:
     command.add_argument('--sizes', type=whole, nargs='+', metavar='SIDE', help='(default: 320 640)')
     command.add_argument('--batch', type=whole, nargs='+', default=[1], metavar='N', help='(default: 1)')
     command.add_argument('--growth', action='store_true', help='224 to 1280 px, and the exponent over pixels')
-    command.add_argument(
-        '--roofline', action='store_true', help="how far from what this machine's rates allow"
-    )
     add_speed(command)
 
     command = commands.add_parser('detectors', help="speed from pixels to boxes, beside mmdet's small ones")
@@ -117,9 +114,7 @@ def backbones(args: argparse.Namespace) -> Iterable[str]:
     contenders = backbones.chosen(args.only, engines(args))
     sizes = args.sizes or (backbones.GROWTH if args.growth else (320, 640))
     threads = args.threads or [available()]
-    measured = backbones.backbone_results(
-        sizes, args.batch, threads, contenders, args.seconds, args.roofline, args.memory
-    )
+    measured = backbones.backbone_results(sizes, args.batch, threads, contenders, args.seconds, args.memory)
     return report(measured, args.output, args.growth)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from .. import models
-from ..complexity import count_macs
 from ..deploy.files import need
 from ..errors import UserError
 from .annotations import MIB, memory
@@ -196,33 +195,31 @@ def footprint(name: str, engine: str, path: Path | None, shape: tuple[int, ...],
 
 def measure(
     contenders: Sequence[str],
-    size: int,
-    batch: int,
+    shape: tuple[int, ...],
     threads: int,
     seconds: float,
     folder: Path,
-    rates: Rates | None = None,
+    rates: Rates,
     with_memory: bool = False,
 ) -> list[Row]:
     """Time contenders on random images.
 
     Args:
         contenders: of `chosen`; of a batch, OpenVINO's are also run as streams of single images.
-        size: side of the images, in pixels.
-        batch: images a call.
+        shape: of the images, ``(N, 3, H, W)``.
         threads: of every engine.
         seconds: for all of them together.
         folder: for exported networks.
         rates: the machine's, for the bound.
         with_memory: measure it too, each in a process of its own.
     """
+    batch, _, height, width = shape
     if batch > 1:
         contenders = [
             each
             for name in contenders
             for each in ((name, name + STREAMS) if 'openvino' in name else (name,))
         ]
-    shape = (batch, 3, size, size)
     calls, paths = {}, {}
     with torch_threads(threads):
         for label in contenders:
@@ -234,29 +231,18 @@ def measure(
     rows = []
     for label, found in samples.items():
         name, engine = label.split(SEPARATOR)
-        parameters, macs, least = _costs(name, size, batch, rates)
+        work = layers(network(name), torch.zeros(shape))
         rows.append(
             Row(
-                *(name, engine, size, size, batch, threads),
+                *(name, engine, height, width, batch, threads),
                 **timed(found, samples[BASELINE], batch),
-                parameters=parameters,
-                macs=macs,
-                bound=None if 'int8' in engine else least,
+                parameters=sum(parameter.numel() for parameter in network(name).parameters()),
+                macs=sum(layer.macs for layer in work) // batch,
+                bound=bound(work, rates, 'int8' in engine),
                 memory=apart(footprint, name, engine, paths[label], shape, threads) if with_memory else None,
             )
         )
     return rows
-
-
-def _costs(
-    name: str, size: int, batch: int, rates: Rates | None
-) -> tuple[int, int, tuple[float, float] | None]:
-    built = network(name)
-    with torch.no_grad(), count_macs(built) as macs:
-        built(torch.zeros(1, 3, size, size))
-    parameters = sum(parameter.numel() for parameter in built.parameters())
-    least = None if rates is None else bound(layers(built, torch.zeros(batch, 3, size, size)), rates)
-    return parameters, macs.total(), least
 
 
 def backbone_results(
@@ -265,7 +251,6 @@ def backbone_results(
     threads: Sequence[int],
     contenders: Sequence[str],
     seconds: float,
-    roofline: bool = False,
     with_memory: bool = False,
 ) -> Iterator[Results]:
     """Yield the results so far, after each size, batch and number of threads.
@@ -276,7 +261,6 @@ def backbone_results(
         threads: numbers of threads.
         contenders: of `chosen`.
         seconds: for each size, batch and number of threads.
-        roofline: measure the machine's rates first, and tell how far from their bound each is.
         with_memory: of each contender, too.
 
     Raises:
@@ -284,19 +268,16 @@ def backbone_results(
     """
     for package in ('openvino', 'onnxruntime'):
         if any(package in name for name in contenders):
-            need('onnx'), need(package)
+            need('onnx')
+            need(package)
     rows: list[Row] = []
-    rates = {count: Rates.measured(count) for count in threads} if roofline else {}
-    known = {str(count): rate.told() for count, rate in rates.items()}
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for size in sizes:
-            for batch in batches:
-                for count in threads:
-                    rows += measure(
-                        contenders, size, batch, count, seconds, folder, rates.get(count), with_memory
-                    )
-                    yield Results('backbones', BASELINE, tuple(rows), known)
+    rates = {count: Rates.measured(count) for count in threads}
+    told = {str(count): rate.told() for count, rate in rates.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for size, batch, count in product(sizes, batches, threads):
+            shape = (batch, 3, size, size)
+            rows += measure(contenders, shape, count, seconds, Path(folder), rates[count], with_memory)
+            yield Results('backbones', BASELINE, tuple(rows), told)
 
 
 def exponents(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .engines import torch_threads
 
+SECONDS = 0.5  # for each measurement
 GEMM_SIDES = (1024, 2048)
 WORKING_SETS = (1 << 20, 1 << 23, 1 << 28)
 """Bytes: about one core's L2, the L3, and what no cache holds."""
@@ -35,19 +36,18 @@ class Rates:
     bandwidths: tuple[tuple[int, float], ...]
 
     @classmethod
-    def measured(cls, threads: int, seconds: float = 0.5) -> Rates:
+    def measured(cls, threads: int) -> Rates:
         """Measure this machine.
 
         Args:
             threads: that torch uses.
-            seconds: for each of the measurements.
         """
         with torch_threads(threads):
-            triads = [_triad(size, seconds) for size in WORKING_SETS]
+            triads = [_triad(size) for size in WORKING_SETS]
             # A small set, which threads share with effort, may look slower than what a larger one proves.
             bandwidths = tuple((size, max(triads[i:])) for i, size in enumerate(WORKING_SETS))
-            float32 = max(_gemm(side, torch.float32, seconds) for side in GEMM_SIDES)
-            return cls(float32, _int8(seconds), bandwidths)
+            float32 = max(_gemm(side, torch.float32) for side in GEMM_SIDES)
+            return cls(float32, _int8(), bandwidths)
 
     def told(self) -> dict[str, Any]:
         """Return the rates in the units that people use, for a file."""
@@ -60,15 +60,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class Layer:
-    """Multiply-adds of a convolution or linear layer, and bytes that it reads (weights too) and writes."""
+    """Multiply-adds of a convolution or linear layer, and values that it reads (weights too) and writes."""
 
     macs: int
-    bytes: int
+    values: int
 
 
-def _best(call: Callable[[], object], seconds: float) -> float:
+def _best(call: Callable[[], object]) -> float:
     call()
-    end, best = time.perf_counter() + seconds, float('inf')
+    end, best = time.perf_counter() + SECONDS, float('inf')
     while best == float('inf') or time.perf_counter() < end:
         start = time.perf_counter()
         call()
@@ -76,25 +76,25 @@ def _best(call: Callable[[], object], seconds: float) -> float:
     return best
 
 
-def _gemm(side: int, kind: torch.dtype, seconds: float) -> float:
+def _gemm(side: int, kind: torch.dtype) -> float:
     if kind == torch.int8:
         factor = torch.randint(-128, 128, (side, side), dtype=kind)
-        return side**3 / _best(lambda: torch._int_mm(factor, factor), seconds)
+        return side**3 / _best(lambda: torch._int_mm(factor, factor))
     matrix = torch.rand(side, side)
     out = torch.empty_like(matrix)
-    return side**3 / _best(lambda: torch.mm(matrix, matrix, out=out), seconds)
+    return side**3 / _best(lambda: torch.mm(matrix, matrix, out=out))
 
 
-def _int8(seconds: float) -> float | None:
+def _int8() -> float | None:
     try:
-        return max(_gemm(side, torch.int8, seconds) for side in GEMM_SIDES)
+        return max(_gemm(side, torch.int8) for side in GEMM_SIDES)
     except (AttributeError, RuntimeError, NotImplementedError):
         return None
 
 
-def _triad(working_set: int, seconds: float) -> float:
+def _triad(working_set: int) -> float:
     a, b, c = torch.rand(3, working_set // 12).unbind()
-    return working_set / _best(lambda: torch.add(b, c, alpha=2.0, out=a), seconds)
+    return working_set / _best(lambda: torch.add(b, c, alpha=2.0, out=a))
 
 
 def layers(network: nn.Module, images: Tensor) -> list[Layer]:
@@ -108,7 +108,7 @@ def layers(network: nn.Module, images: Tensor) -> list[Layer]:
 
     def count(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         values = inputs[0].numel() + output.numel() + layer.weight.numel()
-        found.append(Layer(output.numel() * layer.weight[0].numel(), 4 * values))
+        found.append(Layer(output.numel() * layer.weight[0].numel(), values))
 
     hooks = [
         module.register_forward_hook(count)
@@ -124,17 +124,21 @@ def layers(network: nn.Module, images: Tensor) -> list[Layer]:
     return found
 
 
-def bound(work: Sequence[Layer], rates: Rates) -> tuple[float, float]:
-    """Return the least milliseconds of layers one after the other, in float32.
+def bound(work: Sequence[Layer], rates: Rates, int8: bool = False) -> tuple[float, float] | None:
+    """Return the least milliseconds of layers one after the other, in float32 or with all values in int8.
 
-    The first takes each layer's bytes to come from the smallest cache that holds them, the second all of
-    them from memory; an engine that keeps activations in caches can be faster than the second.
+    ``None`` where the rate of int8 is not known. The first takes each layer's bytes to come from the
+    smallest cache that holds them, the second all of them from memory; an engine that keeps activations in
+    caches can be faster than the second.
     """
     cached, uncached = 0.0, 0.0
     slowest = rates.bandwidths[-1][1]
+    macs = rates.int8 if int8 else rates.float32
+    if macs is None:
+        return None
     for layer in work:
-        fit = next((rate for size, rate in rates.bandwidths if layer.bytes <= size), slowest)
-        arithmetic = layer.macs / rates.float32
-        cached += max(arithmetic, layer.bytes / fit)
-        uncached += max(arithmetic, layer.bytes / slowest)
+        moved = layer.values if int8 else 4 * layer.values
+        fit = next((rate for size, rate in rates.bandwidths if moved <= size), slowest)
+        cached += max(layer.macs / macs, moved / fit)
+        uncached += max(layer.macs / macs, moved / slowest)
     return 1e3 * cached, 1e3 * uncached
