@@ -20,6 +20,7 @@ from ghost_det.benchmarks.rows import Results, Row, read_rows, table, timed, wri
 from ghost_det.benchmarks.timing import Sample, Spread, interleave
 from ghost_det.benchmarks.training import LAYOUTS, TRAINED, backbone_training_table
 from ghost_det.complexity import count_macs
+from ghost_det.config import load_config
 from ghost_det.errors import UserError
 
 from .conftest import ROOT
@@ -214,6 +215,12 @@ def test_scores_are_shifted_until_so_many_pass_the_threshold(name: str) -> None:
     assert 0 < len(found.scores) <= 50 and found.scores.min() > detector.test_cfg.score_thr
     _, every = untrained.build(cfg, image, None)
     assert every > 60
+
+
+def test_detectors_of_two_stages_are_refused() -> None:
+    cfg = load_config(str(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py'))
+    with pytest.raises(UserError, match='faster-rcnn_ghostnet_fpn.py: a one-stage detector'):
+        untrained.build(cfg, np.zeros((64, 64, 3), np.uint8))
 
 
 def test_detectors_are_timed_from_pixels_to_boxes() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .engines import torch_threads
 
 SECONDS = 0.5  # for each measurement
-GEMM_SIDES = (1024, 2048)
+GEMM_SIDES = (256, 512, 1024)
 WORKING_SETS = (1 << 20, 1 << 23, 1 << 28)
 """Bytes: about one core's L2, the L3, and what no cache holds."""
 

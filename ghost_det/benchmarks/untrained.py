@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..complexity import build_detector
+from ..errors import UserError
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -54,7 +55,14 @@ def build(cfg: Any, image: Image, candidates: int | None = CANDIDATES) -> tuple[
 
     Returns:
         The detector, and how many candidates there are.
+
+    Raises:
+        UserError: it is no detector of one stage, or cannot be built.
     """
+    if 'bbox_head' not in cfg.model:
+        raise UserError(
+            f'{cfg.filename}: the config of a one-stage detector (with model.bbox_head) is wanted'
+        )
     torch.manual_seed(0)
     detector = build_detector(cfg)
     noise = np.random.default_rng(1).integers(0, 256, (4, SETTLED, SETTLED, 3), dtype=np.uint8)
@@ -98,8 +106,12 @@ def adjust_scores(detector: Any, image: Image, candidates: int | None) -> int:
             hook.remove()
     head = detector.bbox_head
     softmax = not getattr(head, 'use_sigmoid_cls', True)
-    has_objectness = len(outputs) > 2 and not softmax  # YOLOX's
+    has_objectness = hasattr(head, 'multi_level_conv_obj')  # YOLOX's
     changed = outputs[2] if has_objectness else outputs[0]
+    if any(id(level) not in made for level in changed):
+        raise UserError(
+            f"{type(head).__name__}: its scores are no convolution's output: cannot be timed as if trained"
+        )
     logits = torch.cat([_rows(level, 1 if has_objectness else head.cls_out_channels) for level in changed])
     classes = torch.cat([_rows(level, head.cls_out_channels) for level in outputs[0]])
     gain = float(SPREAD / logits.std().clamp_min(1e-9))
