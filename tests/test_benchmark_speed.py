@@ -219,7 +219,7 @@ def test_scores_are_shifted_until_so_many_pass_the_threshold(name: str) -> None:
 
 def test_detectors_of_two_stages_are_refused() -> None:
     cfg = load_config(str(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py'))
-    with pytest.raises(UserError, match='faster-rcnn_ghostnet_fpn.py: a one-stage detector'):
+    with pytest.raises(UserError, match='faster-rcnn_ghostnet_fpn.py: the config of a one-stage detector'):
         untrained.build(cfg, np.zeros((64, 64, 3), np.uint8))
 
 
