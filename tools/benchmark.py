@@ -1,4 +1,4 @@
-"""Measurements on this machine: python tools/benchmark.py annotations|evaluation|operators|training."""
+"""Measurements on this machine: python tools/benchmark.py --help lists them."""
 
 import argparse
 import logging
@@ -7,15 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ghost_det.benchmarks.annotations import annotation_table
+from ghost_det.benchmarks.engines import ENGINES
 from ghost_det.benchmarks.evaluation import evaluation_table
 from ghost_det.benchmarks.ops import main_table
-from ghost_det.benchmarks.training import training_table
+from ghost_det.benchmarks.report import report
+from ghost_det.benchmarks.rows import read_rows, table
+from ghost_det.benchmarks.timing import available
+from ghost_det.benchmarks.training import backbone_training_table, training_table
 from ghost_det.cli import parse, positive, whole
 from ghost_det.errors import run_tool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Measure what a training costs on this machine.')
+    parser = argparse.ArgumentParser(description='Measure what training and detecting cost on this machine.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     command = commands.add_parser('annotations', help='start-up time and memory over the size of annotations')
@@ -50,6 +54,24 @@ def main() -> None:
     command.add_argument('--size', type=whole, default=320, help='side of the images (default: %(default)s)')
     command.add_argument('--rounds', type=whole, default=10, help='steps of each (default: %(default)s)')
     command.add_argument('--compile', action='store_true', help='torch.compile as well: minutes to begin')
+    command.add_argument('--backbones', action='store_true', help="ours and timm's, 256 x 320, instead")
+
+    command = commands.add_parser('backbones', help="speed in every engine, beside timm's and torchvision's")
+    command.set_defaults(run=backbones)
+    command.add_argument('--sizes', type=whole, nargs='+', metavar='SIDE', help='(default: 320 640)')
+    command.add_argument('--batch', type=whole, nargs='+', default=[1], metavar='N', help='(default: 1)')
+    command.add_argument('--growth', action='store_true', help='224 to 1280 px, and the exponent over pixels')
+    add_speed(command)
+
+    command = commands.add_parser('detectors', help="speed from pixels to boxes, beside mmdet's small ones")
+    command.set_defaults(run=detectors)
+    command.add_argument('configs', nargs='*', help='(default: the two lite ones)')
+    command.add_argument('--size', type=whole, default=320, help='side of the input (default: %(default)s)')
+    add_speed(command)
+
+    command = commands.add_parser('table', help='Markdown of a RESULTS.json of backbones or detectors')
+    command.set_defaults(run=show)
+    command.add_argument('results', type=Path)
 
     args = parse(parser)
     logging.disable(logging.WARNING)
@@ -71,7 +93,48 @@ def operators(args: argparse.Namespace) -> Iterable[str]:
     return [main_table(args.seconds)]
 
 
+def add_speed(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--threads', type=whole, nargs='+', metavar='N', help='(default: all cores)')
+    command.add_argument('--only', nargs='+', default=[], metavar='PART', help="of 'NETWORK: ENGINE'")
+    command.add_argument('--int8', action='store_true', help="OpenVINO's INT8 as well: a minute to begin")
+    command.add_argument('--compile', action='store_true', help='torch.compile as well: minutes to begin')
+    command.add_argument('--memory', action='store_true', help='of each in a process of its own')
+    command.add_argument('--seconds', type=positive, default=60, help='for each table (default: %(default)s)')
+    command.add_argument('-o', '--output', type=Path, metavar='FOLDER', help='for RESULTS.json and charts')
+
+
+def engines(args: argparse.Namespace) -> list[str]:
+    left_out = {'compiled': not args.compile, 'openvino int8': not args.int8}
+    return [engine for engine in ENGINES if not left_out.get(engine)]
+
+
+def backbones(args: argparse.Namespace) -> Iterable[str]:
+    from ghost_det.benchmarks import backbones
+
+    contenders = backbones.chosen(args.only, engines(args))
+    sizes = args.sizes or (backbones.GROWTH if args.growth else (320, 640))
+    threads = args.threads or [available()]
+    measured = backbones.backbone_results(sizes, args.batch, threads, contenders, args.seconds, args.memory)
+    return report(measured, args.output, args.growth)
+
+
+def detectors(args: argparse.Namespace) -> Iterable[str]:
+    from ghost_det.benchmarks import detectors
+
+    configs, threads = args.configs or detectors.CONFIGS, args.threads or [available()]
+    measured = detectors.detector_results(
+        configs, args.size, threads, args.only, engines(args), args.seconds, args.memory
+    )
+    return report(measured, args.output)
+
+
+def show(args: argparse.Namespace) -> Iterable[str]:
+    return table(read_rows(args.results))
+
+
 def training(args: argparse.Namespace) -> Iterable[str]:
+    if args.backbones:
+        return backbone_training_table(args.batch_size, (256, 320), args.rounds)
     return training_table(args.config, args.batch_size, args.size, args.rounds, args.compile)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .timing import apart
 
 # Of COCO train2017, and what its polygons have on average.
 IMAGES, BOXES, CLASSES, POINTS = 118_287, 860_001, 80, 27
@@ -170,15 +169,6 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     }
 
 
-def measure_apart(path: Path, serialize: bool, workers: int) -> dict[str, float]:
-    """Call `measure` in a fresh process, whose memory nothing else has touched."""
-    call = f'annotations.measure(pathlib.Path({str(path)!r}), {serialize}, {workers})'
-    code = f'import json, pathlib; from ghost_det.benchmarks import annotations; print(json.dumps({call}))'
-    done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def annotation_table(
     scales: Sequence[float],
     workers: int,
@@ -211,7 +201,7 @@ def annotation_table(
             write_annotations(path, scale, polygons)
             size = path.stat().st_size / 1e6
             for serialized in serialize:
-                found = measure_apart(path, serialized, workers)
+                found = apart(measure, path, serialized, workers)
                 mb = {key: f'{value * MIB / 1e6:.0f}' for key, value in found.items()}
                 row = [f'{scale:g}', f'{found["images"]:.0f}', f'{size:.0f}', 'yes' if serialized else 'no']
                 row += [f'{found["check_s"]:.1f}', f'{found["build_s"]:.1f}']

@@ -6,8 +6,6 @@ import contextlib
 import io
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from ..errors import UserError
 from ..results import read_results, read_truth
 from ..scoring import EVALUATOR, FAST, FIGURES, evaluate
 from .annotations import CLASSES, MIB, memory
+from .timing import apart
 
 BOXES = 7.3  # of COCO val2017 an image
 SORTS = 3  # classes an image
@@ -123,18 +122,6 @@ def measure(annotations: Path, results: Path, kind: str) -> dict[str, Any]:
     }
 
 
-def measure_apart(annotations: Path, results: Path, kind: str) -> dict[str, Any]:
-    """Call `measure` in a fresh process, whose memory nothing else has touched."""
-    paths = f'pathlib.Path({str(annotations)!r}), pathlib.Path({str(results)!r})'
-    code = (
-        'import json, pathlib; from ghost_det.benchmarks import evaluation; '
-        f'print(json.dumps(evaluation.measure({paths}, {kind!r})))'
-    )
-    done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def evaluation_table(images: int, detections: int, rounds: int) -> Iterator[str]:
     """Yield the lines of a table: seconds, memory and the largest difference of the twelve figures.
 
@@ -156,7 +143,7 @@ def evaluation_table(images: int, detections: int, rounds: int) -> Iterator[str]
         found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for _ in range(rounds):
             for kind in KINDS:
-                found[kind].append(measure_apart(*paths, kind))
+                found[kind].append(apart(measure, *paths, kind))
     yield f'{images} images, {images * detections} detections, {CLASSES} classes, {rounds} rounds'
     yield '  '.join(names)
     totals: dict[str, tuple[float, float]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..ops import EXTENSION, ensure_ops
 from ..ops.stand_ins import STAND_INS
+from .timing import interleave
 
 # An operator's name, its arguments, and those by name.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -21,7 +21,6 @@ Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 Case = tuple[list[Call], list[Call]]
 Operators = Mapping[str, Callable[..., Any]]
 
-LEAST_RUNS = 3
 _NONE = torch.zeros(0)
 
 
@@ -125,11 +124,9 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def _seconds(calls: list[Call], operators: Operators) -> float:
-    start = time.perf_counter()
+def _run(calls: list[Call], operators: Operators) -> None:
     for name, arguments, named in calls:
         operators[name](*arguments, **named)
-    return time.perf_counter() - start
 
 
 def times(case: Case, seconds: float = 10.0) -> dict[str, tuple[float, float]]:
@@ -140,20 +137,20 @@ def times(case: Case, seconds: float = 10.0) -> dict[str, tuple[float, float]]:
     kinds: dict[str, Operators] = {'stand-in': STAND_INS}
     if ensure_ops() == 'compiled':
         kinds['compiled'] = vars(importlib.import_module(EXTENSION))
-    runs: dict[str, list[tuple[float, float]]] = {}
+    contenders: dict[tuple[str, int], Callable[[], None]] = {}
     for kind, operators in kinds.items():
         try:
-            _seconds(case[0] + case[1], operators)
+            _run(case[0] + case[1], operators)
         except RuntimeError:
             continue
-        runs[kind] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(runs['stand-in']) < LEAST_RUNS:
-        for kind, record in runs.items():
-            record.append((_seconds(case[0], kinds[kind]), _seconds(case[1], kinds[kind])))
+        contenders |= {(kind, way): partial(_run, calls, operators) for way, calls in enumerate(case)}
+    samples = {
+        key: [1e3 * sample.seconds for sample in found]
+        for key, found in interleave(contenders, seconds=seconds).items()
+    }
     return {
-        kind: (1e3 * median(ahead for ahead, _ in record), 1e3 * median(map(sum, record)))
-        for kind, record in runs.items()
+        kind: (median(samples[kind, 0]), median(map(sum, zip(samples[kind, 0], samples[kind, 1]))))
+        for kind in dict.fromkeys(kind for kind, _ in samples)
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from mmengine.registry import DefaultScope
 
 from ..config import load_config
 from ..errors import UserError
+from .backbones import network
+from .timing import interleave, ratio
 
 DEFAULT = 'channels-last'
 SETTINGS = {
@@ -29,6 +31,14 @@ SETTINGS = {
     'compiled': 'compile=True',
 }
 """Name of a setting to how it is chosen; all but the second have channels-last weights."""
+TRAINED = (
+    'timm ghostnet_100',
+    'GhostNet 1.0',
+    'timm ghostnet_100 features_only',
+    'MobileNetV3-L',
+    'ResNet-18',
+)
+LAYOUTS = {'plain layout': torch.contiguous_format, 'channels-last': torch.channels_last}
 
 
 class _Step:
@@ -62,14 +72,12 @@ class _Step:
         if setting == 'compiled':
             self.step = torch.compile(self.detector.train_step)
 
-    def __call__(self) -> float:
-        start = time.perf_counter()
+    def __call__(self) -> None:
         self.step(copy.deepcopy(self.data), self.wrapper)
         if self.average is not None:
             self.average.update_parameters(self.detector)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter() - start
 
 
 def training_table(config: str, batch: int, side: int, rounds: int, compiled: bool) -> Iterator[str]:
@@ -101,22 +109,66 @@ def training_table(config: str, batch: int, side: int, rounds: int, compiled: bo
     for name in names:
         steps[name] = _Step(cfg, name, batch, side)
         try:
-            first[name] = steps[name]()
+            start = time.perf_counter()
+            steps[name]()
+            first[name] = time.perf_counter() - start
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f'{config}: no step with {batch} images of {side} x {side}, {name}: {error}'
             ) from error
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(step())
+    samples = interleave(steps, rounds)
     yield f'{batch} images of {side} x {side}, {torch.get_num_threads()} threads, {rounds} rounds.\n'
     yield '| setting | chosen by | first step (s) | step (ms) | ratio (quartiles) |'
     yield '|---|---|---|---|---|'
-    for name, found in times.items():
-        ratios = [a / b for a, b in zip(found, times[DEFAULT])]
-        low, middle, high = quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+    for name, found in samples.items():
+        low, middle, high = ratio(found, samples[DEFAULT])
+        milliseconds = 1000 * median(each.seconds for each in found)
         yield (
-            f'| {name} | `{SETTINGS[name]}` | {first[name]:.1f} | {1000 * median(found):.0f} '
+            f'| {name} | `{SETTINGS[name]}` | {first[name]:.1f} | {milliseconds:.0f} '
             f'| {middle:.2f} ({low:.2f}-{high:.2f}) |'
         )
+
+
+def backbone_training_table(batch: int, size: tuple[int, int], rounds: int) -> Iterator[str]:
+    """Yield the lines of a Markdown table: a training step of backbones alone, and its ratio to timm's.
+
+    A step is forward, the mean of the maps' squares as the loss, backward, and plain SGD.
+
+    Args:
+        batch: images a step; random ones.
+        size: height and width of the images, in pixels.
+        rounds: how many steps of each.
+
+    Raises:
+        UserError: timm is not installed.
+    """
+    steps = {}
+    for name in TRAINED:
+        for layout, memory_format in LAYOUTS.items():
+            steps[f'{name} | {layout}'] = _backbone_step(name, torch.randn(batch, 3, *size), memory_format)
+    for step in steps.values():
+        step()
+    samples = interleave(steps, rounds)
+    yield f'{batch} images of {size[0]} x {size[1]}, {torch.get_num_threads()} threads, {rounds} rounds.\n'
+    yield '| backbone | layout | step (ms) | ratio (quartiles) |'
+    yield '|---|---|---|---|'
+    for name, found in samples.items():
+        low, middle, high = ratio(found, samples[f'{TRAINED[0]} | plain layout'])
+        milliseconds = 1000 * median(each.seconds for each in found)
+        yield f'| {name} | {milliseconds:.0f} | {middle:.2f} ({low:.2f}-{high:.2f}) |'
+
+
+def _backbone_step(name: str, images: torch.Tensor, memory_format: torch.memory_format) -> Callable[[], None]:
+    model = copy.deepcopy(network(name)).train().to(memory_format=memory_format)
+    images = images.to(memory_format=memory_format)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+
+    def step() -> None:
+        maps = model(images)
+        maps = maps.values() if isinstance(maps, dict) else maps
+        loss: Any = sum(each.square().mean() for each in maps)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
