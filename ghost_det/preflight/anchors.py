@@ -69,7 +69,7 @@ def find_generator(cfg: Any) -> tuple[Any, str]:
             continue
         kind = str(generator.type).rpartition('.')[2]
         if (model.get('train_cfg') or {}).get('assigner', {}).get('type') == 'ATSSAssigner':
-            return None, 'ATSSAssigner gives each box the anchors nearest to it, however little they overlap'
+            return None, 'ATSSAssigner gives each box the anchors nearest to it, whatever their overlap'
         if kind in ('AnchorGenerator', 'SSDAnchorGenerator', 'YOLOAnchorGenerator', 'LegacyAnchorGenerator'):
             return generator, f'model.{name}.anchor_generator'
         return None, f'{kind} of model.{name}: its anchors are not a fixed grid'

@@ -42,7 +42,7 @@ def test_each_level_gives_logits_of_classes_and_of_four_distances(head: GFLSepBN
     classes, distances = head(maps())
     assert [tuple(m.shape) for m in classes] == [(2, 3, s, s) for s in SIZES]
     assert [tuple(m.shape) for m in distances] == [(2, 4 * (head.reg_max + 1), s, s) for s in SIZES]
-    assert torch.cat([m.sigmoid().flatten() for m in classes]).mean() == pytest.approx(0.01, rel=0.1)
+    assert torch.cat([m.detach().sigmoid().flatten() for m in classes]).mean() == pytest.approx(0.01, rel=0.1)
 
 
 def test_levels_share_convolutions_and_nothing_of_their_norms(head: GFLSepBNHead) -> None:
