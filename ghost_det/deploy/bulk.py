@@ -278,10 +278,10 @@ def _agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) 
             wanted['shard'] = found.get('shard')
         differing = [key for key, value in wanted.items() if found.get(key) != value]
         if differing:
-            values = [f'{key} {str(found.get(key))[:60]}, not {str(wanted[key])[:60]}' for key in differing]
+            values = [f'{key} {str(wanted[key])[:40]}, there {str(found.get(key))[:40]}' for key in differing]
             raise UserError(
-                f'-o {store.root}: holds results of another run ({"; ".join(values)}): choose another '
-                'folder, or the same model, images and settings'
+                f'-o {store.root}: holds results of another run: {"; ".join(values)}. Choose another folder, '
+                'or the same model, images and settings'
             )
         return found
     if store.names(PARTS):

@@ -195,14 +195,15 @@ def test_no_other_run_goes_on_in_its_folder(
         detect_many(model, str(images), out, workers=2, shard=7)
     assert done == list(range(-(-(GOOD + 2) // 7)))
     other = str(save(tmp_path / 'other.onnx', Metadata(**METADATA)))
-    for arguments, message in (
-        ((other, str(images)), 'model'),
-        ((model, str(images / '1')), 'images 19, not'),
-        ((model, str(images), out, 2, 1, 1, 0.5), 'score 0.3, not 0.5'),
-        ((model, str(images), out, 2, 1, 1, 0.3, 8), 'shard 7, not 8'),
-    ):
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
+        ({'model': other}, 'another run: model '),
+        ({'source': str(images / '1')}, 'images 19, there 40; list '),
+        ({'score': 0.5}, 'another run: score 0.5, there 0.3. '),
+        ({'shard': 8}, 'another run: shard 8, there 7. '),
+    )
+    for change, message in changes:
         with pytest.raises(UserError, match=message):
-            detect_many(*(*arguments, out)[: max(3, len(arguments))])
+            detect_many(**{'model': model, 'source': str(images), 'out': out, **change})
     with pytest.raises(KeyboardInterrupt):  # the same goes on, with the shards that it has
         detect_many(model, str(images), out, workers=1)
 
