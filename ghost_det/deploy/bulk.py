@@ -77,7 +77,7 @@ class Worker:
     """A detector in a process of its own, which makes parts of shards.
 
     Args:
-        model: name and content of each of the detector's files, in Ray's store; the main one is the first.
+        model: name and content of each of the detector's files; the main one is the first.
         store: where results go.
         settings: of the detector.
     """
@@ -122,7 +122,8 @@ class Worker:
         for each in self._detector.stream(readable(), self._settings.batch):
             yield from bad()
             path, size = waiting.popleft()
-            yield (path, *size, list(each.boxes), each.scores, each.labels, None)
+            assert isinstance(size, tuple)  # errors are gone
+            yield path, *size, list(each.boxes), each.scores, each.labels, None
         yield from bad()
 
 
@@ -230,8 +231,10 @@ def detect_many(
     _say(f'{len(paths)} images in {count} shards; {done} are done already')
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
-        workers = workers or max(1, int(ray.cluster_resources()['CPU']) // threads)
-        _run(todo, (files, store, Settings(batch, threads, score)), workers, (done, len(paths)))
+        resources: Any = ray.cluster_resources  # untyped
+        workers = workers or max(1, int(resources()['CPU']) // threads)
+        settings = Settings(batch, threads, score)
+        _run(todo, (files, store, settings), min(workers, len(todo)), (done, len(paths)))
     total = _total(store, count, len(paths))
     store.sweep(PARTS)
     if coco:
@@ -309,7 +312,7 @@ def _missing(store: Store, count: int, retry: bool) -> list[int]:
 def _start_ray(address: str | None, cpus: int) -> None:
     if ray.is_initialized():
         return
-    quiet = {'logging_level': logging.ERROR, 'log_to_driver': False}
+    quiet: dict[str, Any] = {'logging_level': logging.ERROR, 'log_to_driver': False}
     try:
         if address:
             ray.init(address=address, **quiet)

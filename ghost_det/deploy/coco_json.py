@@ -14,6 +14,8 @@ from ..files import atomic
 from .runtime import Detections
 
 Tables = Callable[[], Iterable[Any]]
+Section = Callable[[int, dict[str, Any], str], Iterable[dict[str, Any]]]
+_IDS = range(1, 2**31)  # of categories, by label
 
 
 def write_coco(path: Path, model: str, classes: Sequence[str], folder: str, tables: Tables) -> None:
@@ -30,8 +32,7 @@ def write_coco(path: Path, model: str, classes: Sequence[str], folder: str, tabl
         UserError: the file cannot be written.
     """
     categories = [{'id': label + 1, 'name': name} for label, name in enumerate(classes)]
-    ids = range(1, len(classes) + 1)
-    sections = {'images': _images, 'results': lambda *row: _results(*row, ids), 'errors': _errors}
+    sections: dict[str, Section] = {'images': _images, 'results': _results, 'errors': _errors}
     try:
         with atomic(path) as partial, partial.open('w', encoding='utf-8') as file:
             file.write(f'{{"model": {json.dumps(model)}, "categories": {json.dumps(categories)}')
@@ -63,10 +64,10 @@ def _images(image_id: int, row: dict[str, Any], folder: str) -> Iterator[dict[st
         yield {'id': image_id, 'file_name': _name(row, folder), **size}
 
 
-def _results(image_id: int, row: dict[str, Any], folder: str, ids: Sequence[int]) -> list[dict[str, Any]]:
+def _results(image_id: int, row: dict[str, Any], folder: str) -> list[dict[str, Any]]:
     boxes = np.array(row['boxes'], np.float32).reshape(-1, 4)
     scores, labels = np.array(row['scores'], np.float32), np.array(row['labels'], np.int64)
-    return Detections(boxes, scores, labels).to_coco(image_id, ids)
+    return Detections(boxes, scores, labels).to_coco(image_id, _IDS)
 
 
 def _errors(image_id: int, row: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:

@@ -178,6 +178,11 @@ def test_parquet_in_and_what_could_not_be_read_again(
     assert [part.stat().st_mtime_ns for part in parts(out)][:2] == dates[:2]
     assert rows(out)[4]['boxes'] == rows(out)[0]['boxes']
 
+    parts(out)[0].unlink()
+    (out / 'list/list-000000.parquet').write_bytes(b'')
+    with pytest.raises(UserError, match=r'list-000000.parquet: cannot be read'):  # a worker's own message
+        detect_many(model, source, str(out), **arguments)
+
 
 def test_no_other_run_goes_on_in_its_folder(
     model: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
