@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
 """Of the parts: a row an image, with its size and boxes (x1 y1 x2 y2) in pixels, or why it cannot be read."""
 _LISTED = 256  # shards in one file of the list
 _READERS = 4  # threads a core that read images, as most of that time may be a bucket's
+_RETRIES = 3  # of a shard whose worker died
 _FOOTERS = 32  # threads that look into parts
 
 
@@ -328,7 +329,7 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
     """Have workers make the parts of shards."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger('ray.data').setLevel(logging.ERROR)
+    logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # what it tells is raised, too
     shards = ray.data.from_items([{'id': shard} for shard in todo], override_num_blocks=len(todo))
     threads = arguments[-1].threads
     made = shards.map_batches(
@@ -338,6 +339,7 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
         # None waits behind a busy worker while another is idle.
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         num_cpus=threads,
+        max_task_retries=_RETRIES,
         runtime_env={'env_vars': {RUNTIME: '1', 'OMP_NUM_THREADS': str(threads)}},
     )
     done, total = progress
@@ -348,6 +350,11 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
                 bar.update(int(row['images']))
                 for line in filter(None, row['errors'].split('\n')):
                     _say(f'error: {line}')
+    except ray.exceptions.RayActorError as error:
+        raise UserError(
+            f'workers died {_RETRIES + 1} times over one shard: of too little memory, or of an image that '
+            f'crashes the decoder. What is done is kept. Ray says: {brief(error)}'
+        ) from None
     except Exception as error:  # Ray wraps a worker's own in others
         raise _cause(error) from None
     seconds = time.perf_counter() - start
