@@ -123,6 +123,9 @@ class OpenVinoModel:
             options['NUM_STREAMS'] = streams
         if self._threads is not None:
             options['INFERENCE_NUM_THREADS'] = self._threads
+            if self._device == 'CPU':
+                # Pinned, the threads of all processes on a machine would share its first few cores.
+                options['ENABLE_CPU_PINNING'] = False
         if data.precision == 'fp32':  # which some processors would have in bfloat16
             options['INFERENCE_PRECISION_HINT'] = 'f32'
         try:

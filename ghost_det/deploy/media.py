@@ -43,8 +43,21 @@ def read_image(path: Path) -> Image:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    return decode_image(content, str(path))
+
+
+def decode_image(content: bytes, name: str) -> Image:
+    """Return the image of a file's content, see `read_image`.
+
+    Args:
+        content: of the file, or the first `MAX_BYTES` of it and one more.
+        name: of the file, for messages.
+
+    Raises:
+        UserError: it cannot be decoded; the message says why.
+    """
     if not content or len(content) > MAX_BYTES:
-        raise UserError(f'{path}: {"over 1 GiB" if content else "an empty file"}, no image')
+        raise UserError(f'{name}: {"over 1 GiB" if content else "an empty file"}, no image')
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError) as error:
@@ -53,7 +66,7 @@ def read_image(path: Path) -> Image:
     else:
         why = 'damaged, or of a format that OpenCV does not read'
     if image is None:
-        raise UserError(f'{path}: no image that can be decoded: {why}')
+        raise UserError(f'{name}: no image that can be decoded: {why}')
     return np.asarray(image, np.uint8)
 
 
