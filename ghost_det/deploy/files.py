@@ -91,7 +91,7 @@ def converted(model: Any, opset: int) -> Any:
     # Of what opset 18 changed in the operators that are here, onnx converts back only a part.
     from onnx import helper, numpy_helper
 
-    constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    constants: dict[str, Any] = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == 'Constant':
             constants[node.output[0]] = helper.get_attribute_value(node.attribute[0])
