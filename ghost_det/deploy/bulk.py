@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import re
+import socket
 import tempfile
 import time
 from collections import deque
@@ -314,14 +315,17 @@ def _start_ray(address: str | None, cpus: int) -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {'logging_level': logging.ERROR, 'log_to_driver': False}
+    host, _, port = (address or '').rpartition(':')
     try:
+        if host and port.isdecimal():  # for which Ray would wait a quarter of an hour
+            socket.create_connection((host.rpartition('/')[2], int(port)), timeout=10).close()
         if address:
             ray.init(address=address, **quiet)
         else:
             # The store holds the model, and otherwise only numbers of shards.
             memory = 256 * 2**20
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise UserError(f'--address {address}: no Ray cluster can be joined: {brief(error)}') from None
 
 
@@ -339,7 +343,7 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
         # None waits behind a busy worker while another is idle.
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         num_cpus=threads,
-        max_task_retries=_RETRIES,
+        ray_remote_args_fn=lambda: {'max_task_retries': _RETRIES},
         runtime_env={'env_vars': {RUNTIME: '1', 'OMP_NUM_THREADS': str(threads)}},
     )
     done, total = progress
