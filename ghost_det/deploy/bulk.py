@@ -12,8 +12,10 @@ import io
 import json
 import logging
 import re
+import socket
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -91,9 +93,15 @@ class Worker:
         self._detector = open_detector(model, settings)
 
     def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
-        """Make the part of each shard that is named, and return how many images it has, and some errors."""
-        made = [self._part(int(shard)) for shard in shards['id']]
-        return {'images': [count for count, _ in made], 'errors': ['\n'.join(errors) for _, errors in made]}
+        """Make the part of each shard; return how many images it has, some errors, or what stops the run."""
+        rows = []
+        for shard in shards['id']:
+            try:
+                count, errors = self._part(int(shard))
+                rows.append((count, '\n'.join(errors), ''))
+            except UserError as error:  # which Ray would wrap in others
+                rows.append((0, '', str(error)))
+        return dict(zip(('images', 'errors', 'stop'), map(list, zip(*rows))))
 
     def _part(self, shard: int) -> tuple[int, list[str]]:
         with self._store.open(_list_name(shard // _LISTED)) as file:
@@ -314,14 +322,17 @@ def _start_ray(address: str | None, cpus: int) -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {'logging_level': logging.ERROR, 'log_to_driver': False}
+    host, _, port = (address or '').rpartition(':')
     try:
+        if host and port.isdecimal():  # for which Ray would wait a quarter of an hour
+            socket.create_connection((host.rpartition('/')[2], int(port)), timeout=10).close()
         if address:
             ray.init(address=address, **quiet)
         else:
             # The store holds the model, and otherwise only numbers of shards.
             memory = 256 * 2**20
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise UserError(f'--address {address}: no Ray cluster can be joined: {brief(error)}') from None
 
 
@@ -332,21 +343,26 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
     logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # what it tells is raised, too
     shards = ray.data.from_items([{'id': shard} for shard in todo], override_num_blocks=len(todo))
     threads = arguments[-1].threads
-    made = shards.map_batches(
-        Worker,
-        fn_constructor_args=arguments,
-        batch_size=1,
-        # None waits behind a busy worker while another is idle.
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-        num_cpus=threads,
-        max_task_retries=_RETRIES,
-        runtime_env={'env_vars': {RUNTIME: '1', 'OMP_NUM_THREADS': str(threads)}},
-    )
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other way to bound retries, and takes this one away in 2.64.
+        warnings.simplefilter('ignore', DeprecationWarning)
+        made = shards.map_batches(
+            Worker,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            # None waits behind a busy worker while another is idle.
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=threads,
+            max_task_retries=_RETRIES,
+            runtime_env={'env_vars': {RUNTIME: '1', 'OMP_NUM_THREADS': str(threads)}},
+        )
     done, total = progress
     start = time.perf_counter()
     try:
         with tqdm(total=total, initial=done, unit='image', disable=None) as bar:
             for row in made.iter_rows():
+                if row['stop']:
+                    raise UserError(row['stop'])
                 bar.update(int(row['images']))
                 for line in filter(None, row['errors'].split('\n')):
                     _say(f'error: {line}')
@@ -355,21 +371,9 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
             f'workers died {_RETRIES + 1} times over one shard: of too little memory, or of an image that '
             f'crashes the decoder. What is done is kept. Ray says: {brief(error)}'
         ) from None
-    except Exception as error:  # Ray wraps a worker's own in others
-        raise _cause(error) from None
     seconds = time.perf_counter() - start
     count = total - done
     _say(f'{count} images in {seconds:.1f} s by {workers} workers: {count / seconds:.1f} images/s')
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the mistake of a user that is behind an error, or the error."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, UserError):
-            return UserError(str(inner).rpartition('UserError: ')[2])
-        inner = getattr(inner, 'cause', None) or inner.__cause__
-    return error
 
 
 def _say(text: str) -> None:
