@@ -126,7 +126,7 @@ class OpenVinoModel:
             if self._device == 'CPU':
                 # Pinned, the threads of all processes on a machine would share its first few cores.
                 options['ENABLE_CPU_PINNING'] = False
-        if data.precision == 'fp32':  # which some processors would have in bfloat16
+        if data.precision != 'int8':  # some processors would compute in bfloat16
             options['INFERENCE_PRECISION_HINT'] = 'f32'
         try:
             # Known shapes run faster than any; a copy, as engines of several batch sizes live side by side.

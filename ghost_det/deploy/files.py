@@ -106,12 +106,11 @@ def converted(model: Any, opset: int) -> Any:
     return model
 
 
-def halved(path: Path) -> None:
-    """Store the larger weights of an ONNX file in 16 bits; runtimes compute in 32 as before."""
+def halve(model: Any) -> None:
+    """Store the larger weights of an ONNX model in 16 bits, in place; runtimes compute in 32 as before."""
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(path)
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= 256:
@@ -123,7 +122,6 @@ def halved(path: Path) -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 def write_model(source: Path, out: Path, metadata: Metadata) -> None:
@@ -138,9 +136,9 @@ def write_model(source: Path, out: Path, metadata: Metadata) -> None:
     if out.suffix == '.onnx':
         import onnx
 
-        if half:
-            halved(source)
         model = onnx.load(source)
+        if half:
+            halve(model)
         onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
         with publishing(out) as folder:
             onnx.save(model, folder / out.name)
