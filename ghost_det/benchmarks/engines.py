@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..deploy.backends import openvino_core
 from ..deploy.files import need, quiet
 from ..deploy.graph import deployed
 from ..deploy.int8 import quantization_settings
@@ -89,7 +90,8 @@ def quantised(path: Path, images: Sequence[np.ndarray[Any, Any]]) -> Any:
     """
     nncf = need('nncf')
     logging.getLogger('nncf').setLevel(logging.ERROR)
-    model = need('openvino').Core().read_model(path)
+    need('openvino')
+    model = openvino_core().read_model(path)
     settings = quantization_settings(model)
     with redirect_stdout(io.StringIO()):
         return nncf.quantize(model, nncf.Dataset(images), subset_size=len(images), **settings)
@@ -120,7 +122,7 @@ def in_openvino(
         streams: run the images one by one, as many at once as OpenVINO thinks best.
     """
     openvino = need('openvino')
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(path)
     model.reshape([1 if streams else len(images), *images.shape[1:]])
     hint = 'THROUGHPUT' if streams else 'LATENCY'

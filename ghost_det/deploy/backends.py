@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -85,14 +86,24 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
     raise UserError(f'{path}: needs {needed}, which is not installed: {RUNTIME}')
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return OpenVINO, one for the whole process.
+
+    Its CPU plugin gives the thread that first uses it a stack of its own for signal handlers, and frees that
+    with the plugin, which may be another thread's doing: the next signal then ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoModel:
     """A model that OpenVINO runs."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        import openvino
-
         self._path, self._device, self._threads = path, device, threads
-        self._core = openvino.Core()
+        self._core = openvino_core()
         here = [*self._core.available_devices, 'AUTO']
         if device not in here and device not in {name.partition('.')[0] for name in here}:
             raise UserError(f'device {device}: OpenVINO has {", ".join(here)} here')

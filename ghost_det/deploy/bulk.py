@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import re
 import socket
@@ -30,18 +29,16 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import require_writable
 from ..installed import RUNTIME
-from ..version import __version__
 from .backends import cores
 from .coco_json import write_coco
 from .letterbox import Image
+from .manifest import PARTS, agree, as_parquet, digest, listed, part_name
 from .parallel import ordered
 from .runtime import Detector
 from .stores import Store, brief, list_images, read_anywhere
 
 SHARD = 1000
 """Images of a shard, at most, unless the user wants others."""
-MANIFEST = 'manifest.json'
-PARTS = 'parts'
 SCHEMA = pa.schema(
     [
         ('path', pa.string()),
@@ -54,7 +51,6 @@ SCHEMA = pa.schema(
     ]
 )
 """Of the parts: a row an image, with its size and boxes (x1 y1 x2 y2) in pixels, or why it cannot be read."""
-_LISTED = 256  # shards in one file of the list
 _READERS = 4  # threads a core that read images, as most of that time may be a bucket's
 _RETRIES = 3  # of a shard whose worker died
 _FOOTERS = 32  # threads that look into parts
@@ -104,11 +100,10 @@ class Worker:
         return dict(zip(('images', 'errors', 'stop'), map(list, zip(*rows))))
 
     def _part(self, shard: int) -> tuple[int, list[str]]:
-        with self._store.open(_list_name(shard // _LISTED)) as file:
-            paths = pq.ParquetFile(file).read_row_group(shard % _LISTED).column(0).to_pylist()
+        paths = listed(self._store, shard)
         found = list(self._rows(paths))
         columns = [pa.array(column, kind) for column, kind in zip(zip(*found), SCHEMA.types)]
-        self._store.write(part_name(shard), _parquet(pa.Table.from_arrays(columns, schema=SCHEMA)))
+        self._store.write(part_name(shard), as_parquet(pa.Table.from_arrays(columns, schema=SCHEMA)))
         return len(found), [row[-1] for row in found if row[-1]][:3]
 
     def _rows(self, paths: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -159,22 +154,6 @@ def open_detector(model: dict[str, bytes], settings: Settings) -> Detector:
         blank = np.zeros((detector.metadata.height, detector.metadata.width, 3), np.uint8)
         list(detector.stream([blank], settings.batch))
     return detector
-
-
-def part_name(shard: int) -> str:
-    """Return the name of a shard's part."""
-    return f'{PARTS}/part-{shard:08d}.parquet'
-
-
-def _list_name(number: int) -> str:
-    return f'list/list-{number:06d}.parquet'
-
-
-def _parquet(table: Any, rows: int | None = None) -> Any:
-    """Return a table as the content of a Parquet file, with so many rows in a group."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression='zstd', row_group_size=rows)
-    return sink.getvalue()
 
 
 def detect_many(
@@ -229,11 +208,11 @@ def detect_many(
         'score': score,
         'folder': folder,
         'images': len(paths),
-        'list': _digest(paths),
+        'list': digest(paths),
         'shard': shard or min(SHARD, few),
     }
     del detector
-    manifest = _agree(store, wanted, shard, paths)
+    manifest = agree(store, wanted, shard, paths)
     count = -(-len(paths) // manifest['shard'])
     todo = _missing(store, count, retry)
     done = len(paths) - sum(min(manifest['shard'], len(paths) - each * manifest['shard']) for each in todo)
@@ -265,47 +244,6 @@ def read_model(model: str) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in files}
     except OSError as error:
         raise UserError(f'{error.filename}: cannot be read ({error.strerror})') from None
-
-
-def _digest(paths: Any) -> str:
-    digest = hashlib.sha256()
-    for start in range(0, len(paths), 1 << 20):
-        digest.update('\0'.join([*paths[start : start + (1 << 20)].to_pylist(), '']).encode())
-    return digest.hexdigest()
-
-
-def _agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -> dict[str, Any]:
-    """Return the manifest of a folder of results, which is made if there is none.
-
-    Raises:
-        UserError: there is one, of another run.
-    """
-    if MANIFEST in store.names(''):
-        with store.open(MANIFEST) as file:
-            try:
-                found = dict(json.loads(file.read()))
-            except (ValueError, TypeError):
-                raise UserError(f'{store.root}/{MANIFEST}: no json; choose another folder for -o') from None
-        if shard is None:
-            wanted['shard'] = found.get('shard')
-        differing = [key for key, value in wanted.items() if found.get(key) != value]
-        if differing:
-            values = [f'{key} {str(wanted[key])[:40]}, there {str(found.get(key))[:40]}' for key in differing]
-            raise UserError(
-                f'-o {store.root}: holds results of another run: {"; ".join(values)}. Choose another folder, '
-                'or the same model, images and settings'
-            )
-        return found
-    if store.names(PARTS):
-        raise UserError(f'-o {store.root}: has parts of no known run; choose another folder')
-    size = wanted['shard']
-    for number, start in enumerate(range(0, len(paths), size * _LISTED)):
-        table = pa.table({'path': paths[start : start + size * _LISTED]})
-        store.write(_list_name(number), _parquet(table, size))
-    # Last, as it says that the list is there.
-    made = {**wanted, 'ghost_det_version': __version__}
-    store.write(MANIFEST, json.dumps(made, indent=1).encode())
-    return made
 
 
 def _missing(store: Store, count: int, retry: bool) -> list[int]:

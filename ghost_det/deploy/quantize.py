@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data import DetectionData
 from .accuracy import Truth
-from .backends import OUTPUTS
+from .backends import OUTPUTS, openvino_core
 from .files import need, write_openvino
 from .letterbox import letterbox, to_image
 from .media import read_image
@@ -40,11 +40,11 @@ def quantized(
     Raises:
         UserError: an image cannot be read, or NNCF is not installed.
     """
-    nncf, ov = need('nncf'), need('openvino')
+    nncf = need('nncf')
     from .int8 import quantization_settings
 
     measured = truth.first(MEASURED)
-    model = ov.Core().read_model(source)
+    model = openvino_core().read_model(source)
     model.reshape([1, metadata.height, metadata.width, 3])
     files = [path for _, path in measured.images]
     if data is not None and data.train is not None:

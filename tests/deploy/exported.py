@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ghost_det.deploy import Metadata
+from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.metadata import KEY
 
 ROWS = 4
@@ -103,7 +104,7 @@ def save(path: Path, metadata: Metadata | None = None, text: str | None = None, 
         return path
     import openvino
 
-    converted = openvino.Core().read_model(model.SerializeToString())
+    converted = openvino_core().read_model(model.SerializeToString())
     if text is not None:
         converted.set_rt_info(text, [KEY])
     openvino.save_model(converted, path, compress_to_fp16=False)

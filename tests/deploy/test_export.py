@@ -127,7 +127,7 @@ def test_half_is_half_the_size_and_finds_nearly_the_same(source: Path, tmp_path:
             sizes[path.name] = (path if suffix == '.onnx' else path.with_suffix('.bin')).stat().st_size
             images = canvases(2)
             apart = compare(predict(small()[1], images), found(path, images), 4.0, 100)
-            assert apart.boxes > 20 and apart.unmatched <= 2, (path, apart)
+            assert apart.boxes > 100 and apart.unmatched <= 6, (path, apart)
     assert sizes['fp16.onnx'] < 0.7 * sizes['fp32.onnx'] and sizes['fp16.xml'] < 0.6 * sizes['fp32.xml']
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ghost_det import GhostNet
+from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.int8 import quantization_settings
 from ghost_det.deploy.rewrite import rewrite
 
@@ -41,7 +42,7 @@ def test_the_quantised_network_stays_close(model: 'openvino.Model') -> None:
     small = nncf.quantize(model.clone(), nncf.Dataset(samples), subset_size=4, **quantization_settings(model))
     quantisers = [op for op in small.get_ops() if op.get_type_name() == 'FakeQuantize']
     settings = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
-    core = openvino.Core()
+    core = openvino_core()
     want, got = (
         torch.from_numpy(core.compile_model(one, 'CPU', settings)(samples[0])[0]).log()
         for one in (model, small)
