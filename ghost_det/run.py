@@ -293,6 +293,7 @@ def test(
     out: str | None = None,
     json_file: str | None = None,
     show_dir: str | None = None,
+    fast: bool = False,
     **settings: Any,
 ) -> dict[str, float]:
     """Evaluate a detector and return its figures.
@@ -304,6 +305,7 @@ def test(
         out: a file for the predictions: ``.json`` for COCO results, ``.pkl`` for mmdet's own.
         json_file: a file for the figures and their analysis, for other programs.
         show_dir: a folder for every image with true and found boxes.
+        fast: fold norms and branches first (`ghost_det.optimize`); scores differ by rounding.
         **settings: see `prepare`.
 
     Raises:
@@ -327,6 +329,8 @@ def test(
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
     if show_dir:
         cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
+    if fast:
+        cfg.custom_hooks.append(dict(type='OptimizeHook'))
     runner = _build_runner(cfg, config)
     check_fits(runner.model, content, checkpoint, config)
     metric = full_metric(runner)

@@ -123,6 +123,14 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
     saved = json.loads((tmp_path / 'saved/out.json').read_text())
     assert {each['image_id'] for each in saved} == {image['id'] for image in images}
     assert first['metrics']['bbox']['counts']['detections'] == len(saved)
+    done = tool(
+        'test', LITE, folder / 'epoch_2.pth', '--data', sample, '--work-dir', tmp_path / 'fast', '--fast',
+        '--json', tmp_path / 'fast.json', '--cfg-options', 'model.test_cfg.score_thr=0',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    fast = json.loads((tmp_path / 'fast.json').read_text())['metrics']['bbox']['figures']
+    for name, value in first['metrics']['bbox']['figures'].items():
+        assert value is None and fast[name] is None or abs(fast[name] - value) < 2e-3, name
 
 
 @pytest.mark.parametrize(

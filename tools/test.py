@@ -21,6 +21,9 @@ def main() -> None:
     )
     parser.add_argument('--json', metavar='FILE', help='save figures and analysis for other programs')
     parser.add_argument('--show-dir', metavar='FOLDER', help='save every image with true and found boxes')
+    parser.add_argument(
+        '--fast', action='store_true', help='fold norms and branches first: the same boxes, sooner'
+    )
     args = parse(parser)
     if args.checkpoint.endswith(('.xml', '.onnx')):
         test_exported(args)
@@ -36,11 +39,16 @@ def main() -> None:
         out=args.out,
         json_file=args.json,
         show_dir=args.show_dir,
+        fast=args.fast,
     )
 
 
 def test_exported(args: argparse.Namespace) -> None:
-    for option, given in (('--show-dir', args.show_dir), ('--backbone', args.backbone)):
+    for option, given in (
+        ('--show-dir', args.show_dir),
+        ('--backbone', args.backbone),
+        ('--fast', args.fast),
+    ):
         if given:
             raise UserError(f'{option}: not for an exported detector; tools/detect.py draws what it finds')
     from ghost_det.config import load_config

@@ -130,6 +130,8 @@ def export(
         raise UserError(
             '--int8: not with --half or --dynamic: calibrated for one size, and smaller than half'
         )
+    if int8 and out.suffix != '.xml':
+        raise UserError(f'--int8: for OpenVINO alone, and -o {out} is ONNX; name an .xml')
     if out.suffix == '.xml':
         need('openvino')
     require_writable(out, '-o', (Path(config), Path(checkpoint)))

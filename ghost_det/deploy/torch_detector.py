@@ -18,6 +18,7 @@ from ..config import load_config
 from ..data import set_num_classes
 from ..errors import UserError
 from ..faults import told
+from ..optimize import optimize
 from .letterbox import Image
 from .runtime import Detections
 
@@ -53,6 +54,7 @@ class TorchDetector:
             # It would build the data set for the palette, were none named.
             self._model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
         check_fits(self._model, content, checkpoint, config)
+        optimize(self._model)
         pipeline = get_test_pipeline_cfg(cfg)
         pipeline[0].type = 'mmdet.LoadImageFromNDArray'
         self._pipeline = Compose(pipeline)

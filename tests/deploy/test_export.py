@@ -198,6 +198,7 @@ def test_mistakes_are_told_before_the_long_work(checkpoint: Path, tmp_path: Path
     fails(checkpoint, f'--opset 12: {OLDEST} to {NEWEST}', opset=12, size=(64, 64))
     fails(checkpoint, '--int8: not with --half', int8=True, half=True)
     fails(checkpoint, '--int8: data is needed', int8=True)
+    fails(checkpoint, '--int8: for OpenVINO alone', int8=True, out=tmp_path / 'x.onnx')
     fails(tmp_path / 'none.pth', 'none.pth: a checkpoint file is wanted')
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ['epoch_1.pth']
 
