@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from .backends import openvino_core
 from .graph import Canvas, DetectorGraph, deployed
 from .metadata import KEY, Metadata
 from .standard import translations
@@ -143,8 +144,9 @@ def write_model(source: Path, out: Path, metadata: Metadata) -> None:
         with publishing(out) as folder:
             onnx.save(model, folder / out.name)
         return
-    ov = need('openvino')
-    write_openvino(ov.convert_model(source), out, metadata)
+    need('openvino')
+    # Not convert_model, which takes a path with a comma for two.
+    write_openvino(openvino_core().read_model(source), out, metadata)
 
 
 def write_openvino(model: Any, out: Path, metadata: Metadata) -> None:
