@@ -21,9 +21,10 @@ def seed() -> None:
 
 @pytest.fixture(autouse=True)
 def loud() -> Iterator[None]:
-    """Undo what a tool run in this process does to the loggers of all the tests after it."""
+    """Undo what a tool run in this process does to all the tests after it: loggers, and torch left out."""
     yield
     logging.disable(logging.NOTSET)
+    os.environ.pop('GHOST_DET_RUNTIME', None)
 
 
 @pytest.fixture(scope='session')
