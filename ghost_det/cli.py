@@ -55,10 +55,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="in place of the config's, as GhostNetV2:1.3; tools/swap.py makes a config of it",
     )
     data = parser.add_argument_group('data, instead of the one that the config names')
-    data.add_argument(
-        '--data', metavar='FOLDER', help="'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
-    )
-    add_parts(data)
+    add_data(data)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -81,6 +78,14 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings that win over the config, as optim_wrapper.optimizer.lr=0.01',
     )
+
+
+def add_data(parser: Any) -> None:
+    """Add the options that name a data set, as a whole or part by part."""
+    parser.add_argument(
+        '--data', metavar='FOLDER', help="'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
+    )
+    add_parts(parser)
 
 
 def add_parts(parser: Any) -> None:

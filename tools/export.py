@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ghost_det.checkpoint import checkpoint_classes, load_checkpoint
-from ghost_det.cli import add_config_options, add_parts, data_of, parse, whole
+from ghost_det.cli import add_config_options, add_data, data_of, parse, whole
 from ghost_det.errors import run_tool
 
 
@@ -39,10 +39,7 @@ def main() -> None:
         help='that --int8 may cost (default: %(default)s)',
     )
     data = parser.add_argument_group("data, for --int8 and for the file's check, instead of generated images")
-    data.add_argument(
-        '--data', metavar='FOLDER', help="'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
-    )
-    add_parts(data)
+    add_data(data)
     add_config_options(parser)
     args = parse(parser)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import DetectionData
-from .accuracy import Truth
+from .accuracy import Truth, detect_all
 from .backends import OUTPUTS, openvino_core
 from .files import need, write_openvino
 from .letterbox import letterbox, to_image
@@ -69,7 +69,7 @@ def quantized(
             )
         return measured.evaluate(found).figures['mAP'], None
 
-    plain = measured.evaluate(detect(source, measured)).figures['mAP']
+    plain = measured.evaluate(detect_all(Detector(source), measured)).figures['mAP']
     log = io.StringIO()
     with _listening(log):
         small = nncf.quantize_with_accuracy_control(
@@ -82,7 +82,7 @@ def quantized(
             **quantization_settings(model),
         )
     write_openvino(small, out, metadata)
-    final = measured.evaluate(detect(out, measured)).figures['mAP']
+    final = measured.evaluate(detect_all(Detector(out), measured)).figures['mAP']
     count = sum(operation.get_type_name() == 'FakeQuantize' for operation in small.get_ops())
     back = [line for line in log.getvalue().splitlines() if 'revert' in line.lower()]
     change = f'{plain:.4f} in 32 bits, {final:.4f} in 8 ({final - plain:+.4f})'
@@ -92,11 +92,6 @@ def quantized(
     )
     if plain - final > max_drop:
         yield f'warning: the drop is larger than --max-drop {max_drop:g}'
-
-
-def detect(path: Path, truth: Truth) -> list[Detections]:
-    """Return what a file finds in each image."""
-    return list(Detector(path).stream(read_image(file) for _, file in truth.images))
 
 
 @contextlib.contextmanager
