@@ -36,7 +36,10 @@ class Found(NamedTuple):
 
 def rows(table: Tensor, places: Tensor) -> Tensor:
     """Return ``(N, K, D)``: of each image's ``(N, A, D)`` table, the rows ``(N, K)`` at some places."""
-    return table.gather(1, places.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
+    images, height, width = table.shape
+    # Whole rows out of one table: Tensor.gather would have an index for each of their values.
+    first = torch.arange(images, device=table.device).unsqueeze(-1) * height
+    return F.embedding(places + first, table.reshape(-1, width))
 
 
 def joined(found: Sequence[Found]) -> Found:
@@ -131,7 +134,9 @@ class DenseHead:
     def decoded(self, priors: Tensor, raw: Tensor, stride: Any, canvas: Any) -> Tensor:
         """Return boxes ``(N, K, 4)`` of priors ``(N, K, D)`` and what the head says of each."""
         if isinstance(self.head, GFLHead):
-            raw = self.head.integral(raw.reshape(-1, raw.shape[-1])).reshape(*raw.shape[:2], 4) * stride[0]
+            # As the head's `integral`, whose product with a vector engines are slow at.
+            shares = raw.reshape(*raw.shape[:2], 4, -1).softmax(-1)
+            raw = (shares * self.head.integral.project).sum(-1) * stride[0]
             priors = self.head.anchor_center(priors)
         boxes = self.head.bbox_coder.decode(
             priors.flatten(0, 1), raw.flatten(0, 1), max_shape=(canvas[0], canvas[1])
@@ -248,11 +253,13 @@ class TwoStage:
         extractor = self.roi.bbox_roi_extractor
         layers = extractor.roi_layers
         levels = extractor.map_roi_levels(rois, len(layers))
+        there = (rois[:, 3] > rois[:, 1]) & (rois[:, 4] > rois[:, 2])
+        pixel = rois.new_tensor([0.0, 0.0, 1.0, 1.0])
         total: Any = 0
         for level, layer in enumerate(layers):
-            mine = (levels == level).to(rois)[:, None]
-            # A box without area has no samples to take, and all zeros for features.
-            box = torch.cat([rois[:, :1], rois[:, 1:] * mine], dim=1)
+            mine = ((levels == level) & there)[:, None]
+            # The others' places are a pixel's, the cheapest: without area, OpenVINO would divide by zero.
+            box = torch.cat([rois[:, :1], torch.where(mine, rois[:, 1:], pixel)], dim=1)
             out = torch.ops.torchvision.roi_align(
                 maps[level], box, layer.spatial_scale, *layer.output_size, layer.sampling_ratio, layer.aligned
             )
