@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ghost_det.checkpoint import checkpoint_classes, load_checkpoint
-from ghost_det.cli import add_config_options, add_data, data_of, parse, whole
+from ghost_det.cli import add_config_options, add_data, data_of, parse, share, whole
 from ghost_det.errors import run_tool
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument(
         '--max-drop',
-        type=float,
+        type=share,
         default=0.005,
         metavar='MAP',
         help='that --int8 may cost (default: %(default)s)',

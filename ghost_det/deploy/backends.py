@@ -114,16 +114,15 @@ class OpenVinoModel:
         # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
         place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
         self.metadata = _metadata(None if place is None else str(self._model.get_rt_info(place).value), path)
-        _check_ports(
+        inputs, outputs = (
             {
                 name: [each.element_type.to_string(), *_sizes(each.partial_shape)]
-                for each in self._model.inputs
+                for each in ports
                 for name in each.names
-            },
-            [name for each in self._model.outputs for name in each.names],
-            self.metadata,
-            path,
+            }
+            for ports in (self._model.inputs, self._model.outputs)
         )
+        _check_ports(inputs, outputs, self.metadata, path)
 
     def engine(self, batch: int, streams: int | None) -> Engine:
         """See `Model`."""
@@ -137,8 +136,8 @@ class OpenVinoModel:
             if self._device == 'CPU':
                 # Pinned, the threads of all processes on a machine would share its first few cores.
                 options['ENABLE_CPU_PINNING'] = False
-        if data.precision != 'int8':  # some processors would compute in bfloat16
-            options['INFERENCE_PRECISION_HINT'] = 'f32'
+        # Some processors would compute in bfloat16, even what is beside the integers of INT8.
+        options['INFERENCE_PRECISION_HINT'] = 'f32'
         try:
             # Known shapes run faster than any; a copy, as engines of several batch sizes live side by side.
             model = self._model.clone()
@@ -176,15 +175,14 @@ class OnnxModel:
         self._path, self._threads = path, threads or cores()
         session = self._session(self._threads)
         self.metadata = _metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        _check_ports(
+        inputs, outputs = (
             {
                 each.name: [each.type, *(n if isinstance(n, int) else None for n in each.shape)]
-                for each in session.get_inputs()
-            },
-            [each.name for each in session.get_outputs()],
-            self.metadata,
-            path,
+                for each in ports
+            }
+            for ports in (session.get_inputs(), session.get_outputs())
         )
+        _check_ports(inputs, outputs, self.metadata, path)
         self._first: Any = session
 
     def _session(self, threads: int) -> Any:
@@ -221,25 +219,33 @@ def _metadata(text: str | None, path: Path) -> Metadata:
 
 
 def _sizes(shape: Any) -> list[int | None]:
+    if shape.rank.is_dynamic:
+        return []
     return [None if each.is_dynamic else each.get_length() for each in shape]
 
 
-def _check_ports(inputs: dict[str, list[Any]], outputs: list[str], metadata: Metadata, path: Path) -> None:
+def _check_ports(
+    inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], metadata: Metadata, path: Path
+) -> None:
     """Stop at a graph that is not as the metadata say.
 
     Args:
         inputs: by name, the type and then the size of each dimension, ``None`` for any.
-        outputs: their names.
+        outputs: likewise.
         metadata: of the file.
         path: of the file.
     """
     sides = [None, None] if metadata.dynamic else [metadata.height, metadata.width]
     kind, *shape = inputs.get(INPUT, [None])
     sound = kind in ('u8', 'tensor(uint8)') and shape[1:] == [*sides, 3] and len(inputs) == 1
-    if not sound or not set(OUTPUTS) <= set(outputs):
+    floats, integers = ('f32', 'tensor(float)'), ('i64', 'tensor(int64)')
+    for name, kinds, rank in zip(OUTPUTS, (floats, floats, integers), (3, 2, 2)):
+        kind, *shape = outputs.get(name, [None])
+        sound = sound and kind in kinds and len(shape) == rank and (name != 'boxes' or shape[2] in (4, None))
+    if not sound:
         raise UserError(
             f"{path}: a graph from '{INPUT}', uint8 {[None, *sides, 3]}, to {', '.join(OUTPUTS)} is wanted, "
-            f'found {str(inputs)[:90]} and outputs {str(outputs)[:90]}; export it again with tools/export.py'
+            f'found {str(inputs)[:90]} and outputs {str(outputs)[:120]}; export it again with tools/export.py'
         )
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
@@ -21,7 +21,7 @@ from ..images import find_images
 from ..installed import refusal
 from .drawing import draw
 from .letterbox import Image
-from .media import VIDEOS, VideoReader, VideoWriter, picture_name, read_image, write_image
+from .media import VIDEOS, VideoReader, VideoWriter, is_camera, picture_name, read_image, write_image
 from .parallel import ordered
 from .runtime import Detections, Detector
 
@@ -117,7 +117,7 @@ def detect_files(
         checkpoint, *sources = sources
         if not sources:
             raise UserError(f'{model}: after a config, its checkpoint is wanted, and then images')
-    videos = [source for source in dict.fromkeys(sources) if source.isdecimal() or _is_video(source)]
+    videos = [source for source in dict.fromkeys(sources) if is_camera(source) or _is_video(source)]
     files = [Path(source) for source in sources if source not in videos]
     inside = out.resolve()
     images = find_images(files, skip=lambda path: path.resolve().is_relative_to(inside))
@@ -179,6 +179,9 @@ def _detect_images(job: Job, images: Sequence[Path], found: Found) -> None:
     replaced = [target for target in targets.values() if target.resolve() in read]
     if job.pictures and replaced:
         raise UserError(f'-o {job.out}: {replaced[0]} would be replaced by its own picture')
+    twice = [target for target, count in Counter(targets.values()).items() if count > 1]
+    if job.pictures and twice:
+        raise UserError(f'-o {job.out}: {twice[0]} would be the picture of two images: rename one of them')
     sent: deque[tuple[Path, Image]] = deque()
     bar = tqdm(total=len(images), unit='image', disable=None)
 
@@ -216,7 +219,7 @@ def _try_to_read(path: Path) -> tuple[Path, Image | UserError]:
 
 
 def _video_target(source: str, out: Path) -> Path:
-    if source.isdecimal():
+    if is_camera(source):
         return out / f'camera-{source}.mp4'
     return out / (Path(source).name if source.lower().endswith('.mp4') else f'{Path(source).name}.mp4')
 

@@ -19,6 +19,8 @@ class Canvas(NamedTuple):
     Attributes:
         height: in pixels.
         width: in pixels.
+        scale: width and height that images are resized to, or within: those above, or what they were
+            before they were rounded up to multiples of ``size_divisor``.
         keep_ratio: whether images keep their proportions.
         size_divisor: the sides are multiples of it.
         pad_value: what fills the rest, in OpenCV's order.
@@ -26,6 +28,7 @@ class Canvas(NamedTuple):
 
     height: int
     width: int
+    scale: tuple[int, int]
     keep_ratio: bool
     size_divisor: int
     pad_value: tuple[int, int, int]
@@ -108,9 +111,10 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
             raise UserError(
                 'the config has no Resize with a scale in its test pipeline: name a --size HEIGHT WIDTH'
             )
-        width, height = (-(-int(side) // divisor) * divisor for side in scale)
+        scale = int(scale[0]), int(scale[1])
+        width, height = (-(-side // divisor) * divisor for side in scale)
     else:
-        height, width = size
+        scale = width, height = size[1], size[0]
         if min(size) < 1 or max(size) > 16384 or height % divisor or width % divisor:
             raise UserError(
                 f'--size {height} {width}: multiples of {divisor} from {divisor} up are wanted, to which '
@@ -119,7 +123,7 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
     swapped, mean, std = normalisation(detector)
     fill = [float(before.pad_value) * s + m for m, s in zip(mean, std)]
     blue, green, red = (min(255, max(0, round(value))) for value in (reversed(fill) if swapped else fill))
-    return Canvas(height, width, keep, divisor, (blue, green, red))
+    return Canvas(height, width, scale, keep, divisor, (blue, green, red))
 
 
 def _test_pipeline(cfg: Any) -> Any:

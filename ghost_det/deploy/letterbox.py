@@ -36,8 +36,8 @@ def place(width: int, height: int, metadata: Metadata) -> Placement:
         metadata: of the detector.
     """
     if not metadata.keep_ratio:
-        return Placement(width, height, metadata.width, metadata.height)
-    sides = metadata.width, metadata.height
+        return Placement(width, height, *metadata.scale)
+    sides = metadata.scale
     scale = min(max(sides) / max(width, height), min(sides) / min(width, height))
     if not metadata.dynamic:
         scale = min(scale, metadata.width / width, metadata.height / height)

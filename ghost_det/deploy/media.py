@@ -90,6 +90,11 @@ def write_image(path: Path, image: Image) -> None:
         raise UserError(f'{path}: cannot be written ({error.strerror})') from None
 
 
+def is_camera(source: str) -> bool:
+    """Tell whether a source is the number of a camera, and no file or folder of that name."""
+    return source.isdecimal() and not Path(source).exists()
+
+
 class VideoReader:
     """The frames of a video file or a camera, in order, upright.
 
@@ -105,7 +110,7 @@ class VideoReader:
     """
 
     def __init__(self, source: str) -> None:
-        self.is_camera = source.isdecimal()
+        self.is_camera = is_camera(source)
         if not self.is_camera:
             path = Path(source)
             if not path.is_file() or path.stat().st_size == 0:

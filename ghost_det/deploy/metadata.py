@@ -24,8 +24,9 @@ class Metadata:
         format: version of this description.
         name: of the detector, mostly its config's.
         classes: names, by label.
-        height: of the canvas in pixels; with ``dynamic``, the image is resized as for this one.
+        height: of the canvas in pixels; with ``dynamic``, of one that the image may be given.
         width: of the canvas.
+        scale: width and height that the image is resized to; with ``keep_ratio``, within which.
         dynamic: any canvas is taken whose sides are multiples of ``size_divisor``.
         keep_ratio: the image keeps its proportions, at the top left of the canvas.
         size_divisor: see ``dynamic``.
@@ -45,6 +46,7 @@ class Metadata:
     classes: tuple[str, ...]
     height: int
     width: int
+    scale: tuple[int, int]
     dynamic: bool
     keep_ratio: bool
     size_divisor: int
@@ -113,6 +115,10 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_within(1, MAX_SIDE), value))
+
+
 def _are_names(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_text, value))
 
@@ -133,6 +139,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'classes': ('a list of names', _are_names),
     'height': _SIDE,
     'width': _SIDE,
+    'scale': ('a list of 2 whole numbers of pixels', _is_size),
     'dynamic': _FLAG,
     'keep_ratio': _FLAG,
     'size_divisor': _SIDE,

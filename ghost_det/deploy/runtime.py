@@ -127,9 +127,10 @@ class Detector:
         """
         if batch < 1:
             raise UserError(f'batch {batch}: a number from 1 up is wanted')
-        engine = self._engine(batch, self._streams)
         source = iter(images)
-        groups = iter(lambda: list(islice(source, batch)), [])
+        first = list(islice(source, batch))  # all, perhaps: for one image, no graph for a hundred is made
+        engine = self._engine(max(1, len(first)), self._streams)
+        groups = chain([first] if first else [], iter(lambda: list(islice(source, batch)), []))
         found = ordered(lambda group: self._find(engine, group), groups, engine.requests)
         return chain.from_iterable(found)
 
@@ -151,6 +152,8 @@ class Detector:
             raw = engine.run(canvases)
         except Exception as error:  # a graph that does not keep to its metadata
             raise unusable(self._path, error) from None
+        if {len(part) for part in raw} != {len(images)}:
+            raise unusable(self._path, ValueError(f'it gives {len(raw[0])} results of {len(images)} images'))
         return [
             self._detections(boxes, scores, labels, at) for boxes, scores, labels, at in zip(*raw, places)
         ]

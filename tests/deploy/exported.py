@@ -21,6 +21,7 @@ METADATA: dict[str, Any] = dict(
     classes=('bright', 'dim'),
     height=64,
     width=64,
+    scale=(64, 64),
     dynamic=False,
     keep_ratio=True,
     size_divisor=32,

@@ -96,7 +96,7 @@ def test_keep_best_suppresses_each_image_alone() -> None:
 def test_canvas_is_that_of_the_config() -> None:
     cfg, detector = settled('configs/retinanet_ghostnet_fpn_lite.py')
     canvas = canvas_of(cfg, detector)
-    assert canvas == (320, 320, True, 32, (104, 116, 124))
+    assert canvas == (320, 320, (320, 320), True, 32, (104, 116, 124))
     assert canvas_of(cfg, detector, (64, 96))[:2] == (64, 96)
     with pytest.raises(UserError, match='--size 60 96: multiples of 32'):
         canvas_of(cfg, detector, (60, 96))

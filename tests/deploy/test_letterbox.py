@@ -17,7 +17,8 @@ SIDES = st.integers(1, 5000)
 
 
 def metadata(height: int, width: int, **changes: Any) -> Metadata:
-    return Metadata(**METADATA | {'height': height, 'width': width} | changes)
+    sides = {'height': height, 'width': width, 'scale': (width, height)}
+    return Metadata(**METADATA | sides | changes)
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -27,13 +28,19 @@ def picture(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize('size', [(64, 64), (37, 101), (480, 640), (641, 333), (1, 50), (200, 3)])
 @pytest.mark.parametrize(
     'canvas',
-    [dict(height=96, width=96), dict(height=96, width=160, dynamic=True), dict(height=320, width=320)],
+    [
+        dict(height=96, width=96),
+        dict(height=96, width=160, dynamic=True),
+        dict(height=320, width=320),
+        dict(height=96, width=160, scale=(150, 90), dynamic=True),
+        dict(height=320, width=320, scale=(300, 310)),
+    ],
 )
 def test_pixels_are_those_of_mmdet(size: tuple[int, int], canvas: dict[str, Any]) -> None:
     image, data = picture(*size), metadata(**canvas)
     if min(size) * max(canvas['height'], canvas['width']) < max(size):
         pytest.skip('mmdet cannot resize to nothing')
-    theirs = Resize(scale=(data.width, data.height), keep_ratio=True)(dict(img=image))
+    theirs = Resize(scale=data.scale, keep_ratio=True)(dict(img=image))
     canvases, (at,) = letterbox([image], data)
     height, width = theirs['img'].shape[:2]
     np.testing.assert_array_equal(canvases[0, :height, :width], theirs['img'])
