@@ -34,7 +34,7 @@ SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
 CHECKED = 16
 """Images that torch and the file are compared on."""
 TIES = 0.02
-"""Share of boxes that one of them alone may find: where two scores differ by less than rounding does, either box
+"""Share of boxes that one of them alone may find: where two scores differ by less than rounding does, either
 may suppress the other, and so on with what those overlap. A wrong graph has all its boxes elsewhere."""
 
 
