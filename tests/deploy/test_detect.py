@@ -107,6 +107,24 @@ def test_nothing_that_is_read_is_replaced(work: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_two_images_never_share_a_picture(work: Path) -> None:
+    image = work / 'images/a.png'
+    for name in ('x.bmp', 'x.bmp.jpg'):
+        cv2.imwrite(str(work / 'images' / name), cv2.imread(str(image)))
+    with pytest.raises(UserError, match=r'out/x.bmp.jpg would be the picture of two images'):
+        detect_files('m.onnx', ['images'], work / 'out')
+    detect_files('m.onnx', ['images'], work / 'out', json_file=True, pictures=False)
+    names = {Path(image['file_name']).name for image in read(work / 'out/detections.json')['images']}
+    assert {'x.bmp', 'x.bmp.jpg'} <= names
+
+
+def test_a_folder_named_by_a_number_is_no_camera(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    (work / 'images').rename(work / '2024')
+    detect_files('m.onnx', ['2024'], work / 'out', batch=500)
+    assert (work / 'out/a.png').is_file()
+
+
 def test_videos_that_cannot_be_read_are_told(work: Path) -> None:
     (work / 'b.mp4').write_text('no video')
     assert detect_files('m.onnx', ['b.mp4', 'clip.avi.mp4'], work / 'out', json_file=True) == 1

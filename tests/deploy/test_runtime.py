@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import openvino
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from ghost_det.deploy import Detector, Metadata, backends
+from ghost_det.deploy.metadata import KEY
 from ghost_det.errors import UserError
 
-from .exported import METADATA, save
+from .exported import METADATA, bright_model, save
 
 FORMATS = ('onnx', 'xml')
 
@@ -188,6 +192,36 @@ def test_a_graph_of_another_size_than_its_metadata_say(suffix: str, tmp_path: Pa
     path = tmp_path / f'm.{suffix}'
     save(path, text=Metadata(**METADATA | {'height': 96}).to_json())
     with pytest.raises(UserError, match=rf'{path.name}: a graph from .* \[None, 96, 64, 3\], to boxes'):
+        Detector(path)
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+@pytest.mark.parametrize(
+    'output', [('boxes', 'FLOAT', ['N', 4, 5]), ('scores', 'FLOAT', ['N']), ('labels', 'STRING', ['N', 4])]
+)
+def test_a_graph_with_outputs_of_another_kind(
+    output: tuple[str, str, list[Any]], suffix: str, tmp_path: Path
+) -> None:
+    name, kind, shape = output
+    sizes = [1 if side == 'N' else side for side in shape]
+    filler = np.full(sizes, 'a' if kind == 'STRING' else 0, object if kind == 'STRING' else np.float32)
+    model = bright_model(Metadata(**METADATA))
+    producer = next(node for node in model.graph.node if node.output[0] == name)
+    model.graph.node.remove(producer)
+    model.graph.initializer.append(numpy_helper.from_array(filler, name))
+    port = next(each for each in model.graph.output if each.name == name)
+    port.CopyFrom(helper.make_tensor_value_info(name, getattr(TensorProto, kind), sizes))
+    helper.set_model_props(model, {KEY: Metadata(**METADATA).to_json()})
+    path = tmp_path / 'm.onnx'
+    onnx.save(model, path)
+    if suffix == 'xml':
+        if kind == 'STRING':
+            pytest.skip('OpenVINO does not read a string that nothing makes')
+        opened = backends.openvino_core().read_model(path)
+        opened.set_rt_info(Metadata(**METADATA).to_json(), [KEY])
+        path = tmp_path / 'm.xml'
+        openvino.save_model(opened, path, compress_to_fp16=False)
+    with pytest.raises(UserError, match=rf'{path.name}: a graph from .* is wanted, found'):
         Detector(path)
 
 
