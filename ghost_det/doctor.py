@@ -1,7 +1,7 @@
 """Is this machine's installation sound, and if not, which command mends it?
 
-Needs the standard library alone, so that it runs where everything else is broken: `tools/doctor.py` loads
-it without ``ghost_det``, whose import needs MMDetection. What may fail is tried in processes of its own.
+Needs the standard library alone, so that it runs where everything else is broken. What may fail is tried in
+processes of its own.
 """
 
 from __future__ import annotations
