@@ -34,7 +34,9 @@ TORCH = f'{PIP} install --force-reinstall torch==2.14.1 torchvision==0.29.1'
 def _install(stack: str = 'mm') -> str:
     """Return the command that installs ghost_det with a stack, in the tested versions."""
     pins = ROOT / f'constraints/{"official" if stack == "official" else "default"}.txt'
-    return f'{PIP} install {f"-c {pins} " if pins.exists() else ""}-e "{ROOT}[{stack}]"'
+    return f'{PIP} install ' + (
+        f'-c {pins} -e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
+    )
 
 
 class Finding(NamedTuple):

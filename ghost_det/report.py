@@ -20,6 +20,7 @@ from mmengine.structures import InstanceData
 
 from .analysis import analyse
 from .assess import error_table, pictures, save_results, save_summary
+from .called import command
 from .engine import ProgressHook
 from .evaluation import FullCocoMetric
 from .results import summary
@@ -121,12 +122,11 @@ def _true_boxes(info: dict[str, Any]) -> InstanceData:
 
 
 @master_only
-def report_training(runner: Any, config: str) -> None:
+def report_training(runner: Any) -> None:
     """Write ``curves.png``, ``detections.png`` and ``commands.txt``, and say where they are.
 
     Args:
         runner: mmengine's, after ``train()``.
-        config: path of the config that was trained.
     """
     work_dir = Path(runner.work_dir)
     dumped = work_dir / Path(runner.cfg.filename).name

@@ -282,7 +282,7 @@ def train(
     with told(config, runner):
         runner.train()
         remove_interrupted(cfg.work_dir)
-        report_training(runner, config)
+        report_training(runner)
     return runner
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
 PREFIX = 'ghost_det::'
@@ -16,9 +17,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob('*.py'))
 
 
-def purpose(name: str) -> str:
-    """Return what a config says of itself in its first line."""
-    return (FOLDER / f'{name}.py').read_text(encoding='utf-8').partition('\n')[0].removeprefix('# ')
+def purpose(name: str) -> list[str]:
+    """Return what a config says of itself in its first lines: what it is for, and what it costs."""
+    lines = (FOLDER / f'{name}.py').read_text(encoding='utf-8').splitlines()
+    return [line.removeprefix('# ') for line in takewhile(lambda line: line.startswith('#'), lines)]
 
 
 def find(name: str) -> Path | None:
@@ -28,10 +30,7 @@ def find(name: str) -> Path | None:
     """
     bare = name.removeprefix(PREFIX)
     path = Path(bare if bare.endswith('.py') else f'{bare}.py')
-    if name == bare:
-        if Path(name).is_file():
-            return Path(name)
-        if path.is_file():
-            return path
+    if name == bare and path.is_file():
+        return path
     own = FOLDER / path
     return own if path.name == str(path) and own.is_file() else None

@@ -1,4 +1,4 @@
-"""Put a backbone under every kind of detector of mmdet: a clone's tool, as its page is one of the project's."""
+"""Put a backbone under every kind of detector of mmdet: a tool of the clone, whose page it writes."""
 
 import argparse
 import os

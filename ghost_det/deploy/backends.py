@@ -215,8 +215,8 @@ class OnnxModel:
 def _metadata(text: str | None, path: Path) -> Metadata:
     if text is None:
         raise UserError(
-            f'{path}: was not exported by {tool("export")}: it has no {KEY} metadata, which say how images go '
-            'in and what comes out'
+            f'{path}: was not exported by {tool("export")}: it has no {KEY} metadata, which say how '
+            'images go in and what comes out'
         )
     return Metadata.from_json(text, str(path))
 

@@ -114,7 +114,7 @@ def detect_files(
     if not json_file and not pictures:
         raise UserError('--no-pictures without --json: nothing would be written')
     checkpoint = None
-    if model.endswith('.py') or shipped.find(model):
+    if model.endswith('.py') or '::' in model or shipped.find(model):
         checkpoint, *sources = sources
         if not sources:
             raise UserError(f'{model}: after a config, its checkpoint is wanted, and then images')
