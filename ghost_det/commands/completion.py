@@ -47,7 +47,7 @@ def main() -> None:
         'fish': f'function {_FUNCTION}; printf "%s\\n" {names}; __fish_complete_path (commandline -ct); end',
     }
     configs = {'bash': _FUNCTION, 'zsh': _FUNCTION, 'fish': f'({_FUNCTION})'}
-    print(shtab.complete(whole_parser(configs, shtab.FILE), args.shell, preamble=functions))
+    print(shtab.complete(whole_parser(configs, shtab.FILE), args.shell, preamble=functions[args.shell]))
 
 
 def whole_parser(configs: Any, files: Any) -> argparse.ArgumentParser:
