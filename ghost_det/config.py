@@ -149,10 +149,13 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     """
     if not base:
         raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a whole config')
-    said = changes(load_config(base)._cfg_dict, cfg._cfg_dict)
+    parent = load_config(base)
+    said = changes(parent._cfg_dict, cfg._cfg_dict)
     out = Path(out)
     if out.suffix != '.py':
         raise UserError(f'-o {out}: a name that ends in .py is wanted')
+    if not _inheritable(base):
+        base = name_of(parent)  # which may have been named without .py or folder
     if not _inheritable(base):
         if base.startswith(SHIPPED):
             base = str(shipped() / base.removeprefix(SHIPPED))
