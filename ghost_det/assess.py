@@ -31,7 +31,7 @@ def evaluate_saved(
     The figures are those of the run that saved them, to the last digit.
 
     Args:
-        results: COCO results, as ``tools/test.py --out FILE.json`` writes them.
+        results: COCO results, as ``ghost-det test --out FILE.json`` writes them.
         annotations: ground truth in COCO's format.
         iou_type: ``'bbox'`` or ``'segm'``.
         json_file: where to write all of it for other programs.

@@ -9,8 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .called import tool
+from .installed import load
+
 if TYPE_CHECKING:
     from .data import DetectionData
+
+CONFIG_HELP = f'a config: a name of {tool("configs")}, a file, or mmdet::FOLDER/NAME.py'
 
 
 def whole(text: str) -> int:
@@ -42,24 +47,37 @@ def share(text: str) -> float:
     return number
 
 
+class Settings(argparse.Action):
+    """Read ``KEY=VALUE ...`` as mmengine's ``DictAction``, which is imported when there are some."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """See `argparse.Action`."""
+        from mmengine.config import DictAction
+
+        DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what train and test both take: work folder, data, launcher, config options."""
-    from .launch import default_launcher
-
     parser.add_argument(
         '--work-dir', help='folder for logs, checkpoints, pictures (default: work_dirs/CONFIG)'
     )
     parser.add_argument(
         '--backbone',
         metavar='NAME[:WIDTH]',
-        help="in place of the config's, as GhostNetV2:1.3; tools/swap.py makes a config of it",
+        help=f"in place of the config's, as GhostNetV2:1.3; {tool('swap')} makes a config of it",
     )
     data = parser.add_argument_group('data, instead of the one that the config names')
     add_data(data)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default=default_launcher(),
         help='what started the processes of a distributed run (default: pytorch under torchrun, else none)',
     )
     add_config_options(parser)
@@ -69,12 +87,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the option that changes the config."""
-    from mmengine.config import DictAction
-
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Settings,
         metavar='KEY=VALUE',
         help='settings that win over the config, as optim_wrapper.optimizer.lr=0.01',
     )
@@ -100,13 +116,19 @@ def add_parts(parser: Any) -> None:
 
 
 def parse(
-    parser: argparse.ArgumentParser, option: str = '--cfg-options optim_wrapper.optimizer.lr=0.01'
+    parser: argparse.ArgumentParser,
+    option: str = '--cfg-options optim_wrapper.optimizer.lr=0.01',
+    light: bool = False,
 ) -> argparse.Namespace:
-    """Parse the command line.
+    """Parse the command line, and have torch, MMDetection and all of `ghost_det` ready.
 
     Args:
         parser: with the arguments of `add_common`, or others.
         option: an example of the one that takes ``KEY=VALUE``.
+        light: the command needs no torch.
+
+    Raises:
+        UserError: torch or MMDetection is not installed; see also `read_environment`.
     """
     # Taken from the command line before it is parsed, see `run_tool`.
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
@@ -115,9 +137,12 @@ def parse(
     except ValueError:  # of DictAction, for an option without "="
         name, _, example = option.partition(' ')
         parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
+    if not light:
+        load(parser.prog)
     if 'local_rank' in args:
-        from .launch import read_environment
+        from .launch import default_launcher, read_environment
 
+        args.launcher = args.launcher or default_launcher()
         if args.launcher == 'pytorch':
             os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         read_environment(args.launcher)
@@ -147,5 +172,5 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     for warning in data.warnings[:5]:
         print(f'warning: {warning}')
     if data.warnings:
-        print('python tools/check_data.py, given the same data, says more about these warnings')
+        print(f'{tool("check_data")}, given the same data, says more about these warnings')
     return data

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
+from . import shipped as own
 from .checkpoint import load_safely
 from .errors import UserError
 from .files import atomic
@@ -26,7 +27,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     """Read a config file and merge ``--cfg-options`` into it.
 
     Args:
-        path: a file, or one that mmdet ships, as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
+        path: a file; the name of a config of ours, as ``retinanet_ghostnet_fpn_lite`` (a file in the present
+            folder wins) or ``ghost_det::retinanet_ghostnet_fpn_lite.py``; or one that mmdet ships, as
+            ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
         options: settings by dotted name.
 
     Raises:
@@ -36,16 +39,20 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     path = Path(name).expanduser()
     if name.startswith(SHIPPED):
         path = shipped() / name.removeprefix(SHIPPED)
+    elif not os.path.isfile(path):
+        path = own.find(name) or path
     if not os.path.isfile(path):
         near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''
-        raise UserError(f'{name}: no such config file{listing}')
+        raise UserError(
+            f'{name}: no such config file{listing}; by their names alone there are {", ".join(own.names())}'
+        )
     if path.suffix not in ('.py', '.json'):
         raise UserError(f'{name}: not a config: the name of one ends in .py (reading .yaml could run code)')
     load_safely()
     announce(path)
     try:
-        if _inheritable(name):
+        if name.startswith(SHIPPED) and _inheritable(name):
             # As a child inherits it, so that what differs between the two is the child's own.
             inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
             cfg = Config(inherited._cfg_dict, filename=str(path))
@@ -74,14 +81,19 @@ def shipped() -> Path:
 
 def _inheritable(name: str) -> bool:
     """Tell whether ``_base_`` can name a config: mmengine takes no ``mmdet::gn+ws/``, say."""
-    return re.match(SHIPPED + r'\w+/', name) is not None
+    return name.startswith(own.PREFIX) or re.match(SHIPPED + r'\w+/', name) is not None
 
 
 def name_of(cfg: Any) -> str:
-    """Return the path of the file that a config was read from, or ``mmdet::NAME``; of no file, ``''``."""
+    """Return the path of the file that a config was read from; of no file, ``''``.
+
+    Of files that come with mmdet or with a wheel of ours, it is ``mmdet::NAME`` and ``ghost_det::NAME``.
+    """
     path = Path(cfg.filename or '').absolute()
     if cfg.filename and path.is_relative_to(shipped()):
         return SHIPPED + path.relative_to(shipped()).as_posix()
+    if cfg.filename and path.is_relative_to(Path(__file__).parent):
+        return own.PREFIX + path.relative_to(own.FOLDER).as_posix()
     return str(cfg.filename or '')
 
 
@@ -126,7 +138,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
 
     Args:
         out: the ``.py`` file to write.
-        base: path of the config to inherit from, or ``mmdet::NAME``.
+        base: path of the config to inherit from, or ``mmdet::NAME`` or ``ghost_det::NAME``.
         cfg: the config that the child is to be.
         comment: the first line.
         force: overwrite an existing file.
@@ -137,10 +149,13 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     """
     if not base:
         raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a whole config')
-    said = changes(load_config(base)._cfg_dict, cfg._cfg_dict)
+    parent = load_config(base)
+    said = changes(parent._cfg_dict, cfg._cfg_dict)
     out = Path(out)
     if out.suffix != '.py':
         raise UserError(f'-o {out}: a name that ends in .py is wanted')
+    if not _inheritable(base):
+        base = name_of(parent)  # which may have been named without .py or folder
     if not _inheritable(base):
         if base.startswith(SHIPPED):
             base = str(shipped() / base.removeprefix(SHIPPED))

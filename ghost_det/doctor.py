@@ -1,7 +1,7 @@
 """Is this machine's installation sound, and if not, which command mends it?
 
-Needs the standard library alone, so that it runs where everything else is broken: `tools/doctor.py` loads
-it without ``ghost_det``, whose import needs MMDetection. What may fail is tried in processes of its own.
+Needs the standard library alone, so that it runs where everything else is broken. What may fail is tried in
+processes of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ TORCH = f'{PIP} install --force-reinstall torch==2.14.1 torchvision==0.29.1'
 def _install(stack: str = 'mm') -> str:
     """Return the command that installs ghost_det with a stack, in the tested versions."""
     pins = ROOT / f'constraints/{"official" if stack == "official" else "default"}.txt'
-    return f'{PIP} install {f"-c {pins} " if pins.exists() else ""}-e "{ROOT}[{stack}]"'
+    return f'{PIP} install ' + (
+        f'-c {pins} -e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
+    )
 
 
 class Finding(NamedTuple):

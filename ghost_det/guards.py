@@ -16,6 +16,7 @@ from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import EMAHook, Hook
 
+from .called import tool
 from .errors import Interrupted, UserError
 from .saving import ADVICE, INTERRUPTED
 
@@ -161,7 +162,7 @@ class LossGuardHook(Hook):
             f'the loss is {loss:g} at step {runner.iter + 1} (epoch {runner.epoch + 1}; {parts}{before}): '
             'the training has diverged and stops. Images of this step: '
             f'{", ".join(_images(data_batch)) or "unknown"}. The checkpoints before it are kept. '
-            f'Look at these images and their boxes (tools/check_data.py). {ADVICE}'
+            f'Look at these images and their boxes ({tool("check_data")}). {ADVICE}'
         )
 
 

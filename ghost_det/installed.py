@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import NoReturn
+
+from .called import is_command
+from .errors import UserError
 
 RUNTIME = 'GHOST_DET_RUNTIME'
 """Environment variable: ``1`` has `ghost_det` import neither torch nor MMDetection, though they are here."""
@@ -16,8 +21,23 @@ INSTALL = (
     '  pip install "ghost-det[mm]"        # the maintained fork, onedl-mmdetection; the default\n'
     '  pip install "ghost-det[official]"  # mmdet 3.3.0 with mmcv-lite 2.1.0'
 )
-FREE = ('cli', 'deploy', 'doctor', 'errors', 'files', 'images', 'installed', 'jsons', 'version')
+FREE = (
+    'called',
+    'cli',
+    'coco',
+    'commands',
+    'deploy',
+    'doctor',
+    'errors',
+    'files',
+    'images',
+    'installed',
+    'jsons',
+    'shipped',
+    'version',
+)
 """Modules and packages of `ghost_det` that can be imported without torch."""
+_waits = is_command()
 
 
 def missing(names: Sequence[str]) -> list[str]:
@@ -41,6 +61,32 @@ def refusal(what: str) -> str | None:
         return f'{what} needs torch, and {RUNTIME}=1 in the environment leaves it out: unset it'
     absent = missing(('torch', 'torchvision', *MM))
     return explain(absent, what) if absent else None
+
+
+def waits() -> bool:
+    """Tell whether `ghost_det` leaves torch and MMDetection to `load`: commands first parse their arguments.
+
+    Whoever imports the package, a config too, has everything registered at once.
+    """
+    return _waits
+
+
+def load(what: str) -> None:
+    """Have `ghost_det` whole from here on, in a command that has not needed torch so far.
+
+    Args:
+        what: needs it.
+
+    Raises:
+        UserError: torch or MMDetection is not installed.
+    """
+    global _waits
+    reason = refusal(what)
+    if reason:
+        raise UserError(reason)
+    if _waits:
+        _waits = False
+        importlib.reload(sys.modules[__package__])
 
 
 class Refuser(MetaPathFinder):

@@ -17,6 +17,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, barrier, get_world_size, init_dist, is_distributed
 
+from .called import script
 from .errors import UserError
 
 _SLURM = {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS', 'LOCAL_RANK': 'SLURM_LOCALID'}
@@ -72,7 +73,7 @@ def read_environment(launcher: str) -> None:
         if absent:
             raise UserError(
                 f'--launcher pytorch: {absent[0]} is not set: start it by torchrun, as '
-                'torchrun --nproc-per-node=2 tools/train.py CONFIG'
+                f'torchrun --nproc-per-node=2 {script("train")} CONFIG'
             )
     elif launcher == 'slurm':
         _rename('slurm', _SLURM, 'start it by srun, in a job of Slurm')

@@ -8,12 +8,16 @@ from typing import Any
 
 from mmdet.models import SSDHead
 from mmdet.models.utils import misc
+from mmengine.config import Config
 from torch import Tensor
+
+from . import shipped
 
 Selected = tuple[Tensor, Tensor, Tensor, Any]
 
 NAME = 'filter_scores_and_topk'
 SLOW: Callable[..., Selected] = getattr(misc, NAME)
+_PATH: Callable[[str, str], tuple[str, str | None]] = Config._get_cfg_path
 
 
 def select(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> Selected:
@@ -59,15 +63,25 @@ def _above(values: Tensor, threshold: float, topk: int) -> tuple[Tensor, Tensor]
     return places, values
 
 
+def _path_of_base(base: str, filename: str) -> tuple[str, str | None]:
+    """Return where ``_base_ = 'ghost_det::NAME.py'`` is, and of all other bases what mmengine returns."""
+    if base.startswith(shipped.PREFIX):
+        return str(shipped.FOLDER / base.removeprefix(shipped.PREFIX)), None
+    return _PATH(base, filename)
+
+
 def mend() -> None:
     """Mend what mmdet 3.3.0 and onedl-mmdetection 3.5.1 have in common.
 
     SSD can predict, which they stop (mmdetection issue 11063): the base of all heads asks ``self.loss_cls``
     for a property, and SSD's head has no such part. And heads choose their candidates by `select`: at 320
     pixels and 80 classes, the scores of an untrained RetinaNet took longer to sort than its network to run.
+    And configs can inherit from ours as ``ghost_det::NAME.py``: mmengine knows only its own packages' so.
     """
     if not hasattr(SSDHead, 'loss_cls'):
         SSDHead.loss_cls = None
+    if Config._get_cfg_path is not _path_of_base:
+        Config._get_cfg_path = staticmethod(_path_of_base)
     for name, module in list(sys.modules.items()):
         if name.startswith('mmdet.') and getattr(module, NAME, None) is SLOW:
             setattr(module, NAME, select)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shlex
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from mmengine.structures import InstanceData
 
 from .analysis import analyse
 from .assess import error_table, pictures, save_results, save_summary
+from .called import command
 from .engine import ProgressHook
 from .evaluation import FullCocoMetric
 from .results import summary
@@ -124,20 +122,19 @@ def _true_boxes(info: dict[str, Any]) -> InstanceData:
 
 
 @master_only
-def report_training(runner: Any, config: str) -> None:
+def report_training(runner: Any) -> None:
     """Write ``curves.png``, ``detections.png`` and ``commands.txt``, and say where they are.
 
     Args:
         runner: mmengine's, after ``train()``.
-        config: path of the config that was trained.
     """
     work_dir = Path(runner.work_dir)
-    dumped = work_dir / Path(config).name
+    dumped = work_dir / Path(runner.cfg.filename).name
     best = sorted(work_dir.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
     last = find_latest_checkpoint(str(work_dir))
     commands = {
-        'evaluate': command('tools/test.py', dumped, best[-1] if best else last or 'CHECKPOINT'),
-        'resume': command('tools/train.py', dumped, '--work-dir', work_dir, '--resume'),
+        'evaluate': command('test', dumped, best[-1] if best else last or 'CHECKPOINT'),
+        'resume': command('train', dumped, '--work-dir', work_dir, '--resume'),
     }
     lines = [f'# {name}\n{line}\n' for name, line in commands.items()]
     (work_dir / 'commands.txt').write_text('\n'.join(lines))
@@ -191,7 +188,7 @@ def report_test(
             save_results(path, detections)
             shown[kind] = path
             options = [] if kind == 'bbox' else ['--iou-type', kind]
-            shown[f'{kind} again'] = command('tools/eval.py', path, metric.ann_file, *options)
+            shown[f'{kind} again'] = command('eval', path, metric.ann_file, *options)
     shown['detections'] = draw_detections(runner.model, dataset, work_dir / 'detections.png')
     if metric is not None and found:
         analyses = {}
@@ -213,9 +210,3 @@ def report_test(
 def _seconds(runner: Any) -> dict[str, float]:
     progress: ProgressHook = next(hook for hook in runner.hooks if isinstance(hook, ProgressHook))
     return progress.seconds
-
-
-def command(*words: str | Path) -> str:
-    """Return a command line that runs a tool of this project with the present Python."""
-    python = os.path.relpath(sys.executable)
-    return shlex.join([sys.executable if python.startswith('..') else python, *map(str, words)])

@@ -203,7 +203,7 @@ def _build_runner(cfg: Any, config: str) -> Any:
 
 
 def _work_dir(config: str) -> str:
-    return str(Path('work_dirs') / Path(config).stem)
+    return str(Path('work_dirs') / Path(config.rpartition('::')[2]).stem)
 
 
 def train(
@@ -282,7 +282,7 @@ def train(
     with told(config, runner):
         runner.train()
         remove_interrupted(cfg.work_dir)
-        report_training(runner, config)
+        report_training(runner)
     return runner
 
 

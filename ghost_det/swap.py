@@ -14,6 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from .called import tool
 from .config import load_config, name_of, write_child
 from .errors import UserError
 from .models import BACKBONES, NETWORKS
@@ -53,7 +54,7 @@ class Swap:
     def write(self, out: str | Path, force: bool = False) -> str:
         """Write the config as a child of the old one and return its text; see `write_child`."""
         title = _title(at(self.config, self.place).backbone)
-        comment = f'{title} in {Path(self.name).name}; made by tools/swap.py.'
+        comment = f'{title} in {Path(self.name).name}; made by {tool("swap")}.'
         return write_child(out, self.name, self.config, comment, force)
 
     def table(self, height: int, width: int) -> str:

@@ -1,42 +1,7 @@
 """Classes of images: python tools/classify.py IMAGE|FOLDER... [--model NAME] [--json FILE] [--out FOLDER]."""
 
-import argparse
-import sys
-from pathlib import Path
-
-from ghost_det.classifiers import CLASSIFIERS
-from ghost_det.classify import classify_files
-from ghost_det.cli import parse, whole
+from ghost_det.commands.classify import main
 from ghost_det.errors import run_tool
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Name what images show, by ImageNet's 1000 classes.",
-        epilog=f'Networks: {", ".join(CLASSIFIERS)}. Exit code 1: some images could not be read.',
-    )
-    parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image, or folder of images')
-    parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
-    parser.add_argument(
-        '--pretrained',
-        default='published',
-        metavar='SOURCE',
-        help="file, URL, ghost://NAME, 'none' or 'published' (default)",
-    )
-    parser.add_argument(
-        '--topk', type=whole, default=5, metavar='K', help='classes of each image (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--batch-size', type=whole, default=16, metavar='N', help='images at a time (default: %(default)s)'
-    )
-    parser.add_argument('--json', metavar='FILE', help="save the results; '-' prints them and nothing else")
-    parser.add_argument('--out', type=Path, metavar='FOLDER', help='draw a bar chart for each image')
-    args = parse(parser)
-    failed = classify_files(
-        args.images, args.model, args.pretrained, args.topk, args.batch_size, args.json, args.out
-    )
-    sys.exit(1 if failed else 0)
-
 
 if __name__ == '__main__':
     run_tool(main)

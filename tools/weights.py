@@ -1,71 +1,7 @@
 """Published ImageNet weights: python tools/weights.py list | show | download | verify | extract."""
 
-import argparse
-
-from ghost_det.classifiers import verify
-from ghost_det.cli import parse
+from ghost_det.commands.weights import main
 from ghost_det.errors import run_tool
-from ghost_det.loading import describe, extract_backbone
-from ghost_det.weights import PUBLISHED, fetch, locate, published, sha256
-
-
-def list_all() -> None:
-    print(f'{"name":<17}{"network":<13}{"width":>5}{"params (M)":>12}{"MACs (M)":>10}{"top-1":>8}  licence')
-    for w in PUBLISHED.values():
-        row = f'{w.name:<17}{w.network:<13}{w.width:>5g}{w.params:>12}{w.macs:>10}{w.top1:>8.2f}  {w.licence}'
-        print(row)
-
-
-def show(name: str) -> None:
-    w = published(name)
-    print(f'{w.name}: {w.network} of width {w.width:g}, {w.params} M parameters, {w.macs} M multiply-adds,')
-    print(f'ImageNet-1k top-1 {w.top1:.2f} % at 224 px; licence {w.licence}')
-    print(f'hub       https://huggingface.co/{w.hub}, revision {w.revision}')
-    print(f'          SHA-256 {w.sha256 or "not known beforehand: the one that the hub states is checked"}')
-    print(f'upstream  {w.url}')
-    print(f'          git hash {w.git_blob or "not known"}')
-    print(f'config    backbone=dict(type={w.network!r}, width={w.width:g},')
-    print(f"              init_cfg=dict(type='Pretrained', checkpoint='ghost://{w.name}'))")
-
-
-def download(names: list[str], source: str | None) -> None:
-    for weights in PUBLISHED.values() if names == ['all'] else map(published, names):
-        path = fetch(weights, [source] if source else ('hub', 'upstream'))
-        print(f'{weights.name}: {path}')
-        print(f'  {verify(path, weights)}')
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description='Published ImageNet weights, and files of weights.')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    commands.add_parser('list', help='what there is')
-    command = commands.add_parser('show', help='all that is known of published weights')
-    command.add_argument('name')
-    command = commands.add_parser('download', help='have the file here, and prove it')
-    command.add_argument('names', nargs='+', metavar='NAME', help="names of the list, or 'all'")
-    command.add_argument('--source', choices=['hub', 'upstream'], help='default: the hub, then upstream')
-    command = commands.add_parser('verify', help='load files into the networks that they are of')
-    command.add_argument('sources', nargs='+', metavar='SOURCE', help='a file, a name of the list, or a URL')
-    command = commands.add_parser('extract', help="write a detector's backbone as a file of its own")
-    command.add_argument('checkpoint', help='as work_dirs/CONFIG/epoch_24.pth')
-    command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors')
-    command.add_argument('--prefix', default='backbone', help='of its tensors (default: %(default)s)')
-    args = parse(parser)
-    if args.command == 'list':
-        list_all()
-    elif args.command == 'show':
-        show(args.name)
-    elif args.command == 'download':
-        download(args.names, args.source)
-    elif args.command == 'verify':
-        for source in args.sources:
-            print(f'{verify(source)}; SHA-256 {sha256(locate(source))}')
-    else:
-        own = extract_backbone(args.checkpoint, args.out, args.prefix)
-        print(f'{args.out}: {len(own)} tensors')
-        if describe(own) is not None:
-            print(verify(args.out))
-
 
 if __name__ == '__main__':
     run_tool(main)

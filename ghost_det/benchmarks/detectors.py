@@ -27,7 +27,7 @@ from .rows import Results, Row, timed
 from .timing import apart, interleave
 from .untrained import CANDIDATES, Image, build
 
-CONFIGS = ('configs/retinanet_ghostnet_fpn_lite.py', 'configs/retinanet_ghostnet_ghostpan_lite.py')
+CONFIGS = ('retinanet_ghostnet_fpn_lite', 'retinanet_ghostnet_ghostpan_lite')
 SHIPPED = {
     'RetinaNet ResNet-50': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     'SSDLite MobileNetV2': 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',

@@ -82,7 +82,7 @@ def write_scene(folder: Path, images: int, detections: int, seed: int = 0) -> tu
 
 
 def measure(annotations: Path, results: Path, kind: str) -> dict[str, Any]:
-    """Evaluate in this process, as pycocotools' own example does or as ``tools/eval.py`` does.
+    """Evaluate in this process, as pycocotools' own example does or as ``ghost-det eval`` does.
 
     Args:
         annotations: the ground truth.

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..called import tool
 from ..errors import UserError
 from ..files import atomic
 from ..jsons import read_json
@@ -116,7 +117,7 @@ def read_rows(path: Path) -> Results:
     content = read_json(path)
     if not isinstance(content, dict) or content.pop('format', None) != FORMAT:
         raise UserError(
-            f'{path}: not the results of tools/benchmark.py backbones or detectors, format {FORMAT}'
+            f'{path}: not the results of {tool("benchmark")} backbones or detectors, format {FORMAT}'
         )
     try:
         rows = tuple(_row(row) for row in content.pop('rows'))

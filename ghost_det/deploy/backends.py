@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..called import tool
 from ..errors import UserError
 from .letterbox import Image
 from .metadata import KEY, Metadata
@@ -69,14 +70,14 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
             runs it is not installed.
     """
     if path.suffix not in ('.onnx', '.xml'):
-        raise UserError(f'{path}: an exported detector is wanted, NAME.onnx or NAME.xml (tools/export.py)')
+        raise UserError(f'{path}: an exported detector is wanted, NAME.onnx or NAME.xml, of {tool("export")}')
     for file in [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]:
         if not file.is_file():
             found = 'a folder' if file.is_dir() else 'something else' if file.exists() else 'nothing'
             beside = f'; {path.name} is half of a detector' if file != path else ''
             raise UserError(f'{file}: a file is wanted, found {found}{beside}')
         if file.stat().st_size == 0:
-            raise UserError(f'{file}: an empty file; export the detector again with tools/export.py')
+            raise UserError(f'{file}: an empty file; export the detector again with {tool("export")}')
     has = {name: find_spec(name) is not None for name in ('openvino', 'onnxruntime')}
     if path.suffix == '.onnx' and has['onnxruntime']:
         return OnnxModel(path, device, threads)
@@ -212,8 +213,8 @@ class OnnxModel:
 def _metadata(text: str | None, path: Path) -> Metadata:
     if text is None:
         raise UserError(
-            f'{path}: was not exported by tools/export.py: it has no {KEY} metadata, which say how images go '
-            'in and what comes out'
+            f'{path}: was not exported by {tool("export")}: it has no {KEY} metadata, which say how '
+            'images go in and what comes out'
         )
     return Metadata.from_json(text, str(path))
 
@@ -245,7 +246,7 @@ def _check_ports(
     if not sound:
         raise UserError(
             f"{path}: a graph from '{INPUT}', uint8 {[None, *sides, 3]}, to {', '.join(OUTPUTS)} is wanted, "
-            f'found {str(inputs)[:90]} and outputs {str(outputs)[:120]}; export it again with tools/export.py'
+            f'found {str(inputs)[:90]} and outputs {str(outputs)[:120]}; export it again with {tool("export")}'
         )
 
 
@@ -253,4 +254,4 @@ def unusable(path: Path, error: Exception) -> UserError:
     """Return the error of an engine as the fault of the file that it is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
-    return UserError(f'{path}: cannot be run: {why[:200]}; export it again with tools/export.py')
+    return UserError(f'{path}: cannot be run: {why[:200]}; export it again with {tool("export")}')

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
+from ..called import tool
 from ..errors import UserError
 from ..files import require_writable
 from ..installed import RUNTIME
@@ -239,7 +240,9 @@ def read_model(model: str) -> dict[str, bytes]:
     path = Path(model)
     files = [path, path.with_suffix('.bin')] if path.suffix == '.xml' else [path]
     if path.suffix not in ('.onnx', '.xml'):
-        raise UserError(f'{model}: an exported detector is wanted, NAME.onnx or NAME.xml (tools/export.py)')
+        raise UserError(
+            f'{model}: an exported detector is wanted, NAME.onnx or NAME.xml, of {tool("export")}'
+        )
     try:
         return {file.name: file.read_bytes() for file in files}
     except OSError as error:

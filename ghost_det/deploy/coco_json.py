@@ -1,4 +1,4 @@
-"""Parts of tools/detect_many.py as one json file, as tools/detect.py writes it, however large."""
+"""Parts of ``ghost-det detect-many`` as one json file, as ``ghost-det detect`` writes it, however large."""
 
 from __future__ import annotations
 

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import cv2
 from tqdm import tqdm
 
+from .. import shipped
 from ..errors import UserError
 from ..files import atomic, require_folder, require_writable
 from ..images import find_images
-from ..installed import refusal
+from ..installed import load
 from .drawing import draw
 from .letterbox import Image
 from .media import VIDEOS, VideoReader, VideoWriter, is_camera, picture_name, read_image, write_image
@@ -97,7 +98,7 @@ def detect_files(
     """Run a detector over images and videos, and return how many of them cannot be read.
 
     Args:
-        model: an exported detector; or a config, ``NAME.py``, for torch: its checkpoint is the first of
+        model: an exported detector; or a config, for torch: its checkpoint is the first of
             ``sources``.
         sources: images, folders of them, video files, and numbers of cameras.
         out: a folder for a picture of each image, laid out as the images are, and a video of each video.
@@ -113,7 +114,7 @@ def detect_files(
     if not json_file and not pictures:
         raise UserError('--no-pictures without --json: nothing would be written')
     checkpoint = None
-    if model.endswith('.py'):
+    if model.endswith('.py') or '::' in model or shipped.find(model):
         checkpoint, *sources = sources
         if not sources:
             raise UserError(f'{model}: after a config, its checkpoint is wanted, and then images')
@@ -160,9 +161,7 @@ def _is_video(source: str) -> bool:
 def _open(model: str, checkpoint: str | None, score: float, threads: int | None) -> AnyDetector:
     if checkpoint is None:
         return Detector(model, threads=threads, score_threshold=score)
-    reason = refusal(model)
-    if reason:
-        raise UserError(reason)
+    load(model)
     from .torch_detector import TorchDetector
 
     return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)

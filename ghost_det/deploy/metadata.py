@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ..called import tool
 from ..errors import UserError
 
 KEY = 'ghost_det'
@@ -75,7 +76,7 @@ class Metadata:
         Raises:
             UserError: a field is missing or of the wrong kind, or the format is a later one.
         """
-        again = 'export it again with tools/export.py'
+        again = f'export it again with {tool("export")}'
         try:
             found = json.loads(text)
         except (ValueError, RecursionError):

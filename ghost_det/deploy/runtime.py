@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..called import tool
 from ..errors import UserError
 from .backends import Engine, Raw, open_model, unusable
 from .letterbox import Image, Placement, letterbox, to_image
@@ -54,7 +55,7 @@ class Detector:
     """An exported detector; needs numpy, OpenCV, and OpenVINO or ONNX Runtime, but no torch.
 
     Args:
-        path: ``NAME.onnx`` or ``NAME.xml``, of tools/export.py.
+        path: ``NAME.onnx`` or ``NAME.xml``, of ``ghost-det export``.
         device: ``'CPU'``; for an ``.xml`` also another one of OpenVINO's, as ``'GPU'`` or ``'AUTO'``.
         threads: cores to use; ``None`` for all that this process may use.
         score_threshold: what scores less is left out; ``None`` for the least that the graph gives out, which
@@ -166,7 +167,7 @@ class Detector:
         if kept.any() and labels[kept].max() >= len(self.classes):
             raise UserError(
                 f'{self._path}: the graph gives the label {labels[kept].max()}, and its metadata name '
-                f'{len(self.classes)} classes: export it again with tools/export.py'
+                f'{len(self.classes)} classes: export it again with {tool("export")}'
             )
         return Detections(
             to_image(boxes[kept], at), scores[kept].astype(np.float32), labels[kept].astype(np.int64)

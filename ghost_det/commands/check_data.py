@@ -1,0 +1,83 @@
+"""Look for mistakes in a data set."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..cli import add_parts, parse
+from ..errors import UserError
+from ..files import atomic, require_writable
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description='Look for mistakes in a data set.',
+        epilog='Exit code 0: no errors; 1: errors found; 2: it could not be run.',
+    )
+    parser.add_argument(
+        'data', nargs='?', metavar='FOLDER', help="in COCO, Roboflow, VOC or YOLO layout, or 'sample'"
+    )
+    add_parts(parser)
+    parser.add_argument(
+        '--config',
+        metavar='CONFIG',
+        help='compare its classes and anchors with the data; without FOLDER, its own data',
+    )
+    parser.add_argument('--quick', action='store_true', help='do not open images')
+    parser.add_argument('--jobs', type=int, metavar='N', help='processes that open images')
+    parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
+    parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
+    parser.add_argument('--fix', type=Path, metavar='FOLDER', help='write a mended copy')
+    return parser
+
+
+def main() -> None:
+    """Check as the command line says; exit code 1 where errors are found."""
+    args = parse(make_parser())
+    from ..config import load_config
+    from ..preflight.check import check_dataset
+    from ..preflight.configured import data_of_config
+    from ..preflight.findings import printable
+    from ..preflight.mended import require_apart, require_free, write_mended
+    from ..preflight.page import render
+
+    if args.fix and args.quick:
+        raise UserError('--fix --quick: a mended copy needs the images to be opened; leave --quick out')
+    for option, file in (('--html', args.html), ('--json', args.json)):
+        if file:
+            require_writable(file, option)
+    if args.fix:
+        require_free(args.fix)
+        require_apart(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
+    parts: list[Path | None] = [args.train_ann, args.train_images, args.val_ann, args.val_images]
+    config = load_config(args.config) if args.config else None
+    if args.data is None and not any(parts):
+        if config is None:
+            raise UserError('nothing to check: name a FOLDER, --train-ann or --val-ann, or --config')
+        parts = data_of_config(config)
+    train, train_images, val, val_images = parts
+    report = check_dataset(
+        args.data, train, train_images, val, val_images, config, args.quick, args.jobs, progress=True
+    )
+    print(report)
+    writers: list[tuple[Path | None, Callable[[], str]]] = [
+        (args.html, lambda: render(report)),
+        (args.json, lambda: json.dumps(report.to_dict(), indent=2)),
+    ]
+    for path, write in writers:
+        if path:
+            require_writable(path, '--html or --json', (part.split.annotations for part in report.parts))
+            try:
+                with atomic(path) as partial:
+                    partial.write_text(write(), encoding='utf-8', errors='backslashreplace')
+            except OSError as error:
+                raise UserError(f'{path}: cannot be written ({error.strerror})') from None
+    if args.fix:
+        lines = [f'\n{printable(str(args.fix))}: mended:', *write_mended(report, args.fix)]
+        print('\n  '.join(lines))
+        left = check_dataset(args.fix, jobs=args.jobs, progress=True).errors
+        print('\n'.join(['the mended copy has no errors'] if not left else ['left in it:', *map(str, left)]))
+    sys.exit(bool(report.errors))

@@ -1,0 +1,77 @@
+"""Print the completion of ``ghost-det`` for a shell."""
+
+import argparse
+import importlib
+from typing import Any
+
+from .. import shipped
+from ..called import COMMAND
+from ..cli import parse
+from ..errors import UserError
+from ..installed import missing
+
+_PLACES = {
+    'bash': '~/.local/share/bash-completion/completions/ghost-det',
+    'zsh': '~/.zfunc/_ghost-det   # and before compinit in ~/.zshrc: fpath+=~/.zfunc',
+    'fish': '~/.config/fish/completions/ghost-det.fish',
+}
+_FUNCTION = '_ghost_det_configs'
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description='Print the completion of ghost-det for a shell. It belongs into a file, once:',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='\n'.join(f'  {COMMAND} completion {shell:<5}> {place}' for shell, place in _PLACES.items()),
+    )
+    parser.add_argument('shell', metavar='SHELL', choices=list(_PLACES), help='bash, zsh or fish')
+    return parser
+
+
+def main() -> None:
+    """Print the completion, which holds the names of the configs, too.
+
+    Raises:
+        UserError: shtab is not installed.
+    """
+    args = parse(make_parser(), light=True)
+    if missing(['shtab']):
+        raise UserError('needs shtab: pip install "shtab>=1.13,<2"')
+    import shtab
+
+    names = ' '.join(shipped.names())
+    functions = {
+        'bash': f'{_FUNCTION}() {{ compgen -W "{names}" -- "$1"; compgen -f -- "$1"; }}',
+        'zsh': f'{_FUNCTION}() {{ compadd {names}; _files }}',
+        'fish': f'function {_FUNCTION}; printf "%s\\n" {names}; __fish_complete_path (commandline -ct); end',
+    }
+    configs = {'bash': _FUNCTION, 'zsh': _FUNCTION, 'fish': f'({_FUNCTION})'}
+    print(shtab.complete(whole_parser(configs, shtab.FILE), args.shell, preamble=functions[args.shell]))
+
+
+def whole_parser(configs: Any, files: Any) -> argparse.ArgumentParser:
+    """Return one parser with all commands.
+
+    Args:
+        configs: what completes the name of a config, by shell.
+        files: what completes all else that has no choices.
+    """
+    from . import GROUPS
+
+    parser = argparse.ArgumentParser(COMMAND)
+    commands = parser.add_subparsers()
+    for name, what in (pair for group in GROUPS.values() for pair in group.items()):
+        one = importlib.import_module(f'.{name.replace("-", "_")}', __package__).make_parser()
+        commands.add_parser(name, help=what, description=what, parents=[one], add_help=False)
+        _complete(one, configs, files)
+    return parser
+
+
+def _complete(parser: argparse.ArgumentParser, configs: Any, files: Any) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                _complete(each, configs, files)
+        elif action.nargs != 0 and action.choices is None:
+            action.complete = configs if action.metavar == 'CONFIG' else files  # type: ignore[attr-defined]

@@ -1,0 +1,31 @@
+"""Count the parameters and multiply-adds of a detector."""
+
+import argparse
+
+from ..cli import CONFIG_HELP, parse, whole
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG_HELP)
+    what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
+    parser.add_argument('--size', type=whole, nargs=2, default=(800, 1333), metavar=('HEIGHT', 'WIDTH'))
+    return parser
+
+
+def main() -> None:
+    """Print the counts, part by part."""
+    args = parse(make_parser())
+    from ..complexity import build_detector, classifier_table, complexity
+    from ..config import load_config
+
+    if args.classifiers:
+        print(classifier_table())
+        return
+    parts = complexity(build_detector(load_config(args.config)), *args.size)
+    total = tuple(map(sum, zip(*parts.values())))
+    print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}')
+    for name, (parameters, macs) in (*parts.items(), ('all', total)):
+        print(f'{name:<12}{parameters / 1e6:>16.2f}{macs / 1e9:>19.2f}')

@@ -1,0 +1,60 @@
+"""Find objects in images and videos."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ..called import tool
+from ..cli import parse, share, whole
+from ..installed import RUNTIME
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description='Find objects in images and videos.',
+        usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER',
+        epilog='Exit code 1: some images could not be read.',
+    )
+    parser.add_argument(
+        'model',
+        metavar='MODEL',
+        help=f'of {tool("export")}; or a config and then its checkpoint, for torch',
+    )
+    parser.add_argument(
+        'sources', nargs='+', metavar='SOURCE', help='image, folder of images, video, or number of a camera'
+    )
+    parser.add_argument(
+        '-o', '--out', type=Path, required=True, metavar='FOLDER', help='for pictures and videos with boxes'
+    )
+    parser.add_argument(
+        '--score', type=share, default=0.3, help='the least score of an object (default: %(default)s)'
+    )
+    parser.add_argument('--batch', type=whole, default=1, metavar='N', help='images at a time (default: 1)')
+    parser.add_argument('--threads', type=whole, metavar='N', help='cores to use (default: all)')
+    parser.add_argument('--json', action='store_true', help='write FOLDER/detections.json')
+    parser.add_argument('--no-pictures', action='store_true', help='write neither pictures nor videos')
+    return parser
+
+
+def main() -> None:
+    """Detect as the command line says; exit code 1 where some images could not be read."""
+    args = parse(make_parser(), light=True)
+    # Before OpenCV is imported, which reads it then.
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
+    if args.model.endswith(('.xml', '.onnx')):
+        os.environ[RUNTIME] = '1'  # processes started from here need no torch either
+    from ..deploy.detect import detect_files
+
+    failed = detect_files(
+        args.model,
+        args.sources,
+        args.out,
+        score=args.score,
+        batch=args.batch,
+        threads=args.threads,
+        json_file=args.json,
+        pictures=not args.no_pictures,
+    )
+    sys.exit(1 if failed else 0)

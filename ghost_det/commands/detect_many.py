@@ -1,0 +1,83 @@
+"""Find objects in any number of images."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ..called import tool
+from ..cli import parse, share, whole
+from ..errors import UserError
+from ..installed import RUNTIME, missing
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description='Find objects in any number of images, by many processes or machines. '
+        'The same command again goes on after any stop.',
+        epilog='Exit code 1: some images could not be read; the column error says why.',
+    )
+    parser.add_argument('model', metavar='MODEL', help=f'of {tool("export")}')
+    parser.add_argument(
+        'source',
+        metavar='SOURCE',
+        help='folder of images, or bucket as s3://NAME/PREFIX; or a list of paths, .txt or Parquet',
+    )
+    parser.add_argument(
+        '-o', '--out', required=True, metavar='FOLDER', help='or bucket, for the results, in Parquet'
+    )
+    parser.add_argument(
+        '--workers', type=whole, metavar='N', help='processes (default: as many as there are cores for)'
+    )
+    parser.add_argument(
+        '--threads', type=whole, default=1, metavar='N', help='cores of a worker (default: 1)'
+    )
+    parser.add_argument('--batch', type=whole, default=1, metavar='N', help='images at a time (default: 1)')
+    parser.add_argument(
+        '--score', type=share, default=0.3, help='the least score of an object (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--shard', type=whole, metavar='N', help='images in a Parquet file (default: 1000, or fewer)'
+    )
+    parser.add_argument(
+        '--column', default='path', metavar='NAME', help='of the paths in Parquet (default: path)'
+    )
+    parser.add_argument('--limit', type=whole, metavar='N', help='take the first N images only')
+    parser.add_argument('--address', metavar='RAY', help='a Ray cluster, as auto (default: this machine)')
+    parser.add_argument(
+        '--retry-errors', action='store_true', help='do shards again in which images could not be read'
+    )
+    parser.add_argument('--coco', type=Path, metavar='JSON', help='also write all results to one file')
+    return parser
+
+
+def main() -> None:
+    """Detect as the command line says; exit code 1 where some images could not be read."""
+    args = parse(make_parser(), light=True)
+    # No torch here and in the workers, nor Ray's reports to its makers. Set before Ray is imported.
+    os.environ[RUNTIME] = '1'
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # it fears for what this process keeps for it
+    absent = missing(('ray', 'pyarrow'))
+    if absent:
+        raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[runtime,bulk]"')
+    from ..deploy.bulk import detect_many
+
+    total = detect_many(
+        args.model,
+        args.source,
+        args.out,
+        workers=args.workers,
+        batch=args.batch,
+        threads=args.threads,
+        score=args.score,
+        shard=args.shard,
+        column=args.column,
+        limit=args.limit,
+        address=args.address,
+        retry=args.retry_errors,
+        coco=args.coco,
+    )
+    print(f'{total.images} images, {total.failed} not read; {total.objects} objects; results in {args.out}')
+    sys.exit(1 if total.failed else 0)

@@ -1,0 +1,18 @@
+"""Examine the installation."""
+
+import argparse
+import sys
+
+from ..cli import parse
+from ..doctor import main as examine
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    return argparse.ArgumentParser(description='Examine this installation, and say how to mend it.')
+
+
+def main() -> None:
+    """Print what is found; exit code 1 where something is wrong."""
+    parse(make_parser(), light=True)
+    sys.exit(examine())

@@ -1,0 +1,37 @@
+"""Evaluate saved detections without their model."""
+
+import argparse
+from pathlib import Path
+
+from ..called import tool
+from ..cli import parse
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description="COCO's twelve figures and an analysis of saved detections.")
+    parser.add_argument(
+        'results', type=Path, metavar='RESULTS', help=f'COCO results, as of {tool("test")} --out FILE.json'
+    )
+    parser.add_argument('annotations', type=Path, metavar='ANN', help="ground truth in COCO's format")
+    parser.add_argument('--iou-type', choices=['bbox', 'segm'], default='bbox', help='(default: %(default)s)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write all of it for other programs')
+    parser.add_argument('--out-dir', type=Path, metavar='FOLDER', help='draw curves, confusion, errors there')
+    parser.add_argument(
+        '--score',
+        type=float,
+        default=0.3,
+        help='from which on detections count in the confusion matrix (default: %(default)s)',
+    )
+    return parser
+
+
+def main() -> None:
+    """Evaluate as the command line says."""
+    args = parse(make_parser())
+    from ..assess import evaluate_saved
+
+    for line in evaluate_saved(
+        args.results, args.annotations, args.iou_type, args.json, args.out_dir, args.score
+    ):
+        print(line)

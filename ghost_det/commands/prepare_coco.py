@@ -1,0 +1,67 @@
+"""Fetch COCO 2017, verify or repair it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..called import command
+from ..cli import parse
+
+_CONFIG = 'retinanet_ghostnet_fpn_lite'
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description='Fetch COCO 2017 (20.4 GB), verify or repair it. After a stop, run it again: it goes on.'
+    )
+    parser.add_argument(
+        '--root', type=Path, default=Path('data/coco'), metavar='FOLDER', help='default: %(default)s'
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        '--subset',
+        type=int,
+        metavar='N',
+        help='only N training and N/5 validation images, into ROOT-subset-N, for a first try',
+    )
+    what.add_argument(
+        '--verify', action='store_true', help='change nothing; say what is missing or wrong (exit code 1)'
+    )
+    parser.add_argument(
+        '--splits', nargs='+', choices=['train', 'val'], default=['train', 'val'], help='(default: both)'
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=8, metavar='N', help='connections at once, and threads (default: 8)'
+    )
+    parser.add_argument('--keep-zips', action='store_true', help='leave the archives there')
+    parser.add_argument(
+        '--url', metavar='BASE', help='a mirror, laid out as http://images.cocodataset.org (the default)'
+    )
+    return parser
+
+
+def main() -> None:
+    """Fetch or verify as the command line says; exit code 1 where a copy is not whole."""
+    parser = make_parser()
+    args = parse(parser, light=True)
+    if args.jobs < 1 or (args.subset is not None and args.subset < 1):
+        parser.error('--jobs and --subset: a number from 1 up')
+    from ..coco import prepare, subset, verify
+
+    root = args.root.expanduser()
+    splits = list(dict.fromkeys(args.splits))
+    url = args.url and args.url.rstrip('/')
+    if args.verify:
+        states = verify(root, splits, args.jobs)
+        print('\n'.join(line for state in states for line in state.lines(root)))
+        if not all(state.whole for state in states):
+            print(f'{command("prepare_coco", "--root", root)} fetches what is missing or wrong, no more')
+            sys.exit(1)
+        return
+    if args.subset:
+        root = subset(root, args.subset, splits, args.jobs, args.keep_zips, url)
+    else:
+        prepare(root, splits, args.jobs, args.keep_zips, url)
+    data = [] if root == Path('data/coco') else ['--data', root]
+    print(f'train with: {command("train", _CONFIG, *data)}')

@@ -1,0 +1,55 @@
+"""Put another backbone into the config of a detector."""
+
+import argparse
+
+from ..cli import CONFIG_HELP, Settings, parse, positive, whole
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description='Put another backbone into the config of a detector.')
+    parser.add_argument('config', metavar='CONFIG', help=CONFIG_HELP)
+    parser.add_argument('-o', '--out', metavar='MY_CONFIG', help='the config to write (default: none)')
+    parser.add_argument('--backbone', default='GhostNetV2', metavar='NAME[:WIDTH]', help='as GhostNetV2:1.3')
+    parser.add_argument(
+        '--width', type=positive, metavar='FACTOR', help='multiplier of the channels of a Ghost network'
+    )
+    parser.add_argument(
+        '--pretrained',
+        metavar='SOURCE',
+        help='weights of the backbone: none, a name as ghostnet_100, a file, a URL (default: the published)',
+    )
+    parser.add_argument(
+        '--settings',
+        nargs='+',
+        action=Settings,
+        default={},
+        metavar='KEY=VALUE',
+        help="the backbone's own arguments, as depth=50 for ResNet",
+    )
+    parser.add_argument(
+        '--size',
+        type=whole,
+        nargs=2,
+        default=(800, 1344),
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of the input, for the multiply-adds (default: 800 1344)',
+    )
+    parser.add_argument('--force', action='store_true', help='overwrite the output')
+    return parser
+
+
+def main() -> None:
+    """Swap as the command line says."""
+    args = parse(make_parser(), '--settings depth=50')
+    from ..swap import parse_backbone, swap
+
+    name, settings = parse_backbone(args.backbone)
+    if args.width is not None:
+        settings['width'] = args.width
+    swapped = swap(args.config, name, args.pretrained, **settings, **args.settings)
+    table = swapped.table(*args.size)  # before the file is written, as it may refuse the size
+    if args.out:
+        print(swapped.write(args.out, args.force))
+    print('\n'.join(swapped.notes), end='\n\n')
+    print(table)

@@ -1,0 +1,73 @@
+"""Evaluate a detector."""
+
+import argparse
+
+from ..called import tool
+from ..cli import add_common, data_of, parse
+from ..errors import UserError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description="Evaluate a detector with COCO's twelve figures.")
+    parser.add_argument('config', metavar='CONFIG', help='the config that the detector was trained with')
+    parser.add_argument(
+        'checkpoint',
+        metavar='CHECKPOINT',
+        help='its weights, as work_dirs/CONFIG/epoch_24.pth, or an exported file, .xml or .onnx',
+    )
+    add_common(parser)
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help=f'save the predictions: .json for COCO results ({tool("eval")}), or .pkl',
+    )
+    parser.add_argument('--json', metavar='FILE', help='save figures and analysis for other programs')
+    parser.add_argument('--show-dir', metavar='FOLDER', help='save every image with true and found boxes')
+    parser.add_argument(
+        '--fast', action='store_true', help='fold norms and branches first: the same boxes, sooner'
+    )
+    return parser
+
+
+def main() -> None:
+    """Evaluate as the command line says."""
+    args = parse(make_parser())
+    if args.checkpoint.endswith(('.xml', '.onnx')):
+        _test_exported(args)
+        return
+    from ..checkpoint import checkpoint_classes, load_checkpoint
+    from ..run import test
+
+    test(
+        args.config,
+        args.checkpoint,
+        data=data_of(args, checkpoint_classes(load_checkpoint(args.checkpoint))),
+        work_dir=args.work_dir,
+        options=args.cfg_options,
+        launcher=args.launcher,
+        backbone=args.backbone,
+        out=args.out,
+        json_file=args.json,
+        show_dir=args.show_dir,
+        fast=args.fast,
+    )
+
+
+def _test_exported(args: argparse.Namespace) -> None:
+    for option, given in (
+        ('--show-dir', args.show_dir),
+        ('--backbone', args.backbone),
+        ('--fast', args.fast),
+    ):
+        if given:
+            raise UserError(f'{option}: not for an exported detector; {tool("detect")} draws what it finds')
+    from ..config import load_config
+    from ..deploy.accuracy import evaluate_file
+    from ..deploy.runtime import Detector
+
+    data = data_of(args, Detector(args.checkpoint).classes)
+    cfg = load_config(args.config, args.cfg_options)
+    settings = (args.work_dir, args.out, args.json)
+    for line in evaluate_file(args.checkpoint, args.config, cfg, data, *settings):
+        print(line, flush=True)

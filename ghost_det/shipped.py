@@ -1,0 +1,36 @@
+"""The configs of this project, by name; needs the standard library alone."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from pathlib import Path
+
+PREFIX = 'ghost_det::'
+"""Of such a config in ``_base_`` and on the command line, as ``mmdet::`` is of mmdet's."""
+_INSIDE = Path(__file__).with_name('configs')
+FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).resolve().parents[1] / 'configs'
+"""Where they are: inside the package, as a wheel has them, or beside it, as a clone has them."""
+
+
+def names() -> list[str]:
+    """Return the names of all, without ``.py``."""
+    return sorted(path.stem for path in FOLDER.glob('*.py'))
+
+
+def purpose(name: str) -> list[str]:
+    """Return what a config says of itself in its first lines: what it is for, and what it costs."""
+    lines = (FOLDER / f'{name}.py').read_text(encoding='utf-8').splitlines()
+    return [line.removeprefix('# ') for line in takewhile(lambda line: line.startswith('#'), lines)]
+
+
+def find(name: str) -> Path | None:
+    """Return the file of a config named ``ghost_det::NAME``, or by NAME alone, with or without ``.py``.
+
+    A file in the present folder wins over one of this project that is named by NAME alone.
+    """
+    bare = name.removeprefix(PREFIX)
+    path = Path(bare if bare.endswith('.py') else f'{bare}.py')
+    if name == bare and path.is_file():
+        return path
+    own = FOLDER / path
+    return own if path.name == str(path) and own.is_file() else None
