@@ -1,0 +1,54 @@
+"""The quickstart notebook runs from top to bottom, and is committed as it ran."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import ROOT
+
+NOTEBOOK = ROOT / 'docs/quickstart.ipynb'
+
+
+def printed(cells: list[Any]) -> str:
+    return ''.join(
+        text
+        for cell in cells
+        for output in cell.get('outputs', [])
+        if output['output_type'] == 'stream'
+        for text in output['text']
+    )
+
+
+def test_it_is_committed_as_it_ran() -> None:
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())['cells'] if cell['cell_type'] == 'code']
+    assert [cell['execution_count'] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell['outputs']]
+    assert not [output for output in outputs if output['output_type'] == 'error']
+    assert sum('image/jpeg' in output.get('data', {}) for output in outputs) == 4
+    assert 'boxes matched' in printed(cells)
+    assert NOTEBOOK.stat().st_size < 400_000
+
+
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('nbformat', 'nbclient', 'ipykernel'):
+        pytest.importorskip(name, reason=f"no {name}: pip install '.[docs]'")
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    resources = {'metadata': {'path': str(tmp_path)}}
+    NotebookClient(notebook, timeout=900, kernel_name='python3', resources=resources).execute()
+    (work,) = tmp_path.glob('ghost-det-*')
+    (scalars,) = work.glob('trained/*/vis_data/scalars.json')
+    losses = [row['loss'] for row in map(json.loads, scalars.read_text().splitlines()) if 'loss' in row]
+    assert losses[-1] < 0.8 * losses[0]
+    assert (work / 'detector.onnx').stat().st_size > 1_000_000
+    last = printed([cell for cell in notebook.cells if cell.cell_type == 'code'][-1:])
+    lines = last.strip().splitlines()
+    assert len(lines) == 4 and any(not line.endswith('nothing') for line in lines), last
