@@ -41,7 +41,7 @@ STAMP := $(VENV)/.made-$(PINS)
 # $(call timed,NAME,COMMAND) runs COMMAND and says how long it took.
 timed = @start=$$(date +%s); $(2); status=$$?; echo "== $(1): $$(( $$(date +%s) - start )) s"; exit $$status
 
-.PHONY: help setup train test smoke lint soak sweep format clean
+.PHONY: help setup train test smoke lint soak sweep docs format clean
 .DEFAULT_GOAL := help
 
 help: ## print this
@@ -66,6 +66,9 @@ soak: $(STAMP) ## kill a training KILLS times, and see that it ends to the bit a
 
 sweep: $(STAMP) ## BACKBONE under every kind of detector of mmdet (an hour of one core), into docs/sweep-STACK.md
 	$(call timed,sweep,$(PY) tools/sweep.py --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))
+
+docs: $(STAMP) ## build the documentation into build/site
+	$(call timed,docs,NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet --site-dir build/site)
 
 lint: $(STAMP) ## ruff (rules and format), and mypy --strict on ghost_det
 	$(call timed,ruff,$(PY) -m ruff check . && $(PY) -m ruff format --check .)
