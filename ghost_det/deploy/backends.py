@@ -246,7 +246,7 @@ def _check_ports(
     if not sound:
         raise UserError(
             f"{path}: a graph from '{INPUT}', uint8 {[None, *sides, 3]}, to {', '.join(OUTPUTS)} is wanted, "
-            f'found {str(inputs)[:90]} and outputs {str(outputs)[:120]}; export it again with {tool("export")}'
+            f'found {str(inputs)[:90]} and outputs {str(outputs)[:99]}; export it again with {tool("export")}'
         )
 
 
