@@ -93,9 +93,14 @@ def openvino_core() -> Any:
 
     Its CPU plugin gives the thread that first uses it a stack of its own for signal handlers, and frees that
     with the plugin, which may be another thread's doing: the next signal then ends the process.
+
+    And two threads that are the first to look into a tensor wait for each other for ever: one has the lock of
+    a table that is made then and wants Python's, the other the other way round. Here one looks before.
     """
     import openvino
 
+    for kind in (np.uint8, np.float32, np.int64):
+        assert openvino.Tensor(np.zeros(1, kind)).data.dtype == kind
     return openvino.Core()
 
 
