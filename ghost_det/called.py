@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,24 @@ def is_command() -> bool:
     if not hasattr(sys.modules['__main__'], '__file__'):  # as in processes that multiprocessing spawns
         return False
     return Path(_SCRIPT).stem == COMMAND or Path(_SCRIPT).resolve().parent == _TOOLS
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b'interrupted\n')
+    os._exit(130)
+
+
+def interruptible() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, as usual, from here on.
+
+    Until a command has imported all it needs, it ends it at once: libraries swallow what their imports raise.
+    """
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
 
 
 def _words(name: str) -> list[str]:
