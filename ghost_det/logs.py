@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,17 @@ def read_scalars(work_dir: Path) -> list[dict[str, float]]:
     return rows
 
 
-def curves(rows: Rows, by_epoch: bool = True) -> dict[str, Any]:
+def by_epoch(settings: Mapping[str, Any]) -> bool:
+    """Tell whether a config counts a training in epochs."""
+    return 'max_epochs' in (settings.get('train_cfg') or {})
+
+
+def curves(rows: Rows, epochs: bool = True) -> dict[str, Any]:
     """Return loss, learning rate and mAP over the training, as plain data.
 
     Args:
         rows: of `read_scalars`.
-        by_epoch: evaluations are counted in epochs, as the training is; else in iterations, which mmengine
+        epochs: evaluations are counted in epochs, as the training is; else in iterations, which mmengine
             does not always log with them: then that of the last loss before is taken.
     """
     losses: list[list[float | None]] = []
@@ -49,9 +54,9 @@ def curves(rows: Rows, by_epoch: bool = True) -> dict[str, Any]:
             losses.append([seen, defined(row['loss']), defined(row.get('lr'))])
         elif MAP in row:
             figures = {name: defined(row.get(f'coco/bbox_{name}')) for name in ('mAP', 'mAP_50', 'mAP_75')}
-            scores.append({'step': row['step'] if by_epoch else max(row['step'], seen), **figures})
+            scores.append({'step': row['step'] if epochs else max(row['step'], seen), **figures})
     every = max(1, math.ceil(len(losses) / POINTS))
-    return {'unit': 'epoch' if by_epoch else 'iteration', 'loss': losses[::-every][::-1], 'mAP': scores}
+    return {'unit': 'epoch' if epochs else 'iteration', 'loss': losses[::-every][::-1], 'mAP': scores}
 
 
 def last_figures(rows: Rows) -> dict[str, Any]:

@@ -23,14 +23,14 @@ p { margin: .3rem 0; } .note { color: var(--soft); }
 .error, .bad { color: var(--bad); } .warning { color: var(--odd); } .good { color: var(--good); }
 pre { background: var(--card); padding: .6rem; overflow-x: auto; font-size: .85rem; border-radius: 6px; }
 img { max-width: 100%; border-radius: 6px; }
-.wide { overflow-x: auto; margin: .4rem 0; }
+.wide { overflow-x: auto; margin: .4rem 0; } .wide img { min-width: 38rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .22rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } .words td, .words th { text-align: left; }
 .words td { overflow-wrap: anywhere; min-width: 7rem; }
-.bar { background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
+.bar { min-width: 4rem; background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
 .tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--card); border-radius: 8px; padding: .5rem .9rem; min-width: 6.2rem; }
 .tiles b { display: block; font-size: 1.35rem; line-height: 1.3; } .tiles span { color: var(--soft); }
@@ -113,6 +113,11 @@ def picture(data: bytes) -> Html:
     """Return a PNG or JPEG file as a picture within the page."""
     kind = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
     return Html(f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
+
+
+def chart(data: bytes) -> Html:
+    """Return a picture with small print, which a small screen shows part by part."""
+    return Html(f'<div class="wide">{picture(data)}</div>')
 
 
 def gallery(pictures: Iterable[tuple[str, bytes]]) -> Html:

@@ -21,7 +21,7 @@ from .annotations import survey
 from .benchmarks.timing import interleave, machine, spread
 from .complexity import complexity
 from .evaluation import FullCocoMetric
-from .logs import curves, last_figures, read_scalars, training_seconds
+from .logs import by_epoch, curves, last_figures, read_scalars, training_seconds
 from .page import png
 from .plots import draw_confusion, draw_curves, draw_errors
 from .preflight.configured import config_splits
@@ -32,11 +32,6 @@ SHOWN = 6  # images at each end
 CLASSES_DRAWN = 30  # up to which the confusion matrix is one that a page has room for
 
 Pictures = dict[str, list[tuple[str, bytes]]]
-
-
-def by_epoch(cfg: Any) -> bool:
-    """Tell whether a config counts a training in epochs."""
-    return 'max_epochs' in (cfg.get('train_cfg') or {})
 
 
 def make_record(

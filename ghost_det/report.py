@@ -26,8 +26,8 @@ from .assess import error_table, pictures, save_results, save_summary
 from .engine import ProgressHook
 from .evaluation import FullCocoMetric
 from .files import atomic
-from .logs import curves, read_scalars
-from .record import by_epoch, make_record
+from .logs import by_epoch, curves, read_scalars
+from .record import make_record
 from .results import summary, write_summary
 from .run_page import render
 
@@ -38,16 +38,16 @@ SCORE = 0.3
 PICTURES = 6
 
 
-def draw_curves(work_dir: Path, by_epoch: bool = True) -> Path:
+def draw_curves(work_dir: Path, epochs: bool = True) -> Path:
     """Draw losses, learning rate and mAP of a work folder into its ``curves.png``.
 
     Args:
         work_dir: the folder.
-        by_epoch: what `curves` asks.
+        epochs: what `curves` asks.
     """
     rows = read_scalars(work_dir)
     losses = [row for row in rows if 'loss' in row]
-    found = curves(rows, by_epoch)
+    found = curves(rows, epochs)
     names = sorted({name for row in losses for name in row if name.startswith('loss')})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
     for name in names:

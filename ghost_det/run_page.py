@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .page import Bar, Html, element, folded, gallery, page, picture, table, tiles
+from .page import Bar, Html, chart, element, folded, gallery, page, table, tiles
 from .scoring import CLASS_FIGURES, FIGURES
 
 OPEN_ROWS = 20  # classes up to which a table is not folded
@@ -22,7 +22,7 @@ def render(record: dict[str, Any], pictures: dict[str, list[tuple[str, bytes]]])
     """
     parts = [element('h1', record['name']), element('p', _origin(record), 'note'), tiles(_first(record))]
     parts += [element('p', f'Without {name}: {why}', 'warning') for name, why in record['lacking'].items()]
-    parts += [element('h2', 'Curves'), picture(pictures['curves'][0][1])] if 'curves' in pictures else []
+    parts += [element('h2', 'Curves'), chart(pictures['curves'][0][1])] if 'curves' in pictures else []
     for kind, metric in record['metrics'].items():
         parts += _metric(kind, metric, pictures.get(kind, []))
     if 'images' in record:
@@ -107,7 +107,7 @@ def _metric(kind: str, metric: dict[str, Any], pictures: list[tuple[str, bytes]]
         by_class if len(classes) <= OPEN_ROWS else folded(f'{len(classes)} classes, the best first', by_class)
     )
     for title, data in pictures:
-        yield element('h3', title) + picture(data)
+        yield element('h3', title) + chart(data)
 
 
 def _images(listed: dict[str, Any], pictures: dict[str, list[tuple[str, bytes]]]) -> Iterator[Html]:
