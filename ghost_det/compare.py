@@ -202,7 +202,7 @@ def _texts(row: Row) -> list[str]:
         if place and isinstance(first, int | float) and row.ratio and first:
             text += f' (x {value / first:.2f})'
         elif place and isinstance(first, int | float) and row.form == '.3f' and not row.ratio:
-            text += f' ({value - first:+.3f})'
+            text += f' ({round(value - first, 3) + 0.0:+.3f})'  # no -0.000
         texts.append(text)
     return texts
 

@@ -23,14 +23,17 @@ p { margin: .3rem 0; } .note { color: var(--soft); }
 .error, .bad { color: var(--bad); } .warning { color: var(--odd); } .good { color: var(--good); }
 pre { background: var(--card); padding: .6rem; overflow-x: auto; font-size: .85rem; border-radius: 6px; }
 img { max-width: 100%; border-radius: 6px; }
+pre.line { white-space: pre-wrap; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: .4rem 0; } .wide img { min-width: 38rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .22rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .words td, .words th { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: pre-wrap; }
+.words td, .words th { text-align: left; }
 .words td { overflow-wrap: anywhere; min-width: 7rem; }
-.bar { min-width: 4rem; background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
+.bar { min-width: 4rem;
+  background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
 .tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--card); border-radius: 8px; padding: .5rem .9rem; min-width: 6.2rem; }
 .tiles b { display: block; font-size: 1.35rem; line-height: 1.3; } .tiles span { color: var(--soft); }

@@ -10,6 +10,7 @@ from .page import Bar, Html, chart, element, folded, gallery, page, table, tiles
 from .scoring import CLASS_FIGURES, FIGURES
 
 OPEN_ROWS = 20  # classes up to which a table is not folded
+OPEN_LINES = 40  # of a config
 SIZES = {'all': '', 'small': 's', 'medium': 'm', 'large': 'l'}
 
 
@@ -31,7 +32,7 @@ def render(record: dict[str, Any], pictures: dict[str, list[tuple[str, bytes]]])
     parts += _cost(record)
     parts += [element('h2', 'Commands')]
     for name, line in record['commands'].items():
-        parts += [element('h3', name.capitalize()), element('pre', line)]
+        parts += [element('h3', name.capitalize()), element('pre', line, 'line')]
     parts += _config(record)
     parts += _environment(record)
     return page(f'{record["name"]}: training report', parts)
@@ -172,7 +173,8 @@ def _cost(record: dict[str, Any]) -> Iterator[Html]:
 def _config(record: dict[str, Any]) -> Iterator[Html]:
     yield element('h2', 'Config')
     if 'child' in record:
-        yield element('pre', record['child'])
+        child = element('pre', record['child'])
+        yield child if record['child'].count('\n') <= OPEN_LINES else folded('The file', child)
     whole = json.dumps(record['settings'], indent=1)
     yield folded('The whole, as it was trained', element('pre', whole))
 
