@@ -52,9 +52,10 @@ def duration(seconds: float) -> str:
 
 def _origin(record: dict[str, Any]) -> str:
     trained = record['trained']
+    epochs = f'{trained["epochs"]} epochs, ' if record['curves']['unit'] == 'epoch' else ''
     many = f', {trained["processes"]} processes' if trained['processes'] > 1 else ''
     return (
-        f'{record["config"]}, trained for {trained["epochs"]} epochs, {trained["iterations"]} steps{many}; '
+        f'{record["config"]}, trained for {epochs}{trained["iterations"]} steps{many}; '
         f'ghost_det {record["ghost_det"]}, {record["created"]}'
     )
 
