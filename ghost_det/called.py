@@ -62,7 +62,7 @@ def tool(name: str) -> str:
 def script(name: str) -> str:
     """Return what torchrun is given to run a command: a Python file, or the program and that it is none."""
     words = _words(name)
-    return shlex.join(['--no-python', *words] if words[0] == COMMAND else map(_near, words))
+    return shlex.join(['--no-python', *words] if words[0] == COMMAND else map(near, words))
 
 
 def command(name: str, *words: str | Path) -> str:
@@ -77,13 +77,13 @@ def command(name: str, *words: str | Path) -> str:
         script = _SCRIPT if Path(_SCRIPT).stem == COMMAND else ''
         found = shutil.which(COMMAND)
         on_path = found is not None and (not script or os.path.realpath(found) == os.path.realpath(script))
-        start = [COMMAND if on_path or not script else _near(script), *rest]
+        start = [COMMAND if on_path or not script else near(script), *rest]
     else:
-        start = [_near(sys.executable), _near(first)]
+        start = [near(sys.executable), near(first)]
     return shlex.join([*start, *map(str, words)])
 
 
-def _near(path: str) -> str:
+def near(path: str) -> str:
     """Return a path as seen from the present folder, where that is no detour."""
     relative = os.path.relpath(path)
     return path if relative.startswith('..') else relative

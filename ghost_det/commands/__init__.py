@@ -24,6 +24,7 @@ GROUPS = {
         'train': 'train a detector and evaluate it',
         'test': 'evaluate a detector',
         'eval': 'evaluate saved detections',
+        'compare': 'put trainings side by side',
     },
     'Use': {
         'export': 'write a trained detector as one file that needs no torch',
