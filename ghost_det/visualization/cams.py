@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,20 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..deploy.runtime import Detections
 from ..errors import UserError
 from .networks import Array, Network, Picture, watched
 
 PARTS = ('neck', 'backbone')
+
+
+class _Attached(TorchFunctionMode):
+    """Let gradients through where mmdet's heads detach their scores, before they choose among boxes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
     score = scores[scores.detach().argsort(descending=True, stable=True)[index]]
     cells = evidence(score, levels)
     sums = np.array([float(each.sum()) for each in cells])
-    height, width = np.shape(image)[:2]
+    height, width = np.asarray(image).shape[:2]
     # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.
     heat = sum(_fit(_own(each, sample), height, width) * each.numel() for each in cells)
     return Cam(_unit(heat), _some(found, [index]), tuple(sums / max(sums.sum(), 1e-30)))
@@ -111,7 +120,7 @@ def eigen_cam(network: Network, image: Picture, level: int = 0) -> Array:
     levels, sample = _run(network, image, 'neck')
     if not 0 <= level < len(levels):
         raise UserError(f'--level {level}: {network.name} has {len(levels)}, the finest is 0')
-    height, width = np.shape(image)[:2]
+    height, width = np.asarray(image).shape[:2]
     return _unit(_fit(_own(component(levels[level][0]), sample), height, width))
 
 
@@ -125,7 +134,8 @@ def component(maps: Tensor) -> Tensor:
     values = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
     activity = cells.abs().mean(1)
     values = values * torch.sign((values * (activity - activity.mean())).sum())
-    return values.clamp(min=0).view(maps.shape[1:]).cpu()
+    found: Tensor = values.clamp(min=0).view(maps.shape[1:]).cpu()
+    return found
 
 
 def pyramid(network: Network, image: Picture, part: str = 'neck') -> dict[str, Array]:
@@ -141,7 +151,7 @@ def pyramid(network: Network, image: Picture, part: str = 'neck') -> dict[str, A
 
 
 def overlay(image: Picture, heat: Array) -> Any:
-    """Return an image in RGB with a map of 0 to 1, of any size, over it: the hotter, the less of the image."""
+    """Return an image in RGB with a map of 0 to 1, of any size, over it; heat hides the image."""
     from matplotlib import colormaps
 
     picture = np.asarray(image)[..., :3]
@@ -162,7 +172,8 @@ def _run(network: Network, image: Picture, part: str, grad: bool = False) -> tup
         if not seen:
             seen.extend(each for each in output if isinstance(each, Tensor) and each.dim() == 4)
 
-    with watched(module, see, part), torch.set_grad_enabled(grad):
+    attached = _Attached() if grad else contextlib.nullcontext()
+    with watched(module, see, part), torch.set_grad_enabled(grad), attached:
         sample = network.run(image)
     if not seen:
         raise UserError(f'{network.name}: its {part} returns no feature maps')

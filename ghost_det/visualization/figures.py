@@ -52,7 +52,8 @@ def draw_redundancy(
     columns = math.ceil(math.sqrt(len(shown)))
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(13.5, max(0.85 * rows, 1.45 * len(pairs)) + 0.9), layout='constrained')
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    left, right = halves
     for place, axis in zip(shown, left.subplots(rows, columns, squeeze=False).flat):
         _show(axis, values[place], str(place), frames.get(place))
     _blank(left)

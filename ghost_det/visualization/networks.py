@@ -132,8 +132,8 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
     if name not in names:
         near = get_close_matches(name, [*CLASSIFIERS, *names], n=5, cutoff=0.4)
         raise UserError(
-            f'{name}: no such network; {"near are " + ", ".join(near) if near else "as resnet50, ghostnet_1x"}. '
-            'Names are those of torchvision and of tools/weights.py; a config ends in .py'
+            f'{name}: no such network; near are {", ".join(near) or "none"}. Names are those of torchvision, '
+            f'and {", ".join(CLASSIFIERS)}; a config ends in .py'
         )
     published = checkpoint is None and not random
     with warnings.catch_warnings():

@@ -85,7 +85,8 @@ class Redundancy:
         the map that makes most of what is missing; the fewest possible may be fewer.
         """
         makes = (self.errors[size] <= error) | np.diag(self.alive)
-        missing, chosen = self.alive.copy(), []
+        missing = self.alive.copy()
+        chosen: list[int] = []
         while missing.any():
             chosen.append(int((makes & missing).sum(1).argmax()))
             missing &= ~makes[chosen[-1]]
@@ -93,7 +94,8 @@ class Redundancy:
 
     def pairs(self, size: int = 3, count: int = 3) -> list[Pair]:
         """Return the pairs with the least errors, no map in two of them."""
-        errors, found = self.errors[size].copy(), []
+        errors = self.errors[size].copy()
+        found: list[Pair] = []
         while len(found) < count and np.isfinite(errors.min()):
             i, j = (int(place) for place in np.unravel_index(errors.argmin(), errors.shape))
             found.append(Pair(i, j, float(errors[i, j]), float(self.cosines[i, j])))
@@ -178,7 +180,7 @@ def _moments(values: Tensor, mean: Tensor, scale: Tensor, size: int) -> _Moments
     sources = values * scale[:, None, None]
     step = max(1, _BLOCK // (size * size * targets.shape[1]))
     grams, crosses = [], []
-    for block in sources.split(step, dim=1):
+    for block in torch.split(sources, step, dim=1):
         columns = _columns(block, size)
         grams.append(columns @ columns.mT)
         crosses.append(columns @ targets.T)
@@ -190,12 +192,12 @@ def _columns(maps: Tensor, size: int) -> Tensor:
     """Return ``[C, size * size + 1, N * H * W]``: each map shifted to all places of a kernel, and ones."""
     images, channels = maps.shape[:2]
     shifted = F.unfold(maps.flatten(0, 1)[:, None], size, padding=size // 2)
-    shifted = shifted.unflatten(0, (images, channels)).permute(1, 2, 0, 3).flatten(2)
+    shifted = shifted.view(images, channels, size * size, -1).permute(1, 2, 0, 3).flatten(2)
     return torch.cat([shifted, torch.ones_like(shifted[:, :1])], dim=1)
 
 
 def _inner(size: int, largest: int) -> Tensor:
-    """Return the places, among the columns of the largest kernel, of those of a smaller one and of the ones."""
+    """Return the places of a smaller kernel's columns, and of the ones, among those of the largest."""
     edge = (largest - size) // 2
     grid = torch.arange(largest * largest).view(largest, largest)
     inner = grid[edge : edge + size, edge : edge + size].flatten()
