@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ..deploy.drawing import draw
 from ..errors import UserError
@@ -114,17 +115,14 @@ def draw_cam(
         eigen: of `eigen_cam`.
         title: of the figure.
     """
-    parts = [('the detection', np.asarray(image)), ('what raised its score', overlay(image, found.heat))]
+    boxed = draw(np.ascontiguousarray(np.asarray(image)[..., ::-1]), found.found, classes)[..., ::-1]
+    parts = [('the detection', boxed), ('what raised its score', overlay(image, found.heat))]
     if eigen is not None:
         parts.append(('Eigen-CAM, of no box', overlay(image, eigen)))
-    boxed = [
-        _boxed(picture, found, classes) if place < 2 else picture for place, (_, picture) in enumerate(parts)
-    ]
-    return _row(boxed, [name for name, _ in parts], title)
-
-
-def _boxed(picture: Any, found: Cam, classes: Sequence[str]) -> Any:
-    return draw(np.ascontiguousarray(picture[..., ::-1]), found.found, classes)[..., ::-1]
+    figure = _row([picture for _, picture in parts], [name for name, _ in parts], title)
+    left, top, right, bottom = found.found.boxes[0]
+    figure.axes[1].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color='white'))
+    return figure
 
 
 def draw_pyramid(image: Picture, levels: dict[str, Array], title: str = '') -> Figure:
@@ -163,7 +161,7 @@ def _show(
 ) -> None:
     low, high = limits or (values.min(), values.max())
     axis.imshow(values, cmap='viridis', vmin=low, vmax=high)
-    axis.set_title(title, fontsize=8 if len(title) > 4 else 6, pad=2)
+    axis.set_title(title, fontsize=8 if len(title) > 4 else 6, pad=2 if colour is None else 4)
     if colour is not None:
         axis.spines[:].set(color=colour, linewidth=3)
         axis.spines[:].set_visible(True)

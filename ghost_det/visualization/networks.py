@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Network:
         name: as it was asked for.
         module: a classifier, or a detector of MMDetection.
         random: whether its weights are; its norms then scale by the very image, or deep maps would fade.
-        classes: names, by label.
+        classes: names, by label; of a classifier ImageNet's, whatever it was trained on.
         pipeline: of a detector; a classifier takes ImageNet's usual 224 x 224 pixels from the middle.
     """
 
@@ -102,11 +103,8 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     if model.endswith(('.py', '.json')) or model.startswith(SHIPPED):
         network = _detector(model, checkpoint, random)
     else:
-        if model in CLASSIFIERS:
-            module: Any = classifier(model, checkpoint or not random)
-        else:
-            module = _of_torchvision(model, checkpoint, random)
-        network = Network(model, module, random, CLASSES)
+        module = _of_ours(model, checkpoint, random) if model in CLASSIFIERS else None
+        network = Network(model, module or _of_torchvision(model, checkpoint, random), random, CLASSES)
     network.module.eval()
     for norm in network.module.modules() if random else ():
         if isinstance(norm, _BatchNorm):
@@ -121,10 +119,19 @@ def _detector(config: str, checkpoint: str | None, random: bool) -> Network:
     if not random:
         raise UserError(f'{config}: name the checkpoint behind it, or --pretrained none for random weights')
     cfg = load_config(config)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     with told(config):
         module = build_alone(cfg.model)
     classes = tuple(f'class {label}' for label in range(len(CLASSES)))  # it has learnt none of them
     return Network(Path(config).stem, module, random, classes, array_pipeline(cfg))
+
+
+def _of_ours(name: str, checkpoint: str | None, random: bool) -> nn.Module:
+    if checkpoint is None:
+        return classifier(name, not random)
+    tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
+    last = tensors.get('classifier.weight')  # a backbone's file has none
+    return classifier(name, checkpoint, num_classes=None if last is None else len(last))
 
 
 def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Module:
@@ -135,18 +142,22 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
             f'{name}: no such network; near are {", ".join(near) or "none"}. Names are those of torchvision, '
             f'and {", ".join(CLASSIFIERS)}; a config ends in .py'
         )
-    published = checkpoint is None and not random
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {} if random else {'weights': 'DEFAULT'}
+    if checkpoint is not None:
+        tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
+        last = next(reversed(tensors.values()))  # the bias of what tells the classes apart
+        settings = {'num_classes': last.numel()}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of slow initialisation
         try:
-            model: nn.Module = torchvision.models.get_model(name, weights='DEFAULT' if published else None)
+            model: nn.Module = torchvision.models.get_model(name, **settings)
         except OSError as error:  # urllib's are such
             raise UserError(
                 f'{name}: its weights cannot be fetched ({error}); name a file of them behind it, or '
                 '--pretrained none for random ones'
             ) from None
     if checkpoint is not None:
-        tensors, _ = own_tensors(read_tensors(checkpoint), '', checkpoint)
         faults = differences(model.state_dict(), tensors)
         if faults:
             raise UserError(f'{checkpoint}: not of {name}: {"; ".join(faults[:3])}; {len(faults)} in all')
