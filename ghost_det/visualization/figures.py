@@ -55,9 +55,7 @@ def draw_redundancy(
     figure = Figure(figsize=(13.5, max(0.85 * rows, 1.45 * len(pairs)) + 0.9), layout='constrained')
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     left, right = halves
-    for place, axis in zip(shown, left.subplots(rows, columns, squeeze=False).flat):
-        _show(axis, values[place], str(place), frames.get(place))
-    _blank(left)
+    _mosaic(left.subplots(), values, shown, columns, frames)
     left.suptitle(f'{len(shown)} of {len(values)} maps', fontsize=10)
     strips = right.subplots(max(1, len(pairs)), 4, squeeze=False)
     for pair, colour, strip in zip(pairs, colours, strips):
@@ -73,6 +71,22 @@ def draw_redundancy(
     right.suptitle('the most similar pairs: map, kernel, what it makes, and what it should', fontsize=10)
     figure.suptitle(title, fontsize=12)
     return figure
+
+
+def _mosaic(axis: Any, values: Array, shown: Sequence[int], columns: int, frames: dict[int, Any]) -> None:
+    """Draw maps side by side in one axis: with one for each, matplotlib takes seconds to lay them out."""
+    height, width = values.shape[1:]
+    gap = 0.16 * max(height, width)
+    for number, place in enumerate(shown):
+        row, column = divmod(number, columns)
+        x, y = column * (width + gap), row * (height + gap)
+        axis.imshow(values[place], extent=(x, x + width, y + height, y))
+        axis.text(x, y - 0.02 * height, str(place), fontsize=6, va='bottom')
+        if place in frames:
+            axis.add_patch(Rectangle((x, y), width, height, fill=False, color=frames[place], linewidth=3))
+    rows = math.ceil(len(shown) / columns)
+    axis.set(xlim=(-gap / 4, columns * (width + gap)), ylim=(rows * (height + gap), -gap))
+    axis.axis('off')
 
 
 def draw_ghosts(found: GhostMaps, count: int = 12, title: str = '') -> Figure:
