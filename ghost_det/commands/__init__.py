@@ -32,6 +32,7 @@ GROUPS = {
         'detect-many': 'find objects in any number of images, by many processes or machines',
         'weights': 'list, fetch, verify and extract weights of backbones',
         'classify': "name what images show, by ImageNet's classes",
+        'visualize': 'draw feature maps, ghosts, and what carried a detection',
     },
     'This machine': {
         'doctor': 'examine the installation and say how to mend it',
