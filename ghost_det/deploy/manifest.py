@@ -64,6 +64,11 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
         if shard is None:
             wanted['shard'] = found.get('shard')
         differing = [key for key, value in wanted.items() if found.get(key) != value]
+        size = found.get('shard')
+        if not isinstance(size, int) or size < 1:
+            raise UserError(
+                f'{store.root}/{MANIFEST}: damaged (shard {size!r:.40}); choose another folder for -o'
+            )
         if differing:
             values = [f'{key} {str(wanted[key])[:40]}, there {str(found.get(key))[:40]}' for key in differing]
             raise UserError(
