@@ -64,17 +64,14 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
         if shard is None:
             wanted['shard'] = found.get('shard')
         differing = [key for key, value in wanted.items() if found.get(key) != value]
-        size = found.get('shard')
-        if not isinstance(size, int) or size < 1:
-            raise UserError(
-                f'{store.root}/{MANIFEST}: damaged (shard {size!r:.40}); choose another folder for -o'
-            )
         if differing:
             values = [f'{key} {str(wanted[key])[:40]}, there {str(found.get(key))[:40]}' for key in differing]
             raise UserError(
                 f'-o {store.root}: holds results of another run: {"; ".join(values)}. Choose another folder, '
                 'or the same model, images and settings'
             )
+        if not isinstance(found['shard'], int) or found['shard'] < 1:
+            raise UserError(f'{store.root}/{MANIFEST}: damaged (shard); choose another folder for -o')
         return found
     if store.names(PARTS):
         raise UserError(f'-o {store.root}: has parts of no known run; choose another folder')
