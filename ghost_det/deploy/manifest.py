@@ -70,7 +70,8 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
                 f'-o {store.root}: holds results of another run: {"; ".join(values)}. Choose another folder, '
                 'or the same model, images and settings'
             )
-        if not isinstance(found['shard'], int) or found['shard'] < 1:
+        size = found.get('shard')
+        if not isinstance(size, int) or size < 1:
             raise UserError(f'{store.root}/{MANIFEST}: damaged (shard); choose another folder for -o')
         return found
     if store.names(PARTS):
