@@ -95,7 +95,7 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
     height, width = np.asarray(image).shape[:2]
     # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.
     heat = sum(_fit(_own(each, sample), height, width) * each.numel() for each in cells)
-    return Cam(_unit(heat), _some(found, [index]), tuple(sums / max(sums.sum(), 1e-30)))
+    return Cam(_unit(heat), _some(found, [index]), tuple((sums / max(sums.sum(), 1e-30)).tolist()))
 
 
 def evidence(score: Tensor, levels: list[Tensor]) -> list[Tensor]:
