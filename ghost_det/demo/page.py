@@ -1,0 +1,96 @@
+"""The page: what is on it, and what happens at a click."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..deploy.detect import SCORE
+from ..errors import UserError
+from .detect import Model, Seen, as_json, look, picture, summary
+
+WAITING = 16
+"""Visitors who wait for a model; others are told to try again."""
+KEPT = 600
+"""Seconds for which an image stays on the disk while the page is served."""
+FONTS = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
+CSS = """
+footer { display: none !important }
+.problem { color: #b91c1c; font-weight: 600 } .dark .problem { color: #fca5a5 }
+.numbers table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
+.numbers th, .numbers td { padding: 2px 8px; text-align: right; white-space: nowrap }
+.numbers :is(th, td):first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; white-space: normal }
+.numbers tbody tr { border-top: 1px solid var(--border-color-primary) }
+"""
+
+
+def build(models: Mapping[str, Model]) -> gr.Blocks:
+    """Return the page.
+
+    Args:
+        models: by the name that the page gives them.
+    """
+
+    def run(upload: dict[str, Any] | None, name: str, least: float, before: Seen | None) -> tuple[Any, ...]:
+        """Find objects; a file that is no image is taken off the page, with a message in its place."""
+        if upload is None:
+            return None, None, *nothing()
+        try:
+            seen = look(Path(upload['path']), name, models[name], before)
+        except UserError as error:
+            return None, None, *nothing(f'<p class="problem" role="alert">{escape(str(error))}</p>')
+        return gr.skip(), seen, *show(least, seen)
+
+    def show(least: float, seen: Seen | None) -> tuple[Any, ...]:
+        """Filter the boxes that were found."""
+        if seen is None:
+            return nothing()
+        return picture(seen, least), summary(seen, least), as_json(seen, least)
+
+    def nothing(message: str = '') -> tuple[Any, ...]:
+        return None, message, ''
+
+    with gr.Blocks(title='ghost_det', analytics_enabled=False, delete_cache=(60, KEPT)) as page:
+        seen = gr.State(time_to_live=KEPT)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                upload = gr.Image(
+                    label='Image',
+                    type='filepath',
+                    image_mode=None,
+                    height=280,
+                    webcam_options=gr.WebcamOptions(mirror=False),
+                )
+                choice = gr.Radio(
+                    [(f'{name} ({model.kind})', name) for name, model in models.items()],
+                    value=next(iter(models)),
+                    label='Model',
+                )
+                least = gr.Slider(0, 1, SCORE, step=0.01, label='Least score')
+                numbers = gr.HTML(elem_classes='numbers')
+            with gr.Column(scale=3, min_width=300):
+                with gr.Tab('Boxes'):
+                    boxes = gr.Image(show_label=False, format='jpeg', interactive=False, height=560)
+                with gr.Tab('JSON'):
+                    text = gr.Code(language='json', interactive=False, max_lines=24, show_label=False)
+        views = [boxes, numbers, text]
+        # Without preprocessing: gradio's own would open the file, and end in a traceback where it is no image.
+        gr.on(
+            [upload.input, choice.input],
+            run,
+            [upload, choice, least, seen],
+            [upload, seen, *views],
+            preprocess=False,
+            concurrency_limit=1,
+            concurrency_id='models',
+            show_progress_on=boxes,
+            api_name='detect',
+        )
+        least.input(
+            show, [least, seen], views, trigger_mode='always_last', show_progress='hidden', api_name='show'
+        )
+    return page.queue(max_size=WAITING)

@@ -1,0 +1,155 @@
+"""The page's server: local, offline, and without a trace of what was shown to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..installed import missing
+from .detect import open_models
+
+MAX_UPLOAD = '20mb'
+VISITORS = 50
+"""Whose last image is kept in memory, at most 8 MB of each."""
+ROUTES = (
+    'assets/',
+    'static/',
+    'theme.css',
+    'config',
+    'favicon.ico',
+    'gradio_api/upload',
+    'gradio_api/file=/',
+    'gradio_api/queue/',
+    'gradio_api/heartbeat/',
+    'gradio_api/info',
+    'gradio_api/cancel',
+)
+"""What the page needs of gradio's server, which has many more: some fetch addresses, some run recorders."""
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; frame-ancestors 'self'"
+)
+Scope = dict[str, Any]
+Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
+
+
+def serve(words: Sequence[str], host: str, port: int, threads: int | None = None) -> None:
+    """Serve the page until Ctrl-C or SIGTERM, and leave nothing of the images behind.
+
+    Args:
+        words: the models, see `ghost_det.demo.detect.open_models`.
+        host: name or address to listen at.
+        port: to listen at.
+        threads: cores to use.
+
+    Raises:
+        UserError: a model cannot be used, the port cannot be had, or gradio is not installed.
+    """
+    if missing(['gradio']):
+        raise UserError('the page needs gradio, which is not installed: pip install "ghost-det[demo]"')
+    with listening(host, port) as listener:
+        models = open_models(words, threads)
+        with private_folder() as folder, contextlib.suppress(KeyboardInterrupt):
+            import uvicorn  # not before the folder is there, which gradio looks up as it is imported
+
+            from .page import build
+
+            config = uvicorn.Config(
+                guarded(mounted(build(models)), folder), log_level='warning', timeout_graceful_shutdown=1
+            )
+            print(f'http://{host}:{port}: {", ".join(models)}; Ctrl-C ends it', flush=True)
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield a socket that listens.
+
+    Raises:
+        UserError: the address cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, 'strerror', None) or error
+        raise UserError(f'--host {host} --port {port}: cannot listen there ({why})') from None
+    with listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Yield a folder for all temporary files of this process, which is gone afterwards, SIGTERM or not."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = tempfile.tempdir
+    stops = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else [])]
+    handlers = [signal.signal(stop, end) for stop in stops]
+    try:
+        with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
+            tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
+            os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+            yield Path(tempfile.tempdir)
+    finally:
+        tempfile.tempdir = before
+        for stop, handler in zip(stops, handlers):
+            signal.signal(stop, handler)
+
+
+def mounted(page: Any) -> Asgi:
+    """Return an application that serves a page of gradio's at ``/``."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from .page import CSS, FONTS
+
+    page.state_session_capacity = VISITORS
+    app: Asgi = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page,
+        '/',
+        theme=gr.themes.Default(**FONTS),
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        max_file_size=MAX_UPLOAD,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+    )
+    return app
+
+
+def guarded(app: Asgi, folder: Path) -> Asgi:
+    """Return an application that answers no more than the page needs, and has browsers fetch nothing elsewhere."""
+
+    async def guard(scope: Scope, receive: Any, send: Any) -> None:
+        path = scope.get('path', '/').lstrip('/')
+        if scope['type'] == 'http' and path and not path.startswith(ROUTES):
+            await send({'type': 'http.response.start', 'status': 404, 'headers': []})
+            await send({'type': 'http.response.body', 'body': b'not part of this page'})
+            return
+
+        async def send_with_policy(message: dict[str, Any]) -> None:
+            if message['type'] == 'http.response.start':
+                message['headers'] = [
+                    *message['headers'],
+                    (b'content-security-policy', POLICY.encode()),
+                ]
+            await send(message)
+
+        await app(scope, receive, send_with_policy)
+
+    return guard
