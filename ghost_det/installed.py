@@ -16,7 +16,19 @@ INSTALL = (
     '  pip install "ghost-det[mm]"        # the maintained fork, onedl-mmdetection; the default\n'
     '  pip install "ghost-det[official]"  # mmdet 3.3.0 with mmcv-lite 2.1.0'
 )
-FREE = ('cli', 'commands', 'demo', 'deploy', 'doctor', 'errors', 'files', 'images', 'installed', 'jsons', 'version')
+FREE = (
+    'cli',
+    'commands',
+    'demo',
+    'deploy',
+    'doctor',
+    'errors',
+    'files',
+    'images',
+    'installed',
+    'jsons',
+    'version',
+)
 """Modules and packages of `ghost_det` that can be imported without torch."""
 
 

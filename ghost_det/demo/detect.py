@@ -198,10 +198,8 @@ def summary(seen: Seen, least: float) -> str:
     kept = above(seen.found, least)
     counts = Counter(seen.classes[label] for label in kept.labels)
     each = ', '.join(f'{count} {escape(name)}' for name, count in counts.most_common())
-    text = f'<b>{len(kept)} found</b> of {len(seen.found)}' + (f': {each}' if each else '')
-    rows = ''.join(
-        f'<tr><td>{escape(name)}</td>{_cells(times)}</tr>' for name, times in seen.times.items()
-    )
+    text = f'<b>{len(kept)}</b> of {len(seen.found)} boxes score {least:.2f} or more{": " * bool(each)}{each}'
+    rows = ''.join(f'<tr><td>{escape(name)}</td>{_cells(times)}</tr>' for name, times in seen.times.items())
     heads = ''.join(f'<th>{name}</th>' for name in (*STEPS, 'whole'))
     return (
         f'<p>{text}. {escape(seen.note)}</p>'

@@ -20,11 +20,15 @@ KEPT = 600
 FONTS = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
 CSS = """
 footer { display: none !important }
-.problem { color: #b91c1c; font-weight: 600 } .dark .problem { color: #fca5a5 }
-.numbers table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
-.numbers th, .numbers td { padding: 2px 8px; text-align: right; white-space: nowrap }
-.numbers :is(th, td):first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; white-space: normal }
-.numbers tbody tr { border-top: 1px solid var(--border-color-primary) }
+.problem { color: #b91c1c; font-weight: 600 }
+.dark .problem { color: #fca5a5 }
+.boxes img { width: 100%; max-height: 75vh; object-fit: contain }
+input[type=radio]:checked { background-color: var(--color-accent) !important }  /* else white under the mouse */
+.numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
+.numbers :is(table, tr, th, td) { border: 0 !important }
+.numbers :is(th, td) { padding: 3px 0 3px 10px !important; text-align: right }
+.numbers :is(th, td):first-child { text-align: left; padding-left: 0 !important; overflow-wrap: anywhere }
+.numbers tbody tr { border-top: 1px solid var(--border-color-primary) !important }
 """
 
 
@@ -59,10 +63,11 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 upload = gr.Image(
-                    label='Image',
+                    label=f'Image, up to {MAX_UPLOAD.upper()}',
                     type='filepath',
                     image_mode=None,
                     height=280,
+                    buttons=['fullscreen'],  # and none that shares on gradio's site
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
                 choice = gr.Radio(
@@ -70,15 +75,21 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                     value=next(iter(models)),
                     label='Model',
                 )
-                least = gr.Slider(0, 1, SCORE, step=0.01, label='Least score')
+                least = gr.Slider(0, 1, SCORE, step=0.01, label='Score threshold')
                 numbers = gr.HTML(elem_classes='numbers')
             with gr.Column(scale=3, min_width=300):
                 with gr.Tab('Boxes'):
-                    boxes = gr.Image(show_label=False, format='jpeg', interactive=False, height=560)
+                    boxes = gr.Image(
+                        show_label=False,
+                        format='jpeg',
+                        interactive=False,
+                        elem_classes='boxes',
+                        buttons=['fullscreen', 'download'],
+                    )
                 with gr.Tab('JSON'):
                     text = gr.Code(language='json', interactive=False, max_lines=24, show_label=False)
         views = [boxes, numbers, text]
-        # Without preprocessing: gradio's own would open the file, and end in a traceback where it is no image.
+        # Without preprocessing: gradio's own opens the file, and ends in a traceback where it is no image.
         gr.on(
             [upload.input, choice.input],
             run,
@@ -88,9 +99,6 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
             concurrency_limit=1,
             concurrency_id='models',
             show_progress_on=boxes,
-            api_name='detect',
         )
-        least.input(
-            show, [least, seen], views, trigger_mode='always_last', show_progress='hidden', api_name='show'
-        )
+        least.input(show, [least, seen], views, trigger_mode='always_last', show_progress='hidden')
     return page.queue(max_size=WAITING)

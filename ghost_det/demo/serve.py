@@ -26,7 +26,6 @@ ROUTES = (
     'config',
     'favicon.ico',
     'gradio_api/upload',
-    'gradio_api/file=/',
     'gradio_api/queue/',
     'gradio_api/heartbeat/',
     'gradio_api/info',
@@ -133,11 +132,17 @@ def mounted(page: Any) -> Asgi:
 
 
 def guarded(app: Asgi, folder: Path) -> Asgi:
-    """Return an application that answers no more than the page needs, and has browsers fetch nothing elsewhere."""
+    """Return an application that answers what the page needs alone, and has browsers fetch nothing elsewhere.
+
+    Args:
+        app: gradio's.
+        folder: of the files that it may give out.
+    """
+    routes = (*ROUTES, f'gradio_api/file={folder}/')
 
     async def guard(scope: Scope, receive: Any, send: Any) -> None:
         path = scope.get('path', '/').lstrip('/')
-        if scope['type'] == 'http' and path and not path.startswith(ROUTES):
+        if scope['type'] == 'http' and path and not path.startswith(routes):
             await send({'type': 'http.response.start', 'status': 404, 'headers': []})
             await send({'type': 'http.response.body', 'body': b'not part of this page'})
             return
