@@ -39,10 +39,11 @@ class TimedDetector(Protocol):
 
 
 class Model(NamedTuple):
-    """A detector, and where it is from, in words."""
+    """A detector, what it is in words, and for torch its config and checkpoint."""
 
     detector: TimedDetector
     kind: str
+    files: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _open(config: str | None, file: str, threads: int | None) -> Model:
         raise UserError(reason)
     from ..deploy.torch_detector import TorchDetector
 
-    return Model(TorchDetector(config, file, threads=threads), f'torch, {Path(config).stem}')
+    return Model(TorchDetector(config, file, threads=threads), f'torch, {Path(config).stem}', (config, file))
 
 
 def read_upload(path: Path) -> tuple[Image, str]:

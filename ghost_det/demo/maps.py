@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..deploy.letterbox import Image
 from ..visualization import (
+    Network,
     draw_ghosts,
     draw_pyramid,
     draw_redundancy,
@@ -23,36 +25,31 @@ from ..visualization import (
 from .detect import read_upload
 
 
-class Mapped:
-    """A detector whose feature maps can be shown.
+def pictures(path: Path, config: str, checkpoint: str) -> list[tuple[Image, str]]:
+    """Return pictures in RGB and their captions: ghosts, maps that are alike, and levels of the neck.
 
     Args:
-        config: of the detector.
+        path: of the image.
+        config: of a detector.
         checkpoint: of the detector.
+
+    Raises:
+        UserError: the image cannot be read, or such a network has nothing to show.
     """
+    image = cv2.cvtColor(read_upload(path)[0], cv2.COLOR_BGR2RGB)
+    network = _network(config, checkpoint)
+    ghosts, maps = ghost_maps(network, image), maps_at(network, image)
+    alike = draw_redundancy(maps.values, redundancy(maps.values))
+    return [
+        (_drawn(draw_ghosts(ghosts)), f'{ghosts.layer}: maps, and the ghosts made of them'),
+        (_drawn(alike), f'{maps.layer}: pairs of maps of which a 3 x 3 kernel makes one of the other'),
+        (_drawn(draw_pyramid(image, pyramid(network, image))), 'How strongly each level of the neck answers'),
+    ]
 
-    def __init__(self, config: str, checkpoint: str) -> None:
-        self._network = open_network(config, checkpoint)
 
-    def pictures(self, path: Path) -> list[tuple[Image, str]]:
-        """Return pictures in RGB, and their captions: the levels, ghosts by module, and pairs that are alike.
-
-        Raises:
-            UserError: the image cannot be read, or there is nothing to show of such a network.
-        """
-        image = cv2.cvtColor(read_upload(path)[0], cv2.COLOR_BGR2RGB)
-        ghosts = ghost_maps(self._network, image)
-        maps = maps_at(self._network, image)
-        levels = pyramid(self._network, image)
-        pairs = redundancy(maps.values)
-        return [
-            (_drawn(draw_pyramid(image, levels)), 'How strongly each level of the neck answers'),
-            (_drawn(draw_ghosts(ghosts)), f'{ghosts.layer}: maps, and the ghosts that it makes of them'),
-            (
-                _drawn(draw_redundancy(maps.values, pairs)),
-                f'{maps.layer}: maps that a 3 x 3 kernel makes of others',
-            ),
-        ]
+@functools.cache
+def _network(config: str, checkpoint: str) -> Network:
+    return open_network(config, checkpoint)
 
 
 def _drawn(figure: Any) -> Image:

@@ -1,4 +1,4 @@
-"""The page: what is on it, and what happens at a click."""
+"""The page: what is on it, what happens at a click, and the application that serves it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from ..deploy.detect import SCORE
 from ..errors import UserError
 from .detect import Model, Seen, as_json, look, picture, summary
 
+MAX_UPLOAD = '20mb'
 WAITING = 16
 """Visitors who wait for a model; others are told to try again."""
 KEPT = 600
-"""Seconds for which an image stays on the disk while the page is served."""
+"""Seconds for which an image is kept."""
+VISITORS = 50
+"""Whose last image is kept in memory, at most 8 MB of each."""
 FONTS = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
 CSS = """
 footer { display: none !important }
 .problem { color: #b91c1c; font-weight: 600 }
 .dark .problem { color: #fca5a5 }
 .boxes img { width: 100%; max-height: 75vh; object-fit: contain }
-input[type=radio]:checked { background-color: var(--color-accent) !important }  /* else white under the mouse */
+input[type=radio]:checked { background-color: var(--color-accent) !important } /* white under the mouse */
 .numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
 .numbers :is(table, tr, th, td) { border: 0 !important }
 .numbers :is(th, td) { padding: 3px 0 3px 10px !important; text-align: right }
@@ -42,22 +46,34 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
     def run(upload: dict[str, Any] | None, name: str, least: float, before: Seen | None) -> tuple[Any, ...]:
         """Find objects; a file that is no image is taken off the page, with a message in its place."""
         if upload is None:
-            return None, None, *nothing()
+            return None, '', None, *nothing
         try:
             seen = look(Path(upload['path']), name, models[name], before)
         except UserError as error:
-            return None, None, *nothing(f'<p class="problem" role="alert">{escape(str(error))}</p>')
-        return gr.skip(), seen, *show(least, seen)
+            return None, problem(error), None, *nothing
+        return gr.skip(), '', seen, *show(least, seen)
 
     def show(least: float, seen: Seen | None) -> tuple[Any, ...]:
         """Filter the boxes that were found."""
         if seen is None:
-            return nothing()
+            return nothing
         return picture(seen, least), summary(seen, least), as_json(seen, least)
 
-    def nothing(message: str = '') -> tuple[Any, ...]:
-        return None, message, ''
+    def show_maps(upload: dict[str, Any] | None, name: str) -> tuple[Any, ...]:
+        """Draw feature maps."""
+        files = models[name].files
+        try:
+            if upload is None or files is None:
+                raise UserError(
+                    'choose an image first' if files else f'{name}: only models of torch show maps'
+                )
+            from .maps import pictures
 
+            return pictures(Path(upload['path']), *files), ''
+        except UserError as error:
+            return None, problem(error)
+
+    nothing = None, '', ''
     with gr.Blocks(title='ghost_det', analytics_enabled=False, delete_cache=(60, KEPT)) as page:
         seen = gr.State(time_to_live=KEPT)
         with gr.Row():
@@ -70,6 +86,7 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                     buttons=['fullscreen'],  # and none that shares on gradio's site
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
+                message = gr.HTML(padding=False)
                 choice = gr.Radio(
                     [(f'{name} ({model.kind})', name) for name, model in models.items()],
                     value=next(iter(models)),
@@ -88,17 +105,47 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                     )
                 with gr.Tab('JSON'):
                     text = gr.Code(language='json', interactive=False, max_lines=24, show_label=False)
+                with gr.Tab('Feature maps', visible=any(model.files for model in models.values())):
+                    button = gr.Button('Draw the feature maps of the image')
+                    why = gr.HTML(padding=False)
+                    maps = gr.Gallery(columns=1, show_label=False, format='png', buttons=['download'])
         views = [boxes, numbers, text]
-        # Without preprocessing: gradio's own opens the file, and ends in a traceback where it is no image.
+        # No preprocessing: gradio's own opens the file, and ends in a traceback where it is no image.
+        alone: dict[str, Any] = dict(preprocess=False, concurrency_limit=1, concurrency_id='models')
         gr.on(
             [upload.input, choice.input],
             run,
             [upload, choice, least, seen],
-            [upload, seen, *views],
-            preprocess=False,
-            concurrency_limit=1,
-            concurrency_id='models',
+            [upload, message, seen, *views],
             show_progress_on=boxes,
+            **alone,
         )
         least.input(show, [least, seen], views, trigger_mode='always_last', show_progress='hidden')
+        button.click(show_maps, [upload, choice], [maps, why], show_progress_on=maps, **alone)
     return page.queue(max_size=WAITING)
+
+
+def problem(error: UserError) -> str:
+    """Return a message as HTML."""
+    return f'<p class="problem" role="alert">{escape(str(error))}</p>'
+
+
+def application(models: Mapping[str, Model]) -> FastAPI:
+    """Return an application that has the page at ``/``."""
+    page = build(models)
+    page.state_session_capacity = VISITORS
+    return gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page,
+        '/',
+        theme=gr.themes.Default(**FONTS),
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        max_file_size=MAX_UPLOAD,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+    )

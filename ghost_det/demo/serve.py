@@ -16,9 +16,6 @@ from ..errors import UserError
 from ..installed import missing
 from .detect import open_models
 
-MAX_UPLOAD = '20mb'
-VISITORS = 50
-"""Whose last image is kept in memory, at most 8 MB of each."""
 ROUTES = (
     'assets/',
     'static/',
@@ -58,10 +55,10 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
         with private_folder() as folder, contextlib.suppress(KeyboardInterrupt):
             import uvicorn  # not before the folder is there, which gradio looks up as it is imported
 
-            from .page import build
+            from .page import application
 
             config = uvicorn.Config(
-                guarded(mounted(build(models)), folder), log_level='warning', timeout_graceful_shutdown=1
+                guarded(application(models), folder), log_level='warning', timeout_graceful_shutdown=1
             )
             print(f'http://{host}:{port}: {", ".join(models)}; Ctrl-C ends it', flush=True)
             uvicorn.Server(config).run(sockets=[listener])
@@ -103,32 +100,6 @@ def private_folder() -> Iterator[Path]:
         tempfile.tempdir = before
         for stop, handler in zip(stops, handlers):
             signal.signal(stop, handler)
-
-
-def mounted(page: Any) -> Asgi:
-    """Return an application that serves a page of gradio's at ``/``."""
-    import gradio as gr
-    from fastapi import FastAPI
-
-    from .page import CSS, FONTS
-
-    page.state_session_capacity = VISITORS
-    app: Asgi = gr.mount_gradio_app(
-        FastAPI(openapi_url=None),
-        page,
-        '/',
-        theme=gr.themes.Default(**FONTS),
-        css=CSS,
-        footer_links=[],
-        run_history=False,
-        max_file_size=MAX_UPLOAD,
-        show_error=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        enable_monitoring=False,
-    )
-    return app
 
 
 def guarded(app: Asgi, folder: Path) -> Asgi:

@@ -24,6 +24,36 @@ from .letterbox import Image
 from .runtime import Detections
 
 
+def open_model(config: str, checkpoint: str) -> tuple[Any, Compose]:
+    """Return a detector with its weights, as it was trained, and the pipeline that takes images as arrays.
+
+    Args:
+        config: a file, as `ghost_det.config.load_config` takes it.
+        checkpoint: the weights; the number of classes is theirs.
+
+    Raises:
+        UserError: one of the two cannot be used, or they do not belong together.
+    """
+    cfg = load_config(config)
+    content = load_checkpoint(checkpoint)
+    named = checkpoint_classes(content)
+    if named:
+        set_num_classes(cfg.model, len(named))
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    with told(config):
+        # It would build the data set for the palette, were none named.
+        model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
+    check_fits(model, content, checkpoint, config)
+    return model, array_pipeline(cfg)
+
+
+def array_pipeline(cfg: Any) -> Compose:
+    """Return the test pipeline of a config, for images that are arrays in BGR."""
+    pipeline = get_test_pipeline_cfg(cfg)
+    pipeline[0].type = 'mmdet.LoadImageFromNDArray'
+    return Compose(pipeline)
+
+
 class TorchDetector:
     """A config and its checkpoint, run by torch.
 
@@ -45,20 +75,8 @@ class TorchDetector:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        cfg = load_config(config)
-        content = load_checkpoint(checkpoint)
-        named = checkpoint_classes(content)
-        if named:
-            set_num_classes(cfg.model, len(named))
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        with told(config):
-            # It would build the data set for the palette, were none named.
-            self._model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
-        check_fits(self._model, content, checkpoint, config)
+        self._model, self._pipeline = open_model(config, checkpoint)
         optimize(self._model)
-        pipeline = get_test_pipeline_cfg(cfg)
-        pipeline[0].type = 'mmdet.LoadImageFromNDArray'
-        self._pipeline = Compose(pipeline)
         self._config = config
         self._least = score_threshold
         self.classes: tuple[str, ...] = tuple(self._model.dataset_meta['classes'])
