@@ -1,16 +1,16 @@
-"""Feature maps of a detector in torch, as pictures for the page."""
+"""Feature maps of a detector in torch, for the page."""
 
 from __future__ import annotations
 
+import base64
 import functools
+from html import escape
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from ..deploy.letterbox import Image
 from ..visualization import (
     Network,
     draw_ghosts,
@@ -25,8 +25,8 @@ from ..visualization import (
 from .detect import read_upload
 
 
-def pictures(path: Path, config: str, checkpoint: str) -> list[tuple[Image, str]]:
-    """Return pictures in RGB and their captions: ghosts, maps that are alike, and levels of the neck.
+def maps_page(path: Path, config: str, checkpoint: str) -> str:
+    """Return pictures as HTML: ghosts and what they are made of, maps that are alike, and levels of the neck.
 
     Args:
         path: of the image.
@@ -36,15 +36,15 @@ def pictures(path: Path, config: str, checkpoint: str) -> list[tuple[Image, str]
     Raises:
         UserError: the image cannot be read, or such a network has nothing to show.
     """
-    image = cv2.cvtColor(read_upload(path)[0], cv2.COLOR_BGR2RGB)
+    image = np.ascontiguousarray(read_upload(path)[0][..., ::-1])
     network = _network(config, checkpoint)
     ghosts, maps = ghost_maps(network, image), maps_at(network, image)
     alike = draw_redundancy(maps.values, redundancy(maps.values))
-    return [
-        (_drawn(draw_ghosts(ghosts)), f'{ghosts.layer}: maps, and the ghosts made of them'),
-        (_drawn(alike), f'{maps.layer}: pairs of maps of which a 3 x 3 kernel makes one of the other'),
-        (_drawn(draw_pyramid(image, pyramid(network, image))), 'How strongly each level of the neck answers'),
-    ]
+    return (
+        _shown(draw_ghosts(ghosts), f'{ghosts.layer}: maps, and the ghosts made of them')
+        + _shown(alike, f'{maps.layer}: pairs of maps, of which a 3 x 3 kernel makes one of the other')
+        + _shown(draw_pyramid(image, pyramid(network, image)), 'How strongly each level of the neck answers')
+    )
 
 
 @functools.cache
@@ -52,7 +52,11 @@ def _network(config: str, checkpoint: str) -> Network:
     return open_network(config, checkpoint)
 
 
-def _drawn(figure: Any) -> Image:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3]
+def _shown(figure: Figure, caption: str) -> str:
+    png = BytesIO()
+    figure.savefig(png, format='png')
+    data = base64.b64encode(png.getvalue()).decode()
+    return (
+        f'<figure><figcaption>{escape(caption)}</figcaption>'
+        f'<img src="data:image/png;base64,{data}" alt="{escape(caption)}"></figure>'
+    )

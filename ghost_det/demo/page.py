@@ -26,7 +26,10 @@ CSS = """
 footer { display: none !important }
 .problem { color: #b91c1c; font-weight: 600 }
 .dark .problem { color: #fca5a5 }
-.boxes img { width: 100%; max-height: 75vh; object-fit: contain }
+.message:not(:has(p)) { display: none }
+.boxes :is(button, .image-frame, img) { width: 100%; max-height: 75vh; object-fit: contain }
+.maps figure { margin: 0 0 24px }
+.maps img { width: 100%; background: white }
 input[type=radio]:checked { background-color: var(--color-accent) !important } /* white under the mouse */
 .numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
 .numbers :is(table, tr, th, td) { border: 0 !important }
@@ -59,19 +62,21 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
             return nothing
         return picture(seen, least), summary(seen, least), as_json(seen, least)
 
-    def show_maps(upload: dict[str, Any] | None, name: str) -> tuple[Any, ...]:
+    def show_maps(upload: dict[str, Any] | None, name: str) -> str:
         """Draw feature maps."""
         files = models[name].files
         try:
             if upload is None or files is None:
                 raise UserError(
-                    'choose an image first' if files else f'{name}: only models of torch show maps'
+                    'choose an image first'
+                    if files
+                    else f'{name}: feature maps are shown of torch models alone'
                 )
-            from .maps import pictures
+            from .maps import maps_page
 
-            return pictures(Path(upload['path']), *files), ''
+            return maps_page(Path(upload['path']), *files)
         except UserError as error:
-            return None, problem(error)
+            return problem(error)
 
     nothing = None, '', ''
     with gr.Blocks(title='ghost_det', analytics_enabled=False, delete_cache=(60, KEPT)) as page:
@@ -86,7 +91,7 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                     buttons=['fullscreen'],  # and none that shares on gradio's site
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
-                message = gr.HTML(padding=False)
+                message = gr.HTML(elem_classes='message')
                 choice = gr.Radio(
                     [(f'{name} ({model.kind})', name) for name, model in models.items()],
                     value=next(iter(models)),
@@ -107,8 +112,7 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                     text = gr.Code(language='json', interactive=False, max_lines=24, show_label=False)
                 with gr.Tab('Feature maps', visible=any(model.files for model in models.values())):
                     button = gr.Button('Draw the feature maps of the image')
-                    why = gr.HTML(padding=False)
-                    maps = gr.Gallery(columns=1, show_label=False, format='png', buttons=['download'])
+                    maps = gr.HTML(elem_classes='maps')
         views = [boxes, numbers, text]
         # No preprocessing: gradio's own opens the file, and ends in a traceback where it is no image.
         alone: dict[str, Any] = dict(preprocess=False, concurrency_limit=1, concurrency_id='models')
@@ -121,7 +125,7 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
             **alone,
         )
         least.input(show, [least, seen], views, trigger_mode='always_last', show_progress='hidden')
-        button.click(show_maps, [upload, choice], [maps, why], show_progress_on=maps, **alone)
+        button.click(show_maps, [upload, choice], maps, **alone)
     return page.queue(max_size=WAITING)
 
 
