@@ -50,18 +50,23 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
     """
     if missing(['gradio']):
         raise UserError('the page needs gradio, which is not installed: pip install "ghost-det[demo]"')
-    with listening(host, port) as listener:
+    with listening(host, port) as listener, private_folder() as folder:
         models = open_models(words, threads)
-        with private_folder() as folder, contextlib.suppress(KeyboardInterrupt):
-            import uvicorn  # not before the folder is there, which gradio looks up as it is imported
+        import uvicorn  # not before the folder is there, which gradio looks up as it is imported
 
-            from .page import application
+        from .page import application
 
-            config = uvicorn.Config(
-                guarded(application(models), folder), log_level='warning', timeout_graceful_shutdown=1
-            )
-            print(f'http://{host}:{port}: {", ".join(models)}; Ctrl-C ends it', flush=True)
-            uvicorn.Server(config).run(sockets=[listener])
+        app = application(models)
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                app.routes[-1].app.stop_event.set()  # or it would wait for the pages that are open
+                await super().shutdown(sockets)
+
+        config = uvicorn.Config(guarded(app, folder), log_level='warning', timeout_graceful_shutdown=2)
+        print(f'http://{host}:{port}: {", ".join(models)}; Ctrl-C ends it', flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            Server(config).run(sockets=[listener])
 
 
 @contextlib.contextmanager
@@ -93,9 +98,10 @@ def private_folder() -> Iterator[Path]:
     handlers = [signal.signal(stop, end) for stop in stops]
     try:
         with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
-            tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
+            place = os.path.realpath(folder)
+            tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = place
             os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-            yield Path(tempfile.tempdir)
+            yield Path(place)
     finally:
         tempfile.tempdir = before
         for stop, handler in zip(stops, handlers):
