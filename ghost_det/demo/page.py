@@ -39,11 +39,12 @@ input[type=radio]:checked { background-color: var(--color-accent) !important } /
 """
 
 
-def build(models: Mapping[str, Model]) -> gr.Blocks:
+def build(models: Mapping[str, Model], folder: Path) -> gr.Blocks:
     """Return the page.
 
     Args:
         models: by the name that the page gives them.
+        folder: of the uploads.
     """
 
     def run(upload: dict[str, Any] | None, name: str, least: float, before: Seen | None) -> tuple[Any, ...]:
@@ -51,7 +52,7 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
         if upload is None:
             return None, '', None, *nothing
         try:
-            seen = look(Path(upload['path']), name, models[name], before)
+            seen = look(path_in(folder, upload), name, models[name], before)
         except UserError as error:
             return None, problem(error), None, *nothing
         return gr.skip(), '', seen, *show(least, seen)
@@ -74,7 +75,7 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                 )
             from .maps import maps_page
 
-            return maps_page(Path(upload['path']), *files)
+            return maps_page(path_in(folder, upload), *files)
         except UserError as error:
             return problem(error)
 
@@ -129,14 +130,26 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
     return page.queue(max_size=WAITING)
 
 
+def path_in(folder: Path, upload: Mapping[str, Any]) -> Path:
+    """Return the path of an upload; what a client says of it is checked by gradio for some inputs alone.
+
+    Raises:
+        UserError: it is not in the folder of uploads.
+    """
+    path = Path(str(upload.get('path'))).resolve()
+    if not path.is_relative_to(folder):
+        raise UserError('no upload: choose the image again')
+    return path
+
+
 def problem(error: UserError) -> str:
     """Return a message as HTML."""
     return f'<p class="problem" role="alert">{escape(str(error))}</p>'
 
 
-def application(models: Mapping[str, Model]) -> FastAPI:
-    """Return an application that has the page at ``/``."""
-    page = build(models)
+def application(models: Mapping[str, Model], folder: Path) -> FastAPI:
+    """Return an application that has the page at ``/``; see `build`."""
+    page = build(models, folder)
     page.state_session_capacity = VISITORS
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),

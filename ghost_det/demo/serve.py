@@ -56,7 +56,7 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
 
         from .page import application
 
-        app = application(models)
+        app = application(models, folder)
 
         class Server(uvicorn.Server):
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

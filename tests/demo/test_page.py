@@ -57,19 +57,22 @@ def test_a_visit(browser: Any, served: Served, tmp_path: Path) -> None:
     Image.fromarray(bright()).save(tmp_path / 'x.png')
     Image.fromarray(bright(20)).save(tmp_path / 'y.png')
     (tmp_path / 'text.jpg').write_text('no image')
-    numbers = page.locator('.numbers')
+    numbers = page.locator('.numbers.prose')
 
     upload(page, tmp_path / 'x.png')
     numbers.get_by_text('1 of 2 boxes score 0.30 or more: 1 bright').wait_for()
     first = boxes(page)
 
     upload(other, tmp_path / 'y.png')
-    other.locator('.numbers').get_by_text('1 of 2 boxes').wait_for()
+    other.locator('.numbers.prose').get_by_text('1 of 2 boxes').wait_for()
     assert boxes(other) != first
 
-    page.locator('input[type=range]').first.fill('0.1')
-    numbers.get_by_text('2 of 2 boxes score 0.10 or more: 1 bright, 1 dim').wait_for()
+    slider = page.locator('input[type=range]').first
+    slider.fill('0.95')
+    numbers.get_by_text('0 of 2 boxes score 0.95 or more').wait_for()
     page.wait_for_function('src => document.querySelector(".boxes img").src != src', arg=first)
+    slider.fill('0.1')
+    numbers.get_by_text('2 of 2 boxes score 0.10 or more: 1 bright, 1 dim').wait_for()
     assert numbers.locator('tbody tr').count() == 1
 
     page.get_by_label('b.xml').click()

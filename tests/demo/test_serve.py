@@ -77,9 +77,10 @@ def test_files_outside_cannot_be_had(served: Served, image: Path) -> None:
         for prefix in ('/gradio_api/file=', '/file=', '/gradio_api/proxy='):
             assert httpx.get(f'{served.url}{prefix}{path}').status_code in (403, 404), path
         for meta in ({'meta': {'_type': 'gradio.FileData'}}, {}):
-            body = {'data': [{'path': path, 'url': path, **meta}, 'a.onnx', 0.5], 'fn_index': 0}
+            body = {'data': [{'path': path, 'url': path, **meta}, 'a.onnx', 0.5, None], 'fn_index': 0}
             text = _call(served, {**body, 'session_hash': f'x{abs(hash((path, str(meta))))}'})
-            assert '"success":false' in text.replace(' ', '') and 'results' not in text, path
+            assert 'no upload: choose the image again' in text or '"success":false' in text, text
+            assert 'results' not in text and 'found nothing' not in text
 
 
 def _call(served: Served, body: dict[str, Any]) -> str:
