@@ -25,6 +25,7 @@ FREE = (
     'cli',
     'coco',
     'commands',
+    'demo',
     'deploy',
     'doctor',
     'errors',

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -92,10 +93,25 @@ class TorchDetector:
         while group := list(islice(source, batch)):
             yield from self._find(group)
 
-    @torch.no_grad()
+    def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
+        """See `ghost_det.deploy.Detector.timed`; mmdet makes the boxes within ``'network'``."""
+        times = [perf_counter()]
+        loaded = self._prepare([image])
+        times.append(perf_counter())
+        (found,) = self._run(loaded, [image])  # which waits for the device, as boxes come to the CPU
+        times.append(perf_counter())
+        return found, dict(zip(('prepare', 'network'), np.diff(times).tolist()))
+
     def _find(self, images: Sequence[Image]) -> list[Detections]:
+        return self._run(self._prepare(images), images)
+
+    def _prepare(self, images: Sequence[Image]) -> list[Any]:
         with told(self._config):
-            loaded = [self._pipeline(dict(img=image, img_id=0)) for image in images]
+            return [self._pipeline(dict(img=image, img_id=0)) for image in images]
+
+    @torch.no_grad()
+    def _run(self, loaded: Sequence[Any], images: Sequence[Image]) -> list[Detections]:
+        with told(self._config):
             samples = self._model.test_step({key: [each[key] for each in loaded] for key in loaded[0]})
         return [self._detections(sample, image) for sample, image in zip(samples, images)]
 
