@@ -11,8 +11,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check \
         -c /opt/ghost_det/constraints.txt "/opt/ghost_det/source[runtime]" \
     && rm -r /opt/ghost_det/source \
     && useradd --create-home --uid 1000 ghost
-COPY tools/detect.py /opt/ghost_det/detect.py
 
 USER 1000
 WORKDIR /data
-ENTRYPOINT ["python", "/opt/ghost_det/detect.py"]
+ENTRYPOINT ["ghost-det", "detect"]

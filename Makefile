@@ -16,13 +16,13 @@ KILLS ?= 100
 
 ifeq ($(STACK),default)
 VENV := .venv
-EXTRAS := mm,runtime,export,bulk,data,tensorboard,dev
+EXTRAS := mm,runtime,export,bulk,data,demo,docs,tensorboard,dev
 else ifeq ($(STACK),official)
 VENV := .venv-official
-EXTRAS := official,runtime,export,bulk,data,tensorboard,dev
+EXTRAS := official,runtime,export,bulk,data,demo,docs,tensorboard,dev
 else ifeq ($(STACK),oldest)
 VENV := .venv-oldest
-EXTRAS := mm,runtime,export,bulk,data,tensorboard,dev
+EXTRAS := mm,runtime,export,bulk,data,demo,docs,tensorboard,dev
 else
 $(error STACK is '$(STACK)': choose default, official or oldest)
 endif

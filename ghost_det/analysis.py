@@ -64,9 +64,10 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class _Image:
+class MatchedImage:
     """The detections of one image by falling score, (D,), and its true boxes that count, (G,)."""
 
+    id: int
     found: Array
     scores: Array
     true: Array
@@ -75,6 +76,7 @@ class _Image:
     match: Array
 
     def wrong(self) -> Array:
+        """Return which detections are not right."""
         return (self.match < 0) & ~self.in_crowd
 
     def left(self, match: Array) -> Array:
@@ -108,7 +110,7 @@ def analyse(
     true_counts = np.zeros(len(order), dtype=np.int64)
     missed, unfound = np.zeros_like(true_counts), np.zeros_like(true_counts)
     rows: list[Array] = []
-    for image in _images(truth, results, iou_type, labels):
+    for image in matched_images(truth, results, iou_type, labels):
         _confuse(confusion, image, score)
         kinds, mended, claimed = _kinds(image)
         counts = ~image.in_crowd
@@ -136,9 +138,17 @@ def confused(analysis: Analysis, most: int = 5) -> list[tuple[str, str, int, int
     return found
 
 
-def _images(
+def matched_images(
     truth: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: IouType, labels: dict[int, int]
-) -> Iterator[_Image]:
+) -> Iterator[MatchedImage]:
+    """Yield every image with its detections matched by COCO's rules at IoU 0.5, the best 100 of each class.
+
+    Args:
+        truth: as in `analyse`.
+        results: as there.
+        iou_type: as there.
+        labels: a number from 0 on for each category id.
+    """
     by_image: dict[int, tuple[list[Any], list[Any], list[Any]]] = {
         image: ([], [], []) for image in sorted(image['id'] for image in truth['images'])
     }
@@ -147,7 +157,7 @@ def _images(
     for result in results:
         by_image[result['image_id']][0].append(result)
     shapes = _shapes(truth, iou_type)
-    for detections, boxes, crowds in by_image.values():
+    for image, (detections, boxes, crowds) in by_image.items():
         kept = _within_limit(detections)
         found = np.array([labels[each['category_id']] for each in kept], dtype=np.int64)
         true = np.array([labels[each['category_id']] for each in boxes], dtype=np.int64)
@@ -158,7 +168,7 @@ def _images(
             in_crowd = ((_overlaps(shapes(kept), shapes(crowds), True) >= FOREGROUND) & same).any(axis=1)
         match = _match(np.where(found[:, None] == true, overlaps, 0), len(true))
         scores = np.array([each['score'] for each in kept])
-        yield _Image(found, scores, true, overlaps, in_crowd & (match < 0), match)
+        yield MatchedImage(image, found, scores, true, overlaps, in_crowd & (match < 0), match)
 
 
 def _within_limit(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -203,7 +213,7 @@ def _match(overlaps: Array, true: int) -> Array:
     return match
 
 
-def _confuse(confusion: Array, image: _Image, score: float) -> None:
+def _confuse(confusion: Array, image: MatchedImage, score: float) -> None:
     """Count an image's detections from a score on; those wrong by class take what is left over."""
     shown = image.scores >= score
     match = np.where(shown, image.match, -1)
@@ -218,7 +228,7 @@ def _confuse(confusion: Array, image: _Image, score: float) -> None:
     confusion[:-1, background] += np.bincount(image.true[image.left(match)], minlength=background)
 
 
-def _kinds(image: _Image) -> tuple[Array, Array, Array]:
+def _kinds(image: MatchedImage) -> tuple[Array, Array, Array]:
     """Return each detection's kind of error, the class it would be right for, and the boxes so won.
 
     Of several detections that would be right for one true box the best counts, the others would be

@@ -10,11 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .called import tool
 from .errors import UserError
 from .jsons import read_json
 from .preflight.findings import SHOWN, Finding, found
-from .preflight.table import Table, has_area, has_crowd, read_table
+from .preflight.table import Ints, Table, has_area, has_crowd, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or another check tells."""
@@ -37,6 +39,9 @@ class Survey:
         complete: each box has ``area`` and ``iscrowd``, and an id of its own, which is not 0.
         plain: it starts without a byte order mark.
         findings: what is wrong with it.
+        sizes: how many boxes each category has that are small, medium and large, (categories, 3), as COCO has
+            it but by the area of boxes.
+        empty: how many images have no box.
     """
 
     categories: list[dict[str, Any]]
@@ -45,6 +50,8 @@ class Survey:
     complete: bool
     plain: bool
     findings: list[Finding]
+    sizes: Ints
+    empty: int
 
 
 def survey(path: Path) -> Survey:
@@ -66,7 +73,10 @@ def survey(path: Path) -> Survey:
 def _survey(path: Path, state: tuple[int, ...]) -> Survey:
     _, table, findings = load(path)
     plain = not has_byte_order_mark(path)
-    return Survey(table.categories, table.used(), table.files, table.complete, plain, findings)
+    empty = len(table.files) - len(np.unique(table.image[table.image >= 0]))
+    return Survey(
+        table.categories, table.used(), table.files, table.complete, plain, findings, table.by_size(), empty
+    )
 
 
 def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,24 @@ def is_command() -> bool:
     if not hasattr(sys.modules['__main__'], '__file__'):  # as in processes that multiprocessing spawns
         return False
     return Path(_SCRIPT).stem == COMMAND or Path(_SCRIPT).resolve().parent == _TOOLS
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b'interrupted\n')
+    os._exit(130)
+
+
+def interruptible() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, as usual, from here on.
+
+    Until a command has imported all it needs, it ends it at once: libraries swallow what their imports raise.
+    """
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
 
 
 def _words(name: str) -> list[str]:
@@ -43,7 +62,7 @@ def tool(name: str) -> str:
 def script(name: str) -> str:
     """Return what torchrun is given to run a command: a Python file, or the program and that it is none."""
     words = _words(name)
-    return shlex.join(['--no-python', *words] if words[0] == COMMAND else map(_near, words))
+    return shlex.join(['--no-python', *words] if words[0] == COMMAND else map(near, words))
 
 
 def command(name: str, *words: str | Path) -> str:
@@ -58,13 +77,13 @@ def command(name: str, *words: str | Path) -> str:
         script = _SCRIPT if Path(_SCRIPT).stem == COMMAND else ''
         found = shutil.which(COMMAND)
         on_path = found is not None and (not script or os.path.realpath(found) == os.path.realpath(script))
-        start = [COMMAND if on_path or not script else _near(script), *rest]
+        start = [COMMAND if on_path or not script else near(script), *rest]
     else:
-        start = [_near(sys.executable), _near(first)]
+        start = [near(sys.executable), near(first)]
     return shlex.join([*start, *map(str, words)])
 
 
-def _near(path: str) -> str:
+def near(path: str) -> str:
     """Return a path as seen from the present folder, where that is no detour."""
     relative = os.path.relpath(path)
     return path if relative.startswith('..') else relative

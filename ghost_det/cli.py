@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .called import tool
+from .called import interruptible, tool
 from .installed import load
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def parse(
         if args.launcher == 'pytorch':
             os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         read_environment(args.launcher)
+    interruptible()
     return args
 
 

@@ -74,6 +74,7 @@ class FullCocoMetric(CocoMetric):
         truth = self.truth
         categories = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
         found: dict[str, float] = {}
+        self.detections = {}  # not two evaluations' at once
         for metric in self.metrics:
             detections = coco_results([prediction for _, prediction in results], categories, metric)
             if self.keep:

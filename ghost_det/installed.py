@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import NoReturn
@@ -26,6 +25,7 @@ FREE = (
     'cli',
     'coco',
     'commands',
+    'demo',
     'deploy',
     'doctor',
     'errors',
@@ -89,7 +89,7 @@ def load(what: str) -> None:
         importlib.reload(sys.modules[__package__])
 
 
-class Refuser(MetaPathFinder):
+class Refuser:
     """Says of each module of `ghost_det` that needs torch why it cannot be imported."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
+import shlex
+import sys
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,14 @@ from mmengine.structures import InstanceData
 
 from .analysis import analyse
 from .assess import error_table, pictures, save_results, save_summary
-from .called import command
+from .called import command, near, script
 from .engine import ProgressHook
 from .evaluation import FullCocoMetric
-from .results import summary
+from .files import atomic
+from .logs import by_epoch, curves, read_scalars
+from .record import make_record
+from .results import summary, write_summary
+from .run_page import render
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
@@ -32,26 +39,16 @@ SCORE = 0.3
 PICTURES = 6
 
 
-def read_scalars(work_dir: Path) -> list[dict[str, float]]:
-    """Return the logged scalars of a work folder, those of resumed runs joined, ordered by step."""
-    rows: list[dict[str, float]] = []
-    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        *lines, _ = log.read_text().split('\n')  # a killed run leaves half a line after the last end
-        started = [json.loads(line) for line in lines if line]
-        # A training row counts iterations, an evaluation's counts epochs.
-        for kind in (True, False):
-            steps = [row['step'] for row in started if ('loss' in row) is kind]
-            first = min(steps, default=math.inf)
-            rows = [row for row in rows if ('loss' in row) is not kind or row['step'] < first]
-        rows += started
-    return rows
+def draw_curves(work_dir: Path, epochs: bool = True) -> Path:
+    """Draw losses, learning rate and mAP of a work folder into its ``curves.png``.
 
-
-def draw_curves(work_dir: Path) -> Path:
-    """Draw losses, learning rate and mAP of a work folder into its ``curves.png``."""
+    Args:
+        work_dir: the folder.
+        epochs: what `curves` asks.
+    """
     rows = read_scalars(work_dir)
     losses = [row for row in rows if 'loss' in row]
-    scores = [row for row in rows if 'coco/bbox_mAP' in row]
+    found = curves(rows, epochs)
     names = sorted({name for row in losses for name in row if name.startswith('loss')})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
     for name in names:
@@ -59,7 +56,7 @@ def draw_curves(work_dir: Path) -> Path:
     left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
     rate = left.twinx()
     rate.plot(
-        [r['iter'] for r in losses], [r['lr'] for r in losses], ':', color='grey', label='learning rate'
+        [r['iter'] for r in losses], [r.get('lr') for r in losses], ':', color='grey', label='learning rate'
     )
     rate.set(ylabel='learning rate', ylim=(0, None))
     handles = left.get_legend_handles_labels()[0] + rate.get_legend_handles_labels()[0]
@@ -69,12 +66,13 @@ def draw_curves(work_dir: Path) -> Path:
         ('mAP_50', 'mAP at IoU 0.50'),
         ('mAP_75', 'mAP at IoU 0.75'),
     ):
-        right.plot([r['step'] for r in scores], [r[f'coco/bbox_{key}'] for r in scores], 'o-', label=label)
-    right.set(xlabel='epoch', ylabel='mAP', ylim=(0, 1), title='COCO mAP on the validation split')
+        right.plot([r['step'] for r in found['mAP']], [r[key] for r in found['mAP']], 'o-', label=label)
+    right.set(xlabel=found['unit'], ylabel='mAP', ylim=(0, 1), title='COCO mAP on the validation split')
     right.grid(alpha=0.3)
     right.legend()
     path = work_dir / 'curves.png'
-    figure.savefig(path, dpi=110)
+    with atomic(path) as partial:
+        figure.savefig(partial, format='png', dpi=110)
     plt.close(figure)
     return path
 
@@ -123,37 +121,95 @@ def _true_boxes(info: dict[str, Any]) -> InstanceData:
 
 @master_only
 def report_training(runner: Any) -> None:
-    """Write ``curves.png``, ``detections.png`` and ``commands.txt``, and say where they are.
+    """Write ``report.html`` and ``.json``, ``curves.png``, ``detections.png``, ``commands.txt``; say where.
+
+    The training is done: what cannot be written is told, and takes nothing else with it.
 
     Args:
         runner: mmengine's, after ``train()``.
     """
     work_dir = Path(runner.work_dir)
-    dumped = work_dir / Path(runner.cfg.filename).name
-    best = sorted(work_dir.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
-    last = find_latest_checkpoint(str(work_dir))
-    commands = {
-        'evaluate': command('test', dumped, best[-1] if best else last or 'CHECKPOINT'),
-        'resume': command('train', dumped, '--work-dir', work_dir, '--resume'),
-    }
-    lines = [f'# {name}\n{line}\n' for name, line in commands.items()]
-    (work_dir / 'commands.txt').write_text('\n'.join(lines))
-    shown = {
-        'curves': draw_curves(work_dir),
-        'detections': draw_detections(
-            runner.model, runner.val_dataloader.dataset, work_dir / 'detections.png'
-        ),
-        **commands,
-    }
+    commands = _commands(runner)
+    shown: dict[str, Any] = {}
+    lost: list[str] = []
+
+    def make(name: str, content: Callable[[], Any]) -> None:
+        try:
+            shown[name] = content()
+        except Exception as error:
+            lost.append(f'{name} is not written: {type(error).__name__}: {error}')
+
+    make('curves', lambda: draw_curves(work_dir, by_epoch(runner.cfg)))
+    dataset = runner.val_dataloader.dataset
+    make('detections', lambda: draw_detections(runner.model, dataset, work_dir / 'detections.png'))
+    make('commands', lambda: _write_text(work_dir / 'commands.txt', _listing(commands)))
+    make('report', lambda: _write_report(runner, commands))
+    shown.update({name: commands[name] for name in ('evaluate', 'resume')})
     seconds = _seconds(runner)
     times = f'{seconds["train"] - seconds["evaluate"]:.0f} s training, {seconds["evaluate"]:.0f} s evaluation'
     runner.logger.info('Done: ' + times + ''.join(f'\n  {name:<11}{value}' for name, value in shown.items()))
+    for line in lost:
+        runner.logger.warning(line)
 
 
-def full_metric(runner: Any) -> FullCocoMetric | None:
-    """Return the metric of a runner's test that keeps what reports need, if it has it."""
-    metrics = runner.test_evaluator.metrics
-    return next((metric for metric in metrics if isinstance(metric, FullCocoMetric)), None)
+def _commands(runner: Any) -> dict[str, str]:
+    """Return the commands that evaluate, go on with, and repeat a training, from the config that it left."""
+    work_dir = Path(runner.work_dir)
+    dumped = work_dir / Path(runner.cfg.filename).name
+    best = sorted(work_dir.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
+    last = find_latest_checkpoint(str(work_dir))
+    here = int(os.environ.get('LOCAL_WORLD_SIZE', runner.world_size))
+    start = ['-m', 'torch.distributed.run', f'--nproc-per-node={here}'] if runner.world_size > 1 else []
+    if runner.world_size > here:
+        start.append(f'--nnodes={runner.world_size // here}')
+
+    def train(*words: str | Path) -> str:
+        if not start:
+            return command('train', *words)
+        return f'{shlex.join([near(sys.executable), *start])} {script("train")} {shlex.join(map(str, words))}'
+
+    again = work_dir.with_name(work_dir.name + '_again')
+    seed = f'randomness.seed={runner.seed}'
+    return {
+        'evaluate': command('test', dumped, best[-1] if best else last or 'CHECKPOINT'),
+        'resume': train(dumped, '--work-dir', work_dir, '--resume'),
+        'repeat': train(dumped, '--work-dir', again, '--cfg-options', seed),
+    }
+
+
+def _listing(commands: dict[str, str]) -> str:
+    return '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
+
+
+def _write_text(path: Path, text: str) -> Path:
+    with atomic(path) as partial:
+        partial.write_text(text, encoding='utf-8')
+    return path
+
+
+def _write_report(runner: Any, commands: dict[str, str]) -> Path:
+    """Write ``report.json`` and ``report.html``, unless nothing was done since those that are there."""
+    started = time.perf_counter()
+    work_dir = Path(runner.work_dir)
+    path = work_dir / 'report.html'
+    metric = full_metric(runner.val_evaluator)
+    if metric is not None and not metric.evaluations and path.exists():
+        return path
+    record, pictures = make_record(runner, runner.cfg.filename, metric, commands, _seconds(runner))
+    curves = work_dir / 'curves.png'
+    if curves.exists():
+        pictures['curves'] = [('Loss, learning rate and mAP', curves.read_bytes())]
+    _write_text(path, render(record, pictures))
+    write_summary(work_dir / 'report.json', record)
+    for name, reason in record['lacking'].items():
+        runner.logger.warning(f'report.html has no {name}: {reason}')
+    runner.logger.debug(f'The report took {time.perf_counter() - started:.1f} s')
+    return path
+
+
+def full_metric(evaluator: Any) -> FullCocoMetric | None:
+    """Return the metric of a runner's evaluator that keeps what reports need, if it has it."""
+    return next((metric for metric in evaluator.metrics if isinstance(metric, FullCocoMetric)), None)
 
 
 @master_only
@@ -179,7 +235,7 @@ def report_test(
     work_dir = Path(runner.work_dir)
     seconds = _seconds(runner)['evaluate']
     dataset = runner.test_dataloader.dataset
-    metric = full_metric(runner)
+    metric = full_metric(runner.test_evaluator)
     shown: dict[str, Any] = {}
     found = {} if metric is None else metric.detections
     if metric is not None and out is not None:

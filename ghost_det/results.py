@@ -185,7 +185,7 @@ def _kind(value: Any) -> str:
 def summary(
     evaluations: dict[str, Evaluation],
     analyses: dict[str, Analysis],
-    annotations: Path,
+    annotations: Path | None,
     results: Path | None = None,
     config: str | None = None,
     checkpoint: Path | None = None,
@@ -196,7 +196,7 @@ def summary(
     Args:
         evaluations: by ``'bbox'``, ``'segm'``.
         analyses: as many.
-        annotations: the file evaluated on.
+        annotations: the file evaluated on; ``None`` where nothing was evaluated.
         results: the detections, where they came from a file or went into one.
         config: the detector's, where one was run.
         checkpoint: its weights.

@@ -279,6 +279,9 @@ def train(
     note = batch_note(cfg, runner.world_size)
     if note:
         runner.logger.warning(note)
+    metric = full_metric(runner.val_evaluator)
+    if metric is not None:
+        metric.keep = True
     with told(config, runner):
         runner.train()
         remove_interrupted(cfg.work_dir)
@@ -333,7 +336,7 @@ def test(
         cfg.custom_hooks.append(dict(type='OptimizeHook'))
     runner = _build_runner(cfg, config)
     check_fits(runner.model, content, checkpoint, config)
-    metric = full_metric(runner)
+    metric = full_metric(runner.test_evaluator)
     results = out if out and out.endswith('.json') else None
     if metric is not None:
         metric.keep = True

@@ -8,10 +8,14 @@ os.environ['GHOST_DET_RUNTIME'] = '1'  # leaves out torch where it is installed,
 import cv2
 
 from ghost_det.deploy import Detector
+from ghost_det.errors import UserError
 
 model, *names = sys.argv[1:]
 detector = Detector(model, score_threshold=0.3)
 images = (cv2.imread(name) for name in names)
-for name, found in zip(names, detector.stream(images)):  # in order, while later images are worked at
-    for (x1, y1, x2, y2), score, label in zip(found.boxes, found.scores, found.labels):
-        print(f'{name}: {detector.classes[label]} {score:.2f} at {x1:.0f},{y1:.0f} to {x2:.0f},{y2:.0f}')
+try:
+    for name, found in zip(names, detector.stream(images)):  # in order, while later images are worked at
+        for (x1, y1, x2, y2), score, label in zip(found.boxes, found.scores, found.labels):
+            print(f'{name}: {detector.classes[label]} {score:.2f} at {x1:.0f},{y1:.0f} to {x2:.0f},{y2:.0f}')
+except UserError as error:  # a name that OpenCV reads no image of
+    sys.exit(str(error))

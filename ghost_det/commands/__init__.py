@@ -24,13 +24,16 @@ GROUPS = {
         'train': 'train a detector and evaluate it',
         'test': 'evaluate a detector',
         'eval': 'evaluate saved detections',
+        'compare': 'put trainings side by side',
     },
     'Use': {
         'export': 'write a trained detector as one file that needs no torch',
         'detect': 'find objects in images and videos',
         'detect-many': 'find objects in any number of images, by many processes or machines',
+        'demo': 'try detectors on a page in the browser',
         'weights': 'list, fetch, verify and extract weights of backbones',
         'classify': "name what images show, by ImageNet's classes",
+        'visualize': 'draw feature maps, ghosts, and what carried a detection',
     },
     'This machine': {
         'doctor': 'examine the installation and say how to mend it',

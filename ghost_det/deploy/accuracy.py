@@ -67,17 +67,16 @@ class Truth:
         root = Path(dataset.get('data_root') or '')
         return cls.read(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
 
-    def first(self, count: int) -> Truth:
-        """Return the first images and what is in them."""
-        if len(self.images) <= count:
-            return self
-        ids = {number for number, _ in self.images[:count]}
+    def some(self, places: Sequence[int]) -> Truth:
+        """Return the images at some places, in their order, and what is in them."""
+        images = [self.images[place] for place in places]
+        ids = {number for number, _ in images}
         content = {
             **self.content,
-            'images': self.content['images'][:count],
+            'images': [self.content['images'][place] for place in places],
             'annotations': [box for box in self.content['annotations'] if box['image_id'] in ids],
         }
-        return Truth(self.annotations, content, self.images[:count], self.categories)
+        return Truth(self.annotations, content, images, self.categories)
 
     def results(self, found: Sequence[Detections]) -> list[dict[str, Any]]:
         """Return detections, of the images in their order, as COCO results."""

@@ -93,9 +93,14 @@ def openvino_core() -> Any:
 
     Its CPU plugin gives the thread that first uses it a stack of its own for signal handlers, and frees that
     with the plugin, which may be another thread's doing: the next signal then ends the process.
+
+    And two threads that are the first to look into a tensor wait for each other for ever: one has the lock of
+    a table that is made then and wants Python's, the other the other way round. Here one looks before.
     """
     import openvino
 
+    for kind in (np.uint8, np.float32, np.int64):
+        assert openvino.Tensor(np.zeros(1, kind)).data.dtype == kind
     return openvino.Core()
 
 
@@ -187,6 +192,7 @@ class OnnxModel:
         self._first: Any = session
 
     def _session(self, threads: int) -> Any:
+        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -246,7 +252,7 @@ def _check_ports(
     if not sound:
         raise UserError(
             f"{path}: a graph from '{INPUT}', uint8 {[None, *sides, 3]}, to {', '.join(OUTPUTS)} is wanted, "
-            f'found {str(inputs)[:90]} and outputs {str(outputs)[:120]}; export it again with {tool("export")}'
+            f'found {str(inputs)[:90]} and outputs {str(outputs)[:99]}; export it again with {tool("export")}'
         )
 
 

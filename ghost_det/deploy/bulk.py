@@ -327,13 +327,13 @@ def _count(store: Store, shard: int) -> Counts:
             footer = pq.ParquetFile(file).metadata
         except pa.ArrowInvalid as error:
             raise UserError(f'{store.root}/{part_name(shard)}: damaged; remove it: {brief(error)}') from None
-    columns = {
-        group.column(index).path_in_schema: group.column(index)
-        for group in [footer.row_group(0)]
-        for index in range(group.num_columns)
-    }
-    failed = footer.num_rows - columns['error'].statistics.null_count
-    return Counts(footer.num_rows, failed, columns['scores.list.element'].statistics.num_values)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+    fine, boxes = (
+        sum(getattr(each.statistics, count) for each in columns if each.path_in_schema == name)
+        for name, count in (('error', 'null_count'), ('scores.list.element', 'num_values'))
+    )
+    return Counts(footer.num_rows, footer.num_rows - fine, boxes)
 
 
 def _total(store: Store, count: int, images: int) -> Counts:

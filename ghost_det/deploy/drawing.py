@@ -24,21 +24,22 @@ def colour_of(label: int) -> Colour:
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
-def caption(label: int, score: float, classes: Sequence[str]) -> str:
-    """Return the text of a box; OpenCV's fonts have ASCII alone."""
+def caption(label: int, score: float | None, classes: Sequence[str]) -> str:
+    """Return the text of a box, a true one without score; OpenCV's fonts have ASCII alone."""
     name = classes[label]
     if not (name.isascii() and name.isprintable() and name.strip()):
         name = f'class {label}'
-    return f'{name[:LONGEST]} {score:.2f}'
+    return name[:LONGEST] if score is None else f'{name[:LONGEST]} {score:.2f}'
 
 
-def draw(image: Image, found: Detections, classes: Sequence[str]) -> Image:
+def draw(image: Image, found: Detections, classes: Sequence[str], scored: bool = True) -> Image:
     """Return a copy of an image with boxes, and name and score of each; the surest on top.
 
     Args:
         image: ``[height, width, 3]`` in BGR.
         found: in it.
         classes: names, by label.
+        scored: write the scores, too.
     """
     drawn = image.copy()
     unit = max(image.shape[0], image.shape[1]) / 640
@@ -47,7 +48,8 @@ def draw(image: Image, found: Detections, classes: Sequence[str]) -> Image:
         x1, y1, x2, y2 = (round(float(value)) for value in box)
         colour = colour_of(int(label))
         cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
-        _write(drawn, caption(int(label), float(score), classes), (x1, y1), colour, max(0.4, 0.45 * unit))
+        text = caption(int(label), float(score) if scored else None, classes)
+        _write(drawn, text, (x1, y1), colour, max(0.4, 0.45 * unit))
     return drawn
 
 

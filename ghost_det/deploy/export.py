@@ -128,7 +128,7 @@ def export(
         UserError: a mistake in the arguments, a detector that cannot be exported, or a file that finds
             something else than torch.
     """
-    out = _target(checkpoint, out, form, int8)
+    out = _target(checkpoint, out, form, '_int8' if int8 else '_half' if half else '')
     if int8 and (half or dynamic):
         raise UserError(
             '--int8: not with --half or --dynamic: calibrated for one size, and smaller than half'
@@ -165,12 +165,12 @@ def export(
     )
 
 
-def _target(checkpoint: str, out: Path | None, form: str | None, int8: bool) -> Path:
-    """Return the file to write."""
+def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> Path:
+    """Return the file to write; ``kind`` is the end of its name where none is given."""
     suffix = SUFFIXES[form or 'openvino']
     if out is None:
         source = Path(checkpoint)
-        return source.with_name(source.stem + ('_int8' if int8 else '') + suffix)
+        return source.with_name(source.stem + kind + suffix)
     if out.suffix not in SUFFIXES.values() or (form and out.suffix != suffix):
         wanted = suffix if form else '.onnx or .xml (OpenVINO)'
         raise UserError(f'-o {out}: a name that ends in {wanted} is wanted')

@@ -70,6 +70,9 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
                 f'-o {store.root}: holds results of another run: {"; ".join(values)}. Choose another folder, '
                 'or the same model, images and settings'
             )
+        size = found.get('shard')
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f'{store.root}/{MANIFEST}: damaged (shard); choose another folder for -o')
         return found
     if store.names(PARTS):
         raise UserError(f'-o {store.root}: has parts of no known run; choose another folder')

@@ -118,7 +118,7 @@ class VideoReader:
                 raise UserError(f'{source}: a video is wanted, found {found}')
         # FFMPEG alone, as other readers take a name with % for a pattern.
         self._capture = (
-            cv2.VideoCapture(int(source[:4])) if self.is_camera else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+            cv2.VideoCapture(int(source[:9])) if self.is_camera else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
         )
         if not self._capture.isOpened():
             what = 'no such camera' if self.is_camera else 'no video that OpenCV reads: damaged, or no video'

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any, overload
 
 import numpy as np
@@ -135,6 +136,23 @@ class Detector:
         found = ordered(lambda group: self._find(engine, group), groups, engine.requests)
         return chain.from_iterable(found)
 
+    def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
+        """Find objects in an image as a call does, and tell the seconds that each step took.
+
+        Returns:
+            What is found; and the seconds of ``'prepare'`` (onto the canvas), ``'network'`` (with its
+            non-maximum suppression) and ``'boxes'`` (back into the image).
+        """
+        engine = self._engine(1, 1)
+        times = [perf_counter()]
+        canvases, places = self._prepare([image])
+        times.append(perf_counter())
+        raw = self._run(engine, canvases)
+        times.append(perf_counter())
+        (found,) = self._finish(raw, places)
+        times.append(perf_counter())
+        return found, dict(zip(('prepare', 'network', 'boxes'), np.diff(times).tolist()))
+
     def raw(self, canvases: Image) -> Raw:
         """Return what the graph gives of canvases ``[N, H, W, 3]``: boxes in their pixels, scores, labels."""
         return self._engine(len(canvases), 1).run(canvases)
@@ -146,15 +164,25 @@ class Detector:
         return self._engines[batch, streams]
 
     def _find(self, engine: Engine, images: Sequence[Image]) -> list[Detections]:
+        canvases, places = self._prepare(images)
+        return self._finish(self._run(engine, canvases), places)
+
+    def _prepare(self, images: Sequence[Image]) -> tuple[Image, list[Placement]]:
         for image in images:
             _check_image(image)
-        canvases, places = letterbox(images, self.metadata)
+        return letterbox(images, self.metadata)
+
+    def _run(self, engine: Engine, canvases: Image) -> Raw:
         try:
             raw = engine.run(canvases)
         except Exception as error:  # a graph that does not keep to its metadata
             raise unusable(self._path, error) from None
-        if {len(part) for part in raw} != {len(images)}:
-            raise unusable(self._path, ValueError(f'it gives {len(raw[0])} results of {len(images)} images'))
+        if {len(part) for part in raw} != {len(canvases)}:
+            wrong = f'it gives {len(raw[0])} results of {len(canvases)} images'
+            raise unusable(self._path, ValueError(wrong))
+        return raw
+
+    def _finish(self, raw: Raw, places: Sequence[Placement]) -> list[Detections]:
         return [
             self._detections(boxes, scores, labels, at) for boxes, scores, labels, at in zip(*raw, places)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,36 @@ from ..faults import told
 from ..optimize import optimize
 from .letterbox import Image
 from .runtime import Detections
+
+
+def open_model(config: str, checkpoint: str) -> tuple[Any, Compose]:
+    """Return a detector with its weights, as it was trained, and the pipeline that takes images as arrays.
+
+    Args:
+        config: a file, as `ghost_det.config.load_config` takes it.
+        checkpoint: the weights; the number of classes is theirs.
+
+    Raises:
+        UserError: one of the two cannot be used, or they do not belong together.
+    """
+    cfg = load_config(config)
+    content = load_checkpoint(checkpoint)
+    named = checkpoint_classes(content)
+    if named:
+        set_num_classes(cfg.model, len(named))
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    with told(config):
+        # It would build the data set for the palette, were none named.
+        model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
+    check_fits(model, content, checkpoint, config)
+    return model, array_pipeline(cfg)
+
+
+def array_pipeline(cfg: Any) -> Compose:
+    """Return the test pipeline of a config, for images that are arrays in BGR."""
+    pipeline = get_test_pipeline_cfg(cfg)
+    pipeline[0].type = 'mmdet.LoadImageFromNDArray'
+    return Compose(pipeline)
 
 
 class TorchDetector:
@@ -44,20 +75,8 @@ class TorchDetector:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        cfg = load_config(config)
-        content = load_checkpoint(checkpoint)
-        named = checkpoint_classes(content)
-        if named:
-            set_num_classes(cfg.model, len(named))
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        with told(config):
-            # It would build the data set for the palette, were none named.
-            self._model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
-        check_fits(self._model, content, checkpoint, config)
+        self._model, self._pipeline = open_model(config, checkpoint)
         optimize(self._model)
-        pipeline = get_test_pipeline_cfg(cfg)
-        pipeline[0].type = 'mmdet.LoadImageFromNDArray'
-        self._pipeline = Compose(pipeline)
         self._config = config
         self._least = score_threshold
         self.classes: tuple[str, ...] = tuple(self._model.dataset_meta['classes'])
@@ -74,10 +93,25 @@ class TorchDetector:
         while group := list(islice(source, batch)):
             yield from self._find(group)
 
-    @torch.no_grad()
+    def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
+        """See `ghost_det.deploy.Detector.timed`; mmdet makes the boxes within ``'network'``."""
+        times = [perf_counter()]
+        loaded = self._prepare([image])
+        times.append(perf_counter())
+        (found,) = self._run(loaded, [image])  # which waits for the device, as boxes come to the CPU
+        times.append(perf_counter())
+        return found, dict(zip(('prepare', 'network'), np.diff(times).tolist()))
+
     def _find(self, images: Sequence[Image]) -> list[Detections]:
+        return self._run(self._prepare(images), images)
+
+    def _prepare(self, images: Sequence[Image]) -> list[Any]:
         with told(self._config):
-            loaded = [self._pipeline(dict(img=image, img_id=0)) for image in images]
+            return [self._pipeline(dict(img=image, img_id=0)) for image in images]
+
+    @torch.no_grad()
+    def _run(self, loaded: Sequence[Any], images: Sequence[Image]) -> list[Detections]:
+        with told(self._config):
             samples = self._model.test_step({key: [each[key] for each in loaded] for key in loaded[0]})
         return [self._detections(sample, image) for sample, image in zip(samples, images)]
 

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from html import escape
 from typing import Any
 
 import matplotlib
 import numpy as np
 
-from .anchors import IOU, LIMITS, SIZES
+from ..page import element, page, picture, png
+from .anchors import IOU, SIZES
 from .check import Part, Report
-from .table import sound_boxes
+from .table import LIMITS, sound_boxes
 
 CLASSES_SHOWN = 40
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; color: #222; }
-h2 { font-size: 1.05rem; margin: 1.6rem 0 .2rem; }
-.error { color: #b3261e; } .warning { color: #8a5a00; } .note { color: #555; }
-pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; } img { max-width: 100%; }
-"""
 
 
 def render(report: Report) -> str:
     """Return the report as the text of an HTML page."""
-    parts = [f'<h1>{len(report.errors)} kinds of errors</h1>']
+    parts = [element('h1', f'{len(report.errors)} kinds of errors')]
     parts += [
-        f'<p>{escape(part.name)}: {escape(str(part.split.annotations))}, images in '
-        f'{escape(str(part.split.images))}: {len(part.table.files)} images, {len(part.table.boxes)} boxes</p>'
+        element(
+            'p',
+            f'{part.name}: {part.split.annotations}, images in {part.split.images}: '
+            f'{len(part.table.files)} images, {len(part.table.boxes)} boxes',
+        )
         for part in report.parts
     ]
     for finding in report.findings:
@@ -37,20 +32,12 @@ def render(report: Report) -> str:
         )
         more = finding.count - len(finding.where)
         places = '\n'.join(finding.where) + (f'\nand {more} more' if more else '')
-        parts.append(
-            f'<h2 class="{escape(finding.severity)}">{escape(title)}</h2><p>{escape(finding.what)}. '
-            f'Mend: {escape(finding.mend)}.</p><pre>{escape(places)}</pre>'
-        )
+        parts.append(element('h2', title, finding.severity))
+        parts.append(element('p', f'{finding.what}. Mend: {finding.mend}.') + element('pre', places))
     if report.coverage:
-        parts.append('<h2>Anchors</h2><pre>' + escape('\n'.join(report.coverage)) + '</pre>')
-    for title, picture in pictures(report):
-        data = base64.b64encode(picture).decode()
-        parts.append(f'<h2>{escape(title)}</h2><img alt="" src="data:image/png;base64,{data}">')
-    body = '\n'.join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Data check</title>'
-        f'<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
-    )
+        parts.append(element('h2', 'Anchors') + element('pre', '\n'.join(report.coverage)))
+    parts += [element('h2', title) + picture(data) for title, data in pictures(report)]
+    return page('Data check', parts)
 
 
 def pictures(report: Report) -> list[tuple[str, bytes]]:
@@ -62,16 +49,7 @@ def pictures(report: Report) -> list[tuple[str, bytes]]:
         drawn = [('Boxes of each class', _classes(parts)), ('Sizes of boxes', _sizes(parts))]
     if report.reach is not None and len(report.reach.overlaps):
         drawn.append(('Best anchor of each box', _reach(report)))
-    return [(title, _png(figure)) for title, figure in drawn]
-
-
-def _png(figure: Any) -> bytes:
-    import matplotlib.pyplot as plt
-
-    file = io.BytesIO()
-    figure.savefig(file, dpi=100)
-    plt.close(figure)
-    return file.getvalue()
+    return [(title, png(figure)) for title, figure in drawn]
 
 
 def _plain(name: Any) -> str:

@@ -24,6 +24,7 @@ FIELDS = {
     'annotations': ('image_id', 'category_id', 'bbox'),
     'categories': ('id', 'name'),
 }
+LIMITS = (32.0**2, 96.0**2)  # in px, of areas that are small and medium to COCO
 FAR = 0.1  # of the image's side: what sticks out further and fits as corners was written as corners
 
 
@@ -59,6 +60,14 @@ class Table:
         """Return the ids of the categories that have boxes, in the order of the first boxes."""
         known, first = np.unique(self.category[self.category >= 0], return_index=True)
         return [self.categories[index]['id'] for index in known[np.argsort(first)]]
+
+    def by_size(self) -> Ints:
+        """Return how many sound boxes each category has with areas up to each of `LIMITS`, and over."""
+        counts = np.zeros((len(self.categories), len(LIMITS) + 1), np.int64)
+        sound = sound_boxes(self)
+        size = np.digitize(self.boxes[sound, 2:].prod(1), LIMITS)
+        np.add.at(counts, (self.category[sound], size), 1)
+        return counts
 
     def groups(self) -> set[str]:
         """Return the names of categories that only name the group of others, as Roboflow writes one."""

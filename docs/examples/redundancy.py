@@ -1,0 +1,75 @@
+"""How many maps of an ordinary network are ghosts of others: trained on the generated sample, and untrained.
+
+python docs/examples/redundancy.py: some three minutes on one core.
+"""
+
+import json
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.models import resnet18
+from torchvision.transforms import Normalize
+
+from ghost_det.sample import make_sample
+from ghost_det.visualization import Network, maps_at, redundancy
+
+FOLDER = make_sample()
+SCALE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def crops(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each object of the sample as 64 x 64 pixels with some of what is around it, and its class."""
+    content = json.loads((FOLDER / f'annotations/instances_{split}.json').read_text())
+    files = {image['id']: FOLDER / split / image['file_name'] for image in content['images']}
+    pixels, labels = [], []
+    for each in content['annotations']:
+        x, y, width, height = each['bbox']
+        reach = 0.7 * max(width, height)
+        middle = np.array([x + width / 2, y + height / 2])
+        corners = (*(middle - reach), *(middle + reach))
+        with Image.open(files[each['image_id']]) as image:
+            pixels.append(np.asarray(image.crop(tuple(map(round, corners))).resize((64, 64))))
+        labels.append(each['category_id'])
+    stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
+    return SCALE(stacked), torch.tensor(labels) - min(labels)
+
+
+def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
+    """Return a ResNet-18 that tells the sample's classes apart."""
+    model = resnet18(num_classes=6)
+    images, labels = crops('train2017')
+    steps = epochs * (len(images) // batch)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
+    for _ in range(epochs):
+        for places in torch.randperm(len(images)).split(batch)[: len(images) // batch]:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images[places]), labels[places]).backward()
+            optimizer.step()
+            schedule.step()
+    images, labels = crops('val2017')
+    with torch.no_grad():
+        right = model.eval()(images).argmax(1) == labels
+    print(f'{right.float().mean():.1%} of {len(labels)} objects that it has not seen are named right')
+    return model
+
+
+def main() -> None:
+    """Print the tables of both networks."""
+    torch.manual_seed(0)
+    untrained = resnet18(num_classes=6)
+    untrained.train()  # its norms have no statistics but those of the image
+    paths = sorted((FOLDER / 'val2017').glob('*.jpg'))[:8]
+    images = [Image.open(path).convert('RGB') for path in paths]
+    for name, model in (('trained', trained()), ('untrained', untrained)):
+        network = Network(name, model, False, ())
+        for layer in ('layer1', 'layer2'):
+            maps = np.stack([maps_at(network, image, layer).values for image in images])
+            for count in (1, 4):
+                print(f'\n{name}, {layer}, kernels fitted to {count} of the images, and tried on 4 others')
+                print(redundancy(maps[:count], held_out=maps[4:]).table())
+
+
+if __name__ == '__main__':
+    main()

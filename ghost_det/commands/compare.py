@@ -1,0 +1,30 @@
+"""Put trainings side by side."""
+
+import argparse
+from pathlib import Path
+
+from ..called import tool
+from ..cli import parse
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description='Put two or more trainings side by side.')
+    parser.add_argument(
+        'runs',
+        type=Path,
+        nargs='+',
+        metavar='RUN',
+        help=f'a work folder, or a file of {tool("test")} --json; the others are held against the first',
+    )
+    parser.add_argument('-o', '--out', type=Path, metavar='FILE.html', help='write one page of it')
+    return parser
+
+
+def main() -> None:
+    """Compare as the command line says."""
+    args = parse(make_parser())
+    from ..compare import compare
+
+    for line in compare(args.runs, args.out):
+        print(line)

@@ -1,0 +1,36 @@
+"""Try detectors in the browser."""
+
+import argparse
+
+from ..called import tool
+from ..cli import parse, whole
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description='Try detectors on your own images, on a page in the browser.',
+        usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth...',
+    )
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='MODEL',
+        help=f'of {tool("export")}; or a config and then its checkpoint, for torch; the page offers them all',
+    )
+    parser.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen at (default: %(default)s, this machine alone; 0.0.0.0 for all who reach it)',
+    )
+    parser.add_argument('--port', type=whole, default=7860, help='(default: %(default)s)')
+    parser.add_argument('--threads', type=whole, metavar='N', help='cores to use (default: all)')
+    return parser
+
+
+def main() -> None:
+    """Serve the page until Ctrl-C or SIGTERM."""
+    args = parse(make_parser(), light=True)
+    from ..demo.serve import serve
+
+    serve(args.models, args.host, args.port, args.threads)

@@ -1,0 +1,176 @@
+"""Draw what a network makes of an image: ghost features, the evidence for a box, the levels."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..cli import parse, positive, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+    from ..visualization import Network
+
+    Drawn = tuple[Figure, str, str]
+    """A figure, what it shows, and the text to print."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description='Draw what a network makes of an image.')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    command = _add(commands, 'redundancy', 'similar feature maps of a layer, and how many a kernel makes')
+    command.set_defaults(work=_redundancy)
+    command.add_argument(
+        '--layer', metavar='NAME', help='default: the last of stride 4; a wrong name lists all'
+    )
+    command.add_argument(
+        '--size',
+        type=int,
+        choices=(1, 3, 5, 7),
+        default=3,
+        help='of the drawn kernels (default: %(default)s)',
+    )
+    command.add_argument('--pairs', type=whole, default=5, metavar='N', help='to draw (default: %(default)s)')
+    command.add_argument(
+        '--error',
+        type=positive,
+        default=0.1,
+        metavar='SHARE',
+        help="of a map's variance that may be missing (default: %(default)s)",
+    )
+    command.add_argument(
+        '--unseen', type=Path, nargs='+', metavar='IMAGE', help='others to try the fitted kernels on'
+    )
+
+    command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module beside their ghosts')
+    command.set_defaults(work=_ghost)
+    command.add_argument(
+        '--layer', metavar='NAME', help='default: the third ghost module; a wrong name lists all'
+    )
+    command.add_argument('--maps', type=whole, default=12, metavar='N', help='to draw (default: %(default)s)')
+
+    command = _add(commands, 'cam', 'which pixels carried a detection')
+    command.set_defaults(work=_cam)
+    command.add_argument(
+        '--index', type=int, default=0, metavar='N', help='of the box; 0, the default: the surest'
+    )
+    command.add_argument(
+        '--level', type=int, default=0, metavar='N', help='for Eigen-CAM; 0, the default: the finest'
+    )
+
+    command = _add(commands, 'pyramid', "the activity of each level of a detector's neck or backbone")
+    command.set_defaults(work=_pyramid)
+    command.add_argument(
+        '--part', choices=('neck', 'backbone'), default='neck', help='(default: %(default)s)'
+    )
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=what, description=f'Draw {what}.')
+    command.add_argument(
+        'model', metavar='MODEL', help='as resnet50 or ghostnet_1x, or the config of a detector'
+    )
+    command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='a file of its weights')
+    command.add_argument('image', type=Path, metavar='IMAGE')
+    command.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.png', help='the figure')
+    command.add_argument('--html', type=Path, metavar='FILE', help='a page with figure and text, in one file')
+    command.add_argument(
+        '--pretrained',
+        choices=('published', 'none'),
+        default='published',
+        help="without CHECKPOINT: ImageNet's (default), or none: random weights",
+    )
+    return command
+
+
+def main() -> None:
+    """Draw what the command line asks for."""
+    args = parse(make_parser())
+    from ..classify import read_image
+    from ..errors import UserError
+    from ..files import require_writable
+    from ..visualization import html_page, open_network, save_figure, save_page
+
+    if args.out.suffix.lower() != '.png':
+        raise UserError(f'-o {args.out}: a name that ends in .png is wanted')
+    for option, path in (('-o', args.out), ('--html', args.html)):
+        if path is not None:
+            require_writable(path, option, [args.image])
+    image = read_image(args.image)
+    network = open_network(args.model, args.checkpoint, args.pretrained)
+    figure, caption, text = args.work(network, image, args)
+    print(f'{network.title}: {caption}\n{text}')
+    save_figure(figure, args.out)
+    if args.html is not None:
+        save_page(html_page(network.title, [(caption, figure)], text), args.html)
+
+
+def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
+    import numpy as np
+
+    from ..classify import read_image
+    from ..errors import UserError
+    from ..visualization import draw_redundancy, maps_at, redundancy
+
+    layer, values = maps_at(network, image, args.layer)
+    unseen = [maps_at(network, read_image(path), layer).values for path in args.unseen or ()]
+    if len({each.shape for each in unseen}) > 1:
+        raise UserError('--unseen: images of one shape are wanted, as a detector keeps the shape')
+    found = redundancy(values, held_out=np.stack(unseen) if unseen else None)
+    if args.size not in found.errors:
+        raise UserError(
+            f'--size {args.size}: the maps of {layer} are too small; a layer before it has larger ones'
+        )
+    channels, height, width = values.shape
+    constant = int((~found.alive).sum())
+    caption = f'{layer}, {channels} maps of {height} x {width}' + f', {constant} constant' * (constant > 0)
+    pairs = [
+        f'map {pair.target} of map {pair.source}: error {pair.error:.4f}, cosine {pair.cosine:.3f}'
+        for pair in found.pairs(args.size, args.pairs)
+    ]
+    text = '\n'.join([found.table(args.error), '', f'by a {args.size} x {args.size} kernel:', *pairs])
+    title = f'{network.title}: {layer}'
+    return draw_redundancy(values, found, args.size, args.pairs, title), caption, text
+
+
+def _ghost(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
+    from ..visualization import draw_ghosts, ghost_maps
+
+    found = ghost_maps(network, image, args.layer)
+    caption = f'{found.layer}, {len(found.intrinsic)} intrinsic maps and {len(found.ghosts)} ghosts'
+    return draw_ghosts(found, args.maps, network.title), caption, ''
+
+
+def _cam(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
+    from ..visualization import cam, draw_cam, eigen_cam
+
+    found = cam(network, image, args.index)
+    name, score = network.classes[int(found.found.labels[0])], float(found.found.scores[0])
+    box = ', '.join(f'{value:.0f}' for value in found.found.boxes[0])
+    levels = ', '.join(f'{share:.1%}' for share in found.levels)
+    caption = f'{name}, score {score:.2f}, box {box}'
+    text = f'evidence by level, finest first: {levels}'
+    return (
+        draw_cam(image, found, network.classes, eigen_cam(network, image, args.level), network.title),
+        caption,
+        text,
+    )
+
+
+def _pyramid(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
+    from ..visualization import draw_pyramid, pyramid
+
+    levels = pyramid(network, image, args.part)
+    lines = [
+        f'{name}: {each.shape[0]} x {each.shape[1]}, mean {each.mean():.3g}' for name, each in levels.items()
+    ]
+    caption = 'mean absolute activation of each level'
+    return draw_pyramid(image, levels, f'{network.title}: {caption}'), caption, '\n'.join(lines)

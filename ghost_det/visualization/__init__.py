@@ -1,0 +1,46 @@
+"""Looking into networks: ghost features, the evidence for a box, and the levels of a pyramid.
+
+Functions take an opened `Network` and an image, and return arrays; ``draw_*`` make figures of these.
+"""
+
+from .cams import Cam, cam, detect, eigen_cam, overlay, pyramid
+from .figures import (
+    draw_cam,
+    draw_ghosts,
+    draw_pyramid,
+    draw_redundancy,
+    html_page,
+    save_figure,
+    save_page,
+)
+from .ghosts import GhostMaps, ghost_maps, ghost_modules
+from .networks import Maps, Network, layers, maps_at, open_network
+from .redundancy import Pair, Redundancy, fit_kernel, redundancy
+
+__all__ = [
+    'Cam',
+    'GhostMaps',
+    'Maps',
+    'Network',
+    'Pair',
+    'Redundancy',
+    'cam',
+    'detect',
+    'draw_cam',
+    'draw_ghosts',
+    'draw_pyramid',
+    'draw_redundancy',
+    'eigen_cam',
+    'fit_kernel',
+    'ghost_maps',
+    'ghost_modules',
+    'html_page',
+    'layers',
+    'maps_at',
+    'open_network',
+    'overlay',
+    'pyramid',
+    'redundancy',
+    'save_figure',
+    'save_page',
+]

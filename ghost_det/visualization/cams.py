@@ -1,0 +1,198 @@
+"""Where in an image a detector looks: the evidence for one box, and the activity of each level."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..deploy.runtime import Detections
+from ..errors import UserError
+from .networks import Array, Network, Picture, watched
+
+PARTS = ('neck', 'backbone')
+
+
+class _Attached(TorchFunctionMode):
+    """Let gradients through where mmdet's heads detach their scores, before they choose among boxes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Cam:
+    """The evidence for a detection.
+
+    Attributes:
+        heat: ``[height, width]`` of the image, 0 to 1.
+        found: the detection, alone.
+        levels: for each map of the neck, its share of the evidence.
+    """
+
+    heat: Array
+    found: Detections
+    levels: tuple[float, ...]
+
+
+def detect(network: Network, image: Picture, score: float = 0.3) -> Detections:
+    """Return what a detector finds with a score of at least ``score``, the surest first."""
+    with torch.no_grad():
+        found = _found(_detector(network).run(image))
+    return _some(found, np.flatnonzero(found.scores >= score))
+
+
+def _detector(network: Network) -> Network:
+    if network.pipeline is None:
+        raise UserError(f'{network.name}: a classifier; a detector (CONFIG and CHECKPOINT) is wanted')
+    return network
+
+
+def _found(sample: Any) -> Detections:
+    found = sample.pred_instances
+    order = found.scores.detach().argsort(descending=True, stable=True)
+    arrays = (each[order].detach().cpu().numpy() for each in (found.bboxes, found.scores, found.labels))
+    return Detections(*arrays)
+
+
+def _some(found: Detections, places: Any) -> Detections:
+    return Detections(found.boxes[places], found.scores[places], found.labels[places])
+
+
+def cam(network: Network, image: Picture, index: int = 0) -> Cam:
+    """Return which cells of the neck's maps raise the score of a detection.
+
+    The gradient of the box's score, as it comes out of the whole detector, is multiplied with the maps, cell
+    by cell, and what lowers the score is left out. Averaging the gradient over the map first, as Grad-CAM
+    does, would light up every object of the class.
+
+    Source: HiResCAM (arXiv 2011.08891), section 3, on the maps of all levels.
+
+    Args:
+        network: a detector.
+        image: to look at.
+        index: of the detection, the surest is 0.
+
+    Raises:
+        UserError: no such detection, or a head that lets no gradient through.
+    """
+    levels, sample = _run(network, image, 'neck', grad=True)
+    found = _found(sample)
+    if not 0 <= index < len(found):
+        raise UserError(f'--index {index}: {network.name} finds {len(found)} objects; the surest is 0')
+    scores = sample.pred_instances.scores
+    if not scores.requires_grad:
+        raise UserError(f'{network.name}: its head lets no gradient through from score to maps')
+    score = scores[scores.detach().argsort(descending=True, stable=True)[index]]
+    cells = evidence(score, levels)
+    sums = np.array([float(each.sum()) for each in cells])
+    height, width = np.asarray(image).shape[:2]
+    # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.
+    heat = sum(_fit(_own(each, sample), height, width) * each.numel() for each in cells)
+    return Cam(_unit(heat), _some(found, [index]), tuple((sums / max(sums.sum(), 1e-30)).tolist()))
+
+
+def evidence(score: Tensor, levels: list[Tensor]) -> list[Tensor]:
+    """Return ``[H, W]`` for each map ``[1, C, H, W]``: the positive part of gradient times map."""
+    slopes = torch.autograd.grad(score, levels, allow_unused=True)
+    return [
+        (torch.zeros_like(level) if slope is None else slope * level)[0].sum(0).clamp(min=0).detach().cpu()
+        for slope, level in zip(slopes, levels)
+    ]
+
+
+def eigen_cam(network: Network, image: Picture, level: int = 0) -> Array:
+    """Return the first principal component of a level of the neck, 0 to 1, ``[height, width]`` of the image.
+
+    It needs no detection and tells of none: it shows what stands out to the network.
+
+    Source: Eigen-CAM (arXiv 2008.00299), section III.
+
+    Raises:
+        UserError: no such level.
+    """
+    levels, sample = _run(network, image, 'neck')
+    if not 0 <= level < len(levels):
+        raise UserError(f'--level {level}: {network.name} has {len(levels)}, the finest is 0')
+    height, width = np.asarray(image).shape[:2]
+    return _unit(_fit(_own(component(levels[level][0]), sample), height, width))
+
+
+def component(maps: Tensor) -> Tensor:
+    """Return the first principal component of maps ``[C, H, W]`` over their cells, its negative part cut off.
+
+    Its sign, which is free, is that of the maps' mean activity.
+    """
+    cells = maps.flatten(1).T.double()
+    centred = cells - cells.mean(0)
+    values = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
+    activity = cells.abs().mean(1)
+    values = values * torch.sign((values * (activity - activity.mean())).sum())
+    found: Tensor = values.clamp(min=0).view(maps.shape[1:]).cpu()
+    return found
+
+
+def pyramid(network: Network, image: Picture, part: str = 'neck') -> dict[str, Array]:
+    """Return the mean absolute activation of each level, ``[h, w]``, over the image without its padding.
+
+    Args:
+        network: a detector.
+        image: to look at.
+        part: ``'neck'`` or ``'backbone'``.
+    """
+    levels, sample = _run(network, image, part)
+    return {f'{part} {number}': _own(each[0].abs().mean(0), sample) for number, each in enumerate(levels)}
+
+
+def overlay(image: Picture, heat: Array) -> Any:
+    """Return an image in RGB with a map of 0 to 1, of any size, over it; heat hides the image."""
+    from matplotlib import colormaps
+
+    picture = np.asarray(image)[..., :3]
+    heat = np.clip(_fit(heat, *picture.shape[:2]), 0, 1)
+    cover = 0.75 * np.sqrt(heat)[..., None]
+    mixed = (1 - cover) * picture + cover * 255 * colormaps['inferno'](heat)[..., :3]
+    return mixed.round().astype(np.uint8)
+
+
+def _run(network: Network, image: Picture, part: str, grad: bool = False) -> tuple[list[Tensor], Any]:
+    """Return a part's maps, finest first, and the sample that came out."""
+    module = _detector(network).module
+    if part == 'neck' and getattr(module, 'neck', None) is None:
+        part = 'backbone'
+    seen: list[Tensor] = []
+
+    def see(_: str, __: Any, output: Any) -> None:
+        if not seen:
+            seen.extend(each for each in output if isinstance(each, Tensor) and each.dim() == 4)
+
+    attached = _Attached() if grad else contextlib.nullcontext()
+    with watched(module, see, part), torch.set_grad_enabled(grad), attached:
+        sample = network.run(image)
+    if not seen:
+        raise UserError(f'{network.name}: its {part} returns no feature maps')
+    return seen, sample
+
+
+def _own(cells: Tensor, sample: Any) -> Array:
+    """Return the cells that lie over the image; behind them, right and below, is padding."""
+    (height, width), whole = sample.img_shape[:2], sample.batch_input_shape
+    rows, columns = (-(-n * side // all_) for n, side, all_ in zip(cells.shape, (height, width), whole))
+    values: Array = cells.detach().float().cpu().numpy()[:rows, :columns]
+    return values
+
+
+def _fit(values: Array, height: int, width: int) -> Array:
+    resized: Array = cv2.resize(np.asarray(values, np.float32), (width, height))
+    return resized
+
+
+def _unit(values: Any) -> Array:
+    scaled: Array = np.clip(values, 0, None) / max(float(np.max(values)), 1e-30)
+    return scaled

@@ -1,0 +1,69 @@
+"""Inside a ghost module: the intrinsic maps, and the ghosts that the cheap operation makes of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..models.ghost_module import GhostModule
+from ..models.ghostify import GhostConv2d
+from ..models.reparam import RepGhostModule
+from .networks import Array, Network, Picture, watched
+
+KINDS = (GhostModule, RepGhostModule, GhostConv2d)
+
+
+class GhostMaps(NamedTuple):
+    """The maps of a ghost module.
+
+    Attributes:
+        layer: its name in the network.
+        intrinsic: ``[m, H, W]``, of the primary convolution.
+        ghosts: ``[n, H, W]``, of the cheap operation; before a gate, or RepGhost's sum.
+        sources: ``[n]``, the intrinsic map of each ghost.
+    """
+
+    layer: str
+    intrinsic: Array
+    ghosts: Array
+    sources: Array
+
+
+def ghost_modules(module: nn.Module) -> list[str]:
+    """Return the names of a network's ghost modules."""
+    return [name for name, each in module.named_modules() if isinstance(each, KINDS)]
+
+
+@torch.no_grad()
+def ghost_maps(network: Network, image: Picture, layer: str | None = None) -> GhostMaps:
+    """Return intrinsic and ghost maps of a ghost module, by default of the third, where there are three.
+
+    In a GhostNet that is the one that widens the second bottleneck. Where a module runs several times, the
+    first counts.
+
+    Raises:
+        UserError: the network has no ghost module, or none of that name; the message names them.
+    """
+    names = ghost_modules(network.module)
+    if not names:
+        raise UserError(f'{network.name}: has no ghost modules; as ghostnet_1x has')
+    layer = layer or names[min(2, len(names) - 1)]
+    if layer not in names:
+        raise UserError(f'--layer {layer}: no ghost module of {network.name}; there are {", ".join(names)}')
+    inputs: list[Any] = []
+    with watched(network.module, lambda _, given, __: inputs.append(given.clone()), layer):
+        network.run(image)
+    module, given = network.module.get_submodule(layer), inputs[0]
+    if isinstance(module, GhostModule):
+        intrinsic = module.intrinsic(given)
+        made, kept = module.ghosts(intrinsic), module.oup - intrinsic.shape[1]
+    else:
+        intrinsic = module.primary_conv(given)
+        made = module.cheap_operation(intrinsic)
+        kept = module.out_channels - intrinsic.shape[1] if isinstance(module, GhostConv2d) else made.shape[1]
+    ghosts = made[0, :kept]
+    sources = torch.arange(len(ghosts)) // (made.shape[1] // intrinsic.shape[1])
+    return GhostMaps(layer, intrinsic[0].float().cpu().numpy(), ghosts.float().cpu().numpy(), sources.numpy())

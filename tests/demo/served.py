@@ -1,0 +1,84 @@
+"""The page, served by tools/demo.py as users start it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ghost_det.deploy import Metadata
+
+from ..conftest import ROOT
+from ..deploy.exported import METADATA, save
+
+ABSENT = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
+
+
+class Served(NamedTuple):
+    """A page, its process, and the folder that has its temporary ones."""
+
+    url: str
+    process: subprocess.Popen[str]
+    folder: Path
+
+
+def start(folder: Path, *words: object) -> subprocess.Popen[str]:
+    """Run the tool where neither torch nor the mm packages can be imported."""
+    for part in ('block', 'temporary'):
+        (folder / part).mkdir(exist_ok=True)
+    code = f'import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n'
+    (folder / 'block/sitecustomize.py').write_text(code)
+    path = os.pathsep.join([str(folder / 'block'), str(ROOT)])
+    return subprocess.Popen(
+        [sys.executable, ROOT / 'tools/demo.py', *map(str, words)],
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'TMPDIR': str(folder / 'temporary')},
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *words: object) -> Iterator[Served]:
+    """Serve a page of two models, which find what is bright."""
+    pytest.importorskip('gradio')
+    for name in ('a.onnx', 'b.xml'):
+        save(folder / name, Metadata(**METADATA))
+    port = free_port()
+    process = start(folder, 'a.onnx', 'b.xml', '--port', port, *words)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        said = process.stdout.readline()
+        assert said.startswith(f'http://127.0.0.1:{port}'), process.stderr.read()
+        wait_for(port)
+        yield Served(f'http://127.0.0.1:{port}', process, folder)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(port: int) -> None:
+    """Wait for the server to answer: its socket is open before it does."""
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port), 5) as connection:
+            connection.settimeout(5)
+            connection.sendall(b'GET /config HTTP/1.0\r\n\r\n')
+            if connection.recv(4):
+                return
+        time.sleep(0.1)
+    raise TimeoutError
