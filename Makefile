@@ -68,7 +68,7 @@ sweep: $(STAMP) ## BACKBONE under every kind of detector of mmdet (an hour of on
 	$(call timed,sweep,$(PY) tools/sweep.py --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))
 
 docs: $(STAMP) ## build the documentation into build/site
-	$(call timed,docs,NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet --site-dir build/site)
+	$(call timed,docs,NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir build/site)
 
 lint: $(STAMP) ## ruff (rules and format), and mypy --strict on ghost_det
 	$(call timed,ruff,$(PY) -m ruff check . && $(PY) -m ruff format --check .)

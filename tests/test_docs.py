@@ -57,14 +57,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     for name in ('material', 'mkdocs_jupyter', 'mkdocstrings_handlers.python'):
         pytest.importorskip(name, reason=f"no {name}: pip install '.[docs]'")
     folder = tmp_path_factory.mktemp('site')
+    # Not --quiet, under which --strict overlooks warnings.
     done = subprocess.run(
-        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '--site-dir', str(folder)],
+        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(folder)],
         cwd=ROOT,
         env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and 'WARNING' not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
     return {path: Page(path) for path in folder.rglob('*.html')}
 
 
