@@ -82,7 +82,6 @@ def test_a_visit(browser: Any, served: Served, tmp_path: Path) -> None:
     page.get_by_text('"category_id"').first.wait_for()
     assert not page.get_by_role('tab', name='Feature maps').is_visible()
 
-    page.get_by_label('Remove Image').first.click()
     upload(page, tmp_path / 'text.jpg')
     page.get_by_role('alert').filter(has_text='text.jpg: no image that can be read').wait_for()
     assert numbers.inner_text().strip() == ''
