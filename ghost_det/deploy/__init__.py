@@ -1,6 +1,11 @@
 """Detectors in ONNX or OpenVINO format, run without torch: `Detector` finds, `Metadata` describes."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault(
+    'ORT_DISABLE_TELEMETRY', '1'
+)  # before ONNX Runtime is imported, which reports to its makers
 
 if TYPE_CHECKING:
     from .metadata import Metadata
