@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault(
     'ORT_DISABLE_TELEMETRY', '1'
-)  # before ONNX Runtime is imported, which reports to its makers
+)  # else it reports to its makers
 
 if TYPE_CHECKING:
     from .metadata import Metadata
