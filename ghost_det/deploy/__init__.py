@@ -3,9 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault(
-    'ORT_DISABLE_TELEMETRY', '1'
-)  # else it reports to its makers
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
 
 if TYPE_CHECKING:
     from .metadata import Metadata
