@@ -131,7 +131,7 @@ def build(models: Mapping[str, Model], folder: Path) -> gr.Blocks:
 
 
 def path_in(folder: Path, upload: Mapping[str, Any]) -> Path:
-    """Return the path of an upload; what a client says of it is checked by gradio for some inputs alone.
+    """Return the path of an upload; gradio checks it only where the client calls it a file.
 
     Raises:
         UserError: it is not in the folder of uploads.
@@ -151,6 +151,9 @@ def application(models: Mapping[str, Model], folder: Path) -> FastAPI:
     """Return an application that has the page at ``/``; see `build`."""
     page = build(models, folder)
     page.state_session_capacity = VISITORS
+    # Of a page that is not "launched", and one that is mounted is not, gradio takes any path of this machine
+    # that a client calls its upload, copies the file, and gives it out.
+    page.has_launched = True
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,

@@ -1,6 +1,9 @@
 """Detectors in ONNX or OpenVINO format, run without torch: `Detector` finds, `Metadata` describes."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
 
 if TYPE_CHECKING:
     from .metadata import Metadata

@@ -192,7 +192,6 @@ class OnnxModel:
         self._first: Any = session
 
     def _session(self, threads: int) -> Any:
-        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from matplotlib.patches import Rectangle
 from ..deploy.drawing import draw
 from ..errors import UserError
 from ..files import atomic
+from ..page import chart, element, page, png
 from .cams import Cam, overlay
 from .ghosts import GhostMaps
 from .networks import Array, Picture
@@ -25,10 +23,6 @@ from .redundancy import Redundancy, fit_kernel
 
 SHOWN = 64
 """Maps of a grid, as in the paper's figure 1."""
-STYLE = (
-    'body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; } '
-)
-STYLE += 'img { max-width: 100%; } pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }'
 
 
 def draw_redundancy(
@@ -198,24 +192,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     _write(path, png(figure))
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as a PNG file."""
-    file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=100)
-    return file.getvalue()
-
-
 def html_page(title: str, pictures: Iterable[tuple[str, Figure]], text: str = '') -> str:
     """Return a page that needs nothing else: figures with captions, and text as it is printed."""
-    parts = [f'<h1>{escape(title)}</h1>', f'<pre>{escape(text)}</pre>' if text else '']
+    parts = [element('h1', title), *([element('pre', text)] if text else [])]
     for caption, figure in pictures:
-        data = base64.b64encode(png(figure)).decode()
-        parts.append(f'<p>{escape(caption)}</p>\n<img alt="" src="data:image/png;base64,{data}">')
-    body = '\n'.join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
-    )
+        parts += [element('p', caption), chart(png(figure))]
+    return page(title, parts)
 
 
 def save_page(text: str, path: Path) -> None:
