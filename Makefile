@@ -9,7 +9,7 @@ ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epo
 # pytest workers, of one thread each
 JOBS ?= 2
 # The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
-SMOKE := tests/deploy tests/models tests/test_checkpoint.py tests/test_configs.py tests/test_evaluation.py tests/test_installed.py tests/test_launch.py \
+SMOKE := tests/deploy/test_detect.py tests/deploy/test_export.py tests/deploy/test_heads.py tests/models tests/test_checkpoint.py tests/test_commands.py tests/test_configs.py tests/test_evaluation.py tests/test_installed.py tests/test_launch.py \
   tests/test_loading.py tests/test_ops_coverage.py tests/test_preflight_config.py tests/test_preflight_convert.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
 BACKBONE ?= GhostNet
 KILLS ?= 100
