@@ -25,7 +25,7 @@ from ghost_det.errors import UserError
 
 from .conftest import ROOT
 
-CONFIGS = tuple(str(ROOT / path) for path in detectors.CONFIGS)
+CONFIGS = detectors.CONFIGS
 ROW = Row(
     'net', 'eager', 32, 64, 2, 1, 3, Spread(1.0, 2.0, 3.0), Spread(0.5, 1.0, 1.5), 4.0, 10, 20, (1.0, 2.0)
 )

@@ -130,7 +130,7 @@ def test_no_fault_of_a_report_is_one_of_the_training(
     assert 'Without cost: MemoryError' in (tmp_path / 'report.html').read_text()
     (tmp_path / 'report.html').unlink()
     monkeypatch.setattr(report, 'render', broken)
-    report.report_training(runner, str(LITE))
+    report.report_training(runner)
     (log,) = tmp_path.glob('*/*.log')
     assert 'report is not written: MemoryError: none left' in log.read_text()
     assert not (tmp_path / 'report.html').exists() and not list(tmp_path.glob('.partial-*'))

@@ -118,7 +118,7 @@ def test_a_detector_is_trained_by_the_name_of_its_config(bin_folder: Path, place
     folder = place / 'work_dirs' / LITE
     assert (folder / 'epoch_1.pth').exists() and '| mAP ' in printed
     commands = [line for line in (folder / 'commands.txt').read_text().splitlines() if 'ghost-det' in line]
-    assert 'test' in commands[0] and f'work_dirs/{LITE}/{LITE}.py' in commands[0] and len(commands) == 2
+    assert 'test' in commands[0] and f'work_dirs/{LITE}/{LITE}.py' in commands[0] and len(commands) == 3
 
 
 def test_a_config_of_ones_own_inherits_by_name_and_is_swapped(bin_folder: Path, place: Path) -> None:
