@@ -10,6 +10,7 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='GhostNet',
+        width=1.0,
         out_indices=(0, 1, 2, 3),
         norm_eval=True,  # two images a device are too few for statistics of their own
         init_cfg=dict(type='Pretrained', checkpoint='ghost://ghostnet_100'),
