@@ -45,9 +45,11 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     """
     if len(paths) < 2:
         raise UserError(
-            'two or more runs are wanted: work folders of trainings, or files of tools/test.py --json'
+            f'two or more runs are wanted: work folders of trainings, or files of {tool("test")} --json'
         )
     if out is not None:
+        if out.suffix.lower() not in ('.html', '.htm'):
+            raise UserError(f'-o {out}: a name that ends in .html is wanted')
         require_writable(out, '-o', [path for path in paths if path.is_file()])
     runs = [read_run(path) for path in paths]
     names = _names(paths)
@@ -93,7 +95,7 @@ def read_run(path: Path) -> dict[str, Any]:
     found = read_json(file)
     if not isinstance(found, dict) or not isinstance(found.get('metrics'), dict):
         raise UserError(
-            f'{file}: neither {RECORD} of a training nor a file of tools/test.py --json: it has no metrics'
+            f'{file}: neither {RECORD} of a training nor a file of {tool("test")} --json: it has no metrics'
         )
     if found.get('schema') != SCHEMA:
         raise UserError(
@@ -227,7 +229,7 @@ def notes(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> list[str]:
     ]
     if len({place for place, run in zip(places, runs) if 'cost' in run}) > 1:
         said.append(
-            'Times are of different machines, or numbers of threads: tools/benchmark.py compares in turns.'
+            f'Times are of different machines, or numbers of threads: {tool("benchmark")} compares in turns.'
         )
     for name, run in zip(names, runs):
         if run.get('by_logs'):

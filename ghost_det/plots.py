@@ -139,4 +139,5 @@ def draw_errors(analysis: Analysis) -> Any:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 20 else f'{name[:19]}…'
+    short = name if len(name) <= 20 else f'{name[:19]}…'
+    return short.replace('$', r'\$')  # which is mathematics to matplotlib

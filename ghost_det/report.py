@@ -104,7 +104,8 @@ def draw_detections(model: Any, dataset: Any, path: Path) -> Path:
             warnings.filterwarnings('ignore', 'Warning: The (bbox|polygon) is out of bounds')
             visualizer.add_datasample('pair', image, sample, pred_score_thr=SCORE)
         axis.imshow(visualizer.get_image())
-        axis.set_title(f'{Path(sample.img_path).name}: true | found (score from {SCORE})', fontsize=9)
+        title = f'{Path(sample.img_path).name}: true | found (score from {SCORE})'
+        axis.set_title(title, fontsize=9, parse_math=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

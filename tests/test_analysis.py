@@ -216,6 +216,7 @@ def test_confusion_by_hand() -> None:
 def test_pictures_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     boxes = [true(category) for category in range(1, classes + 1)]
     truth = annotations(boxes, 1, tuple(range(1, max(classes, 1) + 1)))
+    truth['categories'][0]['name'] = r'$\frac$'  # which matplotlib would take for mathematics
     detections = [found(category) for category in range(1, classes + 1, 2)]
     evaluation, analysis = evaluate(truth, detections), analyse(truth, detections)
     drawn = pictures(evaluation, analysis, tmp_path)

@@ -283,12 +283,14 @@ def test_broken_logs_and_odd_arguments_are_told(
     log = tmp_path / 'x/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
     log.write_text('{"loss": \n\n')
+    page = tmp_path / 'page.html'
+    page.mkdir()
     for words, message in (
         ([runs[0]], 'two or more runs are wanted'),
         ([runs[0], tmp_path / 'none'], 'none: no such folder or file'),
         ([runs[0], tmp_path], "are not mmengine's"),
-        ([*runs, '-o', tmp_path], '-o .*: a file is wanted, this is a folder'),
-        ([runs[0] / 'report.json', runs[1], '-o', runs[0] / 'report.json'], 'would replace what is read'),
+        ([*runs, '-o', page], '-o .*: a file is wanted, this is a folder'),
+        ([*runs, '-o', runs[0] / 'report.json'], 'a name that ends in .html is wanted'),
     ):
         monkeypatch.setattr('sys.argv', ['compare.py', *map(str, words)])
         with pytest.raises(SystemExit) as stop:

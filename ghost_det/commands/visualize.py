@@ -81,7 +81,9 @@ def _add(
     command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='a file of its weights')
     command.add_argument('image', type=Path, metavar='IMAGE')
     command.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.png', help='the figure')
-    command.add_argument('--html', type=Path, metavar='FILE', help='a page with figure and text, in one file')
+    command.add_argument(
+        '--html', type=Path, metavar='FILE.html', help='a page with figure and text, in one file'
+    )
     command.add_argument(
         '--pretrained',
         choices=('published', 'none'),
@@ -101,9 +103,12 @@ def main() -> None:
 
     if args.out.suffix.lower() != '.png':
         raise UserError(f'-o {args.out}: a name that ends in .png is wanted')
+    if args.html is not None and args.html.suffix.lower() not in ('.html', '.htm'):
+        raise UserError(f'--html {args.html}: a name that ends in .html is wanted')
+    read = [args.image, *(getattr(args, 'unseen', None) or ()), Path(args.model), Path(args.checkpoint or '')]
     for option, path in (('-o', args.out), ('--html', args.html)):
         if path is not None:
-            require_writable(path, option, [args.image])
+            require_writable(path, option, read)
     image = read_image(args.image)
     network = open_network(args.model, args.checkpoint, args.pretrained)
     figure, caption, text = args.work(network, image, args)

@@ -79,18 +79,23 @@ def open_models(words: Iterable[str], threads: int | None = None) -> dict[str, M
         threads: cores to use.
 
     Returns:
-        The detectors by the name of their file, or by its path where names are the same.
+        The detectors by the name of their file; where names are the same, by more.
 
     Raises:
         UserError: one cannot be used.
     """
     pairs = list(_pairs(words))
     names = Counter(Path(file).name for _, file in pairs)
-    models = {}
+    models: dict[str, Model] = {}
     for config, file in pairs:
         model = _open(config, file, threads)
         model.detector.timed(np.zeros((64, 64, 3), np.uint8))
-        models[file if names[Path(file).name] > 1 else Path(file).name] = model
+        name = file if names[Path(file).name] > 1 else Path(file).name
+        if name in models and config is not None:
+            name = f'{name} in {Path(config).stem}'
+        if name in models:
+            raise UserError(f'{file}: is named twice')
+        models[name] = model
     return models
 
 

@@ -63,7 +63,7 @@ def draw_redundancy(
         _show(strip[3], target, f'map {pair.target}, cosine {pair.cosine:.2f}', colour)
     _blank(right)
     right.suptitle('the most similar pairs: map, kernel, what it makes, and what it should', fontsize=10)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, parse_math=False)
     return figure
 
 
@@ -107,7 +107,7 @@ def draw_ghosts(found: GhostMaps, count: int = 12, title: str = '') -> Figure:
             _show(cell, found.ghosts[ghost], f'its ghost {ghost}')
     _blank(figure)
     drawn = f'{found.layer}: {count} of {len(found.intrinsic)} intrinsic maps, and their ghosts'
-    figure.suptitle(f'{title}\n{drawn}' if title else drawn, fontsize=11)
+    figure.suptitle(f'{title}\n{drawn}' if title else drawn, fontsize=11, parse_math=False)
     return figure
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .. import shipped
 from ..checkpoint import differences
 from ..classifiers import CLASSIFIERS, classifier
 from ..classify import CLASSES, preprocess
@@ -100,7 +101,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
             f"--pretrained {pretrained}: 'published' or 'none'; a file is named after the network"
         )
     random = checkpoint is None and pretrained == 'none'
-    if model.endswith(('.py', '.json')) or model.startswith(SHIPPED):
+    if model.endswith(('.py', '.json')) or model.startswith(SHIPPED) or shipped.find(model):
         network = _detector(model, checkpoint, random)
     else:
         module = _of_ours(model, checkpoint, random) if model in CLASSIFIERS else None

@@ -88,6 +88,9 @@ def test_a_visit(browser: Any, served: Served, tmp_path: Path) -> None:
 
     page.get_by_label('Capture from camera').click()
     page.get_by_text('Click to Access Webcam').click()
+    page.wait_for_function(
+        '() => document.querySelector("video")?.readyState > 1'
+    )  # or there is no photo yet
     page.get_by_label('capture photo').click()
     numbers.get_by_text('boxes score 0.10 or more').wait_for()
     assert not page.get_by_role('alert').is_visible()
