@@ -33,6 +33,10 @@ class Row(NamedTuple):
     ratio: bool = False
 
 
+_ODD = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What data of another shape leads to."""
+
+
 def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     """Compare two or more runs, and yield the lines to print.
 
@@ -53,6 +57,14 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
         require_writable(out, '-o', [path for path in paths if path.is_file()])
     runs = [read_run(path) for path in paths]
     names = _names(paths)
+    for path, run in zip(paths, runs):
+        try:  # each alone, so that the one that is damaged is named
+            for row in (*_figures([run]), *_classes([run]), *_cost([run])):
+                _texts(row)
+            if out is not None:
+                _overlay([path.name], [run])
+        except _ODD as error:
+            raise UserError(f'{path}: damaged: {type(error).__name__}: {error}; {_advice(path)}') from None
     groups = {
         'Figures': list(_figures(runs)),
         'AP by class': list(_classes(runs)),
@@ -111,14 +123,15 @@ def _from_logs(folder: Path) -> dict[str, Any]:
     """Return what the logs and the config of an older training hold."""
     try:
         rows = read_scalars(folder)
-        metrics = last_figures(rows)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        metrics, seconds = last_figures(rows), training_seconds(rows)
+        curves(rows, True)
+    except _ODD as error:
         raise UserError(
             f"{folder}: its logs, {folder}/*/vis_data/scalars.json, are not mmengine's: {error}"
         ) from None
     if not metrics:
         raise UserError(f'{folder}: no {RECORD}, and no evaluation in its logs. {_advice(folder)}')
-    found: dict[str, Any] = {'metrics': metrics, 'seconds_by_log': training_seconds(rows), 'by_logs': True}
+    found: dict[str, Any] = {'metrics': metrics, 'seconds_by_log': seconds, 'by_logs': True}
     settings: Any = {}
     configs = sorted(folder.glob('*.py'), key=lambda file: file.stat().st_mtime)
     if configs:
@@ -316,7 +329,7 @@ def _overlay(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> bytes:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
     units = []
     for name, run in zip(names, runs):
-        label = name.replace('$', r'\$')
+        label = ' ' * name.startswith('_') + name.replace('$', r'\$')  # else matplotlib hides it
         losses = [point for point in _get(run, 'curves', 'loss') or [] if point[1] is not None]
         left.plot([point[0] for point in losses], [point[1] for point in losses], label=label)
         scores = _map_curve(run)

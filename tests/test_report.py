@@ -285,10 +285,14 @@ def test_broken_logs_and_odd_arguments_are_told(
     log.write_text('{"loss": \n\n')
     page = tmp_path / 'page.html'
     page.mkdir()
+    odd = tmp_path / 'odd.json'
+    report = json.loads((runs[0] / 'report.json').read_text())
+    odd.write_text(json.dumps({**report, 'cost': {'parts': 5, 'latency_ms': 'x'}}))
     for words, message in (
         ([runs[0]], 'two or more runs are wanted'),
         ([runs[0], tmp_path / 'none'], 'none: no such folder or file'),
         ([runs[0], tmp_path], "are not mmengine's"),
+        ([runs[0], odd], 'odd.json: damaged: '),
         ([*runs, '-o', page], '-o .*: a file is wanted, this is a folder'),
         ([*runs, '-o', runs[0] / 'report.json'], 'a name that ends in .html is wanted'),
     ):
