@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import ghost_det  # noqa: F401  # before any test imports mmdet, which it makes importable
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 
