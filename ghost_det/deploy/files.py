@@ -56,12 +56,14 @@ def to_onnx(
     if dynamic:
         free |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     with quiet(), torch.no_grad():
+        # Not left to torch.onnx: while it exports, mmdet's box coders take branches that import a module
+        # long gone, and it traces all again in another way, which takes a third of the whole time.
+        traced = torch.export.export(graph, (example,), dynamic_shapes=(free,), strict=False)
         program: Any = torch.onnx.export(
-            graph,
-            (example,),
+            traced,
+            (),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=(free,),
             input_names=['images'],
             output_names=['boxes', 'scores', 'labels'],
             custom_translation_table=translations(),

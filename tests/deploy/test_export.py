@@ -40,9 +40,11 @@ SMALL = {
     'model.bbox_head.num_classes': 3,
 }
 TWO_STAGES = 'configs/faster-rcnn_ghostnet_fpn.py'
+# Of the backbone two stages alone: the neck's further levels are pooled, with the same strides.
 FASTER = {
     'model.backbone.width': 0.5,
-    'model.neck.in_channels': [12, 20, 56, 80],
+    'model.backbone.out_indices': (0, 1),
+    'model.neck.in_channels': [12, 20],
     'model.neck.out_channels': 16,
     'model.rpn_head.in_channels': 16,
     'model.rpn_head.feat_channels': 16,
