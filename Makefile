@@ -8,6 +8,8 @@ DATA ?= sample
 ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epochs 8 --pretrained none))
 # pytest workers, of one thread each
 JOBS ?= 2
+# of any value: the tests marked slow (trainings killed and resumed, several processes, whole exports) run, too
+ALL ?=
 # The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
 SMOKE := tests/deploy/test_detect.py tests/deploy/test_export.py tests/deploy/test_heads.py tests/models tests/test_checkpoint.py tests/test_commands.py tests/test_configs.py tests/test_evaluation.py tests/test_installed.py tests/test_launch.py \
   tests/test_loading.py tests/test_ops_coverage.py tests/test_preflight_config.py tests/test_preflight_convert.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
@@ -55,8 +57,8 @@ setup: $(STAMP) ## make .venv with the tested versions; does nothing while the p
 train: $(STAMP) ## set up, then train CONFIG on DATA; ARGS goes to tools/train.py
 	$(call timed,train,$(PY) tools/train.py $(CONFIG) --data $(DATA) $(ARGS))
 
-test: lint ## set up, lint, then run the tests; ARGS goes to pytest
-	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(ARGS))
+test: lint ## set up, lint, then run the tests, the slow ones too with ALL=1; ARGS goes to pytest
+	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(if $(ALL),,-m 'not slow') $(ARGS))
 
 smoke: $(STAMP) ## set up, then run the tests that lean on the mm packages and torch, as in make smoke STACK=official
 	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(SMOKE) $(ARGS))

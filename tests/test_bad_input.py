@@ -114,6 +114,7 @@ OUTSIDE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', OUTSIDE)
 def test_as_a_process_and_with_loader_workers_too(command: str, place: Path, sample: Path) -> None:
     _, (name, *words) = words_of(command, place, sample)
@@ -131,6 +132,7 @@ def test_the_corpus_is_large() -> None:
     assert not [name for name in FILES if f'@{name}' not in used]
 
 
+@pytest.mark.slow
 def test_odd_names_that_are_right_work(place: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place / 'Bilder für “α”  100 % {x} #1'
     shutil.copytree(sample, folder)

@@ -37,6 +37,7 @@ def test_generated_annotations_are_of_cocos_form_and_proportions(tmp_path: Path,
         assert 400 < path.stat().st_size / len(content['annotations']) < 700
 
 
+@pytest.mark.slow
 def test_a_table_has_a_row_for_each_size_and_way(tmp_path: Path) -> None:
     head, *rows = annotation_table([0.02], workers=2, folder=tmp_path)
     assert [row.split()[:4] for row in rows] == [['0.02', '2366', '3', each] for each in ('yes', 'no')]
@@ -61,6 +62,7 @@ def test_every_worker_tells_its_memory_at_the_end_of_its_share(tmp_path: Path, w
     assert len(told) == len(set(told)) == workers
 
 
+@pytest.mark.slow
 def test_each_setting_of_a_training_step_is_timed_against_the_default() -> None:
     heading, head, _, *rows = training_table(LITE, batch=2, side=128, rounds=2, compiled=False)
     assert heading.startswith('2 images of 128 x 128, 1 threads, 2 rounds')
@@ -84,6 +86,7 @@ def test_tool_prints_a_row_for_each_operator(
     assert float(row.split('|')[2]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(EVALUATOR != FAST, reason='faster-coco-eval is not installed')
 def test_evaluators_are_compared_in_figures_seconds_and_memory() -> None:
     what, _, *rows, ratio, equal = evaluation_table(images=40, detections=20, rounds=1)

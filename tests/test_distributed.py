@@ -166,6 +166,7 @@ def test_the_first_process_alone_speaks_and_writes(pair: tuple[Path, str]) -> No
     assert 'Grad strides' not in printed and 'FutureWarning' not in printed
 
 
+@pytest.mark.slow
 def test_an_evaluation_by_two_processes_gives_the_figures_of_one(
     config: Path, data: list[str], pair: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -259,6 +260,7 @@ def started(*words: str | Path, log: Path, cwd: Path = ROOT, **env: str) -> Iter
                 process.wait(60)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='processes are found in /proc')
 def test_a_killed_process_ends_the_training_and_it_resumes(
     config: Path, data: list[str], tmp_path: Path
@@ -280,6 +282,7 @@ def test_a_killed_process_ends_the_training_and_it_resumes(
     assert (tmp_path / f'run/epoch_{epoch + 1}.pth').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='processes are found in /proc')
 def test_processes_told_to_stop_do_so_after_the_same_step(
     config: Path, data: list[str], tmp_path: Path
@@ -351,6 +354,7 @@ def test_two_hosts_by_static_rendezvous(
     assert figures(first) == figures(pair[1]) and not figures(second)
 
 
+@pytest.mark.slow
 def test_an_elastic_training_on_two_hosts_goes_on_after_a_loss(
     config: Path, data: list[str], hosts: list[list[str]], tmp_path: Path
 ) -> None:

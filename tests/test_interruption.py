@@ -48,6 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, DetectionData]
     return str(soak.make_config(folder)), find_data(make_sample(folder, train=8, val=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('loop', soak.CONFIGS)
 def test_killed_trainings_end_to_the_bit_as_if_they_had_not_been(loop: str) -> None:
     kills = KILLS if loop == 'epochs' else str(max(2, int(KILLS) // 3))
@@ -183,6 +184,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_scheduler_s_signal_saves_and_the_training_goes_on(
     small: tuple[str, DetectionData], tmp_path: Path
 ) -> None:
@@ -225,6 +227,7 @@ def tell_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int)
     monkeypatch.setattr(owner, name, soak.on_call(function, number, tell))
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_loses_nothing_where_checkpoints_are_rarer(
     small: tuple[str, DetectionData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +264,7 @@ def test_without_a_stderr_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> No
     hook.after_train(None)
 
 
+@pytest.mark.slow
 def test_a_loop_of_iterations_goes_on_within_a_later_round_of_its_data(
     tmp_path: Path, small: tuple[str, DetectionData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +363,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(['umount', '-l', str(folder)])
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(
     small: tuple[str, DetectionData], small_disk: Path, tmp_path: Path
 ) -> None:
@@ -448,6 +453,7 @@ def logged(work_dir: Path) -> str:
     return ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
 
 
+@pytest.mark.slow
 def test_a_training_begins_anew_or_goes_on(small: tuple[str, DetectionData], tmp_path: Path) -> None:
     def began() -> int:
         return int(load_checkpoint(tmp_path / 'epoch_1.pth')['meta']['began'])
@@ -486,12 +492,14 @@ def test_no_whole_checkpoint_is_no_new_beginning(small: tuple[str, DetectionData
         small_train(small, tmp_path, resume='auto')
 
 
+@pytest.mark.slow
 def test_another_batch_size_is_told_on_resuming(small: tuple[str, DetectionData], tmp_path: Path) -> None:
     small_train(small, tmp_path, epochs=1)
     small_train(small, tmp_path, epochs=2, batch_size=2, resume='auto')
     assert 'an epoch had 2 steps and has 4 now' in logged(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_was_to_be_removed_is_removed_on_resuming_and_nothing_else(
     small: tuple[str, DetectionData], tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def test_it_is_committed_as_it_ran() -> None:
     assert NOTEBOOK.stat().st_size < 400_000
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('nbformat', 'nbclient', 'ipykernel'):
         pytest.importorskip(name, reason=f"no {name}: pip install '.[docs]'")

@@ -347,6 +347,7 @@ def check_tool(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_tool(tmp_path: Path) -> None:
     root = faulty(tmp_path / 'a set')
     page, machine, mended = tmp_path / 'r.html', tmp_path / 'r.json', tmp_path / 'mended'

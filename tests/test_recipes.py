@@ -71,6 +71,7 @@ def test_bfloat16_computes_in_half_the_bits_and_keeps_the_weights_whole(sample: 
     assert len(one) == 4 and one != other and other == pytest.approx(one, rel=0.05)
 
 
+@pytest.mark.slow
 def test_gradients_of_several_batches_make_one_step(sample: Path, tmp_path: Path) -> None:
     runner, stem = run(sample, tmp_path, **{'optim_wrapper.accumulative_counts': 2})
     moved = [not torch.equal(a, b) for a, b in zip(stem.weights, stem.weights[1:])]
@@ -78,6 +79,7 @@ def test_gradients_of_several_batches_make_one_step(sample: Path, tmp_path: Path
     assert runner.optim_wrapper.optimizer.state[runner.model.backbone.conv_stem.weight]['step'] == 2
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_saved_and_resumed(sample: Path, tmp_path: Path) -> None:
     average = dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.5, gamma=1)
     hooks = {'custom_hooks': [dict(type='StemHook'), average]}

@@ -105,6 +105,7 @@ def check(out: Path, images: Path, model: str) -> None:
         assert row['scores'] == alone.scores.tolist() and row['boxes'] == alone.boxes.tolist()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_and_doubles_nothing(
     cluster: str, model: str, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     assert row['path'] == str(images / content['images'][2]['file_name'])
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_followed_by_another(
     cluster: str, model: str, images: Path, tmp_path: Path
 ) -> None:
@@ -160,6 +162,7 @@ def test_a_killed_driver_is_followed_by_another(
     assert sorted((out / 'parts').iterdir()) == parts(out)
 
 
+@pytest.mark.slow
 def test_parquet_in_and_what_could_not_be_read_again(
     cluster: str, model: str, images: Path, tmp_path: Path
 ) -> None:

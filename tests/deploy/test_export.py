@@ -121,6 +121,7 @@ def two_stages(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
     return once(folder if worker_id == 'master' else folder.parent, 'faster.onnx', make)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
 def test_faster_rcnn_finds_what_mmdet_finds(two_stages: Path, tmp_path: Path, suffix: str) -> None:
     cfg, detector = settled(TWO_STAGES, **FASTER)
