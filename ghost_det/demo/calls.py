@@ -43,11 +43,9 @@ def checked(app: Any, page: gr.Blocks, folder: Path) -> Any:
             content = json.dumps(_call(json.loads(body), page, folder)).encode()
         except ClientDisconnect:
             return
-        except (ValueError, RecursionError):
-            await JSONResponse({'detail': 'no call of this page'}, 400)(scope, receive, send)
-            return
-        except UserError as error:
-            await JSONResponse({'detail': str(error)}, 400)(scope, receive, send)
+        except (UserError, ValueError, RecursionError) as error:
+            why = str(error) if isinstance(error, UserError) else 'no call of this page'
+            await JSONResponse({'detail': why}, 400)(scope, receive, send)
             return
         parts = [{'type': 'http.request', 'body': content, 'more_body': False}]
 

@@ -30,7 +30,11 @@ footer { display: none !important }
 .message:not(:has(p)) { display: none }
 .boxes :is(button, .image-frame, img) { width: 100%; max-height: 75vh; object-fit: contain }
 .maps figure { margin: 0 0 24px }
-.maps img { width: 100%; background: white }
+.maps img { width: 100%; background: white; cursor: zoom-in }
+.maps input { position: absolute; opacity: 0 }
+.maps input:focus-visible + img { outline: 2px solid var(--color-accent) }
+.maps input:checked + img { position: fixed; inset: 0; z-index: 9999; width: 100vw; height: 100vh }
+.maps input:checked + img { object-fit: contain; cursor: zoom-out }
 input[type=radio]:checked { background-color: var(--color-accent) !important } /* white under the mouse */
 .numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
 .numbers :is(table, tr, th, td) { border: 0 !important }
@@ -136,7 +140,7 @@ def problem(error: UserError) -> str:
 
 
 def application(models: Mapping[str, Model], folder: Path) -> FastAPI:
-    """Return an application that has the page at ``/``; see `build`, and `checked` of the folder of uploads."""
+    """Return an application that has the page at ``/``; see `build`, and `checked` of the folder."""
     page = build(models)
     page.state_session_capacity = VISITORS
     # Of a page that is not "launched", and one that is mounted is not, gradio takes any path of this machine

@@ -67,7 +67,9 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
                 await super().shutdown(sockets)
 
         hosts = allowed(host, listener.getsockname()[0])
-        config = uvicorn.Config(guarded(app, folder, hosts), log_level='warning', timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            guarded(app, folder, hosts), ws='none', log_level='warning', timeout_graceful_shutdown=2
+        )
         everyone = '' if hosts else ' (under any name, to all who reach this machine)'
         address = f'[{host}]' if ':' in host else host
         print(f'http://{address}:{port}{everyone}: {", ".join(models)}; Ctrl-C ends it', flush=True)
@@ -141,9 +143,6 @@ def guarded(app: Asgi, folder: Path, hosts: Collection[str]) -> Asgi:
     routes = (*ROUTES, f'gradio_api/file={folder}/')
 
     async def guard(scope: Scope, receive: Any, send: Any) -> None:
-        if scope['type'] == 'websocket':  # gradio has none, and says so in a traceback
-            await send({'type': 'websocket.close'})
-            return
         path = scope.get('path', '/').lstrip('/')
         refusal = None
         if scope['type'] == 'http' and hosts and _host(scope) not in hosts:
@@ -163,7 +162,10 @@ def guarded(app: Asgi, folder: Path, hosts: Collection[str]) -> Asgi:
                 ]
             await send(message)
 
-        await app(scope, receive, send_with_policy)
+        try:
+            await app(scope, receive, send_with_policy)
+        except Exception as error:  # of gradio, where a client asks for what there is not
+            print(f'/{path!r:.80}: {type(error).__name__}: {str(error)!r:.200}', file=sys.stderr)
 
     return guard
 
