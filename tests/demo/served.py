@@ -23,9 +23,10 @@ ABSENT = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
 
 
 class Served(NamedTuple):
-    """A page, its process, and the folder that has its temporary ones."""
+    """A page, what it said at its start, its process, and the folder that has its temporary ones."""
 
     url: str
+    said: str
     process: subprocess.Popen[str]
     folder: Path
 
@@ -54,28 +55,29 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *words: object) -> Iterator[Served]:
+def serving(folder: Path, *words: object, host: str = '127.0.0.1') -> Iterator[Served]:
     """Serve a page of two models, which find what is bright."""
     pytest.importorskip('gradio')
     for name in ('a.onnx', 'b.xml'):
         save(folder / name, Metadata(**METADATA))
     port = free_port()
-    process = start(folder, 'a.onnx', 'b.xml', '--port', port, *words)
+    process = start(folder, 'a.onnx', 'b.xml', '--host', host, '--port', port, *words)
+    address = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
     try:
         assert process.stdout is not None and process.stderr is not None
         said = process.stdout.readline()
-        assert said.startswith(f'http://127.0.0.1:{port}'), process.stderr.read()
-        wait_for(port)
-        yield Served(f'http://127.0.0.1:{port}', process, folder)
+        assert said.startswith(f'http://{address}'), process.stderr.read()
+        wait_for(host, port)
+        yield Served(f'http://{address}', said, process, folder)
     finally:
         process.kill()
         process.wait()
 
 
-def wait_for(port: int) -> None:
+def wait_for(host: str, port: int) -> None:
     """Wait for the server to answer: its socket is open before it does."""
     for _ in range(100):
-        with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port), 5) as connection:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 5) as connection:
             connection.settimeout(5)
             connection.sendall(b'GET /config HTTP/1.0\r\n\r\n')
             if connection.recv(4):
