@@ -31,11 +31,11 @@ class Served(NamedTuple):
     folder: Path
 
 
-def start(folder: Path, *words: object) -> subprocess.Popen[str]:
-    """Run the tool where neither torch nor the mm packages can be imported."""
+def start(folder: Path, *words: object, absent: tuple[str, ...] = ABSENT) -> subprocess.Popen[str]:
+    """Run the tool where packages, torch and those of mm, cannot be imported."""
     for part in ('block', 'temporary'):
         (folder / part).mkdir(exist_ok=True)
-    code = f'import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n'
+    code = f'import sys\nsys.modules.update(dict.fromkeys({absent}))\n'
     (folder / 'block/sitecustomize.py').write_text(code)
     path = os.pathsep.join([str(folder / 'block'), str(ROOT)])
     return subprocess.Popen(
@@ -55,13 +55,15 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *words: object, host: str = '127.0.0.1') -> Iterator[Served]:
-    """Serve a page of two models, which find what is bright."""
+def serving(
+    folder: Path, *words: object, host: str = '127.0.0.1', absent: tuple[str, ...] = ABSENT
+) -> Iterator[Served]:
+    """Serve a page of two models, which find what is bright, and more."""
     pytest.importorskip('gradio')
     for name in ('a.onnx', 'b.xml'):
         save(folder / name, Metadata(**METADATA))
     port = free_port()
-    process = start(folder, 'a.onnx', 'b.xml', '--host', host, '--port', port, *words)
+    process = start(folder, 'a.onnx', 'b.xml', *words, '--host', host, '--port', port, absent=absent)
     address = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
     try:
         assert process.stdout is not None and process.stderr is not None
