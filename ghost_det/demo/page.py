@@ -33,8 +33,8 @@ footer { display: none !important }
 .maps img { width: 100%; background: white; cursor: zoom-in }
 .maps input { position: absolute; opacity: 0 }
 .maps input:focus-visible + img { outline: 2px solid var(--color-accent) }
-.maps input:checked + img { position: fixed; inset: 0; z-index: 9999; width: 100vw; height: 100vh }
-.maps input:checked + img { object-fit: contain; cursor: zoom-out }
+.maps label:has(:checked) { position: fixed; inset: 0; z-index: 9999; overflow: auto; background: white }
+.maps input:checked + img { cursor: zoom-out }
 input[type=radio]:checked { background-color: var(--color-accent) !important } /* white under the mouse */
 .numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
 .numbers :is(table, tr, th, td) { border: 0 !important }

@@ -67,7 +67,7 @@ def serving(
     address = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
     try:
         assert process.stdout is not None and process.stderr is not None
-        said = process.stdout.readline()
+        said = next((line for line in process.stdout if line.startswith('http://')), '')  # torch says more
         assert said.startswith(f'http://{address}'), process.stderr.read()
         wait_for(host, port)
         yield Served(f'http://{address}', said, process, folder)
