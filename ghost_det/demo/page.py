@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from ..deploy.detect import SCORE
 from ..errors import UserError
+from .calls import checked
 from .detect import Model, Seen, as_json, look, picture, summary
 
 MAX_UPLOAD = '20mb'
@@ -29,7 +30,11 @@ footer { display: none !important }
 .message:not(:has(p)) { display: none }
 .boxes :is(button, .image-frame, img) { width: 100%; max-height: 75vh; object-fit: contain }
 .maps figure { margin: 0 0 24px }
-.maps img { width: 100%; background: white }
+.maps img { width: 100%; background: white; cursor: zoom-in }
+.maps input { position: absolute; opacity: 0 }
+.maps input:focus-visible + img { outline: 2px solid var(--color-accent) }
+.maps label:has(:checked) { position: fixed; inset: 0; z-index: 9999; overflow: auto; background: white }
+.maps input:checked + img { cursor: zoom-out }
 input[type=radio]:checked { background-color: var(--color-accent) !important } /* white under the mouse */
 .numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
 .numbers :is(table, tr, th, td) { border: 0 !important }
@@ -39,12 +44,11 @@ input[type=radio]:checked { background-color: var(--color-accent) !important } /
 """
 
 
-def build(models: Mapping[str, Model], folder: Path) -> gr.Blocks:
+def build(models: Mapping[str, Model]) -> gr.Blocks:
     """Return the page.
 
     Args:
         models: by the name that the page gives them.
-        folder: of the uploads.
     """
 
     def run(upload: dict[str, Any] | None, name: str, least: float, before: Seen | None) -> tuple[Any, ...]:
@@ -52,7 +56,7 @@ def build(models: Mapping[str, Model], folder: Path) -> gr.Blocks:
         if upload is None:
             return None, '', None, *nothing
         try:
-            seen = look(path_in(folder, upload), name, models[name], before)
+            seen = look(Path(upload['path']), name, models[name], before)
         except UserError as error:
             return None, problem(error), None, *nothing
         return gr.skip(), '', seen, *show(least, seen)
@@ -75,7 +79,7 @@ def build(models: Mapping[str, Model], folder: Path) -> gr.Blocks:
                 )
             from .maps import maps_page
 
-            return maps_page(path_in(folder, upload), *files)
+            return maps_page(Path(upload['path']), *files)
         except UserError as error:
             return problem(error)
 
@@ -130,31 +134,19 @@ def build(models: Mapping[str, Model], folder: Path) -> gr.Blocks:
     return page.queue(max_size=WAITING)
 
 
-def path_in(folder: Path, upload: Mapping[str, Any]) -> Path:
-    """Return the path of an upload; gradio checks it only where the client calls it a file.
-
-    Raises:
-        UserError: it is not in the folder of uploads.
-    """
-    path = Path(str(upload.get('path'))).resolve()
-    if not path.is_relative_to(folder):
-        raise UserError('no upload: choose the image again')
-    return path
-
-
 def problem(error: UserError) -> str:
     """Return a message as HTML."""
     return f'<p class="problem" role="alert">{escape(str(error))}</p>'
 
 
 def application(models: Mapping[str, Model], folder: Path) -> FastAPI:
-    """Return an application that has the page at ``/``; see `build`."""
-    page = build(models, folder)
+    """Return an application that has the page at ``/``; see `build`, and `checked` of the folder."""
+    page = build(models)
     page.state_session_capacity = VISITORS
     # Of a page that is not "launched", and one that is mounted is not, gradio takes any path of this machine
     # that a client calls its upload, copies the file, and gives it out.
     page.has_launched = True
-    return gr.mount_gradio_app(
+    app = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         page,
         '/',
@@ -169,3 +161,5 @@ def application(models: Mapping[str, Model], folder: Path) -> FastAPI:
         pwa=False,
         enable_monitoring=False,
     )
+    app.add_middleware(checked, page=page, folder=folder)
+    return app

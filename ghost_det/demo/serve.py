@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import UserError
 from ..installed import missing
@@ -32,6 +34,7 @@ ROUTES = (
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; frame-ancestors 'self'"
 )
+LOCAL = ('localhost', '127.0.0.1', '::1')
 Scope = dict[str, Any]
 Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
 
@@ -63,8 +66,13 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
                 app.routes[-1].app.stop_event.set()  # or it would wait for the pages that are open
                 await super().shutdown(sockets)
 
-        config = uvicorn.Config(guarded(app, folder), log_level='warning', timeout_graceful_shutdown=2)
-        print(f'http://{host}:{port}: {", ".join(models)}; Ctrl-C ends it', flush=True)
+        hosts = allowed(host, listener.getsockname()[0])
+        config = uvicorn.Config(
+            guarded(app, folder, hosts), ws='none', log_level='warning', timeout_graceful_shutdown=2
+        )
+        everyone = '' if hosts else ' (under any name, to all who reach this machine)'
+        address = f'[{host}]' if ':' in host else host
+        print(f'http://{address}:{port}{everyone}: {", ".join(models)}; Ctrl-C ends it', flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             Server(config).run(sockets=[listener])
 
@@ -84,6 +92,22 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         raise UserError(f'--host {host} --port {port}: cannot listen there ({why})') from None
     with listener:
         yield listener
+
+
+def allowed(host: str, address: str) -> frozenset[str]:
+    """Return the names under which the page answers; none are all.
+
+    Were it all of them always, a site could have its own name point here, and read in the visitor's browser
+    what the page tells (DNS rebinding).
+
+    Args:
+        host: that was asked for.
+        address: where that is.
+    """
+    ip = ipaddress.ip_address(address.partition('%')[0])
+    if ip.is_unspecified:
+        return frozenset()
+    return frozenset({host.lower(), address, *(LOCAL if ip.is_loopback else ())})
 
 
 @contextlib.contextmanager
@@ -108,20 +132,26 @@ def private_folder() -> Iterator[Path]:
             signal.signal(stop, handler)
 
 
-def guarded(app: Asgi, folder: Path) -> Asgi:
+def guarded(app: Asgi, folder: Path, hosts: Collection[str]) -> Asgi:
     """Return an application that answers what the page needs alone, and has browsers fetch nothing elsewhere.
 
     Args:
         app: gradio's.
         folder: of the files that it may give out.
+        hosts: see `allowed`.
     """
     routes = (*ROUTES, f'gradio_api/file={folder}/')
 
     async def guard(scope: Scope, receive: Any, send: Any) -> None:
         path = scope.get('path', '/').lstrip('/')
-        if scope['type'] == 'http' and path and not path.startswith(routes):
-            await send({'type': 'http.response.start', 'status': 404, 'headers': []})
-            await send({'type': 'http.response.body', 'body': b'not part of this page'})
+        refusal = None
+        if scope['type'] == 'http' and hosts and _host(scope) not in hosts:
+            refusal = 400, b'the page does not go by this name: open the address that it printed'
+        elif scope['type'] == 'http' and path and not path.startswith(routes):
+            refusal = 404, b'not part of this page'
+        if refusal:
+            await send({'type': 'http.response.start', 'status': refusal[0], 'headers': []})
+            await send({'type': 'http.response.body', 'body': refusal[1]})
             return
 
         async def send_with_policy(message: dict[str, Any]) -> None:
@@ -132,6 +162,18 @@ def guarded(app: Asgi, folder: Path) -> Asgi:
                 ]
             await send(message)
 
-        await app(scope, receive, send_with_policy)
+        try:
+            await app(scope, receive, send_with_policy)
+        except Exception as error:  # of gradio, where a client asks for what there is not
+            print(f'/{path!r:.80}: {type(error).__name__}: {str(error)!r:.200}', file=sys.stderr)
 
     return guard
+
+
+def _host(scope: Scope) -> str | None:
+    """Return the name that a browser was given, without the port."""
+    names = [value for key, value in scope['headers'] if key == b'host']
+    try:
+        return urlsplit(f'//{names[0].decode()}').hostname if len(names) == 1 else None
+    except ValueError:
+        return None

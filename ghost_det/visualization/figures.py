@@ -26,7 +26,12 @@ SHOWN = 64
 
 
 def draw_redundancy(
-    values: Array, found: Redundancy, size: int = 3, count: int = 3, title: str = ''
+    values: Array,
+    found: Redundancy,
+    size: int = 3,
+    count: int = 3,
+    title: str = '',
+    stacked: bool = False,
 ) -> Figure:
     """Draw the maps of a layer with the most similar pairs framed, and how each pair's kernel works.
 
@@ -38,6 +43,7 @@ def draw_redundancy(
         size: of the kernels.
         count: of the pairs.
         title: of the figure.
+        stacked: whether the pairs are below the maps, for a narrow place, not beside them.
     """
     pairs = found.pairs(size, count)
     colours = [colormaps['tab10'](number % 10) for number in range(len(pairs))]
@@ -46,8 +52,15 @@ def draw_redundancy(
     shown = sorted([*frames, *rest[: max(0, SHOWN - len(frames))]])
     columns = math.ceil(math.sqrt(len(shown)))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(13.5, max(0.85 * rows, 1.45 * len(pairs)) + 0.9), layout='constrained')
-    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    heights = (0.85 * rows, 1.45 * len(pairs))
+    figure = Figure(
+        figsize=(7, sum(heights) + 1.3) if stacked else (13.5, max(heights) + 0.9), layout='constrained'
+    )
+    halves: Any = (
+        figure.subfigures(2, 1, height_ratios=[each + 0.5 for each in heights])
+        if stacked
+        else figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    )
     left, right = halves
     _mosaic(left.subplots(), values, shown, columns, frames)
     left.suptitle(f'{len(shown)} of {len(values)} maps', fontsize=10)

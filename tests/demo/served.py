@@ -23,18 +23,19 @@ ABSENT = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
 
 
 class Served(NamedTuple):
-    """A page, its process, and the folder that has its temporary ones."""
+    """A page, what it said at its start, its process, and the folder that has its temporary ones."""
 
     url: str
+    said: str
     process: subprocess.Popen[str]
     folder: Path
 
 
-def start(folder: Path, *words: object) -> subprocess.Popen[str]:
-    """Run the tool where neither torch nor the mm packages can be imported."""
+def start(folder: Path, *words: object, absent: tuple[str, ...] = ABSENT) -> subprocess.Popen[str]:
+    """Run the tool where packages, torch and those of mm, cannot be imported."""
     for part in ('block', 'temporary'):
         (folder / part).mkdir(exist_ok=True)
-    code = f'import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n'
+    code = f'import sys\nsys.modules.update(dict.fromkeys({absent}))\n'
     (folder / 'block/sitecustomize.py').write_text(code)
     path = os.pathsep.join([str(folder / 'block'), str(ROOT)])
     return subprocess.Popen(
@@ -54,28 +55,31 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *words: object) -> Iterator[Served]:
-    """Serve a page of two models, which find what is bright."""
+def serving(
+    folder: Path, *words: object, host: str = '127.0.0.1', absent: tuple[str, ...] = ABSENT
+) -> Iterator[Served]:
+    """Serve a page of two models, which find what is bright, and more."""
     pytest.importorskip('gradio')
     for name in ('a.onnx', 'b.xml'):
         save(folder / name, Metadata(**METADATA))
     port = free_port()
-    process = start(folder, 'a.onnx', 'b.xml', '--port', port, *words)
+    process = start(folder, 'a.onnx', 'b.xml', *words, '--host', host, '--port', port, absent=absent)
+    address = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
     try:
         assert process.stdout is not None and process.stderr is not None
-        said = process.stdout.readline()
-        assert said.startswith(f'http://127.0.0.1:{port}'), process.stderr.read()
-        wait_for(port)
-        yield Served(f'http://127.0.0.1:{port}', process, folder)
+        said = next((line for line in process.stdout if line.startswith('http://')), '')  # torch says more
+        assert said.startswith(f'http://{address}'), process.stderr.read()
+        wait_for(host, port)
+        yield Served(f'http://{address}', said, process, folder)
     finally:
         process.kill()
         process.wait()
 
 
-def wait_for(port: int) -> None:
+def wait_for(host: str, port: int) -> None:
     """Wait for the server to answer: its socket is open before it does."""
     for _ in range(100):
-        with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port), 5) as connection:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 5) as connection:
             connection.settimeout(5)
             connection.sendall(b'GET /config HTTP/1.0\r\n\r\n')
             if connection.recv(4):

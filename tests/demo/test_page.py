@@ -98,3 +98,37 @@ def test_a_visit(browser: Any, served: Served, tmp_path: Path) -> None:
     local = (served.url, 'data:', 'blob:')
     assert [url for url in asked if not url.startswith(local)] == []
     assert len(asked) > 50
+
+
+def test_feature_maps(browser: Any, tmp_path: Path) -> None:
+    pytest.importorskip('mmdet')
+    from .torch_files import PLAIN, save_torch
+
+    Image.fromarray(bright()).save(tmp_path / 'x.png')
+    with serving(tmp_path, *save_torch(tmp_path, **PLAIN), absent=()) as served:
+        asked: list[str] = []
+        page = open_page(browser, served, asked)
+        page.get_by_role('tab', name='Feature maps').click()
+        button, maps = page.get_by_role('button', name='Draw the feature maps'), page.locator('.maps.prose')
+        button.click()
+        maps.get_by_text('a.onnx: feature maps are shown of torch models alone').wait_for()
+        page.get_by_label('light.pth').click()
+        button.click()
+        maps.get_by_text('choose an image first').wait_for()
+        upload(page, tmp_path / 'x.png')
+        page.locator('.numbers.prose').get_by_text('light.pth').wait_for()
+        button.click()
+        maps.get_by_text('light: has no ghost modules').wait_for()
+        assert maps.locator('figure').count() == 2
+
+        picture = maps.locator('img').last
+        small = picture.bounding_box()['width']
+        picture.click()
+        page.wait_for_function(
+            '() => document.querySelector(".maps :checked + img").width > 0.95 * innerWidth'
+        )
+        assert picture.bounding_box()['width'] > small
+        picture.click()
+        page.wait_for_function('() => !document.querySelector(".maps :checked")')
+        assert picture.bounding_box()['width'] == small
+    assert [url for url in asked if not url.startswith((served.url, 'data:', 'blob:'))] == []

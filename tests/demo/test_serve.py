@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import product
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from ghost_det.demo.serve import allowed
 
 from ..deploy.test_runtime import bright
 from .served import Served, free_port, serving, start
@@ -69,27 +76,117 @@ def test_visitors_at_once_have_their_own(served: Served, tmp_path: Path) -> None
     assert lefts == pytest.approx([8 * number + 4 for number in range(6)], abs=0.1)
 
 
-def test_files_outside_cannot_be_had(served: Served, image: Path) -> None:
-    outside = [str(image), '/etc/passwd', str(served.folder / 'a.onnx')]
-    (folder,) = (served.folder / 'temporary').iterdir()
-    outside += [f'{folder}/../../a.onnx', 'http://127.0.0.1:9/']
-    for path in outside:
-        for prefix in ('/gradio_api/file=', '/file=', '/gradio_api/proxy='):
-            assert httpx.get(f'{served.url}{prefix}{path}').status_code in (403, 404), path
-        for meta in ({'meta': {'_type': 'gradio.FileData'}}, {}):
-            body = {'data': [{'path': path, 'url': path, **meta}, 'a.onnx', 0.5, None], 'fn_index': 0}
-            text = _call(served, {**body, 'session_hash': f'x{abs(hash((path, str(meta))))}'})
-            assert 'no upload: choose the image again' in text or '"success":false' in text, path
-            assert 'results' not in text, path
+def test_nothing_is_read_but_uploads(served: Served, image: Path) -> None:
+    asked: list[str] = []
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+
+    with HTTPServer(('127.0.0.1', 0), Site) as site:
+        Thread(target=site.serve_forever, daemon=True).start()
+        (folder,) = (served.folder / 'temporary').iterdir()
+        outside = [str(image), '/etc/passwd', str(served.folder / 'a.onnx'), f'{folder}/../../a.onnx']
+        outside += [f'http://127.0.0.1:{site.server_port}/x.png', 'https://example.com/x.png']
+        for path in outside:
+            for prefix in ('/gradio_api/file=', '/file=', '/gradio_api/proxy='):
+                assert httpx.get(f'{served.url}{prefix}{path}').status_code in (403, 404), path
+            for key, meta in product(('path', 'url'), ({'meta': {'_type': 'gradio.FileData'}}, {})):
+                answer = call(served, [{key: path, **meta}, 'a.onnx', 0.5, None])
+                assert answer.status_code == 400, path
+                assert answer.json()['detail'] == 'no upload: choose the image again'
+        site.shutdown()
+    assert asked == []
     kept = [path.read_bytes() for path in folder.rglob('*') if path.is_file()]
     assert Path('/etc/passwd').read_bytes() not in kept
 
 
-def _call(served: Served, body: dict[str, Any]) -> str:
-    httpx.post(f'{served.url}/gradio_api/queue/join', json=body).raise_for_status()
-    return httpx.get(
-        f'{served.url}/gradio_api/queue/data', params={'session_hash': body['session_hash']}, timeout=20
-    ).text
+def test_gradio_gets_nothing_of_a_call_but_what_the_page_sends(served: Served, image: Path) -> None:
+    with image.open('rb') as file:
+        (path,) = httpx.post(f'{served.url}/gradio_api/upload', files={'files': file}).json()
+    address = 'https://example.com/x.png'
+    elsewhere = {'url': address, 'is_stream': True, 'meta': {'_type': 'gradio.FileData'}, 'more': [address]}
+    body = {'event_data': elsewhere, 'batched': True, 'simple_format': True, 'session_hash': 'whole'}
+    assert call(served, [{'path': path, **elsewhere}, 'a.onnx', 0.5, elsewhere], **body).status_code == 200
+    said = httpx.get(f'{served.url}/gradio_api/queue/data?session_hash=whole', timeout=20).text
+    assert '1</b> of 2 boxes' in said and 'example.com' not in said
+
+
+def call(served: Served, data: Any, **more: Any) -> httpx.Response:
+    body = {'data': data, 'fn_index': 0, 'session_hash': 'x', **more}
+    return httpx.post(f'{served.url}/gradio_api/queue/join', json=body)
+
+
+def test_malformed_calls_are_refused_in_silence(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        address = f'{served.url}/gradio_api/queue/join'
+        bodies = (b'', b'{', b'[]', b'\xff', b'[' * 60_000, b'x' * 70_000, b'{"fn_index": []}')
+        for body in bodies:
+            refused = httpx.post(address, content=body, headers={'content-type': 'application/json'})
+            assert refused.status_code == 400 and refused.json()['detail'], body[:20]
+        for data in (
+            'x',
+            {},
+            [],
+            [None, 'a.onnx', 0.5],
+            [None, 'a.onnx', 0.5, None, None],
+            [None, 'no such model', 0.5, None],
+            [None, ['a.onnx'], 0.5, None],
+            [None, 'a.onnx', 'half', None],
+            [None, 'a.onnx', 2, None],
+            ['x.png', 'a.onnx', 0.5, None],
+            [{'path': 1}, 'a.onnx', 0.5, None],
+            [{'path': '\0'}, 'a.onnx', 0.5, None],
+        ):
+            assert call(served, data).status_code == 400, data
+        for more in ({'fn_index': 9}, {'fn_index': 'run'}, {'session_hash': None}, {'session_hash': [1]}):
+            assert call(served, [None, 'a.onnx', 0.5, None], **more).status_code == 400, more
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(f'{served.url}/gradio_api/queue/data?session_hash=nobody')
+        served.process.terminate()
+        _, errors = served.process.communicate(timeout=20)
+    assert 'Traceback' not in errors and len(errors.splitlines()) < 3, errors
+
+
+@pytest.mark.parametrize(
+    ('host', 'answered', 'refused'),
+    [
+        (
+            '127.0.0.1',
+            ('127.0.0.1', 'LOCALHOST:80', '[::1]:80'),
+            ('example.com', 'localhost.example.com', '[::1'),
+        ),
+        ('0.0.0.0', ('127.0.0.1', 'example.com'), ()),
+    ],
+)
+def test_the_page_answers_under_its_own_names(
+    host: str, answered: tuple[str, ...], refused: tuple[str, ...], tmp_path: Path
+) -> None:
+    with serving(tmp_path, host=host) as served:
+        assert ('under any name' in served.said) == (host == '0.0.0.0')
+        for names, status in ((answered, 200), (refused, 400)):
+            for name in names:
+                for path in ('', 'config'):
+                    answer = httpx.get(f'{served.url}/{path}', headers={'host': name})
+                    assert answer.status_code == status, name
+
+
+def test_an_address_of_version_6_is_printed_as_browsers_take_it(tmp_path: Path) -> None:
+    try:
+        socket.create_server(('::1', 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip('no IPv6 here')
+    with serving(tmp_path, host='::1') as served:
+        assert re.match(r'http://\[::1\]:\d+: a\.onnx, b\.xml; ', served.said)
+        assert httpx.get(served.url).status_code == 200
+        assert httpx.get(served.url, headers={'host': 'example.com'}).status_code == 400
+
+
+def test_names_that_are_answered() -> None:
+    assert allowed('192.0.2.1', '192.0.2.1') == {'192.0.2.1'}
+    assert allowed('Box.lan', '192.0.2.1') == {'box.lan', '192.0.2.1'}
+    assert allowed('127.0.0.2', '127.0.0.2') == {'127.0.0.2', 'localhost', '127.0.0.1', '::1'}
+    assert allowed('::', '::') == allowed('0.0.0.0', '0.0.0.0') == frozenset()
 
 
 def test_what_the_page_does_not_need_is_not_served(served: Served) -> None:
