@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,27 @@ def share(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f'{text!r}: a number from 0 to 1 is wanted')
     return number
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and with it each of its subcommands', that takes options between the words, too.
+
+    argparse does so by `parse_intermixed_args` alone, which takes no subcommands and forgets ``--``.
+    """
+
+    _mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See `argparse.ArgumentParser`."""
+        args = sys.argv[1:] if args is None else list(args)
+        words = self._get_positional_actions()
+        if self._mixing or '--' in args or len(words) < 2 and all(word.nargs != '+' for word in words):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True  # up to Python 3.12, the other calls this one
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 class Settings(argparse.Action):
@@ -156,13 +178,18 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     Args:
         args: parsed arguments of `add_common`.
         classes: those of the detector, where one is evaluated.
+
+    Raises:
+        UserError: there is no such config, or see `find_data`.
     """
     parts = (args.train_ann, args.train_images, args.val_ann, args.val_images)
     if args.data is None and not any(parts):
         return None
+    from .config import config_file
     from .data import find_data
     from .launch import is_first
 
+    config_file(args.config)  # a wrong name is told before a sample is made
     data = find_data(args.data, *parts, classes)
     if not is_first():
         return data

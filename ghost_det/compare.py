@@ -55,6 +55,10 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
         if out.suffix.lower() not in ('.html', '.htm'):
             raise UserError(f'-o {out}: a name that ends in .html is wanted')
         require_writable(out, '-o', [path for path in paths if path.is_file()])
+    places = [(path / RECORD if path.is_dir() else path).resolve() for path in paths]
+    for place, path in zip(places, paths):
+        if places.count(place) > 1:
+            raise UserError(f'{path}: is given twice; the others are held against the first')
     runs = [read_run(path) for path in paths]
     names = _names(paths)
     for path, run in zip(paths, runs):
@@ -121,23 +125,24 @@ def read_run(path: Path) -> dict[str, Any]:
 
 def _from_logs(folder: Path) -> dict[str, Any]:
     """Return what the logs and the config of an older training hold."""
+    settings: Any = {}
+    configs = sorted(folder.glob('*.py'), key=lambda file: file.stat().st_mtime)
+    if configs:
+        settings = load_config(configs[-1]).to_dict()
     try:
         rows = read_scalars(folder)
-        metrics, seconds = last_figures(rows), training_seconds(rows)
-        curves(rows, True)
+        found = {
+            'metrics': last_figures(rows),
+            'seconds_by_log': training_seconds(rows),
+            'curves': curves(rows, not settings or by_epoch(settings)),
+        }
     except _ODD as error:
         raise UserError(
             f"{folder}: its logs, {folder}/*/vis_data/scalars.json, are not mmengine's: {error}"
         ) from None
-    if not metrics:
+    if not found['metrics']:
         raise UserError(f'{folder}: no {RECORD}, and no evaluation in its logs. {_advice(folder)}')
-    found: dict[str, Any] = {'metrics': metrics, 'seconds_by_log': seconds, 'by_logs': True}
-    settings: Any = {}
-    configs = sorted(folder.glob('*.py'), key=lambda file: file.stat().st_mtime)
-    if configs:
-        settings = found['settings'] = load_config(configs[-1]).to_dict()
-    found['curves'] = curves(rows, not settings or by_epoch(settings))
-    return found
+    return {**found, 'settings': settings, 'by_logs': True}
 
 
 def _advice(path: Path) -> str:
@@ -151,11 +156,8 @@ def _advice(path: Path) -> str:
 def _names(paths: Sequence[Path]) -> list[str]:
     """Return the shortest ends of the paths that tell them apart."""
     parts = [Path(os.path.abspath(path)).parts for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ['/'.join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f'{name} ({number})' for number, name in enumerate(map(str, paths), start=1)]
+    ends = (['/'.join(part[-length:]) for part in parts] for length in range(1, max(map(len, parts)) + 1))
+    return next(names for names in ends if len(set(names)) == len(names))
 
 
 def _figures(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:

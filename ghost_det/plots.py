@@ -11,6 +11,7 @@ import numpy as np
 
 from .analysis import KINDS, SPECIAL, Analysis
 from .files import atomic
+from .fonts import drawable
 from .scoring import UNDEFINED, Evaluation
 
 matplotlib.use('Agg')
@@ -61,9 +62,10 @@ def draw_curves(evaluation: Evaluation) -> Any:
     for index in by_boxes[NAMED:]:
         right.plot(recalls, evaluation.precision[0, :, index], color='lightgrey', linewidth=0.7, zorder=1)
     named = sorted(by_boxes[:NAMED], key=lambda index: -evaluation.classes[index].figures['AP_50'])
+    shown = drawable([each.name for each in evaluation.classes])
     for index in named:
         each = evaluation.classes[index]
-        label = f'{each.figures["AP_50"]:.3f} {_short(each.name)} ({each.boxes})'
+        label = f'{each.figures["AP_50"]:.3f} {_short(shown[index])} ({each.boxes})'
         right.plot(recalls, evaluation.precision[0, :, index], label=label)
     if named:
         title = 'AP_50 class (boxes)' + '\nthose with most boxes' * (len(by_boxes) > NAMED)
@@ -86,7 +88,7 @@ def draw_confusion(analysis: Analysis) -> Any:
     shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     shown = shown if len(counts) - 1 in shown else np.append(shown, len(counts) - 1)
     counts = counts[np.ix_(shown, shown)]
-    names = [_short(name) for name in (*analysis.classes, 'background')]
+    names = [_short(name) for name in (*drawable(analysis.classes), 'background')]
     labels = [names[index] for index in shown]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(labels) <= NUMBERED

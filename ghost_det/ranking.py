@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -78,19 +79,36 @@ def draw_pair(
         found: COCO results, of which those from `SCORE` are drawn.
         categories: of the annotation file.
     """
-    scale = SIDE / max(image.shape[:2])
-    small: Any = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     names = [str(category['name']) for category in categories]
     labels = {category['id']: label for label, category in enumerate(categories)}
     shown = sorted((each for each in found if each['score'] >= SCORE), key=lambda each: -each['score'])
-    halves = []
-    for boxes, scored in ((true, False), (shown, True)):
-        corners = np.array([each['bbox'] for each in boxes], dtype=np.float32).reshape(-1, 4) * scale
+    parts = []
+    for boxes in (true, shown):
+        corners = np.array([each['bbox'] for each in boxes], dtype=np.float32).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         scores = np.array([each.get('score', 1) for each in boxes], dtype=np.float32)
         classes = np.array([labels[each['category_id']] for each in boxes], dtype=np.int64)
-        halves.append(draw(small, Detections(corners, scores, classes), names, scored))
-    halves.insert(1, np.full((len(small), GAP, 3), 255, np.uint8))
-    done, data = cv2.imencode('.jpg', np.hstack(halves), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        parts.append(Detections(corners, scores, classes))
+    pair = draw_beside((image, image), (parts[0], parts[1]), names)
+    done, data = cv2.imencode('.jpg', pair, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     assert done
     return data.tobytes()
+
+
+def draw_beside(
+    images: tuple[Image, Image], parts: tuple[Detections, Detections], classes: Sequence[str]
+) -> Image:
+    """Return true boxes, without scores, beside found ones, on images made `SIDE` pixels long or high.
+
+    Args:
+        images: ``[height, width, 3]`` in BGR; those under the true boxes, and under the found ones.
+        parts: the boxes, in pixels of the images.
+        classes: names, by label.
+    """
+    scale = SIDE / max(images[0].shape[:2])
+    halves = []
+    for image, boxes, scored in zip(images, parts, (False, True)):
+        small: Any = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        halves.append(draw(small, replace(boxes, boxes=boxes.boxes * scale), classes, scored))
+    halves.insert(1, np.full((len(halves[0]), GAP, 3), 255, np.uint8))
+    return np.hstack(halves)

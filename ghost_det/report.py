@@ -6,28 +6,29 @@ import os
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import mmcv
 import numpy as np
 import torch
-from mmdet.visualization import DetLocalVisualizer
+from matplotlib.figure import Figure
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
 from mmengine.runner import find_latest_checkpoint
-from mmengine.structures import InstanceData
 
 from .analysis import analyse
 from .assess import error_table, pictures, save_results, save_summary
 from .called import command, near, script
+from .deploy import Detections
+from .deploy.drawing import colour_of
 from .engine import ProgressHook
 from .evaluation import FullCocoMetric
 from .files import atomic
+from .fonts import drawable
 from .logs import by_epoch, curves, read_scalars
+from .ranking import GAP, SIDE, draw_beside
 from .record import make_record
 from .results import summary, write_summary
 from .run_page import render
@@ -37,6 +38,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 SCORE = 0.3
 PICTURES = 6
+HEAD = 24  # px, above a picture
 
 
 def draw_curves(work_dir: Path, epochs: bool = True) -> Path:
@@ -86,38 +88,44 @@ def draw_detections(model: Any, dataset: Any, path: Path) -> Path:
         dataset: an mmdet dataset in test mode.
         path: the picture to write.
     """
-    visualizer = DetLocalVisualizer()
-    visualizer.dataset_meta = dict(dataset.metainfo)
     picks = np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).round().astype(int)
-    rows = -(-len(picks) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(13, 3.4 * rows), layout='constrained', squeeze=False)
-    for axis in axes.flat:
-        axis.axis('off')
     model.eval()
-    for axis, pick in zip(axes.flat, picks):
-        sample = model.test_step(pseudo_collate([dataset[int(pick)]]))[0]
+    pairs = []
+    for pick in picks:
+        sample = model.test_step(pseudo_collate([dataset[int(pick)]]))[0].cpu()
         info = dataset.get_data_info(int(pick))
-        sample.gt_instances = _true_boxes(info)
         # By the data set's own loader, as img_path may be a key in a database or a URL.
-        image = mmcv.bgr2rgb(dataset.pipeline.transforms[0](info)['img'])
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Warning: The (bbox|polygon) is out of bounds')
-            visualizer.add_datasample('pair', image, sample, pred_score_thr=SCORE)
-        axis.imshow(visualizer.get_image())
-        title = f'{Path(sample.img_path).name}: true | found (score from {SCORE})'
-        axis.set_title(title, fontsize=9, parse_math=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        image = dataset.pipeline.transforms[0](info)['img']
+        found = sample.pred_instances
+        found = found[found.scores >= SCORE]
+        masked = image.copy()
+        for mask, label in zip(found.get('masks', ()), found.labels):
+            masked[mask.numpy()] = masked[mask.numpy()] // 2 + np.array(colour_of(int(label))) // 2
+        boxes = Detections(found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy())
+        pair = draw_beside((image, masked), (_true_boxes(info), boxes), dataset.metainfo['classes'])
+        pairs.append((Path(sample.img_path).name, pair))
+    width = 2 * SIDE + 3 * GAP
+    rows = [pairs[start : start + 2] for start in range(0, len(pairs), 2)]
+    heights = [HEAD + max(len(pair) for _, pair in row) for row in rows]
+    left = sum(heights)
+    figure = Figure(figsize=(2 * width / 100, left / 100), dpi=100)
+    drawable([name for name, _ in pairs])
+    for row, height in zip(rows, heights):
+        for place, (name, pair) in enumerate(row):
+            x, top = place * width + GAP, left - HEAD
+            figure.figimage(pair[..., ::-1], x, top - len(pair))
+            title = f'{name}: true | found (score from {SCORE})'
+            figure.text(x / 2 / width, (top + GAP) / sum(heights), title, fontsize=9, parse_math=False)
+        left -= height
+    figure.savefig(path, dpi=100)
     return path
 
 
-def _true_boxes(info: dict[str, Any]) -> InstanceData:
+def _true_boxes(info: dict[str, Any]) -> Detections:
     """Return an image's true boxes in pixels of the file, whatever the test pipeline does to them."""
-    boxes = [(i['bbox'], i['bbox_label']) for i in info['instances'] if not i['ignore_flag']]
-    return InstanceData(
-        bboxes=torch.tensor([box for box, _ in boxes], dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor([label for _, label in boxes], dtype=torch.long),
-    )
+    boxes = [(each['bbox'], each['bbox_label']) for each in info['instances'] if not each['ignore_flag']]
+    corners = np.array([box for box, _ in boxes], np.float32).reshape(-1, 4)
+    return Detections(corners, np.ones(len(boxes), np.float32), np.array([n for _, n in boxes], np.int64))
 
 
 @master_only

@@ -8,6 +8,7 @@ from typing import Any
 from .errors import UserError
 from .loading import read_tensors
 from .models import BACKBONES, NETWORKS
+from .swap import defaults
 from .weights import address, locate
 
 
@@ -36,10 +37,12 @@ def use_pretrained(cfg: Any, source: str) -> None:
         backbone.init_cfg = dict(type='Pretrained', checkpoint=address(source))
         return
     backbone.init_cfg = None
-    if backbone.get('norm_eval'):
-        backbone.norm_eval = False
-    if backbone.get('frozen_stages', -1) >= 0:
-        backbone.frozen_stages = -1
+    known = {**defaults(backbone.type), **backbone}  # mmdet's ResNet has norm_eval=True where nothing is said
+    backbone.update(
+        {key: free for key, free in (('norm_eval', False), ('frozen_stages', -1)) if key in known}
+    )
+    if backbone.get('norm_cfg'):
+        backbone.norm_cfg.requires_grad = True
 
 
 def fetch_weights(cfg: Any) -> None:

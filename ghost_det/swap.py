@@ -239,7 +239,7 @@ def _weights(wanted: Mapping[str, Any], pretrained: str | None) -> Weights:
     return Weights(dict(type='Pretrained', checkpoint=checkpoint), checkpoint)
 
 
-def _defaults(kind: str) -> dict[str, Any]:
+def defaults(kind: str) -> dict[str, Any]:
     """Return what a backbone's arguments are unless they are given, those of its base classes included."""
     found: dict[str, Any] = {}
     for cls in reversed(MODELS.get(kind).__mro__):
@@ -259,15 +259,15 @@ def _kept(wanted: Mapping[str, Any], old: Mapping[str, Any], built: Any, pretrai
         norm_eval=bool(getattr(built, 'norm_eval', False)) and pretrained,
         with_cp=bool(old.get('with_cp', False)),
     )
-    defaults = _defaults(wanted['type'])
+    known = defaults(wanted['type'])
     norm = old.get('norm_cfg') or {}
-    if norm.get('type') in _BATCH_NORMS and (defaults.get('norm_cfg') or {}).get('type') in _BATCH_NORMS:
+    if norm.get('type') in _BATCH_NORMS and (known.get('norm_cfg') or {}).get('type') in _BATCH_NORMS:
         fixed = pretrained and norm.get('requires_grad') is False
         settings['norm_cfg'] = dict(type=norm['type'], **({'requires_grad': False} if fixed else {}))
     return {
         key: value
         for key, value in settings.items()
-        if key in defaults and key not in wanted and value != _simple(defaults[key])
+        if key in known and key not in wanted and value != _simple(known[key])
     }
 
 

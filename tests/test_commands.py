@@ -59,6 +59,42 @@ def test_the_program_alone_its_version_and_a_wrong_name(
     assert capsys.readouterr().err.startswith('usage: ghost-det train [-h]')
 
 
+@pytest.mark.parametrize(
+    ('line', 'wanted'),
+    [
+        ('visualize redundancy C K --layer L I -o x.png', dict(model='C', checkpoint='K', image=Path('I'))),
+        ('visualize cam C --index 2 I -o x.png', dict(model='C', checkpoint=None, image=Path('I'), index=2)),
+        ('compare a -o x.html b', dict(runs=[Path('a'), Path('b')])),
+        ('demo a --port 80 b', dict(models=['a', 'b'], port=80)),
+        ('detect m --score .5 a -o x b', dict(model='m', sources=['a', 'b'], score=0.5)),
+        ('detect -o x m -- -a b', dict(model='m', sources=['-a', 'b'])),
+        ('weights download a --source hub b', dict(names=['a', 'b'], source='hub')),
+        ('test c --cfg-options a=1 --data d k', dict(config='c', checkpoint='k', data='d')),
+    ],
+)
+def test_options_may_stand_between_the_words(line: str, wanted: dict[str, object]) -> None:
+    name, *words = line.split()
+    parser = import_module(f'ghost_det.commands.{name}').make_parser()
+    assert vars(parser.parse_args(words)).items() >= wanted.items()
+
+
+def test_too_few_and_too_many_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = import_module('ghost_det.commands.visualize').make_parser()
+    for words, message in (('C', 'are required: IMAGE'), ('C K I more', 'unrecognized arguments: more')):
+        with pytest.raises(SystemExit, match='2'):
+            parser.parse_args(['cam', *words.split(), '-o', 'x.png'])
+        assert message in capsys.readouterr().err
+
+
+def test_a_config_that_is_not_there_is_told_before_data_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('ghost_det.data.find_data', lambda *_: pytest.fail('data were looked for'))
+    assert ghost_det(monkeypatch, 'train', 'nosuch', '--data', 'sample') == 2
+    assert capsys.readouterr().err.startswith('error: nosuch: no such config file')
+
+
 def test_the_next_command_is_told_as_this_one_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, 'executable', str(ROOT / '.venv/bin/python'))

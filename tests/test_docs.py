@@ -23,7 +23,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 import ghost_det
-from ghost_det import deploy
+from ghost_det import deploy, visualization
 from ghost_det.commands import COMMANDS
 from ghost_det.data import find_data, use_data
 from ghost_det.run import load_config
@@ -105,7 +105,10 @@ def test_every_page_is_in_the_nav() -> None:
 
 def test_api_lists_what_is_public() -> None:
     listed = re.findall(r'^::: ghost_det(?:\.\w+)*\.(\w+)$', (DOCS / 'api.md').read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted({*ghost_det.__all__, *deploy.__all__} - {'__version__'})
+    assert sorted(listed) == sorted(
+        [*({*ghost_det.__all__, *deploy.__all__} - {'__version__'}), *visualization.__all__]
+    )
+    assert all(getattr(visualization, name).__doc__ for name in visualization.__all__)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)

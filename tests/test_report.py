@@ -285,6 +285,7 @@ def test_broken_logs_and_odd_arguments_are_told(
     log.write_text('{"loss": \n\n')
     page = tmp_path / 'page.html'
     page.mkdir()
+    (tmp_path / 'link').symlink_to(runs[0])
     odd = tmp_path / 'odd.json'
     report = json.loads((runs[0] / 'report.json').read_text())
     odd.write_text(json.dumps({**report, 'cost': {'parts': 5, 'latency_ms': 'x'}}))
@@ -293,6 +294,8 @@ def test_broken_logs_and_odd_arguments_are_told(
         ([runs[0], tmp_path / 'none'], 'none: no such folder or file'),
         ([runs[0], tmp_path], "are not mmengine's"),
         ([runs[0], odd], 'odd.json: damaged: '),
+        ([runs[0], runs[1], tmp_path / 'link'], 'link: is given twice|whole: is given twice'),
+        ([runs[0], runs[0] / '../whole'], 'is given twice'),
         ([*runs, '-o', page], '-o .*: a file is wanted, this is a folder'),
         ([*runs, '-o', runs[0] / 'report.json'], 'a name that ends in .html is wanted'),
     ):

@@ -16,7 +16,7 @@ from ghost_det import swap_backbone
 from ghost_det.config import changes, load_config
 from ghost_det.errors import UserError
 from ghost_det.refit import IMAGENET, use_images
-from ghost_det.run import prepare
+from ghost_det.run import prepare, use_pretrained
 from ghost_det.swap import Swap, parse_backbone, swap
 from ghost_det.sweep import exercise
 from ghost_det.trial import count
@@ -443,3 +443,16 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / 'tools/swap.py'), run_name='__main__')
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('backbone', ['GhostNet', 'ResNet'])
+def test_nothing_random_is_kept_fixed_when_a_swapped_config_starts_from_scratch(backbone: str) -> None:
+    settings = {'depth': 18} if backbone == 'ResNet' else {}
+    cfg = swap_backbone('mmdet::retinanet/retinanet_r50-caffe_fpn_1x_coco.py', backbone, **settings)
+    assert cfg.model.backbone.norm_cfg.requires_grad is False and cfg.model.backbone.frozen_stages == 1
+    cfg.model.backbone.pop('norm_eval', None)  # whose default is not the same for all
+    use_pretrained(cfg, 'none')
+    built = MODELS.build(cfg.model.backbone)
+    built.train()
+    assert all(each.requires_grad for each in built.parameters())
+    assert all(each.training for each in built.modules())

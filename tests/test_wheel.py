@@ -98,6 +98,8 @@ def test_the_completion_knows_commands_options_and_configs(bin_folder: Path, pla
     for words, wanted in (
         ('ghost-det tra', 'train'),
         ('ghost-det train gfl', 'gfl_ghostnet_ghostpan_lite'),
+        ('ghost-det demo gfl', 'gfl_ghostnet_ghostpan_lite'),
+        ('ghost-det visualize cam gfl', 'gfl_ghostnet_ghostpan_lite'),
         ('ghost-det train x --launcher sl', 'slurm'),
         ('ghost-det weights extract --pre', '--prefix'),
     ):

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..cli import CONFIG_HELP, parse, positive, whole
+from ..cli import CONFIG_HELP, Parser, parse, positive, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Measure what training and detecting cost on this machine.')
+    parser = Parser(description='Measure what training and detecting cost on this machine.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     command = commands.add_parser('annotations', help='start-up time and memory over the size of annotations')

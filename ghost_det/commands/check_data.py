@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..cli import add_parts, parse
+from ..cli import Parser, add_parts, parse
 from ..errors import UserError
 from ..files import atomic, require_writable
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Look for mistakes in a data set.',
         epilog='Exit code 0: no errors; 1: errors found; 2: it could not be run.',
     )

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 from ..called import tool
-from ..cli import parse, whole
+from ..cli import Parser, parse, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Name what images show, by ImageNet's 1000 classes.",
         epilog=f'Networks: those of {tool("weights")} list. Exit code 1: some images could not be read.',
     )

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from ..called import tool
-from ..cli import parse
+from ..cli import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Put two or more trainings side by side.')
+    parser = Parser(description='Put two or more trainings side by side.')
     parser.add_argument(
         'runs',
         type=Path,

@@ -74,4 +74,5 @@ def _complete(parser: argparse.ArgumentParser, configs: Any, files: Any) -> None
             for each in action.choices.values():
                 _complete(each, configs, files)
         elif action.nargs != 0 and action.choices is None:
-            action.complete = configs if action.metavar == 'CONFIG' else files  # type: ignore[attr-defined]
+            named = action.metavar in ('CONFIG', 'MODEL')  # a model may be a config and then its checkpoint
+            action.complete = configs if named else files  # type: ignore[attr-defined]

@@ -4,14 +4,14 @@ import argparse
 
 from .. import shipped
 from ..called import command
-from ..cli import parse
+from ..cli import Parser, parse
 from ..errors import UserError
 from ..installed import load
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='List the configs that come with this, with what they cost (with 80 classes), '
         'or start one of your own that inherits from one of them.'
     )

@@ -3,12 +3,12 @@
 import argparse
 
 from ..called import tool
-from ..cli import parse, whole
+from ..cli import Parser, parse, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Try detectors on your own images, on a page in the browser.',
         usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth...',
     )

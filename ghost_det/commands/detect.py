@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from ..called import tool
-from ..cli import parse, share, whole
+from ..cli import Parser, parse, share, whole
 from ..installed import RUNTIME
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Find objects in images and videos.',
         usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER',
         epilog='Exit code 1: some images could not be read.',

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 from ..called import tool
-from ..cli import parse, share, whole
+from ..cli import Parser, parse, share, whole
 from ..errors import UserError
 from ..installed import RUNTIME, missing
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Find objects in any number of images, by many processes or machines. '
         'The same command again goes on after any stop.',
         epilog='Exit code 1: some images could not be read; the column error says why.',

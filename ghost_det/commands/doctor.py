@@ -3,13 +3,13 @@
 import argparse
 import sys
 
-from ..cli import parse
+from ..cli import Parser, parse
 from ..doctor import main as examine
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    return argparse.ArgumentParser(description='Examine this installation, and say how to mend it.')
+    return Parser(description='Examine this installation, and say how to mend it.')
 
 
 def main() -> None:

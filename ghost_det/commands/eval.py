@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from ..called import tool
-from ..cli import parse
+from ..cli import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description="COCO's twelve figures and an analysis of saved detections.")
+    parser = Parser(description="COCO's twelve figures and an analysis of saved detections.")
     parser.add_argument(
         'results', type=Path, metavar='RESULTS', help=f'COCO results, as of {tool("test")} --out FILE.json'
     )

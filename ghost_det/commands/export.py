@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from ..cli import add_config_options, add_data, data_of, parse, share, whole
+from ..cli import Parser, add_config_options, add_data, data_of, parse, share, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Export a trained detector to one file, from raw pixels to boxes, that needs no torch.'
     )
     parser.add_argument('config', metavar='CONFIG', help='the config that the detector was trained with')

@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from ..called import command
-from ..cli import parse
+from ..cli import Parser, parse
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Fetch COCO 2017 (20.4 GB), verify or repair it. After a stop, run it again: it goes on.'
     )
     parser.add_argument(

@@ -2,12 +2,12 @@
 
 import argparse
 
-from ..cli import CONFIG_HELP, Settings, parse, positive, whole
+from ..cli import CONFIG_HELP, Parser, Settings, parse, positive, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Put another backbone into the config of a detector.')
+    parser = Parser(description='Put another backbone into the config of a detector.')
     parser.add_argument('config', metavar='CONFIG', help=CONFIG_HELP)
     parser.add_argument('-o', '--out', metavar='MY_CONFIG', help='the config to write (default: none)')
     parser.add_argument('--backbone', default='GhostNetV2', metavar='NAME[:WIDTH]', help='as GhostNetV2:1.3')

@@ -5,14 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-from ..cli import parse, positive, whole
+from ..cli import Parser, parse, positive, whole
 from ..errors import UserError
 from ..files import atomic
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description='Swap the backbone of each kind of detector that mmdet ships, train a step, predict.'
     )
     parser.add_argument(

@@ -3,13 +3,13 @@
 import argparse
 
 from ..called import tool
-from ..cli import add_common, data_of, parse
+from ..cli import Parser, add_common, data_of, parse
 from ..errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description="Evaluate a detector with COCO's twelve figures.")
+    parser = Parser(description="Evaluate a detector with COCO's twelve figures.")
     parser.add_argument('config', metavar='CONFIG', help='the config that the detector was trained with')
     parser.add_argument(
         'checkpoint',

@@ -2,12 +2,12 @@
 
 import argparse
 
-from ..cli import CONFIG_HELP, add_common, data_of, parse, whole
+from ..cli import CONFIG_HELP, Parser, add_common, data_of, parse, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Train a detector and evaluate it.')
+    parser = Parser(description='Train a detector and evaluate it.')
     parser.add_argument('config', metavar='CONFIG', help=CONFIG_HELP)
     add_common(parser)
     parser.add_argument('--epochs', type=whole, metavar='N', help='length of training; the schedule follows')

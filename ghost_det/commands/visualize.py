@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cli import parse, positive, whole
+from ..cli import Parser, parse, positive, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Draw what a network makes of an image.')
+    parser = Parser(description='Draw what a network makes of an image.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     command = _add(commands, 'redundancy', 'similar feature maps of a layer, and how many a kernel makes')
@@ -71,9 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
-) -> argparse.ArgumentParser:
+def _add(commands: argparse._SubParsersAction[Parser], name: str, what: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=what, description=f'Draw {what}.')
     command.add_argument(
         'model', metavar='MODEL', help='as resnet50 or ghostnet_1x, or the config of a detector'

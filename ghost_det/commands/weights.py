@@ -2,12 +2,12 @@
 
 import argparse
 
-from ..cli import parse
+from ..cli import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Published ImageNet weights, and files of weights.')
+    parser = Parser(description='Published ImageNet weights, and files of weights.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     commands.add_parser('list', help='what there is')
     command = commands.add_parser('show', help='all that is known of published weights')

@@ -78,6 +78,8 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
             raise UserError(f'{file}: a file is wanted, found {found}{beside}')
         if file.stat().st_size == 0:
             raise UserError(f'{file}: an empty file; export the detector again with {tool("export")}')
+    if path.suffix == '.xml' and not _is_openvino(path):
+        raise UserError(f"{path}: not OpenVINO's; export the detector with {tool('export')}")
     has = {name: find_spec(name) is not None for name in ('openvino', 'onnxruntime')}
     if path.suffix == '.onnx' and has['onnxruntime']:
         return OnnxModel(path, device, threads)
@@ -85,6 +87,12 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
         return OpenVinoModel(path, device, threads)
     needed = 'onnxruntime' if path.suffix == '.onnx' else 'openvino'
     raise UserError(f'{path}: needs {needed}, which is not installed: {RUNTIME}')
+
+
+def _is_openvino(path: Path) -> bool:
+    """Tell whether a file begins as OpenVINO's do, which of others tries every reader, and each complains."""
+    with path.open('rb') as file:
+        return b'<net' in file.read(4096)
 
 
 @functools.cache

@@ -137,9 +137,9 @@ def draw_cam(
         title: of the figure.
     """
     boxed = draw(np.ascontiguousarray(np.asarray(image)[..., ::-1]), found.found, classes)[..., ::-1]
-    parts = [('the detection', boxed), ('what raised its score', overlay(image, found.heat))]
+    parts = [('the detection', boxed), ('what raised its score: bright is most', overlay(image, found.heat))]
     if eigen is not None:
-        parts.append(('Eigen-CAM, of no box', overlay(image, eigen)))
+        parts.append(('Eigen-CAM: what stands out, of no box', overlay(image, eigen)))
     figure = _row([picture for _, picture in parts], [name for name, _ in parts], title)
     left, top, right, bottom = found.found.boxes[0]
     figure.axes[1].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color='white'))
@@ -158,7 +158,8 @@ def draw_pyramid(image: Picture, levels: dict[str, Array], title: str = '') -> F
         overlay(image, (each - each.min()) / max(float(np.ptp(each)), 1e-30)) for each in levels.values()
     ]
     names = [
-        f'{name}: {each.shape[0]} x {each.shape[1]}, to {each.max():.2g}' for name, each in levels.items()
+        f'{name}: {each.shape[0]} x {each.shape[1]} cells, brightest {each.max():.2g}'
+        for name, each in levels.items()
     ]
     return _row([np.asarray(image), *pictures], ['the image', *names], title)
 
