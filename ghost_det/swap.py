@@ -16,10 +16,10 @@ from mmengine.registry import DefaultScope
 
 from .called import tool
 from .config import load_config, name_of, write_child
-from .errors import UserError
+from .errors import UserError, reason
 from .models import BACKBONES, NETWORKS
 from .refit import CAFFE, IMAGENET, at, fit_optimizer, forget_checkpoints, use_images
-from .trial import Map, count, fault_of, maps_of, reason, shapes_behind
+from .trial import Map, count, fault_of, maps_of, shapes_behind
 from .weights import PUBLISHED, address
 from .wiring import fit_levels, place_of, rewire
 

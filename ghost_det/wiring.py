@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import UserError
-from .trial import Map, maps_of, necks, reason
+from .errors import UserError, reason
+from .trial import Map, maps_of, necks
 
 METHODS = {
     'HourglassNet': 'the heads are trained on each of its stacked hourglasses',
@@ -40,6 +40,9 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
     kind = str(backbone.get('type')).split('.')[-1]
     if kind in METHODS:
         raise UserError(f'{kind} is part of the method: {METHODS[kind]}')
+    inner = backbone.get('backbone')
+    if isinstance(inner, Mapping):
+        raise UserError(f'{kind} is part of the method: it prepares what its {inner.get("type")} gets')
     roi_head = detector.get('roi_head') or {}
     if isinstance(roi_head, Mapping) and roi_head.get('shared_head'):
         raise UserError(
