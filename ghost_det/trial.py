@@ -20,7 +20,7 @@ T = TypeVar('T')
 SIDE = 128
 """Pixels of the square image that shapes are found out with."""
 LARGER = (4 * SIDE, 8 * SIDE)
-"""Tried where that fails, as of SSD's neck, which needs a map to work on, or one made for 1024 pixels alone."""
+"""Tried where that fails: SSD's neck needs larger maps, and some are made for 1024 pixels alone."""
 PROPOSALS = 8
 """Of a first stage; a thousand, as is usual, take a mask head most of a minute."""
 
