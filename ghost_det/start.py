@@ -45,7 +45,7 @@ def use_pretrained(cfg: Any, source: str) -> None:
 
 
 def _backbone(model: Any) -> Any:
-    """Return the config of a detector's backbone, in ``model`` or ``model.detector``; ``None`` if it has none."""
+    """Return the config of the backbone in ``model`` or ``model.detector``; ``None`` if there is none."""
     detector = model if 'backbone' in model else model.get('detector') or {}
     return detector.get('backbone')
 
