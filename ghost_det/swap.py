@@ -178,6 +178,8 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
         notes.append('the dilated last stage had this stride; of the new backbone a stage before has it')
     gone = [key for key in ('dcn', 'plugins', 'pretrained') if old.get(key)]
     gone += ["style='caffe'"] if old.get('style') == 'caffe' else []
+    if isinstance(old.get('backbone'), Mapping):
+        gone.append(f'what {old["type"]} does around its {old["backbone"].get("type")}')
     if gone:
         notes.append(f'gone with the old backbone: {", ".join(gone)}')
     heads_differ = rewire(detector, maps, new_maps)

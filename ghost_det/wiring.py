@@ -40,9 +40,6 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
     kind = str(backbone.get('type')).split('.')[-1]
     if kind in METHODS:
         raise UserError(f'{kind} is part of the method: {METHODS[kind]}')
-    inner = backbone.get('backbone')
-    if isinstance(inner, Mapping):
-        raise UserError(f'{kind} is part of the method: it prepares what its {inner.get("type")} gets')
     roi_head = detector.get('roi_head') or {}
     if isinstance(roi_head, Mapping) and roi_head.get('shared_head'):
         raise UserError(
