@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -78,3 +79,15 @@ def _keep(text: str) -> str:
     except OSError:
         return f'\n{text}'
     return f' Its traceback is in {file.name} ({_OPTION} prints it).'
+
+
+def reason(error: BaseException, text: str = '') -> str:
+    """Return an error in one line, with ``text`` instead of its own if given."""
+    text = ' '.join((text or str(error)).split())
+    unknown = re.search(r'([\w.]+) is not in the \S+ registry', text)
+    if unknown:
+        return (
+            f'no module that the config imports has {unknown[1]}; name the one that does in the config, as '
+            "custom_imports = dict(imports=['MODULE']), with its folder on PYTHONPATH"
+        )
+    return f'{type(error).__name__}: {text}'[:400]

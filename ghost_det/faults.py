@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.dataset import Compose
 
-from .errors import UserError
+from .errors import UserError, reason
 from .saving import FULL, disk_full
 
 _WRONG = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
@@ -128,7 +128,7 @@ def _text(error: BaseException) -> str:
     text = ' '.join(_of_worker(str(error)).split())
     if not text and error.__traceback__ is not None:
         text = traceback.extract_tb(error.__traceback__)[-1].line or ''
-    return f'{type(error).__name__}: {text}'[:400]
+    return reason(error, text)
 
 
 def _of_worker(text: str) -> str:

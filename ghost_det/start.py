@@ -24,9 +24,11 @@ def use_pretrained(cfg: Any, source: str) -> None:
     Raises:
         UserError: the config has no backbone, or not one of ours.
     """
-    backbone = cfg.model.get('backbone')
+    backbone = _backbone(cfg.model)
     if backbone is None:
-        raise UserError(f'--pretrained {source}: the config has no model.backbone to start from it')
+        raise UserError(
+            f'--pretrained {source}: there is no backbone, in model or model.detector, to start from it'
+        )
     kind = backbone.type.rpartition('.')[2]
     if source != 'none' and kind not in BACKBONES:
         raise UserError(
@@ -45,9 +47,15 @@ def use_pretrained(cfg: Any, source: str) -> None:
         backbone.norm_cfg.requires_grad = True
 
 
+def _backbone(model: Any) -> Any:
+    """Return the config of the backbone in ``model`` or ``model.detector``; ``None`` if there is none."""
+    detector = model if 'backbone' in model else model.get('detector') or {}
+    return detector.get('backbone')
+
+
 def fetch_weights(cfg: Any) -> None:
     """Have the backbone's weights here before the long set-up of everything else."""
-    backbone = cfg.model.get('backbone') or {}
+    backbone = _backbone(cfg.model) or {}
     init = backbone.get('init_cfg')
     if backbone.get('type') in NETWORKS and isinstance(init, dict) and init.get('type') == 'Pretrained':
         read_tensors(locate(init['checkpoint']))
@@ -75,4 +83,4 @@ def starts_whole(cfg: Any, config: str) -> bool:
             f'load_from={cfg.load_from}: no tensor of it has a place in {config}; the weights of a backbone '
             'alone are named by --pretrained'
         )
-    return any(key.removeprefix('module.').startswith('backbone.') for key in keys)
+    return any(key.removeprefix('module.').removeprefix('detector.').startswith('backbone.') for key in keys)

@@ -16,10 +16,10 @@ from mmengine.registry import DefaultScope
 
 from .called import tool
 from .config import load_config, name_of, write_child
-from .errors import UserError
+from .errors import UserError, reason
 from .models import BACKBONES, NETWORKS
 from .refit import CAFFE, IMAGENET, at, fit_optimizer, forget_checkpoints, use_images
-from .trial import Map, count, fault_of, maps_of, reason, shapes_behind
+from .trial import Map, count, fault_of, maps_of, shapes_behind
 from .weights import PUBLISHED, address
 from .wiring import fit_levels, place_of, rewire
 
@@ -178,6 +178,8 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
         notes.append('the dilated last stage had this stride; of the new backbone a stage before has it')
     gone = [key for key in ('dcn', 'plugins', 'pretrained') if old.get(key)]
     gone += ["style='caffe'"] if old.get('style') == 'caffe' else []
+    if isinstance(old.get('backbone'), Mapping):
+        gone.append(f'what {old["type"]} does around its {old["backbone"].get("type")}')
     if gone:
         notes.append(f'gone with the old backbone: {", ".join(gone)}')
     heads_differ = rewire(detector, maps, new_maps)

@@ -25,11 +25,11 @@ from mmengine.structures import InstanceData
 from tqdm import tqdm
 
 from .config import SHIPPED, load_config, shipped
-from .errors import UserError
+from .errors import UserError, reason
 from .models import BACKBONES
 from .refit import at
 from .swap import parse_backbone, swap
-from .trial import PROPOSALS, alone, necks, reason, without_weights
+from .trial import PROPOSALS, alone, necks, without_weights
 
 SIDES = (128, 256, 512)
 """Pixels of the square images, the next where a detector wants more cells of its maps."""

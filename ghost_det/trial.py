@@ -13,12 +13,14 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from .complexity import complexity, count_macs
-from .errors import UserError
+from .errors import UserError, reason
 from .models import GhostNet
 
 T = TypeVar('T')
 SIDE = 128
 """Pixels of the square image that shapes are found out with."""
+LARGER = (4 * SIDE, 8 * SIDE)
+"""Tried where that fails: SSD's neck needs larger maps, and some are made for 1024 pixels alone."""
 PROPOSALS = 8
 """Of a first stage; a thousand, as is usual, take a mask head most of a minute."""
 
@@ -101,13 +103,13 @@ def necks(detector: Mapping[str, Any]) -> list[Any]:
 def shapes_behind(detector: Mapping[str, Any], maps: Sequence[Map]) -> list[tuple[int, ...]]:
     """Return the shapes of what a detector's first neck, if there is one, makes of maps."""
     chain = [build_part(neck) for neck in necks(detector)[:1]]
-    for side in (SIDE, 4 * SIDE):
+    for side in (SIDE, *LARGER):
         out: Any = tuple(torch.zeros(1, m.channels, *[-(-side // m.stride)] * 2) for m in maps)
         try:
             for neck in chain:
                 out = neck(out)
-        except RuntimeError:  # of SSD's neck, whose convolutions need a map to work on
-            if side > SIDE:
+        except RuntimeError:
+            if side == LARGER[-1]:
                 raise
         else:
             break
@@ -132,7 +134,7 @@ def fault_of(detector: Mapping[str, Any]) -> Exception | None:
     if (few.get('test_cfg') or {}).get('rpn'):
         few['test_cfg']['rpn']['max_per_img'] = PROPOSALS
     fault = None
-    for side, mode in ((SIDE, 'tensor'), (2 * SIDE, 'predict'), (4 * SIDE, 'tensor')):
+    for side, mode in ((SIDE, 'tensor'), (2 * SIDE, 'predict'), *((n, 'tensor') for n in LARGER)):
         try:
             _run(build_alone(few), side, mode)
         except Exception as error:
@@ -214,9 +216,3 @@ def _count_dense(detector: Mapping[str, Any], height: int, width: int) -> Parts:
             found[name] = (found[name][0], macs.total())
             maps = maps if name == 'rpn_head' else out
     return found
-
-
-def reason(error: BaseException) -> str:
-    """Return an error in one line."""
-    text = ' '.join(str(error).split())
-    return f'{type(error).__name__}: {text}'[:400]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import UserError
-from .trial import Map, maps_of, necks, reason
+from .errors import UserError, reason
+from .trial import Map, maps_of, necks
 
 METHODS = {
     'HourglassNet': 'the heads are trained on each of its stacked hourglasses',

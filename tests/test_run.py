@@ -237,7 +237,7 @@ def test_pretrained_weights_are_for_our_backbones() -> None:
     with pytest.raises(UserError, match='the backbone is ResNet, and only those of ghost_det'):
         use_pretrained(cfg, 'ghostnet_100')
     del cfg.model.backbone
-    with pytest.raises(UserError, match='no model.backbone'):
+    with pytest.raises(UserError, match='there is no backbone, in model or model.detector'):
         use_pretrained(cfg, 'none')
 
 

@@ -1,0 +1,102 @@
+"""Projects of other people, met in stand-ins: what their configs have that those of MMDetection have not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmdet.models.necks import FPN
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ghost_det.config import load_config
+from ghost_det.errors import UserError
+from ghost_det.run import use_pretrained
+from ghost_det.start import fetch_weights, starts_whole
+from ghost_det.swap import swap
+
+ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
+
+
+@MODELS.register_module()
+class WeighedFPN(FPN):
+    """A neck with a weight for each cell of its first map, and so for images of 1024 pixels alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.weights = nn.Parameter(torch.ones(128, 128))
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        first, *others = super().forward(maps)
+        return (first * self.weights, *others)
+
+
+@MODELS.register_module()
+class Filtered(BaseModule):
+    """A backbone that halves the images for another."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.backbone(images / 2)
+
+
+def atss(**model: Any) -> Any:
+    cfg = load_config(ATSS)
+    cfg.merge_from_dict({'model': model})
+    return cfg
+
+
+def wrapped() -> Any:
+    """A config whose detector is a part of its model, as behind a network that enhances images."""
+    cfg = load_config(ATSS)
+    cfg.model = Config(dict(type='Enhanced', detector=cfg.model))._cfg_dict
+    return cfg
+
+
+def test_a_neck_for_images_of_one_size_is_swapped() -> None:
+    swapped = swap(atss(neck=dict(type='WeighedFPN')), 'GhostNet', pretrained='none')
+    assert swapped.config.model.neck.in_channels == [24, 40, 112, 160]
+    assert not any('checked up to the neck alone' in note for note in swapped.notes), swapped.notes
+
+
+def test_a_part_that_no_import_brings_is_told_with_the_line_to_add() -> None:
+    with pytest.raises(
+        UserError, match=r"imports has FrequencyFPN; .* custom_imports = dict\(imports=\['MOD"
+    ):
+        swap(atss(neck=dict(type='FrequencyFPN')), 'GhostNet')
+
+
+def test_what_a_backbone_around_another_did_is_told_to_be_gone() -> None:
+    cfg = load_config(ATSS)
+    cfg.model.backbone = dict(type='Filtered', backbone=cfg.model.backbone)
+    swapped = swap(cfg, 'GhostNet', pretrained='none')
+    assert 'gone with the old backbone: what Filtered does around its ResNet' in swapped.notes
+    assert 'backbone' not in swapped.config.model.backbone
+
+
+def test_the_backbone_of_a_wrapped_detector_starts_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = swap(wrapped(), 'GhostNet').config
+    fetched: list[str] = []
+    monkeypatch.setattr('ghost_det.start.locate', lambda name: fetched.append(name) or Path(name))
+    monkeypatch.setattr('ghost_det.start.read_tensors', lambda path: {})
+    fetch_weights(swapped)
+    assert fetched == ['ghost://ghostnet_100']
+    use_pretrained(swapped, 'none')
+    backbone = swapped.model.detector.backbone
+    assert backbone.init_cfg is None and backbone.frozen_stages == -1 and not backbone.norm_eval
+
+
+def test_the_file_of_a_whole_wrapped_detector_is_known(tmp_path: Path) -> None:
+    cfg = wrapped()
+    cfg.load_from = str(tmp_path / 'whole.pth')
+    torch.save({'detector.backbone.conv1.weight': torch.zeros(1)}, cfg.load_from)
+    assert starts_whole(cfg, 'wrapped.py')
+    torch.save({'detector.neck.conv.weight': torch.zeros(1)}, cfg.load_from)
+    assert not starts_whole(cfg, 'wrapped.py')
