@@ -95,7 +95,7 @@ PLACES: dict[str, Callable[[Path], list[str]]] = {
     'weights.py verify': lambda path: ['weights', 'verify', str(path)],
     'weights.py extract': lambda path: ['weights', 'extract', str(path), '-o', 'out.safetensors'],
     'classify.py --pretrained': lambda path: [
-        *('classify', str(ROOT / 'docs/detections.png'), '--pretrained', str(path))
+        *('classify', str(ROOT / 'docs/detections.jpg'), '--pretrained', str(path))
     ],
     'swap.py --pretrained': lambda path: ['swap', LITE, '--pretrained', str(path)],
 }
