@@ -244,7 +244,7 @@ def _weights(wanted: Mapping[str, Any], pretrained: str | None) -> Weights:
 def defaults(kind: str) -> dict[str, Any]:
     """Return what a backbone's arguments are unless they are given, those of its base classes included."""
     found: dict[str, Any] = {}
-    for cls in reversed(MODELS.get(kind).__mro__):
+    for cls in reversed(getattr(MODELS.get(kind), '__mro__', ())):  # there may be no such backbone
         if '__init__' in vars(cls) and cls is not object:
             parameters = inspect.signature(cls.__init__).parameters.values()
             found |= {p.name: p.default for p in parameters if p.default is not p.empty}
