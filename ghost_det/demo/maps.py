@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from ..errors import UserError
 from ..visualization import (
     Network,
-    Picture,
     draw_ghosts,
     draw_pyramid,
     draw_redundancy,
@@ -25,6 +24,7 @@ from ..visualization import (
     pyramid,
     redundancy,
 )
+from ..visualization.networks import Picture
 from .detect import read_upload
 
 WIDTH = 7

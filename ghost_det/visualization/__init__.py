@@ -14,7 +14,7 @@ from .figures import (
     save_page,
 )
 from .ghosts import GhostMaps, ghost_maps, ghost_modules
-from .networks import Maps, Network, Picture, layers, maps_at, open_network
+from .networks import Maps, Network, layers, maps_at, open_network
 from .redundancy import Pair, Redundancy, fit_kernel, redundancy
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     'Maps',
     'Network',
     'Pair',
-    'Picture',
     'Redundancy',
     'cam',
     'detect',
