@@ -60,8 +60,11 @@ class Parser(argparse.ArgumentParser):
         """See `argparse.ArgumentParser`."""
         args = sys.argv[1:] if args is None else list(args)
         words = self._get_positional_actions()
-        if self._mixing or '--' in args or len(words) < 2 and all(word.nargs != '+' for word in words):
+        if self._mixing or len(words) < 2 and all(word.nargs != '+' for word in words):
             return super().parse_known_args(args, namespace)
+        if '--' in args:  # behind it are files, which may be said so that none looks like an option
+            end = args.index('--')
+            args[end:] = [f'./{word}' if word.startswith('-') else word for word in args[end + 1 :]]
         self._mixing = True  # up to Python 3.12, the other calls this one
         try:
             return self.parse_known_intermixed_args(args, namespace)

@@ -47,7 +47,15 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
             cfg = Config.fromfile(str(path))
     except SyntaxError as error:
         raise UserError(f'{name}: not a config: {error.msg} in line {error.lineno}') from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        cause: BaseException | None = error
+        while isinstance(cause, ImportError) and not isinstance(cause, ModuleNotFoundError):
+            cause = cause.__context__
+        if isinstance(cause, ModuleNotFoundError):
+            raise UserError(
+                f'{name}: imports {cause.name}, which is not here: install it, or, if it is your own, '
+                'export PYTHONPATH=ITS_FOLDER'
+            ) from None
         raise UserError(f'{name}: cannot be read as a config: {type(error).__name__}: {error}') from None
     merge_options(cfg, options, name)
     absent = [

@@ -156,6 +156,8 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     'raises.py': b'model = 1 / 0\n',
     'nomodel.py': b'a = 1\n',
     'type.py': _BASE + b"model = dict(type='Nope')\n",
+    'absent.py': _BASE + b"custom_imports = dict(imports=['nowhere_parts'])\n",
+    'exit.py': b'raise SystemExit(0)\n',
     'scalar.py': _BASE + b'model = dict(_delete_=True, type=5)\n',
     'circle.py': b"_base_ = './circle.py'\n",
     'nobase.py': b"_base_ = './nothing.py'\n",
@@ -286,6 +288,8 @@ CASES: list[Case] = [
             ('complexity', 'config.json', 'cannot be read'),
             ('complexity', 'latin.py', 'config'),
             ('complexity', 'type.py', 'Nope'),
+            ('complexity', 'absent.py', 'imports nowhere_parts, which is not here'),
+            ('complexity', 'exit.py', 'cannot be read as a config: SystemExit'),
             ('swap', 'scalar.py', 'type'),
             ('complexity', 'scalar.py', 'type'),
         )

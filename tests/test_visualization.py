@@ -335,6 +335,7 @@ def test_commands_write_figure_and_page(
     ('words', 'message'),
     [
         (('redundancy', 'resnet51', '{image}'), 'resnet51: no such network; near are resnet50'),
+        (('pyramid', 'detector.xml', '{image}'), 'detector.xml: an exported file gives its boxes alone'),
         (('redundancy', LITE, '{image}'), 'name the checkpoint behind it, or --pretrained none'),
         (('redundancy', 'resnet18', 'nowhere.pth', '{image}'), 'nowhere.pth'),
         (('redundancy', 'resnet18', 'nowhere.jpg'), 'nowhere.jpg: not a readable image'),

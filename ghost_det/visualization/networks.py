@@ -100,6 +100,10 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
         raise UserError(
             f"--pretrained {pretrained}: 'published' or 'none'; a file is named after the network"
         )
+    if model.endswith(('.xml', '.onnx')):
+        raise UserError(
+            f'{model}: an exported file gives its boxes alone; name its config and its checkpoint'
+        )
     random = checkpoint is None and pretrained == 'none'
     if model.endswith(('.py', '.json')) or model.startswith(SHIPPED) or shipped.find(model):
         network = _detector(model, checkpoint, random)
