@@ -41,7 +41,7 @@ def test_options_and_files_it_names_exist() -> None:
     for tool in (ROOT / 'tools').glob('*.py'):
         known |= {*options(import_module(f'ghost_det.commands.{tool.stem}').make_parser())}
     assert shown and not shown - known
-    for path in re.findall(r'(?:configs|tools|docs)/[\w./-]+\.\w+', README):
+    for path in re.findall(r'(?<![\w/])(?:configs|tools|docs)/[\w./-]+\.\w+', README):
         assert (ROOT / path).exists(), path
 
 
