@@ -15,13 +15,14 @@ from .errors import UserError
 from .files import atomic, require_writable
 from .jsons import read_json
 from .logs import by_epoch, curves, last_figures, read_scalars, training_seconds
-from .page import Html, chart, element, folded, page, png, table
+from .page import Html, chart, element, folded, page, png, shortened, table
 from .results import SCHEMA
 from .scoring import FIGURES
+from .texts import cut
 
 RECORD = 'report.json'
 IGNORED = ('work_dir',)  # settings that differ between any two runs
-WIDTH = 60  # characters of a setting that are shown
+WIDTH = 60  # characters of a setting that are shown in a terminal
 
 
 class Row(NamedTuple):
@@ -79,14 +80,11 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     for title, rows in groups.items():
         if rows:
             yield title
-            yield AsciiTable([['', *names], *([row.name, *_texts(row)] for row in rows)]).table
+            yield AsciiTable([['', *names], *([cut(row.name), *_texts(row)] for row in rows)]).table
     if differences:
         yield 'Config'
-        cut = [
-            [value if len(value) <= WIDTH else f'{value[: WIDTH - 1]}…' for value in row]
-            for row in differences
-        ]
-        yield AsciiTable([['setting', *names], *cut]).table
+        shown = [[cut(value, WIDTH) for value in row] for row in differences]
+        yield AsciiTable([['setting', *names], *shown]).table
     yield from said
     if out is not None:
         try:
@@ -300,7 +298,7 @@ def _page(
     parts.append(element('p', 'In brackets: the difference, or the ratio, to the first.', 'note'))
     for title, rows in groups.items():
         if rows:
-            shown = table([['', *names], *([row.name, *_coloured(row)] for row in rows)])
+            shown = table([['', *names], *([shortened(row.name), *_coloured(row)] for row in rows)])
             parts += [
                 element('h2', title),
                 folded(f'{len(rows)} classes', shown) if len(rows) > 25 else shown,

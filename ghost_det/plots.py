@@ -13,6 +13,7 @@ from .analysis import KINDS, SPECIAL, Analysis
 from .files import atomic
 from .fonts import drawable
 from .scoring import UNDEFINED, Evaluation
+from .texts import cut
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
@@ -141,5 +142,4 @@ def draw_errors(analysis: Analysis) -> Any:
 
 
 def _short(name: str) -> str:
-    short = name if len(name) <= 20 else f'{name[:19]}…'
-    return short.replace('$', r'\$')  # which is mathematics to matplotlib
+    return cut(name, 20).replace('$', r'\$')  # which is mathematics to matplotlib

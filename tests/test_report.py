@@ -22,7 +22,7 @@ from ghost_det.page import Html, element, page, picture, table
 from ghost_det.ranking import draw_pair, ends, rank
 from ghost_det.run import train
 from ghost_det.run_page import render
-from ghost_det.scoring import FIGURES
+from ghost_det.scoring import FIGURES, class_table, evaluate
 
 from .conftest import ROOT
 from .scenes import annotations, hard_scene
@@ -46,6 +46,17 @@ def runs(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     tiny(sample, folder / 'whole')
     tiny(sample, folder / 'half', 'GhostNet:0.5')
     return folder / 'whole', folder / 'half'
+
+
+def bare_record(**parts: Any) -> dict[str, Any]:
+    return {
+        'name': '<b>x</b>', 'config': 'c.py', 'ghost_det': '0', 'created': 'now', 'lacking': {},
+        'versions': {},
+        'trained': {'epochs': 1, 'iterations': 2, 'processes': 1}, 'settings': {}, 'commands': {},
+        'curves': {'unit': 'epoch', 'loss': [], 'mAP': []}, 'seconds_by_log': 0.0,
+        'seconds': {'train': 1.0, 'evaluate': 1.0},
+        **parts,
+    }  # fmt: skip
 
 
 def require_self_contained(text: str) -> None:
@@ -179,17 +190,14 @@ def test_a_page_of_many_classes_and_large_images_stays_small() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
     pair = draw_pair(noise, [], [], [])
     classes = [{'name': f'class {n}', 'boxes': 9, **dict.fromkeys(('AP', 'AP_50'), 0.5)} for n in range(80)]
-    content = {
-        'name': '<b>x</b>', 'config': 'c.py', 'ghost_det': '0', 'created': 'now', 'lacking': {},
-        'versions': {},
-        'trained': {'epochs': 1, 'iterations': 2, 'processes': 1}, 'settings': {}, 'commands': {},
-        'curves': {'unit': 'epoch', 'loss': [], 'mAP': []}, 'seconds_by_log': 0.0,
-        'seconds': {'train': 1.0, 'evaluate': 1.0}, 'images': {'score': 0.3, 'iou': 0.5},
-        'metrics': {'bbox': {'figures': dict.fromkeys(FIGURES), 'classes': classes}},
-    }  # fmt: skip
+    content = bare_record(
+        metrics={'bbox': {'figures': dict.fromkeys(FIGURES), 'classes': classes}},
+        images={'score': 0.3, 'iou': 0.5},
+    )
     pictures = {name: [('noise', pair)] * record.SHOWN for name in ('best', 'worst')}
     text = render(content, pictures)
     require_self_contained(text)
+    assert 'trained for 1 epoch, 2 steps;' in text
     assert '<b>x</b>' not in text and 'class 79' in text and text.count('data:image/jpeg') == 2 * record.SHOWN
 
 
@@ -304,3 +312,27 @@ def test_broken_logs_and_odd_arguments_are_told(
             run_tool(main)
         assert stop.value.code == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_long_class_name_leaves_room_for_its_figures(tmp_path: Path) -> None:
+    name = 'so long <a name> ' + 'x' * 400
+    scene = annotations(
+        [{'image_id': 1, 'category_id': 7, 'bbox': BOX, 'area': 2500.0, 'iscrowd': 0}], 5, (7,)
+    )
+    scene['categories'][0]['name'] = name
+    evaluation = evaluate(scene, [{'image_id': 1, 'category_id': 7, 'bbox': BOX, 'score': 0.9}], 'bbox')
+    assert max(map(len, class_table(evaluation).splitlines())) < 120
+    classes = [{'name': name, 'boxes': 1, 'AP': 0.5}]
+    content = {'schema': 1, 'metrics': {'bbox': {'figures': {'mAP': 0.5}, 'classes': classes}}}
+    files = [tmp_path / 'a.json', tmp_path / 'b.json']
+    for file in files:
+        file.write_text(json.dumps(content))
+    lines = '\n'.join(compare(files, tmp_path / 'page.html')).splitlines()
+    assert max(map(len, lines[:-1])) < 120
+    written = (tmp_path / 'page.html').read_text()
+    data = {'val': {key: 1 for key in ('images', 'images_without_boxes', 'boxes')}}
+    data['val'] |= {'by_size': [1, 0, 0], 'by_class': {name: 1}, 'annotations': 'x'}  # type: ignore[dict-item]
+    report = render(bare_record(metrics=content['metrics'], data=data), {})
+    short = escape('so long <a name> ' + 'x' * 22 + '…')
+    for text, times in ((written, 1), (report, 2)):
+        assert text.count(f'<span title="{escape(name)}">{short}</span>') == times == text.count('x' * 400)
