@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
 NAMED = 10  # classes that get a colour and a name of their own
+MARKED = 20  # points up to which a curve has a mark at each
 NUMBERED = 25  # classes up to which each cell of the confusion matrix has its count
 
 
@@ -139,6 +140,12 @@ def draw_errors(analysis: Analysis) -> Any:
     left.set_title(f'AP at IoU 0.5 is {ap}; what each error alone costs (and how often)', fontsize=10)
     right.set_title('All of them', fontsize=10)
     return figure
+
+
+def plot_steps(axis: Any, steps: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
+    """Plot over whole steps; few points are marked, as a line through one alone shows nothing."""
+    axis.plot(steps, values, marker='o' if len(steps) <= MARKED else '', **style)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def _short(name: str) -> str:

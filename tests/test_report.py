@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -17,8 +18,9 @@ from ghost_det.complexity import build_detector, complexity
 from ghost_det.config import load_config
 from ghost_det.data import find_data
 from ghost_det.errors import UserError, run_tool
-from ghost_det.logs import curves, last_figures, read_scalars, training_seconds
+from ghost_det.logs import curves, last_figures, read_scalars, training_seconds, unfinished
 from ghost_det.page import Html, element, page, picture, table
+from ghost_det.plots import plot_steps
 from ghost_det.ranking import draw_pair, ends, rank
 from ghost_det.run import train
 from ghost_det.run_page import render
@@ -336,3 +338,43 @@ def test_a_long_class_name_leaves_room_for_its_figures(tmp_path: Path) -> None:
     short = escape('so long <a name> ' + 'x' * 22 + '…')
     for text, times in ((written, 1), (report, 2)):
         assert text.count(f'<span title="{escape(name)}">{short}</span>') == times == text.count('x' * 400)
+
+
+def test_an_unfinished_run_is_told_and_its_time_has_no_ratio(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / 'cut'
+    (log,) = runs[1].glob('*/vis_data/scalars.json')
+    copy = run / log.relative_to(runs[1])
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(log.read_bytes())
+    config = (runs[1] / LITE.name).read_text()
+    (run / LITE.name).write_text(config.replace('max_epochs=1', 'max_epochs=8'))
+    told = 'cut: unfinished, its last evaluation is of epoch 1 of 8.'
+    for given in ([runs[0] / 'report.json', run], [run, runs[0]]):  # whichever the others are held against
+        lines = list(compare(given))
+        (seconds,) = [row for row in '\n'.join(lines).splitlines() if 'training steps (s)' in row]
+        assert 'unfinished |' in seconds and '(x ' not in seconds
+        (iterations,) = [row for row in '\n'.join(lines).splitlines() if '| iterations ' in row]
+        assert re.fullmatch(r'\| iterations +\| 2 +\| 2 +\|', iterations)
+        assert told in lines
+        assert '| whole ' in lines[1] and 'report.json' not in lines[1]
+    (run / LITE.name).write_text(config)
+    text = '\n'.join(compare([runs[0], run]))
+    assert 'unfinished' not in text and re.search(r'training steps.*\(x ', text)
+
+
+def test_a_training_of_iterations_is_unfinished_by_those_logged() -> None:
+    rows = [{'loss': 1.0, 'iter': 90, 'step': 90}, {'coco/bbox_mAP': 0.2, 'step': 0}]
+    logger = {'default_hooks': {'logger': {'interval': 10}}}
+    assert unfinished(rows, {'train_cfg': {'max_iters': 200}, **logger}) == 'iteration 90 of 200'
+    assert unfinished(rows, {'train_cfg': {'max_iters': 99}, **logger}) is None
+    assert unfinished(rows, {}) is None
+
+
+def test_one_point_is_seen_on_a_whole_step() -> None:
+    figure, (one, many) = plt.subplots(1, 2)
+    plot_steps(one, [8], [0.5])
+    plot_steps(many, range(100), [0.5] * 100)
+    low, high = one.get_xlim()
+    assert [tick for tick in one.get_xticks() if low <= tick <= high] == [8]
+    assert one.lines[0].get_marker() == 'o' and many.lines[0].get_marker() == ''
+    plt.close(figure)
