@@ -14,14 +14,15 @@ from .config import load_config
 from .errors import UserError
 from .files import atomic, require_writable
 from .jsons import read_json
-from .logs import by_epoch, curves, last_figures, read_scalars, training_seconds
-from .page import Html, chart, element, folded, page, png, table
+from .logs import by_epoch, curves, last_figures, read_scalars, training_seconds, unfinished
+from .page import Html, chart, element, folded, page, png, shortened, table
 from .results import SCHEMA
 from .scoring import FIGURES
+from .texts import cut
 
 RECORD = 'report.json'
 IGNORED = ('work_dir',)  # settings that differ between any two runs
-WIDTH = 60  # characters of a setting that are shown
+WIDTH = 60  # characters of a setting that are shown in a terminal
 
 
 class Row(NamedTuple):
@@ -79,14 +80,11 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     for title, rows in groups.items():
         if rows:
             yield title
-            yield AsciiTable([['', *names], *([row.name, *_texts(row)] for row in rows)]).table
+            yield AsciiTable([['', *names], *([cut(row.name), *_texts(row)] for row in rows)]).table
     if differences:
         yield 'Config'
-        cut = [
-            [value if len(value) <= WIDTH else f'{value[: WIDTH - 1]}…' for value in row]
-            for row in differences
-        ]
-        yield AsciiTable([['setting', *names], *cut]).table
+        shown = [[cut(value, WIDTH) for value in row] for row in differences]
+        yield AsciiTable([['setting', *names], *shown]).table
     yield from said
     if out is not None:
         try:
@@ -135,6 +133,8 @@ def _from_logs(folder: Path) -> dict[str, Any]:
             'metrics': last_figures(rows),
             'seconds_by_log': training_seconds(rows),
             'curves': curves(rows, not settings or by_epoch(settings)),
+            'trained': {'iterations': max((row['iter'] for row in rows if 'loss' in row), default=None)},
+            'unfinished': unfinished(rows, settings),
         }
     except _ODD as error:
         raise UserError(
@@ -154,8 +154,9 @@ def _advice(path: Path) -> str:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart."""
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    """Return the shortest ends of the paths that tell them apart; a run's record is called as its folder."""
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    parts = [(path.parent if path.name == RECORD else path).parts for path in whole]
     ends = (['/'.join(part[-length:]) for part in parts] for length in range(1, max(map(len, parts)) + 1))
     return next(names for names in ends if len(set(names)) == len(names))
 
@@ -204,7 +205,12 @@ def _cost(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
         yield Row(
             'latency (ms)', [(_get(run, 'cost', 'latency_ms') or [None] * 3)[1] for run in runs], '.3g', True
         )
-    yield Row('training steps (s)', [run.get('seconds_by_log') for run in runs], '.0f', ratio=True)
+    # Text where a training has not ended, so that no ratio is made of its time.
+    seconds = [
+        f'{run["seconds_by_log"]:.0f}, unfinished' if run.get('unfinished') else run.get('seconds_by_log')
+        for run in runs
+    ]
+    yield Row('training steps (s)', seconds, '.0f', ratio=True)
     yield Row('iterations', [_get(run, 'trained', 'iterations') for run in runs], '.0f')
 
 
@@ -247,8 +253,10 @@ def notes(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> list[str]:
             f'Times are of different machines, or numbers of threads: {tool("benchmark")} compares in turns.'
         )
     for name, run in zip(names, runs):
+        if run.get('unfinished'):
+            said.append(f'{name}: unfinished, its last evaluation is of {run["unfinished"]}.')
         if run.get('by_logs'):
-            said.append(f'{name}: no {RECORD}; what its logs hold is shown.')
+            said.append(f'{name}: no {RECORD}; what its logs hold is shown, iterations to the last logged.')
     return said
 
 
@@ -300,7 +308,7 @@ def _page(
     parts.append(element('p', 'In brackets: the difference, or the ratio, to the first.', 'note'))
     for title, rows in groups.items():
         if rows:
-            shown = table([['', *names], *([row.name, *_coloured(row)] for row in rows)])
+            shown = table([['', *names], *([shortened(row.name), *_coloured(row)] for row in rows)])
             parts += [
                 element('h2', title),
                 folded(f'{len(rows)} classes', shown) if len(rows) > 25 else shown,
@@ -323,19 +331,18 @@ def _coloured(row: Row) -> Iterator[Html]:
 
 
 def _overlay(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> bytes:
-    import matplotlib
-
-    matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+
+    from .plots import plot_steps  # which chooses a backend without a screen
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
     units = []
     for name, run in zip(names, runs):
         label = ' ' * name.startswith('_') + name.replace('$', r'\$')  # else matplotlib hides it
         losses = [point for point in _get(run, 'curves', 'loss') or [] if point[1] is not None]
-        left.plot([point[0] for point in losses], [point[1] for point in losses], label=label)
+        plot_steps(left, [point[0] for point in losses], [point[1] for point in losses], label=label)
         scores = _map_curve(run)
-        right.plot([each['step'] for each in scores], [each['mAP'] for each in scores], 'o-', label=label)
+        plot_steps(right, [each['step'] for each in scores], [each['mAP'] for each in scores], label=label)
         units.append(_get(run, 'curves', 'unit'))
     left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
     unit = ' or '.join(dict.fromkeys(filter(None, units)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from unicodedata import bidirectional
 
 import matplotlib
@@ -26,7 +27,11 @@ def drawable(names: Sequence[str], kind: str = 'class') -> list[str]:
         if not missing & _letters(best):
             break
         missing -= _letters(best)
+        listed = font_manager.fontManager.ttflist
+        known = len(listed)
         font_manager.fontManager.addfont(best)  # which may be newer than matplotlib's list of fonts
+        # As of normal weight, whatever it is: else matplotlib warns wherever it is used.
+        listed[known:] = [replace(font, weight=400) for font in listed[known:]]
         chosen.append(best)
     matplotlib.rcParams['font.family'] = [font_manager.get_font(path).family_name for path in chosen]
     lost = {name: f'{kind} {place}' for place, name in enumerate(names) if {*name} & (missing | backward)}

@@ -77,6 +77,21 @@ def last_figures(rows: Rows) -> dict[str, Any]:
     return found
 
 
+def unfinished(rows: Rows, settings: Mapping[str, Any]) -> str | None:
+    """Return what the last evaluation is of, as ``epoch 2 of 8``, unless it is that of the training's end."""
+    epochs = by_epoch(settings)
+    loop = settings.get('train_cfg') or {}
+    goal = loop.get('max_epochs' if epochs else 'max_iters')
+    found = curves(rows, epochs)
+    if goal is None or not found['mAP']:
+        return None
+    step = found['mAP'][-1]['step']
+    # An evaluation after iterations is counted as at the last one that was logged before.
+    logger = (settings.get('default_hooks') or {}).get('logger') or {}
+    slack = 0 if epochs else logger.get('interval', 10) - 1
+    return f'{found["unit"]} {step:.0f} of {goal}' if step + slack < goal else None
+
+
 def training_seconds(rows: Rows) -> float:
     """Return how long the steps took, by the logged times of steps; of runs that were resumed, too."""
     total = done = 0.0

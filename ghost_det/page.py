@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from .texts import cut
+
 # The browser itself refuses whatever would come from elsewhere.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
@@ -69,6 +71,12 @@ def page(title: str, parts: Iterable[str]) -> str:
 def element(tag: str, content: object, kind: str = '') -> Html:
     """Return an element around text or HTML, of a class of the style."""
     return Html(f'<{tag}{f" class={kind!r}" if kind else ""}>{html(content)}</{tag}>')
+
+
+def shortened(name: str) -> Html:
+    """Return a name as a table has room for it; where it is cut, the whole is shown under the pointer."""
+    short = cut(name)
+    return html(name) if short == name else Html(f'<span title="{html(name)}">{html(short)}</span>')
 
 
 def table(rows: Sequence[Sequence[object]], kind: str = '') -> Html:

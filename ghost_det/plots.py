@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from .analysis import KINDS, SPECIAL, Analysis
 from .files import atomic
 from .fonts import drawable
 from .scoring import UNDEFINED, Evaluation
+from .texts import cut
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
 NAMED = 10  # classes that get a colour and a name of their own
+MARKED = 20  # points up to which a curve has a mark at each
 NUMBERED = 25  # classes up to which each cell of the confusion matrix has its count
 
 
@@ -140,6 +142,11 @@ def draw_errors(analysis: Analysis) -> Any:
     return figure
 
 
+def plot_steps(axis: Any, steps: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
+    """Plot over whole steps; few points are marked, as a line through one alone shows nothing."""
+    axis.plot(steps, values, marker='o' if len(steps) <= MARKED else '', **style)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
 def _short(name: str) -> str:
-    short = name if len(name) <= 20 else f'{name[:19]}…'
-    return short.replace('$', r'\$')  # which is mathematics to matplotlib
+    return cut(name, 20).replace('$', r'\$')  # which is mathematics to matplotlib

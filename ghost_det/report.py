@@ -28,6 +28,7 @@ from .evaluation import FullCocoMetric
 from .files import atomic
 from .fonts import drawable
 from .logs import by_epoch, curves, read_scalars
+from .plots import plot_steps
 from .ranking import GAP, SIDE, draw_beside
 from .record import make_record
 from .results import summary, write_summary
@@ -54,12 +55,11 @@ def draw_curves(work_dir: Path, epochs: bool = True) -> Path:
     names = sorted({name for row in losses for name in row if name.startswith('loss')})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
     for name in names:
-        left.plot([r['iter'] for r in losses], [r.get(name) for r in losses], label=name)
+        plot_steps(left, [r['iter'] for r in losses], [r.get(name) for r in losses], label=name)
     left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
     rate = left.twinx()
-    rate.plot(
-        [r['iter'] for r in losses], [r.get('lr') for r in losses], ':', color='grey', label='learning rate'
-    )
+    style = {'linestyle': ':', 'color': 'grey', 'label': 'learning rate'}
+    plot_steps(rate, [r['iter'] for r in losses], [r.get('lr') for r in losses], **style)
     rate.set(ylabel='learning rate', ylim=(0, None))
     handles = left.get_legend_handles_labels()[0] + rate.get_legend_handles_labels()[0]
     left.legend(handles=handles)
@@ -68,7 +68,7 @@ def draw_curves(work_dir: Path, epochs: bool = True) -> Path:
         ('mAP_50', 'mAP at IoU 0.50'),
         ('mAP_75', 'mAP at IoU 0.75'),
     ):
-        right.plot([r['step'] for r in found['mAP']], [r[key] for r in found['mAP']], 'o-', label=label)
+        plot_steps(right, [r['step'] for r in found['mAP']], [r[key] for r in found['mAP']], label=label)
     right.set(xlabel=found['unit'], ylabel='mAP', ylim=(0, 1), title='COCO mAP on the validation split')
     right.grid(alpha=0.3)
     right.legend()

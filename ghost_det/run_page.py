@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .page import Bar, Html, chart, element, folded, gallery, page, table, tiles
+from .page import Bar, Html, chart, element, folded, gallery, page, shortened, table, tiles
 from .scoring import CLASS_FIGURES, FIGURES
+from .texts import count
 
 OPEN_ROWS = 20  # classes up to which a table is not folded
 OPEN_LINES = 40  # of a config
@@ -52,10 +53,10 @@ def duration(seconds: float) -> str:
 
 def _origin(record: dict[str, Any]) -> str:
     trained = record['trained']
-    epochs = f'{trained["epochs"]} epochs, ' if record['curves']['unit'] == 'epoch' else ''
+    epochs = f'{count(trained["epochs"], "epoch")}, ' if record['curves']['unit'] == 'epoch' else ''
     many = f', {trained["processes"]} processes' if trained['processes'] > 1 else ''
     return (
-        f'{record["config"]}, trained for {epochs}{trained["iterations"]} steps{many}; '
+        f'{record["config"]}, trained for {epochs}{count(trained["iterations"], "step")}{many}; '
         f'ghost_det {record["ghost_det"]}, {record["created"]}'
     )
 
@@ -103,7 +104,9 @@ def _metric(kind: str, metric: dict[str, Any], pictures: list[tuple[str, bytes]]
     columns = [name for name in CLASS_FIGURES if any(name in each for each in classes)]
     rows = [['class', 'boxes', *columns]]
     for each in sorted(classes, key=lambda each: -(-1 if each['AP'] is None else each['AP'])):
-        rows.append([each['name'], each.get('boxes', '-'), *(Bar(each.get(name)) for name in columns)])
+        rows.append(
+            [shortened(each['name']), each.get('boxes', '-'), *(Bar(each.get(name)) for name in columns)]
+        )
     by_class = table(rows)
     yield (
         by_class if len(classes) <= OPEN_ROWS else folded(f'{len(classes)} classes, the best first', by_class)
@@ -137,7 +140,7 @@ def _data(data: dict[str, Any]) -> Iterator[Html]:
     yield element('p', 'Sizes by the area of boxes: to 32 x 32 pixels, to 96 x 96, over.', 'note')
     names = list(dict.fromkeys(name for part in data.values() for name in part['by_class']))
     rows: list[list[object]] = [['class', *(f'{name} boxes' for name in data)]]
-    rows += [[name, *(part['by_class'].get(name, 0) for part in data.values())] for name in names]
+    rows += [[shortened(name), *(part['by_class'].get(name, 0) for part in data.values())] for name in names]
     yield folded(f'{len(names)} classes', table(rows))
     yield folded(
         'Files', table([['split', 'annotations'], *([n, p['annotations']] for n, p in data.items())], 'words')

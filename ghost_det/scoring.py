@@ -15,6 +15,8 @@ import numpy as np
 from pycocotools import mask as masks
 from terminaltables import AsciiTable
 
+from .texts import cut
+
 IouType = Literal['bbox', 'segm']
 
 # In the order of COCO's own summary. COCO's limits of detections an image are 1, 10, 100.
@@ -252,7 +254,7 @@ def class_table(evaluation: Evaluation) -> str:
     """Return the figures of each class as a table; a class without ground truth of a size has none there."""
     rows = [['class', 'boxes', *CLASS_FIGURES]]
     for each in evaluation.classes:
-        rows.append([each.name, str(each.boxes), *(_cell(value) for value in each.figures.values())])
+        rows.append([cut(each.name), str(each.boxes), *(_cell(value) for value in each.figures.values())])
     gaps = any(UNDEFINED in each.figures.values() for each in evaluation.classes)
     return '\n'.join([AsciiTable(rows).table, *['- : no ground truth of this class and size'] * gaps])
 

@@ -37,3 +37,22 @@ def test_a_font_that_has_the_letters_is_used(monkeypatch: pytest.MonkeyPatch, tm
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # as of a missing glyph
         figure.savefig(tmp_path / 'x.png')
+
+
+def test_a_font_of_another_weight_is_used_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(matplotlib.rcParams, 'font.family', ['sans-serif'])
+    fonts_of_matplotlib = font_manager.fontManager.ttflist
+    monkeypatch.setattr(font_manager.fontManager, 'ttflist', list(fonts_of_matplotlib))
+    bold = str(font_manager.findfont(font_manager.FontProperties(family=['STIXGeneral'], weight='bold')))
+    own = fonts._letters(str(font_manager.findfont('DejaVu Sans')))
+    letter = min(each for each in fonts._letters(bold) - own if each.isalpha())
+    # A family with this weight alone, as WenQuanYi Zen Hei is.
+    font_manager.fontManager.ttflist = [each for each in fonts_of_matplotlib if 'STIX' not in each.name]
+    monkeypatch.setattr(font_manager, 'findSystemFonts', lambda: [bold])
+    assert fonts.drawable([letter]) == [letter]
+    figure = Figure()
+    figure.text(0, 0, letter)
+    figure.savefig(tmp_path / 'x.png')
+    assert 'font weight' not in caplog.text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -17,12 +18,13 @@ from ghost_det.complexity import build_detector, complexity
 from ghost_det.config import load_config
 from ghost_det.data import find_data
 from ghost_det.errors import UserError, run_tool
-from ghost_det.logs import curves, last_figures, read_scalars, training_seconds
+from ghost_det.logs import curves, last_figures, read_scalars, training_seconds, unfinished
 from ghost_det.page import Html, element, page, picture, table
+from ghost_det.plots import plot_steps
 from ghost_det.ranking import draw_pair, ends, rank
 from ghost_det.run import train
 from ghost_det.run_page import render
-from ghost_det.scoring import FIGURES
+from ghost_det.scoring import FIGURES, class_table, evaluate
 
 from .conftest import ROOT
 from .scenes import annotations, hard_scene
@@ -46,6 +48,17 @@ def runs(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     tiny(sample, folder / 'whole')
     tiny(sample, folder / 'half', 'GhostNet:0.5')
     return folder / 'whole', folder / 'half'
+
+
+def bare_record(**parts: Any) -> dict[str, Any]:
+    return {
+        'name': '<b>x</b>', 'config': 'c.py', 'ghost_det': '0', 'created': 'now', 'lacking': {},
+        'versions': {},
+        'trained': {'epochs': 1, 'iterations': 2, 'processes': 1}, 'settings': {}, 'commands': {},
+        'curves': {'unit': 'epoch', 'loss': [], 'mAP': []}, 'seconds_by_log': 0.0,
+        'seconds': {'train': 1.0, 'evaluate': 1.0},
+        **parts,
+    }  # fmt: skip
 
 
 def require_self_contained(text: str) -> None:
@@ -179,17 +192,14 @@ def test_a_page_of_many_classes_and_large_images_stays_small() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
     pair = draw_pair(noise, [], [], [])
     classes = [{'name': f'class {n}', 'boxes': 9, **dict.fromkeys(('AP', 'AP_50'), 0.5)} for n in range(80)]
-    content = {
-        'name': '<b>x</b>', 'config': 'c.py', 'ghost_det': '0', 'created': 'now', 'lacking': {},
-        'versions': {},
-        'trained': {'epochs': 1, 'iterations': 2, 'processes': 1}, 'settings': {}, 'commands': {},
-        'curves': {'unit': 'epoch', 'loss': [], 'mAP': []}, 'seconds_by_log': 0.0,
-        'seconds': {'train': 1.0, 'evaluate': 1.0}, 'images': {'score': 0.3, 'iou': 0.5},
-        'metrics': {'bbox': {'figures': dict.fromkeys(FIGURES), 'classes': classes}},
-    }  # fmt: skip
+    content = bare_record(
+        metrics={'bbox': {'figures': dict.fromkeys(FIGURES), 'classes': classes}},
+        images={'score': 0.3, 'iou': 0.5},
+    )
     pictures = {name: [('noise', pair)] * record.SHOWN for name in ('best', 'worst')}
     text = render(content, pictures)
     require_self_contained(text)
+    assert 'trained for 1 epoch, 2 steps;' in text
     assert '<b>x</b>' not in text and 'class 79' in text and text.count('data:image/jpeg') == 2 * record.SHOWN
 
 
@@ -304,3 +314,67 @@ def test_broken_logs_and_odd_arguments_are_told(
             run_tool(main)
         assert stop.value.code == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_long_class_name_leaves_room_for_its_figures(tmp_path: Path) -> None:
+    name = 'so long <a name> ' + 'x' * 400
+    scene = annotations(
+        [{'image_id': 1, 'category_id': 7, 'bbox': BOX, 'area': 2500.0, 'iscrowd': 0}], 5, (7,)
+    )
+    scene['categories'][0]['name'] = name
+    evaluation = evaluate(scene, [{'image_id': 1, 'category_id': 7, 'bbox': BOX, 'score': 0.9}], 'bbox')
+    assert max(map(len, class_table(evaluation).splitlines())) < 120
+    classes = [{'name': name, 'boxes': 1, 'AP': 0.5}]
+    content = {'schema': 1, 'metrics': {'bbox': {'figures': {'mAP': 0.5}, 'classes': classes}}}
+    files = [tmp_path / 'a.json', tmp_path / 'b.json']
+    for file in files:
+        file.write_text(json.dumps(content))
+    lines = '\n'.join(compare(files, tmp_path / 'page.html')).splitlines()
+    assert max(map(len, lines[:-1])) < 120
+    written = (tmp_path / 'page.html').read_text()
+    data = {'val': {key: 1 for key in ('images', 'images_without_boxes', 'boxes')}}
+    data['val'] |= {'by_size': [1, 0, 0], 'by_class': {name: 1}, 'annotations': 'x'}  # type: ignore[dict-item]
+    report = render(bare_record(metrics=content['metrics'], data=data), {})
+    short = escape('so long <a name> ' + 'x' * 22 + '…')
+    for text, times in ((written, 1), (report, 2)):
+        assert text.count(f'<span title="{escape(name)}">{short}</span>') == times == text.count('x' * 400)
+
+
+def test_an_unfinished_run_is_told_and_its_time_has_no_ratio(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / 'cut'
+    (log,) = runs[1].glob('*/vis_data/scalars.json')
+    copy = run / log.relative_to(runs[1])
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(log.read_bytes())
+    config = (runs[1] / LITE.name).read_text()
+    (run / LITE.name).write_text(config.replace('max_epochs=1', 'max_epochs=8'))
+    told = 'cut: unfinished, its last evaluation is of epoch 1 of 8.'
+    for given in ([runs[0] / 'report.json', run], [run, runs[0]]):  # whichever the others are held against
+        lines = list(compare(given))
+        (seconds,) = [row for row in '\n'.join(lines).splitlines() if 'training steps (s)' in row]
+        assert 'unfinished |' in seconds and '(x ' not in seconds
+        (iterations,) = [row for row in '\n'.join(lines).splitlines() if '| iterations ' in row]
+        assert re.fullmatch(r'\| iterations +\| 2 +\| 2 +\|', iterations)
+        assert told in lines
+        assert '| whole ' in lines[1] and 'report.json' not in lines[1]
+    (run / LITE.name).write_text(config)
+    text = '\n'.join(compare([runs[0], run]))
+    assert 'unfinished' not in text and re.search(r'training steps.*\(x ', text)
+
+
+def test_a_training_of_iterations_is_unfinished_by_those_logged() -> None:
+    rows = [{'loss': 1.0, 'iter': 90, 'step': 90}, {'coco/bbox_mAP': 0.2, 'step': 0}]
+    logger = {'default_hooks': {'logger': {'interval': 10}}}
+    assert unfinished(rows, {'train_cfg': {'max_iters': 200}, **logger}) == 'iteration 90 of 200'
+    assert unfinished(rows, {'train_cfg': {'max_iters': 99}, **logger}) is None
+    assert unfinished(rows, {}) is None
+
+
+def test_one_point_is_seen_on_a_whole_step() -> None:
+    figure, (one, many) = plt.subplots(1, 2)
+    plot_steps(one, [8], [0.5])
+    plot_steps(many, range(100), [0.5] * 100)
+    low, high = one.get_xlim()
+    assert [tick for tick in one.get_xticks() if low <= tick <= high] == [8]
+    assert one.lines[0].get_marker() == 'o' and many.lines[0].get_marker() == ''
+    plt.close(figure)

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 
 from ..page import element, page, picture, png
+from ..texts import cut
 from .anchors import IOU, SIZES
 from .check import Part, Report
 from .table import LIMITS, sound_boxes
@@ -55,7 +56,7 @@ def pictures(report: Report) -> list[tuple[str, bytes]]:
 def _plain(name: Any) -> str:
     """Return a name that matplotlib takes for no formula, and that has a bounded length."""
     text = ''.join(letter if letter.isprintable() else '?' for letter in str(name)).replace('$', r'\$')
-    return text if len(text) <= 30 else f'{text[:29]}…'
+    return cut(text, 30)
 
 
 def _classes(parts: list[Part]) -> Any:
