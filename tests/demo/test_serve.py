@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -195,6 +196,34 @@ def test_what_the_page_does_not_need_is_not_served(served: Served) -> None:
     for path in ('gradio_api/process_recording', 'monitoring', 'gradio_api/runs', 'docs', 'openapi.json'):
         assert httpx.post(f'{served.url}/{path}').status_code == 404
         assert httpx.get(f'{served.url}/{path}').status_code == 404
+
+
+def post(served: Served, **headers: str) -> int:
+    """Upload a file as a browser does; return the status."""
+    names = {name.replace('_', '-'): value for name, value in headers.items()}
+    sent = httpx.post(f'{served.url}/gradio_api/upload', files={'files': ('x.png', b'x')}, headers=names)
+    assert sent.status_code in (200, 400) or len(sent.text.splitlines()) == 1
+    return int(sent.status_code)
+
+
+def test_other_sites_can_send_nothing(served: Served) -> None:
+    port = urlsplit(served.url).port
+    join = f'{served.url}/gradio_api/queue/join'
+    for origin in ('http://evil.com', f'http://evil.com:{port}', 'http://127.0.0.1', 'null', 'http://x:y'):
+        assert post(served, origin=origin) == 403, origin
+        assert httpx.post(join, headers={'origin': origin}).status_code == 403
+        assert httpx.get(served.url, headers={'origin': origin}).status_code == 200  # a link is no harm
+    for site in ('cross-site', 'same-site'):
+        assert (
+            post(served, sec_fetch_site=site) == post(served, sec_fetch_site=site, origin=served.url) == 403
+        )
+    for origin in (served.url, f'https://127.0.0.1:{port}'):
+        assert post(served, origin=origin) == post(served, origin=origin, sec_fetch_site='none') == 200
+    # behind proxies: of https, at the usual ports, and one that passes a Host of its own
+    for origin, host in (('http://localhost', 'localhost:80'), ('https://localhost:443', 'LOCALHOST')):
+        assert post(served, origin=origin, host=host) == 200, origin
+    assert post(served, origin='https://localhost', host='localhost:80') == 403
+    assert post(served, origin='https://example.com', host='localhost', sec_fetch_site='same-origin') == 200
 
 
 def test_large_uploads_are_refused(served: Served) -> None:
