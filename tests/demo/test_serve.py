@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import product
@@ -226,11 +228,54 @@ def test_other_sites_can_send_nothing(served: Served) -> None:
     assert post(served, origin='https://example.com', host='localhost', sec_fetch_site='same-origin') == 200
 
 
-def test_large_uploads_are_refused(served: Served) -> None:
-    upload = {'files': ('x.jpg', bytes(21 * 2**20))}
-    assert httpx.post(f'{served.url}/gradio_api/upload', files=upload).status_code == 413
-    left = [path for path in (served.folder / 'temporary').rglob('*') if path.is_file()]
-    assert sum(path.stat().st_size for path in left) < 2**20
+def stored(served: Served) -> int:
+    paths = (served.folder / 'temporary').rglob('*')
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+@pytest.mark.parametrize('sizes', [[21], [7, 7, 7]])
+@pytest.mark.parametrize('chunked', [False, True])
+def test_large_uploads_are_refused(sizes: list[int], chunked: bool, served: Served) -> None:
+    before = stored(served)
+    files = [('files', (f'{number}.jpg', bytes(size * 2**20))) for number, size in enumerate(sizes)]
+    request = httpx.Request('POST', f'{served.url}/gradio_api/upload', files=files)
+    body = request.read()
+    parts = (body[start : start + 2**16] for start in range(0, len(body), 2**16))
+    headers = {'content-type': request.headers['content-type']}
+    answer = httpx.post(request.url, content=parts if chunked else body, headers=headers)
+    assert answer.status_code == 413 and len(answer.text.splitlines()) == 1
+    assert stored(served) == before
+
+
+def test_uploads_that_are_cut_short_leave_nothing(served: Served) -> None:
+    before = stored(served)
+    request = httpx.Request('POST', f'{served.url}/gradio_api/upload', files={'files': bytes(2**20)})
+    body = request.read()
+    head = '\r\n'.join(
+        ['POST /gradio_api/upload HTTP/1.1', *(f'{name}: {value}' for name, value in request.headers.items())]
+    )
+    with socket.create_connection(('127.0.0.1', urlsplit(served.url).port)) as connection:
+        connection.sendall(f'{head}\r\n\r\n'.encode() + body[: 2**19])
+        within(lambda: stored(served) > before)
+    within(lambda: stored(served) == before)
+
+
+def within(reached: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something to be so."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_uploads_wait_until_there_is_room(served: Served) -> None:
+    (folder,) = (served.folder / 'temporary').iterdir()
+    full = folder / 'full'
+    with full.open('wb') as file:
+        file.truncate(501 * 2**20)
+    assert post(served) == 507
+    os.utime(full, (0, 0))  # gradio forgets what it did not ask for; the page does not
+    assert post(served) == 200 and not full.exists()
 
 
 @pytest.mark.parametrize('stop', [signal.SIGTERM, signal.SIGINT])
