@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from ..errors import UserError
 
 JOIN = '/gradio_api/queue/join'
+UPLOAD = '/gradio_api/upload'
 LARGEST = 2**16
 """Bytes of a call: it has the path of an image, not the image."""
+FORM = 2**16
+"""Bytes of an upload that are not the image's."""
+STORE = 500 * 2**20
+"""Bytes of files with which no upload is taken until the oldest are gone."""
 
 
 def checked(app: Any, page: gr.Blocks, folder: Path) -> Any:
-    """Return an application that answers 400 to a call that is none of the page's.
+    """Return an application that answers 400 to a call that is none of the page's, and bounds uploads.
 
-    Of those gradio would print tracebacks; and it would fetch what a client calls its upload, were it an
-    address.
+    Of such calls gradio would print tracebacks; and it would fetch what a client calls its upload, were it
+    an address. Of uploads it bounds each file, but neither the request nor what is kept.
 
     Args:
         app: gradio's.
@@ -31,7 +42,19 @@ def checked(app: Any, page: gr.Blocks, folder: Path) -> Any:
     """
 
     async def check(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope['type'] != 'http' or scope['method'] != 'POST' or scope['path'].rstrip('/') != JOIN:
+        path = scope['path'].rstrip('/') if scope['type'] == 'http' and scope['method'] == 'POST' else None
+        if path == UPLOAD:
+            most = page.max_file_size + FORM
+            if int(Headers(scope=scope).get('content-length', 0)) > most:
+                refusal = PlainTextResponse(f'an upload is longer than {most} bytes', 413)
+                await refusal(scope, receive, send)
+            elif await asyncio.to_thread(_stored, folder, page.delete_cache[1]) > STORE:
+                refusal = PlainTextResponse('the page holds too many images: try again in some minutes', 507)
+                await refusal(scope, receive, send)
+            else:
+                await app(scope, _bounded(receive, most), send)
+            return
+        if path != JOIN:
             await app(scope, receive, send)
             return
         body = b''
@@ -55,6 +78,45 @@ def checked(app: Any, page: gr.Blocks, folder: Path) -> Any:
         await app(scope, replay, send)
 
     return check
+
+
+def _bounded(receive: Any, most: int) -> Any:
+    """Return a source of an upload's parts; where it is too long or cut short gradio removes what it wrote.
+
+    Raises:
+        MultiPartException: it is; gradio answers 413 for the words "maximum allowed size".
+    """
+    left, more = most, True
+
+    async def bounded() -> Any:
+        nonlocal left, more
+        message = await receive()
+        left -= len(message.get('body', b''))
+        if left < 0:
+            raise MultiPartException(f'an upload is longer than the maximum allowed size of {most} bytes')
+        if more and message['type'] == 'http.disconnect':
+            raise MultiPartException('an upload is cut short')
+        more = message.get('more_body', False)
+        return message
+
+    return bounded
+
+
+def _stored(folder: Path, kept: int) -> int:
+    """Return the bytes of all files, without those that gradio forgot, which go.
+
+    It removes only what it told the client of: a file that was sent as another field stays in the folder.
+    """
+    size = 0
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):  # gradio removes and renames meanwhile
+                status = path.lstat()
+                if path.parent == folder and time.time() - status.st_mtime > kept:
+                    path.unlink()
+                else:
+                    size += status.st_size
+    return size
 
 
 def _call(asked: Any, page: gr.Blocks, folder: Path) -> dict[str, Any]:

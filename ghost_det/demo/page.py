@@ -23,6 +23,7 @@ KEPT = 600
 VISITORS = 50
 """Whose last image is kept in memory, at most 8 MB of each."""
 FONTS = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
+ABOUT = 'See what detectors find in an image. It stays on the machine that serves this page.'
 CSS = """
 footer { display: none !important }
 .problem { color: #b91c1c; font-weight: 600 }
@@ -38,7 +39,7 @@ footer { display: none !important }
 input[type=radio]:checked { background-color: var(--color-accent) !important } /* white under the mouse */
 .numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
 .numbers :is(table, tr, th, td) { border: 0 !important }
-.numbers :is(th, td) { padding: 3px 0 3px 10px !important; text-align: right }
+.numbers :is(th, td) { padding: 3px 0 3px 6px !important; text-align: right }
 .numbers :is(th, td):first-child { text-align: left; padding-left: 0 !important; overflow-wrap: anywhere }
 .numbers tbody tr { border-top: 1px solid var(--border-color-primary) !important }
 """
@@ -86,6 +87,7 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
     nothing = None, '', ''
     with gr.Blocks(title='ghost_det', analytics_enabled=False, delete_cache=(60, KEPT)) as page:
         seen = gr.State(time_to_live=KEPT)
+        gr.HTML(ABOUT, padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 upload = gr.Image(

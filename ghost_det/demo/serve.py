@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -149,6 +150,8 @@ def guarded(app: Asgi, folder: Path, hosts: Collection[str]) -> Asgi:
             refusal = 400, b'the page does not go by this name: open the address that it printed'
         elif scope['type'] == 'http' and path and not path.startswith(routes):
             refusal = 404, b'not part of this page'
+        elif scope['type'] == 'http' and scope['method'] == 'POST' and _foreign(scope):
+            refusal = 403, b'sent by another site: use the page itself'
         if refusal:
             await send({'type': 'http.response.start', 'status': refusal[0], 'headers': []})
             await send({'type': 'http.response.body', 'body': refusal[1]})
@@ -172,8 +175,32 @@ def guarded(app: Asgi, folder: Path, hosts: Collection[str]) -> Asgi:
 
 def _host(scope: Scope) -> str | None:
     """Return the name that a browser was given, without the port."""
-    names = [value for key, value in scope['headers'] if key == b'host']
+    names = _header(scope, b'host')
     try:
-        return urlsplit(f'//{names[0].decode()}').hostname if len(names) == 1 else None
+        return urlsplit(f'//{names[0]}').hostname if len(names) == 1 else None
     except ValueError:
         return None
+
+
+def _foreign(scope: Scope) -> bool:
+    """Return whether a browser sends this for a page of another site, which needs no leave to send a form.
+
+    No page can set these headers itself (Fetch Metadata; Fetch Standard, "Origin header"). Where a proxy
+    ends https, or passes another ``Host``, the browser alone knows: its ``same-origin`` counts first.
+    """
+    sites = _header(scope, b'sec-fetch-site')
+    if sites not in ([], ['none']):
+        return sites != ['same-origin']
+    try:
+        for origin, host in product(_header(scope, b'origin'), _header(scope, b'host')):
+            from_, to = urlsplit(origin), urlsplit(f'//{host}')
+            usual = {'http': 80, 'https': 443}.get(from_.scheme)
+            if (from_.hostname, from_.port or usual) != (to.hostname, to.port or usual):
+                return True
+    except ValueError:
+        return True
+    return False
+
+
+def _header(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode('latin-1') for key, value in scope['headers'] if key == name]

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ghost_det.deploy import Metadata
+
+from ..deploy.exported import METADATA, save
 from ..deploy.test_runtime import bright
 from .served import Served, serving
 
@@ -59,6 +62,7 @@ def test_a_visit(browser: Any, served: Served, tmp_path: Path) -> None:
     (tmp_path / 'text.jpg').write_text('no image')
     numbers = page.locator('.numbers.prose')
 
+    page.get_by_text('It stays on the machine that serves this page').wait_for()
     upload(page, tmp_path / 'x.png')
     numbers.get_by_text('1 of 2 boxes score 0.30 or more: 1 bright').wait_for()
     first = boxes(page)
@@ -98,6 +102,35 @@ def test_a_visit(browser: Any, served: Served, tmp_path: Path) -> None:
     local = (served.url, 'data:', 'blob:')
     assert [url for url in asked if not url.startswith(local)] == []
     assert len(asked) > 50
+
+
+def test_a_refused_upload_is_told(browser: Any, served: Served, tmp_path: Path) -> None:
+    page = open_page(browser, served, [])
+    Image.fromarray(bright()).save(tmp_path / 'x.png')
+    (folder,) = (served.folder / 'temporary').iterdir()
+    with (folder / 'full').open('wb') as file:
+        file.truncate(501 * 2**20)
+    upload(page, tmp_path / 'x.png')
+    page.get_by_text('the page holds too many images').wait_for()
+    (folder / 'full').unlink()
+    upload(page, tmp_path / 'x.png')
+    page.locator('.numbers.prose').get_by_text('1 of 2 boxes').wait_for()
+
+
+def test_names_are_whole_on_a_telephone(browser: Any, tmp_path: Path) -> None:
+    Image.fromarray(bright()).save(tmp_path / 'x.png')
+    save(tmp_path / 'detector.xml', Metadata(**METADATA))
+    with serving(tmp_path, 'detector.xml') as served:
+        page = open_page(browser, served, [])
+        page.set_viewport_size({'width': 390, 'height': 844})
+        upload(page, tmp_path / 'x.png')
+        rows = page.locator('.numbers.prose tbody tr')
+        rows.get_by_text('a.onnx').wait_for()
+        page.get_by_label('detector.xml').click()
+        rows.get_by_text('detector.xml').wait_for()
+        short, long = (row.bounding_box()['height'] for row in rows.all())
+        assert long == short
+        assert page.evaluate('document.documentElement.scrollWidth') == 390
 
 
 def test_feature_maps(browser: Any, tmp_path: Path) -> None:

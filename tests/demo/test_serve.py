@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import product
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -197,11 +200,82 @@ def test_what_the_page_does_not_need_is_not_served(served: Served) -> None:
         assert httpx.get(f'{served.url}/{path}').status_code == 404
 
 
-def test_large_uploads_are_refused(served: Served) -> None:
-    upload = {'files': ('x.jpg', bytes(21 * 2**20))}
-    assert httpx.post(f'{served.url}/gradio_api/upload', files=upload).status_code == 413
-    left = [path for path in (served.folder / 'temporary').rglob('*') if path.is_file()]
-    assert sum(path.stat().st_size for path in left) < 2**20
+def post(served: Served, **headers: str) -> int:
+    """Upload a file as a browser does; return the status."""
+    names = {name.replace('_', '-'): value for name, value in headers.items()}
+    sent = httpx.post(f'{served.url}/gradio_api/upload', files={'files': ('x.png', b'x')}, headers=names)
+    assert sent.status_code in (200, 400) or len(sent.text.splitlines()) == 1
+    return int(sent.status_code)
+
+
+def test_other_sites_can_send_nothing(served: Served) -> None:
+    port = urlsplit(served.url).port
+    join = f'{served.url}/gradio_api/queue/join'
+    for origin in ('http://evil.com', f'http://evil.com:{port}', 'http://127.0.0.1', 'null', 'http://x:y'):
+        assert post(served, origin=origin) == 403, origin
+        assert httpx.post(join, headers={'origin': origin}).status_code == 403
+        assert httpx.get(served.url, headers={'origin': origin}).status_code == 200  # a link is no harm
+    for site in ('cross-site', 'same-site'):
+        assert (
+            post(served, sec_fetch_site=site) == post(served, sec_fetch_site=site, origin=served.url) == 403
+        )
+    for origin in (served.url, f'https://127.0.0.1:{port}'):
+        assert post(served, origin=origin) == post(served, origin=origin, sec_fetch_site='none') == 200
+    # behind proxies: of https, at the usual ports, and one that passes a Host of its own
+    for origin, host in (('http://localhost', 'localhost:80'), ('https://localhost:443', 'LOCALHOST')):
+        assert post(served, origin=origin, host=host) == 200, origin
+    assert post(served, origin='https://localhost', host='localhost:80') == 403
+    assert post(served, origin='https://example.com', host='localhost', sec_fetch_site='same-origin') == 200
+
+
+def stored(served: Served) -> int:
+    paths = (served.folder / 'temporary').rglob('*')
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+@pytest.mark.parametrize('sizes', [[21], [7, 7, 7]])
+@pytest.mark.parametrize('chunked', [False, True])
+def test_large_uploads_are_refused(sizes: list[int], chunked: bool, served: Served) -> None:
+    before = stored(served)
+    files = [('files', (f'{number}.jpg', bytes(size * 2**20))) for number, size in enumerate(sizes)]
+    request = httpx.Request('POST', f'{served.url}/gradio_api/upload', files=files)
+    body = request.read()
+    parts = (body[start : start + 2**16] for start in range(0, len(body), 2**16))
+    headers = {'content-type': request.headers['content-type']}
+    answer = httpx.post(request.url, content=parts if chunked else body, headers=headers)
+    assert answer.status_code == 413 and len(answer.text.splitlines()) == 1
+    assert stored(served) == before
+
+
+def test_uploads_that_are_cut_short_leave_nothing(served: Served) -> None:
+    before = stored(served)
+    request = httpx.Request('POST', f'{served.url}/gradio_api/upload', files={'files': bytes(2**20)})
+    body = request.read()
+    head = '\r\n'.join(
+        ['POST /gradio_api/upload HTTP/1.1', *(f'{name}: {value}' for name, value in request.headers.items())]
+    )
+    with socket.create_connection(('127.0.0.1', urlsplit(served.url).port)) as connection:
+        connection.sendall(f'{head}\r\n\r\n'.encode() + body[: 2**19])
+        within(lambda: stored(served) > before)
+    within(lambda: stored(served) == before)
+
+
+def within(reached: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something to be so."""
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_uploads_wait_until_there_is_room(served: Served) -> None:
+    (folder,) = (served.folder / 'temporary').iterdir()
+    full = folder / 'full'
+    with full.open('wb') as file:
+        file.truncate(501 * 2**20)
+    assert post(served) == 507
+    os.utime(full, (0, 0))  # gradio forgets what it did not ask for; the page does not
+    assert post(served) == 200 and not full.exists()
 
 
 @pytest.mark.parametrize('stop', [signal.SIGTERM, signal.SIGINT])
