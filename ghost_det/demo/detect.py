@@ -27,6 +27,8 @@ SHOWN = 1600
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 """Of Pillow, that OpenCV reads, too; among its others are some that start programs."""
 STEPS = ('prepare', 'network', 'boxes')
+QUICK = 0.25
+"""Seconds in which a model is run again, and the quickest run told."""
 
 
 class TimedDetector(Protocol):
@@ -164,7 +166,10 @@ def look(path: Path, name: str, model: Model, before: Seen | None) -> Seen:
         UserError: the image cannot be read, or the model cannot be run.
     """
     image, note = read_upload(path)
-    found, times = model.detector.timed(image)
+    runs = [model.detector.timed(image)]
+    if _whole(runs[0]) < QUICK:  # the browser is busy just now, too, and may have the same cores
+        runs += [model.detector.timed(image) for _ in range(2)]
+    found, times = min(runs, key=_whole)
     height, width = image.shape[:2]
     scale = min(1.0, SHOWN / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -180,6 +185,10 @@ def look(path: Path, name: str, model: Model, before: Seen | None) -> Seen:
         found,
         {**earlier, name: times},
     )
+
+
+def _whole(run: tuple[Detections, dict[str, float]]) -> float:
+    return sum(run[1].values())
 
 
 def above(found: Detections, least: float) -> Detections:
