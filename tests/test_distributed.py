@@ -142,6 +142,7 @@ def pair(config: Path, data: list[str], tmp_path_factory: pytest.TempPathFactory
     return folder, run(*words, '--work-dir', folder)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(
     config: Path, data: list[str], pair: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -335,6 +336,7 @@ def hosts() -> Iterator[list[list[str]]]:
             ip('netns', 'del', name)
 
 
+@pytest.mark.slow
 def test_two_hosts_by_static_rendezvous(
     config: Path, data: list[str], pair: tuple[Path, str], hosts: list[list[str]], tmp_path: Path
 ) -> None:

@@ -204,6 +204,7 @@ def test_a_scheduler_s_signal_saves_and_the_training_goes_on(
     assert not (tmp_path / 'interrupted.pth').exists()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(small: tuple[str, DetectionData], tmp_path: Path) -> None:
     process = start_tool(small, tmp_path, '--epochs', '500')
     wait_for(tmp_path / 'epoch_1.pth', process)
@@ -399,6 +400,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     assert path.read_bytes() == b'old' and [p.name for p in path.parent.iterdir()] == ['x.pth']
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_the_pictures_are_drawn_is_told_and_stops_nothing(
     small: tuple[str, DetectionData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

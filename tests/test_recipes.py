@@ -62,6 +62,7 @@ def losses(work_dir: Path) -> list[float]:
     return [row['loss'] for row in map(json.loads, path.read_text().splitlines()) if 'loss' in row]
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_half_the_bits_and_keeps_the_weights_whole(sample: Path, tmp_path: Path) -> None:
     _, full = run(sample, tmp_path / 'full')
     runner, mixed = run(sample, tmp_path / 'mixed', amp=True)

@@ -113,6 +113,7 @@ def test_the_report_has_the_runs_own_figures(runs: tuple[Path, Path], sample: Pa
     assert shown and len(set(shown)) == len(shown) and all(file in text for file in shown)
 
 
+@pytest.mark.slow
 def test_a_finished_training_that_is_resumed_keeps_its_report_and_an_older_one_gets_one(
     runs: tuple[Path, Path], sample: Path
 ) -> None:
