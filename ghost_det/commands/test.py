@@ -25,6 +25,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--json', metavar='FILE', help='save figures and analysis for other programs')
     parser.add_argument('--show-dir', metavar='FOLDER', help='save every image with true and found boxes')
     parser.add_argument(
+        '--checkpoint',
+        dest='weights',
+        metavar='FILE',
+        help="that an exported file is compared with (default: the one in the file's folder, if it is there)",
+    )
+    parser.add_argument(
         '--fast', action='store_true', help='fold norms and branches first: the same boxes, sooner'
     )
     return parser
@@ -36,6 +42,8 @@ def main() -> None:
     if args.checkpoint.endswith(('.xml', '.onnx')):
         _test_exported(args)
         return
+    if args.weights:
+        raise UserError('--checkpoint: only to compare an exported file, .xml or .onnx, with')
     from ..checkpoint import checkpoint_classes, load_checkpoint
     from ..run import test
 
@@ -62,12 +70,10 @@ def _test_exported(args: argparse.Namespace) -> None:
     ):
         if given:
             raise UserError(f'{option}: not for an exported detector; {tool("detect")} draws what it finds')
-    from ..config import load_config
     from ..deploy.accuracy import evaluate_file
     from ..deploy.runtime import Detector
 
     data = data_of(args, Detector(args.checkpoint).classes)
-    cfg = load_config(args.config, args.cfg_options)
-    settings = (args.work_dir, args.out, args.json)
-    for line in evaluate_file(args.checkpoint, args.config, cfg, data, *settings):
+    settings = (args.work_dir, args.out, args.json, args.weights)
+    for line in evaluate_file(args.checkpoint, args.config, args.cfg_options, data, *settings):
         print(line, flush=True)

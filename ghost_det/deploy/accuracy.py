@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..assess import evaluate_saved, save_results
+from ..config import load_config
 from ..data import DetectionData, innermost, missing_data
 from ..errors import UserError
-from ..files import require_writable
+from ..files import require_writable, sha256
 from ..results import read_truth
 from ..scoring import Evaluation, evaluate
 from .media import read_image
+from .metadata import Metadata
 from .runtime import Detections, Detector
+from .torch_detector import TorchDetector
+
+FAR = 0.005
+"""A larger difference between a file's mAP and torch's is a warning."""
 
 
 @dataclass(frozen=True)
@@ -103,22 +109,24 @@ def detect_all(detector: Detector, truth: Truth) -> list[Detections]:
 def evaluate_file(
     model: str,
     config: str,
-    cfg: Any,
+    options: dict[str, Any] | None = None,
     data: DetectionData | None = None,
     work_dir: str | None = None,
     out: str | None = None,
     json_file: str | None = None,
+    checkpoint: str | None = None,
 ) -> Iterator[str]:
     """Evaluate an exported detector as `ghost_det.run.test` does one in torch, and yield the lines to print.
 
     Args:
         model: the file.
-        config: path of the config, for messages.
-        cfg: the config, whose data is used where none is given.
+        config: path of the config, whose data is used where none is given.
+        options: ``--cfg-options``.
         data: a data set.
         work_dir: for pictures and detections.
         out: a file for the detections as COCO results.
         json_file: a file for the figures and their analysis.
+        checkpoint: that the model was exported from, where it is not in the model's folder.
 
     Raises:
         UserError: the file or the data cannot be used.
@@ -128,13 +136,44 @@ def evaluate_file(
     if results.suffix != '.json':
         raise UserError(f'--out {out}: detections of an exported file are written as .json (COCO results)')
     require_writable(results, '--out', (Path(model),))
+    cfg = load_config(config, options)
     detector = Detector(model)
+    weights = exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
     truth = Truth.of(cfg, data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {len(truth.images)} images'
-    save_results(results, truth.results(detect_all(detector, truth)))
+    found = detect_all(detector, truth)
+    save_results(results, truth.results(found))
     yield from evaluate_saved(
         results, truth.annotations, json_file=Path(json_file) if json_file else None, folder=folder
     )
     yield f'{"found":<11}{results}'
+    if weights is None:
+        yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
+    else:
+        in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
+        yield compared(truth, found, list(in_torch.stream(read_image(path) for _, path in truth.images)))
+
+
+def compared(truth: Truth, found: Sequence[Detections], in_torch: Sequence[Detections]) -> str:
+    """Return how far a file's mAP is from that of torch, by mmdet's own pipeline, image by image."""
+    figure, reference = (truth.evaluate(each).figures['mAP'] for each in (found, in_torch))
+    apart = figure - reference
+    line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch ({apart:+.4f})'
+    return line if abs(apart) <= FAR else f'warning: {line}: over {FAR} apart'
+
+
+def exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
+    """Return the checkpoint that a file was exported from: the one given, or one in the file's folder.
+
+    Raises:
+        UserError: the one given is another.
+    """
+    for path in model.parent.glob('*.pth') if checkpoint is None else [checkpoint]:
+        if path.is_file() and sha256(path) == metadata.checkpoint_sha256:
+            return path
+    if checkpoint is None:
+        return None
+    there = 'another checkpoint' if checkpoint.is_file() else 'no such file'
+    raise UserError(f'--checkpoint {checkpoint}: {there}; expected the one that {model} was exported from')

@@ -18,10 +18,12 @@ from ..errors import UserError
 from .letterbox import Image
 from .metadata import KEY, Metadata
 
-INPUT = 'images'
+INPUT, SIZES = 'images', 'sizes'
 OUTPUTS = ('boxes', 'scores', 'labels')
 RUNTIME = 'pip install "ghost-det[runtime]"'
 
+Sizes = NDArray[np.int64]
+"""Height and width of each image on its canvas, ``[N, 2]``."""
 Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """What the graph gives of a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
 
@@ -30,11 +32,12 @@ class Engine(NamedTuple):
     """A model made ready to run.
 
     Attributes:
-        run: batches ``[N, H, W, 3]`` to `Raw`; may be called by several threads at a time.
+        run: canvases ``[N, H, W, 3]`` and the images' sizes on them ``[N, 2]`` to `Raw`; may be called by
+            several threads at a time.
         requests: batches that it works at, at a time.
     """
 
-    run: Callable[[Image], Raw]
+    run: Callable[[Image, Sizes], Raw]
     requests: int
 
 
@@ -155,7 +158,7 @@ class OpenVinoModel:
         try:
             # Known shapes run faster than any; a copy, as engines of several batch sizes live side by side.
             model = self._model.clone()
-            model.reshape({INPUT: [batch, *sides, 3]})
+            model.reshape({INPUT: [batch, *sides, 3], SIZES: [batch, 2]})
             compiled = self._core.compile_model(model, self._device, options)
             count = streams or int(compiled.get_property('OPTIMAL_NUMBER_OF_INFER_REQUESTS'))
             requests: SimpleQueue[Any] = SimpleQueue()
@@ -164,15 +167,14 @@ class OpenVinoModel:
         except Exception as error:
             raise unusable(self._path, error) from None
 
-        def run(canvases: Image) -> Raw:
-            missing = batch - len(canvases)
-            full = np.pad(canvases, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else canvases
+        def run(canvases: Image, sizes: Sizes) -> Raw:
+            count = len(canvases)
+            if count < batch:
+                canvases, sizes = (_filled(array, batch) for array in (canvases, sizes))
             request = requests.get()
             try:
-                request.infer({INPUT: full})
-                boxes, scores, labels = (
-                    request.get_tensor(name).data[: len(canvases)].copy() for name in OUTPUTS
-                )
+                request.infer({INPUT: canvases, SIZES: sizes})
+                boxes, scores, labels = (request.get_tensor(name).data[:count].copy() for name in OUTPUTS)
             finally:
                 requests.put(request)
             return boxes, scores, labels
@@ -216,8 +218,8 @@ class OnnxModel:
         count = streams or self._threads
         session = self._first if count == 1 else self._session(max(1, self._threads // count))
 
-        def run(canvases: Image) -> Raw:
-            boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases})
+        def run(canvases: Image, sizes: Sizes) -> Raw:
+            boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases, SIZES: sizes})
             return boxes, scores, labels
 
         return Engine(run, count)
@@ -250,17 +252,25 @@ def _check_ports(
         path: of the file.
     """
     sides = [None, None] if metadata.dynamic else [metadata.height, metadata.width]
-    kind, *shape = inputs.get(INPUT, [None])
-    sound = kind in ('u8', 'tensor(uint8)') and shape[1:] == [*sides, 3] and len(inputs) == 1
     floats, integers = ('f32', 'tensor(float)'), ('i64', 'tensor(int64)')
+    kind, *shape = inputs.get(INPUT, [None])
+    sound = kind in ('u8', 'tensor(uint8)') and shape[1:] == [*sides, 3] and len(inputs) == 2
+    kind, *shape = inputs.get(SIZES, [None])
+    sound = sound and kind in integers and shape[1:] == [2]
     for name, kinds, rank in zip(OUTPUTS, (floats, floats, integers), (3, 2, 2)):
         kind, *shape = outputs.get(name, [None])
         sound = sound and kind in kinds and len(shape) == rank and (name != 'boxes' or shape[2] in (4, None))
     if not sound:
         raise UserError(
-            f"{path}: a graph from '{INPUT}', uint8 {[None, *sides, 3]}, to {', '.join(OUTPUTS)} is wanted, "
-            f'found {str(inputs)[:90]} and outputs {str(outputs)[:99]}; export it again with {tool("export")}'
+            f"{path}: expected a graph from '{INPUT}', uint8 {[None, *sides, 3]}, and '{SIZES}', int64 "
+            f'{[None, 2]}, to {", ".join(OUTPUTS)}, got {str(inputs)[:120]} and outputs {str(outputs)[:99]}; '
+            f'export it again with {tool("export")}'
         )
+
+
+def _filled(array: NDArray[Any], batch: int) -> NDArray[Any]:
+    """Return an array with rows of zeros added, up to a whole batch."""
+    return np.pad(array, ((0, batch - len(array)), *[(0, 0)] * (array.ndim - 1)))
 
 
 def unusable(path: Path, error: Exception) -> UserError:

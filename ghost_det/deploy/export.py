@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.registry import init_default_scope
 
 from ..checkpoint import check_fits, checkpoint_classes, load_checkpoint
@@ -22,17 +23,19 @@ from ..trial import build_alone
 from ..version import __version__
 from .accuracy import Truth
 from .files import OPSET, need, publishing, to_onnx, write_model
-from .graph import Canvas, canvas_of
+from .graph import Canvas, canvas_of, evaluation_steps
 from .heads import suppression
-from .letterbox import Image, letterbox
+from .letterbox import Image, place
 from .media import read_image
 from .metadata import FORMAT, Metadata
-from .reference import compare, predict
+from .reference import compare, predict, shrunk
 from .runtime import Detector
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
 CHECKED = 16
 """Images that torch and the file are compared on."""
+SHAPES = (4 / 3, 3 / 4, 16 / 9, 1.0)
+"""Width to height of half of them, cropped to it: the data may have images of one shape only."""
 TIES = 0.02
 """Share of boxes that one of them alone may find: where two scores differ by less than rounding does, either
 may suppress the other, and so on with what those overlap. A wrong graph has all its boxes elsewhere."""
@@ -149,6 +152,7 @@ def export(
         )
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
+        yield 'exporting: torch traces the network and ONNX is made of it, half a minute or more'
         to_onnx(detector, canvas, source, dynamic, opset)
         if int8:
             assert truth is not None
@@ -159,7 +163,9 @@ def export(
             yield from quantized(plain, new / out.name, metadata, data, truth, max_drop)
         else:
             write_model(source, new / out.name, metadata)
-            yield checked(detector, new / out.name, _check_images(truth), truth is not None)
+            yield 'checking: mmdet and the file find objects in the same images'
+            steps = evaluation_steps(cfg)
+            yield from checked(detector, steps, new / out.name, _check_images(truth), truth is not None)
     yield f'{out}: {_megabytes(out):.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}' + (
         ' or any other size' if dynamic else ''
     )
@@ -183,21 +189,30 @@ def _megabytes(out: Path) -> float:
 
 
 def _check_images(truth: Truth | None) -> list[Image]:
-    """Return images to compare on: of the data, or generated ones."""
+    """Return images to compare on, of the data or generated; every second one is cropped to `SHAPES`."""
     if truth is not None:
-        return [read_image(path) for _, path in truth.images[:CHECKED]]
-    with tempfile.TemporaryDirectory() as folder:
-        root = make_sample(Path(folder), train=1, val=CHECKED)
-        return [read_image(path) for path in sorted(root.glob('val*/*'))]
+        images = [read_image(path) for _, path in truth.images[:CHECKED]]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            root = make_sample(Path(folder), train=1, val=CHECKED)
+            images = [read_image(path) for path in sorted(root.glob('val*/*'))]
+    for number, image in enumerate(images[1::2]):
+        height, width = image.shape[:2]
+        shape = SHAPES[number % len(SHAPES)]
+        images[2 * number + 1] = image[: max(1, round(width / shape)), : max(1, round(height * shape))]
+    return images
 
 
-def checked(detector: Any, path: Path, images: Sequence[Image], real: bool) -> str:
-    """Compare a file with torch, on the same canvases, and return what is to be said of it.
+def checked(
+    detector: Any, steps: Sequence[Any], path: Path, images: Sequence[Image], real: bool
+) -> Iterator[str]:
+    """Compare a file with mmdet's own pipeline and prediction, and yield what came of it.
 
     Args:
         detector: mmdet's own.
+        steps: of its test pipeline.
         path: the exported file.
-        images: to put on canvases.
+        images: to find objects in.
         real: whether they are of the data rather than generated.
 
     Raises:
@@ -205,23 +220,33 @@ def checked(detector: Any, path: Path, images: Sequence[Image], real: bool) -> s
     """
     runtime = Detector(path)
     metadata = runtime.metadata
-    half = metadata.precision == 'fp16'
-    wanted, found = [], []
+    wanted, found, smaller = [], [], 0
     for image in images:
-        canvases, _ = letterbox([image], metadata)
-        wanted += predict(detector, canvases)
-        there = runtime.raw(canvases)
-        kept = there[2][0] >= 0
-        found.append((there[0][0][kept], there[1][0][kept], there[2][0][kept]))
-    apart = compare(wanted, found, 4.0 if half else 0.5, metadata.max_detections)
-    said = (
-        f'{len(images)} images through torch and through the file: {apart.boxes} boxes matched, the largest '
+        at = place(image.shape[1], image.shape[0], metadata)
+        smaller += shrunk(at, metadata)
+        # Compared in pixels of the canvas: those of a large image are finer than the network's own steps.
+        scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2)
+        boxes, scores, labels = predict(detector, steps, image, metadata)
+        wanted.append((boxes * scale, scores, labels))
+        there = runtime(image)
+        found.append((there.boxes * scale, there.scores, there.labels))
+    apart = compare(wanted, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
+    figures = (
+        f'{len(images)} images through mmdet and through the file: {apart.boxes} boxes matched, the largest '
         f'differences {apart.pixels:.2g} pixels and {apart.score:.2g} of score'
     )
-    alone = f'{apart.unmatched} boxes are found by one of them alone'
+    single = f'{apart.unmatched} boxes were found by only one of them'
     if apart.unmatched > TIES * apart.boxes:
-        raise UserError(f'{path.name}: not written: {said}, and {alone}. Please report it with the config')
-    if not apart.boxes:
+        raise UserError(
+            f'{path.name}: not written: {figures}, and {single}. Please report it with the config'
+        )
+    if apart.boxes:
+        yield f'checked: {figures}' + (f'; {single}, by near ties of scores' if apart.unmatched else '')
+    else:
         hint = 'of other data' if real else "of the detector's own objects, with --data"
-        return f'warning: {said}: nothing is shown by that; check it on images {hint}'
-    return f'checked: {said}' + (f'; {alone}, by near ties of scores' if apart.unmatched else '')
+        yield f'warning: {figures}: that shows nothing; check it on images {hint}'
+    if smaller:
+        yield (
+            f'warning: {smaller} of these images are upright where the canvas is wide, or the reverse: the '
+            'file makes them smaller than mmdet does; --dynamic takes them as mmdet does'
+        )

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .backends import openvino_core
+from .backends import INPUT, OUTPUTS, SIZES, openvino_core
 from .graph import Canvas, DetectorGraph, deployed
 from .metadata import KEY, Metadata
 from .standard import translations
@@ -26,6 +26,8 @@ from .standard import translations
 OPSET = 18
 """What torch exports to; others are converted from it."""
 OLDEST = 17
+TRACED = 512
+"""Pixels, of a side of any length, at which all maps of a pyramid have more than one row."""
 
 
 def to_onnx(
@@ -51,21 +53,23 @@ def to_onnx(
             f'--opset {opset}: {OLDEST} to {newest}, which the installed onnx {onnx.__version__} knows'
         )
     graph = DetectorGraph(deployed(detector)).eval().requires_grad_(False)
-    example = torch.zeros(2, canvas.height, canvas.width, 3, dtype=torch.uint8)
+    height, width = canvas.height, canvas.width
+    if dynamic:  # torch takes the size of a map for fixed where it is 1
+        height, width = max(height, TRACED), max(width, TRACED)
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8), torch.tensor([[height, width]] * 2)
     free = {0: torch.export.Dim.DYNAMIC}
-    if dynamic:
-        free |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    sides = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC} if dynamic else {}
     with quiet(), torch.no_grad():
         # Not left to torch.onnx: while it exports, mmdet's box coders take branches that import a module
         # long gone, and it traces all again in another way, which takes a third of the whole time.
-        traced = torch.export.export(graph, (example,), dynamic_shapes=(free,), strict=False)
+        traced = torch.export.export(graph, example, dynamic_shapes=(free | sides, free), strict=False)
         program: Any = torch.onnx.export(
             traced,
             (),
             dynamo=True,
             opset_version=OPSET,
-            input_names=['images'],
-            output_names=['boxes', 'scores', 'labels'],
+            input_names=[INPUT, SIZES],
+            output_names=list(OUTPUTS),
             custom_translation_table=translations(),
             verbose=False,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,8 @@ class Canvas(NamedTuple):
         keep_ratio: whether images keep their proportions.
         size_divisor: the sides are multiples of it.
         pad_value: what fills the rest, in OpenCV's order.
+        clip_to_canvas: whether boxes may reach into the padding, as mmdet has it where the pipeline itself
+            pads (its ``Pad`` makes the padded size the image's).
     """
 
     height: int
@@ -32,6 +35,7 @@ class Canvas(NamedTuple):
     keep_ratio: bool
     size_divisor: int
     pad_value: tuple[int, int, int]
+    clip_to_canvas: bool
 
 
 class DetectorGraph(nn.Module):
@@ -41,7 +45,8 @@ class DetectorGraph(nn.Module):
         detector: one of mmdet's, in evaluation mode.
 
     Shape:
-        Images ``(N, H, W, 3)``, uint8 in OpenCV's order, to boxes ``(N, K, 4)`` (x1 y1 x2 y2 in pixels),
+        Images ``(N, H, W, 3)``, uint8 in OpenCV's order, and ``sizes`` ``(N, 2)``, int64: height and width
+        of each image on its canvas, without the padding; to boxes ``(N, K, 4)`` (x1 y1 x2 y2 in pixels),
         scores ``(N, K)`` and labels ``(N, K)``, best first; of what is missing, label -1 and score 0.
 
     Raises:
@@ -57,16 +62,22 @@ class DetectorGraph(nn.Module):
         self.find = head_of(detector)
         swapped, mean, std = normalisation(detector)
         self.swapped = swapped
+        self.fill = float(detector.data_preprocessor.pad_value)
         self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).reshape(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes, scores and labels."""
         x = images.permute(0, 3, 1, 2).to(self.mean.dtype)
         if self.swapped:
             x = x[:, [2, 1, 0]]
-        maps = self.detector.extract_feat((x - self.mean) / self.std)
-        boxes, scores, labels = self.find(maps, images.shape[1:3])
+        x = (x - self.mean) / self.std
+        # mmdet pads what it has normalised, with a value that may be none of a pixel's 256.
+        down, across = (torch.arange(side, device=x.device) for side in x.shape[2:])
+        inside = (down[:, None] < sizes[:, 0, None, None]) & (across < sizes[:, 1, None, None])
+        x = torch.where(inside.unsqueeze(1), x, self.fill)
+        maps = self.detector.extract_feat(x)
+        boxes, scores, labels = self.find(maps, images.shape[1:3], sizes)
         return boxes, scores, labels
 
 
@@ -100,8 +111,9 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
     Raises:
         UserError: the pipeline has no size and none is given; or a size that does not fit the network.
     """
-    pipeline = _test_pipeline(cfg)
-    resize: Any = next((step for step in pipeline if step['type'] in ('Resize', 'FixScaleResize')), {})
+    pipeline = evaluation_steps(cfg)
+    resize: Any = next((step for step in pipeline if is_resize(step)), {})
+    pad = next((step for step in pipeline if is_pad(step)), None)
     keep = bool(resize.get('keep_ratio', True))
     before = detector.data_preprocessor
     divisor = int(max(getattr(before, 'pad_size_divisor', 1), 1))
@@ -122,11 +134,27 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
             )
     swapped, mean, std = normalisation(detector)
     fill = [float(before.pad_value) * s + m for m, s in zip(mean, std)]
-    blue, green, red = (min(255, max(0, round(value))) for value in (reversed(fill) if swapped else fill))
-    return Canvas(height, width, scale, keep, divisor, (blue, green, red))
+    fill = fill[::-1] if swapped else fill
+    if pad is not None:  # before the preprocessor gets the image
+        value = pad.get('pad_val', 0)
+        value = value.get('img', 0) if isinstance(value, dict) else value
+        fill = list(value) if isinstance(value, Sequence) else [float(value)] * 3
+    blue, green, red = (min(255, max(0, round(value))) for value in fill)
+    return Canvas(height, width, scale, keep, divisor, (blue, green, red), pad is not None)
 
 
-def _test_pipeline(cfg: Any) -> Any:
+def is_resize(step: Any) -> bool:
+    """Tell whether a step of a test pipeline scales images."""
+    return step['type'] in ('Resize', 'FixScaleResize')
+
+
+def is_pad(step: Any) -> bool:
+    """Tell whether a step of a test pipeline pads images."""
+    return bool(step['type'] == 'Pad')
+
+
+def evaluation_steps(cfg: Any) -> Any:
+    """Return the steps that a config's evaluation takes an image through; empty where it has none."""
     for loader in ('test_dataloader', 'val_dataloader'):
         dataset = (cfg.get(loader) or {}).get('dataset') or {}
         while 'pipeline' not in dataset and 'dataset' in dataset:

@@ -5,7 +5,7 @@ The steps and their order are those of mmdet's ``predict_by_feat`` of each head;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +16,6 @@ from torch import Tensor
 
 from ..errors import UserError
 from .standard import keep_best
-
-Decode = Callable[[Tensor, Tensor], Tensor]
 
 
 class Found(NamedTuple):
@@ -131,24 +129,23 @@ class DenseHead:
             return self.head.loss_cls.get_activation(table)  # type: ignore[no-any-return]
         return table.sigmoid() if self.head.use_sigmoid_cls else table.softmax(-1)[..., :-1]
 
-    def decoded(self, priors: Tensor, raw: Tensor, stride: Any, canvas: Any) -> Tensor:
-        """Return boxes ``(N, K, 4)`` of priors ``(N, K, D)`` and what the head says of each."""
+    def decoded(self, priors: Tensor, raw: Tensor, stride: Any, sizes: Tensor) -> Tensor:
+        """Return boxes ``(N, K, 4)`` of priors ``(N, K, D)`` and the head's raw output for each."""
         if isinstance(self.head, GFLHead):
             # As the head's `integral`, whose product with a vector engines are slow at.
             shares = raw.reshape(*raw.shape[:2], 4, -1).softmax(-1)
             raw = (shares * self.head.integral.project).sum(-1) * stride[0]
             priors = self.head.anchor_center(priors)
-        boxes = self.head.bbox_coder.decode(
-            priors.flatten(0, 1), raw.flatten(0, 1), max_shape=(canvas[0], canvas[1])
-        )
-        return boxes.reshape(*raw.shape[:2], 4)  # type: ignore[no-any-return]
+        coder = self.head.bbox_coder
+        boxes = coder.decode(priors.flatten(0, 1), raw.flatten(0, 1)).reshape(*raw.shape[:2], 4)
+        return clipped(boxes, sizes) if getattr(coder, 'clip_border', False) else boxes
 
-    def candidates(self, outs: Sequence[Sequence[Tensor]], canvas: Any) -> Found:
+    def candidates(self, outs: Sequence[Sequence[Tensor]], sizes: Tensor) -> Found:
         """Return what competes in the end, of all levels.
 
         Args:
             outs: the head's maps: classes, boxes, and perhaps a factor of the scores, each by level.
-            canvas: height and width of the images.
+            sizes: see `DetectorGraph`.
         """
         generator = self.head.prior_generator
         priors = generator.grid_priors([maps.shape[-2:] for maps in outs[0]], device=outs[0][0].device)
@@ -161,15 +158,15 @@ class DenseHead:
             limit = self.limit if self.limit > 0 else scores.shape[1] * scores.shape[2]
             top, box, label = strongest(scores, limit)
             prior = F.embedding(box, priors[level])
-            boxes = self.decoded(prior, rows(raw, box), generator.strides[level], canvas)
+            boxes = self.decoded(prior, rows(raw, box), generator.strides[level], sizes)
             if factors is not None:
                 top = top * factors.squeeze(-1).gather(1, box)
             levels.append(Found(boxes, top, label))
         return large_enough(joined(levels), self.cfg.get('min_bbox_size', -1))
 
-    def __call__(self, features: Sequence[Tensor], canvas: Any) -> Found:
+    def __call__(self, features: Sequence[Tensor], canvas: Any, sizes: Tensor) -> Found:
         """Return the detections of the neck's maps."""
-        found = self.candidates(self.head(features), canvas)
+        found = self.candidates(self.head(features), sizes)
         threshold, limit = suppression(self.cfg)
         return best(found, threshold, limit, _longer(canvas))
 
@@ -184,7 +181,7 @@ class ProposalHead(DenseHead):
         self.cfg = head.test_cfg
         self.limit = self.cfg.get('nms_pre', -1)
 
-    def __call__(self, features: Sequence[Tensor], canvas: Any) -> Found:
+    def __call__(self, features: Sequence[Tensor], canvas: Any, sizes: Tensor) -> Found:
         """Return the proposals; their labels are the levels that they come from."""
         outs = self.head(features)
         generator = self.head.prior_generator
@@ -194,7 +191,7 @@ class ProposalHead(DenseHead):
             top, box, label = strongest(self.scores(maps), self.limit)
             raw = rows(flat(outs[1][level], 4), box)
             prior = F.embedding(box, priors[level])
-            boxes = self.decoded(prior, raw, None, canvas)
+            boxes = self.decoded(prior, raw, None, sizes)
             levels.append(Found(boxes, top, torch.full_like(label, level)))
         found = large_enough(joined(levels), self.cfg.get('min_bbox_size', -1))
         threshold, limit = suppression(self.cfg)
@@ -209,7 +206,7 @@ class YOLOX:
             raise _unknown(head)
         self.head, self.cfg = head, head.test_cfg
 
-    def __call__(self, features: Sequence[Tensor], canvas: Any) -> Found:
+    def __call__(self, features: Sequence[Tensor], canvas: Any, sizes: Tensor) -> Found:
         """Return the detections of the neck's maps."""
         classes, raw, objects = self.head(features)
         priors = self.head.prior_generator.grid_priors(
@@ -222,7 +219,8 @@ class YOLOX:
         boxes = self.head._bbox_decode(torch.cat(priors), torch.cat([flat(maps, 4) for maps in raw], 1))
         found = Found(boxes, scores * (scores >= self.cfg.get('score_thr', 0)), labels)
         threshold, limit = suppression(self.cfg)
-        return clipped(best(found, threshold, limit, 3 * _longer(canvas)), canvas)  # boxes reach beyond
+        found = best(found, threshold, limit, 3 * _longer(canvas))  # boxes reach beyond the canvas
+        return found._replace(boxes=clipped(found.boxes, sizes))
 
 
 class TwoStage:
@@ -266,9 +264,9 @@ class TwoStage:
             total = total + out * mine[..., None, None]
         return total  # type: ignore[no-any-return]
 
-    def __call__(self, maps: Sequence[Tensor], canvas: Any) -> Found:
+    def __call__(self, maps: Sequence[Tensor], canvas: Any, sizes: Tensor) -> Found:
         """Return the detections of the neck's maps."""
-        proposals = self.proposals(maps, canvas)
+        proposals = self.proposals(maps, canvas, sizes)
         images, count = proposals.scores.shape
         place = torch.arange(images, device=maps[0].device).to(maps[0])[:, None, None].expand(-1, count, 1)
         rois = torch.cat([place, proposals.boxes], dim=2).reshape(-1, 5)
@@ -277,9 +275,8 @@ class TwoStage:
         scores = F.softmax(logits, dim=-1)[:, :-1]
         classes = scores.shape[1]
         boxed = 1 if head.reg_class_agnostic else classes
-        boxes = head.bbox_coder.decode(
-            rois[:, 1:].repeat_interleave(boxed, dim=0), raw.reshape(-1, 4), max_shape=(canvas[0], canvas[1])
-        ).reshape(images, count, boxed, 4)
+        boxes = head.bbox_coder.decode(rois[:, 1:].repeat_interleave(boxed, dim=0), raw.reshape(-1, 4))
+        boxes = clipped(boxes.reshape(images, count * boxed, 4), sizes).reshape(images, count, boxed, 4)
         scores = scores.reshape(images, count, classes)
         scores = scores * ((scores > self.cfg.score_thr) & (proposals.scores > 0).unsqueeze(-1))
         labels = torch.arange(classes, device=scores.device).expand(images, count, classes)
@@ -331,10 +328,15 @@ def large_enough(found: Found, least: float) -> Found:
     return found._replace(scores=found.scores * ((width > least) & (height > least)))
 
 
-def clipped(found: Found, canvas: Any) -> Found:
-    """Return boxes cut at the canvas's edges."""
-    x, y = found.boxes[..., 0::2].clamp(0, canvas[1]), found.boxes[..., 1::2].clamp(0, canvas[0])
-    return found._replace(boxes=torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], -1))
+def clipped(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Return boxes ``(N, K, 4)`` clipped to each image's own area, not to the padding around it.
+
+    Cells over padding that is the same in every image of a data set are never trained and can score high:
+    clipped here, before boxes without area are dropped and before non-maximum suppression, their boxes do
+    not crowd out others.
+    """
+    limits = sizes.to(boxes).flip(-1).repeat(1, 2).unsqueeze(1)
+    return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def _longer(canvas: Any) -> Any:

@@ -69,6 +69,13 @@ def letterbox(images: Sequence[Image], metadata: Metadata) -> tuple[Image, list[
     return canvases, places
 
 
+def image_sizes(canvases: Image, places: Sequence[Placement], metadata: Metadata) -> NDArray[np.int64]:
+    """Return what the graph takes for each image's own height and width on its canvas, ``[N, 2]``."""
+    if metadata.clip_to_canvas:
+        return np.array([canvases.shape[1:3]] * len(places), np.int64)
+    return np.array([(each.new_height, each.new_width) for each in places], np.int64)
+
+
 def _round_up(side: int, divisor: int) -> int:
     return -(-side // divisor) * divisor
 

@@ -12,7 +12,7 @@ from ..errors import UserError
 
 KEY = 'ghost_det'
 """Of ONNX's ``metadata_props``, and the path in OpenVINO's ``rt_info``."""
-FORMAT = 1
+FORMAT = 2
 PRECISIONS = ('fp32', 'fp16', 'int8')
 MAX_SIDE = 16384
 
@@ -32,6 +32,7 @@ class Metadata:
         keep_ratio: the image keeps its proportions, at the top left of the canvas.
         size_divisor: see ``dynamic``.
         pad_value: fills the rest of the canvas, in OpenCV's order (BGR), 0 to 255.
+        clip_to_canvas: boxes may reach into the padding, as the config's own test pipeline has it.
         score_threshold: the least score that the graph gives out.
         iou_threshold: overlap from which its non-maximum suppression takes two boxes for one object.
         max_detections: rows of its outputs.
@@ -52,6 +53,7 @@ class Metadata:
     keep_ratio: bool
     size_divisor: int
     pad_value: tuple[int, int, int]
+    clip_to_canvas: bool
     score_threshold: float
     iou_threshold: float
     max_detections: int
@@ -83,6 +85,11 @@ class Metadata:
             found = None
         if not isinstance(found, dict):
             raise UserError(f'{name}: its {KEY} metadata are no JSON object; {again}')
+        if found.get('format') == 1:
+            raise UserError(
+                f'{name}: exported by an older version, whose files lose boxes where images leave padding; '
+                f'{again}'
+            )
         if found.get('format') != FORMAT:
             raise UserError(
                 f'{name}: its {KEY} metadata are of format {str(found.get("format"))[:20]}, and this '
@@ -145,6 +152,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'keep_ratio': _FLAG,
     'size_divisor': _SIDE,
     'pad_value': ('a list of 3 whole numbers from 0 to 255', _is_colour),
+    'clip_to_canvas': _FLAG,
     'score_threshold': _SHARE,
     'iou_threshold': _SHARE,
     'max_detections': ('a whole number from 1 up', _within(1, 2**31)),

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..data import DetectionData
 from .accuracy import Truth, detect_all
-from .backends import OUTPUTS, openvino_core
+from .backends import INPUT, OUTPUTS, SIZES, openvino_core
 from .files import need, write_openvino
-from .letterbox import letterbox, to_image
+from .letterbox import Placement, image_sizes, letterbox
 from .media import read_image
 from .metadata import Metadata
-from .runtime import Detections, Detector
+from .runtime import Detector, detections
 
 CALIBRATION = 300
 """Images that ranges are read off."""
@@ -47,7 +47,7 @@ def quantized(
 
     measured = truth.some(range(min(MEASURED, len(truth.images))))
     model = openvino_core().read_model(source)
-    model.reshape([1, metadata.height, metadata.width, 3])
+    model.reshape({INPUT: [1, metadata.height, metadata.width, 3], SIZES: [1, 2]})
     files = [path for _, path in measured.images]
     if data is not None and data.train is not None:
         files = [
@@ -55,21 +55,18 @@ def quantized(
         ]
     step = max(1, len(files) // CALIBRATION)
 
-    def canvas(path: Path) -> dict[str, Any]:
-        return {'images': letterbox([read_image(path)], metadata)[0]}
+    def placed(path: Path) -> tuple[dict[str, Any], Placement]:
+        canvases, places = letterbox([read_image(path)], metadata)
+        return {INPUT: canvases, SIZES: image_sizes(canvases, places, metadata)}, places[0]
 
     def measure(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
         request = compiled.create_infer_request()
         some = measured.some(list(places))
         found = []
         for _, path in some.images:
-            canvases, (place,) = letterbox([read_image(path)], metadata)
-            request.infer({'images': canvases})
-            boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
-            kept = labels >= 0
-            found.append(
-                Detections(to_image(boxes[kept], place), scores[kept].copy(), labels[kept].astype('int64'))
-            )
+            inputs, place = placed(path)
+            request.infer(inputs)
+            found.append(detections(*(request.get_tensor(name).data[0] for name in OUTPUTS), place))
         each = [some.some([place]).evaluate([one]).figures['mAP'] for place, one in enumerate(found)]
         return some.evaluate(found).figures['mAP'], each
 
@@ -79,7 +76,7 @@ def quantized(
     with _listening(log):
         small = nncf.quantize_with_accuracy_control(
             model,
-            nncf.Dataset(files[::step][:CALIBRATION], canvas),
+            nncf.Dataset(files[::step][:CALIBRATION], lambda path: placed(path)[0]),
             nncf.Dataset(list(range(len(measured.images)))),
             validation_fn=measure,
             max_drop=max_drop,

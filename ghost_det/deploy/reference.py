@@ -1,45 +1,71 @@
-"""What an exported file must find: the same detector, as mmdet itself runs it, on the same canvas."""
+"""What an exported file must find: what mmdet's own pipeline and prediction find in the same images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.dataset import Compose
+
+from .graph import is_pad, is_resize
+from .letterbox import Image, Placement, place
+from .metadata import Metadata
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]
 """Boxes ``(n, 4)``, scores ``(n,)`` and labels ``(n,)`` of one image."""
 
 
 @torch.no_grad()
-def predict(detector: Any, canvases: np.ndarray[Any, Any]) -> list[Arrays]:
-    """Return the detections of mmdet's own prediction, cut at the edges where it leaves them (YOLOX).
+def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadata) -> Arrays:
+    """Return what mmdet finds in an image, by its own test pipeline and ``test_step``.
+
+    For a file of a fixed canvas, the image is in a batch with one that fills the canvas, so that mmdet's own
+    preprocessor pads it to the same size. Boxes are clipped to the image, and those without area dropped,
+    where mmdet leaves them (YOLOX).
 
     Args:
         detector: in evaluation mode.
-        canvases: ``(N, H, W, 3)`` uint8 in OpenCV's order.
+        steps: of the test pipeline; see `ghost_det.deploy.graph.evaluation_steps`.
+        image: ``(H, W, 3)`` uint8 in BGR.
+        metadata: of the file.
     """
-    size = tuple(canvases.shape[1:3])
-    samples = []
-    for _ in canvases:
-        meta = dict(
-            img_shape=size, ori_shape=size, batch_input_shape=size, pad_shape=size, scale_factor=(1.0, 1.0)
-        )
-        samples.append(DetDataSample(metainfo=meta))
-    images = [torch.from_numpy(canvas.transpose(2, 0, 1).copy()) for canvas in canvases]
-    data = detector.data_preprocessor(dict(inputs=images, data_samples=samples), False)
-    found = detector.predict(data['inputs'], data['data_samples'], rescale=False)
-    arrays = []
-    for each in found:
-        instances = each.pred_instances.cpu()
-        instances.bboxes[:, 0::2].clamp_(0, size[1])
-        instances.bboxes[:, 1::2].clamp_(0, size[0])
-        order = instances.scores.argsort(descending=True, stable=True)
-        arrays.append(tuple(instances[key][order].numpy() for key in ('bboxes', 'scores', 'labels')))
-    return arrays
+    at = place(image.shape[1], image.shape[0], metadata)
+    batch = [Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))]
+    if not metadata.dynamic:
+        size = metadata.height, metadata.width
+        meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+        inputs = torch.zeros(3, *size, dtype=torch.uint8)
+        batch.append(dict(inputs=inputs, data_samples=DetDataSample(metainfo=meta)))
+    found = detector.test_step({key: [each[key] for each in batch] for key in ('inputs', 'data_samples')})[0]
+    instances = found.pred_instances.cpu()
+    boxes, scores, labels = (instances[key].numpy() for key in ('bboxes', 'scores', 'labels'))
+    boxes = boxes.clip(0, np.array([at.width, at.height] * 2))
+    order = np.argsort(-scores, kind='stable')[: metadata.max_detections]  # mmdet sets YOLOX no limit
+    order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]
+    return boxes[order], scores[order], labels[order]
+
+
+def _array_steps(steps: Sequence[Any], at: Placement, metadata: Metadata) -> list[Any]:
+    """Return a pipeline's steps for an image that is an array, with the sizes of an export's own canvas."""
+    made = [dict(type='mmdet.LoadImageFromNDArray')]
+    for step in steps[1:]:
+        if is_resize(step) and shrunk(at, metadata):
+            step = {**step, 'scale': (at.new_width, at.new_height), 'keep_ratio': False}
+        elif is_resize(step):
+            step = {**step, 'scale': metadata.scale}
+        elif is_pad(step) and step.get('size') is not None:
+            step = {**step, 'size': (metadata.width, metadata.height)}
+        made.append(step)
+    return made
+
+
+def shrunk(at: Placement, metadata: Metadata) -> bool:
+    """Tell whether an image is smaller on a fixed canvas than mmdet, which would turn the canvas, has it."""
+    return at != place(at.width, at.height, replace(metadata, dynamic=True))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..called import tool
 from ..errors import UserError
-from .backends import Engine, Raw, open_model, unusable
-from .letterbox import Image, Placement, letterbox, to_image
+from .backends import Engine, Raw, Sizes, open_model, unusable
+from .letterbox import Image, Placement, image_sizes, letterbox, to_image
 from .parallel import ordered
 
 
@@ -147,15 +147,20 @@ class Detector:
         times = [perf_counter()]
         canvases, places = self._prepare([image])
         times.append(perf_counter())
-        raw = self._run(engine, canvases)
+        raw = self._run(engine, canvases, places)
         times.append(perf_counter())
         (found,) = self._finish(raw, places)
         times.append(perf_counter())
         return found, dict(zip(('prepare', 'network', 'boxes'), np.diff(times).tolist()))
 
-    def raw(self, canvases: Image) -> Raw:
-        """Return what the graph gives of canvases ``[N, H, W, 3]``: boxes in their pixels, scores, labels."""
-        return self._engine(len(canvases), 1).run(canvases)
+    def raw(self, canvases: Image, sizes: Sizes) -> Raw:
+        """Return the graph's boxes in pixels of the canvases ``[N, H, W, 3]``, scores and labels.
+
+        Args:
+            canvases: images with padding to their right and below.
+            sizes: ``[N, 2]``, height and width of each image without the padding.
+        """
+        return self._engine(len(canvases), 1).run(canvases, sizes)
 
     def _engine(self, batch: int, streams: int | None) -> Engine:
         """Return the engine for such work, made at its first use."""
@@ -165,16 +170,16 @@ class Detector:
 
     def _find(self, engine: Engine, images: Sequence[Image]) -> list[Detections]:
         canvases, places = self._prepare(images)
-        return self._finish(self._run(engine, canvases), places)
+        return self._finish(self._run(engine, canvases, places), places)
 
     def _prepare(self, images: Sequence[Image]) -> tuple[Image, list[Placement]]:
         for image in images:
             _check_image(image)
         return letterbox(images, self.metadata)
 
-    def _run(self, engine: Engine, canvases: Image) -> Raw:
+    def _run(self, engine: Engine, canvases: Image, places: Sequence[Placement]) -> Raw:
         try:
-            raw = engine.run(canvases)
+            raw = engine.run(canvases, image_sizes(canvases, places, self.metadata))
         except Exception as error:  # a graph that does not keep to its metadata
             raise unusable(self._path, error) from None
         if {len(part) for part in raw} != {len(canvases)}:
@@ -190,16 +195,31 @@ class Detector:
     def _detections(
         self, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement
     ) -> Detections:
-        # Rows without a detection have the label -1.
-        kept = (labels >= 0) & (scores >= self._least) & np.isfinite([*boxes.T, scores]).all(axis=0)
-        if kept.any() and labels[kept].max() >= len(self.classes):
+        found = detections(boxes, scores, labels, at, self._least)
+        if len(found) and found.labels.max() >= len(self.classes):
             raise UserError(
-                f'{self._path}: the graph gives the label {labels[kept].max()}, and its metadata name '
+                f'{self._path}: the graph gives the label {found.labels.max()}, and its metadata name '
                 f'{len(self.classes)} classes: export it again with {tool("export")}'
             )
-        return Detections(
-            to_image(boxes[kept], at), scores[kept].astype(np.float32), labels[kept].astype(np.int64)
-        )
+        return found
+
+
+def detections(
+    boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement, least: float = 0.0
+) -> Detections:
+    """Return what a graph found in one image, in the image's pixels; rows of other kinds are left out.
+
+    Args:
+        boxes: ``[K, 4]``, in pixels of the canvas.
+        scores: ``[K]``.
+        labels: ``[K]``; -1 where there is no detection.
+        at: where the image lies on the canvas.
+        least: the lowest score to keep.
+    """
+    kept = (labels >= 0) & (scores >= least) & np.isfinite([*boxes.T, scores]).all(axis=0)
+    boxes = to_image(boxes, at)
+    kept &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return Detections(boxes[kept], scores[kept].astype(np.float32), labels[kept].astype(np.int64))
 
 
 def _check_image(image: Any) -> None:

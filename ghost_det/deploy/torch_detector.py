@@ -24,17 +24,18 @@ from .letterbox import Image
 from .runtime import Detections
 
 
-def open_model(config: str, checkpoint: str) -> tuple[Any, Compose]:
+def open_model(config: str, checkpoint: str, options: dict[str, Any] | None = None) -> tuple[Any, Compose]:
     """Return a detector with its weights, as it was trained, and the pipeline that takes images as arrays.
 
     Args:
         config: a file, as `ghost_det.config.load_config` takes it.
         checkpoint: the weights; the number of classes is theirs.
+        options: ``--cfg-options``.
 
     Raises:
         UserError: one of the two cannot be used, or they do not belong together.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, options)
     content = load_checkpoint(checkpoint)
     named = checkpoint_classes(content)
     if named:
@@ -62,6 +63,7 @@ class TorchDetector:
         checkpoint: the weights.
         threads: cores to use.
         score_threshold: what scores less is left out.
+        options: ``--cfg-options``.
 
     Attributes:
         classes: names, by label.
@@ -71,11 +73,16 @@ class TorchDetector:
     """
 
     def __init__(
-        self, config: str, checkpoint: str, threads: int | None = None, score_threshold: float = 0.0
+        self,
+        config: str,
+        checkpoint: str,
+        threads: int | None = None,
+        score_threshold: float = 0.0,
+        options: dict[str, Any] | None = None,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self._model, self._pipeline = open_model(config, checkpoint)
+        self._model, self._pipeline = open_model(config, checkpoint, options)
         optimize(self._model)
         self._config = config
         self._least = score_threshold

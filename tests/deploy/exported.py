@@ -16,7 +16,7 @@ from ghost_det.deploy.metadata import KEY
 ROWS = 4
 BRIGHT = 200
 METADATA: dict[str, Any] = dict(
-    format=1,
+    format=2,
     name='bright',
     classes=('bright', 'dim'),
     height=64,
@@ -26,6 +26,7 @@ METADATA: dict[str, Any] = dict(
     keep_ratio=True,
     size_divisor=32,
     pad_value=(103, 116, 123),
+    clip_to_canvas=False,
     score_threshold=0.05,
     iou_threshold=0.5,
     max_detections=ROWS,
@@ -56,6 +57,7 @@ def bright_model(metadata: Metadata, label: int = 0) -> Any:
         'axis_w': np.array([2]),
         'axis_1': np.array([1]),
         'one': np.array([1], np.float32),
+        'sides': np.array([1, 0, 1, 0]),
         'eye': np.array([0.9, 0.2] + [0] * (ROWS - 2), np.float32),
         'first': np.array([[1], [1]] + [[0]] * (ROWS - 2), np.float32),
         'labels_found': np.array([label + 1, 2] + [0] * (ROWS - 2), np.float32),
@@ -71,7 +73,9 @@ def bright_model(metadata: Metadata, label: int = 0) -> Any:
         sides += [node('Cast', side, to=TensorProto.FLOAT) for side in (first, last)]
     x1, x2, y1, y2 = sides
     box = node('Concat', x1, y1, node('Add', x2, 'one'), node('Add', y2, 'one'), axis=1)
-    box = node('Mul', box, found)
+    # Clipped to the image's own size, as a graph that left it out would lose that input in OpenVINO.
+    limits = node('Gather', node('Cast', 'sizes', to=TensorProto.FLOAT), 'sides', axis=1)
+    box = node('Mul', node('Min', box, limits), found)
     rows = node('Mul', node('Unsqueeze', box, 'axis_1'), 'first')
     nodes.append(helper.make_node('Identity', [rows], ['boxes']))
     nodes.append(helper.make_node('Mul', [found, 'eye'], ['scores']))
@@ -81,7 +85,10 @@ def bright_model(metadata: Metadata, label: int = 0) -> Any:
     graph = helper.make_graph(
         nodes,
         'bright',
-        [helper.make_tensor_value_info('images', TensorProto.UINT8, ['N', *size, 3])],
+        [
+            helper.make_tensor_value_info('images', TensorProto.UINT8, ['N', *size, 3]),
+            helper.make_tensor_value_info('sizes', TensorProto.INT64, ['N', 2]),
+        ],
         [
             helper.make_tensor_value_info('boxes', TensorProto.FLOAT, ['N', ROWS, 4]),
             helper.make_tensor_value_info('scores', TensorProto.FLOAT, ['N', ROWS]),

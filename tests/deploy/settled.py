@@ -24,6 +24,12 @@ def canvases(count: int = 2, height: int = HEIGHT, width: int = WIDTH) -> np.nda
     return np.kron(blocks, np.ones((1, 16, 16, 1), np.uint8))
 
 
+def photos() -> list[np.ndarray[Any, Any]]:
+    """Parts of `canvases` in the shapes that cameras have: 4:3, 3:4, 16:9 and square."""
+    shapes = ((96, 128), (128, 96), (90, 160), (128, 128))
+    return [canvases()[0][:height, :width] for height, width in shapes]
+
+
 def settled(name: str, **options: Any) -> tuple[Any, Any]:
     """Return a config and its detector, whose norms and last layers are fitted to `canvases`."""
     torch.manual_seed(1)

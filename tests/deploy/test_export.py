@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ghost_det.deploy import Detector
+from ghost_det.config import load_config
+from ghost_det.deploy import Detector, runtime
 from ghost_det.deploy import export as exporting
+from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.export import checked, describe, export
-from ghost_det.deploy.files import OLDEST, converted, publishing, to_onnx, write_model
-from ghost_det.deploy.graph import Canvas
+from ghost_det.deploy.files import OLDEST, converted, publishing, to_onnx, write_model, write_openvino
+from ghost_det.deploy.graph import Canvas, evaluation_steps
 from ghost_det.deploy.metadata import KEY, Metadata
 from ghost_det.deploy.reference import Difference, compare, predict
 from ghost_det.errors import UserError
 
 from ..conftest import ROOT
-from .settled import HEIGHT, WIDTH, canvases, settled
+from .settled import HEIGHT, WIDTH, canvases, photos, settled
 
 CONFIG = 'configs/retinanet_ghostnet_fpn_lite.py'
 # As small as the config goes: the graph has as many nodes, which is what an export takes time for.
@@ -55,7 +58,8 @@ FASTER = {
     'model.test_cfg.rpn.max_per_img': 100,
     'model.test_cfg.rcnn.score_thr': 0.1,
 }
-CANVAS = Canvas(HEIGHT, WIDTH, (WIDTH, HEIGHT), True, 32, (104, 116, 124))
+CANVAS = Canvas(HEIGHT, WIDTH, (WIDTH, HEIGHT), True, 32, (104, 116, 124), False)
+STEPS = evaluation_steps(load_config(CONFIG))
 CLASSES = ('cat', 'dog', 'bird')
 NEWEST = onnx.defs.onnx_opset_version()
 
@@ -92,8 +96,11 @@ def metadata(**changes: Any) -> Metadata:
 
 
 def found(path: Path, images: Any) -> list[Any]:
-    boxes, scores, labels = Detector(path).raw(images)
-    return [tuple(part[there] for part in each) for *each, there in zip(boxes, scores, labels, labels >= 0)]
+    return [astuple(each) for each in Detector(path).stream(images, batch=len(images))]
+
+
+def wanted(detector: Any, images: Any, metadata: Metadata) -> list[Any]:
+    return [predict(detector, STEPS, image, metadata) for image in images]
 
 
 @pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
@@ -101,8 +108,8 @@ def test_file_finds_what_mmdet_finds_in_images_of_any_size(source: Path, tmp_pat
     path = tmp_path / f'small{suffix}'
     write_model(source, path, metadata())
     _, detector = small()
-    for images in (canvases(2), canvases(1), canvases(3, 64, 192)):
-        apart = compare(predict(detector, images), found(path, images), 0.5, 100)
+    for images in (canvases(2), canvases(1), canvases(3, 64, 192), *([image] for image in photos())):
+        apart = compare(wanted(detector, images, metadata()), found(path, images), 0.5, 100)
         assert apart.unmatched == 0 and apart.boxes > 10, apart
         assert apart.pixels < 0.05 and apart.score < 1e-4, apart
     names = {file.suffix for file in tmp_path.iterdir()}
@@ -126,10 +133,11 @@ def two_stages(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 def test_faster_rcnn_finds_what_mmdet_finds(two_stages: Path, tmp_path: Path, suffix: str) -> None:
     cfg, detector = settled(TWO_STAGES, **FASTER)
     path = tmp_path / f'faster{suffix}'
-    write_model(two_stages, path, describe(cfg, detector, CLASSES, 'faster', CANVAS, True, None))
-    for images in (canvases(2), canvases(1), canvases(3, 64, 192)):
-        apart = compare(predict(detector, images), found(path, images), 0.5, 100)
-        assert apart.unmatched == 0 and apart.boxes > 50, apart
+    own = describe(cfg, detector, CLASSES, 'faster', CANVAS, True, None)
+    write_model(two_stages, path, own)
+    for images in (canvases(2), canvases(1), canvases(3, 64, 192), *([image] for image in photos())):
+        apart = compare(wanted(detector, images, own), found(path, images), 0.5, 100)
+        assert apart.unmatched == 0 and apart.boxes > 30, apart
         assert apart.pixels < 0.05 and apart.score < 1e-4, apart
 
 
@@ -139,11 +147,14 @@ def test_file_is_valid_and_runs_in_each_opset(source: Path, opset: int) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert [(each.domain, each.version) for each in model.opset_import] == [('', opset)]
     images = canvases(2)
-    wanted = onnxruntime.InferenceSession(str(source)).run(None, {'images': images})
-    given = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {'images': images})
-    for one, other in zip(wanted, given):
+    inputs = {'images': images, 'sizes': np.array([[96, 160], [128, 128]])}
+    expected = onnxruntime.InferenceSession(str(source)).run(None, inputs)
+    given = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
+    for one, other in zip(expected, given):
         np.testing.assert_allclose(one, other, atol=1e-4)
-    assert (wanted[2] >= 0).sum() > 20
+    boxes, _, labels = expected
+    assert (labels >= 0).sum() > 20
+    assert boxes[0].max(axis=0).tolist() <= [160, 96, 160, 96] and boxes[1].max() <= 128
 
 
 def test_file_has_standard_operators_alone_and_no_trace_of_this_machine(source: Path) -> None:
@@ -152,8 +163,8 @@ def test_file_has_standard_operators_alone_and_no_trace_of_this_machine(source: 
     assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
     text = source.read_bytes()
     assert str(ROOT).encode() not in text and b'site-packages' not in text
-    (images,) = model.graph.input
-    assert images.name == 'images' and images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    kinds = {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
+    assert kinds == {'images': onnx.TensorProto.UINT8, 'sizes': onnx.TensorProto.INT64}
     assert [each.name for each in model.graph.output] == ['boxes', 'scores', 'labels']
 
 
@@ -165,7 +176,7 @@ def test_half_is_half_the_size_and_finds_nearly_the_same(source: Path, tmp_path:
             write_model(source, path, metadata(precision=precision))
             sizes[path.name] = (path if suffix == '.onnx' else path.with_suffix('.bin')).stat().st_size
             images = canvases(2)
-            apart = compare(predict(small()[1], images), found(path, images), 4.0, 100)
+            apart = compare(wanted(small()[1], images, metadata()), found(path, images), 4.0, 100)
             assert apart.boxes > 100 and apart.unmatched <= 6, (path, apart)
     assert sizes['fp16.onnx'] < 0.7 * sizes['fp32.onnx'] and sizes['fp16.xml'] < 0.6 * sizes['fp32.xml']
 
@@ -173,7 +184,7 @@ def test_half_is_half_the_size_and_finds_nearly_the_same(source: Path, tmp_path:
 def test_metadata_say_what_the_file_is(source: Path, tmp_path: Path) -> None:
     cfg, detector = small()
     made = describe(
-        cfg, detector, CLASSES, 'small', Canvas(64, 96, (96, 64), True, 32, (1, 2, 3)), True, source
+        cfg, detector, CLASSES, 'small', Canvas(64, 96, (96, 64), True, 32, (1, 2, 3), False), True, source
     )
     assert made.score_threshold == 0.05 and made.iou_threshold == 0.5 and made.max_detections == 100
     assert made.classes == CLASSES and (made.height, made.width) == (64, 96)
@@ -189,15 +200,49 @@ def test_a_file_that_finds_something_else_is_refused(source: Path, tmp_path: Pat
     path = tmp_path / 'small.xml'
     write_model(source, path, metadata())
     _, detector = small()
-    images = list(canvases(2))
-    said = checked(detector, path, images, real=False)
-    assert said.startswith('checked: 2 images through torch and through the file: ')
+    images = photos()
+    (line,) = checked(detector, STEPS, path, images, real=False)
+    assert line.startswith('checked: 4 images through mmdet and through the file: ')
     detector.bbox_head.retina_cls.bias.data += 0.5
-    with pytest.raises(UserError, match='small.xml: not written: .* found by one of them alone'):
-        checked(detector, path, images, real=False)
+    with pytest.raises(UserError, match='small.xml: not written: .* found by only one of them'):
+        list(checked(detector, STEPS, path, images, real=False))
     detector.bbox_head.retina_cls.bias.data -= 100
     with pytest.raises(UserError, match='0 boxes matched'):
-        checked(detector, path, images, real=False)
+        list(checked(detector, STEPS, path, images, real=False))
+
+
+def fixed(source: Path, path: Path, height: int, width: int) -> Path:
+    model = openvino_core().read_model(source)
+    model.reshape({'images': [-1, height, width, 3]})
+    write_openvino(model, path, metadata(dynamic=False, height=height, width=width, scale=(width, height)))
+    return path
+
+
+def test_a_file_that_takes_padding_for_image_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fixed(source, tmp_path / 'small.xml', 160, 160)
+    _, detector = small()
+    list(checked(detector, STEPS, path, photos(), real=True))
+    monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 160))
+    with pytest.raises(UserError, match='small.xml: not written: '):
+        list(checked(detector, STEPS, path, photos(), real=True))
+
+
+def test_an_image_that_mmdet_would_turn_the_canvas_for_is_reported(source: Path, tmp_path: Path) -> None:
+    path = fixed(source, tmp_path / 'small.xml', HEIGHT, WIDTH)
+    lines = list(checked(small()[1], STEPS, path, photos(), real=True))
+    assert lines[0].startswith('checked: ') and lines[1].startswith('warning: 1 of these images'), lines
+
+
+def test_half_of_the_compared_images_have_the_shapes_of_cameras() -> None:
+    truth: Any = type('Truth', (), {'images': [(0, None)] * 10})
+    image = canvases(1, 96, 208)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, 'read_image', lambda path: image)
+        shapes = [each.shape[:2] for each in exporting._check_images(truth)]
+    assert shapes[::2] == [(96, 208)] * 5
+    assert shapes[1::2] == [(96, 128), (96, 72), (96, 171), (96, 96), (96, 128)]
 
 
 def test_comparison_counts_what_only_one_side_has() -> None:
@@ -259,11 +304,11 @@ def no_export(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_export_writes_a_checked_file_beside_the_checkpoint(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, '_check_images', lambda truth: list(canvases(16)))
+    monkeypatch.setattr(exporting, '_check_images', lambda truth: [*canvases(12), *photos()])
     lines = list(
         export(str(ROOT / CONFIG), str(checkpoint), size=(128, 160), dynamic=True, options=dict(SMALL))
     )
-    assert lines[0].startswith('checked: 16 images through torch and through the file: 1')
+    assert lines[0].startswith('checked: 16 images through mmdet and through the file: 1')
     path = checkpoint.with_suffix('.xml')
     assert lines[1].startswith(f'{path}: ') and lines[1].endswith('fp32, 128 x 160 or any other size')
     assert Detector(path).metadata.classes == CLASSES

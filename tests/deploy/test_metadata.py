@@ -67,8 +67,13 @@ def test_what_is_no_json_object(text: str) -> None:
 
 
 def test_a_later_format() -> None:
-    with pytest.raises(UserError, match='are of format 2, and this version reads format 1'):
-        Metadata.from_json(json.dumps({**SOUND, 'format': 2}), 'm.xml')
+    with pytest.raises(UserError, match='are of format 3, and this version reads format 2'):
+        Metadata.from_json(json.dumps({**SOUND, 'format': 3}), 'm.xml')
+
+
+def test_files_that_know_no_sizes_of_images_are_refused() -> None:
+    with pytest.raises(UserError, match='older version, whose files lose boxes .* export it again'):
+        Metadata.from_json(json.dumps({**SOUND, 'format': 1}), 'm.xml')
 
 
 ANY_JSON = st.recursive(
