@@ -25,6 +25,8 @@ Rng = np.random.Generator
 
 # Part of the cache folder's name: raise it with any change to a pixel or a box, or old caches live on.
 VERSION = 1
+SAMPLES = {'sample': False, 'sample-4x3': True}
+"""Names of the generated sets, and whether all images of each have one shape, as those of one camera."""
 
 
 @dataclass(frozen=True)
@@ -270,10 +272,12 @@ def _annotations(scene: _Scene) -> list[dict[str, Any]]:
     return found
 
 
-def _picture(rng: Rng) -> tuple[Image, list[dict[str, Any]]]:
+def _picture(rng: Rng, one_shape: bool) -> tuple[Image, list[dict[str, Any]]]:
     """An RGB picture and its COCO records."""
     sides = KNOBS.long_side, int(rng.integers(KNOBS.short_side[0], KNOBS.short_side[1] + 1))
     height, width = sides if rng.random() < 0.35 else sides[::-1]
+    if one_shape:
+        height, width = KNOBS.long_side * 3 // 4, KNOBS.long_side
     canvas = _clutter(rng, _background(rng, height, width))
     scene = _Scene(canvas, np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), np.uint8))
     count = int(rng.integers(KNOBS.objects[0], KNOBS.objects[1] + 1))
@@ -288,7 +292,7 @@ def _picture(rng: Rng) -> tuple[Image, list[dict[str, Any]]]:
     return np.clip(light, 0, 255).astype(np.uint8), _annotations(scene)
 
 
-def _write_split(folder: Path, split: str, count: int) -> None:
+def _write_split(folder: Path, split: str, count: int, one_shape: bool) -> None:
     pictures = folder / f'{split}2017'
     pictures.mkdir(parents=True)
     first = 1 if split == 'train' else VAL_FIRST_ID
@@ -301,7 +305,7 @@ def _write_split(folder: Path, split: str, count: int) -> None:
     }
     records = document['annotations']
     for number in range(first, first + count):
-        image, found = _picture(np.random.Generator(np.random.PCG64([first, number])))
+        image, found = _picture(np.random.Generator(np.random.PCG64([first, number])), one_shape)
         # Not cv2.imwrite, which only returns False where write_bytes raises, as on a full disk.
         jpeg = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
         (pictures / f'{number:012d}.jpg').write_bytes(jpeg.tobytes())
@@ -319,7 +323,7 @@ def cache_root() -> Path:
     return Path(os.environ.get('GHOST_DET_CACHE') or f'{caches}/ghost_det').expanduser().absolute()
 
 
-def make_sample(root: Path | None = None, train: int = 480, val: int = 120) -> Path:
+def make_sample(root: Path | None = None, train: int = 480, val: int = 120, one_shape: bool = False) -> Path:
     """Generate the sample set on the first call; return its folder, at once from then on.
 
     It is laid out as COCO is: `annotations/instances_{train,val}2017.json`, `train2017/*.jpg`,
@@ -335,12 +339,13 @@ def make_sample(root: Path | None = None, train: int = 480, val: int = 120) -> P
             `~/.cache/ghost_det`.
         train: number of training images.
         val: number of validation images. Each pair of numbers is a set of its own.
+        one_shape: all images are 320 x 240 px, as those of one camera are of one shape.
 
     Raises:
         OSError: the set cannot be written under `root`.
     """
     root = (root or cache_root()).expanduser().absolute()
-    done = root / f'sample-v{VERSION}-{train}-{val}'
+    done = root / f'sample-v{VERSION}-{train}-{val}{"-4x3" if one_shape else ""}'
     if done.is_dir():
         return done
     try:
@@ -348,8 +353,8 @@ def make_sample(root: Path | None = None, train: int = 480, val: int = 120) -> P
         with tempfile.TemporaryDirectory(prefix=f'.{done.name}-', dir=root) as scratch:
             # A folder inside: the temporary one is closed to other users and would stay so once renamed.
             built = Path(scratch) / 'set'
-            _write_split(built, 'train', train)
-            _write_split(built, 'val', val)
+            _write_split(built, 'train', train, one_shape)
+            _write_split(built, 'val', val, one_shape)
             try:
                 built.rename(done)
             except OSError:

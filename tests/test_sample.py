@@ -181,3 +181,14 @@ def test_an_unwritable_cache_is_named_with_the_way_out(tmp_path: Path) -> None:
     done.write_text('')
     with pytest.raises(OSError, match='GHOST_DET_CACHE'):
         make_sample(tmp_path, 1, 1)
+
+
+def test_a_camera_has_one_shape(tmp_path: Path) -> None:
+    root = make_sample(tmp_path, 3, 2, one_shape=True)
+    for split, count in (('train', 3), ('val', 2)):
+        found = load(root, split)
+        assert [(each['width'], each['height']) for each in found.imgs.values()] == [(320, 240)] * count
+        pictures = [cv2.imread(str(path)) for path in sorted((root / f'{split}2017').iterdir())]
+        assert [picture.shape for picture in pictures] == [(240, 320, 3)] * count
+        assert found.anns
+    assert root != make_sample(tmp_path, 3, 2)

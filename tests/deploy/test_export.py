@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,15 +20,19 @@ import torch
 from filelock import FileLock
 
 from ghost_det.config import load_config
+from ghost_det.data import DetectionData, Split
 from ghost_det.deploy import Detector, runtime
 from ghost_det.deploy import export as exporting
+from ghost_det.deploy.accuracy import evaluate_file
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.export import checked, describe, export
 from ghost_det.deploy.files import OLDEST, converted, publishing, to_onnx, write_model, write_openvino
 from ghost_det.deploy.graph import Canvas, evaluation_steps
 from ghost_det.deploy.metadata import KEY, Metadata
 from ghost_det.deploy.reference import Difference, compare, predict
+from ghost_det.deploy.torch_detector import TorchDetector
 from ghost_det.errors import UserError
+from ghost_det.files import sha256
 
 from ..conftest import ROOT
 from .settled import HEIGHT, WIDTH, canvases, photos, settled
@@ -326,3 +332,42 @@ def test_tool_without_the_extra_names_it(checkpoint: Path, tmp_path: Path) -> No
         env={'PYTHONPATH': f'{tmp_path}:{ROOT}', 'PATH': '/usr/bin:/bin'},
     )
     assert done.returncode == 2 and "pip install 'ghost-det[export]'" in done.stderr, done.stderr
+
+
+def test_the_figures_of_a_file_are_compared_with_those_of_its_checkpoint(
+    source: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'small.xml'
+    write_model(source, path, metadata(checkpoint_sha256=sha256(checkpoint)))
+    options = {**SMALL, 'test_dataloader.dataset.pipeline.1.scale': (WIDTH, HEIGHT)}
+    (tmp_path / 'val').mkdir()
+    images, boxes = [], []
+    for number, image in enumerate(photos(), 1):
+        height, width = image.shape[:2]
+        images.append({'id': number, 'file_name': f'{number}.png', 'height': height, 'width': width})
+        cv2.imwrite(str(tmp_path / 'val' / f'{number}.png'), image)
+        found = TorchDetector(str(ROOT / CONFIG), str(checkpoint), options=options)(image)
+        # What torch finds is the ground truth: its mAP is 1, and so is that of a file that finds the same.
+        for each in found.to_coco(number, [1, 2, 3]):
+            _, _, wide, high = each['bbox']
+            boxes.append({**each, 'id': len(boxes) + 1, 'area': wide * high, 'iscrowd': 0})
+    categories = [{'id': number, 'name': name} for number, name in enumerate(CLASSES, 1)]
+    annotations = tmp_path / 'val.json'
+    annotations.write_text(json.dumps({'images': images, 'annotations': boxes, 'categories': categories}))
+    data = DetectionData(None, Split(annotations, tmp_path / 'val'), CLASSES)
+
+    def last_line(**settings: Any) -> str:
+        folder = str(tmp_path / 'out')
+        return list(evaluate_file(str(path), str(ROOT / CONFIG), options, data, folder, **settings))[-1]
+
+    assert last_line().startswith('not compared with torch: --checkpoint FILE')
+    with pytest.raises(
+        UserError, match='--checkpoint .*: another checkpoint; expected the one'
+    ):
+        last_line(checkpoint=str(annotations))
+    assert last_line(checkpoint=str(checkpoint)).startswith(
+        'mAP 1.0000 of the file, 1.0000 of its checkpoint'
+    )
+    shutil.copy(checkpoint, tmp_path)  # which is found in the file's folder
+    monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 80))
+    assert last_line().startswith('warning: mAP 0.') and last_line().endswith(': over 0.005 apart')
