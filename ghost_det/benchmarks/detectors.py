@@ -16,6 +16,7 @@ import torch
 
 from ..complexity import complexity
 from ..config import load_config
+from ..deploy.backends import INPUT, SIZES
 from ..deploy.export import describe
 from ..deploy.files import to_onnx, write_model, write_openvino
 from ..deploy.graph import canvas_of
@@ -118,7 +119,8 @@ class _Subject:
         metadata = describe(self.cfg, self.detector, classes, name, canvas, False, None)
         out = folder / f'{name} {engine}{".onnx" if engine == "onnxruntime" else ".xml"}'
         if 'int8' in engine:
-            model = quantised(bare, [image[None]] * CALIBRATION)
+            inputs = {INPUT: image[None], SIZES: np.array([image.shape[:2]])}
+            model = quantised(bare, [inputs] * CALIBRATION)
             write_openvino(model, out, replace(metadata, precision='int8'))
         else:
             write_model(bare, out, metadata)

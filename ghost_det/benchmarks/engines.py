@@ -81,12 +81,12 @@ def export_onnx(model: nn.Module, images: torch.Tensor, path: Path) -> None:
         )
 
 
-def quantised(path: Path, images: Sequence[np.ndarray[Any, Any]]) -> Any:
+def quantised(path: Path, images: Sequence[Any]) -> Any:
     """Return an ONNX file's network as a model of OpenVINO's, quantised as the project's exports are.
 
     Args:
         path: ``.onnx``.
-        images: inputs to calibrate on.
+        images: inputs to calibrate on, arrays or dictionaries of them.
     """
     nncf = need('nncf')
     logging.getLogger('nncf').setLevel(logging.ERROR)

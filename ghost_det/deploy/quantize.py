@@ -66,7 +66,8 @@ def quantized(
         for _, path in some.images:
             inputs, place = placed(path)
             request.infer(inputs)
-            found.append(detections(*(request.get_tensor(name).data[0] for name in OUTPUTS), place))
+            boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
+            found.append(detections(boxes, scores, labels, place))
         each = [some.some([place]).evaluate([one]).figures['mAP'] for place, one in enumerate(found)]
         return some.evaluate(found).figures['mAP'], each
 
