@@ -153,15 +153,23 @@ def evaluate_file(
         yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
     else:
         in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
-        yield compared(truth, found, list(in_torch.stream(read_image(path) for _, path in truth.images)))
+        yield compared(
+            detector, truth, found, list(in_torch.stream(read_image(path) for _, path in truth.images))
+        )
 
 
-def compared(truth: Truth, found: Sequence[Detections], in_torch: Sequence[Detections]) -> str:
+def compared(
+    detector: Detector, truth: Truth, found: Sequence[Detections], in_torch: Sequence[Detections]
+) -> str:
     """Return how far a file's mAP is from that of torch, by mmdet's own pipeline, image by image."""
     figure, reference = (truth.evaluate(each).figures['mAP'] for each in (found, in_torch))
     apart = figure - reference
     line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch ({apart:+.4f})'
-    return line if abs(apart) <= FAR else f'warning: {line}: over {FAR} apart'
+    if abs(apart) <= FAR:
+        return line
+    fixed = not detector.metadata.dynamic and detector.metadata.precision != 'int8'
+    why = '; a fixed canvas has more padding than mmdet gives an image: --dynamic, or a --size, has not'
+    return f'warning: {line}: over {FAR} apart' + (why if fixed else '')
 
 
 def exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:

@@ -25,7 +25,7 @@ from .accuracy import Truth
 from .files import OPSET, need, publishing, to_onnx, write_model
 from .graph import Canvas, canvas_of, evaluation_steps
 from .heads import suppression
-from .letterbox import Image, place
+from .letterbox import Image, padded_size, place
 from .media import read_image
 from .metadata import FORMAT, Metadata
 from .reference import compare, predict, shrunk
@@ -169,6 +169,8 @@ def export(
     yield f'{out}: {_megabytes(out):.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}' + (
         ' or any other size' if dynamic else ''
     )
+    if truth is not None and size is None and not dynamic:
+        yield from _size_hint(truth, metadata)
 
 
 def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> Path:
@@ -201,6 +203,19 @@ def _check_images(truth: Truth | None) -> list[Image]:
         shape = SHAPES[number % len(SHAPES)]
         images[2 * number + 1] = image[: max(1, round(width / shape)), : max(1, round(height * shape))]
     return images
+
+
+def _size_hint(truth: Truth, metadata: Metadata) -> Iterator[str]:
+    """Yield the canvas that would do, where one that is smaller holds all images as mmdet pads them."""
+    free = replace(metadata, dynamic=True)
+    sizes = [(image['width'], image['height']) for image in truth.content['images']]
+    found = {padded_size([place(*each, free)], free) for each in sizes}
+    if len(found) == 1 and found != {(metadata.height, metadata.width)}:
+        height, width = found.pop()
+        yield (
+            f'hint: MMDetection pads every image of the data to {height} x {width}: with --size {height} '
+            f'{width}, the file is faster and sees exactly that'
+        )
 
 
 def checked(

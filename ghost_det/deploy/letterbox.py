@@ -56,10 +56,7 @@ def letterbox(images: Sequence[Image], metadata: Metadata) -> tuple[Image, list[
         The canvases, ``[N, H, W, 3]``, and where each image lies.
     """
     places = [place(image.shape[1], image.shape[0], metadata) for image in images]
-    height, width = metadata.height, metadata.width
-    if metadata.dynamic:
-        height = _round_up(max(each.new_height for each in places), metadata.size_divisor)
-        width = _round_up(max(each.new_width for each in places), metadata.size_divisor)
+    height, width = padded_size(places, metadata) if metadata.dynamic else (metadata.height, metadata.width)
     canvases = np.empty((len(images), height, width, 3), np.uint8)
     for canvas, image, at in zip(canvases, images, places):
         size = at.new_width, at.new_height
@@ -76,8 +73,11 @@ def image_sizes(canvases: Image, places: Sequence[Placement], metadata: Metadata
     return np.array([(each.new_height, each.new_width) for each in places], np.int64)
 
 
-def _round_up(side: int, divisor: int) -> int:
-    return -(-side // divisor) * divisor
+def padded_size(places: Sequence[Placement], metadata: Metadata) -> tuple[int, int]:
+    """Return height and width of the canvas that mmdet gives a batch of images."""
+    divisor = metadata.size_divisor
+    height, width = max(each.new_height for each in places), max(each.new_width for each in places)
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 def to_image(boxes: NDArray[Any], at: Placement) -> NDArray[np.float32]:

@@ -361,9 +361,7 @@ def test_the_figures_of_a_file_are_compared_with_those_of_its_checkpoint(
         return list(evaluate_file(str(path), str(ROOT / CONFIG), options, data, folder, **settings))[-1]
 
     assert last_line().startswith('not compared with torch: --checkpoint FILE')
-    with pytest.raises(
-        UserError, match='--checkpoint .*: another checkpoint; expected the one'
-    ):
+    with pytest.raises(UserError, match='--checkpoint .*: another checkpoint; expected the one'):
         last_line(checkpoint=str(annotations))
     assert last_line(checkpoint=str(checkpoint)).startswith(
         'mAP 1.0000 of the file, 1.0000 of its checkpoint'
