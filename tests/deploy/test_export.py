@@ -241,6 +241,18 @@ def test_an_image_that_mmdet_would_turn_the_canvas_for_is_reported(source: Path,
     assert lines[0].startswith('checked: ') and lines[1].startswith('warning: 1 of these images'), lines
 
 
+def test_a_canvas_that_fits_the_data_is_proposed() -> None:
+    def hint(*sizes: tuple[int, int]) -> list[str]:
+        images = [{'width': width, 'height': height} for width, height in sizes]
+        truth: Any = type('Truth', (), {'content': {'images': images}})
+        square = metadata(dynamic=False, height=320, width=320, scale=(320, 320))
+        return list(exporting._size_hint(truth, square))
+
+    (line,) = hint((640, 480), (1280, 960), (640, 478))
+    assert '--size 256 320' in line
+    assert hint((640, 480), (480, 640)) == hint((640, 640), (300, 300)) == []
+
+
 def test_half_of_the_compared_images_have_the_shapes_of_cameras() -> None:
     truth: Any = type('Truth', (), {'images': [(0, None)] * 10})
     image = canvases(1, 96, 208)[0]
