@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from .errors import UserError
@@ -17,7 +18,12 @@ def is_hidden(path: str | PurePath) -> bool:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches a pattern in a folder and is not hidden, sorted."""
+    """Return what matches a pattern in a folder and is not hidden, sorted.
+
+    ``**/NAME`` are files to any depth, also where links to folders lead.
+    """
+    if pattern.startswith('**/'):
+        return sorted(path for path in walk(folder) if fnmatchcase(path.name, pattern[3:]))
     return sorted(path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
 
 

@@ -170,7 +170,7 @@ def list_images(source: str, column: str, out: str) -> tuple[str, Any]:
             raise UserError(f'{source}: no such file or folder')
         if info.type == fs.FileType.Directory:
             inside = system.get_file_info(fs.FileSelector(path))
-            folder, listed = name, any(each.base_name.endswith('.parquet') for each in inside)
+            folder, listed = name, any(map(_is_parquet, inside))
         else:
             folder, listed = name.rpartition('/')[0], name.endswith('.parquet')
         if listed:
@@ -193,6 +193,10 @@ def list_images(source: str, column: str, out: str) -> tuple[str, Any]:
     return folder, pc.if_else(whole, paths, pc.binary_join_element_wise(prefix, paths, nothing))
 
 
+def _is_parquet(info: Any) -> bool:
+    return info.base_name.endswith('.parquet') and not is_hidden(info.base_name)
+
+
 def _from_parquet(system: Any, path: str, source: str, column: str) -> Any:
     data = ds.dataset(path, filesystem=system, format='parquet', exclude_invalid_files=False)
     if column not in data.schema.names:
@@ -208,14 +212,11 @@ def _from_parquet(system: Any, path: str, source: str, column: str) -> Any:
 
 def _in_folder(system: Any, path: str, name: str, out: str) -> list[str]:
     if not is_uri(name):
-        inside = Path(out).resolve()
-        skip, real = is_uri(out), functools.cache(Path.resolve)
-        return [
-            str(each)
-            for each in find_images(
-                [Path(name)], lambda file: not skip and real(file.parent).is_relative_to(inside)
-            )
-        ]
+        inside, real = Path(out).resolve(), functools.cache(Path.resolve)
+        images = find_images(
+            [Path(name)], lambda file: not is_uri(out) and real(file.parent).is_relative_to(inside)
+        )
+        return [str(each) for each in images]
     infos = system.get_file_info(fs.FileSelector(path, recursive=True))
     files = [each.path[len(path) :] for each in infos if each.type == fs.FileType.File]
     found = sorted(

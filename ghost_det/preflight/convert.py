@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import decode
-from ..images import visible, walk
+from ..images import visible
 from ..sample import cache_root
 from .table import Floats
 
@@ -142,7 +142,7 @@ def _yolo(yaml: Path) -> Layout | None:
                 said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
                 raise UserError(f'{yaml}: {name} is {said}: no such folder of images, or .txt list of them')
             if found.is_dir():
-                images += _images(found, deep=True)
+                images += _images(found, '**/*')
                 folders[name].append(found)
             else:
                 images += _listed(yaml, found)
@@ -224,12 +224,10 @@ def _orphans(images: Iterable[Path], labels: Iterable[Path], known: set[Path]) -
         known: label files with an image.
     """
     roots = {_replaced(folder / 'x', 'images', 'labels').parent for folder in images}
-    files = [file for root in roots if root.is_dir() for file in walk(root)]
-    files += [file for folder in labels for file in visible(folder, '*.txt')]
+    files = {file for root in roots if root.is_dir() for file in visible(root, '**/*.txt')}
+    files |= {file for folder in labels for file in visible(folder, '*.txt')}
     stems: dict[Path, set[str]] = {}
-    for file in sorted(set(files) - known):
-        if file.suffix != '.txt':
-            continue
+    for file in sorted(files - known):
         places = {file.parent, _replaced(file, 'labels', 'images').parent}
         for place in places - stems.keys():
             stems[place] = {image.stem for image in _images(place)}
@@ -250,9 +248,8 @@ def _first_file(folder: Path, pattern: str) -> Path | None:
     return next((folder / f'{word}.txt' for word in words if (folder / f'{word}.txt').is_file()), None)
 
 
-def _images(folder: Path, deep: bool = False) -> list[Path]:
-    files = walk(folder) if deep else visible(folder, '*')
-    return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+def _images(folder: Path, pattern: str = '*') -> list[Path]:
+    return [path for path in visible(folder, pattern) if path.suffix.lower() in SUFFIXES]
 
 
 def converted(root: Path) -> dict[str, Path]:
@@ -316,7 +313,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
         read = _voc_reader() if layout.kind == 'voc' else _yolo_reader(root, layout)
     except ImportError as error:
         raise UserError(
-            f"{root}: Pascal VOC's and YOLO's layouts are read by supervision, which is not here "
+            f"{root}: Pascal VOC's layout is read by supervision, which is not here "
             f'({error}): pip install "ghost-det[data]"'
         ) from None
     names = list(layout.classes or [])
