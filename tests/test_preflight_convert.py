@@ -492,6 +492,9 @@ def test_the_yaml_that_is_named_is_used(tmp_path: Path) -> None:
     assert data.classes == ('dog',) and data.val.images == root
     assert find_data(root / 'data.yaml').classes == find_data(root).classes == ('cat',)
     assert not check_dataset(root / 'other.yaml').errors
+    (root / 'half.yaml').write_text('train: images/train\nnames: [dog]\n')
+    with pytest.raises(UserError, match=r'half\.yaml: found no val'):
+        find_data(root / 'half.yaml')
     (root / 'third.yaml').write_text('names: [dog]\n')
     with pytest.raises(UserError, match=r'third\.yaml: expected a YOLO data.yaml'):
         find_data(root / 'third.yaml')

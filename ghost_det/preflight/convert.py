@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import decode
-from ..images import visible
+from ..images import visible, walk
 from ..sample import cache_root
 from .table import Floats
 
@@ -148,10 +148,10 @@ def _yolo(yaml: Path) -> Layout | None:
                 images += _listed(yaml, found)
         splits[name] = [(path, _label(path)) for path in dict.fromkeys(images)]
     orphans: dict[str, list[Path]] = {}
-    known = {label for pairs in splits.values() for _, label in pairs}
+    known = {str(label) for pairs in splits.values() for _, label in pairs}
     for name, pairs in splits.items():
-        orphans[name] = list(_orphans(folders[name], {label.parent for _, label in pairs}, known))
-        known.update(orphans[name])
+        orphans[name] = list(_orphans(folders[name], {os.path.dirname(label) for _, label in pairs}, known))
+        known.update(map(str, orphans[name]))
     return Layout('yolo', splits, [str(name) for name in names], orphans=orphans, keypoints=keypoints)
 
 
@@ -204,18 +204,19 @@ def _listed(yaml: Path, file: Path) -> Iterator[Path]:
 
 
 def _label(image: Path) -> Path:
-    """Return the label file of an image: as ultralytics has it, else beside the image."""
-    label, beside = _replaced(image, 'images', 'labels').with_suffix('.txt'), image.with_suffix('.txt')
-    return beside if label != beside and not label.is_file() and beside.is_file() else label
+    """Return the label file of an image: as ultralytics has it, else next to the image."""
+    stem = os.path.splitext(image)[0]
+    label, near = f'{_replaced(stem, "images", "labels")}.txt', f'{stem}.txt'
+    return Path(near if label != near and not os.path.isfile(label) and os.path.isfile(near) else label)
 
 
-def _replaced(file: Path, old: str, new: str) -> Path:
+def _replaced(path: str, old: str, new: str) -> str:
     """Return a path with another name for its last folder of a name, where there is one."""
-    head, word, tail = str(file).rpartition(f'{os.sep}{old}{os.sep}')
-    return Path(f'{head}{os.sep}{new}{os.sep}{tail}') if word else file
+    head, word, tail = path.rpartition(f'{os.sep}{old}{os.sep}')
+    return f'{head}{os.sep}{new}{os.sep}{tail}' if word else path
 
 
-def _orphans(images: Iterable[Path], labels: Iterable[Path], known: set[Path]) -> Iterator[Path]:
+def _orphans(images: Iterable[Path], labels: set[str], known: set[str]) -> Iterator[Path]:
     """Yield label files without an image.
 
     Args:
@@ -223,16 +224,23 @@ def _orphans(images: Iterable[Path], labels: Iterable[Path], known: set[Path]) -
         labels: folders of labels.
         known: label files with an image.
     """
-    roots = {_replaced(folder / 'x', 'images', 'labels').parent for folder in images}
-    files = {file for root in roots if root.is_dir() for file in visible(root, '**/*.txt')}
-    files |= {file for folder in labels for file in visible(folder, '*.txt')}
-    stems: dict[Path, set[str]] = {}
+    roots = {os.path.dirname(_replaced(f'{folder}/x', 'images', 'labels')) for folder in images}
+    files = {file for root in roots if os.path.isdir(root) for file in walk(root)}
+    files |= {
+        str(file)
+        for folder in labels - set(map(os.path.dirname, files))
+        for file in visible(Path(folder), '*')
+    }
+    stems: dict[str, set[str]] = {}
     for file in sorted(files - known):
-        places = {file.parent, _replaced(file, 'labels', 'images').parent}
+        if not file.endswith('.txt'):
+            continue
+        places = {os.path.dirname(path) for path in (file, _replaced(file, 'labels', 'images'))}
         for place in places - stems.keys():
-            stems[place] = {image.stem for image in _images(place)}
-        if not any(file.stem in stems[place] for place in places) and _has_rows(file):
-            yield file
+            stems[place] = {image.stem for image in _images(Path(place))}
+        path = Path(file)
+        if not any(path.stem in stems[place] for place in places) and _has_rows(path):
+            yield path
 
 
 def _has_rows(file: Path) -> bool:
@@ -507,13 +515,14 @@ def _is_polygon(row: Floats) -> bool:
     start = (start - start.min(0)) / span
     end = np.roll(start, -1, 0)
     low, high = np.minimum(start, end), np.maximum(start, end)
-    near = (low[:, None] <= high + 1e-9).all(2)
+    near = np.all(low[:, None] <= high + 1e-9, axis=2)
     (across, down), (x, y) = (end - start).T[..., None], (start - start[:, None]).transpose(2, 0, 1)
     turn = across * y - down * x  # of the start of side j, seen from side i
     touching = near & near.T & (turn * np.roll(turn, -1, 1) <= 1e-9)
-    first, second = np.triu_indices(len(start), 2)
-    apart = second - first < len(start) - 1
-    return not (touching & touching.T)[first[apart], second[apart]].any()
+    order = np.arange(len(start))
+    distance = abs(order[:, None] - order)
+    apart = (distance > 1) & (distance < len(start) - 1)
+    return not (touching & touching.T & apart).any()
 
 
 def _are_keypoints(rows: Floats, numbers: int, polygons: bool) -> bool:
