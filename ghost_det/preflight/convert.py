@@ -488,7 +488,7 @@ def _refuse_keypoints(root: Path, layout: Layout) -> None:
     labels = [label for pairs in layout.splits.values() for _, label in pairs if label.is_file()]
     rows: list[list[float]] = []
     for label in labels[:: len(labels) // SAMPLED + 1]:
-        with contextlib.suppress(OSError, ValueError):  # told of when it is converted
+        with contextlib.suppress(OSError, ValueError):  # reported when it is converted
             rows += [[float(word) for word in line.split()[1:]] for line in _read(label).splitlines()]
     rows = [row for row in rows if len(row) > 5 and np.isfinite(row).all()]
     for length, count in Counter(map(len, rows)).most_common(1):
@@ -536,7 +536,7 @@ def _are_keypoints(rows: Floats, numbers: int, polygons: bool) -> bool:
     """
     centers, sizes = rows[:, None, :2], rows[:, None, 2:4]
     points = rows[:, 4:].reshape(len(rows), -1, numbers)[..., :2]
-    labelled = (points > 0).any(2)
+    labelled = np.asarray((points > 0).any(2))
     near = (np.abs(points - centers) <= 0.55 * sizes).all(2) & labelled
     fit = ((sizes > 0) & (np.abs(centers - 0.5) + sizes / 2 <= 0.5 + SLACK)).all((1, 2))
     fit &= near.sum(1) >= 0.75 * labelled.sum(1)
