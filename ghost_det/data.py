@@ -12,6 +12,7 @@ from typing import Any
 from .annotations import MENDED, complete_boxes, read_annotations, refuse_faults, survey
 from .errors import UserError
 from .files import atomic
+from .images import visible
 from .preflight.convert import converted
 from .preflight.findings import Finding, found
 from .preflight.table import is_there
@@ -109,10 +110,10 @@ def quick_check(
 
 
 def data_root(folder: str | Path | None) -> Path | None:
-    """Return the folder that ``--data`` names, generated first where it is ``'sample'``.
+    """Return the folder, or YOLO's yaml, that ``--data`` names, generated first where it is ``'sample'``.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is neither.
     """
     if folder == 'sample':
         try:
@@ -120,7 +121,8 @@ def data_root(folder: str | Path | None) -> Path | None:
         except OSError as error:
             raise UserError(f'--data sample: {error}') from None
     root = None if folder is None else Path(folder).expanduser().absolute()
-    if root is not None and not root.is_dir():
+    yaml = root is not None and root.suffix.lower() in ('.yaml', '.yml') and root.is_file()
+    if root is not None and not root.is_dir() and not yaml:
         there = 'a file' if root.exists() else 'nothing'
         raise UserError(f"--data: {root}: a folder is wanted ('sample' generates one), found {there}")
     return root
@@ -153,7 +155,7 @@ def find_annotations(name: str, root: Path | None, annotations: Path | None) -> 
             other = converted(root)
             candidates = [other[name]] if name in other else []
         if not candidates:
-            jsons = sorted(str(p.relative_to(root)) for p in root.rglob('*.json'))[:10]
+            jsons = [str(p.relative_to(root)) for p in visible(root, '**/*.json')][:10]
             raise UserError(
                 f'--data: {root}: found no {name} annotations among its json files '
                 f'({", ".join(jsons) or "none"}); layouts understood:\n{LAYOUTS}'
@@ -180,6 +182,7 @@ def find_images(
     Raises:
         UserError: the first images are in none of the folders that come into question.
     """
+    root = root.parent if root is not None and root.is_file() else root
     names = files[:IMAGES_PROBED]
     folders = (
         [images.expanduser().absolute()]
@@ -199,10 +202,10 @@ def find_images(
 def _annotation_files(root: Path, names: Sequence[str]) -> Iterator[Path]:
     """Yield annotation files of a split, likeliest first."""
     for name in names:
-        yield from sorted((root / 'annotations').glob(f'instances_{name}*.json'))
-        yield from sorted((root / name).glob('_annotations.coco.json'))
+        yield from visible(root / 'annotations', f'instances_{name}*.json')
+        yield from visible(root / name, '_annotations.coco.json')
         for folder in (root / 'annotations', root, root / name):
-            yield from sorted(p for p in folder.glob('*.json') if name in p.stem.lower().split('_'))
+            yield from (p for p in visible(folder, '*.json') if name in p.stem.lower().split('_'))
 
 
 def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -> Iterator[Path]:
