@@ -153,11 +153,12 @@ def complete_boxes(content: dict[str, Any]) -> None:
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO-format annotation file.
+    """Read a COCO-format annotation file, without its empty duplicates of categories.
 
     Raises:
         UserError: see `load`; or there are errors in it that `aligned_annotations` does not mend.
     """
-    content, _, findings = load(path)
+    content, table, findings = load(path)
     refuse_faults([(path, fault) for fault in findings if fault.kind not in MENDED])
-    return dict(content)
+    twins = table.twins()
+    return {**content, 'categories': [c for n, c in enumerate(content['categories']) if n not in twins]}

@@ -233,8 +233,9 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     """
     content = survey(annotations)
     refuse_faults([(annotations, fault) for fault in content.findings if fault.kind not in MENDED])
-    if not content.used:
-        raise UserError(f'{annotations}: it has images but no boxes; nothing to learn from')
+    for fault in content.findings:
+        if fault.kind == 'no boxes':
+            raise UserError(f'{annotations}: {fault.where[0]}')
     return tuple(content.categories[index]['name'] for index in content.table.classes())
 
 
@@ -270,8 +271,7 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
         return annotations
     _check_same_classes(classes, annotations)
     content = read_annotations(annotations)
-    # Of two of a name, the one that has boxes.
-    by_name = {c['name']: c for c in sorted(content['categories'], key=lambda c: c['id'] in found.used)}
+    by_name = {category['name']: category for category in content['categories']}
     free = max(category['id'] for category in content['categories']) + 1
     content['categories'] = [
         by_name.get(name, {'id': free + label, 'name': name}) for label, name in enumerate(classes)

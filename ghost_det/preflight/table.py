@@ -96,6 +96,13 @@ class Table:
                 taken.add(name)
         return found
 
+    def twins(self) -> list[int]:
+        """Return the indices of the categories without boxes that have the name of another."""
+        classes = self.classes()
+        names = {self.categories[index]['name'] for index in classes}
+        others = sorted(set(range(len(self.categories))) - set(classes))
+        return [index for index in others if self.categories[index]['name'] in names]
+
     def image_place(self, index: int) -> str:
         """Name an image for a person."""
         return f'images[{self.images_at[index]}] ({self.files[index]})'
@@ -154,13 +161,14 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
     )
     findings += _duplicates(table, split, images, categories, ids)
     findings += _unknown(table, split, boxes)
-    for kind, is_so, fields in (
-        ('no area or iscrowd', _lacks, ()),
-        ('number as text', _has_text, ('area', *FLAGS)),
-        ('impossible area', _has_impossible_area, ('area',)),
-    ):
-        places = [n for n in odd if is_so(boxes[n])]
-        findings += found(kind, split, (_with(table, n, boxes[n], fields) for n in places), len(places))
+    faults: dict[str, dict[int, str]] = {}
+    for n, key in ((n, key) for n in odd for key in ('area', *FLAGS)):
+        kind = _value_fault(boxes[n], key)
+        if kind:
+            faults.setdefault(kind, {}).setdefault(n, key)
+    for kind, keys in faults.items():
+        places = (f'{table.box_place(n)}: {key} {_short(boxes[n].get(key))}' for n, key in keys.items())
+        findings += found(kind, split, places, len(keys))
     ignored = np.flatnonzero(table.ignored)
     findings += found('ignored box', split, map(table.box_place, ignored), len(ignored))
     if not images or not categories:
@@ -265,9 +273,8 @@ def _duplicates(
 ) -> list[Finding]:
     positions, classes = table.images_at, table.classes()
     names = [category['name'] for category in categories]
-    twins = [n for n in set(range(len(names))) - set(classes) if names[n] in {names[c] for c in classes}]
-    places = (f'categories[{n}]: {names[n]!r}, without boxes' for n in sorted(twins))
-    findings = found('empty duplicate category', split, places)
+    twins = (f'categories[{n}]: {names[n]!r}' for n in table.twins())
+    findings = found('empty duplicate category', split, twins)
     for kind, values, name in (
         ('duplicate image id', [image['id'] for image in images], lambda n: f'images[{positions[n]}]'),
         ('duplicate category id', [category['id'] for category in categories], lambda n: f'categories[{n}]'),
@@ -313,8 +320,9 @@ def _unknown(table: Table, split: str, boxes: list[Any]) -> list[Finding]:
         )
         findings += found(kind, split, places, len(lost))
     counts = table.counts()
-    if not counts.sum():
-        return findings + found('no boxes', split, ['it has images but no boxes; nothing to learn from'])
+    if table.crowd[table.category >= 0].all():
+        there = 'all of its boxes are crowds' if counts.sum() else 'it has images but no boxes'
+        return findings + found('no boxes', split, [f'{there}; nothing to learn from'])
     empty = [repr(table.categories[index]['name']) for index in table.classes() if not counts[index]]
     findings += found('category without boxes', split, empty)
     bare = np.flatnonzero(np.bincount(table.image[table.image >= 0], minlength=len(table.files)) == 0)
@@ -433,23 +441,14 @@ def complete_box(box: dict[str, Any]) -> None:
             box[flag] = value
 
 
-def _lacks(box: dict[str, Any]) -> bool:
-    return box.get('area') is None or box.get('iscrowd') is None
-
-
-def _has_text(box: dict[str, Any]) -> bool:
-    return any(isinstance(box.get(key), str) for key in FLAGS) or (
-        isinstance(box.get('area'), str) and not _has_impossible_area(box)
-    )
-
-
-def _has_impossible_area(box: dict[str, Any]) -> bool:
-    return box.get('area') is not None and _number(box['area']) != area_of(box)
-
-
-def _with(table: Table, index: int, box: dict[str, Any], fields: Sequence[str]) -> str:
-    """Name a box with what it says in some fields."""
-    return ', '.join([table.box_place(index), *(f'{key} {_short(box[key])}' for key in fields if key in box)])
+def _value_fault(box: dict[str, Any], key: str) -> str | None:
+    """Name the kind of fault that ``area`` or a flag has, if any."""
+    value = box.get(key)
+    if value is None:
+        return None if key == 'ignore' else 'no area or iscrowd'
+    if key == 'area' and _number(value) != area_of(box):
+        return 'impossible area'
+    return 'number as text' if isinstance(value, str) else None
 
 
 def left_out(table: Table, classes: Iterable[str], min_size: int = 0) -> dict[str, int]:
