@@ -159,12 +159,13 @@ def test_fixed_values_are_those_that_were_meant(tmp_path: Path) -> None:
     assert repr(fixed) == '[(240, 0, None), (12.5, 1, None), (240, 0, 0), (240, 1, 0)]'
 
 
-def test_a_split_of_crowds_alone_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize('flag', ['iscrowd', 'ignore'])
+def test_a_split_with_nothing_to_learn_from_is_refused(tmp_path: Path, flag: str) -> None:
     folder = Folder(tmp_path / 'set', train=4, val=3)
     for box in folder.content['train']['annotations']:
-        box['iscrowd'] = '1'
-    assert 'all of its boxes are crowds' in str(check_dataset(folder.save()).errors)
-    with pytest.raises(UserError, match='all of its boxes are crowds; nothing to learn from'):
+        box[flag] = '1'
+    assert 'all of its boxes are crowds or have ignore' in str(check_dataset(folder.save()).errors)
+    with pytest.raises(UserError, match='all of its boxes are crowds or have ignore; nothing to learn from'):
         find_data(folder.root)
 
 

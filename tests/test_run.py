@@ -241,7 +241,6 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(sample: Path, tm
     ('change', 'message'),
     [
         (dict(area=0), 'train (instances_train2017.json): 3 of 3 boxes in 3 of 3 images are used'),
-        (dict(ignore=1), r'0 of 3 boxes .* left out: 3 with ignore: nothing to learn from'),
         (dict(bbox=[70, 5, 0.5, 0.5]), r'0 of 3 boxes .* left out: 3 under 1 px: nothing to learn from'),
         (dict(width=31), 'no image of train can be used'),
     ],

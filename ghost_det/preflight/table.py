@@ -320,8 +320,8 @@ def _unknown(table: Table, split: str, boxes: list[Any]) -> list[Finding]:
         )
         findings += found(kind, split, places, len(lost))
     counts = table.counts()
-    if table.crowd[table.category >= 0].all():
-        there = 'all of its boxes are crowds' if counts.sum() else 'it has images but no boxes'
+    if (table.crowd | table.ignored)[table.category >= 0].all():
+        there = 'all of its boxes are crowds or have ignore' if counts.sum() else 'it has images but no boxes'
         return findings + found('no boxes', split, [f'{there}; nothing to learn from'])
     empty = [repr(table.categories[index]['name']) for index in table.classes() if not counts[index]]
     findings += found('category without boxes', split, empty)
