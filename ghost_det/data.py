@@ -335,7 +335,8 @@ def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
             continue
         entries = (dataset.get_data_info(index)['instances'] for index in range(len(dataset)))
         used = sum(not instance['ignore_flag'] for instances in entries for instance in instances)
-        left = left_out(table, dataset.metainfo['classes'], (dataset.filter_cfg or {}).get('min_size', 0))
+        filters = {} if dataset.test_mode else dataset.filter_cfg or {}
+        left = left_out(table, dataset.metainfo['classes'], filters.get('min_size', 0))
         unknown = len(table.boxes) - used - sum(left.values())
         if dataset._indices is not None and unknown > 0:
             left['not among its indices'] = unknown

@@ -145,6 +145,12 @@ def test_the_check_counts_classes_as_the_training_does(tmp_path: Path) -> None:
     )
     assert f'{len(class_names(path))} classes' in str(report)
     assert any('the data has 2' in finding.where[0] for finding in report.findings)
+    assert not any(finding.kind == 'classes differ' for finding in report.findings)
+    content['annotations'][0]['category_id'] = 0  # the group itself, in train alone
+    path = write(tmp_path / 'train/_annotations.coco.json', content)
+    report = check_dataset(tmp_path, quick=True)
+    assert class_names(path) == ('pieces', 'bishop', 'king') and '3 classes' in str(report)
+    assert not any(finding.kind == 'classes differ' for finding in report.findings)
 
 
 @pytest.mark.parametrize(

@@ -212,10 +212,13 @@ def compare(tables: Sequence[Table]) -> list[Finding]:
     used = set(tables[1].used())
     strange = [repr(name) for name, number in val.items() if name not in train and number in used]
     findings = found('class unknown in train', '', strange)
-    differ = [f'{name!r} is in train alone' for name in train if name not in val]
-    differ += [f'{name!r} is in val alone' for name in val if name not in train]
-    if not differ and list(train) != list(val):
-        first = next((a, b) for a, b in zip(train, val) if a != b)
+    # A group's name may have boxes in one of them only.
+    in_train, in_val = ({category['name'] for category in table.categories} for table in tables)
+    differ = [f'{name!r} is in train alone' for name in train if name not in in_val]
+    differ += [f'{name!r} is in val alone' for name in val if name not in in_train]
+    orders = [name for name in train if name in val], [name for name in val if name in train]
+    if not differ and orders[0] != orders[1]:
+        first = next((a, b) for a, b in zip(*orders) if a != b)
         differ.append(f'another order: {first[0]!r} in train where val has {first[1]!r}')
     differ += [
         f'{name!r} has the id {number} in train, {val[name]} in val'
