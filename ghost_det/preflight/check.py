@@ -159,7 +159,8 @@ def check_dataset(
     left: dict[str, int] = {}
     if parts and parts[0].name == 'train':
         table = parts[0].table
-        filters = {} if config is None else innermost(config.train_dataloader).get('filter_cfg') or {}
+        loader = {} if config is None else config.get('train_dataloader') or {}
+        filters = innermost(loader).get('filter_cfg') or {}
         names = [category['name'] for category in table.categories]
         left = left_out(table, names, filters.get('min_size', 0))
     return Report(ranked(findings), parts, lines, reach, left)
