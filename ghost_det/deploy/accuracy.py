@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..files import require_writable
 from ..results import read_truth
 from ..scoring import Evaluation, evaluate
+from ..texts import plural
 from .media import read_image
 from .runtime import Detections, Detector
 
@@ -132,7 +133,7 @@ def evaluate_file(
     truth = Truth.of(cfg, data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
-    yield f'{model}: {detector.metadata.precision}, {len(truth.images)} images'
+    yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
     save_results(results, truth.results(detect_all(detector, truth)))
     yield from evaluate_saved(
         results, truth.annotations, json_file=Path(json_file) if json_file else None, folder=folder
