@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import UserError
 from ..sample import cache_root
 
-VERSION = 1  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 2  # part of the cache folder's name: raise it with any change to what is written
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 MAX_LABEL_BYTES = 2**24
@@ -243,12 +243,13 @@ def _size(path: Path) -> tuple[int, int]:
     """Return width and height as mmcv loads the image, from its header alone."""
     from PIL import Image
 
+    from .opened import loaded_size
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such are named later
             with Image.open(path) as image:
-                width, height = image.size
-                return (height, width) if image.getexif().get(0x0112, 1) in range(5, 9) else (width, height)
+                return loaded_size(image)
     except Image.DecompressionBombError as error:
         raise ValueError(error) from None
 
