@@ -241,6 +241,16 @@ def test_sizes_and_pixels_are_those_that_mmcv_loads(tmp_path: Path, name: str) -
         np.testing.assert_array_equal(read_image(path), loaded)
 
 
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp'])
+@pytest.mark.parametrize('exif', [b'Exif\0\0garbage', b'Exif\0\0II', b'Exif\0\0II*\0\xff\xff\xff\x7f'])
+def test_images_with_damaged_exif_are_read(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    path = tmp_path / f'a{suffix}'
+    Image.new('RGB', (64, 48)).save(path, exif=exif)
+    (facts,) = open_images([path], 1)
+    assert 'error' not in facts and _size(path) == tuple(facts['loaded']) == (64, 48)
+    assert mmcv.imfrombytes(path.read_bytes()).shape == (48, 64, 3)
+
+
 @pytest.mark.parametrize('name', [name for name in TAGGED if name[-3:] not in ('mpo', 'bmp', 'gif')])
 def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: str) -> None:
     folder = Folder(tmp_path / 'set', train=16, val=2)

@@ -112,7 +112,10 @@ def loaded_size(image: Any) -> tuple[int, int]:
 
 def orientation(image: Any) -> tuple[int, bool]:
     """Return the orientation that an image's metadata says, 1 to 8, and whether mmcv turns it by that."""
-    tag = image.getexif().get(ORIENTATION, 1)
+    try:
+        tag = image.getexif().get(ORIENTATION, 1)
+    except SyntaxError:  # EXIF that is none, which OpenCV skips
+        tag = 1
     if tag not in range(2, 9):
         return 1, False
     # Pillow takes it from XMP and from text chunks of PNG as well, which OpenCV does not.
