@@ -16,6 +16,7 @@ from .files import require_writable
 from .plots import draw_all
 from .results import read_results, read_truth, summary, write_results, write_summary
 from .scoring import UNDEFINED, Evaluation, IouType, class_table, evaluate, figure_table
+from .texts import plural
 
 
 def evaluate_saved(
@@ -72,7 +73,7 @@ def error_table(analysis: Analysis) -> str:
     table = AsciiTable(rows).table
     said = [] if errors.ap != UNDEFINED else ['no ground truth: nothing to gain']
     said += [
-        f'{true} found as {taken}: {count} of {total} boxes (score from {analysis.score:g})'
+        f'{true} found as {taken}: {count} of {plural(total, "box")} (score from {analysis.score:g})'
         for true, taken, count, total in confused(analysis)
     ]
     return '\n'.join([table, *said])

@@ -18,6 +18,7 @@ from mmengine.runner import checkpoint as checkpoints
 from torch import Tensor
 
 from .errors import UserError
+from .texts import plural
 
 
 def _statistic(owner: Any, name: str) -> Any:
@@ -211,7 +212,8 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
     faults = differences(wanted, weights)
     if faults:
         classes = checkpoint_classes(checkpoint)
-        hint = f' It was trained on {len(classes)} classes ({", ".join(classes[:6])}...).' if classes else ''
+        names = ', '.join(classes[:6]) if classes else ''
+        hint = f' It was trained on {plural(len(classes), "class")} ({names}...).' if classes else ''
         raise UserError(
             f'{path}: does not fit {config}: {len(faults)} of {len(wanted)} tensors differ: '
             f'{"; ".join(faults[:3])}.{hint} Use the config (and --data) that it was trained with.'

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .called import interruptible, tool
 from .installed import load
+from .texts import plural
 
 if TYPE_CHECKING:
     from .data import DetectionData
@@ -199,7 +200,8 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     for name, split in (('train', data.train), ('val', data.val)):
         if split is not None:
             print(f'{name:<6}{split.annotations}, images in {split.images}')
-    print(f'{len(data.classes)} classes: {", ".join(data.classes[:10])}{" ..." * (len(data.classes) > 10)}')
+    names = ', '.join(data.classes[:10]) + ' ...' * (len(data.classes) > 10)
+    print(f'{plural(len(data.classes), "class")}: {names}')
     for warning in data.warnings[:5]:
         print(f'warning: {warning}')
     if data.warnings:

@@ -17,6 +17,7 @@ from .preflight.convert import converted
 from .preflight.findings import Finding, found
 from .preflight.table import is_there, left_out, reasons
 from .sample import make_sample
+from .texts import plural
 
 SPLIT_NAMES = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 IMAGES_PROBED = 200
@@ -249,7 +250,7 @@ def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
         if names[used] not in classes:
             raise UserError(
                 f'{annotations}: has boxes of the class {names[used]!r} (id {used}), '
-                f'which is not among the {len(classes)} classes to find: {", ".join(classes[:20])}'
+                f'which is not among the {plural(len(classes), "class")} to find: {", ".join(classes[:20])}'
             )
 
 

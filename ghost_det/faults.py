@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmengine.dataset import Compose
 
+from .called import tool
 from .errors import UserError, reason
 from .saving import FULL, disk_full
 
@@ -48,12 +49,13 @@ class NamedCompose(Compose):
 
 
 def _unreadable(path: str, error: Exception) -> str:
+    fix = f'{tool("check_data")} lists all such images; its --fix FOLDER writes a copy without them'
     if isinstance(error, OSError):
-        return f'{path}: the image cannot be read ({error.strerror or error})'
+        return f'{path}: the image cannot be read ({error.strerror or error}). {fix}'
     why = 'more pixels than OpenCV reads' if 'CV_IO_MAX_IMAGE_PIXELS' in str(error) else ''
     return (
-        f'{path}: not an image that can be decoded{f" ({why})" if why else ""}: empty, cut off or of another '
-        'kind; put a whole one in its place, or take it and its boxes out of the annotations'
+        f'{path}: not an image that OpenCV can decode{f" ({why})" if why else ""}: empty, cut off or of '
+        f'another kind. {fix}'
     )
 
 

@@ -13,7 +13,7 @@ from .analysis import KINDS, SPECIAL, Analysis
 from .files import atomic
 from .fonts import drawable
 from .scoring import UNDEFINED, Evaluation
-from .texts import cut
+from .texts import cut, plural
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
@@ -73,13 +73,13 @@ def draw_curves(evaluation: Evaluation) -> Any:
         title = 'AP_50 class (boxes)' + '\nthose with most boxes' * (len(by_boxes) > NAMED)
         place = dict(loc='upper left', bbox_to_anchor=(1.01, 1.01))
         right.legend(title=title, title_fontsize=8, fontsize=8, **place)
-    titles = ('Mean over classes, by IoU', f'Each of {len(by_boxes)} classes with ground truth, at IoU 0.5')
+    titles = ('Mean over classes, by IoU', f'{plural(len(by_boxes), "class")} with ground truth, at IoU 0.5')
     for axis, title in zip((left, right), titles):
         axis.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=title)
         axis.grid(alpha=0.3)
     figure.suptitle(
-        f'{evaluation.iou_type}: {evaluation.detections} detections, {evaluation.boxes} true boxes, '
-        f'{evaluation.images} images'
+        f'{evaluation.iou_type}: {plural(evaluation.detections, "detection")}, '
+        f'{plural(evaluation.boxes, "true box")}, {plural(evaluation.images, "image")}'
     )
     return figure
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .page import Bar, Html, chart, element, folded, gallery, page, shortened, table, tiles
 from .scoring import CLASS_FIGURES, FIGURES
-from .texts import count
+from .texts import plural
 
 OPEN_ROWS = 20  # classes up to which a table is not folded
 OPEN_LINES = 40  # of a config
@@ -53,10 +53,10 @@ def duration(seconds: float) -> str:
 
 def _origin(record: dict[str, Any]) -> str:
     trained = record['trained']
-    epochs = f'{count(trained["epochs"], "epoch")}, ' if record['curves']['unit'] == 'epoch' else ''
+    epochs = f'{plural(trained["epochs"], "epoch")}, ' if record['curves']['unit'] == 'epoch' else ''
     many = f', {trained["processes"]} processes' if trained['processes'] > 1 else ''
     return (
-        f'{record["config"]}, trained for {epochs}{count(trained["iterations"], "step")}{many}; '
+        f'{record["config"]}, trained for {epochs}{plural(trained["iterations"], "step")}{many}; '
         f'ghost_det {record["ghost_det"]}, {record["created"]}'
     )
 
@@ -88,8 +88,9 @@ def _metric(kind: str, metric: dict[str, Any], pictures: list[tuple[str, bytes]]
     figures = metric['figures']
     yield element('h2', 'COCO figures of the boxes' if kind == 'bbox' else f'COCO figures, {kind}')
     if counts := metric.get('counts'):
-        text = f'The last evaluation: {counts["detections"]} detections in {counts["images"]} images'
-        yield element('p', f'{text} with {counts["boxes"]} boxes that count.', 'note')
+        done, images = plural(counts['detections'], 'detection'), plural(counts['images'], 'image')
+        text = f'The last evaluation: {done} in {images} with {plural(counts["boxes"], "box")} to be found.'
+        yield element('p', text, 'note')
     rows: list[list[object]] = [['by size', 'mAP', 'AR@100']]
     for name, letter in SIZES.items():
         keys = (f'mAP_{letter}', f'AR_{letter}@100') if letter else ('mAP', 'AR@100')
@@ -141,7 +142,7 @@ def _data(data: dict[str, Any]) -> Iterator[Html]:
     names = list(dict.fromkeys(name for part in data.values() for name in part['by_class']))
     rows: list[list[object]] = [['class', *(f'{name} boxes' for name in data)]]
     rows += [[shortened(name), *(part['by_class'].get(name, 0) for part in data.values())] for name in names]
-    yield folded(f'{len(names)} classes', table(rows))
+    yield folded(plural(len(names), 'class'), table(rows))
     yield folded(
         'Files', table([['split', 'annotations'], *([n, p['annotations']] for n, p in data.items())], 'words')
     )

@@ -16,7 +16,7 @@ from pycocotools import mask as masks
 from terminaltables import AsciiTable
 
 from .errors import UserError
-from .texts import cut
+from .texts import cut, plural
 
 IouType = Literal['bbox', 'segm']
 
@@ -267,15 +267,17 @@ def notes(evaluation: Evaluation) -> list[str]:
     else:
         for size, meaning in SIZES.items():
             if evaluation.figures[f'mAP_{size}'] == UNDEFINED:
-                said.append(f'- : no ground truth of this size ({meaning}) among {evaluation.boxes} boxes')
+                said.append(
+                    f'- : no ground truth of this size ({meaning}) among {plural(evaluation.boxes, "box")}'
+                )
         empty = [each.name for each in evaluation.classes if not each.boxes]
         if empty:
             listed = ', '.join(empty[:10]) + ', ...' * (len(empty) > 10)
-            said.append(f'{len(empty)} classes have no ground truth and do not count: {listed}')
-    if not evaluation.detections:
+            said.append(f'{plural(len(empty), "class")} without ground truth, not counted: {listed}')
+    if evaluation.boxes and not evaluation.detections:
         said.append(
-            f'All 0: there is not one detection in {evaluation.images} images; an untrained detector, '
-            'or model.test_cfg.score_thr above all its scores'
+            f'All 0: there is not one detection in {plural(evaluation.images, "image")}; an untrained '
+            'detector, or model.test_cfg.score_thr above all its scores'
         )
     return said
 

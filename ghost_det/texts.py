@@ -8,6 +8,9 @@ def cut(text: str, width: int = 40) -> str:
     return text if len(text) <= width else f'{text[: width - 1]}…'
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number of things, as ``1 epoch`` or ``8 epochs``."""
-    return f'{number} {noun}{"s" * (number != 1)}'
+def plural(number: int, noun: str) -> str:
+    """Return a number of things, as ``1 epoch`` or ``8 boxes``."""
+    if number == 1:
+        return f'1 {noun}'
+    many = f'{noun[:-1]}ies' if noun[-1] == 'y' else f'{noun}es' if noun[-1] in 'sx' else f'{noun}s'
+    return f'{number} {many}'

@@ -113,6 +113,16 @@ def huge(folder: Folder) -> None:
     Image.new('1', (20_000, 6_000)).save(folder.rename(image, path, '.png'))
 
 
+def floats(folder: Folder) -> None:
+    image, _, path = folder.take()
+    pixels = np.asarray(Image.open(path).convert('L'), np.float32) / 255
+    Image.fromarray(pixels).save(folder.rename(image, path, '.tif'))
+
+
+def doubled(folder: Folder) -> None:
+    folder.content['train']['annotations'].append({**folder.take()[1], 'id': 888})
+
+
 def same_file(folder: Folder) -> None:
     first, _, _ = folder.take()
     image, _, path = folder.take()
@@ -158,6 +168,8 @@ def category(folder: Folder) -> None:
 # Faults that one folder can have together.
 TOGETHER: dict[str, Callable[[Folder], None]] = {
     'wrong entry': set_both(lambda image, box, path: box.update(bbox=['1', 2, 3])),
+    'id as text': set_both(lambda image, box, path: box.update(image_id=str(image['id']))),
+    'image without size': set_both(lambda image, box, path: image.pop('height')),
     'byte order mark': lambda folder: folder.content['train'].update(mark=True),
     'duplicate image id': twice('images', 'id'),
     'duplicate box id': twice('annotations', 'id'),
@@ -180,6 +192,11 @@ TOGETHER: dict[str, Callable[[Folder], None]] = {
     'empty box': set_box([5, 5, 0, 10]),
     'box outside': set_box([70, 5, 10, 10]),
     'box sticks out': set_box([50, 5, 18, 10]),
+    'tiny box': set_box([5, 5, 2.5, 10]),
+    'box unlike its polygon': set_both(
+        lambda image, box, path: box.update(segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]])
+    ),
+    'same box twice': doubled,
     'crowd box': set_both(lambda image, box, path: box.update(iscrowd=1)),
     'image without boxes': lambda folder: folder.content['train']['annotations'].remove(folder.take()[1]),
     'missing file': set_both(lambda image, box, path: path.unlink()),
@@ -190,6 +207,7 @@ TOGETHER: dict[str, Callable[[Folder], None]] = {
     'grey image': convert('L', '.jpg'),
     'image with alpha': convert('RGBA', '.png'),
     '16-bit image': deep,
+    '32-bit image': floats,
     'CMYK image': convert('CMYK', '.jpg'),
     'huge image': huge,
     'same image twice': copy_bytes('train'),

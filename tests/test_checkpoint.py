@@ -104,7 +104,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_tensors(tmp_path: Pa
         'c.py',
         '2 of 2 tensors',
         'weight is (3, 4), (2, 4) is wanted',
-        '1 classes (cat',
+        '1 class (cat',
     ):
         assert piece in str(error.value)
     with pytest.raises(UserError, match='bias is missing'):

@@ -13,19 +13,25 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
 from ghost_det import check_dataset
+from ghost_det.commands import check_data
 from ghost_det.config import load_config
 from ghost_det.data import find_data
+from ghost_det.deploy.media import read_image
 from ghost_det.errors import UserError
+from ghost_det.faults import NamedCompose
 from ghost_det.preflight.check import Report
+from ghost_det.preflight.convert import _size
 from ghost_det.preflight.findings import KINDS
-from ghost_det.preflight.images import loaded_size, open_images
-from ghost_det.preflight.mended import write_mended
+from ghost_det.preflight.images import open_images
+from ghost_det.preflight.mended import eight_bits, write_mended
 from ghost_det.preflight.page import render
 
 from .conftest import ROOT
@@ -38,7 +44,7 @@ OF_CONFIG |= {'num_classes', 'few anchors fit'}
 OF_LABELS = {'wrong label file', 'label file without image', 'image without labels'}
 IN_QUICK = set(TOGETHER) - {
     'unreadable image', 'wrong size', 'EXIF rotation', 'EXIF against boxes', 'grey image', 'image with alpha',
-    '16-bit image', 'CMYK image', 'huge image', 'same image twice', 'image in both splits',
+    '16-bit image', '32-bit image', 'CMYK image', 'huge image', 'same image twice', 'image in both splits',
 }  # fmt: skip
 
 
@@ -114,7 +120,7 @@ def test_one_folder_with_one_of_each(tmp_path: Path) -> None:
 
 
 def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=12)
+    folder = Folder(tmp_path / 'set', train=16)
     content = folder.content['train']
     for name in ('\x1b[2Jgone.jpg', 'a\ud800.jpg', 'x' * 5000, '../' * 50 + 'etc/passwd', '/'):
         folder.take()[0]['file_name'] = name
@@ -221,15 +227,245 @@ def test_boxes_that_are_all_corners_are_turned(tmp_path: Path) -> None:
     assert [box['bbox'] for box in content['annotations']] == wanted
 
 
-@pytest.mark.parametrize('orientation', range(1, 9))
-def test_the_size_after_exif_is_that_of_mmcv(tmp_path: Path, orientation: int) -> None:
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}"/>'
+    '</rdf:RDF></x:xmpmeta>'
+)
+TAGGED = (
+    'a.jpg',
+    'a.mpo',
+    'a.png',
+    'a.tif',
+    'a.webp',
+    'a.avif',
+    'xmp.jpg',
+    'xmp.webp',
+    'xmp.tif',
+    'a.bmp',
+    'a.gif',
+)
+
+
+def save_tagged(picture: Image.Image, path: Path, orientation: int) -> Path:
     tag = Image.Exif()
     tag[0x0112] = orientation
-    path = tmp_path / 'x.jpg'
-    Image.new('RGB', (64, 48)).save(path, exif=tag)
+    options: dict[str, Any] = {'exif': tag}
+    if path.name.startswith('xmp'):
+        xmp = XMP.format(orientation).encode()
+        options = {'tiffinfo': {700: xmp}} if path.suffix == '.tif' else {'xmp': xmp}
+    elif path.suffix in ('.bmp', '.gif'):
+        options = {}  # they have no place for it
+    picture.save(path, lossless=True, **options)
+    return path
+
+
+@pytest.mark.parametrize('name', TAGGED)
+def test_sizes_and_pixels_are_those_that_mmcv_loads(tmp_path: Path, name: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)).resize((64, 48))
+    for orientation in range(1, 9):
+        path = save_tagged(picture, tmp_path / name, orientation)
+        loaded = mmcv.imfrombytes(path.read_bytes())  # as LoadImageFromFile does
+        (facts,) = open_images([path], 1)
+        assert _size(path) == tuple(facts['loaded']) == loaded.shape[1::-1], orientation
+        np.testing.assert_array_equal(read_image(path), loaded)
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp'])
+@pytest.mark.parametrize('exif', [b'Exif\0\0garbage', b'Exif\0\0II', b'Exif\0\0II*\0\xff\xff\xff\x7f'])
+def test_images_with_damaged_exif_are_read(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    path = tmp_path / f'a{suffix}'
+    Image.new('RGB', (64, 48)).save(path, exif=exif)
     (facts,) = open_images([path], 1)
-    loaded = mmcv.imfrombytes(path.read_bytes())  # as LoadImageFromFile does
-    assert loaded_size(facts) == loaded.shape[1::-1]
+    assert 'error' not in facts and _size(path) == tuple(facts['loaded']) == (64, 48)
+    assert mmcv.imfrombytes(path.read_bytes()).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize('name', [name for name in TAGGED if name[-3:] not in ('mpo', 'bmp', 'gif')])
+def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: str) -> None:
+    folder = Folder(tmp_path / 'set', train=16, val=2)
+    expected = {}
+    for number in range(16):
+        image, _, path = folder.take()
+        picture = Image.open(path).convert('RGB')
+        path.unlink()
+        image['file_name'] = f'{number}{Path(name).suffix}'
+        orientation = number // 2 + 1
+        path = save_tagged(picture, path.with_name(name), orientation)
+        loaded = mmcv.imfrombytes(path.read_bytes())
+        path.rename(path.with_name(image['file_name']))
+        save_tagged(picture, tmp_path / 'upright.jpg', orientation)
+        upright = mmcv.imread(str(tmp_path / 'upright.jpg'))
+        size = (WIDTH, HEIGHT) if number % 2 or orientation < 5 else (HEIGHT, WIDTH)
+        image.update(width=size[0], height=size[1])
+        others = (upright, np.asarray(picture)[..., ::-1])
+        fits = [each for each in (loaded, *others) if each.shape[1::-1] == size]
+        expected[image['file_name']] = fits[0].astype(float)
+    write_mended(check_dataset(folder.save(), jobs=1), tmp_path / 'fixed')
+    for file, pixels in expected.items():
+        fixed = mmcv.imread(str(tmp_path / 'fixed/train' / file))
+        assert fixed.shape == pixels.shape and np.abs(fixed - pixels).mean() < 6, file
+    left = kinds(check_dataset(tmp_path / 'fixed', jobs=1))
+    assert not left & {'wrong size', 'EXIF rotation', 'EXIF against boxes'}
+
+
+def test_images_that_only_pillow_decodes_are_errors(tmp_path: Path) -> None:
+    picture = Image.new('RGB', (64, 48))
+    picture.save(tmp_path / '0.tif', compression='zstd')
+    picture.convert('CMYK').save(tmp_path / '1.jp2')
+    picture.save(tmp_path / '2.tif', compression='tiff_lzw')
+    paths = sorted(tmp_path.iterdir())
+    found = [each.get('error', '') for each in open_images(paths, 1)]
+    assert found[0].startswith('OpenCV cannot decode this TIFF') and 'JPEG2000' in found[1] and not found[2]
+    assert [mmcv.imfrombytes(path.read_bytes()) is None for path in paths] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'expected'),
+    [
+        (np.float32([[0, 0.5, 1, math.nan]]), [[0, 128, 255, 0]]),
+        (np.float64([[0, 100.4, 255]]), [[0, 100, 255]]),
+        (np.float32([[0, 1000]]), [[0, 250]]),
+        (np.float32([[-1, 0, 1]]), [[0, 128, 255]]),
+        (np.int32([[0, 200]]), [[0, 200]]),
+        (np.int32([[-5, -5]]), [[0, 0]]),
+        (np.uint16([[16, 4095]]), [[1, 255]]),
+    ],
+)
+def test_values_of_deep_images_in_eight_bits(pixels: Any, expected: list[list[int]]) -> None:
+    assert eight_bits(pixels).tolist() == expected
+
+
+@pytest.mark.parametrize('kind', ['float32', 'float64', 'int32'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_32_bit_images_are_errors_and_fixed(tmp_path: Path, kind: str, channels: int) -> None:
+    folder = Folder(tmp_path / 'set', train=3, val=2)
+    image, _, path = folder.take()
+    pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, channels)).astype(kind)
+    cv2.imwrite(str(folder.rename(image, path, '.tif')), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    report = check_dataset(folder.save(), jobs=1)
+    assert [finding.kind for finding in report.errors] == ['32-bit image']
+    write_mended(report, tmp_path / 'fixed')
+    assert check_dataset(tmp_path / 'fixed', jobs=1).errors == []
+    fixed = mmcv.imread(str(tmp_path / 'fixed/train' / image['file_name']))
+    np.testing.assert_array_equal(fixed, np.broadcast_to(pixels, fixed.shape))
+
+
+RIGHT_POLYGONS: dict[str, Any] = {
+    'none': [],
+    'run lengths': {'counts': [9, 3], 'size': [48, 64]},
+    'the same': [[4, 5, 24, 5, 24, 17, 4, 17]],
+    'two parts': [[4, 5, 10, 5, 10, 8], [20, 10, 24, 12, 20, 17]],
+    'rounded': [[4.4, 5.4, 23.6, 16.6, 8, 9]],
+    'of pixel centres': [[4, 5, 23, 5, 23, 16, 4, 16]],
+    'a line': [[1, 1, 1, 1, 1, 30]],
+    'two corners': [[40, 30, 60, 40]],
+    'not a list of lists': [40, 30, 60, 40, 50, 10],
+    'no numbers': [['a', None, 60, 40, 50, 10]],
+    'too large a number': [[10**400, 1, 60, 40, 50, 10]],
+}
+
+
+@pytest.mark.parametrize('case', RIGHT_POLYGONS)
+def test_boxes_that_fit_their_polygons(tmp_path: Path, case: str) -> None:
+    folder = Folder(tmp_path / 'set', train=5, val=3)
+    folder.content['train']['annotations'][0].update(bbox=[4, 5, 20, 12], segmentation=RIGHT_POLYGONS[case])
+    folder.content['train']['annotations'][1].update(
+        bbox=[44, 5, 20, 12],
+        segmentation=[[44, 5, 90, 5, 90, 17, 44, 17]],  # the box is cut off at the side
+    )
+    folder.content['train']['annotations'][2].update(bbox=[4, 5, 3, 3], segmentation=[[4.5, 5.5, 6, 7, 5, 6]])
+    assert kinds(check_dataset(folder.save(), quick=True)) == set()
+
+
+def test_boxes_that_are_not_around_their_polygons(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=5, val=2)
+    boxes = folder.content['train']['annotations']
+    for box in boxes[1:]:
+        box.update(
+            bbox=[10, 5, 20, 10], area=700, segmentation=[[20, 10, 60, 10, 40, 40], [20, 20, 30, 30, 20, 40]]
+        )
+    boxes[4]['segmentation'].append([0, 'x', 1, 1, 1, 1])  # the others are checked all the same
+    report = check_dataset(folder.save(), jobs=1)
+    (finding,) = report.errors
+    assert (finding.kind, finding.count) == ('box unlike its polygon', 3)
+    with pytest.raises(
+        UserError, match=r'(?s)bbox \[10, 5, 20, 10\], its polygon spans \[20, 10, 40, 30\].* --fix takes'
+    ):
+        find_data(folder.root)
+    write_mended(report, tmp_path / 'fixed')
+    content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
+    fixed = [(box['bbox'], box['area']) for box in content['annotations']]
+    assert fixed[1:4] == [([20, 10, 40, 30], 700)] * 3 and fixed[4][0] == [10, 5, 20, 10]
+
+
+def test_the_same_box_twice(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=6, val=2)
+    boxes = folder.content['train']['annotations']
+    crowd = {**boxes[3], 'iscrowd': 1}
+    boxes += [
+        boxes[0], {**boxes[0], 'bbox': [float(number) for number in boxes[0]['bbox']]}, crowd, crowd,
+        {**boxes[1], 'category_id': 1 + boxes[1]['category_id'] % 3}, {**boxes[2], 'image_id': 1},
+    ]  # fmt: skip
+    boxes[:] = [{**box, 'id': number} for number, box in enumerate(boxes, 1)]
+    report = check_dataset(folder.save(), jobs=1)
+    (finding,) = (each for each in report.findings if each.kind == 'same box twice')
+    assert (finding.severity, finding.count) == ('warning', 3)
+    assert [place.split()[0] for place in finding.where] == [
+        'annotations[6]',
+        'annotations[7]',
+        'annotations[9]',
+    ]
+    assert 'train: 3 boxes that were there twice removed' in write_mended(report, tmp_path / 'fixed')
+    assert 'same box twice' not in kinds(check_dataset(tmp_path / 'fixed', jobs=1))
+    content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
+    assert len(content['annotations']) == 9
+
+
+@pytest.mark.parametrize('form', ['missing', 'floats', 'texts', 'zero', 'ids as texts', 'ids as names'])
+def test_sizes_and_ids_of_another_form_are_fixed(tmp_path: Path, form: str) -> None:
+    folder = Folder(tmp_path / 'set', train=6, val=3)
+    wanted = {split: json.loads(json.dumps(content)) for split, content in folder.content.items()}
+    for content in folder.content.values():
+        for image in content['images']:
+            for field in ('width', 'height'):
+                size = image.pop(field)
+                if form != 'missing':
+                    image[field] = {'floats': float, 'texts': str, 'zero': lambda _: 0}.get(form, int)(size)
+        fields = {'images': ['id'], 'categories': ['id'], 'annotations': ['image_id', 'category_id']}
+        for entry, field in ((e, field) for key in fields for e in content[key] for field in fields[key]):
+            if form.startswith('ids'):
+                entry[field] = f'{"x" * (form == "ids as names")}{entry[field]}'
+    report = check_dataset(folder.save(), jobs=1)
+    kind = 'id as text' if form.startswith('ids') else 'image without size'
+    with pytest.raises(UserError, match=f'(?s)train: {kind} .*--fix'):
+        find_data(folder.root)
+    lines = write_mended(report, tmp_path / 'fixed')
+    assert any('ids as text' in line or 'sizes' in line for line in lines)
+    assert {each.kind for each in report.errors} == {kind}
+    assert check_dataset(tmp_path / 'fixed', jobs=1).findings == []
+    for split, content in wanted.items():
+        fixed = json.loads((tmp_path / f'fixed/annotations/instances_{split}.json').read_text())
+        files = {image['id']: image['file_name'] for image in fixed['images']}
+        names = {category['id']: category['name'] for category in fixed['categories']}
+        assert [(i['width'], i['height']) for i in fixed['images']] == [(WIDTH, HEIGHT)] * len(files)
+        assert [(files[b['image_id']], names[b['category_id']], b['bbox']) for b in fixed['annotations']] == [
+            (f'{b["image_id"]:04d}.jpg', NAMES[b['category_id'] - 1], b['bbox'])
+            for b in content['annotations']
+        ]
+
+
+@pytest.mark.parametrize('what', ['images', 'boxes'])
+def test_a_copy_that_would_lose_most_is_refused(tmp_path: Path, what: str) -> None:
+    folder = Folder(tmp_path / 'set', train=9, val=3)
+    for _ in range(5):
+        _, box, path = folder.take()
+        path.unlink() if what == 'images' else box.update(category_id=77)
+    report = check_dataset(folder.save(), jobs=1)
+    reason = 'missing file' if what == 'images' else 'unknown category'
+    with pytest.raises(UserError, match=f'(?s)5 of 9 {what} of train would be left out.*{reason} .5.'):
+        write_mended(report, tmp_path / 'fixed')
+    assert [path.name for path in tmp_path.iterdir()] == ['set']
 
 
 def test_mended_images_are_seen_by_mmcv_as_their_boxes_are_meant(tmp_path: Path) -> None:
@@ -305,6 +541,16 @@ def test_workers_import_no_torch() -> None:
     subprocess.run([sys.executable, '-c', code, str(script)], check=True)
 
 
+def test_a_training_that_stops_at_an_image_names_the_fix(tmp_path: Path) -> None:
+    path = tmp_path / 'a.jpg'
+    for content in (b'\xff\xd8\xff', b'', None):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=r'a\.jpg: .*check_data\.py lists all such images; its --fix'):
+            NamedCompose([LoadImageFromFile()])({'img_path': str(path)})
+
+
 def test_the_copy_is_refused_where_it_could_hurt(tmp_path: Path) -> None:
     root = Folder(tmp_path / 'set', train=4, val=3).save()
     report = check_dataset(root)
@@ -375,6 +621,18 @@ def test_training_goes_on_after_warnings(tmp_path: Path) -> None:
 def check_tool(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, 'tools/check_data.py', *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def test_what_a_fix_leaves_is_said_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Folder(tmp_path / 'set', train=4, val=3)
+    alone('no boxes', folder)
+    monkeypatch.setattr(sys, 'argv', ['check_data', str(folder.save()), '--fix', str(tmp_path / 'fixed')])
+    with pytest.raises(SystemExit):
+        check_data.main()
+    said = capsys.readouterr().out
+    assert 'left in it:\ntrain: no boxes (1): it has images but no boxes' in said and 'Finding(' not in said
 
 
 @pytest.mark.slow

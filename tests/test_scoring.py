@@ -24,6 +24,7 @@ from ghost_det.scoring import (
     figure_table,
     notes,
 )
+from ghost_det.texts import plural
 
 from .scenes import BORDERS, annotations, hard_scene
 
@@ -169,8 +170,8 @@ def test_undefined_is_said_in_words() -> None:
     assert found.figures['mAP_m'] == found.figures['AR_l@100'] == UNDEFINED
     table = figure_table([found])
     assert '-1' not in table and '| mAP_m    | -    ' in table and '| mAP_s    | 1.000' in table
-    assert 'no ground truth of this size (medium, 32² to 96²) among 1 boxes' in table
-    assert '1 classes have no ground truth and do not count: class 2' in table
+    assert 'no ground truth of this size (medium, 32² to 96²) among 1 box' in table
+    assert '1 class without ground truth, not counted: class 2' in table
     assert '| class 2 | 0     | -     ' in class_table(found) and '-1' not in class_table(found)
     assert len(notes(found)) == 3
 
@@ -183,7 +184,19 @@ def test_no_detection_and_no_ground_truth_are_said_in_words() -> None:
         assert 'not one detection in 2 images' in figure_table([found])
         found = evaluate(annotations([], 2, (1,)), [], evaluator=evaluator)
         assert set(found.figures.values()) == {UNDEFINED} and len(found.figures) == len(FIGURES)
-        assert 'no true box that counts' in figure_table([found])
+        table = figure_table([found])
+        assert 'no true box that counts' in table and 'All 0' not in table
+
+
+def test_one_thing_is_not_many() -> None:
+    assert [plural(number, 'category') for number in (0, 1, 2)] == [
+        '0 categories',
+        '1 category',
+        '2 categories',
+    ]
+    assert [plural(3, noun) for noun in ('class', 'box', 'image', 'epoch')] == [
+        '3 classes', '3 boxes', '3 images', '3 epochs',
+    ]  # fmt: skip
 
 
 def test_the_evaluator_is_the_fast_one_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

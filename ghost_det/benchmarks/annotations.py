@@ -65,9 +65,11 @@ def write_annotations(path: Path, scale: float, polygons: bool = False) -> None:
 def _box(rng: random.Random, number: int, images: int, polygons: bool) -> dict[str, Any]:
     width, height = rng.uniform(4, 300), rng.uniform(4, 300)
     x, y = rng.uniform(0, 640 - width), rng.uniform(0, 480 - height)
-    outline = [round(rng.uniform(0, 640), 2) for _ in range(2 * POINTS)] if polygons else []
+    outline = [x, y, x + width, y + height]
+    for _ in range(POINTS - 2):
+        outline += [rng.uniform(x, x + width), rng.uniform(y, y + height)]
     return {
-        'segmentation': [outline] if polygons else [],
+        'segmentation': [[round(value, 2) for value in outline]] if polygons else [],
         'area': round(width * height, 5),
         'iscrowd': 0,
         'image_id': number % images + 1,

@@ -79,5 +79,8 @@ def main() -> None:
         lines = [f'\n{printable(str(args.fix))}: mended:', *write_mended(report, args.fix)]
         print('\n  '.join(lines))
         left = check_dataset(args.fix, jobs=args.jobs, progress=True).errors
-        print('\n'.join(['the mended copy has no errors'] if not left else ['left in it:', *map(str, left)]))
+        lines = (
+            ['left in it:', *(error.line(3) for error in left)] if left else ['the mended copy has no errors']
+        )
+        print('\n'.join(lines))
     sys.exit(bool(report.errors))

@@ -3,6 +3,7 @@
 import argparse
 
 from ..cli import Parser, parse
+from ..texts import plural
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def main() -> None:
             print(f'{verify(source)}; SHA-256 {sha256(locate(source))}')
     else:
         own = extract_backbone(args.checkpoint, args.out, args.prefix)
-        print(f'{args.out}: {len(own)} tensors')
+        print(f'{args.out}: {plural(len(own), "tensor")}')
         if describe(own) is not None:
             print(verify(args.out))
 

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..files import require_writable, sha256
 from ..results import read_truth
 from ..scoring import Evaluation, evaluate
+from ..texts import plural
 from .media import read_image
 from .metadata import Metadata
 from .runtime import Detections, Detector
@@ -142,7 +143,7 @@ def evaluate_file(
     truth = Truth.of(cfg, data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
-    yield f'{model}: {detector.metadata.precision}, {len(truth.images)} images'
+    yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
     found = detect_all(detector, truth)
     save_results(results, truth.results(found))
     yield from evaluate_saved(

@@ -30,6 +30,7 @@ from ..called import tool
 from ..errors import UserError
 from ..files import require_writable
 from ..installed import RUNTIME
+from ..texts import plural
 from .backends import cores
 from .coco_json import write_coco
 from .letterbox import Image
@@ -217,7 +218,7 @@ def detect_many(
     count = -(-len(paths) // manifest['shard'])
     todo = _missing(store, count, retry)
     done = len(paths) - sum(min(manifest['shard'], len(paths) - each * manifest['shard']) for each in todo)
-    _say(f'{len(paths)} images in {count} shards; {done} are done already')
+    _say(f'{plural(len(paths), "image")} in {plural(count, "shard")}; {done} are done already')
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         resources: Any = ray.cluster_resources  # untyped
@@ -314,7 +315,8 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
         ) from None
     seconds = time.perf_counter() - start
     count = total - done
-    _say(f'{count} images in {seconds:.1f} s by {workers} workers: {count / seconds:.1f} images/s')
+    by = plural(workers, 'worker')
+    _say(f'{plural(count, "image")} in {seconds:.1f} s by {by}: {count / seconds:.1f} images/s')
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import atomic, require_folder, require_writable
 from ..images import find_images
 from ..installed import load
+from ..texts import plural
 from .drawing import draw
 from .letterbox import Image
 from .media import VIDEOS, VideoReader, VideoWriter, is_camera, picture_name, read_image, write_image
@@ -142,8 +143,9 @@ def detect_files(
         found.write(out / RESULTS, model)
     count = len(found.images)
     _say(
-        f'{count} images in {seconds:.1f} s: {count / max(seconds, 1e-9):.1f} images/s with reading and '
-        f'writing; {len(found.results)} objects; {len(found.errors)} not read; results in {out}',
+        f'{plural(count, "image")} in {seconds:.1f} s: {count / max(seconds, 1e-9):.1f} images/s with '
+        f'reading and writing; {plural(len(found.results), "object")}; {len(found.errors)} not read; '
+        f'results in {out}',
         sys.stdout,
     )
     return len(found.errors)

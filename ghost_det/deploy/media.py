@@ -30,7 +30,7 @@ from .letterbox import Image  # noqa: E402
 
 
 def read_image(path: Path) -> Image:
-    """Return an image as mmcv loads it: in BGR, 8 bits, upright by EXIF, without transparency.
+    """Return an image as mmcv loads it: in BGR, 8 bits, turned by EXIF as OpenCV does, no transparency.
 
     Raises:
         UserError: the file cannot be read; the message says why.

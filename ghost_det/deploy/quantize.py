@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import DetectionData
+from ..texts import plural
 from .accuracy import Truth, detect_all
 from .backends import INPUT, OUTPUTS, SIZES, openvino_core
 from .files import need, write_openvino
@@ -92,7 +93,7 @@ def quantized(
     count = sum(operation.get_type_name() == 'FakeQuantize' for operation in small.get_ops())
     back = [line for line in log.getvalue().splitlines() if 'revert' in line.lower()]
     change = f'{plain:.4f} in 32 bits, {final:.4f} in 8 ({final - plain:+.4f})'
-    yield f'mAP of {len(measured.images)} images: {change}'
+    yield f'mAP of {plural(len(measured.images), "image")}: {change}'
     yield f'{count} quantisers; ' + (
         f'put back for accuracy: {"; ".join(back[:5])}' if back else 'none put back'
     )

@@ -149,6 +149,7 @@ def cover(
         the shares, or why they cannot be said.
     """
     chosen = np.flatnonzero(sound_boxes(table) & ~table.crowd)
+    chosen = chosen[table.sizes[table.image[chosen]].all(1)]
     if len(chosen) > MOST:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST, replace=False))
     boxes, sizes = table.boxes[chosen], table.sizes[table.image[chosen]].astype(np.float64)

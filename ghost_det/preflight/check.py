@@ -11,6 +11,7 @@ from typing import Any
 from ..annotations import load
 from ..data import Split, data_root, find_annotations, find_images, innermost
 from ..errors import UserError
+from ..texts import plural
 from .anchors import ENOUGH, Coverage, check_anchors
 from .configured import check_config
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
@@ -26,6 +27,11 @@ class Part:
     split: Split
     table: Table
     facts: list[Facts | None]
+
+    def counts(self) -> str:
+        """Say how much is in it."""
+        parts = (self.table.files, 'image'), (self.table.boxes, 'box'), (self.table.classes(), 'class')
+        return ', '.join(plural(len(entries), noun) for entries, noun in parts)
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,7 @@ class Report:
     def __str__(self) -> str:
         lines = [
             printable(f'{part.name:<6}{part.split.annotations}, images in {part.split.images}: ')
-            + f'{len(part.table.files)} images, {len(part.table.boxes)} boxes, '
-            f'{len(part.table.classes())} classes'
+            + part.counts()
             for part in self.parts
         ]
         if self.parts and self.parts[0].name == 'train':
@@ -70,7 +75,7 @@ class Report:
                 lines.append(f'    and {finding.count - len(finding.where)} more')
             lines.append(f'  mend: {finding.mend}')
         counts = [(len(of_severity(self.findings, name)), name) for name in SEVERITIES]
-        summary = ', '.join(f'{count} {name}{"s" * (count > 1)}' for count, name in counts if count)
+        summary = ', '.join(plural(number, name) for number, name in counts if number)
         return '\n'.join([*lines, '', *self.coverage, f'found: {summary or "nothing"}'])
 
     def to_dict(self) -> dict[str, Any]:

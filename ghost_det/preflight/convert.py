@@ -385,12 +385,13 @@ def _size(path: Path) -> tuple[int, int]:
     """Return width and height as mmcv loads the image, from its header alone."""
     from PIL import Image
 
+    from .opened import loaded_size
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such are named later
             with Image.open(path) as image:
-                width, height = image.size
-                return (height, width) if image.getexif().get(0x0112, 1) in range(5, 9) else (width, height)
+                return loaded_size(image)
     except Image.DecompressionBombError as error:
         raise ValueError(error) from None
 

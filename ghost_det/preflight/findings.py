@@ -22,6 +22,10 @@ _DROPPED = '--fix leaves it out'
 KINDS = {
     'wrong json': Kind('error', 'the file cannot be read as COCO annotations', 'export it again'),
     'wrong entry': Kind('error', 'an entry lacks what mmdet reads, or has it in another form', _DROPPED),
+    'id as text': Kind('error', 'mmdet and pycocotools need whole numbers', '--fix numbers them'),
+    'image without size': Kind(
+        'error', 'no width or height, or no whole number: mmdet stops at it', '--fix takes it from the file'
+    ),
     'wrong label file': Kind(
         'error', 'a VOC or YOLO file of labels, or a line of it, cannot be read', 'correct or remove it'
     ),
@@ -94,6 +98,21 @@ KINDS = {
     'empty box': Kind('warning', 'under 1 px wide or high: mmdet drops it in silence', _DROPPED),
     'box outside': Kind('error', 'wholly outside of its image: mmdet drops it in silence', _DROPPED),
     'box sticks out': Kind('warning', 'more than 1 px of it are outside of its image', '--fix clips it'),
+    'tiny box': Kind(
+        'warning',
+        'under 3 px wide or high: hardly learnt, and one can halve mAP_s',
+        'look at a few: leave out those drawn by accident',
+    ),
+    'box unlike its polygon': Kind(
+        'error',
+        'it is not the box around its polygon (IoU below 0.9)',
+        '--fix takes the extent of the polygon; if the boxes are right, remove the polygons',
+    ),
+    'same box twice': Kind(
+        'warning',
+        'learnt twice, and in evaluation one of the two is never found',
+        '--fix keeps the first',
+    ),
     'crowd box': Kind('note', 'a group: left out of training, ignored in evaluation', 'none needed'),
     'image without boxes': Kind('note', 'the training of most configs leaves it out', 'none needed'),
     'missing file': Kind('error', 'the training stops when it comes to it', _DROPPED),
@@ -108,12 +127,14 @@ KINDS = {
         '--fix writes the true size: look first',
     ),
     'EXIF rotation': Kind(
-        'warning', 'mmcv turns the image as the tag says, other programs may not', '--fix turns the pixels'
+        'warning',
+        'only some programs turn the image as its tag says; its size fits what mmcv loads',
+        '--fix writes the pixels as mmcv loads them',
     ),
     'EXIF against boxes': Kind(
         'error',
-        'mmcv turns the image as its tag says, but the boxes are of the unturned one',
-        '--fix removes the tag',
+        'the boxes are of the image turned by its tag and mmcv loads it unturned, or the reverse',
+        '--fix turns the pixels to fit the boxes',
     ),
     'grey image': Kind('note', 'mmcv makes three equal channels of one', 'none needed'),
     'image with alpha': Kind('note', 'mmcv drops alpha: what it hides will show', 'none needed'),
@@ -121,6 +142,9 @@ KINDS = {
         'warning',
         'mmcv keeps the upper 8 bits: 12-bit cameras give nearly black',
         '--fix makes it 8-bit',
+    ),
+    '32-bit image': Kind(
+        'error', 'mmcv cannot read it, or cuts its values off', '--fix makes it 8-bit: look at a few first'
     ),
     'CMYK image': Kind('warning', 'decoders differ in its colours', '--fix makes it RGB'),
     'huge image': Kind(

@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 
 def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list[Facts]:
-    """Open images in processes that import Pillow alone.
+    """Open images in processes that import Pillow and OpenCV only.
 
     Args:
         paths: the images; they need not exist.
@@ -75,12 +75,6 @@ def _open_batch(paths: list[str], tick: Callable[[], object], stop: Event) -> li
     return facts
 
 
-def loaded_size(facts: Facts) -> tuple[int, int]:
-    """Return the width and height that mmcv's LoadImageFromFile gives, which obeys EXIF's orientation."""
-    width, height = facts['size']
-    return (height, width) if facts['orientation'] in range(5, 9) else (width, height)
-
-
 def image_kind(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
     """Yield the kinds of faults of an image, with what is there.
 
@@ -92,18 +86,23 @@ def image_kind(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]
         yield 'unreadable image', facts['error']
         return
     width, height = facts['size']
-    turned = facts['orientation'] in range(2, 9)
+    tag = facts['orientation']
     sizes = f'stored as {width} x {height}, annotated as {size[0]} x {size[1]}'
-    if size != loaded_size(facts):
-        if turned and size == (width, height):
-            yield 'EXIF against boxes', f'orientation {facts["orientation"]}, {sizes}'
+    if 0 in size:
+        pass  # the table lists it
+    elif size != tuple(facts['loaded']):
+        if tag >= 5 and sorted(size) == sorted((width, height)):
+            yield 'EXIF against boxes', f'orientation {tag}, {sizes}'
         else:
             yield 'wrong size', sizes
-    elif turned:
-        yield 'EXIF rotation', f'orientation {facts["orientation"]}, {sizes}'
+    elif tag > 1:
+        turned = 'turned' if facts['turned'] else 'not turned'
+        yield 'EXIF rotation', f'orientation {tag}, {turned} by mmcv, {sizes}'
     if width * height > opened.MAX_PIXELS:
         yield 'huge image', f'{width} x {height}'
-    if facts['bits'] > 8:
+    if facts['bits'] > 16:
+        yield '32-bit image', f'mode {facts["mode"]}'
+    elif facts['bits'] > 8:
         yield '16-bit image', f'mode {facts["mode"]}'
     elif facts['mode'] in ('1', 'L'):
         yield 'grey image', f'mode {facts["mode"]}'

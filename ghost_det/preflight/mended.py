@@ -17,10 +17,19 @@ import numpy as np
 from ..annotations import CONVERTED, load
 from ..errors import UserError
 from .check import Part, Report
-from .images import Facts, common_images, image_kind, loaded_size
-from .table import Mask, Table, box_faults, complete_box, is_complete, sound_boxes
+from .images import Facts, common_images, image_kind
+from .table import (
+    Mask,
+    Table,
+    box_faults,
+    complete_box,
+    is_complete,
+    repeated,
+    sound_boxes,
+    unlike_polygons,
+)
 
-REWRITTEN = ('EXIF rotation', 'EXIF against boxes', '16-bit image', 'CMYK image')
+REWRITTEN = ('EXIF rotation', 'EXIF against boxes', '16-bit image', '32-bit image', 'CMYK image')
 QUALITY = 95  # of JPEG: the loss of a second encoding is not to be seen
 
 
@@ -61,7 +70,8 @@ def write_mended(report: Report, out: Path) -> list[str]:
             names: list[dict[str, Any]] | None = None
             for part in report.parts:
                 changed: Counter[str] = Counter()
-                names = _write_split(part, built, names, leaked if part.name == 'train' else set(), changed)
+                left_out = leaked if part.name == 'train' else set()
+                names = _write_split(report, part, built, names, left_out, changed)
                 lines += [f'{part.name}: {count} {what}' for what, count in changed.items() if count]
             if out.exists():
                 out.rmdir()
@@ -99,25 +109,31 @@ def require_free(out: Path) -> None:
 
 
 def _write_split(
-    part: Part, out: Path, categories: list[dict[str, Any]] | None, left_out: set[int], changed: Counter[str]
+    report: Report,
+    part: Part,
+    out: Path,
+    categories: list[dict[str, Any]] | None,
+    left_out: set[int],
+    changed: Counter[str],
 ) -> list[dict[str, Any]]:
     """Write one split; return its categories, which the next one takes over."""
-    content, table, _ = load(part.split.annotations, part.name)
+    content, table, findings = load(part.split.annotations, part.name)
+    counts = {finding.kind: finding.count for finding in findings}
+    changed['ids as text numbered'] += counts.get('id as text', 0)
+    changed['sizes of images corrected'] += counts.get('image without size', 0)
     images, index_of = _images(part, content, table, left_out, changed)
     own, category_of = _categories(table, categories, changed)
-    boxes = _boxes(content, table, [entry is not None for entry in index_of], category_of, changed)
+    boxes = _boxes(content, table, index_of, category_of, changed)
+    _refuse_loss(report, part, content, changed)
     info = content.get('info') if isinstance(content.get('info'), dict) else {}
     mended = {
         **content,
         'info': {key: value for key, value in info.items() if key not in CONVERTED},
         'images': images,
         'categories': own,
-        'annotations': [
-            {**entry, 'image_id': index_of[image], 'id': number}
-            for number, (entry, image) in enumerate(boxes, start=1)
-        ],
+        'annotations': [{**entry, 'id': number} for number, entry in enumerate(boxes, start=1)],
     }
-    if changed['boxes left out'] or not table.complete:
+    if len(boxes) < len(table.boxes) or not table.complete:
         changed['boxes numbered anew'] = len(boxes)
     taken: set[str] = set()
     folder = out / part.name
@@ -132,6 +148,26 @@ def _write_split(
     path = out / 'annotations' / f'instances_{part.name}.json'
     path.write_text(json.dumps(mended), encoding='utf-8')
     return own
+
+
+def _refuse_loss(report: Report, part: Part, content: Any, changed: Counter[str]) -> None:
+    """Refuse to write a split without most of it.
+
+    Raises:
+        UserError: over half of its images or boxes would be left out.
+    """
+    for key, noun, sound in (
+        ('images', 'images', len(part.table.files)),
+        ('annotations', 'boxes', len(part.table.boxes)),
+    ):
+        total = len(content[key])
+        lost = changed[f'{noun} left out'] + total - sound
+        if 2 * lost > total:
+            reasons = [error.line(3) for error in report.errors if error.split in ('', part.name)]
+            raise UserError(
+                f'--fix: {lost} of {total} {noun} of {part.name} would be left out, so nothing is written; '
+                'correct these first:\n  ' + '\n  '.join(reasons)
+            )
 
 
 def _inside(file: str, taken: set[str]) -> str:
@@ -167,10 +203,9 @@ def _images(
         by_file[entry['file_name']] = entry['id']
         index_of.append(entry['id'])
         kinds = dict(image_kind(facts, (entry['width'], entry['height'])))
-        if 'wrong size' in kinds:
-            entry['width'], entry['height'] = loaded_size(facts)
-            table.sizes[index] = loaded_size(facts)
-            changed['sizes of images corrected'] += 1
+        if 'wrong size' in kinds or not table.sizes[index].all():
+            entry['width'], entry['height'] = table.sizes[index] = facts['loaded']
+            changed['sizes of images corrected'] += bool(kinds.get('wrong size'))
         kept.append({**entry, '_index': index})
     changed['entries of another form left out'] += (
         len(content['images'])
@@ -201,10 +236,17 @@ def _categories(
 
 
 def _boxes(
-    content: Any, table: Table, stays: list[bool], category_of: list[int | None], changed: Counter[str]
-) -> list[tuple[dict[str, Any], int]]:
-    """Return the boxes that stay, each with the index of its image."""
+    content: Any,
+    table: Table,
+    index_of: list[int | None],
+    category_of: list[int | None],
+    changed: Counter[str],
+) -> list[dict[str, Any]]:
+    """Return the boxes that stay, with the ids of their images and categories."""
     boxes = table.boxes
+    drawn = unlike_polygons(table)
+    boxes[drawn] = table.extents[drawn]
+    changed['boxes made to fit their polygons'] += int(drawn.sum())
     before = boxes.copy()
     faults = box_faults(table)
     turned, corners = faults['swapped corners'], corners_to_turn(table, faults)
@@ -225,20 +267,34 @@ def _boxes(
     good = sound_boxes(table) & (boxes[:, 2:] >= 1).all(1)
     changed['boxes clipped'] += int(good[at].sum())
     moved = (boxes != before).any(1)
+    # Two images, or two categories, may have become one.
+    owners = [index_of[index] if index >= 0 else None for index in table.image]
+    kinds = [category_of[index] if index >= 0 else None for index in table.category]
+    again = repeated(np.column_stack([_ranks(owners), _ranks(kinds), boxes, table.crowd]))
     kept = []
     for index, position in enumerate(table.boxes_at):
-        category = category_of[table.category[index]] if good[index] else None
-        if category is None or not stays[table.image[index]]:
+        if not good[index] or owners[index] is None or kinds[index] is None:
             changed['boxes left out'] += 1
             continue
+        if again[index]:
+            changed['boxes that were there twice removed'] += 1
+            continue
         entry = dict(content['annotations'][position])
-        entry['category_id'] = category
+        entry.update(image_id=owners[index], category_id=kinds[index])
         if moved[index]:
-            entry.update(bbox=boxes[index].tolist(), area=float(boxes[index, 2] * boxes[index, 3]))
+            entry['area'] = float(boxes[index, 2] * boxes[index, 3])
+        if moved[index] or drawn[index]:
+            entry['bbox'] = boxes[index].tolist()
         changed['areas or flags put right'] += not is_complete(entry)
         complete_box(entry)
-        kept.append((entry, int(table.image[index])))
+        kept.append(entry)
     return kept
+
+
+def _ranks(values: list[int | None]) -> list[int]:
+    """Return small numbers for values, as no float holds an id over 2 ** 53."""
+    rank = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return [rank[value] for value in values]
 
 
 def corners_to_turn(table: Table, faults: dict[str, Mask]) -> Mask:
@@ -254,7 +310,7 @@ def _write_image(
     source: Path, target: Path, facts: Facts, entry: dict[str, Any], changed: Counter[str]
 ) -> None:
     kinds = [kind for kind, _ in image_kind(facts, (entry['width'], entry['height'])) if kind in REWRITTEN]
-    if kinds and 'huge image' not in kinds and _rewrite(source, target, kinds):
+    if kinds and 'huge image' not in kinds and _rewrite(source, target, kinds, facts):
         for kind in kinds:
             changed[f'images written anew ({kind})'] += 1
         return
@@ -264,31 +320,58 @@ def _write_image(
         shutil.copy2(source, target)
 
 
-def _rewrite(source: Path, target: Path, kinds: list[str]) -> bool:
+def _rewrite(source: Path, target: Path, kinds: list[str], facts: Facts) -> bool:
     """Write an image as mmcv is to see it: upright, 8 bits, RGB; tell whether that could be done."""
     from PIL import Image, ImageOps
 
-    if '16-bit image' in kinds:
-        upright = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # as the EXIF tag has it; the other leaves it
-        flags = cv2.IMREAD_UNCHANGED if 'EXIF against boxes' in kinds else upright
-        pixels: Any = cv2.imread(str(source), flags)
-        if pixels is None or pixels.dtype != np.uint16:
+    if facts['bits'] > 8:
+        # Turned as mmcv turns it: OpenCV cannot leave a TIFF unturned.
+        flags = cv2.IMREAD_UNCHANGED if facts['bits'] > 16 else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+        try:
+            pixels: Any = cv2.imdecode(np.fromfile(source, np.uint8), flags)
+            if pixels is None or 'EXIF against boxes' in kinds:
+                return False
+            if pixels.ndim == 3:
+                pixels = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
+            done, content = cv2.imencode(source.suffix, eight_bits(pixels))
+        except cv2.error:  # no 8-bit form of this format
             return False
-        shift = max(0, int(pixels.max()).bit_length() - 8)
-        done, content = cv2.imencode(source.suffix, (pixels >> shift).astype(np.uint8))
         if done:
             target.write_bytes(content.tobytes())
         return bool(done)
     with Image.open(source) as image:
-        form = image.format if image.format in ('PNG', 'TIFF', 'BMP', 'WEBP') else 'JPEG'
-        result = ImageOps.exif_transpose(image) if 'EXIF rotation' in kinds else image
+        form = image.format if image.format in ('PNG', 'TIFF', 'BMP', 'WEBP', 'AVIF') else 'JPEG'
+        # Where the boxes do not fit what mmcv loads, they fit the other.
+        upright = facts['turned'] if 'EXIF rotation' in kinds else facts['loaded'] == facts['size']
+        profile = None if 'CMYK image' in kinds else image.info.get('icc_profile')
+        exif = image.getexif()
+        result = ImageOps.exif_transpose(image) if upright else image
+        exif.pop(0x0112, None)  # before Pillow turns a TIFF by it
+        result.load()
         if 'CMYK image' in kinds:
             result = result.convert('RGB')
+        elif form == 'TIFF':
+            result = result.copy()  # whose size is that of its pixels
         # The same tables of quantisation lose the least, but Pillow has them of an unchanged JPEG alone.
-        keep = result is image and image.format == 'JPEG'
-        exif = result.getexif()
-        exif.pop(0x0112, None)
-        profile = None if 'CMYK image' in kinds else image.info.get('icc_profile')
-        quality = 'keep' if keep else QUALITY
-        result.save(target, form, quality=quality, exif=exif.tobytes(), icc_profile=profile)
+        quality = 'keep' if result is image and image.format == 'JPEG' else QUALITY
+        result.info.pop('xmp', None)  # which has the orientation as well
+        kept = b'' if form == 'TIFF' else exif.tobytes()  # of a TIFF, the old size would be among it
+        result.save(target, form, quality=quality, exif=kept, icc_profile=profile)
     return True
+
+
+def eight_bits(pixels: Any) -> Any:
+    """Return pixels of another type in 8 bits.
+
+    Floats from 0 to 1 are multiplied by 255; of other values, the 8 bits from the highest that the image uses
+    are kept. Where some are negative, the lowest becomes 0 and the highest 255. NaN and infinity become 0.
+    """
+    values = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        values = (values - low) * (255 / (high - low or 1))
+    elif pixels.dtype.kind == 'f' and high <= 1:
+        values *= 255
+    else:
+        values = np.floor(values / 2.0 ** max(0, int(high).bit_length() - 8))
+    return values.round().astype(np.uint8)

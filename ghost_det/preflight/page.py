@@ -22,8 +22,7 @@ def render(report: Report) -> str:
     parts += [
         element(
             'p',
-            f'{part.name}: {part.split.annotations}, images in {part.split.images}: '
-            f'{len(part.table.files)} images, {len(part.table.boxes)} boxes',
+            f'{part.name}: {part.split.annotations}, images in {part.split.images}: ' + part.counts(),
         )
         for part in report.parts
     ]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..texts import plural
 from .findings import SHOWN, Finding, found
 
 Floats = NDArray[np.float64]
@@ -27,6 +28,11 @@ FIELDS = {
 FLAGS = ('iscrowd', 'ignore')
 _TEXTS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
 LIMITS = (32.0**2, 96.0**2)  # in px, of areas that are small and medium to COCO
+ALIKE = 0.9  # IoU of a box and the extent of its polygons, from which they agree
+SLACK = 2.0  # px that an edge may move by rounding, and by conventions of where a pixel ends
+TINY = 3  # px
+CHUNK = 20_000
+_LENGTHS = range(6, 2**62, 2)  # of a polygon's coordinates
 FAR = 0.1  # of the image's side: what sticks out further and fits as corners was written as corners
 
 
@@ -36,7 +42,7 @@ class Table:
 
     Attributes:
         files: m file names.
-        sizes: (m, 2) widths and heights in pixels.
+        sizes: (m, 2) widths and heights in pixels, 0 where the file does not say.
         images_at: (m,) positions in the json.
         categories: those of the file, in its order.
         boxes: (n, 4) x, y, width, height in pixels.
@@ -47,6 +53,7 @@ class Table:
         crowd: (n,) whether it is a group.
         ignored: (n,) whether it has ``ignore``.
         complete: each box has ``area`` and ``iscrowd`` as numbers that can be, and an id of its own, not 0.
+        extents: (n, 4) what the polygons of a box span, as ``boxes``; NaN where it has none.
     """
 
     files: list[str]
@@ -61,6 +68,7 @@ class Table:
     crowd: Mask
     ignored: Mask
     complete: bool
+    extents: Floats
 
     def used(self) -> list[Any]:
         """Return the ids of the categories that have boxes, in the order of the first boxes."""
@@ -136,10 +144,13 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"not COCO's detection format: it has no list '{key}'")
     wrong: list[str] = []
-    images, images_at = _sound(content, 'images', wrong)
-    categories, _ = _sound(content, 'categories', wrong)
-    boxes, boxes_at = _sound(content, 'annotations', wrong)
-    findings = found('wrong entry', split, wrong)
+    sound = all(_all_sound(content[key], key) for key in FIELDS)
+    findings = [] if sound else straighten(content, split)
+    (images, images_at), (boxes, boxes_at), (categories, _) = (
+        (content[key], np.arange(len(content[key]))) if sound else _sound(content, key, wrong)
+        for key in FIELDS
+    )
+    findings += found('wrong entry', split, wrong)
     image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
     category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
     ids = [box.get('id') for box in boxes]
@@ -158,6 +169,7 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
         np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
         np.array([as_flag(box.get('ignore')) for box in boxes], bool),
         complete,
+        polygon_extents(boxes),
     )
     findings += _duplicates(table, split, images, categories, ids)
     findings += _unknown(table, split, boxes)
@@ -172,16 +184,53 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
     ignored = np.flatnonzero(table.ignored)
     findings += found('ignored box', split, map(table.box_place, ignored), len(ignored))
     if not images or not categories:
-        there = f'empty: {len(content["images"])} images, {len(content["categories"])} categories'
-        findings += found('empty split', split, [there])
+        pictures, names = (
+            plural(len(content[key]), noun) for key, noun in (('images', 'image'), ('categories', 'category'))
+        )
+        findings += found('empty split', split, [f'empty: {pictures}, {names}'])
     return table, findings + check_boxes(table, split)
+
+
+def straighten(content: dict[str, Any], split: str) -> list[Finding]:
+    """Make whole numbers of ids that are texts, and of sizes, in place; a size that is none becomes 0."""
+    texts: list[str] = []
+    for key, field in (('images', 'image_id'), ('categories', 'category_id')):
+        ids = [entry.get('id') for entry in content[key] if isinstance(entry, dict)]
+        free = max((number for number in map(_whole, ids) if number is not None), default=0) + 1
+        names = dict.fromkeys(value for value in ids if type(value) is str and _whole(value) is None)
+        numbers = dict(zip(names, range(free, free + len(names))))
+        for part, name in ((key, 'id'), ('annotations', field)):
+            for position, entry in enumerate(content[part]):
+                value = entry.get(name) if isinstance(entry, dict) else None
+                number = _whole(value) if type(value) in (str, float) else None
+                if number is None and type(value) is str:
+                    number = numbers.get(value)
+                if number is not None:
+                    texts.append(f'{part}[{position}] has the {name} {_short(value)}')
+                    entry[name] = number
+    unsized: list[str] = []
+    for position, entry in enumerate(content['images']):
+        if entry_fault(entry, ('id', 'file_name')) is None:
+            wrong = [f for f in ('width', 'height') if type(entry.get(f)) is not int or entry[f] < 1]
+            if wrong:
+                said = [f'the {f} {_short(entry[f])}' if f in entry else f'no {f}' for f in wrong]
+                unsized.append(f'images[{position}] ({entry["file_name"]}) has {" and ".join(said)}')
+            entry.update({field: max(0, _whole(entry.get(field)) or 0) for field in wrong})
+    return found('id as text', split, texts) + found('image without size', split, unsized)
+
+
+def _whole(value: Any) -> int | None:
+    """Return the whole number that a value is or stands for, if it does."""
+    if type(value) is str and len(value) < 20 and value.removeprefix('-').isdecimal():
+        return int(value) if str(int(value)) == value else None
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _sound(content: dict[str, Any], key: str, wrong: list[str]) -> tuple[list[Any], Ints]:
     """Return the entries that have all they must, and their positions; name the others in ``wrong``."""
     entries = content[key]
-    if _all_sound(entries, key):
-        return entries, np.arange(len(entries))
     kept = []
     for position, entry in enumerate(entries):
         fault = entry_fault(entry, FIELDS[key])
@@ -238,8 +287,6 @@ def entry_fault(entry: Any, fields: Sequence[str]) -> str | None:
                 return f'has the bbox {_short(value)}; [x, y, width, height] is wanted, in pixels'
         elif type(value) is not int or abs(value) >= 2**62:
             return f'has the {field} {_short(value)}; a whole number is wanted'
-        elif field in ('width', 'height') and value < 1:
-            return f'has the {field} {value!r}; 1 or more pixels are wanted'
     for flag in FLAGS if 'bbox' in fields else ():
         if as_flag(entry.get(flag)) is None:
             return f'has {flag} {_short(entry[flag])}; 0 or 1 is expected'
@@ -344,6 +391,7 @@ def box_faults(table: Table) -> dict[str, Mask]:
         sizes = np.full((len(table.boxes), 2), np.inf)
         known = table.image >= 0
         sizes[known] = table.sizes[table.image[known]]
+        sizes[sizes == 0] = np.inf
         across, down = sizes.T
         beyond = np.maximum.reduce([-x, -y, x + width - across, y + height - down])
         far = (x + width - across > FAR * across) | (y + height - down > FAR * down)
@@ -356,6 +404,7 @@ def box_faults(table: Table) -> dict[str, Mask]:
             ('empty box', (width < 1) | (height < 1)),
             ('box outside', (x >= across) | (y >= down) | (x + width <= 0) | (y + height <= 0)),
             ('box sticks out', beyond > 1),
+            ('tiny box', (width < TINY) | (height < TINY)),
         )
         for kind, mask in tests:
             faults[kind] = fine & mask
@@ -372,15 +421,79 @@ def check_boxes(table: Table, split: str) -> list[Finding]:
         # A box that sticks out by chance may fit as corners as well; most boxes do not.
         doubtful = kind == 'corners for sizes' and 2 * len(at) < len(table.boxes)
         findings += found(kind, split, places, len(at), 'warning' if doubtful else None)
+    at = np.flatnonzero(unlike_polygons(table))
+    places = [
+        f'{table.box_place(n)}: bbox {_text(table.boxes[n])}, its polygon spans {_text(table.extents[n])}'
+        for n in at[:SHOWN]
+    ]
+    findings += found('box unlike its polygon', split, places, len(at))
+    at = np.flatnonzero(repeated(np.column_stack([table.image, table.category, table.boxes, table.crowd])))
+    findings += found('same box twice', split, map(table.box_place, at), len(at))
     crowds = np.flatnonzero(table.crowd)
     return findings + found('crowd box', split, map(table.box_place, crowds), len(crowds))
 
 
 def _box_text(table: Table, index: int) -> str:
-    numbers = ', '.join(f'{value:.6g}' for value in table.boxes[index])
     image = table.image[index]
     size = f' in {table.sizes[image][0]} x {table.sizes[image][1]}' if image >= 0 else ''
-    return f'[{numbers}]{size}'
+    return f'{_text(table.boxes[index])}{size}'
+
+
+def _text(box: Floats) -> str:
+    return f'[{", ".join(f"{value:.6g}" for value in box)}]'
+
+
+def repeated(rows: Floats) -> Mask:
+    """Return which rows, (n, k), equal an earlier one, (n,)."""
+    mask = np.zeros(len(rows), bool)
+    with np.errstate(invalid='ignore', over='ignore'):
+        keys = (rows * np.random.default_rng(0).random(rows.shape[1])).sum(1)
+    order = np.argsort(keys, kind='stable')
+    near = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    mask[order[near + 1]] = (rows[order[near + 1]] == rows[order[near]]).all(1)
+    return mask
+
+
+def polygon_extents(boxes: Sequence[dict[str, Any]]) -> Floats:
+    """Return x, y, width and height of what the polygons of each box span, (n, 4), NaN where it has none."""
+    extents = np.full((len(boxes), 4), np.nan)
+    at, points = [], []
+    for index, box in enumerate(boxes):
+        parts = box.get('segmentation')
+        if type(parts) is list and parts and all(type(p) is list and len(p) in _LENGTHS for p in parts):
+            at.append(index)
+            points.append(parts[0] if len(parts) == 1 else list(chain.from_iterable(parts)))
+    for first in range(0, len(at), CHUNK):
+        extents[at[first : first + CHUNK]] = _spans(points[first : first + CHUNK])
+    return extents
+
+
+def _spans(points: list[list[float]]) -> Floats:
+    starts = np.cumsum([0, *map(len, points[:-1])]) // 2
+    try:
+        pairs = np.fromiter(chain.from_iterable(points), np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError):  # something that is no number
+        return np.full((1, 4), np.nan) if len(points) == 1 else np.vstack([_spans([each]) for each in points])
+    low, high = np.minimum.reduceat(pairs, starts), np.maximum.reduceat(pairs, starts)
+    return np.hstack([low, high - low])
+
+
+def unlike_polygons(table: Table) -> Mask:
+    """Return which boxes are not around their polygons, as far as both are inside of the image, (n,)."""
+    limits = np.full((len(table.boxes), 2), np.inf)
+    known = table.image >= 0
+    limits[known] = table.sizes[table.image[known]]
+    limits[limits == 0] = np.inf
+    with np.errstate(invalid='ignore', over='ignore'):
+        (left, right), (low, high) = (
+            (np.clip(each[:, :2], 0, limits), np.clip(each[:, :2] + each[:, 2:], 0, limits))
+            for each in (table.boxes, table.extents)
+        )
+        common = np.clip(np.minimum(right, high) - np.maximum(left, low), 0, None).prod(1)
+        union = (right - left).prod(1) + (high - low).prod(1) - common
+        apart = np.maximum(np.abs(left - low), np.abs(right - high)).max(1) > SLACK
+        drawn = (table.extents[:, 2:] > 0).all(1) & ~table.crowd
+        return np.asarray(drawn & apart & (common < ALIKE * union), dtype=bool)
 
 
 def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
