@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePath
 
 from .errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+
+
+def is_hidden(path: str | PurePath) -> bool:
+    """Tell whether a file, or a folder above it, is hidden, as ``._*`` of macOS: never data."""
+    return any(part.startswith('.') and part not in ('.', '..') for part in PurePath(path).parts)
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches a pattern in a folder and is not hidden, sorted."""
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
+
+
+def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files in a folder, to any depth; hidden ones are left out.
+
+    Links to folders are followed, except those to a folder that the path has come through.
+
+    Args:
+        folder: where to start.
+        above: real paths of the folders that led here.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    try:
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not is_hidden(entry.name)]
+    except OSError as error:
+        raise UserError(f'{folder}: cannot be read ({error.strerror})') from None
+    for entry in entries:
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from walk(Path(entry.path), (*above, here))
+        else:
+            yield Path(entry.path)
 
 
 def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
@@ -19,7 +56,7 @@ def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Pat
         skip: tells of a file in a folder whether it is left out, as the pictures that an earlier run made.
 
     Raises:
-        UserError: a path does not exist, or a folder has no images.
+        UserError: a path does not exist, a folder cannot be read or has no images.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -27,8 +64,7 @@ def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Pat
             raise UserError(f'{path}: no such file or folder')
         files = [path]
         if path.is_dir():
-            files = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and not p.is_dir())
-            files = [file for file in files if not skip(file)]
+            files = sorted(p for p in walk(path) if p.suffix.lower() in SUFFIXES and not skip(p))
         if not files:
             raise UserError(f'{path}: no images in this folder; looked for {" ".join(SUFFIXES)}')
         for file in files:
