@@ -24,6 +24,8 @@ FIELDS = {
     'annotations': ('image_id', 'category_id', 'bbox'),
     'categories': ('id', 'name'),
 }
+IOU = 0.5  # from which on an anchor reaches a box
+SIZES = ('small', 'medium', 'large')  # of COCO: areas up to 32² px, 96² px, and over, in the original image
 LIMITS = (32.0**2, 96.0**2)  # in px, of areas that are small and medium to COCO
 FAR = 0.1  # of the image's side: what sticks out further and fits as corners was written as corners
 
