@@ -169,8 +169,8 @@ def _voc_folders(base: Path) -> tuple[Files, Files] | None:
             at = next((inside[each] for each in VOC_IMAGES if each in inside), base)
             return (at, _images(at, '**/*')), (inside[word], labels)
     labels = [path for pattern in ('*.xml', '*/*.xml') for path in visible(base, pattern)]
-    images = [path for pattern in ('*', '*/*') for path in _images(base, pattern)]
-    return ((base, images), (base, labels)) if labels and images else None
+    images = [path for pattern in ('*', '*/*') if labels for path in _images(base, pattern)]
+    return ((base, images), (base, labels)) if images else None
 
 
 def _voc_pairs(base: Path) -> tuple[dict[str, Pair], list[Path]]:
