@@ -20,6 +20,14 @@ from .preflight.table import Ints, Table, has_area, has_crowd, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or another check tells."""
+CONVERTED = {
+    'faults': 'wrong label file',
+    'missing images': 'missing file',
+    'labels without image': 'label file without image',
+    'images without label': 'image without labels',
+}
+"""Lists in the ``info`` of what `convert` makes, and the kinds of what is in them."""
+MANY = 0.1  # of the images: more without labels are hardly background
 
 
 def has_byte_order_mark(path: Path) -> bool:
@@ -103,8 +111,11 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
         if collecting:
             gc.enable()
     info = content.get('info')
-    faults = info.get('faults') if isinstance(info, dict) else None  # of `convert`
-    findings += found('wrong label file', split, map(str, faults if isinstance(faults, list) else []))
+    for field, kind in CONVERTED.items():
+        places = info.get(field) if isinstance(info, dict) else None
+        places = list(map(str, places)) if isinstance(places, list) else []
+        many = kind == 'image without labels' and len(places) > MANY * len(table.files)
+        findings += found(kind, split, places, severity='warning' if many else None)
     if has_byte_order_mark(path):
         findings += found('byte order mark', split, ['its first three bytes'])
     return content, table, findings

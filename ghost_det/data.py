@@ -225,7 +225,7 @@ def data_root(folder: str | Path | None) -> Path | None:
     """Return the folder or ``data.yaml`` that ``--data`` names, generated first where it is ``'sample'``.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is neither.
     """
     if folder == 'sample':
         try:
@@ -386,6 +386,7 @@ def find_images(
     Raises:
         UserError: the first images are in none of the folders that come into question.
     """
+    root = root.parent if root is not None and root.is_file() else root
     names = files[:IMAGES_PROBED]
     folders = (
         [images.expanduser().absolute()]

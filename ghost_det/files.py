@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -14,6 +15,16 @@ from pathlib import Path
 from .errors import UserError
 
 PARTIAL = '.partial-'
+
+
+def decode(data: bytes) -> str:
+    """Return a text in UTF-8, or in UTF-16 where a byte order mark says so; the mark is left out.
+
+    Raises:
+        UnicodeError: it is neither.
+    """
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode('utf-16' if utf16 else 'utf-8-sig')
 
 
 @contextlib.contextmanager

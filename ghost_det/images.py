@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from .errors import UserError
@@ -17,11 +18,16 @@ def is_hidden(path: str | PurePath) -> bool:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches a pattern in a folder and is not hidden, sorted."""
+    """Return what matches a pattern in a folder and is not hidden, sorted.
+
+    ``**/NAME`` are files to any depth, also where links to folders lead.
+    """
+    if pattern.startswith('**/') and folder.is_dir():
+        return sorted(Path(path) for path in walk(folder) if fnmatchcase(path, f'*/{pattern[3:]}'))
     return sorted(path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
 
 
-def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the files in a folder, to any depth; hidden ones are left out.
 
     Links to folders are followed, except those to a folder that the path has come through.
@@ -43,9 +49,9 @@ def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         raise UserError(f'{folder}: cannot be read ({error.strerror})') from None
     for entry in entries:
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from walk(Path(entry.path), (*above, here))
+            yield from walk(entry.path, (*above, here))
         else:
-            yield Path(entry.path)
+            yield entry.path
 
 
 def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
@@ -64,7 +70,8 @@ def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Pat
             raise UserError(f'{path}: no such file or folder')
         files = [path]
         if path.is_dir():
-            files = sorted(p for p in walk(path) if p.suffix.lower() in SUFFIXES and not skip(p))
+            names = (name for name in walk(path) if name.lower().endswith(SUFFIXES))
+            files = sorted(file for file in map(Path, names) if not skip(file))
         if not files:
             raise UserError(f'{path}: no images in this folder; looked for {" ".join(SUFFIXES)}')
         for file in files:

@@ -28,6 +28,34 @@ def test_each_file_once_in_the_order_given(tmp_path: Path, monkeypatch: pytest.M
     assert find(*files, tmp_path / 'b.jpg', Path('.')) == files
 
 
+def test_links_to_folders_are_followed_and_loops_are_cut(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / 'root', tmp_path / 'elsewhere/deep'
+    elsewhere.mkdir(parents=True)
+    (elsewhere / '1.jpg').touch()
+    (root / 'a').mkdir(parents=True)
+    (root / 'a/0.jpg').touch()
+    (root / 'b').symlink_to(tmp_path / 'elsewhere')
+    (root / 'c').symlink_to('a')  # a second path to the same image
+    (root / 'a/up').symlink_to('..')
+    (elsewhere / 'back').symlink_to(root)
+    (root / 'itself').symlink_to('itself')
+    (root / 'lost.jpg').symlink_to('nowhere.jpg')  # to be reported by whoever reads it
+    found = [path.relative_to(root).as_posix() for path in find(root)]
+    assert found == ['a/0.jpg', 'b/deep/1.jpg', 'c/0.jpg', 'lost.jpg']
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    root = tmp_path / '.cache/set'  # what is above the folder does not matter
+    for name in ('1.jpg', '._1.jpg', '.trash/2.jpg', 'sub/.3.jpg', 'sub/4.jpg'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert [path.name for path in find(root)] == ['1.jpg', '4.jpg']
+    (tmp_path / '.cache/bare').mkdir()
+    (tmp_path / '.cache/bare/._1.jpg').touch()
+    with pytest.raises(UserError, match='no images in this folder'):
+        find(tmp_path / '.cache/bare')
+
+
 def test_paths_without_images(tmp_path: Path) -> None:
     (tmp_path / 'notes.txt').touch()
     with pytest.raises(UserError, match=f'{tmp_path}: no images in this folder'):

@@ -175,6 +175,18 @@ UNDERSTOOD: dict[str, tuple[Build, int, int | str, str]] = {
         'made',
         MADE,
     ),
+    'YOLO, val is empty': (
+        lambda root: (
+            [yolo(root, f'images/{split}', f'labels/{split}') for split in ('train', 'test')],
+            (root / 'images/val').mkdir(),
+            (root / 'data.yaml').write_text(
+                'train: images/train\nval: images/val\ntest: images/test\nnames: [dog, cat]\n'
+            ),
+        ),
+        10,
+        10,
+        'data.yaml: val is empty: test is taken as val$',
+    ),
     'CVAT': (
         lambda root: coco(root / 'annotations/instances_default.json', root / 'images/default'),
         20,
@@ -261,6 +273,9 @@ def test_xml_files_have_their_images_by_the_name_inside_and_others_are_counted(t
     assert layout is not None and layout.orphans == {'train': [tmp_path / 'annotations/lost.xml']}
     pairs = {image.name: xml.name for image, xml in layout.splits['train']}
     assert len(pairs) == 20 and pairs['im 3.jpg'] == 'other.xml'
+    (tmp_path / 'annotations/im 4.xml').unlink()
+    said = [(f.kind, f.count) for f in check_dataset(tmp_path, quick=True).findings if 'label' in f.kind]
+    assert ('label file without image', 1) in said and ('image without labels', 1) in said
 
 
 @pytest.mark.parametrize(

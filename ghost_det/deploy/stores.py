@@ -14,8 +14,8 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from ..errors import UserError
-from ..files import PARTIAL, atomic, require_folder
-from ..images import SUFFIXES, find_images
+from ..files import PARTIAL, atomic, decode, require_folder
+from ..images import SUFFIXES, find_images, is_hidden
 from .letterbox import Image
 from .media import MAX_BYTES, decode_image, read_image
 
@@ -170,7 +170,7 @@ def list_images(source: str, column: str, out: str) -> tuple[str, Any]:
             raise UserError(f'{source}: no such file or folder')
         if info.type == fs.FileType.Directory:
             inside = system.get_file_info(fs.FileSelector(path))
-            folder, listed = name, any(each.base_name.endswith('.parquet') for each in inside)
+            folder, listed = name, any(map(_is_parquet, inside))
         else:
             folder, listed = name.rpartition('/')[0], name.endswith('.parquet')
         if listed:
@@ -179,7 +179,7 @@ def list_images(source: str, column: str, out: str) -> tuple[str, Any]:
             return folder, _array(_in_folder(system, path, name, out), source)
         elif name.endswith('.txt'):
             with system.open_input_stream(path) as stream:
-                lines = stream.read().decode().splitlines()
+                lines = decode(stream.read()).splitlines()
             paths = _array([line.strip() for line in lines if line.strip()], source)
         else:
             raise UserError(f'{source}: a folder of images, or a list of them, .txt or .parquet, is wanted')
@@ -191,6 +191,10 @@ def list_images(source: str, column: str, out: str) -> tuple[str, Any]:
     whole = pc.or_(pc.starts_with(paths, '/'), pc.match_substring(paths, '://'))
     prefix, nothing = (pa.scalar(text, pa.large_string()) for text in (f'{folder}/', ''))
     return folder, pc.if_else(whole, paths, pc.binary_join_element_wise(prefix, paths, nothing))
+
+
+def _is_parquet(info: Any) -> bool:
+    return info.base_name.endswith('.parquet') and not is_hidden(info.base_name)
 
 
 def _from_parquet(system: Any, path: str, source: str, column: str) -> Any:
@@ -208,15 +212,16 @@ def _from_parquet(system: Any, path: str, source: str, column: str) -> Any:
 
 def _in_folder(system: Any, path: str, name: str, out: str) -> list[str]:
     if not is_uri(name):
-        inside = Path(out).resolve()
-        skip = is_uri(out)
-        return [
-            str(each)
-            for each in find_images([Path(name)], lambda file: not skip and file.is_relative_to(inside))
-        ]
+        inside, real = Path(out).resolve(), functools.cache(Path.resolve)
+        images = find_images(
+            [Path(name)], lambda file: not is_uri(out) and real(file.parent).is_relative_to(inside)
+        )
+        return [str(each) for each in images]
     infos = system.get_file_info(fs.FileSelector(path, recursive=True))
-    files = [each.path for each in infos if each.type == fs.FileType.File]
-    found = sorted(f'{name}{file[len(path) :]}' for file in files if file.lower().endswith(SUFFIXES))
+    files = [each.path[len(path) :] for each in infos if each.type == fs.FileType.File]
+    found = sorted(
+        f'{name}{file}' for file in files if file.lower().endswith(SUFFIXES) and not is_hidden(file)
+    )
     if not found:
         raise UserError(f'{name}: no images there; looked for {" ".join(SUFFIXES)}')
     return found

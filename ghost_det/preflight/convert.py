@@ -1,7 +1,8 @@
-"""Pascal VOC and YOLO layouts, read through supervision and kept as COCO json in a cache of ours."""
+"""Pascal VOC and YOLO layouts, kept as COCO json in a cache of ours."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -10,22 +11,31 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
-from ..images import visible
+from ..files import decode
+from ..images import visible, walk
 from ..sample import cache_root
+from .table import Floats
 
 VERSION = 2  # part of the cache folder's name: raise it with any change to what is written
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 WORDS = tuple(chain(*SPLITS.values()))
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+EMPTY = (None, '', '~', 'null')  # what yaml has for nothing
 MAX_LABEL_BYTES = 2**24
 MAX_CLASSES = 100_000
+SLACK = 0.01  # of the image's side, for what rounding leaves outside of it
+SAMPLED = 500  # label files that are looked at to tell polygons from keypoints
+MOST = 0.9  # of such rows decide
 Pair = tuple[Path, Path]
 
 
@@ -41,6 +51,8 @@ class Layout:
         orphans: of each split, label files without image.
         note: where val comes from, if it is none of the data set's own.
         share: of val, if it was made of train.
+        keypoints: of YOLO, ``kpt_shape``: how many each object has, and numbers each; ``(0, 0)`` for none,
+            ``None`` where the yaml does not say.
     """
 
     kind: str
@@ -50,21 +62,38 @@ class Layout:
     orphans: dict[str, list[Path]] = field(default_factory=dict)
     note: str = ''
     share: float | None = None
+    keypoints: tuple[int, int] | None = None
 
 
 def find_layout(root: Path) -> Layout | None:
     """Recognise Pascal VOC's or YOLO's layout, or return ``None``.
 
+    Args:
+        root: folder of the data set, or the ``data.yaml`` to use.
+
     Raises:
         UserError: a YOLO ``data.yaml`` that does not lead to images.
     """
     if root.is_file():
-        return _yolo(root.parent, root)
-    for yaml in sorted(root.glob('*.y*ml')):
-        layout = _yolo(root, yaml)
+        layout = _yolo(root)
+        if layout is None:
+            raise UserError(f'{root}: expected a YOLO data.yaml with "names" and "train"')
+        return layout
+    failed = []
+    for yaml in sorted(visible(root, '*.y*ml'), key=lambda path: path.stem != 'data'):
+        try:
+            layout = _yolo(yaml)
+        except UserError as error:
+            if yaml.stem == 'data':
+                raise
+            failed.append(error)  # another file need not belong to the data set
+            continue
         if layout:
             return layout
-    return _voc(root) or _yolo_plain(root)
+    layout = _voc(root) or _yolo_plain(root)
+    if layout is None and failed:
+        raise failed[0]
+    return layout
 
 
 def _voc(root: Path) -> Layout | None:
@@ -221,54 +250,155 @@ def _named_in(label: Path) -> str:
         return ''
 
 
-def _yolo(root: Path, yaml: Path) -> Layout | None:
-    import yaml as pyyaml
-
-    try:
-        if not yaml.is_file():  # a pipe would be waited for
-            return None
-        _check_length(yaml)
-        content = pyyaml.safe_load(yaml.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError, pyyaml.YAMLError) as error:
-        raise UserError(f'{yaml}: cannot be read: {error}') from None
+def _yolo(yaml: Path) -> Layout | None:
+    content = _read_yaml(yaml)
     if not isinstance(content, dict) or not {'names', 'train'} <= content.keys():
         return None
     names = content['names']
-    if isinstance(names, dict) and all(type(key) is int and 0 <= key < MAX_CLASSES for key in names):
-        names = [names.get(key, f'class {key}') for key in range(max(names, default=-1) + 1)]
+    if isinstance(names, dict) and all(str(key).isdecimal() and int(key) < MAX_CLASSES for key in names):
+        named = {int(key): name for key, name in names.items()}
+        names = [named.get(number, f'class {number}') for number in range(max(named, default=-1) + 1)]
     # What is there is not shown: by aliases, a small file can have a value that fills the memory as text.
     if not isinstance(names, list) or any(isinstance(name, list | dict) for name in names):
         raise UserError(
             f'{yaml}: names: a list of class names is wanted, or a mapping of numbers '
             f'from 0 to below {MAX_CLASSES:,} to names'
         )
+    keypoints = _keypoints(yaml, content['kpt_shape']) if 'kpt_shape' in content else None
     splits: dict[str, list[Pair]] = {}
+    folders: dict[str, list[Path]] = {}
+    note = ''
     for name, words in SPLITS.items():
-        places = [content[word] for word in words if content.get(word)]
-        for place in places[:1]:
-            folder = _yolo_folder(root, content.get('path') or '', place)
-            if folder is None:
-                said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
-                raise UserError(f'{yaml}: {name} is {said}: no such folder of images')
-            # As ultralytics has it: the last folder "images" of the path becomes "labels".
-            head, word, tail = f'{folder}/'.rpartition('/images/')
-            labels = Path(f'{head}/labels/{tail}') if word else folder
-            splits[name] = [
-                (path, labels / path.relative_to(folder).with_suffix('.txt'))
-                for path in _images(folder, '**/*')
-            ]
-    return Layout('yolo', splits, [str(name) for name in names])
+        for word in (word for word in words if content.get(word) not in EMPTY and not splits.get(name)):
+            images: list[Path] = []
+            folders[name] = []
+            given = content[word]
+            for place in given if isinstance(given, list) else [given]:
+                found = _yolo_place(yaml.parent, content.get('path', ''), place)
+                if found is None:
+                    said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
+                    raise UserError(
+                        f'{yaml}: {name} is {said}: no such folder of images, or .txt list of them'
+                    )
+                if found.is_dir():
+                    images += _images(found, '**/*')
+                    folders[name].append(found)
+                else:
+                    images += _listed(yaml, found)
+            if images and word == 'test':
+                note = (
+                    f'{yaml}: {"val is empty" if name in splits else "there is no val"}: test is taken as val'
+                )
+            splits[name] = [(path, _label(path)) for path in dict.fromkeys(images)]
+    orphans: dict[str, list[Path]] = {}
+    known = {str(label) for pairs in splits.values() for _, label in pairs}
+    for name, pairs in splits.items():
+        orphans[name] = list(_orphans(folders[name], {os.path.dirname(label) for _, label in pairs}, known))
+        known.update(map(str, orphans[name]))
+    return Layout(
+        'yolo', splits, [str(name) for name in names], orphans=orphans, note=note, keypoints=keypoints
+    )
 
 
-def _yolo_folder(root: Path, path: Any, place: Any) -> Path | None:
-    """Return the folder that ``train:`` names; Roboflow's exports say ``../train/images`` for their own."""
+def _read_yaml(yaml: Path) -> Any:
+    """Read a yaml file, whose scalars stay texts: ``no``, ``007`` and ``12:30`` are names of classes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import yaml as pyyaml
+
+    class Loader(pyyaml.SafeLoader):
+        yaml_implicit_resolvers: dict[str, Any] = {}
+
+    try:
+        if not yaml.is_file():  # a pipe would be waited for
+            return None
+        return pyyaml.load(_read(yaml), Loader)
+    except (OSError, ValueError, RecursionError, pyyaml.YAMLError) as error:
+        raise UserError(f'{yaml}: cannot be read: {error}') from None
+
+
+def _keypoints(yaml: Path, shape: Any) -> tuple[int, int]:
+    numbers = shape if isinstance(shape, list) else []
+    if len(numbers) != 2 or not all(str(n).isdecimal() and int(n) < MAX_CLASSES for n in numbers):
+        raise UserError(f'{yaml}: kpt_shape: expected two numbers, as [17, 3], or [0, 0] for polygons')
+    return int(numbers[0]), int(numbers[1])
+
+
+def _yolo_place(root: Path, path: Any, place: Any) -> Path | None:
+    """Return the folder or list that ``train:`` names; Roboflow's say ``../train/images`` for their own."""
     if not isinstance(place, str) or not isinstance(path, str):
         return None
     inside = place.removeprefix('../')
-    for folder in (root / path / place, root / place, root / inside):
-        if folder.is_dir():
-            return Path(os.path.normpath(folder))
+    for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside):
+        if found.is_dir() or found.suffix.lower() == '.txt' and found.is_file():
+            return Path(os.path.normpath(found))
     return None
+
+
+def _listed(yaml: Path, file: Path) -> Iterator[Path]:
+    """Yield the images of a list, whose paths start from its own folder, else from that of the yaml."""
+    try:
+        lines = _read(file).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f'{file}: cannot be read: {error}') from None
+    for line in filter(None, map(str.strip, lines)):
+        places = [Path(os.path.normpath(folder / line)) for folder in (file.parent, yaml.parent)]
+        yield next((place for place in places if place.is_file()), places[0])
+
+
+def _label(image: Path) -> Path:
+    """Return the label file of an image: as ultralytics has it, else next to the image."""
+    stem = os.path.splitext(image)[0]
+    label, near = f'{_replaced(stem, "images", "labels")}.txt', f'{stem}.txt'
+    return Path(near if label != near and not os.path.isfile(label) and os.path.isfile(near) else label)
+
+
+def _replaced(path: str, old: str, new: str) -> str:
+    """Return a path with another name for its last folder of a name, where there is one."""
+    head, word, tail = path.rpartition(f'{os.sep}{old}{os.sep}')
+    return f'{head}{os.sep}{new}{os.sep}{tail}' if word else path
+
+
+def _orphans(images: Iterable[Path], labels: set[str], known: set[str]) -> Iterator[Path]:
+    """Yield label files without an image.
+
+    Args:
+        images: folders of images, whose labels are looked for to any depth.
+        labels: folders of labels.
+        known: label files with an image.
+    """
+    roots = {os.path.dirname(_replaced(f'{folder}/x', 'images', 'labels')) for folder in images}
+    files = {file for root in roots if os.path.isdir(root) for file in walk(root)}
+    files |= {
+        str(file)
+        for folder in labels - set(map(os.path.dirname, files))
+        for file in visible(Path(folder), '*')
+    }
+    stems: dict[str, set[str]] = {}
+    for file in sorted(files - known):
+        if not file.endswith('.txt'):
+            continue
+        places = {os.path.dirname(path) for path in (file, _replaced(file, 'labels', 'images'))}
+        for place in places - stems.keys():
+            stems[place] = {image.stem for image in _images(Path(place))}
+        path = Path(file)
+        if not any(path.stem in stems[place] for place in places) and _has_rows(path):
+            yield path
+
+
+def _has_rows(file: Path) -> bool:
+    """Tell whether a text is one of labels, and not of classes or anything else."""
+    try:
+        return len([float(word) for word in _read(file).strip().partition('\n')[0].split()]) > 4
+    except (OSError, ValueError):
+        return False
+
+
+def _first_file(folder: Path, pattern: str) -> Path | None:
+    words = SPLITS[pattern.removesuffix('.txt')]
+    return next((folder / f'{word}.txt' for word in words if (folder / f'{word}.txt').is_file()), None)
 
 
 def _images(folder: Path, pattern: str = '*') -> list[Path]:
@@ -334,7 +464,7 @@ def cached(
 
 def _state(root: Path, layout: Layout) -> Iterator[str]:
     """Yield what the result depends on: names, sizes and times of all files, and the class names."""
-    yield f'{layout.kind} {layout.classes}'
+    yield f'{layout.kind} {layout.classes} {layout.keypoints} {layout.orphans}\n'
     for name, pairs in layout.splits.items():
         for path in (path for pair in pairs for path in pair):
             try:
@@ -345,31 +475,34 @@ def _state(root: Path, layout: Layout) -> Iterator[str]:
 
 
 def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
-    try:
-        read = _read_voc if layout.kind == 'voc' else _yolo_reader()
-    except ImportError as error:
-        raise UserError(
-            f"{root}: Pascal VOC's and YOLO's layouts are read by supervision, which is not here "
-            f'({error}): pip install "ghost-det[data]"'
-        ) from None
+    read: Reader = _read_voc if layout.kind == 'voc' else _yolo_reader(root, layout)
     names = list(layout.classes or [])
     contents = {}
     for split, pairs in layout.splits.items():
         images: list[dict[str, Any]] = []
         boxes: list[dict[str, Any]] = []
         faults: list[str] = []
+        lost: list[str] = []
+        bare: list[str] = []
         objects = []
         for path, label in pairs:
             file = os.path.relpath(path, root)
+            place = f'{os.path.relpath(label, root)} of {file}'
+            if not path.is_file():
+                lost.append(file)
+                continue
+            labelled = label.is_file() or layout.listed
+            bare += [] if labelled else [file]
             try:
                 width, height = _size(path)
-                found = read(label, (width, height)) if label.is_file() or layout.listed else []
-            # supervision and the parsers of XML say ValueError or SyntaxError, Pillow says OSError.
+                found = read(label, (width, height)) if labelled else []
+            # The parsers of XML raise ValueError or SyntaxError, Pillow raises OSError.
             except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
-                faults.append(f'{os.path.relpath(label, root)} of {file}: {type(error).__name__}: {error}')
+                faults.append(f'{place}: {type(error).__name__}: {error}')
                 continue
             images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
-            objects += [(len(images), *each) for each in found]
+            objects += [(len(images), *each) for each in found if not isinstance(each, str)]
+            faults += [f'{place}: {each}' for each in found if isinstance(each, str)]
         if layout.classes is None:
             names += sorted({name for _, name, *_ in objects} - set(names))
         ids = {name: number for number, name in enumerate(names, 1)} if layout.classes is None else {}
@@ -386,7 +519,13 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
             )
         first = 1 if layout.classes is None else 0
         contents[split] = {
-            'info': {'description': f'converted from {root}', 'faults': faults},
+            'info': {
+                'description': f'converted from {root}',
+                'faults': faults,
+                'missing images': lost,
+                'labels without image': [os.path.relpath(p, root) for p in layout.orphans.get(split, [])],
+                'images without label': bare,
+            },
             'images': images,
             'annotations': boxes,
             'categories': [{'id': number, 'name': name} for number, name in enumerate(names, first)],
@@ -411,7 +550,8 @@ def _size(path: Path) -> tuple[int, int]:
         raise ValueError(error) from None
 
 
-Reader = Callable[[Path, tuple[int, int]], list[tuple[Any, list[float], int]]]
+Reader = Callable[[Path, tuple[int, int]], list[tuple[Any, list[float], int] | str]]
+"""Of a label file and the size of its image: class, corners and crowd of each object, or what is wrong."""
 
 
 def _read_voc(label: Path, size: tuple[int, int]) -> list[Any]:
@@ -456,27 +596,135 @@ def _coordinate(box: Any, tag: str) -> float:
     return value
 
 
-def _yolo_reader() -> Reader:
-    from supervision.dataset.formats.yolo import yolo_annotations_to_detections
+def _yolo_reader(root: Path, layout: Layout) -> Reader:
+    classes = len(layout.classes or [])
+    if layout.keypoints is None:
+        _refuse_keypoints(root, layout)
+    count, numbers = layout.keypoints or (0, 0)
 
-    def read(label: Path, size: tuple[int, int]) -> list[tuple[Any, list[float], int]]:
-        _check_length(label)
-        lines = [line for line in label.read_text(encoding='utf-8').splitlines() if line.strip()]
-        # Relative first: supervision multiplies in float32.
-        found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
-        if not lines:
-            return []
-        width, height = size
-        return [
-            (index, [x1 * width, y1 * height, x2 * width, y2 * height], 0)
-            for index, (x1, y1, x2, y2) in zip(_list(found.class_id), found.xyxy.tolist())
-        ]
+    def read(label: Path, size: tuple[int, int]) -> list[tuple[Any, list[float], int] | str]:
+        found: list[tuple[Any, list[float], int] | str] = []
+        for number, line in enumerate(_read(label).splitlines(), 1):
+            try:
+                if line.strip():
+                    index, corners = _yolo_box(line.split(), classes, count * numbers)
+                    found.append((index, [corner * side for corner, side in zip(corners, size * 2)], 0))
+            except ValueError as error:
+                found.append(f'line {number}: {error}')
+        return found
 
     return read
 
 
+def _yolo_box(words: list[str], classes: int, keypoints: int) -> tuple[int, list[float]]:
+    """Return the class of a row, and the corners x1, y1, x2, y2 of its box as shares of the image's sides.
+
+    Args:
+        words: of the row.
+        classes: how many there are.
+        keypoints: how many numbers of keypoints follow a box.
+
+    Raises:
+        ValueError: it is no row of a box, a box with keypoints, or a polygon.
+    """
+    try:
+        name, *row = map(float, words)
+    except ValueError:
+        raise ValueError(f'expected numbers, got {" ".join(words)[:60]!r}') from None
+    if not name.is_integer() or not 0 <= name < classes:
+        raise ValueError(f'class {words[0]}, but "names" has {classes}, counted from 0')
+    box = bool(keypoints) or len(row) < 6
+    # A fifth number is the confidence of a detector's own labels.
+    if len(row) not in (4, 5, 4 + keypoints) if box else len(row) % 2:
+        expected = f'4, or {4 + keypoints} by kpt_shape' if keypoints else '4 of a box, or pairs of a polygon'
+        raise ValueError(f'{len(row)} numbers after the class: expected {expected}')
+    row = row[:4] if box else row
+    for place, value in enumerate(row):
+        if not (0 if box and place > 1 else -SLACK) <= value <= 1 + SLACK:
+            raise ValueError(f"{value:g}: expected shares of the image's width and height, from 0 to 1")
+    if box:
+        x, y, width, height = row
+        return int(name), [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    return int(name), [min(row[::2]), min(row[1::2]), max(row[::2]), max(row[1::2])]
+
+
+def _refuse_keypoints(root: Path, layout: Layout) -> None:
+    """Refuse rows that may be polygons by their number, but by what they say are boxes with keypoints.
+
+    Rows with keypoints all have the same length, and the keypoints lie in the box; read as polygons, they
+    cross themselves.
+
+    Raises:
+        UserError: most rows are so.
+    """
+    labels = [label for pairs in layout.splits.values() for _, label in pairs if label.is_file()]
+    rows: list[list[float]] = []
+    for label in labels[:: len(labels) // SAMPLED + 1]:
+        with contextlib.suppress(OSError, ValueError):  # told of when it is converted
+            rows += [[float(word) for word in line.split()[1:]] for line in _read(label).splitlines()]
+    rows = [row for row in rows if len(row) > 5 and np.isfinite(row).all()]
+    for length, count in Counter(map(len, rows)).most_common(1):
+        same = np.array([row for row in rows if len(row) == length])
+        # Any three points are a triangle, so these say nothing.
+        polygons = length > 6 and length % 2 == 0 and np.mean([_is_polygon(row) for row in same]) > MOST
+        for numbers in (3, 2) if count >= MOST * len(rows) else ():
+            keypoints, rest = divmod(length - 4, numbers)
+            if not rest and _are_keypoints(same, numbers, bool(polygons)):
+                raise UserError(
+                    f'{root}: the labels have {length} numbers after the class, which look like a box and '
+                    f'{keypoints} keypoints, not like a polygon; say which in the yaml: '
+                    f'"kpt_shape: [{keypoints}, {numbers}]", or "kpt_shape: [0, 0]" for polygons'
+                )
+
+
+def _is_polygon(row: Floats) -> bool:
+    """Tell whether x1 y1 x2 y2 ... lie in the image, and the sides touch no others but their neighbours."""
+    points = row.reshape(-1, 2)
+    start = points[(points != np.roll(points, 1, 0)).any(1)]
+    span = np.ptp(start, 0) if len(start) > 2 else np.zeros(2)
+    if not (span > 0).all() or row.min() < -SLACK or row.max() > 1 + SLACK:
+        return False
+    start = (start - start.min(0)) / span
+    end = np.roll(start, -1, 0)
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    near = np.all(low[:, None] <= high + 1e-9, axis=2)
+    (across, down), (x, y) = (end - start).T[..., None], (start - start[:, None]).transpose(2, 0, 1)
+    turn = across * y - down * x  # of the start of side j, seen from side i
+    touching = near & near.T & (turn * np.roll(turn, -1, 1) <= 1e-9)
+    order = np.arange(len(start))
+    distance = abs(order[:, None] - order)
+    apart = (distance > 1) & (distance < len(start) - 1)
+    return not (touching & touching.T & apart).any()
+
+
+def _are_keypoints(rows: Floats, numbers: int, polygons: bool) -> bool:
+    """Tell whether rows are boxes in the image, most with most of their labelled keypoints in them.
+
+    Args:
+        rows: (n, 4 + keypoints x numbers).
+        numbers: of each keypoint.
+        polygons: they may be polygons as well; then the keypoints must span the boxes, as the first corner
+            of a polygon is seldom the center of the others.
+    """
+    centers, sizes = rows[:, None, :2], rows[:, None, 2:4]
+    points = rows[:, 4:].reshape(len(rows), -1, numbers)[..., :2]
+    labelled = (points > 0).any(2)
+    near = (np.abs(points - centers) <= 0.55 * sizes).all(2) & labelled
+    fit = ((sizes > 0) & (np.abs(centers - 0.5) + sizes / 2 <= 0.5 + SLACK)).all((1, 2))
+    fit &= near.sum(1) >= 0.75 * labelled.sum(1)
+    if fit.mean() < MOST or not polygons:
+        return bool(fit.mean() >= MOST)
+    spans = np.ptp(np.where(labelled[..., None], points, centers)[fit], axis=1) / rows[fit, 2:4]
+    return bool(np.median(spans.min(1)) >= 0.6)
+
+
 def _list(array: Any) -> list[int]:
     return [] if array is None else [int(value) for value in array]
+
+
+def _read(file: Path) -> str:
+    _check_length(file)
+    return decode(file.read_bytes())
 
 
 def _check_length(label: Path) -> None:

@@ -23,6 +23,14 @@ KINDS = {
     'wrong json': Kind('error', 'the file cannot be read as COCO annotations', 'export it again'),
     'wrong entry': Kind('error', 'an entry lacks what mmdet reads, or has it in another form', _DROPPED),
     'wrong label file': Kind('error', 'a VOC or YOLO file of labels cannot be read', 'mend or remove it'),
+    'label file without image': Kind(
+        'warning', 'its boxes are not used', 'put its image where the layout has it, or remove it'
+    ),
+    'image without labels': Kind(
+        'note',
+        'it has no label file, so it is background; a warning where over a tenth has none',
+        'label it, or none needed',
+    ),
     'byte order mark': Kind(
         'warning', 'pycocotools refuses the file; --data of the tools reads it', '--fix takes it off'
     ),

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..annotations import load
+from ..annotations import CONVERTED, load
 from ..errors import UserError
 from .check import Part, Report
 from .images import Facts, common_images, image_kind, loaded_size
@@ -110,7 +110,7 @@ def _write_split(
     info = content.get('info') if isinstance(content.get('info'), dict) else {}
     mended = {
         **content,
-        'info': {key: value for key, value in info.items() if key != 'faults'},
+        'info': {key: value for key, value in info.items() if key not in CONVERTED},
         'images': images,
         'categories': own,
         'annotations': [
