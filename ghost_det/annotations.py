@@ -16,7 +16,7 @@ from .called import tool
 from .errors import UserError
 from .jsons import read_json
 from .preflight.findings import SHOWN, Finding, found
-from .preflight.table import Ints, Table, has_area, has_crowd, read_table
+from .preflight.table import Ints, Table, complete_box, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or another check tells."""
@@ -28,6 +28,8 @@ CONVERTED = {
 }
 """Lists in the ``info`` of what `convert` makes, and the kinds of what is in them."""
 MANY = 0.1  # of the images: more without labels are hardly background
+ALIGNED = ('number as text', 'empty duplicate category')
+"""Kinds that aligned copies lack, and that spoil or stop a training where there is none."""
 
 
 def has_byte_order_mark(path: Path) -> bool:
@@ -50,6 +52,7 @@ class Survey:
         sizes: how many boxes each category has that are small, medium and large, (categories, 3), as COCO has
             it but by the area of boxes.
         empty: how many images have no box.
+        table: the sound entries, as arrays.
     """
 
     categories: list[dict[str, Any]]
@@ -60,6 +63,7 @@ class Survey:
     findings: list[Finding]
     sizes: Ints
     empty: int
+    table: Table
 
 
 def survey(path: Path) -> Survey:
@@ -83,7 +87,15 @@ def _survey(path: Path, state: tuple[int, ...]) -> Survey:
     plain = not has_byte_order_mark(path)
     empty = len(table.files) - len(np.unique(table.image[table.image >= 0]))
     return Survey(
-        table.categories, table.used(), table.files, table.complete, plain, findings, table.by_size(), empty
+        table.categories,
+        table.used(),
+        table.files,
+        table.complete,
+        plain,
+        findings,
+        table.by_size(),
+        empty,
+        table,
     )
 
 
@@ -142,24 +154,22 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
 
 
 def complete_boxes(content: dict[str, Any]) -> None:
-    """Give boxes, in place, what COCO's evaluation needs: ``area``, ``iscrowd``, ids from 1 on.
+    """Give boxes, in place, what mmdet and COCO's evaluation need: see `complete_box`, and ids from 1 on.
 
     Its matcher takes id 0 for "no match".
     """
     for number, box in enumerate(content['annotations'], start=1):
-        if not has_area(box):
-            box['area'] = box['bbox'][2] * box['bbox'][3]
-        if not has_crowd(box):
-            box['iscrowd'] = 0
+        complete_box(box)
         box['id'] = number
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO-format annotation file.
+    """Read a COCO-format annotation file, without its empty duplicates of categories.
 
     Raises:
         UserError: see `load`; or there are errors in it that `aligned_annotations` does not mend.
     """
-    content, _, findings = load(path)
+    content, table, findings = load(path)
     refuse_faults([(path, fault) for fault in findings if fault.kind not in MENDED])
-    return dict(content)
+    twins = table.twins()
+    return {**content, 'categories': [c for n, c in enumerate(content['categories']) if n not in twins]}

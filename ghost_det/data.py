@@ -13,14 +13,14 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from .annotations import MENDED, complete_boxes, read_annotations, refuse_faults, survey
+from .annotations import ALIGNED, MENDED, complete_boxes, read_annotations, refuse_faults, survey
 from .errors import UserError
 from .files import atomic
 from .images import visible
 from .preflight.convert import SPLITS, converted, find_layout
 from .preflight.findings import Finding, found
 from .preflight.split import VAL_SHARE, split_coco, with_val
-from .preflight.table import is_there
+from .preflight.table import is_there, left_out, reasons
 from .sample import make_sample
 
 IMAGES_PROBED = 200
@@ -147,7 +147,7 @@ def quick_check(
 
     Args:
         splits: names and parts of a data set.
-        mended: kinds of faults that do not matter.
+        mended: kinds of faults that do not matter; without any, those of `ALIGNED` are errors.
         more: pairs of annotation file and finding, of other checks.
 
     Returns:
@@ -162,14 +162,13 @@ def quick_check(
         seen = survey(split.annotations)
         lost = [file for file in seen.files if not is_there(split.images, file, listing)]
         if lost and len(lost) == len(seen.files):
-            findings = found('wrong image folder', '', [_misplaced(name, split, lost)])
+            missing = found('wrong image folder', '', [_misplaced(name, split, lost)])
         else:
-            findings = found('missing file', '', (str(split.images / file) for file in lost))
-        faults += [
-            (split.annotations, replace(fault, split=name))
-            for fault in (*seen.findings, *findings)
-            if fault.kind not in mended
-        ]
+            missing = found('missing file', '', (str(split.images / file) for file in lost))
+        for fault in (*seen.findings, *missing):
+            severity = 'error' if fault.kind in ALIGNED and not mended else fault.severity
+            if fault.kind not in mended:
+                faults.append((split.annotations, replace(fault, split=name, severity=severity)))
     refuse_faults(faults)
     common = []
     for train in (split for name, split in splits if name == 'train'):
@@ -457,23 +456,17 @@ def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -
 def class_names(annotations: Path) -> tuple[str, ...]:
     """Return the class names of an annotation file in its order, which is that of mmdet's labels.
 
-    A category without boxes that only names the group of the others (Roboflow writes one, with
-    id 0) is no class.
+    See `Table.classes` for categories that are none.
 
     Raises:
         UserError: there are no boxes, or errors in the file.
     """
     content = survey(annotations)
     refuse_faults([(annotations, fault) for fault in content.findings if fault.kind not in MENDED])
-    groups = [c.get('supercategory') for c in content.categories if c.get('supercategory') != c['name']]
-    names = [
-        category['name']
-        for category in content.categories
-        if category['id'] in content.used or category['name'] not in groups
-    ]
-    if not content.used:
-        raise UserError(f'{annotations}: it has images but no boxes; nothing to learn from')
-    return tuple(names)
+    for fault in content.findings:
+        if fault.kind == 'no boxes':
+            raise UserError(f'{annotations}: {fault.where[0]}')
+    return tuple(content.categories[index]['name'] for index in content.table.classes())
 
 
 def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
@@ -548,6 +541,45 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
     set_num_classes(cfg.model, len(data.classes))
 
 
+def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
+    """Compare the boxes that built datasets of mmdet yield to a training with those in their files.
+
+    Args:
+        loader: of the training; datasets that read no COCO file, or in their own way, are passed over.
+
+    Yields:
+        a line for each dataset, and whether it is a warning: its numbers do not add up.
+
+    Raises:
+        UserError: none of the boxes are used.
+    """
+    from mmdet.datasets import CocoDataset
+
+    for dataset in all_innermost(loader):
+        readers = [getattr(type(dataset), name, None) for name in ('load_data_list', 'parse_data_info')]
+        if readers != [CocoDataset.load_data_list, CocoDataset.parse_data_info]:
+            continue
+        try:
+            table = survey(Path(dataset.ann_file)).table
+        except UserError:  # of remote storage
+            continue
+        entries = (dataset.get_data_info(index)['instances'] for index in range(len(dataset)))
+        used = sum(not instance['ignore_flag'] for instances in entries for instance in instances)
+        left = left_out(table, dataset.metainfo['classes'], (dataset.filter_cfg or {}).get('min_size', 0))
+        unknown = len(table.boxes) - used - sum(left.values())
+        if dataset._indices is not None and unknown > 0:
+            left['not among its indices'] = unknown
+        elif unknown:
+            left['for a reason unknown to ghost_det: please report it'] = unknown
+        line = (
+            f'train ({Path(dataset.ann_file).name}): {used:,} of {len(table.boxes):,} boxes '
+            f'in {len(dataset):,} of {len(table.files):,} images are used{reasons(left)}'
+        )
+        if not used:
+            raise UserError(f'{line}: nothing to learn from')
+        yield line, bool(unknown) and dataset._indices is None
+
+
 def evaluators(cfg: Any, name: str) -> list[Any]:
     """Return the evaluators of a split as a list, whether the config has one or several."""
     found = cfg[f'{name}_evaluator']
@@ -555,8 +587,12 @@ def evaluators(cfg: Any, name: str) -> list[Any]:
 
 
 def all_innermost(part: Any) -> Iterator[Any]:
-    """Yield the datasets of a loader, under wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
-    inner = [part['dataset']] if part.get('dataset') else part.get('datasets') or []
+    """Yield the datasets of a loader, in a config or built, under wrappers such as ``ConcatDataset``."""
+    one, several = (
+        part.get(key) if isinstance(part, dict) else getattr(part, key, None)
+        for key in ('dataset', 'datasets')
+    )
+    inner = several or [] if one is None else [one]
     for dataset in inner:
         yield from all_innermost(dataset)
     if not inner:

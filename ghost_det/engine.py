@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .data import used_boxes
 from .errors import UserError
 from .faults import name_images
 from .models.sync_norm import synchronise_on_cpu
@@ -263,14 +264,28 @@ class ConsoleRunner(Runner):
         return loader
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop; mmengine's own two in the form that goes on to the bit."""
+        """Build the training loop, mmengine's own two as those that resume exactly; log `used_boxes`.
+
+        Raises:
+            UserError: no box or image can be used.
+        """
         if isinstance(loop, dict):
             loop = dict(loop)
             by_epoch = loop.pop('by_epoch', None)
             if by_epoch is not None:
                 loop.setdefault('type', 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
             loop['type'] = LOOP_TYPES.get(loop.get('type'), loop.get('type'))
-        return super().build_train_loop(loop)
+        try:
+            built = super().build_train_loop(loop)
+        except ValueError as error:
+            if 'need at least one array' not in str(error):
+                raise
+            raise UserError(
+                'no image of train can be used: each is under min_size of its filter_cfg, or without a box'
+            ) from error
+        for line, is_warning in used_boxes(built.dataloader) if is_main_process() else ():
+            self.logger.log(logging.WARNING if is_warning else logging.INFO, line)
+        return built
 
     def register_default_hooks(self, hooks: Any = None) -> None:
         """Register mmengine's hooks, with checkpoints of which the old one goes when the new one is there."""

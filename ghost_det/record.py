@@ -148,14 +148,14 @@ def data_summary(cfg: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, split in config_splits(cfg, ('train', 'val')):
         seen = survey(split.annotations)  # which the check before the training has read already
-        names = [str(category['name']) for category in seen.categories]
+        counts = seen.sizes.sum(1).tolist()
         part = {
             'annotations': str(split.annotations),
             'images': len(seen.files),
             'images_without_boxes': seen.empty,
             'boxes': int(seen.sizes.sum()),
             'by_size': seen.sizes.sum(0).tolist(),
-            'by_class': dict(zip(names, seen.sizes.sum(1).tolist())),
+            'by_class': {str(seen.categories[n]['name']): counts[n] for n in seen.table.classes()},
         }
         found[name if name not in found else f'{name} {len(found)}'] = part
     return found

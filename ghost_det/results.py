@@ -37,14 +37,9 @@ def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
         iou_type: what will be evaluated; ``'segm'`` asks for masks.
 
     Raises:
-        UserError: see `ghost_det.annotations.read_annotations`; or a wrong ``iscrowd`` or mask.
+        UserError: see `ghost_det.annotations.read_annotations`; or a wrong mask.
     """
     content = read_annotations(path)
-    for position, box in enumerate(content['annotations']):
-        if box.get('iscrowd', 0) not in (0, 1):
-            raise UserError(
-                f'{path}: annotations[{position}] has iscrowd {box["iscrowd"]!r}; 0 or 1 are wanted'
-            )
     complete_boxes(content)
     sizes = _sizes(content)
     for position, box in enumerate(content['annotations']):

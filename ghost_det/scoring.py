@@ -15,6 +15,7 @@ import numpy as np
 from pycocotools import mask as masks
 from terminaltables import AsciiTable
 
+from .errors import UserError
 from .texts import cut
 
 IouType = Literal['bbox', 'segm']
@@ -139,10 +140,15 @@ def evaluate(
         iou_type: what overlaps are measured on, ``'bbox'`` or ``'segm'``.
         evaluator: `FAST` or `REFERENCE`.
 
+    Raises:
+        UserError: a detection has an image or category that ``truth`` does not have.
+
     Source: COCO detection evaluation, https://cocodataset.org/#detection-eval
     """
     started = time.perf_counter()
     dataset_class, evaluation_class = _library(evaluator)
+    ids = sorted(category['id'] for category in truth['categories'])
+    truth, results = _numbered(truth, results)
     with contextlib.redirect_stdout(io.StringIO()):
         true, found = dataset_class(), dataset_class()
         true.dataset = truth
@@ -162,7 +168,7 @@ def evaluate(
     return Evaluation(
         iou_type=iou_type,
         figures={name: float(value) for name, value in zip(FIGURES, run.stats)},
-        classes=_classes(truth, kept, run.params.catIds, run.eval['precision']),
+        classes=_classes(truth, kept, ids, run.eval['precision']),
         precision=np.array(run.eval['precision'][:, :, :, 0, -1]),
         images=len(truth['images']),
         boxes=len(kept),
@@ -171,6 +177,35 @@ def evaluate(
         evaluator=f'{evaluator} {version(evaluator)}',
         seconds=time.perf_counter() - started,
     )
+
+
+def _numbered(
+    truth: dict[str, Any], results: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return both with images and categories numbered from 1 on, in the order of their ids.
+
+    faster-coco-eval keeps ids as doubles, where those from 2^53 on collide.
+    """
+    numbers = {
+        key: {number: n for n, number in enumerate(sorted(entry['id'] for entry in truth[key]), start=1)}
+        for key in ('images', 'categories')
+    }
+
+    def renumber(entry: dict[str, Any]) -> dict[str, Any]:
+        image, category = entry['image_id'], entry['category_id']
+        return {**entry, 'image_id': numbers['images'][image], 'category_id': numbers['categories'][category]}
+
+    renumbered = {
+        key: [{**entry, 'id': ids[entry['id']]} for entry in truth[key]] for key, ids in numbers.items()
+    }
+    renumbered['annotations'] = [renumber(box) for box in truth['annotations']]
+    try:
+        return {**truth, **renumbered}, [renumber(result) for result in results]
+    except KeyError as error:
+        raise UserError(
+            f'a detection has the image or category id {error}, which the annotations to evaluate on do not '
+            'have: use the same annotation file for the images and for the evaluator'
+        ) from None
 
 
 def _round_as_reference(run: Any, truth: dict[str, Any], recalls: Any) -> None:
@@ -200,19 +235,22 @@ def _round_as_reference(run: Any, truth: dict[str, Any], recalls: Any) -> None:
 
 
 def _classes(
-    truth: dict[str, Any], kept: list[dict[str, Any]], order: Sequence[int], precision: Any
+    truth: dict[str, Any], kept: list[dict[str, Any]], ids: Sequence[int], precision: Any
 ) -> list[ClassFigures]:
-    """Return the figures of each class from precisions of shape (IoUs, recalls, classes, sizes, limits)."""
+    """Return the figures of each class from precisions of shape (IoUs, recalls, classes, sizes, limits).
+
+    Categories are numbered from 1 on in ``truth``; ``ids`` are the data set's own.
+    """
     names = {category['id']: category['name'] for category in truth['categories']}
     counts = dict.fromkeys(names, 0)
     for box in kept:
         counts[box['category_id']] += 1
     found = []
-    for index, category in enumerate(map(int, order)):
+    for index, category in enumerate(ids):
         own = precision[:, :, index, :, -1]
         parts = (own[..., 0], own[0, :, 0], own[5, :, 0], *(own[..., size] for size in (1, 2, 3)))
         figures = {name: _mean(part) for name, part in zip(CLASS_FIGURES, parts)}
-        found.append(ClassFigures(names[category], category, counts[category], figures))
+        found.append(ClassFigures(names[index + 1], category, counts[index + 1], figures))
     return found
 
 

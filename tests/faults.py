@@ -168,6 +168,12 @@ TOGETHER: dict[str, Callable[[Folder], None]] = {
     'unknown image': set_both(lambda image, box, path: box.update(image_id=9999)),
     'category without boxes': category,
     'no area or iscrowd': set_both(lambda image, box, path: box.pop('area')),
+    'empty duplicate category': lambda folder: folder.content['train']['categories'].insert(
+        0, {'id': 6, 'name': NAMES[0], 'supercategory': 'animal'}
+    ),
+    'impossible area': set_both(lambda image, box, path: box.update(area=-1)),
+    'number as text': set_both(lambda image, box, path: box.update(iscrowd='0')),
+    'ignored box': set_both(lambda image, box, path: box.update(ignore=1)),
     'box not finite': set_box([1, math.nan, 5, 5]),
     'swapped corners': set_box([30, 30, -20, -10]),
     'corners for sizes': set_box([30, 20, 60, 45]),

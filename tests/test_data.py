@@ -1,14 +1,29 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mmdet.datasets import CocoDataset, ConcatDataset
 
-from ghost_det import annotations
-from ghost_det.data import aligned_annotations, class_names, find_data, missing_data, use_data
+from ghost_det import annotations, check_dataset
+from ghost_det.annotations import survey
+from ghost_det.data import (
+    Split,
+    aligned_annotations,
+    class_names,
+    find_data,
+    missing_data,
+    quick_check,
+    use_data,
+    used_boxes,
+)
 from ghost_det.errors import UserError
+from ghost_det.preflight.table import left_out
+from ghost_det.results import read_truth
 from ghost_det.run import load_config
 
 from .conftest import CONFIGS, ROOT
@@ -93,9 +108,162 @@ def test_a_group_without_boxes_is_no_class(tmp_path: Path) -> None:
     assert class_names(path) == ('bishop', 'king')
 
 
-def test_labels_follow_the_training_order_in_a_copy_of_val(tmp_path: Path) -> None:
-    from mmdet.datasets import CocoDataset
+@pytest.mark.parametrize('order', [1, -1])
+def test_an_empty_category_with_the_name_of_another_is_no_class(tmp_path: Path, order: int) -> None:
+    content = coco(['person', 'person', 'dog'], used=[1, 2])
+    content['categories'][1]['supercategory'] = content['categories'][2]['supercategory'] = 'person'
+    content['categories'] = content['categories'][::order]
+    for split in ('train', 'valid'):
+        path = write(tmp_path / split / '_annotations.coco.json', content)
+    data = find_data(tmp_path)
+    assert data.classes == ('person', 'dog')[::order]
+    assert any('empty duplicate category (1)' in warning for warning in data.warnings)
+    copy = aligned_annotations(path, data.classes, tmp_path / 'aligned')
+    kept = json.loads(copy.read_text())['categories']
+    assert [(each['id'], each['name']) for each in kept] == [(10, 'person'), (20, 'dog')][::order]
+    assert [category['id'] for category in read_truth(path)['categories']] == [10, 20][::order]
+    report = check_dataset(
+        tmp_path, quick=True, config=load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
+    )
+    assert f'{len(data.classes)} classes' in str(report) and not report.errors
+    (heads,) = (
+        finding for finding in report.findings if finding.kind == 'num_classes' and finding.split == 'train'
+    )
+    assert 'the data has 2' in heads.where[0]
+    with pytest.raises(UserError, match='empty duplicate category'):  # as no copy is made of it
+        quick_check([('train', Split(path, path.parent))])
 
+
+def test_the_check_counts_classes_as_the_training_does(tmp_path: Path) -> None:
+    content = coco(['pieces', 'bishop', 'king'], used=[1])
+    for category in content['categories']:
+        category['supercategory'] = 'none' if category['name'] == 'pieces' else 'pieces'
+    for split in ('train', 'valid'):
+        path = write(tmp_path / split / '_annotations.coco.json', content)
+    report = check_dataset(
+        tmp_path, quick=True, config=load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
+    )
+    assert f'{len(class_names(path))} classes' in str(report)
+    assert any('the data has 2' in finding.where[0] for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'right'),
+    [
+        *(('area', value, 16) for value in (0, -1, float('nan'), float('inf'), 'much', True, None, 2**60)),
+        *(('area', value, 9) for value in (9, '9')),
+        *(('iscrowd', value, 0) for value in (False, 0.0, '0', 'false', None)),
+        *(('iscrowd', value, 1) for value in (True, 1.0, '1', ' True')),
+        *(('ignore', value, 1) for value in (True, 1.0, '1')),
+        *(('ignore', value, 0) for value in (False, '0', None)),
+    ],
+)
+def test_values_are_put_right_in_a_copy(tmp_path: Path, field: str, value: Any, right: int) -> None:
+    content = coco(['cat', 'dog'])
+    content['annotations'][0][field] = value
+    path = write(tmp_path / 'a.json', content)
+    copy = aligned_annotations(path, ('cat', 'dog'), tmp_path / 'aligned')
+    found = json.loads(copy.read_text())['annotations'][0][field]
+    assert found == right and type(found) in (int, float)
+    (dataset,) = built(dict(ann_file=str(copy), filter_cfg=None))
+    used = [instance for instance in dataset.get_data_info(0)['instances'] if not instance['ignore_flag']]
+    assert len(used) == 2 - (field != 'area' and right)
+
+
+@pytest.mark.parametrize('field', ['iscrowd', 'ignore'])
+@pytest.mark.parametrize('value', ['yes', '', 2, -1, 0.5, [0], {}])
+def test_flags_of_no_certain_meaning_are_refused(tmp_path: Path, field: str, value: Any) -> None:
+    content = coco(['cat', 'dog'])
+    content['annotations'][1][field] = value
+    path = write(tmp_path / 'a.json', content)
+    with pytest.raises(UserError, match=rf'annotations\[1\] has {field} .*; 0 or 1 is expected'):
+        class_names(path)
+
+
+def built(*parts: dict[str, Any], kind: Any = CocoDataset) -> list[Any]:
+    settings = dict(data_prefix=dict(img=''), metainfo=dict(classes=('cat', 'dog')), pipeline=[])
+    filters = dict(filter_empty_gt=True, min_size=32)
+    return [kind(**{'filter_cfg': filters, **settings, **part}) for part in parts]
+
+
+def odd_boxes(path: Path, seed: int) -> Path:
+    """Write boxes at and over every limit that mmdet has."""
+    rng = random.Random(seed)
+    sides = (0, 0.5, 0.99, 1, 5, 40)
+    content = {
+        'images': [
+            {'id': n, 'file_name': f'{n}.jpg', 'width': rng.choice((31, 32, 60)), 'height': 40}
+            for n in range(9)
+        ],
+        'categories': [{'id': n, 'name': name} for n, name in enumerate(('cat', 'cow', 'dog'), start=1)],
+        'annotations': [
+            {
+                'id': n,
+                'image_id': rng.randrange(9),
+                'category_id': rng.choice((1, 1, 2, 3)),
+                'bbox': [rng.choice((-40, -1, 0, 31, 60, 70)), rng.choice((-40, 0, 5.5, 39, 40))]
+                + [rng.choice(sides), rng.choice(sides)],
+                'area': rng.choice((-1, 0, 7, 7.5, 100)),
+                'iscrowd': rng.choice((0, 0, 1, True)),
+                **rng.choice(({}, {}, {'ignore': 0}, {'ignore': 1})),
+            }
+            for n in range(1, 400)
+        ],
+    }  # fmt: skip
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_what_mmdet_leaves_out_is_counted_to_the_box(tmp_path: Path) -> None:
+    seen = set()
+    for seed in range(8):
+        path = odd_boxes(tmp_path / f'{seed}.json', seed)
+        (dataset,) = built(dict(ann_file=str(path)))
+        entries = [dataset.get_data_info(n)['instances'] for n in range(len(dataset))]
+        used = sum(not instance['ignore_flag'] for instances in entries for instance in instances)
+        left = left_out(survey(path).table, ('cat', 'dog'), 32)
+        assert used and used + sum(left.values()) == 399
+        seen |= {reason.split()[-1] for reason in left}
+        ((line, is_warning),) = used_boxes(Loader(dataset))
+        images = f'in {len(dataset)} of 9 images'
+        assert line.startswith(f'train ({seed}.json): {used} of 399 boxes {images} are used; left out: ')
+        assert not is_warning
+    assert seen == {'ignore', 'px', 'image', 'below', 'classes', 'crowd'}
+
+
+@dataclass
+class Loader:
+    dataset: Any
+
+
+class Picky(CocoDataset):
+    """It leaves out what no rule says."""
+
+    def filter_data(self) -> list[Any]:
+        return super().filter_data()[1:]
+
+
+def test_an_unexplained_difference_is_a_warning_and_no_box_an_error(tmp_path: Path) -> None:
+    path = odd_boxes(tmp_path / 'a.json', 0)
+    parts = built(dict(ann_file=str(path)), dict(ann_file=str(path), indices=3))
+    parts += built(dict(ann_file=str(path)), kind=Picky)
+    wrapped = Loader(Loader(ConcatDataset(parts)))
+    (_, first), (subset, second), (picky, third) = used_boxes(wrapped)
+    assert (first, second, third) == (False, False, True)
+    assert 'in 3 of 9 images' in subset and 'not among its indices' in subset
+    assert 'for a reason unknown to ghost_det' in picky
+    assert list(used_boxes(Loader([1, 2]))) == []
+    content = json.loads(path.read_text())
+    for box in content['annotations']:
+        box['area'] = 0
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match='train .a.json.: 0 of 399 boxes .*area of 0 or below.*nothing to learn'
+    ):
+        list(used_boxes(Loader(*built(dict(ann_file=str(path))))))
+
+
+def test_labels_follow_the_training_order_in_a_copy_of_val(tmp_path: Path) -> None:
     content = coco(['dog', 'extra', 'cat'], used=[0, 2])
     del content['annotations'][0]['area']
     path = write(tmp_path / 'val.json', content)

@@ -98,6 +98,28 @@ def test_real_coco(coco_mini: Path) -> None:
     assert [found[f'coco/bbox_{name}'] for name in FIGURES] == wanted
 
 
+def test_large_ids_are_evaluated_and_kept(sample: Path, tmp_path: Path) -> None:
+    content = json.loads((sample / 'annotations/instances_val2017.json').read_text())
+    for image in content['images']:
+        image['id'] += 10**17
+    for box in content['annotations']:
+        box['image_id'] += 10**17
+    path = tmp_path / 'large.json'
+    path.write_text(json.dumps(content))
+    coco = COCO(str(path))
+    samples = predictions(coco, 0)
+    metric = METRICS.build(dict(type='FullCocoMetric', ann_file=str(path)))
+    metric.keep = True
+    metric.dataset_meta = {'classes': class_names(path)}
+    metric.process({}, samples)
+    found = metric.evaluate(len(samples))
+    wanted = twelve_by_pycocotools(coco, samples)
+    assert 0 < wanted[0] < 1 and [found[f'coco/bbox_{name}'] for name in FIGURES] == wanted
+    write_results(tmp_path / 'found.json', metric.detections['bbox'])
+    kept = {each['image_id'] for each in json.loads((tmp_path / 'found.json').read_text())}
+    assert kept <= set(coco.getImgIds()) and len(kept) > 1
+
+
 def test_a_size_without_ground_truth_is_minus_one_whatever_is_found(tmp_path: Path) -> None:
     content = {
         'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 64, 'height': 64}],

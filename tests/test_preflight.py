@@ -133,10 +133,40 @@ def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
     (lost,) = (f for f in report.findings if f.kind == 'missing file')
     (wrong,) = (f for f in report.findings if f.kind == 'wrong entry')
     (infinite,) = (f for f in report.findings if f.kind == 'box not finite')
-    assert (lost.count, wrong.count, infinite.count) == (4, 4, 1)  # /etc/passwd is there, and no image
-    assert 'train: 4 entries of another form left out' in write_mended(report, tmp_path / 'mended')
+    assert (lost.count, wrong.count, infinite.count) == (4, 5, 1)  # /etc/passwd is there, and no image
+    assert 'train: 5 entries of another form left out' in write_mended(report, tmp_path / 'mended')
     assert check_dataset(tmp_path / 'mended').errors == []
     with pytest.raises(UserError, match='wrong entry'):
+        find_data(folder.root)
+
+
+def test_fixed_values_are_those_that_were_meant(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=8, val=3)
+    boxes = folder.content['train']['annotations']
+    boxes[0].update(area=0)
+    boxes[1].update(area='12.5', iscrowd='1')
+    boxes[2].update(area='much', iscrowd='False', ignore='0')
+    boxes[3].update(area=math.inf, iscrowd=True, ignore=None)
+    report = check_dataset(folder.save())
+    counts = {finding.kind: finding.count for finding in report.findings}
+    assert counts == {'impossible area': 3, 'number as text': 2, 'crowd box': 2}
+    assert 'mmdet trains on 5 of 8 boxes; left out: 1 with an area of 0 or below, 2 crowd' in str(report)
+    assert 'train: 4 areas or flags put right' in write_mended(report, tmp_path / 'fixed')
+    text = (tmp_path / 'fixed/annotations/instances_train.json').read_text()
+    fixed = [
+        tuple(box.get(key) for key in ('area', 'iscrowd', 'ignore'))
+        for box in json.loads(text)['annotations'][:4]
+    ]
+    assert repr(fixed) == '[(240, 0, None), (12.5, 1, None), (240, 0, 0), (240, 1, 0)]'
+
+
+@pytest.mark.parametrize('flag', ['iscrowd', 'ignore'])
+def test_a_split_with_nothing_to_learn_from_is_refused(tmp_path: Path, flag: str) -> None:
+    folder = Folder(tmp_path / 'set', train=4, val=3)
+    for box in folder.content['train']['annotations']:
+        box[flag] = '1'
+    assert 'all of its boxes are crowds or have ignore' in str(check_dataset(folder.save()).errors)
+    with pytest.raises(UserError, match='all of its boxes are crowds or have ignore; nothing to learn from'):
         find_data(folder.root)
 
 

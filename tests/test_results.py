@@ -178,7 +178,7 @@ def test_odd_options_are_refused_and_a_link_is_followed(files: tuple[Path, Path]
     assert link.is_symlink() and target.read_text() == '[]'
 
 
-@pytest.mark.parametrize('flag', ['no', '1', None, 2])
+@pytest.mark.parametrize('flag', ['no', '2', [], 2, -1, 0.5])
 def test_annotations_with_a_wrong_flag_are_named(flag: Any, files: tuple[Path, Path]) -> None:
     content = json.loads(files[1].read_text())
     content['annotations'][3]['iscrowd'] = flag

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -30,6 +32,7 @@ from ghost_det.run import (
 )
 
 from .conftest import ROOT
+from .faults import Folder
 
 LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
 FULL = ROOT / 'configs/retinanet_ghostnet_fpn.py'
@@ -215,6 +218,9 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(sample: Path, tm
     (log,) = (tmp_path / 'run').glob('*/*.log')
     count = len(backbone.state_dict())
     assert f'GhostNet: {count} of {count} tensors from {weights}' in log.read_text()
+    boxes = len(json.loads((sample / 'annotations/instances_train2017.json').read_text())['annotations'])
+    used = f'INFO - train (instances_train2017.json): {boxes} of {boxes} boxes in 8 of 8 images are used'
+    assert used in log.read_text()
     weights.unlink()  # which going on does not need
     again = train(
         str(LITE),
@@ -229,6 +235,27 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(sample: Path, tm
     scalars = list((tmp_path / 'run').glob('*/vis_data/scalars.json'))
     assert len(scalars) == 2  # though both ran in one process
     assert torch.equal(again.model.backbone.conv_stem.weight, backbone.conv_stem.weight)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(area=0), 'train (instances_train2017.json): 3 of 3 boxes in 3 of 3 images are used'),
+        (dict(bbox=[70, 5, 0.5, 0.5]), r'0 of 3 boxes .* left out: 3 under 1 px: nothing to learn from'),
+        (dict(width=31), 'no image of train can be used'),
+    ],
+)
+def test_a_training_says_how_many_boxes_it_uses(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = Folder(tmp_path / 'set', train=3, val=3)
+    for content in folder.content.values():
+        for entry in content['images' if 'width' in change else 'annotations']:
+            entry.update(change)
+    with contextlib.nullcontext() if 'area' in change else pytest.raises(UserError, match=message):
+        cfg = prepare(str(LITE), str(tmp_path / 'run'), data=find_data(folder.save()))
+        runner = ConsoleRunner.from_cfg(cfg)
+        runner.build_train_loop(runner._train_loop)
+        (log,) = (tmp_path / 'run').glob('*/*.log')
+        assert message in log.read_text()
 
 
 def test_pretrained_weights_are_for_our_backbones() -> None:

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ghost_det import scoring
+from ghost_det.errors import UserError
 from ghost_det.scoring import (
     EVALUATOR,
     FAST,
@@ -93,6 +94,28 @@ def test_figures_are_pycocotools_to_the_last_digit(seed: int) -> None:
         per_class = run.eval['precision'][:, :, :, 0, -1].mean(axis=(0, 1))
         assert [each.figures['AP'] for each in found.classes] == pytest.approx(per_class, abs=1e-15)
     assert 0 < run.stats[0] < 1 and run.stats[6] < run.stats[7] <= run.stats[8]
+
+
+@pytest.mark.parametrize('first', [2**53, 10**17, -(2**60)])
+def test_large_ids_do_not_collide(first: int) -> None:
+    truth, results = hard_scene(0)
+    for entry in (*truth['images'], *truth['categories']):
+        entry['id'] += first
+    for entry in (*truth['annotations'], *results):
+        entry.update(image_id=entry['image_id'] + first, category_id=entry['category_id'] + first)
+    wanted = by_pycocotools(truth, results).stats.tolist()
+    assert wanted == by_pycocotools(*hard_scene(0)).stats.tolist()
+    for evaluator in {EVALUATOR, REFERENCE}:
+        found = evaluate(truth, results, evaluator=evaluator)
+        assert list(found.figures.values()) == wanted
+        assert [each.category_id - first for each in found.classes] == [3, 7, 12, 44, 90]
+        assert [each.name for each in found.classes] == [f'class {n}' for n in (3, 7, 12, 44, 90)]
+
+
+def test_detections_of_another_data_set_are_refused() -> None:
+    truth, results = hard_scene(0)
+    with pytest.raises(UserError, match='the image or category id 999, which the annotations'):
+        evaluate(truth, [*results, {**results[0], 'image_id': 999}])
 
 
 @both

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..annotations import load
-from ..data import Split, data_root, find_annotations, find_images, no_annotations, shared_images
+from ..data import Split, data_root, find_annotations, find_images, innermost, no_annotations, shared_images
 from ..errors import UserError
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from .images import Facts, check_images, common_images, open_images
-from .table import Table, is_there
+from .table import Table, is_there, left_out, reasons
 
 if TYPE_CHECKING:
     from .anchors import Coverage
@@ -38,12 +38,14 @@ class Report:
         parts: the splits that could be read.
         coverage: lines on the anchors of the config, empty without one.
         reach: the shares of boxes that they reach, where that can be said.
+        left: how many boxes of train mmdet does not train on, by reason.
     """
 
     findings: list[Finding]
     parts: list[Part]
     coverage: list[str] = field(default_factory=list)
     reach: Coverage | None = None
+    left: dict[str, int] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Finding]:
@@ -54,9 +56,13 @@ class Report:
         lines = [
             printable(f'{part.name:<6}{part.split.annotations}, images in {part.split.images}: ')
             + f'{len(part.table.files)} images, {len(part.table.boxes)} boxes, '
-            f'{len(part.table.categories)} categories'
+            f'{len(part.table.classes())} classes'
             for part in self.parts
         ]
+        if self.parts and self.parts[0].name == 'train':
+            total = len(self.parts[0].table.boxes)
+            used = total - sum(self.left.values())
+            lines.append(f'mmdet trains on {used:,} of {total:,} boxes{reasons(self.left)}')
         for finding in self.findings:
             at = f' in {finding.split}' if finding.split else ''
             lines += ['', f'{finding.severity}: {finding.kind}, {finding.count}{at}: {finding.what}']
@@ -78,10 +84,11 @@ class Report:
                     'folder': str(part.split.images),
                     'images': len(part.table.files),
                     'boxes': len(part.table.boxes),
-                    'categories': len(part.table.categories),
+                    'categories': len(part.table.classes()),
                 }
                 for part in self.parts
             },
+            'left_out_of_training': self.left,
             'anchors': self.coverage,
         }
 
@@ -149,13 +156,18 @@ def check_dataset(
         from .anchors import ENOUGH, check_anchors
         from .configured import check_config
 
-        categories = {part.name: part.table.categories for part in parts}
-        findings += check_config(config, categories, defaults=False)
+        findings += check_config(config, {part.name: part.table for part in parts}, defaults=False)
         if parts:
             lines, reach = check_anchors(config, parts[0].table)
         if reach is not None and any(reach.boxes) and reach.share < ENOUGH:
             findings += found('few anchors fit', parts[0].name, [reach.line().strip()])
-    return Report(ranked(findings), parts, lines, reach)
+    left: dict[str, int] = {}
+    if parts and parts[0].name == 'train':
+        table = parts[0].table
+        filters = {} if config is None else innermost(config.train_dataloader).get('filter_cfg') or {}
+        names = [category['name'] for category in table.categories]
+        left = left_out(table, names, filters.get('min_size', 0))
+    return Report(ranked(findings), parts, lines, reach, left)
 
 
 def _read(
@@ -200,7 +212,10 @@ def compare(tables: Sequence[Table]) -> list[Finding]:
     Args:
         tables: of train and val.
     """
-    train, val = ({c['name']: c['id'] for c in t.categories if c['name'] not in t.groups()} for t in tables)
+    train, val = (
+        {category['name']: category['id'] for category in (t.categories[index] for index in t.classes())}
+        for t in tables
+    )
     used = set(tables[1].used())
     strange = [repr(name) for name, number in val.items() if name not in train and number in used]
     findings = found('class unknown in train', '', strange)

@@ -11,6 +11,7 @@ from ..annotations import survey
 from ..data import Split, all_innermost, evaluators, innermost, quick_check
 from ..errors import UserError
 from .findings import Finding, found
+from .table import Table
 
 
 def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
@@ -51,24 +52,22 @@ def check_configured(cfg: Any, names: Sequence[str]) -> list[Finding]:
     splits = config_splits(cfg, names)
     more = []
     for name, split in splits:
-        categories = survey(split.annotations).categories
-        more += [(split.annotations, finding) for finding in check_config(cfg, {name: categories})]
+        table = survey(split.annotations).table
+        more += [(split.annotations, finding) for finding in check_config(cfg, {name: table})]
     return quick_check(splits, more=more)
 
 
-def check_config(
-    cfg: Any, categories: Mapping[str, Sequence[Mapping[str, Any]]], defaults: bool = True
-) -> list[Finding]:
+def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -> list[Finding]:
     """List where the classes that a config says do not fit its data.
 
     Args:
         cfg: of a detector.
-        categories: of the annotations of each split.
+        tables: the annotations of each split.
         defaults: a config without classes stands for those of its dataset class, as in mmdet; otherwise it
             is a recipe for any data.
     """
     findings: list[Finding] = []
-    for name, known in categories.items():
+    for name, table in tables.items():
         if not cfg.get(f'{name}_dataloader'):
             continue
         dataset = innermost(cfg[f'{name}_dataloader'])
@@ -87,11 +86,11 @@ def check_config(
 
             classes = DATASETS.get(dataset.type).METAINFO.get('classes')
             place = f'{dataset.type}, which is asked without metainfo.classes,'
-        names = [str(category['name']) for category in known]
+        names = [str(category['name']) for category in table.categories]
         if classes is not None:
             findings += _check_names(list(classes), names, name, place)
         if not dataset.get('return_classes'):  # detectors of any text have more outputs than classes
-            expected = len(names if classes is None else classes)
+            expected = len(table.classes() if classes is None else classes)
             counts = dict(numbers_of_classes(cfg.model, 'model'))
             if counts and expected not in counts.values():
                 places = [

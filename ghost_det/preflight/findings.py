@@ -54,6 +54,11 @@ KINDS = {
     'duplicate category name': Kind(
         'error', 'mmdet makes two labels of one class, and shifts all later ones', '--fix makes them one'
     ),
+    'empty duplicate category': Kind(
+        'warning',
+        'without boxes, of the name of another: mmdet makes a label of it, and shifts all later ones',
+        '--fix and --data leave it out',
+    ),
     'duplicate file name': Kind(
         'warning', "each entry's boxes are background in the other's picture", '--fix makes them one'
     ),
@@ -66,6 +71,21 @@ KINDS = {
         'warning',
         'mmdet stops where area is missing, pycocotools at iscrowd',
         '--fix and --data fill them in',
+    ),
+    'impossible area': Kind(
+        'warning',
+        'mmdet silently leaves boxes out of training whose area is 0 or below',
+        '--fix and --data compute it from the box',
+    ),
+    'number as text': Kind(
+        'warning',
+        'mmdet takes the text "0" for true, and stops at an area in quotes',
+        '--fix and --data make a number of it',
+    ),
+    'ignored box': Kind(
+        'warning',
+        'mmdet does not train on boxes with ignore, but COCO counts them in evaluation',
+        'remove ignore; or set iscrowd to 1, which both leave out',
     ),
     'box not finite': Kind('error', 'NaN or infinity: the loss becomes NaN', _DROPPED),
     'swapped corners': Kind('error', 'negative width or height: mmdet drops it in silence', '--fix turns it'),

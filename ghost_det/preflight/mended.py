@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from ..annotations import CONVERTED, load
 from ..errors import UserError
 from .check import Part, Report
 from .images import Facts, common_images, image_kind, loaded_size
-from .table import Mask, Table, box_faults, sound_boxes
+from .table import Mask, Table, box_faults, complete_box, is_complete, sound_boxes
 
 REWRITTEN = ('EXIF rotation', 'EXIF against boxes', '16-bit image', 'CMYK image')
 QUALITY = 95  # of JPEG: the loss of a second encoding is not to be seen
@@ -234,12 +233,10 @@ def _boxes(
             continue
         entry = dict(content['annotations'][position])
         entry['category_id'] = category
-        area: Any = entry.get('area')
-        if moved[index] or type(area) not in (int, float) or not 0 < area < math.inf:
-            entry['area'] = float(boxes[index, 2] * boxes[index, 3])
         if moved[index]:
-            entry['bbox'] = boxes[index].tolist()
-        entry.setdefault('iscrowd', 0)
+            entry.update(bbox=boxes[index].tolist(), area=float(boxes[index, 2] * boxes[index, 3]))
+        changed['areas or flags put right'] += not is_complete(entry)
+        complete_box(entry)
         kept.append((entry, int(table.image[index])))
     return kept
 

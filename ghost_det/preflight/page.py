@@ -65,15 +65,8 @@ def _classes(parts: list[Part]) -> Any:
     counts: list[dict[str, int]] = []
     for part in parts:
         table = part.table
-        numbers = np.bincount(table.category[table.category >= 0], minlength=len(table.categories))
-        groups = table.groups()
-        counts.append(
-            {
-                str(category['name']): int(number)
-                for category, number in zip(table.categories, numbers)
-                if number or category['name'] not in groups
-            }
-        )
+        numbers = table.counts()
+        counts.append({str(table.categories[n]['name']): int(numbers[n]) for n in table.classes()})
     names = sorted(counts[0] | counts[-1], key=lambda name: -counts[0].get(name, 0))
     shown = names[:CLASSES_SHOWN]
     if len(names) > CLASSES_SHOWN:  # the rare ones are what one looks for

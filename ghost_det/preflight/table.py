@@ -26,6 +26,8 @@ FIELDS = {
 }
 IOU = 0.5  # from which on an anchor reaches a box
 SIZES = ('small', 'medium', 'large')  # of COCO: areas up to 32² px, 96² px, and over, in the original image
+FLAGS = ('iscrowd', 'ignore')
+_TEXTS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
 LIMITS = (32.0**2, 96.0**2)  # in px, of areas that are small and medium to COCO
 FAR = 0.1  # of the image's side: what sticks out further and fits as corners was written as corners
 
@@ -43,8 +45,10 @@ class Table:
         image: (n,) index of a box's image in ``files``, -1 if there is none.
         category: (n,) index of its category, -1 if there is none.
         boxes_at: (n,) positions in the json.
+        area: (n,) as the file says it, NaN where that is no number.
         crowd: (n,) whether it is a group.
-        complete: each box has ``area`` and ``iscrowd``, and an id of its own, which is not 0.
+        ignored: (n,) whether it has ``ignore``.
+        complete: each box has ``area`` and ``iscrowd`` as numbers that can be, and an id of its own, not 0.
     """
 
     files: list[str]
@@ -55,7 +59,9 @@ class Table:
     image: Ints
     category: Ints
     boxes_at: Ints
+    area: Floats
     crowd: Mask
+    ignored: Mask
     complete: bool
 
     def used(self) -> list[Any]:
@@ -71,14 +77,33 @@ class Table:
         np.add.at(counts, (self.category[sound], size), 1)
         return counts
 
-    def groups(self) -> set[str]:
-        """Return the names of categories that only name the group of others, as Roboflow writes one."""
-        return {
-            str(category['supercategory'])
-            for category in self.categories
-            if isinstance(category.get('supercategory'), str)
-            and category['supercategory'] != category['name']
-        }
+    def counts(self) -> Ints:
+        """Return how many boxes each category has."""
+        return np.bincount(self.category[self.category >= 0], minlength=len(self.categories))
+
+    def classes(self) -> list[int]:
+        """Return the indices of the categories that are classes.
+
+        One without boxes is none where it only names the group of others (Roboflow writes one), or has the
+        name of another.
+        """
+        counts = self.counts()
+        groups = [c.get('supercategory') for c in self.categories if c.get('supercategory') != c['name']]
+        taken = {category['name'] for category, count in zip(self.categories, counts) if count}
+        found = []
+        for index, category in enumerate(self.categories):
+            name = category['name']
+            if counts[index] or (name not in groups and name not in taken):
+                found.append(index)
+                taken.add(name)
+        return found
+
+    def twins(self) -> list[int]:
+        """Return the indices of the categories without boxes that have the name of another."""
+        classes = self.classes()
+        names = {self.categories[index]['name'] for index in classes}
+        others = sorted(set(range(len(self.categories))) - set(classes))
+        return [index for index in others if self.categories[index]['name'] in names]
 
     def image_place(self, index: int) -> str:
         """Name an image for a person."""
@@ -120,12 +145,8 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
     image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
     category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
     ids = [box.get('id') for box in boxes]
-    complete = (
-        all(has_area(box) and has_crowd(box) for box in boxes)
-        and set(map(type, ids)) <= {int}
-        and len(set(ids)) == len(ids)
-        and 0 not in ids
-    )
+    odd = [n for n, box in enumerate(boxes) if not is_complete(box)]
+    complete = not odd and set(map(type, ids)) <= {int} and len(set(ids)) == len(ids) and 0 not in ids
     table = Table(
         [image['file_name'] for image in images],
         np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
@@ -135,14 +156,23 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
         np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
         np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
         boxes_at,
-        np.array([bool(box.get('iscrowd')) for box in boxes], bool),
+        np.array([_float(box.get('area')) for box in boxes], np.float64),
+        np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
+        np.array([as_flag(box.get('ignore')) for box in boxes], bool),
         complete,
     )
     findings += _duplicates(table, split, images, categories, ids)
     findings += _unknown(table, split, boxes)
-    if not complete:
-        lacking = [n for n, box in enumerate(boxes) if not has_area(box) or not has_crowd(box)]
-        findings += found('no area or iscrowd', split, map(table.box_place, lacking), len(lacking))
+    faults: dict[str, dict[int, str]] = {}
+    for n, key in ((n, key) for n in odd for key in ('area', *FLAGS)):
+        kind = _value_fault(boxes[n], key)
+        if kind:
+            faults.setdefault(kind, {}).setdefault(n, key)
+    for kind, keys in faults.items():
+        places = (f'{table.box_place(n)}: {key} {_short(boxes[n].get(key))}' for n, key in keys.items())
+        findings += found(kind, split, places, len(keys))
+    ignored = np.flatnonzero(table.ignored)
+    findings += found('ignored box', split, map(table.box_place, ignored), len(ignored))
     if not images or not categories:
         there = f'empty: {len(content["images"])} images, {len(content["categories"])} categories'
         findings += found('empty split', split, [there])
@@ -185,7 +215,11 @@ def _all_sound(entries: list[Any], key: str) -> bool:
                 fits = fits and min(column, default=1) >= 1
         if not fits:
             return False
-    return True
+    try:
+        flags = {entry.get(flag) for entry in entries for flag in FLAGS if key == 'annotations'}
+    except TypeError:  # a list, or an object
+        return False
+    return None not in map(as_flag, flags)
 
 
 def entry_fault(entry: Any, fields: Sequence[str]) -> str | None:
@@ -208,6 +242,9 @@ def entry_fault(entry: Any, fields: Sequence[str]) -> str | None:
             return f'has the {field} {_short(value)}; a whole number is wanted'
         elif field in ('width', 'height') and value < 1:
             return f'has the {field} {value!r}; 1 or more pixels are wanted'
+    for flag in FLAGS if 'bbox' in fields else ():
+        if as_flag(entry.get(flag)) is None:
+            return f'has {flag} {_short(entry[flag])}; 0 or 1 is expected'
     return None
 
 
@@ -226,9 +263,9 @@ def _numbers(boxes: list[list[float]]) -> Floats:
         return np.array([[_float(value) for value in box] for box in boxes]).reshape(-1, 4)
 
 
-def _float(value: float) -> float:
+def _float(value: Any) -> float:
     try:
-        return float(value)
+        return float(value) if type(value) in (int, float) else math.nan
     except OverflowError:
         return math.inf
 
@@ -236,15 +273,17 @@ def _float(value: float) -> float:
 def _duplicates(
     table: Table, split: str, images: list[Any], categories: list[Any], box_ids: list[Any]
 ) -> list[Finding]:
-    findings = []
-    positions = table.images_at
+    positions, classes = table.images_at, table.classes()
+    names = [category['name'] for category in categories]
+    twins = (f'categories[{n}]: {names[n]!r}' for n in table.twins())
+    findings = found('empty duplicate category', split, twins)
     for kind, values, name in (
         ('duplicate image id', [image['id'] for image in images], lambda n: f'images[{positions[n]}]'),
         ('duplicate category id', [category['id'] for category in categories], lambda n: f'categories[{n}]'),
         (
             'duplicate category name',
-            [category['name'] for category in categories],
-            lambda n: f'categories[{n}]',
+            [names[n] for n in classes],
+            lambda n: f'categories[{classes[n]}]',
         ),
         ('duplicate file name', table.files, lambda n: f'images[{positions[n]}]'),
         ('duplicate box id', box_ids, table.box_place),
@@ -282,15 +321,11 @@ def _unknown(table: Table, split: str, boxes: list[Any]) -> list[Finding]:
             f'{table.box_place(n)} has {field} {boxes[n][field]!r}, which none of the {of} has' for n in lost
         )
         findings += found(kind, split, places, len(lost))
-    counts = np.bincount(table.category[table.category >= 0], minlength=len(table.categories))
-    groups = table.groups()
-    if not counts.sum():
-        return findings + found('no boxes', split, ['it has images but no boxes; nothing to learn from'])
-    empty = [
-        repr(category['name'])
-        for category, count in zip(table.categories, counts)
-        if not count and category['name'] not in groups
-    ]
+    counts = table.counts()
+    if (table.crowd | table.ignored)[table.category >= 0].all():
+        there = 'all of its boxes are crowds or have ignore' if counts.sum() else 'it has images but no boxes'
+        return findings + found('no boxes', split, [f'{there}; nothing to learn from'])
+    empty = [repr(table.categories[index]['name']) for index in table.classes() if not counts[index]]
     findings += found('category without boxes', split, empty)
     bare = np.flatnonzero(np.bincount(table.image[table.image >= 0], minlength=len(table.files)) == 0)
     return findings + found('image without boxes', split, map(table.image_place, bare), len(bare))
@@ -363,11 +398,94 @@ def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
     return name in listing[where] or os.path.isfile(folder / file)
 
 
-def has_area(box: dict[str, Any]) -> bool:
-    """Tell whether an annotation has an ``area`` that mmdet and pycocotools can work with."""
-    return type(box.get('area')) in (int, float) and -(2**53) < box['area'] < 2**53
+def as_flag(value: Any) -> int | None:
+    """Return ``iscrowd`` or ``ignore`` as 0 or 1, ``None`` where its meaning is not certain."""
+    if value is None:  # as if it were left out
+        return 0
+    if isinstance(value, str):
+        return _TEXTS.get(value.strip().lower())
+    return int(value) if value in (0, 1) else None
 
 
-def has_crowd(box: dict[str, Any]) -> bool:
-    """Tell whether an annotation has an ``iscrowd`` that is 0 or 1."""
-    return box.get('iscrowd') in (0, 1)
+def area_of(box: dict[str, Any]) -> float:
+    """Return the ``area`` of an annotation, that of its box where it is missing or cannot be."""
+    area = _number(box.get('area'))
+    _, _, width, height = box['bbox']
+    return area if area is not None and 0 < area < 2**53 else width * height
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, also of a text that is one."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value if type(value) in (int, float) else None
+
+
+def is_complete(box: dict[str, Any]) -> bool:
+    """Tell whether mmdet and COCO's evaluators can work with ``area``, ``iscrowd`` and ``ignore``."""
+    return (
+        type(box.get('area')) in (int, float)
+        and box['area'] == area_of(box)
+        and type(box.get('iscrowd')) is int
+        and type(box.get('ignore', 0)) is int
+    )
+
+
+def complete_box(box: dict[str, Any]) -> None:
+    """Give an annotation, in place, what `is_complete` asks for; flags of no certain meaning stay."""
+    box['area'] = area_of(box)
+    for flag in FLAGS:
+        value = as_flag(box.get(flag))
+        if value is not None and (flag in box or flag == 'iscrowd'):
+            box[flag] = value
+
+
+def _value_fault(box: dict[str, Any], key: str) -> str | None:
+    """Name the kind of fault that ``area`` or a flag has, if any."""
+    value = box.get(key)
+    if value is None:
+        return None if key == 'ignore' else 'no area or iscrowd'
+    if key == 'area' and _number(value) != area_of(box):
+        return 'impossible area'
+    return 'number as text' if isinstance(value, str) else None
+
+
+def left_out(table: Table, classes: Iterable[str], min_size: int = 0) -> dict[str, int]:
+    """Count the boxes that mmdet's ``CocoDataset`` does not train on, each for the first reason that holds.
+
+    Args:
+        table: of the file that it reads.
+        classes: the names that it is given.
+        min_size: the shorter side, in px, from which images are used.
+    """
+    names = set(classes)
+    known = np.array([*(category['name'] in names for category in table.categories), False])
+    sizes = np.vstack([table.sizes, [0, 0]])[table.image]  # -1 is the last
+    with np.errstate(invalid='ignore', over='ignore'):
+        low, size = table.boxes[:, :2], table.boxes[:, 2:]
+        inside = np.minimum(low + size, sizes) - np.maximum(low, 0)
+        reasons = {
+            'of unknown images': table.image < 0,
+            'with ignore': table.ignored,
+            'under 1 px': (size < 1).any(1),
+            'outside the image': (inside <= 0).any(1),
+            'with an area of 0 or below': table.area <= 0,
+            'of other classes': ~known[table.category],
+            'crowd': table.crowd,
+            f'in images under {min_size} px': sizes.min(1) < min_size,
+        }
+    counts = {}
+    left = np.ones(len(table.boxes), bool)
+    for reason, mask in reasons.items():
+        counts[reason] = int((left & mask).sum())
+        left &= ~mask
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def reasons(left: dict[str, int]) -> str:
+    """Return the end of a sentence that says why boxes are not used."""
+    listed = ', '.join(f'{count:,} {reason}' for reason, count in left.items())
+    return f'; left out: {listed}' if listed else ''
