@@ -228,6 +228,8 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     """
     if args.located is None:
         return None
+    if not classes and 'train' not in args.located.splits:  # the weights do not say what they detect
+        args.located = locate(args, ('train', 'val'))
     from .launch import is_first
 
     data: DetectionData = args.located.with_classes(classes)
