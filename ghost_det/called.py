@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 COMMAND = 'ghost-det'
@@ -33,6 +35,18 @@ def interruptible() -> None:
     """
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt in a block that writes files, so that none is left half done."""
+    before = signal.getsignal(signal.SIGINT)
+    interruptible()
+    try:
+        yield
+    finally:
+        if before is _leave:
+            signal.signal(signal.SIGINT, before)
 
 
 if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .called import interruptible, tool
-from .installed import load
+from .called import interruptible, stoppable, tool
+from .installed import load, require
 from .texts import plural
 
 if TYPE_CHECKING:
-    from .data import DetectionData
+    from .data import DetectionData, Located
 
 CONFIG_HELP = f'a config: a name of {tool("configs")}, a file, or mmdet::FOLDER/NAME.py'
 
@@ -46,6 +46,14 @@ def share(text: str) -> float:
         number = math.nan
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f'{text!r}: a number from 0 to 1 is wanted')
+    return number
+
+
+def part(text: str) -> float:
+    """Read a number between 0 and 1, as argparse's ``type``."""
+    number = share(text)
+    if number in (0, 1):
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a number between 0 and 1')
     return number
 
 
@@ -139,12 +147,19 @@ def add_parts(parser: Any) -> None:
         parser.add_argument(
             f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split'
         )
+    parser.add_argument(
+        '--val-share',
+        type=part,
+        metavar='SHARE',
+        help='part of train that becomes val where there is none (default: 0.2)',
+    )
 
 
 def parse(
     parser: argparse.ArgumentParser,
     option: str = '--cfg-options optim_wrapper.optimizer.lr=0.01',
     light: bool = False,
+    splits: Sequence[str] = (),
 ) -> argparse.Namespace:
     """Parse the command line, and have torch, MMDetection and all of `ghost_det` ready.
 
@@ -152,9 +167,10 @@ def parse(
         parser: with the arguments of `add_common`, or others.
         option: an example of the one that takes ``KEY=VALUE``.
         light: the command needs no torch.
+        splits: those of `add_common`'s data that are needed; they are looked at before torch is imported.
 
     Raises:
-        UserError: torch or MMDetection is not installed; see also `read_environment`.
+        UserError: torch or MMDetection is not installed; see also `locate` and `read_environment`.
     """
     # Taken from the command line before it is parsed, see `run_tool`.
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
@@ -164,6 +180,9 @@ def parse(
         name, _, example = option.partition(' ')
         parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
     if not light:
+        require(parser.prog)
+        if splits:
+            args.located = locate(args, splits)
         load(parser.prog)
     if 'local_rank' in args:
         from .launch import default_launcher, read_environment
@@ -176,30 +195,52 @@ def parse(
     return args
 
 
-def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> DetectionData | None:
-    """Return the data set that the arguments name, or ``None`` where they leave it to the config.
+def locate(args: argparse.Namespace, splits: Sequence[str]) -> Located | None:
+    """Look for the data set that the arguments name; ``None`` where they leave it to the config.
 
     Args:
         args: parsed arguments of `add_common`.
+        splits: those that are needed.
+
+    Raises:
+        UserError: there is no such config, or see `find_splits`.
+    """
+    given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
+    if args.data is None and not any(map(any, given.values())):
+        return None
+    from .shipped import config_file
+
+    config_file(args.config)  # a wrong name is reported before a sample is made
+    from .data import find_splits
+
+    with stoppable():
+        return find_splits(args.data, given, splits, args.val_share)
+
+
+def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> DetectionData | None:
+    """Return the data set that was located, or ``None`` where the arguments leave it to the config.
+
+    Args:
+        args: of `parse`, with ``splits``.
         classes: those of the detector, where one is evaluated.
 
     Raises:
-        UserError: there is no such config, or see `find_data`.
+        UserError: see `Located.with_classes`.
     """
-    parts = (args.train_ann, args.train_images, args.val_ann, args.val_images)
-    if args.data is None and not any(parts):
+    if args.located is None:
         return None
-    from .config import config_file
-    from .data import find_data
+    if not classes and 'train' not in args.located.splits:  # the weights do not say what they detect
+        args.located = locate(args, ('train', 'val'))
     from .launch import is_first
 
-    config_file(args.config)  # a wrong name is told before a sample is made
-    data = find_data(args.data, *parts, classes)
+    data: DetectionData = args.located.with_classes(classes)
     if not is_first():
         return data
     for name, split in (('train', data.train), ('val', data.val)):
         if split is not None:
             print(f'{name:<6}{split.annotations}, images in {split.images}')
+    for note in data.notes:
+        print(note)
     names = ', '.join(data.classes[:10]) + ' ...' * (len(data.classes) > 10)
     print(f'{plural(len(data.classes), "class")}: {names}')
     for warning in data.warnings[:5]:

@@ -17,7 +17,7 @@ from .errors import UserError
 from .files import atomic
 from .trust import announce
 
-SHIPPED = 'mmdet::'
+SHIPPED = own.MMDET
 """Prefix of the configs that mmdet ships, as in ``_base_``."""
 _SCOPE = '_scope_'  # mmengine adds it to what it inherits from ``mmdet::``; it says nothing
 _WIDTH = 100
@@ -35,7 +35,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     Raises:
         UserError: no such file, not a config, or an option that does not fit it.
     """
-    name, path = str(path), config_file(path)
+    name, path = str(path), own.config_file(path)
     load_safely()
     announce(path)
     try:
@@ -67,29 +67,6 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
         if not isinstance(cfg[key], Mapping):
             raise UserError(f'{name}: {key} is {cfg[key]!r:.60}; dict(...) is wanted')
     return cfg
-
-
-def config_file(path: str | Path) -> Path:
-    """Return the file of a config; see `load_config`.
-
-    Raises:
-        UserError: there is none, or its name is not that of a config.
-    """
-    name = str(path)
-    path = Path(name).expanduser()
-    if name.startswith(SHIPPED):
-        path = shipped() / name.removeprefix(SHIPPED)
-    elif not os.path.isfile(path):
-        path = own.find(name) or path
-    if not os.path.isfile(path):
-        near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
-        listing = f'; {path.parent} has {", ".join(near)}' if near else ''
-        raise UserError(
-            f'{name}: no such config file{listing}; by their names alone there are {", ".join(own.names())}'
-        )
-    if path.suffix not in ('.py', '.json'):
-        raise UserError(f'{name}: not a config: the name of one ends in .py (reading .yaml could run code)')
-    return path
 
 
 def shipped() -> Path:

@@ -71,6 +71,20 @@ def waits() -> bool:
     return _waits
 
 
+def require(what: str) -> None:
+    """Refuse a command where torch or MMDetection is not installed, without importing them.
+
+    Args:
+        what: needs them.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    reason = refusal(what)
+    if reason:
+        raise UserError(reason)
+
+
 def load(what: str) -> None:
     """Have `ghost_det` whole from here on, in a command that has not needed torch so far.
 
@@ -78,12 +92,10 @@ def load(what: str) -> None:
         what: needs it.
 
     Raises:
-        UserError: torch or MMDetection is not installed.
+        UserError: see `require`.
     """
     global _waits
-    reason = refusal(what)
-    if reason:
-        raise UserError(reason)
+    require(what)
     if _waits:
         _waits = False
         importlib.reload(sys.modules[__package__])

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 
+from .errors import UserError
+
+MMDET = 'mmdet::'
+"""Prefix of the configs that mmdet ships, as in ``_base_``."""
 PREFIX = 'ghost_det::'
 """Of such a config in ``_base_`` and on the command line, as ``mmdet::`` is of mmdet's."""
 _INSIDE = Path(__file__).with_name('configs')
@@ -34,3 +40,31 @@ def find(name: str) -> Path | None:
         return path
     own = FOLDER / path
     return own if path.name == str(path) and own.is_file() else None
+
+
+def config_file(path: str | Path) -> Path:
+    """Return the file of a config; see `ghost_det.config.load_config`.
+
+    Raises:
+        UserError: there is none, or its name is not that of a config.
+    """
+    name = str(path)
+    path = Path(name).expanduser()
+    if name.startswith(MMDET):
+        spec = find_spec('mmdet')
+        path = (
+            Path(spec.origin if spec and spec.origin else '').parent
+            / '.mim/configs'
+            / name.removeprefix(MMDET)
+        )
+    elif not os.path.isfile(path):
+        path = find(name) or path
+    if not os.path.isfile(path):
+        near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
+        listing = f'; {path.parent} has {", ".join(near)}' if near else ''
+        raise UserError(
+            f'{name}: no such config file{listing}; by their names alone there are {", ".join(names())}'
+        )
+    if path.suffix not in ('.py', '.json'):
+        raise UserError(f'{name}: not a config: the name of one ends in .py (reading .yaml could run code)')
+    return path

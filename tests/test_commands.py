@@ -91,7 +91,7 @@ def test_a_config_that_is_not_there_is_told_before_data_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('ghost_det.data.find_data', lambda *_: pytest.fail('data were looked for'))
+    monkeypatch.setattr('ghost_det.data.find_splits', lambda *_: pytest.fail('data were looked for'))
     assert ghost_det(monkeypatch, 'train', 'nosuch', '--data', 'sample') == 2
     assert capsys.readouterr().err.startswith('error: nosuch: no such config file')
 

@@ -1,14 +1,21 @@
 """Look for mistakes in a data set."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..cli import Parser, add_parts, parse
+from ..cli import Parser, add_parts, parse, part
 from ..errors import UserError
 from ..files import atomic, require_writable
+from ..installed import load, require
+
+if TYPE_CHECKING:
+    from ..preflight.check import Report
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,23 +33,32 @@ def make_parser() -> argparse.ArgumentParser:
         metavar='CONFIG',
         help='compare its classes and anchors with the data; without FOLDER, its own data',
     )
+    parser.add_argument(
+        '--split', type=part, dest='val_share', metavar='SHARE', help='as --val-share; -o writes the split'
+    )
     parser.add_argument('--quick', action='store_true', help='do not open images')
     parser.add_argument('--jobs', type=int, metavar='N', help='processes that open images')
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
-    parser.add_argument('--fix', type=Path, metavar='FOLDER', help='write a mended copy')
+    parser.add_argument('--fix', '-o', type=Path, metavar='FOLDER', help='write a mended copy')
     return parser
+
+
+def _page(report: Report) -> str:
+    from ..preflight.page import render
+
+    return render(report)
 
 
 def main() -> None:
     """Check as the command line says; exit code 1 where errors are found."""
-    args = parse(make_parser())
-    from ..config import load_config
+    parser = make_parser()
+    args = parse(parser, light=True)
+    require(parser.prog)
+    from ..data import data_root, find_annotations, no_annotations
     from ..preflight.check import check_dataset
-    from ..preflight.configured import data_of_config
     from ..preflight.findings import printable
     from ..preflight.mended import require_apart, require_free, write_mended
-    from ..preflight.page import render
 
     if args.fix and args.quick:
         raise UserError('--fix --quick: a mended copy needs the images to be opened; leave --quick out')
@@ -53,18 +69,30 @@ def main() -> None:
         require_free(args.fix)
         require_apart(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
     parts: list[Path | None] = [args.train_ann, args.train_images, args.val_ann, args.val_images]
-    config = load_config(args.config) if args.config else None
+    config = None
+    if args.config:
+        if args.data:  # a wrong folder is reported before torch is imported
+            given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
+            root = data_root(args.data)
+            if not find_annotations(root, given, args.val_share)[0]:
+                raise no_annotations('train', root)
+        load(parser.prog)
+        from ..config import load_config
+
+        config = load_config(args.config)
     if args.data is None and not any(parts):
         if config is None:
             raise UserError('nothing to check: name a FOLDER, --train-ann or --val-ann, or --config')
+        from ..preflight.configured import data_of_config
+
         parts = data_of_config(config)
     train, train_images, val, val_images = parts
     report = check_dataset(
-        args.data, train, train_images, val, val_images, config, args.quick, args.jobs, progress=True
+        args.data, train, train_images, val, val_images, config, args.quick, args.jobs, True, args.val_share
     )
     print(report)
     writers: list[tuple[Path | None, Callable[[], str]]] = [
-        (args.html, lambda: render(report)),
+        (args.html, lambda: _page(report)),
         (args.json, lambda: json.dumps(report.to_dict(), indent=2)),
     ]
     for path, write in writers:

@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Export as the command line says."""
-    args = parse(make_parser())
+    args = parse(make_parser(), splits=('val',))
     from ..checkpoint import checkpoint_classes, load_checkpoint
     from ..deploy.export import export
 

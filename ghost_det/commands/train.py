@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Train as the command line says."""
-    args = parse(make_parser())
+    args = parse(make_parser(), splits=('train', 'val'))
     from ..run import train
 
     train(

@@ -13,10 +13,8 @@ from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps
 
 from ..data import innermost
-from .table import LIMITS, Floats, Table, sound_boxes
+from .table import IOU, LIMITS, SIZES, Floats, Table, sound_boxes
 
-IOU = 0.5
-SIZES = ('small', 'medium', 'large')  # of COCO: areas up to 32² px, 96² px, and over, in the original image
 MOST = 20_000  # boxes are enough for a share: its standard error is under 0.4 %
 CHUNK = 4096
 ENOUGH = 0.9

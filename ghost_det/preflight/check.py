@@ -6,17 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..annotations import load
-from ..data import Split, data_root, find_annotations, find_images, innermost
+from ..data import Split, data_root, find_annotations, find_images, innermost, no_annotations, shared_images
 from ..errors import UserError
 from ..texts import plural
-from .anchors import ENOUGH, Coverage, check_anchors
-from .configured import check_config
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from .images import Facts, check_images, common_images, open_images
 from .table import Table, is_there, left_out, reasons
+
+if TYPE_CHECKING:
+    from .anchors import Coverage
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,12 @@ def check_dataset(
     quick: bool = False,
     jobs: int | None = None,
     progress: bool = False,
+    val_share: float | None = None,
 ) -> Report:
     """Look for mistakes in a data set; nothing is changed.
 
     Args:
-        folder: ``'sample'``, or a folder in COCO's, Roboflow's, Pascal VOC's or YOLO's layout.
+        folder: ``'sample'``, or a folder in one of `ghost_det.data.LAYOUTS`.
         train_ann: training annotations, where ``folder`` does not lead to them.
         train_images: folder of the training images.
         val_ann: validation annotations.
@@ -120,6 +122,7 @@ def check_dataset(
         quick: do not open images, only see that they are there.
         jobs: processes that open images; all cores by default.
         progress: show a bar on a terminal.
+        val_share: the part of train that becomes val where there is none; 0.2 by default.
 
     Raises:
         UserError: there are no annotations to check.
@@ -128,34 +131,36 @@ def check_dataset(
         raise UserError(f'--jobs {jobs}: a number from 1 up')
     root = data_root(folder)
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
-    findings: list[Finding] = []
+    known, notes = find_annotations(root, given, val_share)
+    if not known:
+        raise no_annotations('train', root)
+    findings = found('val was chosen', '', notes)
     parts: list[Part] = []
-    lost: list[UserError] = []
-    for name, (path, images) in given.items():
-        try:
-            path = find_annotations(name, root, path)
-        except UserError as error:
-            if path is not None:
-                raise
-            lost.append(error)
+    for name in given:
+        if name in known:
+            readable, faults = _read(name, root, *known[name])
+            parts += readable
+            findings += faults
+        else:
             findings += found('missing split', '', [name])
-            continue
-        readable, faults = _read(name, root, path, images)
-        parts += readable
-        findings += faults
-    if len(lost) == len(given):
-        raise lost[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     findings += _look_for_images(parts, quick, jobs or cores, progress)
     if [part.name for part in parts] == ['train', 'val']:
         findings += compare([part.table for part in parts])
-        if not quick and parts[0].split != parts[1].split:
+        # All of one being all of the other is on purpose, to see whether a network can learn it.
+        same = len({(part.split.images, *sorted(part.table.files)) for part in parts}) == 1
+        if quick:
+            shared = shared_images(parts[0].split, parts[0].table.files, parts[1].split, parts[1].table.files)
+        else:
             common = common_images([part.table for part in parts], [part.facts for part in parts])
-            places = (parts[0].table.image_place(index) for index in common)
-            findings += found('image in both splits', '', places, len(common))
+            shared = [parts[0].table.image_place(index) for index in common]
+        findings += found('image in both splits', '', shared, severity='warning' if same else None)
     lines: list[str] = []
     reach = None
     if config is not None:
+        from .anchors import ENOUGH, check_anchors
+        from .configured import check_config
+
         findings += check_config(config, {part.name: part.table for part in parts}, defaults=False)
         if parts:
             lines, reach = check_anchors(config, parts[0].table)
@@ -180,8 +185,9 @@ def _read(
         return [], found('wrong json', name, [str(error)])
     try:
         folder = find_images(name, root, annotations, images, table.files)
-    except UserError:
+    except UserError as error:
         folder = images or annotations.parent
+        findings += found('wrong image folder', name, [str(error)])
     return [Part(name, Split(annotations, folder), table, [])], findings
 
 
@@ -194,7 +200,8 @@ def _look_for_images(parts: Sequence[Part], quick: bool, jobs: int, progress: bo
         table = part.table
         here = [is_there(part.split.images, file, listing) for file in table.files]
         lost = [index for index, there in enumerate(here) if not there]
-        findings += found('missing file', part.name, map(table.image_place, lost), len(lost))
+        if any(here):  # else their folder is wrong, which is a finding of its own
+            findings += found('missing file', part.name, map(table.image_place, lost), len(lost))
         part.facts[:] = [None] * len(here)
         present += [(part, index) for index, there in enumerate(here) if there]
     if quick:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdet.registry import DATASETS
-
 from ..annotations import survey
 from ..data import Split, all_innermost, evaluators, innermost, quick_check
 from ..errors import UserError
@@ -84,6 +82,8 @@ def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -
                 findings += found('classes is a text', name, [f'{place}.classes is {classes!r}'])
             continue
         if classes is None and defaults:
+            from mmdet.registry import DATASETS
+
             classes = DATASETS.get(dataset.type).METAINFO.get('classes')
             place = f'{dataset.type}, which is asked without metainfo.classes,'
         names = [str(category['name']) for category in table.categories]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,9 @@ from ..images import visible, walk
 from ..sample import cache_root
 from .table import Floats
 
-VERSION = 2  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 3  # part of the cache folder's name: raise it with any change to what is written
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
+WORDS = tuple(chain(*SPLITS.values()))
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 EMPTY = (None, '', '~', 'null')  # what yaml has for nothing
 MAX_LABEL_BYTES = 2**24
@@ -44,7 +48,9 @@ class Layout:
         splits: the pairs; of those named in a list, files may be missing.
         classes: the names, where they are written down.
         listed: images must have a label file; else one without is of background.
-        orphans: label files of each split that have no image.
+        orphans: of each split, label files without image.
+        note: where val comes from, if it is none of the data set's own.
+        share: of val, if it was made of train.
         keypoints: of YOLO, ``kpt_shape``: how many each object has, and numbers each; ``(0, 0)`` for none,
             ``None`` where the yaml does not say.
     """
@@ -54,6 +60,8 @@ class Layout:
     classes: list[str] | None = None
     listed: bool = False
     orphans: dict[str, list[Path]] = field(default_factory=dict)
+    note: str = ''
+    share: float | None = None
     keypoints: tuple[int, int] | None = None
 
 
@@ -82,7 +90,7 @@ def find_layout(root: Path) -> Layout | None:
             continue
         if layout:
             return layout
-    layout = _voc(root)
+    layout = _voc(root) or _yolo_plain(root)
     if layout is None and failed:
         raise failed[0]
     return layout
@@ -90,27 +98,156 @@ def find_layout(root: Path) -> Layout | None:
 
 def _voc(root: Path) -> Layout | None:
     for base in (root, *sorted(root.glob('VOC*')), *sorted(root.glob('VOCdevkit/VOC*'))):
-        lists, labels = base / 'ImageSets/Main', base / 'Annotations'
-        found = {name: _first_file(lists, f'{name}.txt') for name in SPLITS}
-        if labels.is_dir() and any(found.values()):
-            images = {path.stem: path for path in _images(base / 'JPEGImages')}
-            splits = {}
-            for name, file in found.items():
-                lines = file.read_text(encoding='utf-8').splitlines() if file else []
-                stems = [line.split()[0] for line in lines if line.split()]
-                default = base / 'JPEGImages'
-                splits[name] = [(images.get(s, default / f'{s}.jpg'), labels / f'{s}.xml') for s in stems]
-            return Layout('voc', splits, listed=True)
-    splits = {}
-    for name, words in SPLITS.items():
-        for word in words:
-            for images_at, labels_at in (('', ''), ('images', 'annotations'), ('images', 'labels')):
-                pairs = [
-                    (p, root / word / labels_at / f'{p.stem}.xml') for p in _images(root / word / images_at)
-                ]
-                if name not in splits and any(label.is_file() for _, label in pairs):
-                    splits[name] = pairs
-    return Layout('voc', splits) if splits else None
+        layout = _voc_lists(base)
+        if layout:
+            return layout
+    found = {word: _voc_pairs(root / word) for word in WORDS}
+    parts = {word: ([*pairs.values()], lost) for word, (pairs, lost) in found.items() if pairs}
+    if not parts:
+        pairs, lost = _voc_pairs(root)
+        parts = {word: (each, []) for word, each in _by_folder(pairs).items()}
+        parts.get('train', ([], []))[1].extend(lost)
+    splits, note = _chosen(root, {word: pairs for word, (pairs, _) in parts.items()})
+    orphans = {
+        name: lost for name, words in SPLITS.items() for word, (_, lost) in parts.items() if word in words
+    }
+    return Layout('voc', splits, orphans=orphans, note=note) if splits else None
+
+
+def _yolo_plain(root: Path) -> Layout | None:
+    """Return the layout of YOLO labels without a yaml, as LabelImg and Label Studio write them."""
+    places = [
+        root / each / name for each in ('', 'labels', 'images') for name in ('classes.txt', 'obj.names')
+    ]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        return None
+    _check_length(file)
+    lines = file.read_text(encoding='utf-8-sig', errors='replace').splitlines()
+    images = root / 'images' if (root / 'images').is_dir() else root
+    labels = root / 'labels' if (root / 'labels').is_dir() else images
+    files = {path.relative_to(images).as_posix(): path for path in _images(images, '**/*')}
+    pairs = {key: (path, (labels / key).with_suffix('.txt')) for key, path in files.items()}
+    if not any(label.is_file() for _, label in pairs.values()):
+        return None
+    splits, note = _chosen(root, _by_folder(pairs))
+    return Layout('yolo', splits, [line.strip() for line in lines if line.strip()], note=note)
+
+
+def _by_folder(pairs: dict[str, Pair]) -> dict[str, list[Pair]]:
+    """Sort files into splits where the first folder of each is named as one; else all are of train."""
+    named = {key.partition('/')[0] for key in pairs} <= {*WORDS}
+    parts: dict[str, list[Pair]] = {}
+    for key, pair in pairs.items():
+        parts.setdefault(key.partition('/')[0] if named else 'train', []).append(pair)
+    return parts
+
+
+def _chosen(root: Path, parts: dict[str, list[Pair]]) -> tuple[dict[str, list[Pair]], str]:
+    """Return train, and as val the likeliest of the others; with a note where that is test."""
+    val = next((word for word in SPLITS['val'] if parts.get(word)), '')
+    splits = {name: parts[word] for name, word in (('train', 'train'), ('val', val)) if parts.get(word)}
+    why = 'val is empty' if {*SPLITS['val'][:-1]} & parts.keys() else 'there is no val'
+    return splits, f'{root}: {why}: test is taken as val' if val == 'test' else ''
+
+
+def _voc_lists(base: Path) -> Layout | None:
+    """Return the layout of a folder whose lists in ``ImageSets/Main`` name the images of each split."""
+    lists = base / 'ImageSets/Main'
+    files = [lists / f'{word}.txt' for word in (*WORDS, 'trainval')]
+    places = _voc_folders(base) if any(file.is_file() for file in files) else None
+    if places is None:
+        return None
+    images, labels = (_index(*place) for place in places)
+
+    def pair(name: str) -> Pair:
+        label = labels.get(name) or labels.get(os.path.splitext(name)[0]) or places[1][0] / f'{name}.xml'
+        image = images.get(name) or images.get(label.stem) or images.get(_named_in(label))
+        return image or places[0][0] / f'{name}.jpg', label
+
+    parts = {}
+    for file in files:
+        if file.is_file():
+            text = file.read_text(encoding='utf-8-sig', errors='surrogateescape')
+            names = [line.strip() for line in text.splitlines() if line.strip()]
+            bare = [re.sub(r'\s+-?[01]$', '', name) for name in names]
+            if not set(names) & set(bare):  # of one class, with 1, 0 or -1 behind each name
+                names = bare
+            parts[file.stem] = [pair(name) for name in names]
+    splits, note = _chosen(lists, parts)
+    if 'train' not in splits and parts.get('trainval'):
+        val = set(splits.get('val', ()))
+        splits['train'] = [each for each in parts['trainval'] if each not in val]
+        note = f'{note or lists}{", and" if note else ":"} trainval.txt is taken as train'
+    return Layout('voc', splits, listed=True, note=note) if splits else None
+
+
+VOC_IMAGES = ('jpegimages', 'images', 'image', 'imgs', 'img')
+VOC_LABELS = ('annotations', 'annotation', 'annots', 'xmls', 'xml', 'labels')
+Files = tuple[Path, list[Path]]
+
+
+def _voc_folders(base: Path) -> tuple[Files, Files] | None:
+    """Return the folders of images and of xml files, each with its files; ``None`` where there is no xml."""
+    if not base.is_dir():
+        return None
+    inside = {path.name.lower(): path for path in sorted(base.glob('*')) if path.is_dir()}
+    for word in VOC_LABELS:
+        labels = visible(inside[word], '**/*.xml') if word in inside else []
+        if labels:
+            at = next((inside[each] for each in VOC_IMAGES if each in inside), base)
+            return (at, _images(at, '**/*')), (inside[word], labels)
+    labels = [path for pattern in ('*.xml', '*/*.xml') for path in visible(base, pattern)]
+    images = [path for pattern in ('*', '*/*') if labels for path in _images(base, pattern)]
+    return ((base, images), (base, labels)) if images else None
+
+
+def _voc_pairs(base: Path) -> tuple[dict[str, Pair], list[Path]]:
+    """Return image and xml by their name in the folder of images, and the xml files without image."""
+    places = _voc_folders(base)
+    if places is None:
+        return {}, []
+    (images_at, images), (labels_at, labels) = places
+    index = _index(images_at, images)
+    label_of: dict[Path, Path] = {}
+    lost = []
+    for label in labels:
+        name = label.relative_to(labels_at).with_suffix('').as_posix()
+        image = index.get(name) or index.get(label.stem) or index.get(_named_in(label))
+        if image is None or image in label_of:
+            lost.append(label)
+        else:
+            label_of[image] = label
+    folders = {path.parent for path in label_of}  # in other ones may lie pictures of anything
+    return {
+        path.relative_to(images_at).as_posix(): (path, label_of.get(path, path.with_suffix('.xml')))
+        for path in images
+        if path.parent in folders
+    }, lost if label_of else []
+
+
+def _index(folder: Path, files: list[Path]) -> dict[str, Path | None]:
+    """Return files by their path in a folder and by their name, both with and without suffix.
+
+    Of a name that several have, it is ``None``.
+    """
+    index: dict[str, Path | None] = {}
+    for path in files:
+        for key in {path.name, path.stem}:
+            index[key] = None if key in index else path
+    for path in files:
+        inside = path.relative_to(folder)
+        index[inside.as_posix()] = index[inside.with_suffix('').as_posix()] = path
+    return index
+
+
+def _named_in(label: Path) -> str:
+    """Return the image's name that an xml file has inside, or ``''``."""
+    try:
+        _check_length(label)
+        return (_parse_xml(label).findtext('filename') or '').strip().replace('\\', '/').rpartition('/')[2]
+    except (OSError, ValueError, SyntaxError):  # to be reported when its boxes are read
+        return ''
 
 
 def _yolo(yaml: Path) -> Layout | None:
@@ -130,29 +267,37 @@ def _yolo(yaml: Path) -> Layout | None:
     keypoints = _keypoints(yaml, content['kpt_shape']) if 'kpt_shape' in content else None
     splits: dict[str, list[Pair]] = {}
     folders: dict[str, list[Path]] = {}
+    note = ''
     for name, words in SPLITS.items():
-        given = next((content[word] for word in words if content.get(word) not in EMPTY), None)
-        if given is None:
-            continue
-        images: list[Path] = []
-        folders[name] = []
-        for place in given if isinstance(given, list) else [given]:
-            found = _yolo_place(yaml.parent, content.get('path', ''), place)
-            if found is None:
-                said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
-                raise UserError(f'{yaml}: {name} is {said}: no such folder of images, or .txt list of them')
-            if found.is_dir():
-                images += _images(found, '**/*')
-                folders[name].append(found)
-            else:
-                images += _listed(yaml, found)
-        splits[name] = [(path, _label(path)) for path in dict.fromkeys(images)]
+        for word in (word for word in words if content.get(word) not in EMPTY and not splits.get(name)):
+            images: list[Path] = []
+            folders[name] = []
+            given = content[word]
+            for place in given if isinstance(given, list) else [given]:
+                found = _yolo_place(yaml.parent, content.get('path', ''), place)
+                if found is None:
+                    said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
+                    raise UserError(
+                        f'{yaml}: {name} is {said}: no such folder of images, or .txt list of them'
+                    )
+                if found.is_dir():
+                    images += _images(found, '**/*')
+                    folders[name].append(found)
+                else:
+                    images += _listed(yaml, found)
+            if images and word == 'test':
+                note = (
+                    f'{yaml}: {"val is empty" if name in splits else "there is no val"}: test is taken as val'
+                )
+            splits[name] = [(path, _label(path)) for path in dict.fromkeys(images)]
     orphans: dict[str, list[Path]] = {}
     known = {str(label) for pairs in splits.values() for _, label in pairs}
     for name, pairs in splits.items():
         orphans[name] = list(_orphans(folders[name], {os.path.dirname(label) for _, label in pairs}, known))
         known.update(map(str, orphans[name]))
-    return Layout('yolo', splits, [str(name) for name in names], orphans=orphans, keypoints=keypoints)
+    return Layout(
+        'yolo', splits, [str(name) for name in names], orphans=orphans, note=note, keypoints=keypoints
+    )
 
 
 def _read_yaml(yaml: Path) -> Any:
@@ -260,33 +405,46 @@ def _images(folder: Path, pattern: str = '*') -> list[Path]:
     return [path for path in visible(folder, pattern) if path.suffix.lower() in SUFFIXES]
 
 
-def converted(root: Path) -> dict[str, Path]:
+def converted(root: Path, layout: Layout | None = None) -> dict[str, Path]:
     """Return COCO annotations of each split of a VOC or YOLO data set; empty for another layout.
 
     They are made once and kept in the user's cache (see `make_sample`), never in the data's own folder, and
     anew when any file of the data set was changed, added or removed. Processes may call this at the same
-    time. File names start from ``root``.
+    time. File names start from ``root``, or the folder of the yaml that it is.
+
+    Args:
+        root: folder of the data set, or the ``data.yaml`` to use.
+        layout: of `find_layout`, which is called otherwise.
 
     Raises:
-        UserError: supervision is not installed, or the cache cannot be written.
+        UserError: a package is not installed, or the cache cannot be written.
     """
-    layout = find_layout(root)
+    layout = layout or find_layout(root)
     if layout is None:
         return {}
-    place = hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()
-    root = root.parent if root.is_file() else root
-    state = hashlib.blake2b(digest_size=8)
-    for line in _state(root, layout):
-        state.update(line.encode('utf-8', 'surrogateescape'))
+    base = root.parent if root.is_file() else root
+    done = cached((root, layout.share), _state(base, layout), lambda: _convert(base, layout))
+    return {name: done / f'{name}.json' for name in layout.splits}
+
+
+def cached(
+    source: tuple[Path, float | None], state: Iterable[str], make: Callable[[], dict[str, Any]]
+) -> Path:
+    """Return the folder of the cache with the json files that were made of a data set as it is now."""
+    path, share = source
+    place = hashlib.blake2b(os.fsencode(path) + f'{share}'.encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(digest_size=8)
+    for line in state:
+        digest.update(line.encode('utf-8', 'surrogateescape'))
     cache = cache_root()
-    done = cache / f'converted-v{VERSION}-{place}-{state.hexdigest()}'
+    done = cache / f'converted-v{VERSION}-{place}-{digest.hexdigest()}'
     if not done.is_dir():
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f'.{done.name}-', dir=cache) as scratch:
                 built = Path(scratch) / 'set'
                 built.mkdir()
-                for name, content in _convert(root, layout).items():
+                for name, content in make().items():
                     (built / f'{name}.json').write_text(json.dumps(content), encoding='utf-8')
                 try:
                     built.rename(done)
@@ -301,7 +459,7 @@ def converted(root: Path) -> dict[str, Path]:
         for stale in cache.glob(f'converted-v*-{place}-*'):
             if stale != done:
                 shutil.rmtree(stale, ignore_errors=True)
-    return {name: done / f'{name}.json' for name in layout.splits}
+    return done
 
 
 def _state(root: Path, layout: Layout) -> Iterator[str]:
@@ -317,13 +475,7 @@ def _state(root: Path, layout: Layout) -> Iterator[str]:
 
 
 def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
-    try:
-        read = _voc_reader() if layout.kind == 'voc' else _yolo_reader(root, layout)
-    except ImportError as error:
-        raise UserError(
-            f"{root}: Pascal VOC's layout is read by supervision, which is not here "
-            f'({error}): pip install "ghost-det[data]"'
-        ) from None
+    read: Reader = _read_voc if layout.kind == 'voc' else _yolo_reader(root, layout)
     names = list(layout.classes or [])
     contents = {}
     for split, pairs in layout.splits.items():
@@ -344,7 +496,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
             try:
                 width, height = _size(path)
                 found = read(label, (width, height)) if labelled else []
-            # supervision and the parsers of XML say ValueError or SyntaxError, Pillow says OSError.
+            # The parsers of XML raise ValueError or SyntaxError, Pillow raises OSError.
             except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
                 faults.append(f'{place}: {type(error).__name__}: {error}')
                 continue
@@ -378,6 +530,9 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
             'annotations': boxes,
             'categories': [{'id': number, 'name': name} for number, name in enumerate(names, first)],
         }
+    if layout.share is not None:  # which classes a part has is chance
+        for content in contents.values():
+            content['categories'] = contents['val']['categories']
     return contents
 
 
@@ -400,29 +555,46 @@ Reader = Callable[[Path, tuple[int, int]], list[tuple[Any, list[float], int] | s
 """Of a label file and the size of its image: class, corners and crowd of each object, or what is wrong."""
 
 
-def _voc_reader() -> Reader:
-    # The whole-folder functions of supervision decode each image in full and stop at the first fault, so it
-    # is asked file by file; its XML parser is defusedxml, which refuses entity bombs and external entities.
-    from defusedxml.ElementTree import parse
-    from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
+def _read_voc(label: Path, size: tuple[int, int]) -> list[Any]:
+    _check_length(label)
+    annotation = _parse_xml(label)
+    if annotation.tag.lower() != 'annotation':
+        raise ValueError(f"not Pascal VOC's: expected <annotation>, got <{annotation.tag}>")
+    found = []
+    for each in annotation.findall('object'):
+        name, box = _text(each, 'name'), each.find('bndbox')
+        if box is None:
+            raise ValueError(f'Missing bndbox of {name!r}')
+        x1, y1, x2, y2 = (_coordinate(box, tag) for tag in ('xmin', 'ymin', 'xmax', 'ymax'))
+        (x1, x2), (y1, y2) = sorted((x1, x2)), sorted((y1, y2))
+        # Pixels count from 1 and the last is included: of the box's corners, only the first moves.
+        hard = int((each.findtext('difficult') or '').strip() == '1')
+        found.append((name, [x1 - 1, y1 - 1, x2, y2], hard))
+    return found
 
-    def read(label: Path, size: tuple[int, int]) -> list[tuple[Any, list[float], int] | str]:
-        _check_length(label)
-        tree = parse(label)
-        objects = tree.getroot().findall('object')
-        for each in objects:
-            for polygon in each.findall('polygon'):
-                each.remove(polygon)  # or a mask of the whole image is made for each object
-        found, names = detections_from_xml_obj(tree.getroot(), [], (1, 1))
-        # Boxes of VOC count pixels from 1, the last one included: supervision subtracts 1 from the first
-        # corner, which is right for both.
-        hard = [int((each.findtext('difficult') or '0').strip() == '1') for each in objects]
-        return [
-            (names[index], box, crowd)
-            for index, box, crowd in zip(_list(found.class_id), found.xyxy.tolist(), hard)
-        ]
 
-    return read
+def _parse_xml(label: Path) -> Any:
+    try:
+        from defusedxml.ElementTree import parse  # which refuses entity bombs and external entities
+    except ImportError as error:
+        raise UserError(
+            f'{label}: Pascal VOC needs defusedxml ({error}): pip install "ghost-det[data]"'
+        ) from None
+    return parse(label).getroot()
+
+
+def _text(element: Any, tag: str) -> str:
+    text = (element.findtext(tag) or '').strip()
+    if not text:
+        raise ValueError(f'Missing {tag} in <{element.tag}>')
+    return text
+
+
+def _coordinate(box: Any, tag: str) -> float:
+    value = float(_text(box, tag))
+    if not math.isfinite(value):
+        raise ValueError(f'{tag} is {value}')
+    return value
 
 
 def _yolo_reader(root: Path, layout: Layout) -> Reader:

@@ -42,6 +42,11 @@ KINDS = {
     ),
     'empty split': Kind('error', 'there are no images or no categories', 'export it again'),
     'missing split': Kind('warning', 'there is only one of train and val', 'split the data'),
+    'val was chosen': Kind(
+        'note',
+        'there is no val, or it is empty: what stands in for it',
+        'none needed; --val-share is the part of train, --val-ann names another',
+    ),
     'no boxes': Kind('error', 'nothing to learn from, and every figure would be -1', 'label it'),
     'duplicate image id': Kind(
         'error',
@@ -116,6 +121,11 @@ KINDS = {
     'crowd box': Kind('note', 'a group: left out of training, ignored in evaluation', 'none needed'),
     'image without boxes': Kind('note', 'the training of most configs leaves it out', 'none needed'),
     'missing file': Kind('error', 'the training stops when it comes to it', _DROPPED),
+    'wrong image folder': Kind(
+        'error',
+        'none of the images is where the annotations say',
+        'name their folder with --train-images or --val-images',
+    ),
     'unreadable image': Kind(
         'error',
         'damaged or cut short: the training stops when it comes to it',

@@ -9,9 +9,8 @@ import numpy as np
 
 from ..page import element, page, picture, png
 from ..texts import cut
-from .anchors import IOU, SIZES
 from .check import Part, Report
-from .table import LIMITS, sound_boxes
+from .table import IOU, LIMITS, SIZES, sound_boxes
 
 CLASSES_SHOWN = 40
 

@@ -25,6 +25,8 @@ FIELDS = {
     'annotations': ('image_id', 'category_id', 'bbox'),
     'categories': ('id', 'name'),
 }
+IOU = 0.5  # from which on an anchor reaches a box
+SIZES = ('small', 'medium', 'large')  # of COCO: areas up to 32² px, 96² px, and over, in the original image
 FLAGS = ('iscrowd', 'ignore')
 _TEXTS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
 LIMITS = (32.0**2, 96.0**2)  # in px, of areas that are small and medium to COCO
