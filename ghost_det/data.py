@@ -21,7 +21,7 @@ from .preflight.convert import SPLITS, converted, find_layout
 from .preflight.findings import Finding, found
 from .preflight.split import VAL_SHARE, split_coco, with_val
 from .preflight.table import is_there, left_out, reasons
-from .sample import make_sample
+from .sample import SAMPLES, make_sample
 from .texts import plural
 
 IMAGES_PROBED = 200
@@ -227,11 +227,11 @@ def data_root(folder: str | Path | None) -> Path | None:
     Raises:
         UserError: there is neither.
     """
-    if folder == 'sample':
+    if folder in SAMPLES:
         try:
-            folder = make_sample()
+            folder = make_sample(one_shape=SAMPLES[str(folder)])
         except OSError as error:
-            raise UserError(f'--data sample: {error}') from None
+            raise UserError(f'--data {folder}: {error}') from None
     root = None if folder is None else Path(folder).expanduser().absolute()
     if root is not None and not root.is_dir() and not (root.is_file() and root.suffix in ('.yaml', '.yml')):
         there = 'a file' if root.exists() else 'nothing'
