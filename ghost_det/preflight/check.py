@@ -12,7 +12,7 @@ from ..annotations import load
 from ..data import Split, data_root, find_annotations, find_images
 from ..errors import UserError
 from .anchors import ENOUGH, Coverage, check_anchors
-from .configured import check_config
+from .configured import check_config, config_splits
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from .images import Facts, check_images, common_images, open_images
 from .table import Table, is_there
@@ -145,7 +145,9 @@ def check_dataset(
     reach = None
     if config is not None:
         categories = {part.name: part.table.categories for part in parts}
-        findings += check_config(config, categories, defaults=False)
+        own = {split.annotations.absolute() for _, split in config_splits(config, list(given))}
+        named = folder is None and own >= {part.split.annotations for part in parts}
+        findings += check_config(config, categories, defaults=named)
         if parts:
             lines, reach = check_anchors(config, parts[0].table)
         if reach is not None and any(reach.boxes) and reach.share < ENOUGH:

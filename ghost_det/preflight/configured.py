@@ -67,7 +67,7 @@ def check_config(
         cfg: of a detector.
         categories: of the annotations of each split.
         defaults: a config without classes stands for those of its dataset class, as in mmdet; otherwise it
-            is a recipe for any data.
+            is a recipe for any data, in which ``--data`` sets classes and their number.
     """
     findings: list[Finding] = []
     for name, known in categories.items():
@@ -90,7 +90,8 @@ def check_config(
         names = [str(category['name']) for category in known]
         if classes is not None:
             findings += _check_names(list(classes), names, name, place)
-        if not dataset.get('return_classes'):  # detectors of any text have more outputs than classes
+        # Detectors of any text have more outputs than classes.
+        if (classes is not None or defaults) and not dataset.get('return_classes'):
             expected = len(names if classes is None else classes)
             counts = dict(numbers_of_classes(cfg.model, 'model'))
             if counts and expected not in counts.values():
@@ -98,8 +99,7 @@ def check_config(
                     f'{head}.num_classes is {count}, the data has {expected}'
                     for head, count in counts.items()
                 ]
-                severity = 'error' if defaults or 'classes' in metainfo else 'note'
-                findings += found('num_classes', name, places, severity=severity)
+                findings += found('num_classes', name, places, severity='error' if defaults else 'note')
     return findings
 
 
