@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from . import shipped as own
 from .checkpoint import load_safely
 from .errors import UserError
 from .files import atomic
-from .trust import announce
+from .trust import announce, remember
 
 SHIPPED = 'mmdet::'
 """Prefix of the configs that mmdet ships, as in ``_base_``."""
@@ -190,6 +191,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
             partial.write_text(text, encoding='utf-8')
     except OSError as error:
         raise UserError(f'-o {out}: cannot be written ({error.strerror})') from None
+    remember(hashlib.sha256(text.encode()).hexdigest())
     return text
 
 

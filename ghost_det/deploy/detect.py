@@ -274,9 +274,8 @@ def _find_alone(detector: AnyDetector, image: Image) -> Detections | UserError:
     try:
         return next(iter(detector.stream([image])))
     except Exception as error:
-        list(
-            detector.stream([np.full((480, 640, 3), 128, np.uint8)])
-        )  # the detector's fault, or the image's?
+        # Is the detector to blame, and not the image? Then this raises.
+        list(detector.stream([np.full((480, 640, 3), 128, np.uint8)]))
         why = str(error) if isinstance(error, UserError) else reason(error)
         return UserError(f'the detector cannot run on {image.shape[1]} x {image.shape[0]} px: {why}')
 
