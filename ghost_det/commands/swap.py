@@ -48,9 +48,8 @@ def main() -> None:
     if args.width is not None:
         settings['width'] = args.width
     swapped = swap(args.config, name, args.pretrained, **settings, **args.settings)
-    table = swapped.table(
-        *(args.size or input_size(swapped.source))
-    )  # before the file is written, as it may refuse the size
+    size = args.size or input_size(swapped.source)
+    table = swapped.table(*size)  # before the file is written, as it may refuse the size
     if args.out:
         print(f'{args.out} is written:\n{swapped.write(args.out, args.force)}')
     print('\n'.join(swapped.notes), end='\n\n')
