@@ -64,9 +64,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     ]
     if absent:
         raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
-    for key in ('model', 'train_dataloader'):
-        if not isinstance(cfg[key], Mapping):
-            raise UserError(f'{name}: {key} is {cfg[key]!r:.60}; dict(...) is wanted')
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        value = cfg.get(key) or {}  # to evaluate, a config needs no training
+        parts = value if key == 'param_scheduler' and isinstance(value, list) else [value]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise UserError(f'{name}: {key} is {value!r:.60}; expected dict(...)')
     return cfg
 
 

@@ -84,7 +84,7 @@ def test_an_environment_that_has_a_stack_gets_what_else_the_import_needs(wheel: 
     with zipfile.ZipFile(wheel) as content:
         (name,) = [name for name in content.namelist() if name.endswith('.dist-info/METADATA')]
         lines = content.read(name).decode().splitlines()
-    required = [line for line in lines if line.startswith('Requires-Dist: ') and 'extra ==' not in line]
+    required = [line for line in lines if line.startswith('Requires-Dist: ') and ' extra' not in line]
     names = {
         re.split('[<>=]', line.removeprefix('Requires-Dist: '))[0].replace('-', '_') for line in required
     }
