@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from .classifiers import CLASSIFIERS, classifier
+from .data import innermost
 from .faults import told
 
 
@@ -25,6 +26,19 @@ def build_detector(cfg: Any) -> Any:
     DefaultScope.get_instance('ghost_det', scope_name=cfg.get('default_scope', 'mmdet'))
     with told(str(cfg.filename or 'the config')):
         return MODELS.build(cfg.model).eval()
+
+
+def input_size(cfg: Any) -> tuple[int, int]:
+    """Return height and width of the test images of a config; those usual for COCO where it is not plain."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    steps = (innermost(loader) if loader else cfg).get('pipeline') or cfg.get('test_pipeline') or []
+    scale: Any = next((step['scale'] for step in steps if 'Resize' in step['type'] and 'scale' in step), None)
+    scale = (scale, scale) if isinstance(scale, int) else scale
+    if not isinstance(scale, list | tuple) or [type(side) for side in scale] != [int, int]:
+        scale = (1333, 800)
+    divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
+    width, height = (-(-side // divisor) * divisor for side in scale)
+    return height, width
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from . import shipped as own
 from .checkpoint import load_safely
 from .errors import UserError
 from .files import atomic
-from .trust import announce
+from .trust import announce, remember
 
 SHIPPED = own.MMDET
 """Prefix of the configs that mmdet ships, as in ``_base_``."""
@@ -63,9 +64,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     ]
     if absent:
         raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
-    for key in ('model', 'train_dataloader'):
-        if not isinstance(cfg[key], Mapping):
-            raise UserError(f'{name}: {key} is {cfg[key]!r:.60}; dict(...) is wanted')
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        value = cfg.get(key) or {}  # to evaluate, a config needs no training
+        parts = value if key == 'param_scheduler' and isinstance(value, list) else [value]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise UserError(f'{name}: {key} is {value!r:.60}; expected dict(...)')
     return cfg
 
 
@@ -167,6 +170,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
             partial.write_text(text, encoding='utf-8')
     except OSError as error:
         raise UserError(f'-o {out}: cannot be written ({error.strerror})') from None
+    remember(hashlib.sha256(text.encode()).hexdigest())
     return text
 
 

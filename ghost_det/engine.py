@@ -30,6 +30,7 @@ from .models.sync_norm import synchronise_on_cpu
 from .optimize import optimize
 from .repeatable import LOOP_TYPES, PatientWorker
 from .saving import KeepingCheckpointHook
+from .schedules import recompute, shorten_warm_up, states
 from .trial import alone
 
 
@@ -174,7 +175,10 @@ class ConsoleRunner(Runner):
 
     Attributes:
         began: when the training was started, in nanoseconds; of a resumed one, when it was first.
+        shortens_warm_up: a warm-up that is long for the training is shortened.
     """
+
+    shortens_warm_up = False
 
     LISTINGS = (
         'Exp name',
@@ -202,7 +206,9 @@ class ConsoleRunner(Runner):
             UserError: its parts are not what this training's would be.
         """
         try:
+            fresh = states(self.param_schedulers)
             super().resume(filename, *args, **kwargs)
+            line = recompute(self, fresh)
         except UserError:
             raise
         except Exception as error:  # over any part of it that is of another kind
@@ -211,6 +217,15 @@ class ConsoleRunner(Runner):
                 f'({" ".join(f"{type(error).__name__}: {error}".split())[:200]}); to start from its weights '
                 f'alone: --cfg-options load_from={filename}'
             ) from error
+        if line:
+            self.logger.info(line)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Build the schedules; see `shortens_warm_up`."""
+        line = shorten_warm_up(scheduler, self.train_loop.max_iters) if self.shortens_warm_up else None
+        if line:
+            self.logger.info(line)
+        return super().build_param_scheduler(scheduler)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Build the logger; its console handler leaves the listings out."""
@@ -222,7 +237,9 @@ class ConsoleRunner(Runner):
 
     @classmethod
     def _is_no_listing(cls, record: logging.LogRecord) -> bool:
-        return not record.getMessage().lstrip('\n -').startswith(cls.LISTINGS)
+        text = record.getMessage()
+        # A head whose levels share convolutions is built so, and its config then says bypass_duplicate=True.
+        return not text.lstrip('\n -').startswith(cls.LISTINGS) and 'is duplicate. It is skipped' not in text
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """Wrap the model for several processes; on CPUs too, where mmengine's would name a GPU."""

@@ -99,7 +99,8 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
             raise UserError(f'{config}: {error.filename or ""}: {error.strerror or _text(error)}') from error
         raise
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        full = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        if full or "can't allocate memory" in str(error):
             raise UserError(
                 f'{config}: the memory is not enough: {_text(error)}. Smaller: --batch-size, the '
                 'scale of the images, --amp'

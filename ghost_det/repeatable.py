@@ -279,8 +279,7 @@ class RepeatableHook(Hook):
         if batches not in (None, now):
             runner.logger.warning(
                 f'--resume: an epoch had {batches} steps and has {now} now (another batch size, number of '
-                'processes or data set): schedules that count steps go on from where they were and no longer '
-                'end with the training, and an epoch under way starts anew.'
+                'processes or data set): an epoch under way is started again.'
             )
         elif isinstance(loop, RepeatableEpochLoop):
             loop.place = meta.get('place', 0)

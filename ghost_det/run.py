@@ -19,6 +19,7 @@ from .launch import first_on_host, is_first, join, require_same
 from .preflight.configured import check_configured
 from .report import full_metric, report_test, report_training
 from .saving import began, remove_interrupted, remove_partial, resume_from, save_safely, saved_in
+from .schedules import set_epochs
 from .start import fetch_weights, skip_pretrained, starts_whole, use_pretrained
 from .swap import parse_backbone, swap
 
@@ -51,27 +52,6 @@ def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
     if is_first():
         for warning in warnings[:5]:
             print(f'warning: {warning.line()}')
-
-
-def set_epochs(cfg: Any, epochs: int) -> None:
-    """Change the length of an epoch-based training, and of its schedules with it.
-
-    Raises:
-        UserError: the config counts iterations, or ``epochs`` is below 1.
-    """
-    if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
-        raise UserError(f'--epochs {epochs}: a number from 1 up, for a config that counts epochs')
-    scale = epochs / cfg.train_cfg.max_epochs
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-        if scheduler.get('by_epoch', True):
-            for key in ('begin', 'end', 'T_max'):
-                if key in scheduler:
-                    scheduler[key] = max(round(scheduler[key] * scale), int(key != 'begin'))
-            if 'milestones' in scheduler:
-                scheduler.milestones = [max(1, round(m * scale)) for m in scheduler.milestones]
-    cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.get('val_interval', 1) * scale))
-    cfg.train_cfg.max_epochs = epochs
 
 
 def fit_to_cpu(cfg: Any) -> None:
@@ -251,6 +231,7 @@ def train(
         with first_on_host():
             fetch_weights(cfg)
     runner = _build_runner(cfg, config)
+    runner.shortens_warm_up = settings.get('epochs') is not None
     if whole:
         skip_pretrained(runner.model)
         if pretrained not in (None, 'none'):

@@ -16,6 +16,7 @@ from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
 
+from .called import tool
 from .checkpoint import load_checkpoint
 from .errors import UserError
 from .files import PARTIAL, atomic
@@ -231,7 +232,7 @@ def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
         The checkpoint, if there is one, and a line on each newer one that is damaged.
 
     Raises:
-        UserError: there are checkpoints, but none to go on from.
+        UserError: there are checkpoints, but none to go on from; or the training is to be shorter than it is.
     """
     cfg.resume = False
     if resume is None:
@@ -245,7 +246,18 @@ def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
                 'Remove them, or leave --resume out, to start from the beginning'
             )
         return None, []
-    seed = _state(source).get('seed')  # before the set-up of everything else
+    meta = _state(source)  # before the set-up of everything else
+    for key, unit, done in (
+        ('max_epochs', 'epochs', meta['epoch'] + (meta.get('place', 0) > 0)),
+        ('max_iters', 'steps', meta['iter']),
+    ):
+        if cfg.train_cfg.get(key, done) < done:
+            raise UserError(
+                f'--resume: {source} has been trained for {done} {unit}, and this training has '
+                f'{cfg.train_cfg[key]} (--epochs, or train_cfg.{key} in the config): give it {done} or more, '
+                f'or evaluate the checkpoint with {tool("test")}'
+            )
+    seed = meta.get('seed')
     if seed is not None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
     return source, damaged

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmdet.models import backbones
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -78,7 +79,7 @@ class Swap:
             shown = ['-'.rjust(n) if value is None else f'{value / unit:>{n}.2f}' for value, unit, n in cells]
             lines.append(f'{name:<18}' + ''.join(shown))
         if None in totals:
-            lines.append('-: cannot be counted without computing, as what depends on proposals')
+            lines.append('-: not counted, as it depends on what is found in an image (proposals, queries)')
         return '\n'.join(lines)
 
 
@@ -147,8 +148,11 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
 def _settings(backbone: str | Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the dictionary of a known backbone."""
     cfg = dict(type=backbone, **settings) if isinstance(backbone, str) else {**backbone, **settings}
-    if MODELS.get(str(cfg.get('type'))) is None:
-        raise UserError(f'there is no backbone {cfg.get("type")}; ours are {", ".join(BACKBONES)}')
+    if not inspect.isclass(MODELS.get(str(cfg.get('type')))):  # of an installed package it returns the module
+        raise UserError(
+            f'there is no backbone {cfg.get("type")}; ours are {", ".join(BACKBONES)}; '
+            f'those of mmdet {", ".join(backbones.__all__)}'
+        )
     return {'type': cfg['type'], 'width': 1.0, **cfg} if cfg['type'] in NETWORKS else cfg
 
 

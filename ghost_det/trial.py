@@ -209,10 +209,16 @@ def _count_dense(detector: Mapping[str, Any], height: int, width: int) -> Parts:
         if parameters:
             found[name] = (parameters, None)
     maps = torch.zeros(1, 3, height, width)
-    for name in ('backbone', 'neck', 'rpn_head'):
-        if name in found:
-            with count_macs(built.get_submodule(name)) as macs:
+    for name in ('backbone', 'neck', 'rpn_head', 'bbox_head'):
+        if name not in found:
+            continue
+        with count_macs(built.get_submodule(name)) as macs:
+            try:
                 out = built.get_submodule(name)(maps)
-            found[name] = (found[name][0], macs.total())
-            maps = maps if name == 'rpn_head' else out
+            except Exception:
+                if name != 'bbox_head':
+                    raise
+                break  # it takes queries, not maps
+        found[name] = (found[name][0], macs.total())
+        maps = maps if name == 'rpn_head' else out
     return found

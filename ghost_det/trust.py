@@ -31,17 +31,24 @@ def announce(config: Path) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:  # which the one who reads it tells
         return
-    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    seen = Path(caches).expanduser() / 'ghost_det/configs-seen'
     with contextlib.suppress(OSError):
-        if digest in seen.read_text(encoding='utf-8').split():
+        if digest in _seen().read_text(encoding='utf-8').split():
             return
     print(
         f'{config}: a config is Python code and runs as you, with all that it inherits and imports: '
         'read those of others first. (Said once of each.)',
         file=sys.stderr,
     )
+    remember(digest)
+
+
+def remember(digest: str) -> None:
+    """Have nothing said of the config whose content has this SHA-256, as of one that was written here."""
     with contextlib.suppress(OSError):
-        seen.parent.mkdir(parents=True, exist_ok=True)
-        with seen.open('a', encoding='utf-8') as file:
+        _seen().parent.mkdir(parents=True, exist_ok=True)
+        with _seen().open('a', encoding='utf-8') as file:
             file.write(f'{digest}\n')
+
+
+def _seen() -> Path:
+    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'ghost_det/configs-seen'

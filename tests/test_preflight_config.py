@@ -53,6 +53,21 @@ def test_a_config_that_fits_its_data(folder: Folder) -> None:
     ]
 
 
+def test_a_number_of_classes_is_an_error_where_data_does_not_set_it(folder: Folder) -> None:
+    cfg = named(folder.save(), classes=('cat', 'dog', 'cow'))
+    cfg.model.bbox_head.num_classes = 80
+
+    def severities(root: Path | None, *parts: Path | None) -> list[str]:
+        report = check_dataset(root, *parts, config=cfg, quick=True)
+        return [finding.severity for finding in report.findings if finding.kind == 'num_classes']
+
+    assert severities(None, *data_of_config(cfg)) == ['error', 'error']
+    assert severities(folder.root) == ['note', 'note']
+    for name in ('train', 'val'):
+        del cfg[f'{name}_dataloader'].dataset.metainfo
+    assert severities(folder.root) == []
+
+
 @pytest.mark.parametrize(
     ('kind', 'metainfo', 'place'),
     [
@@ -219,7 +234,6 @@ def test_anchors_that_atss_assigns_by_distance_are_not_examined(coco_mini: Path)
 
 def test_boxes_that_no_anchor_reaches_are_a_warning(folder: Folder) -> None:
     for box in folder.content['train']['annotations']:
-        box['bbox'] = [3, 3, 2, 2]
+        box['bbox'] = [3, 3, 3, 3]
     report = check_dataset(folder.save(), config=load_config(LITE), quick=True)
-    assert [f.kind for f in report.findings] == ['few anchors fit', 'num_classes', 'num_classes']
-    assert report.findings[1].severity == 'note'  # --data sets it
+    assert [f.kind for f in report.findings] == ['few anchors fit']  # --data sets num_classes

@@ -57,6 +57,12 @@ def test_epochs_stretch_the_schedule_with_the_training() -> None:
         set_epochs(cfg, 3)
 
 
+@pytest.mark.parametrize('key', ['train_cfg', 'optim_wrapper', 'param_scheduler'])
+def test_a_part_of_a_config_that_is_no_dictionary_is_named(key: str) -> None:
+    with pytest.raises(UserError, match=f'{key} is 3; expected dict'):
+        load_config(LITE, {key: 3})
+
+
 def test_a_batch_that_the_learning_rate_is_not_for_is_told() -> None:
     cfg = load_config(FULL)
     note = batch_note(cfg, 1)

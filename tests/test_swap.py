@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ghost_det import swap_backbone
+from ghost_det.complexity import input_size
 from ghost_det.config import changes, load_config
 from ghost_det.errors import UserError
 from ghost_det.refit import IMAGENET, use_images
@@ -26,6 +27,7 @@ from .conftest import ROOT
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 OURS = str(ROOT / 'configs/retinanet_ghostnet_fpn.py')
+LITE = str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')
 
 # Config, new backbone, settings, strides that it is to give, the first part behind it and its in_channels.
 SWAPS: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...], str, Any]] = {
@@ -145,6 +147,7 @@ def test_what_cannot_be_swapped_is_refused_with_the_reason(config: str, message:
         ('GhostResNet', {}, "GhostResNet: cannot be built: .*'depth'"),
         ('GhostNet4', {}, 'there is no backbone GhostNet4; ours are GhostNet, '),
         ('FPN', {}, 'FPN: cannot be built'),
+        ('timm', {}, 'there is no backbone timm; ours are GhostNet, .*; those of mmdet RegNet, ResNet, '),
     ],
 )
 def test_wrong_settings_are_told(backbone: str, settings: dict[str, Any], message: str) -> None:
@@ -376,7 +379,9 @@ def test_table_adds_up_to_the_built_detectors() -> None:
 def test_what_depends_on_proposals_is_not_counted_and_sizes_that_do_not_fit_are_told() -> None:
     table = swap(SWAPS['faster-rcnn'][0], 'GhostNet').table(320, 320)
     (line,) = [line for line in table.splitlines() if line.startswith('roi_head')]
-    assert line.split()[3:] == ['-', '-'] and 'depends on proposals' in table
+    assert line.split()[3:] == ['-', '-'] and 'what is found in an image (proposals, queries)' in table
+    one_stage = swap('mmdet::ssd/ssd300_coco.py', 'GhostNet').table(300, 300)
+    assert [line.split()[0] for line in one_stage.splitlines()[-2:]] == ['bbox_head', 'all']
     with pytest.raises(UserError, match='--size 33 33: CSPDarknet does not take it'):
         count(load_config(SWAPS['yolox'][0]).model, 33, 33)
 
@@ -419,12 +424,39 @@ def test_without_a_neck_all_heads_get_the_channels() -> None:
 
 def test_tool_writes_the_child_and_prints_both_sizes(tmp_path: Path) -> None:
     out = tmp_path / 'mine.py'
-    words = [sys.executable, 'tools/swap.py', OURS, '-o', str(out), '--width', '1.3', '--size', '320', '320']
+    words = [sys.executable, 'tools/swap.py', LITE, '-o', str(out), '--width', '1.3']
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     for piece in ("type='GhostNetV2'", 'weights: ghost://ghostnetv2_130', 'before', 'bbox_head', '320 x 320'):
         assert piece in done.stdout
-    assert out.read_text() in done.stdout
+    assert f'{out} is written:\n{out.read_text()}' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('config', 'size'),
+    [
+        (LITE, (320, 320)),
+        (OURS, (800, 1344)),
+        ('mmdet::ssd/ssd300_coco.py', (300, 300)),
+        ('mmdet::yolox/yolox_s_8xb8-300e_coco.py', (640, 640)),
+        ('mmdet::detr/detr_r50_8xb2-150e_coco.py', (800, 1333)),
+    ],
+)
+def test_multiply_adds_are_of_the_config_s_own_size(config: str, size: tuple[int, int]) -> None:
+    assert input_size(load_config(config)) == size
+
+
+def test_a_config_that_was_written_here_is_not_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    out = tmp_path / 'mine.py'
+    swap(LITE, 'GhostNet', width=1.3).write(out)
+    load_config(out)
+    assert 'is Python code' not in capsys.readouterr().err
+    out.write_text(out.read_text() + '\n')
+    load_config(out)
+    assert f'{out}: a config is Python code' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

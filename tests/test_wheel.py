@@ -80,6 +80,17 @@ def test_it_holds_the_configs_and_no_tests(wheel: Path) -> None:
     assert {name.partition('/')[0].partition('-')[0] for name in names} == {'ghost_det'}
 
 
+def test_an_environment_that_has_a_stack_gets_what_else_the_import_needs(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as content:
+        (name,) = [name for name in content.namelist() if name.endswith('.dist-info/METADATA')]
+        lines = content.read(name).decode().splitlines()
+    required = [line for line in lines if line.startswith('Requires-Dist: ') and ' extra' not in line]
+    names = {
+        re.split('[<>=]', line.removeprefix('Requires-Dist: '))[0].replace('-', '_') for line in required
+    }
+    assert names == {'huggingface_hub', 'safetensors', 'shtab'}
+
+
 def test_help_waits_for_no_torch(bin_folder: Path, place: Path) -> None:
     printed = ghost_det(bin_folder, place, '--help')
     assert all(re.search(rf'^  {name} +\w', printed, re.MULTILINE) for name in COMMANDS)

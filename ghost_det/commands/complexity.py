@@ -11,21 +11,29 @@ def make_parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG_HELP)
     what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
-    parser.add_argument('--size', type=whole, nargs=2, default=(800, 1333), metavar=('HEIGHT', 'WIDTH'))
+    parser.add_argument(
+        '--size',
+        type=whole,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="of the input (default: the config's)",
+    )
     return parser
 
 
 def main() -> None:
     """Print the counts, part by part."""
     args = parse(make_parser())
-    from ..complexity import build_detector, classifier_table, complexity
+    from ..complexity import build_detector, classifier_table, complexity, input_size
     from ..config import load_config
 
     if args.classifiers:
         print(classifier_table())
         return
-    parts = complexity(build_detector(load_config(args.config)), *args.size)
+    cfg = load_config(args.config)
+    size = args.size or input_size(cfg)
+    parts = complexity(build_detector(cfg), *size)
     total = tuple(map(sum, zip(*parts.values())))
-    print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}')
+    print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}, {size[0]} x {size[1]}')
     for name, (parameters, macs) in (*parts.items(), ('all', total)):
         print(f'{name:<12}{parameters / 1e6:>16.2f}{macs / 1e9:>19.2f}')

@@ -15,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         description='Find objects in images and videos.',
         usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER',
-        epilog='Exit code 1: some images could not be read.',
+        epilog='Exit code 1: some images failed.',
     )
     parser.add_argument(
         'model',
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Detect as the command line says; exit code 1 where some images could not be read."""
+    """Detect as the command line says; exit code 1 where some images failed."""
     args = parse(make_parser(), light=True)
     # Before OpenCV is imported, which reads it then.
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')

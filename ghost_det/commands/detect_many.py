@@ -16,7 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         description='Find objects in any number of images, by many processes or machines. '
         'The same command again goes on after any stop.',
-        epilog='Exit code 1: some images could not be read; the column error says why.',
+        epilog='Exit code 1: some images failed; the column error says why.',
     )
     parser.add_argument('model', metavar='MODEL', help=f'of {tool("export")}')
     parser.add_argument(
@@ -45,15 +45,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--limit', type=whole, metavar='N', help='take the first N images only')
     parser.add_argument('--address', metavar='RAY', help='a Ray cluster, as auto (default: this machine)')
-    parser.add_argument(
-        '--retry-errors', action='store_true', help='do shards again in which images could not be read'
-    )
+    parser.add_argument('--retry-errors', action='store_true', help='do shards again in which images failed')
     parser.add_argument('--coco', type=Path, metavar='JSON', help='also write all results to one file')
     return parser
 
 
 def main() -> None:
-    """Detect as the command line says; exit code 1 where some images could not be read."""
+    """Detect as the command line says; exit code 1 where some images failed."""
     args = parse(make_parser(), light=True)
     # No torch here and in the workers, nor Ray's reports to its makers. Set before Ray is imported.
     os.environ[RUNTIME] = '1'
@@ -79,5 +77,5 @@ def main() -> None:
         retry=args.retry_errors,
         coco=args.coco,
     )
-    print(f'{total.images} images, {total.failed} not read; {total.objects} objects; results in {args.out}')
+    print(f'{total.images} images, {total.failed} failed; {total.objects} objects; results in {args.out}')
     sys.exit(1 if total.failed else 0)

@@ -31,9 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
         '--size',
         type=whole,
         nargs=2,
-        default=(800, 1344),
         metavar=('HEIGHT', 'WIDTH'),
-        help='of the input, for the multiply-adds (default: 800 1344)',
+        help="of the input, for the multiply-adds (default: the config's)",
     )
     parser.add_argument('--force', action='store_true', help='overwrite the output')
     return parser
@@ -42,14 +41,16 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Swap as the command line says."""
     args = parse(make_parser(), '--settings depth=50')
+    from ..complexity import input_size
     from ..swap import parse_backbone, swap
 
     name, settings = parse_backbone(args.backbone)
     if args.width is not None:
         settings['width'] = args.width
     swapped = swap(args.config, name, args.pretrained, **settings, **args.settings)
-    table = swapped.table(*args.size)  # before the file is written, as it may refuse the size
+    size = args.size or input_size(swapped.source)
+    table = swapped.table(*size)  # before the file is written, as it may refuse the size
     if args.out:
-        print(swapped.write(args.out, args.force))
+        print(f'{args.out} is written:\n{swapped.write(args.out, args.force)}')
     print('\n'.join(swapped.notes), end='\n\n')
     print(table)

@@ -33,6 +33,7 @@ from ..installed import RUNTIME
 from ..texts import plural
 from .backends import cores
 from .coco_json import write_coco
+from .detect import find_each
 from .letterbox import Image
 from .manifest import PARTS, agree, as_parquet, digest, listed, part_name
 from .parallel import ordered
@@ -125,11 +126,14 @@ class Worker:
                 path, error = waiting.popleft()
                 yield path, None, None, [], [], [], str(error)
 
-        for each in self._detector.stream(readable(), self._settings.batch):
+        for each in find_each(self._detector, readable(), self._settings.batch):
             yield from bad()
             path, size = waiting.popleft()
             assert isinstance(size, tuple)  # errors are gone
-            yield path, *size, list(each.boxes), each.scores, each.labels, None
+            if isinstance(each, UserError):
+                yield path, None, None, [], [], [], f'{path}: {each}'
+            else:
+                yield path, *size, list(each.boxes), each.scores, each.labels, None
         yield from bad()
 
 

@@ -13,17 +13,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from .. import shipped
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import atomic, require_folder, require_writable
 from ..images import find_images
 from ..installed import load
 from ..texts import plural
 from .drawing import draw
 from .letterbox import Image
-from .media import VIDEOS, VideoReader, VideoWriter, is_camera, picture_name, read_image, write_image
+from .media import (
+    VIDEOS,
+    VideoReader,
+    VideoWriter,
+    encode_image,
+    is_camera,
+    picture_name,
+    read_image,
+    write_file,
+)
 from .parallel import ordered
 from .runtime import Detections, Detector
 
@@ -66,7 +76,7 @@ class Found:
         self.results += found.to_coco(entry['id'], range(1, len(self._classes) + 1))
 
     def fail(self, name: str, error: UserError) -> None:
-        """Add an image that cannot be read, and tell."""
+        """Add an image that cannot be used, and print why."""
         _say(f'error: {error}', sys.stderr)
         self.errors.append({'file_name': name, 'error': str(error)})
 
@@ -96,7 +106,7 @@ def detect_files(
     json_file: bool = False,
     pictures: bool = True,
 ) -> int:
-    """Run a detector over images and videos, and return how many of them cannot be read.
+    """Run a detector over images and videos, and return how many of them cannot be used.
 
     Args:
         model: an exported detector; or a config, for torch: its checkpoint is the first of
@@ -144,7 +154,7 @@ def detect_files(
     count = len(found.images)
     _say(
         f'{plural(count, "image")} in {seconds:.1f} s: {count / max(seconds, 1e-9):.1f} images/s with '
-        f'reading and writing; {plural(len(found.results), "object")}; {len(found.errors)} not read; '
+        f'reading and writing; {plural(len(found.results), "object")}; {len(found.errors)} failed; '
         f'results in {out}',
         sys.stdout,
     )
@@ -196,16 +206,25 @@ def _detect_images(job: Job, images: Sequence[Path], found: Found) -> None:
             yield content
 
     def drawn() -> Iterator[tuple[Path, Image, Detections]]:
-        for each in job.detector.stream(readable(), job.batch):
+        for each in find_each(job.detector, readable(), job.batch):
             path, image = sent.popleft()
-            found.add(names[path], image, each)
             bar.update()
+            if isinstance(each, UserError):
+                found.fail(names[path], UserError(f'{path}: {each}'))
+                continue
+            found.add(names[path], image, each)
             yield path, image, each
 
     def write(item: tuple[Path, Image, Detections]) -> None:
         path, image, each = item
-        if job.pictures:
-            write_image(targets[path], draw(image, each, job.detector.classes))
+        if not job.pictures:
+            return
+        try:
+            content = encode_image(draw(image, each, job.detector.classes), targets[path].suffix)
+        except UserError as error:
+            found.fail(names[path], UserError(f'{path}: {error}'))
+        else:
+            write_file(targets[path], content)
 
     with bar:
         for _ in ordered(write, drawn(), job.threads):
@@ -217,6 +236,50 @@ def _try_to_read(path: Path) -> tuple[Path, Image | UserError]:
         return path, read_image(path)
     except UserError as error:
         return path, error
+
+
+def find_each(detector: AnyDetector, images: Iterable[Image], batch: int) -> Iterator[Detections | UserError]:
+    """Yield what a detector finds in each image, or, of one that it cannot be run on, the error.
+
+    Where it fails, the images that it was given until then are tried one at a time.
+
+    Raises:
+        Exception: whatever the detector raises of a plain image as well, or ``images`` raises.
+    """
+    source = iter(images)
+    sent: deque[Image] = deque()
+    broken: list[Exception] = []
+
+    def feed() -> Iterator[Image]:
+        try:
+            for image in source:
+                sent.append(image)
+                yield image
+        except Exception as error:
+            broken.append(error)
+            raise
+
+    while True:
+        try:
+            for found in detector.stream(feed(), batch):
+                sent.popleft()
+                yield found
+            return
+        except Exception:
+            if broken or not sent:
+                raise
+        while sent:
+            yield _find_alone(detector, sent.popleft())
+
+
+def _find_alone(detector: AnyDetector, image: Image) -> Detections | UserError:
+    try:
+        return next(iter(detector.stream([image])))
+    except Exception as error:
+        # Is the detector to blame, and not the image? Then this raises.
+        list(detector.stream([np.full((480, 640, 3), 128, np.uint8)]))
+        why = str(error) if isinstance(error, UserError) else reason(error)
+        return UserError(f'the detector cannot run on {image.shape[1]} x {image.shape[0]} px: {why}')
 
 
 def _video_target(source: str, out: Path) -> Path:
@@ -245,8 +308,11 @@ def _detect_video(job: Job, source: str, found: Found) -> None:
         writer = closing.enter_context(VideoWriter(target, reader.fps)) if job.pictures else None
         bar = closing.enter_context(tqdm(total=reader.count or None, unit='frame', disable=None))
         try:
-            for index, each in enumerate(job.detector.stream(remembered(), job.batch)):
+            for index, each in enumerate(find_each(job.detector, remembered(), job.batch)):
                 frame = frames.popleft()
+                if isinstance(each, UserError):
+                    found.fail(source, UserError(f'{source}: frame {index}, at which it stops: {each}'))
+                    break
                 found.add(source, frame, each, frame=index)
                 if writer is not None:
                     writer.write(draw(frame, each, job.detector.classes))

@@ -75,17 +75,27 @@ def picture_name(path: Path) -> str:
     return path.name if path.suffix.lower() in ('.jpg', '.jpeg', '.png') else f'{path.name}.jpg'
 
 
-def write_image(path: Path, image: Image) -> None:
-    """Write an image whole or not at all, in the format of its name.
+def encode_image(image: Image, suffix: str) -> bytes:
+    """Return an image as the content of a file of this suffix.
+
+    Raises:
+        UserError: the format does not hold it.
+    """
+    encoded, content = cv2.imencode(suffix.lower(), image)
+    if not encoded:
+        raise UserError(f'{image.shape[1]} x {image.shape[0]} px are too many for a {suffix} picture')
+    return content.tobytes()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, complete or not at all.
 
     Raises:
         UserError: it cannot be written.
     """
-    encoded, content = cv2.imencode(path.suffix.lower(), image)
-    assert encoded
     try:
         with atomic(path) as partial:
-            partial.write_bytes(content.tobytes())
+            partial.write_bytes(content)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror})') from None
 

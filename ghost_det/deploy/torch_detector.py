@@ -18,7 +18,7 @@ from ..checkpoint import check_fits, checkpoint_classes, load_checkpoint
 from ..config import load_config
 from ..data import set_num_classes
 from ..errors import UserError
-from ..faults import told
+from ..faults import NamedCompose, told
 from ..optimize import optimize
 from .letterbox import Image
 from .runtime import Detections
@@ -52,7 +52,7 @@ def array_pipeline(cfg: Any) -> Compose:
     """Return the test pipeline of a config, for images that are arrays in BGR."""
     pipeline = get_test_pipeline_cfg(cfg)
     pipeline[0].type = 'mmdet.LoadImageFromNDArray'
-    return Compose(pipeline)
+    return NamedCompose(Compose(pipeline).transforms)
 
 
 class TorchDetector:

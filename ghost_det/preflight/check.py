@@ -159,9 +159,11 @@ def check_dataset(
     reach = None
     if config is not None:
         from .anchors import ENOUGH, check_anchors
-        from .configured import check_config
+        from .configured import check_config, config_splits
 
-        findings += check_config(config, {part.name: part.table for part in parts}, defaults=False)
+        own = {split.annotations.absolute() for _, split in config_splits(config, list(given))}
+        named = folder is None and own >= {part.split.annotations for part in parts}
+        findings += check_config(config, {part.name: part.table for part in parts}, defaults=named)
         if parts:
             lines, reach = check_anchors(config, parts[0].table)
         if reach is not None and any(reach.boxes) and reach.share < ENOUGH:

@@ -64,7 +64,7 @@ def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -
         cfg: of a detector.
         tables: the annotations of each split.
         defaults: a config without classes stands for those of its dataset class, as in mmdet; otherwise it
-            is a recipe for any data.
+            is a recipe for any data, in which ``--data`` sets classes and their number.
     """
     findings: list[Finding] = []
     for name, table in tables.items():
@@ -89,7 +89,8 @@ def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -
         names = [str(category['name']) for category in table.categories]
         if classes is not None:
             findings += _check_names(list(classes), names, name, place)
-        if not dataset.get('return_classes'):  # detectors of any text have more outputs than classes
+        # Detectors of any text have more outputs than classes.
+        if (classes is not None or defaults) and not dataset.get('return_classes'):
             expected = len(table.classes() if classes is None else classes)
             counts = dict(numbers_of_classes(cfg.model, 'model'))
             if counts and expected not in counts.values():
@@ -97,8 +98,7 @@ def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -
                     f'{head}.num_classes is {count}, the data has {expected}'
                     for head, count in counts.items()
                 ]
-                severity = 'error' if defaults or 'classes' in metainfo else 'note'
-                findings += found('num_classes', name, places, severity=severity)
+                findings += found('num_classes', name, places, severity='error' if defaults else 'note')
     return findings
 
 

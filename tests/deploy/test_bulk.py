@@ -21,6 +21,7 @@ import ray
 from ghost_det.deploy import Detector, Metadata, bulk
 from ghost_det.deploy.bulk import Counts, detect_many
 from ghost_det.deploy.media import read_image
+from ghost_det.deploy.runtime import Detections
 from ghost_det.errors import UserError
 from tests.conftest import ROOT
 from tests.deploy.exported import METADATA, save
@@ -155,7 +156,7 @@ def test_a_killed_driver_is_followed_by_another(
 
     again = subprocess.run([*tool, '--address', cluster], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 1, again.stderr
-    assert f'{GOOD + 2} images, 2 not read; {GOOD} objects' in again.stdout
+    assert f'{GOOD + 2} images, 2 failed; {GOOD} objects' in again.stdout
     assert f'{len(done) * SHARD} are done already' in again.stdout
     check(out, images, model)
     assert {part: part.stat().st_mtime_ns for part in done} == done
@@ -237,3 +238,22 @@ def test_mistakes(model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match='an exported detector is wanted'):
         detect_many(str(tmp_path / 'n.parquet'), str(tmp_path), str(tmp_path / 'out'))
     assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_an_image_that_the_detector_cannot_run_on_is_an_error_in_its_row(tmp_path: Path) -> None:
+    class Picky:
+        def stream(self, images: Any, batch: int = 1) -> Iterator[Any]:
+            for image in images:
+                if len(image) == 2:
+                    raise ValueError('too thin')
+                yield Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    paths = [str(tmp_path / f'{height}.png') for height in (8, 2, 9)]
+    for path in paths:
+        cv2.imwrite(path, np.zeros((int(Path(path).stem), 30, 3), np.uint8))
+    worker = bulk.Worker.__new__(bulk.Worker)
+    worker._settings, worker._detector = bulk.Settings(4, 1, 0.3), Picky()  # type: ignore[assignment]
+    rows = list(worker._rows(paths))
+    assert [row[:3] for row in rows] == [(paths[0], 30, 8), (paths[1], None, None), (paths[2], 30, 9)]
+    assert rows[0][-1] is rows[2][-1] is None
+    assert rows[1][-1].startswith(f'{paths[1]}: the detector cannot run on 30 x 2 px: ValueError: too thin')

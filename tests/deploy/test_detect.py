@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from mmdet.apis import inference_detector, init_detector
 
 from ghost_det.deploy import Metadata, detect
-from ghost_det.deploy.detect import detect_files
+from ghost_det.deploy.detect import detect_files, find_each
 from ghost_det.deploy.media import VideoReader, VideoWriter, read_image
+from ghost_det.deploy.runtime import Detections
 from ghost_det.errors import UserError
 
 from ..conftest import ROOT
+from ..demo.torch_files import save_torch
 from .exported import METADATA, save
 from .test_media import huge
 from .test_runtime import box, bright
@@ -68,7 +71,7 @@ def test_images_and_videos_become_pictures_videos_and_json(
     said = capsys.readouterr()
     assert said.out.startswith('16 images in ')
     assert 'images/s' in said.out
-    assert '16 objects; 1 not read' in said.out
+    assert '16 objects; 1 failed' in said.out
     assert 'd.jpg: no image that can be decoded' in said.err
 
 
@@ -218,3 +221,77 @@ def test_a_checkpoint_finds_what_mmdet_finds(work: Path) -> None:
     assert len(scores)
     ours = [result['score'] for result in found['results'] if result['image_id'] == 2]
     np.testing.assert_allclose(ours, scores.numpy(), rtol=1e-4)
+
+
+class Picky:
+    """Fails over a whole batch where an image of it is thin, and where ``broken`` over every image."""
+
+    classes = ('thing',)
+
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+
+    def stream(self, images: Any, batch: int = 1) -> Any:
+        source = iter(images)
+        while group := list(islice(source, batch)):
+            if self.broken or any(len(image) < 3 for image in group):
+                raise cv2.error('too thin')
+            for image in group:
+                yield Detections(
+                    np.zeros((1, 4), np.float32), np.array([len(image) / 100], np.float32), np.array([0])
+                )
+
+
+def of_height(height: int) -> Any:
+    return np.zeros((height, 20, 3), np.uint8)
+
+
+@pytest.mark.parametrize('batch', [1, 3, 20])
+def test_an_image_that_stops_the_network_is_left_out_and_every_other_one_kept_in_order(batch: int) -> None:
+    heights = [2, 10, 11, 1, 12, 13, 14, 2, 2, 15, 1]
+    found = list(find_each(Picky(), map(of_height, heights), batch))
+    assert [None if isinstance(each, UserError) else round(100 * each.scores[0]) for each in found] == [
+        height if height > 2 else None for height in heights
+    ]
+    assert str(found[0]) == 'the detector cannot run on 20 x 2 px: error: too thin'
+
+
+def test_a_detector_that_fails_on_every_image_stops() -> None:
+    with pytest.raises(cv2.error):
+        list(find_each(Picky(broken=True), map(of_height, [10, 11]), 2))
+
+
+def test_a_source_that_fails_loses_no_image_silently() -> None:
+    def source() -> Any:
+        yield of_height(10)
+        raise MemoryError('no memory')
+
+    with pytest.raises(MemoryError):
+        list(find_each(Picky(), source(), 4))
+
+
+def test_a_thin_image_does_not_stop_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config, checkpoint = save_torch(tmp_path)
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for name, size in {'a.png': (90, 120), 'thin.png': (2, 3000), 'z.png': (120, 90)}.items():
+        cv2.imwrite(str(folder / name), np.full((*size, 3), 90, np.uint8))
+    out = tmp_path / 'out'
+    for batch in (1, 2):
+        assert (
+            detect_files(str(config), [str(checkpoint), str(folder)], out, batch=batch, json_file=True) == 1
+        )
+        found = read(out / 'detections.json')
+        assert [image['file_name'] for image in found['images']] == ['a.png', 'z.png']
+        (error,) = found['errors']
+        assert error['file_name'] == 'thin.png' and '3000 x 2 px' in error['error']
+        assert sorted(path.name for path in out.glob('*.png')) == ['a.png', 'z.png']
+
+
+def test_a_picture_that_its_format_cannot_hold_stops_no_other(work: Path) -> None:
+    cv2.imwrite('images/wide.bmp', np.zeros((4, 66_000, 3), np.uint8))
+    assert detect_files('m.onnx', ['images'], work / 'out', json_file=True) == 2
+    found = read(work / 'out/detections.json')
+    assert len(found['images']) == 5
+    assert 'images/wide.bmp: 66000 x 4 px are too many for a .jpg picture' in found['errors'][-1]['error']

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ghost_det.deploy.media import VideoReader, VideoWriter, picture_name, read_image, write_image
+from ghost_det.deploy.media import (
+    VideoReader,
+    VideoWriter,
+    encode_image,
+    picture_name,
+    read_image,
+    write_file,
+)
 from ghost_det.errors import UserError
 
 
@@ -95,7 +102,7 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
 def test_pictures_are_written_as_their_names_say(name: str, picture: str, tmp_path: Path) -> None:
     path = tmp_path / 'new' / picture_name(Path(name))
     assert path.name == picture
-    write_image(path, noise(9, 8, 3))
+    write_file(path, encode_image(noise(9, 8, 3), path.suffix))
     assert read_image(path).shape == (9, 8, 3)
     assert [each.name for each in path.parent.iterdir()] == [picture]
 
@@ -103,7 +110,7 @@ def test_pictures_are_written_as_their_names_say(name: str, picture: str, tmp_pa
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='cannot be written'):
-        write_image(tmp_path / 'file/a.png', noise(9, 8, 3))
+        write_file(tmp_path / 'file/a.png', b'')
     with pytest.raises(UserError, match='cannot be written'):
         VideoWriter(tmp_path / 'file/a.mp4', 10)
 

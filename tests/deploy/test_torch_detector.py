@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip('mmdet')
 
 from ghost_det.deploy.torch_detector import TorchDetector
+from ghost_det.errors import UserError
 
 from ..demo.torch_files import save_torch
 from .settled import canvases
@@ -27,3 +28,5 @@ def test_a_timed_run_finds_what_a_call_finds(tmp_path: Path) -> None:
     assert list(times) == ['prepare', 'network'] and min(times.values()) > 0
     assert 0.5 * whole < sum(times.values()) < whole
     assert times['network'] > times['prepare']
+    with pytest.raises(UserError, match='the transform Resize of the pipeline fails'):  # for the demo's page
+        detector.timed(np.zeros((2, 3000, 3), np.uint8))
