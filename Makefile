@@ -5,7 +5,7 @@ PYTHON ?= python3
 CONFIG ?= configs/retinanet_ghostnet_fpn_lite.py
 DATA ?= sample
 # The recipe is COCO's; of the sample, eight rounds are enough, and its drawings need no ImageNet weights.
-ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample,$(DATA)),--epochs 8 --pretrained none))
+ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample sample-4x3,$(DATA)),--epochs 8 --pretrained none))
 # pytest workers, of one thread each
 JOBS ?= 2
 # of any value: the tests marked slow (trainings killed and resumed, several processes, whole exports) run, too
