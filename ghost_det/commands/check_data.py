@@ -55,7 +55,7 @@ def main() -> None:
     parser = make_parser()
     args = parse(parser, light=True)
     require(parser.prog)
-    from ..data import data_root, find_annotations, no_annotations
+    from ..layouts import data_root, find_annotations, no_annotations
     from ..preflight.check import check_dataset
     from ..preflight.findings import printable
     from ..preflight.mended import require_apart, require_free, write_mended

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..annotations import load
-from ..data import Split, data_root, find_annotations, find_images, innermost, no_annotations, shared_images
+from ..data import Split, innermost, shared_images
 from ..errors import UserError
+from ..layouts import data_root, find_annotations, find_images, no_annotations
 from ..texts import plural
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from .images import Facts, check_images, common_images, open_images
@@ -113,7 +114,7 @@ def check_dataset(
     """Look for mistakes in a data set; nothing is changed.
 
     Args:
-        folder: ``'sample'``, or a folder in one of `ghost_det.data.LAYOUTS`.
+        folder: ``'sample'``, or a folder in one of `ghost_det.layouts.LAYOUTS`.
         train_ann: training annotations, where ``folder`` does not lead to them.
         train_images: folder of the training images.
         val_ann: validation annotations.

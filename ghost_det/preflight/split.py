@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..jsons import read_json
-from .convert import SPLITS, Layout, cached
+from .convert import cached
+from .layout import SPLITS, Layout
 
 VAL_SHARE = 0.2
 
