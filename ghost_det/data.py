@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .annotations import ALIGNED, MENDED, complete_boxes, read_annotations, refuse_faults, survey
+from .annotations import (
+    ALIGNED,
+    MENDED,
+    complete_boxes,
+    has_byte_order_mark,
+    read_annotations,
+    refuse_faults,
+    survey,
+)
 from .errors import UserError
 from .files import atomic
 from .layouts import Given, data_root, find_annotations, find_images, misplaced, no_annotations
@@ -92,24 +100,14 @@ def find_data(
 def find_splits(
     folder: str | Path | None, given: Given, names: Sequence[str], share: float | None = None
 ) -> Located:
-    """Find splits of a data set and check them.
-
-    Args:
-        folder: see `find_data`.
-        given: what is named one by one.
-        names: the splits that are needed.
-        share: of val, see `find_data`.
-
-    Raises:
-        UserError: see `find_data`.
-    """
+    """Find the splits of these names and check them; see `find_data`."""
     root = data_root(folder)
     parts, notes = find_annotations(root, given, share)
     splits = {}
     for name in names:
         if name in parts:
             path, images = parts[name]
-            splits[name] = Split(path, find_images(name, root, path, images, survey(path).files))
+            splits[name] = Split(path, find_images(name, root, path, images, survey(path).table.files))
     odd = quick_check([*splits.items()], mended=MENDED)
     for name in names:
         if name not in splits:
@@ -122,15 +120,12 @@ def quick_check(
     mended: Sequence[str] = (),
     more: Sequence[tuple[Path, Finding]] = (),
 ) -> list[Finding]:
-    """Check annotations, and that every image is there, without opening any.
+    """Check annotations, and that every image is there, without opening any; return warnings.
 
     Args:
         splits: names and parts of a data set.
         mended: kinds of faults that do not matter; without any, those of `ALIGNED` are errors.
         more: pairs of annotation file and finding, of other checks.
-
-    Returns:
-        warnings.
 
     Raises:
         UserError: it lists the errors.
@@ -138,15 +133,15 @@ def quick_check(
     faults = [*more]
     listing: dict[Path, set[str]] = {}
     for name, split in splits:
-        seen = survey(split.annotations)
-        lost = [file for file in seen.files if not is_there(split.images, file, listing)]
-        if lost and len(lost) == len(seen.files):
+        table, findings = survey(split.annotations)
+        lost = [file for file in table.files if not is_there(split.images, file, listing)]
+        if lost and len(lost) == len(table.files):
             missing = found(
                 'wrong image folder', '', [misplaced(name, split.annotations, split.images, lost)]
             )
         else:
             missing = found('missing file', '', (str(split.images / file) for file in lost))
-        for fault in (*seen.findings, *missing):
+        for fault in (*findings, *missing):
             severity = 'error' if fault.kind in ALIGNED and not mended else fault.severity
             if fault.kind not in mended:
                 faults.append((split.annotations, replace(fault, split=name, severity=severity)))
@@ -154,9 +149,7 @@ def quick_check(
     common = []
     for train in (split for name, split in splits if name == 'train'):
         for val in (split for name, split in splits if name == 'val'):
-            common += shared_images(
-                train, survey(train.annotations).files, val, survey(val.annotations).files
-            )
+            common += shared_images(train, val)
     return [
         # Not an error here, since some train on what they measure to see whether a network can learn it.
         *found('image in both splits', '', common, severity='warning'),
@@ -164,23 +157,17 @@ def quick_check(
     ]
 
 
-def shared_images(train: Split, files: Sequence[str], val: Split, others: Sequence[str]) -> list[str]:
+def shared_images(train: Split, val: Split) -> list[str]:
     """Return the images of train that are val's, too: the same file, or one of the same name and content.
 
     Of contents, the sizes and the first blocks are compared.
-
-    Args:
-        train: one split.
-        files: its file names.
-        val: another split.
-        others: its file names.
     """
     named: dict[str, list[str]] = defaultdict(list)
-    for other in others:
+    for other in survey(val.annotations).table.files:
         named[os.path.basename(other)].append(os.path.normpath(val.images / other))
     return [
         file
-        for file in files
+        for file in survey(train.annotations).table.files
         if any(
             _same(os.path.normpath(train.images / file), other)
             for other in named.get(os.path.basename(file), ())
@@ -209,18 +196,18 @@ def class_names(annotations: Path) -> tuple[str, ...]:
     Raises:
         UserError: there are no boxes, or errors in the file.
     """
-    content = survey(annotations)
-    refuse_faults([(annotations, fault) for fault in content.findings if fault.kind not in MENDED])
-    for fault in content.findings:
+    table, findings = survey(annotations)
+    refuse_faults([(annotations, fault) for fault in findings if fault.kind not in MENDED])
+    for fault in findings:
         if fault.kind == 'no boxes':
             raise UserError(f'{annotations}: {fault.where[0]}')
-    return tuple(content.categories[index]['name'] for index in content.table.classes())
+    return tuple(table.categories[index]['name'] for index in table.classes())
 
 
 def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
-    content = survey(annotations)
-    names = {category['id']: category['name'] for category in content.categories}
-    for used in content.used:
+    table = survey(annotations).table
+    names = {category['id']: category['name'] for category in table.categories}
+    for used in table.used():
         if names[used] not in classes:
             raise UserError(
                 f'{annotations}: has boxes of the class {names[used]!r} (id {used}), '
@@ -232,20 +219,14 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     """Return annotations whose categories are ``classes`` in this order: the file itself, or a copy.
 
     mmdet numbers labels by the file's own order, whatever order ``classes`` has, so a validation
-    file in another order shifts them in silence. The copy also has what COCO's evaluation needs:
-    ``area`` and ``iscrowd``, and box ids from 1 on, since its matcher takes id 0 for "no match".
-
-    Args:
-        annotations: a COCO-format file; it stays as it is.
-        classes: names in the order of the labels.
-        folder: where to write a copy.
+    file in another order silently shifts them. The copy, in ``folder``, also has what `complete_boxes` adds.
 
     Raises:
         UserError: the file has boxes of a class that is not in ``classes``.
     """
-    found = survey(annotations)
-    order = [category['name'] for category in found.categories if category['name'] in classes]
-    if order == list(classes) and found.complete and found.plain:
+    table = survey(annotations).table
+    order = [category['name'] for category in table.categories if category['name'] in classes]
+    if order == list(classes) and table.complete and not has_byte_order_mark(annotations):
         return annotations
     _check_same_classes(classes, annotations)
     content = read_annotations(annotations)
@@ -263,12 +244,9 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
 
 
 def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
-    """Point every loader, evaluator and head of a config at ``data``.
+    """Point every loader, evaluator and head of a config, in place, at ``data``.
 
-    Args:
-        cfg: an mmengine ``Config`` of a detector; changed in place.
-        data: the data set.
-        folder: where aligned copies of annotations go, if any are needed.
+    Aligned copies of annotations go to ``folder``, if any are needed.
     """
     for name, split in (('train', data.train), ('val', data.val), ('test', data.val)):
         if split is None or not cfg.get(f'{name}_dataloader'):
@@ -292,11 +270,8 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
 def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
     """Compare the boxes that built datasets of mmdet yield to a training with those in their files.
 
-    Args:
-        loader: of the training; datasets that read no COCO file, or in their own way, are passed over.
-
-    Yields:
-        a line for each dataset, and whether it is a warning: its numbers do not add up.
+    Datasets that read no COCO file, or in their own way, are passed over. Yields a line for each other, and
+    whether it is a warning: its numbers do not add up.
 
     Raises:
         UserError: none of the boxes are used.
@@ -371,16 +346,25 @@ def _palette(count: int) -> dict[str, Any]:
 
 
 def set_num_classes(model: Any, count: int) -> None:
-    """Set ``num_classes`` in every head; backbones and necks may use the word for something else."""
-    if isinstance(model, list):
-        for part in model:
-            set_num_classes(part, count)
-    elif isinstance(model, dict):
-        for key, value in model.items():
-            if key == 'num_classes':
-                model[key] = count
-            elif key not in ('backbone', 'neck', 'semantic_head'):
-                set_num_classes(value, count)
+    """Set ``num_classes`` in every head of a detector's config."""
+    for _, head in heads(model):
+        head['num_classes'] = count
+
+
+def heads(part: Any, place: str = 'model') -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a detector's config that have ``num_classes``, with their places.
+
+    Backbones, necks and some heads use the word for something else.
+    """
+    if isinstance(part, list | tuple):
+        for index, inner in enumerate(part):
+            yield from heads(inner, f'{place}[{index}]')
+    elif isinstance(part, dict):
+        if 'num_classes' in part:
+            yield place, part
+        for key, value in part.items():
+            if key not in ('backbone', 'neck', 'semantic_head', 'rpn_head'):
+                yield from heads(value, f'{place}.{key}')
 
 
 def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:

@@ -58,6 +58,28 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes ``folder`` at the end; after an error, nothing is left of it.
+
+    Where another process was faster, its folder stays.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:
+        # A folder inside: the temporary one is closed to other users and would stay so once renamed.
+        built = Path(scratch) / 'set'
+        built.mkdir()
+        yield built
+        try:
+            built.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 

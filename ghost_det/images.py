@@ -30,11 +30,7 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the files in a folder, to any depth; hidden ones are left out.
 
-    Links to folders are followed, except those to a folder that the path has come through.
-
-    Args:
-        folder: where to start.
-        above: real paths of the folders that led here.
+    Links to folders are followed, but not back to one of ``above``, the real paths that led here.
 
     Raises:
         UserError: a folder cannot be read.

@@ -36,11 +36,7 @@ Parts = dict[str, tuple[Path, Path | None]]
 
 
 def data_root(folder: str | Path | None) -> Path | None:
-    """Return the folder or ``data.yaml`` that ``--data`` names, generated first where it is ``'sample'``.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Return the folder or ``data.yaml`` that ``--data`` names, generated first where it is ``'sample'``."""
     if folder in SAMPLES:
         try:
             folder = make_sample(one_shape=SAMPLES[str(folder)])
@@ -49,23 +45,15 @@ def data_root(folder: str | Path | None) -> Path | None:
     root = None if folder is None else Path(folder).expanduser().absolute()
     if root is not None and not root.is_dir() and not (root.is_file() and root.suffix in ('.yaml', '.yml')):
         there = 'a file' if root.exists() else 'nothing'
-        raise UserError(f"--data: {root}: a folder is wanted ('sample' generates one), found {there}")
+        raise UserError(f"--data: {root}: expected a folder ('sample' generates one), got {there}")
     return root
 
 
 def find_annotations(root: Path | None, given: Given, share: float | None = None) -> tuple[Parts, list[str]]:
-    """Find the annotations of the splits; those of VOC and YOLO are converted, and val is made if need be.
+    """Return the splits that there are, and lines that say how val was chosen.
 
-    Args:
-        root: folder of the data set.
-        given: what is named one by one.
-        share: of val, where it is made of train; `VAL_SHARE` by default.
-
-    Returns:
-        annotations and images of the splits that there are, and lines that say how val was chosen.
-
-    Raises:
-        UserError: a file that is named is not there, ``share`` is not of use, or see `converted`.
+    Those of VOC and YOLO are converted. Where there is no val, a ``share`` of train becomes it, `VAL_SHARE`
+    by default.
     """
     parts: Parts = {}
     for name, (path, images) in given.items():
@@ -101,8 +89,8 @@ def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str]
     parts = {'train': (lone[0], None)}
     try:
         content, images = survey(lone[0]), given['train'][1] or given['val'][1]
-        folder = find_images('train', root, lone[0], images, content.files)
-    except UserError:  # which is to be reported where the file is read
+        folder = find_images('train', root, lone[0], images, content.table.files)
+    except UserError:  # reported when the file is read
         return parts, [], False
     faulty = any(each.severity == 'error' and each.kind not in MENDED for each in content.findings)
     made, note = split_coco(lone[0], share) if given['val'][0] is None and not faulty else ({}, '')
@@ -134,13 +122,7 @@ def has_boxes(path: Path) -> bool:
 
 
 def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> UserError:
-    """Return what to raise where a data set lacks a split.
-
-    Args:
-        name: of the split.
-        root: folder of the data set.
-        known: the splits that there are; without any, another folder may have been meant.
-    """
+    """Return what to raise where a data set lacks a split; if it has none, another folder may be meant."""
     if root is None:
         return UserError(
             f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
@@ -188,17 +170,10 @@ def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
 def find_images(
     name: str, root: Path | None, annotations: Path, images: Path | None, files: Sequence[str]
 ) -> Path:
-    """Return the folder that the file names of a split start from.
-
-    Args:
-        name: ``'train'`` or ``'val'``.
-        root: folder of the data set.
-        annotations: its annotation file.
-        images: the folder, where it is given.
-        files: the file names.
+    """Return the folder that the file names of a split start from, which is ``images`` where that is given.
 
     Raises:
-        UserError: the first images are in none of the folders that come into question.
+        UserError: the first images are in none of the folders in which they may be.
     """
     root = root.parent if root is not None and root.is_file() else root
     names = files[:IMAGES_PROBED]

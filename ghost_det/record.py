@@ -147,15 +147,16 @@ def data_summary(cfg: Any) -> dict[str, Any]:
     """Return classes, images and boxes of each split whose annotations are COCO's and on this machine."""
     found: dict[str, Any] = {}
     for name, split in config_splits(cfg, ('train', 'val')):
-        seen = survey(split.annotations)  # which the check before the training has read already
-        counts = seen.sizes.sum(1).tolist()
+        table = survey(split.annotations).table  # which the check before the training has read already
+        sizes = table.by_size()
+        counts = sizes.sum(1).tolist()
         part = {
             'annotations': str(split.annotations),
-            'images': len(seen.files),
-            'images_without_boxes': seen.empty,
-            'boxes': int(seen.sizes.sum()),
-            'by_size': seen.sizes.sum(0).tolist(),
-            'by_class': {str(seen.categories[n]['name']): counts[n] for n in seen.table.classes()},
+            'images': len(table.files),
+            'images_without_boxes': len(table.files) - len({*table.image[table.image >= 0].tolist()}),
+            'boxes': int(sizes.sum()),
+            'by_size': sizes.sum(0).tolist(),
+            'by_class': {str(table.categories[n]['name']): counts[n] for n in table.classes()},
         }
         found[name if name not in found else f'{name} {len(found)}'] = part
     return found

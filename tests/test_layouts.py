@@ -93,12 +93,12 @@ def coco(path: Path, images: Path, count: int = 20, prefix: str = '', captions: 
 
 def counts(data: DetectionData) -> tuple[int, int]:
     assert data.train is not None
-    return len(survey(data.train.annotations).files), len(survey(data.val.annotations).files)
+    return len(survey(data.train.annotations).table.files), len(survey(data.val.annotations).table.files)
 
 
 def files(data: DetectionData) -> tuple[set[str], set[str]]:
     assert data.train is not None
-    return {*survey(data.train.annotations).files}, {*survey(data.val.annotations).files}
+    return {*survey(data.train.annotations).table.files}, {*survey(data.val.annotations).table.files}
 
 
 def _keypoints(root: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_people_have_is_understood(tmp_path: Path, name: str) -> None:
     assert {*data.classes} == {'dog', 'cat'}
     for split in (data.train, data.val):
         assert split is not None
-        assert all((split.images / file).is_file() for file in survey(split.annotations).files)
+        assert all((split.images / file).is_file() for file in survey(split.annotations).table.files)
     if second == 'made':
         (note,) = data.notes
         found = re.search(said.format(first), note)

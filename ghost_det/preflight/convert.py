@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import atomic_folder
 from ..images import visible
 from ..sample import cache_root
 from .layout import Layout, Reader
@@ -56,13 +56,9 @@ def find_layout(root: Path) -> Layout | None:
 def converted(root: Path, layout: Layout | None = None) -> dict[str, Path]:
     """Return COCO annotations of each split of a VOC or YOLO data set; empty for another layout.
 
-    They are made once and kept in the user's cache (see `make_sample`), never in the data's own folder, and
-    anew when any file of the data set was changed, added or removed. Processes may call this at the same
-    time. File names start from ``root``, or the folder of the yaml that it is.
-
-    Args:
-        root: folder of the data set, or the ``data.yaml`` to use.
-        layout: of `find_layout`, which is called otherwise.
+    They are kept in the user's cache (see `make_sample`), never in the data's own folder, and made again when
+    any file of the data set was changed, added or removed. Processes may call this at the same time. File
+    names start from ``root``, or the folder of the yaml that it is.
 
     Raises:
         UserError: a package is not installed, or the cache cannot be written.
@@ -88,17 +84,9 @@ def cached(
     done = cache / f'converted-v{VERSION}-{place}-{digest.hexdigest()}'
     if not done.is_dir():
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f'.{done.name}-', dir=cache) as scratch:
-                built = Path(scratch) / 'set'
-                built.mkdir()
+            with atomic_folder(done) as built:
                 for name, content in make().items():
                     (built / f'{name}.json').write_text(json.dumps(content), encoding='utf-8')
-                try:
-                    built.rename(done)
-                except OSError:
-                    if not done.is_dir():  # else another process was first, with the same content
-                        raise
         except OSError as error:
             raise UserError(
                 f'{cache}: converted annotations cannot be written ({error.strerror}); '

@@ -11,7 +11,7 @@ SEVERITIES = ('error', 'warning', 'note')
 
 
 class Kind(NamedTuple):
-    """One kind of fault: how grave, what it does to a training or an evaluation, how it is mended."""
+    """One kind of fault: how grave, what it does to a training or an evaluation, how to fix it."""
 
     severity: str
     why: str
@@ -54,7 +54,7 @@ KINDS = {
         '--fix keeps the first image',
     ),
     'duplicate box id': Kind(
-        'error', 'mmdet stops at it, or pycocotools takes one box twice', '--fix and --data number them anew'
+        'error', 'mmdet stops at it, or pycocotools takes one box twice', '--fix and --data renumber them'
     ),
     'duplicate category id': Kind('error', 'one name replaces the other', '--fix keeps the first'),
     'duplicate category name': Kind(
@@ -94,14 +94,14 @@ KINDS = {
         'remove ignore; or set iscrowd to 1, which both leave out',
     ),
     'box not finite': Kind('error', 'NaN or infinity: the loss becomes NaN', _DROPPED),
-    'swapped corners': Kind('error', 'negative width or height: mmdet drops it in silence', '--fix turns it'),
+    'swapped corners': Kind('error', 'negative width or height: mmdet silently drops it', '--fix turns it'),
     'corners for sizes': Kind(
         'error',
         'it sticks far out, yet fits if read as x1, y1, x2, y2',
         '--fix reads it so; look at a few first',
     ),
-    'empty box': Kind('warning', 'under 1 px wide or high: mmdet drops it in silence', _DROPPED),
-    'box outside': Kind('error', 'wholly outside of its image: mmdet drops it in silence', _DROPPED),
+    'empty box': Kind('warning', 'under 1 px wide or high: mmdet silently drops it', _DROPPED),
+    'box outside': Kind('error', 'completely outside its image: mmdet silently drops it', _DROPPED),
     'box sticks out': Kind('warning', 'more than 1 px of it are outside of its image', '--fix clips it'),
     'tiny box': Kind(
         'warning',
@@ -173,12 +173,12 @@ KINDS = {
     ),
     'classes differ': Kind(
         'warning',
-        'between train and val: plain mmdet shifts labels in silence; --data of the tools puts them right',
+        'between train and val: plain mmdet silently shifts labels; --data of the tools corrects them',
         '--fix gives both the categories of train',
     ),
     'class name in config': Kind(
         'error',
-        'metainfo names a class that the data has not: mmdet shifts all later labels in silence',
+        'metainfo names a class that the data has not: mmdet silently shifts all later labels',
         'write it as the annotations do',
     ),
     'class order in config': Kind(
@@ -212,7 +212,7 @@ class Finding:
         what: what it does.
         where: the first ten places: position in the json, file, and what is there.
         count: how many there are.
-        mend: how to mend it.
+        mend: how to fix it.
     """
 
     kind: str
