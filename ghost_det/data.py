@@ -328,6 +328,12 @@ def innermost(loader: Any) -> Any:
     return next(all_innermost(loader))
 
 
+def test_pipeline(cfg: Any) -> list[Any]:
+    """Return the steps by which a config prepares the images of its test data."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    return (innermost(loader).get('pipeline') if loader else None) or cfg.get('test_pipeline') or []
+
+
 def _only_first(part: Any) -> None:
     """Leave one dataset in each ``ConcatDataset`` of a loader, in place."""
     if part.get('datasets'):

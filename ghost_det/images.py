@@ -53,9 +53,7 @@ def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
 def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
     """Return files as they are, and what looks like an image in folders, to any depth, sorted; each once.
 
-    Args:
-        paths: files and folders.
-        skip: tells of a file in a folder whether it is left out, as the pictures that an earlier run made.
+    Files in folders that ``skip`` tells of are left out, as the pictures that an earlier run made.
 
     Raises:
         UserError: a path does not exist, a folder cannot be read or has no images.

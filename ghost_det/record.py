@@ -43,14 +43,8 @@ def make_record(
 ) -> tuple[dict[str, Any], Pictures]:
     """Return what is to be kept of a training that has ended, and pictures by section.
 
-    No part of it may take another with it: what cannot be had is left out, and ``lacking`` says why.
-
-    Args:
-        runner: mmengine's, after ``train()``.
-        config: path of the config that was trained.
-        metric: of the validation, with the detections of its last evaluation; or ``None``.
-        commands: by what they do.
-        seconds: that training and evaluation took, of this process alone.
+    No part of it may take another with it: what is not available is left out, and ``lacking`` says why.
+    ``metric`` has the detections of the last evaluation; ``seconds`` are those of this process.
     """
     work_dir = Path(runner.work_dir)
     rows = read_scalars(work_dir)
@@ -166,12 +160,8 @@ def data_summary(cfg: Any) -> dict[str, Any]:
 def cost(model: Any, dataset: Any) -> dict[str, Any]:
     """Return parameters and multiply-adds of each part, and the latency of one image on this machine.
 
-    The latency is that of a validation image, loaded and resized already, through the whole detector with
+    The latency is that of a validation image, loaded and resized already, through the complete detector with
     post-processing, as torch runs it: a short measure (1 s), the quartiles in ms.
-
-    Args:
-        model: a trained detector, wrapped for several processes or not.
-        dataset: an mmdet dataset in test mode.
     """
     detector = model.module if is_model_wrapper(model) else model
     detector.eval()

@@ -278,6 +278,15 @@ def test_xml_files_have_their_images_by_the_name_inside_and_others_are_counted(t
     assert ('label file without image', 1) in said and ('image without labels', 1) in said
 
 
+def test_labels_without_image_are_those_of_the_val_that_is_used(tmp_path: Path) -> None:
+    for split in ('train', 'valid', 'test'):
+        voc(tmp_path / split, 'images', 'annotations')
+    label(tmp_path / 'valid/annotations/lost.xml', file='lost.jpg')
+    findings = check_dataset(tmp_path, quick=True).findings
+    lost = {f.split: f.where for f in findings if f.kind == 'label file without image'}
+    assert lost == {'val': (str(Path('valid/annotations/lost.xml')),)}
+
+
 @pytest.mark.parametrize(
     ('settings', 'says'),
     [

@@ -114,9 +114,7 @@ KINDS = {
         '--fix takes the extent of the polygon; if the boxes are right, remove the polygons',
     ),
     'same box twice': Kind(
-        'warning',
-        'learnt twice, and in evaluation one of the two is never found',
-        '--fix keeps the first',
+        'warning', 'learnt twice, and in evaluation one of the two is never found', '--fix keeps the first'
     ),
     'crowd box': Kind('note', 'a group: left out of training, ignored in evaluation', 'none needed'),
     'image without boxes': Kind('note', 'the training of most configs leaves it out', 'none needed'),
@@ -127,9 +125,7 @@ KINDS = {
         'name their folder with --train-images or --val-images',
     ),
     'unreadable image': Kind(
-        'error',
-        'damaged or cut short: the training stops when it comes to it',
-        _DROPPED,
+        'error', 'damaged or cut short: the training stops when it comes to it', _DROPPED
     ),
     'wrong size': Kind(
         'error',
@@ -149,9 +145,7 @@ KINDS = {
     'grey image': Kind('note', 'mmcv makes three equal channels of one', 'none needed'),
     'image with alpha': Kind('note', 'mmcv drops alpha: what it hides will show', 'none needed'),
     '16-bit image': Kind(
-        'warning',
-        'mmcv keeps the upper 8 bits: 12-bit cameras give nearly black',
-        '--fix makes it 8-bit',
+        'warning', 'mmcv keeps the upper 8 bits: 12-bit cameras give nearly black', '--fix makes it 8-bit'
     ),
     '32-bit image': Kind(
         'error', 'mmcv cannot read it, or cuts its values off', '--fix makes it 8-bit: look at a few first'
@@ -162,9 +156,7 @@ KINDS = {
     ),
     'same image twice': Kind('warning', 'the same bytes under two names', 'remove one, with its boxes'),
     'image in both splits': Kind(
-        'error',
-        'the same bytes in train and val: its figures are too good',
-        '--fix leaves it out of train',
+        'error', 'the same bytes in train and val: its figures are too good', '--fix leaves it out of train'
     ),
     'class unknown in train': Kind(
         'error',
@@ -239,12 +231,7 @@ def found(
 ) -> list[Finding]:
     """Return the finding as a list of one, or an empty list where there are no places.
 
-    Args:
-        kind: a key of `KINDS`.
-        split: its split.
-        where: the places; only the first ten are read where ``count`` is given.
-        count: how many there are.
-        severity: where it is not that of the kind.
+    Only the first ten places are read where ``count`` is given.
     """
     if count is None:
         where = list(where)

@@ -21,15 +21,7 @@ def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str]
     """Choose the images of val where nobody has, by a hash of each name: more images change none of it.
 
     Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side. The lowest hash is
-    always val's.
-
-    Args:
-        source: what the images are of, for the note.
-        files: their names.
-        share: val's, from 0 to 1.
-
-    Returns:
-        the names of val's, none if nothing would be left to train on, and a note.
+    always val's. Returns the names of val's, none if nothing would be left to train on, and a note.
     """
     place = {file: _hash(Path(file).as_posix().partition('.rf.')[0]) for file in files}
     limit = max(share * 2**64, min(place.values(), default=0) + 1)

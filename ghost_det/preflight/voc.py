@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..images import visible
-from .layout import SPLITS, WORDS, Layout, Pair, by_folder, check_length, choose_splits, images_in
+from .layout import WORDS, Layout, Pair, by_folder, check_length, choose_splits, images_in
 
 VOC_IMAGES = ('jpegimages', 'images', 'image', 'imgs', 'img')
 VOC_LABELS = ('annotations', 'annotation', 'annots', 'xmls', 'xml', 'labels')
@@ -30,9 +30,7 @@ def find_voc(root: Path) -> Layout | None:
         parts = {word: (each, []) for word, each in by_folder(pairs).items()}
         parts.get('train', ([], []))[1].extend(lost)
     splits, note = choose_splits(root, {word: pairs for word, (pairs, _) in parts.items()})
-    orphans = {
-        name: lost for name, words in SPLITS.items() for word, (_, lost) in parts.items() if word in words
-    }
+    orphans = {name: lost for name, own in splits.items() for each, lost in parts.values() if each is own}
     return Layout('voc', splits, orphans=orphans, note=note) if splits else None
 
 

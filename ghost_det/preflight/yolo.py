@@ -45,7 +45,7 @@ def find_yolo(yaml: Path) -> Layout | None:
     # What is there is not shown: by aliases, a small file can have a value that fills the memory as text.
     if not isinstance(names, list) or any(isinstance(name, list | dict) for name in names):
         raise UserError(
-            f'{yaml}: names: a list of class names is wanted, or a mapping of numbers '
+            f'{yaml}: names: expected a list of class names, or a mapping of numbers '
             f'from 0 to below {MAX_CLASSES:,} to names'
         )
     keypoints = _keypoints(yaml, content['kpt_shape']) if 'kpt_shape' in content else None
@@ -166,12 +166,9 @@ def _replaced(path: str, old: str, new: str) -> str:
 
 
 def _orphans(images: Iterable[Path], labels: set[str], known: set[str]) -> Iterator[Path]:
-    """Yield label files without an image.
+    """Yield label files without an image: of folders of images, to any depth, and of folders of labels.
 
-    Args:
-        images: folders of images, whose labels are looked for to any depth.
-        labels: folders of labels.
-        known: label files with an image.
+    ``known`` are those with an image.
     """
     roots = {os.path.dirname(_replaced(f'{folder}/x', 'images', 'labels')) for folder in images}
     files = {file for root in roots if os.path.isdir(root) for file in walk(root)}
@@ -224,13 +221,8 @@ def yolo_reader(root: Path, layout: Layout) -> Reader:
 def _yolo_box(words: list[str], classes: int, keypoints: int) -> tuple[int, list[float]]:
     """Return the class of a row, and the corners x1, y1, x2, y2 of its box as shares of the image's sides.
 
-    Args:
-        words: of the row.
-        classes: how many there are.
-        keypoints: how many numbers of keypoints follow a box.
-
     Raises:
-        ValueError: it is no row of a box, a box with keypoints, or a polygon.
+        ValueError: it is not a box, a box with that many numbers of keypoints, or a polygon.
     """
     try:
         name, *row = map(float, words)
@@ -258,9 +250,6 @@ def _refuse_keypoints(root: Path, layout: Layout) -> None:
 
     Rows with keypoints all have the same length, and the keypoints lie in the box; read as polygons, they
     cross themselves.
-
-    Raises:
-        UserError: most rows are so.
     """
     labels = [label for pairs in layout.splits.values() for _, label in pairs if label.is_file()]
     rows: list[list[float]] = []
@@ -303,13 +292,10 @@ def _is_polygon(row: Floats) -> bool:
 
 
 def _are_keypoints(rows: Floats, numbers: int, polygons: bool) -> bool:
-    """Tell whether rows are boxes in the image, most with most of their labelled keypoints in them.
+    """Tell whether rows (n, 4 + keypoints x numbers) are boxes with most of their labelled keypoints inside.
 
-    Args:
-        rows: (n, 4 + keypoints x numbers).
-        numbers: of each keypoint.
-        polygons: they may be polygons as well; then the keypoints must span the boxes, as the first corner
-            of a polygon is seldom the center of the others.
+    Where they may be polygons as well, the keypoints must span the boxes, as the first corner of a polygon is
+    seldom the center of the others.
     """
     centers, sizes = rows[:, None, :2], rows[:, None, 2:4]
     points = rows[:, 4:].reshape(len(rows), -1, numbers)[..., :2]
