@@ -34,6 +34,7 @@ FREE = (
     'installed',
     'jsons',
     'shipped',
+    'texts',
     'version',
 )
 """Modules and packages of `ghost_det` that can be imported without torch."""

@@ -71,6 +71,17 @@ def find_annotations(root: Path | None, given: Given, share: float | None = None
     return parts, notes
 
 
+def locate(
+    folder: str | Path | None, given: Given, share: float | None
+) -> tuple[Path | None, Parts, list[str]]:
+    """Return the root of a data set and what `find_annotations` does; raises where that is nothing."""
+    root = data_root(folder)
+    parts, notes = find_annotations(root, given, share)
+    if not parts:
+        raise no_annotations('train', root)
+    return root, parts, notes
+
+
 def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str], bool]:
     """Return the splits of a folder, lines that say how val was chosen, and whether it was made of train."""
     found, notes = _named_files(root)

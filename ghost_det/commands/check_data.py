@@ -55,7 +55,7 @@ def main() -> None:
     parser = make_parser()
     args = parse(parser, light=True)
     require(parser.prog)
-    from ..layouts import data_root, find_annotations, no_annotations
+    from ..layouts import locate
     from ..preflight.check import check_dataset
     from ..preflight.findings import printable
     from ..preflight.mended import require_apart, require_free, write_mended
@@ -73,9 +73,7 @@ def main() -> None:
     if args.config:
         if args.data:  # a wrong folder is reported before torch is imported
             given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
-            root = data_root(args.data)
-            if not find_annotations(root, given, args.val_share)[0]:
-                raise no_annotations('train', root)
+            locate(args.data, given, args.val_share)
         load(parser.prog)
         from ..config import load_config
 

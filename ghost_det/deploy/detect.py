@@ -108,16 +108,9 @@ def detect_files(
 ) -> int:
     """Run a detector over images and videos, and return how many of them cannot be used.
 
-    Args:
-        model: an exported detector; or a config, for torch: its checkpoint is the first of
-            ``sources``.
-        sources: images, folders of them, video files, and numbers of cameras.
-        out: a folder for a picture of each image, laid out as the images are, and a video of each video.
-        score: the least of what is found.
-        batch: images at a time.
-        threads: cores to use.
-        json_file: write ``detections.json``.
-        pictures: write pictures and videos.
+    ``model`` is an exported detector; or a config, for torch: its checkpoint is the first of ``sources``.
+    These are images, folders of them, video files, and numbers of cameras. Pictures in ``out`` are laid out
+    as the images are.
 
     Raises:
         UserError: an argument is wrong, or a file cannot be written.

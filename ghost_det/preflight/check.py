@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..annotations import survey
 from ..data import Split, innermost, shared_images
 from ..errors import UserError
-from ..layouts import data_root, find_annotations, find_images, no_annotations
+from ..layouts import find_images, locate
 from ..texts import plural
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from .images import Facts, check_images, common_images, open_images
@@ -130,11 +130,8 @@ def check_dataset(
     """
     if jobs is not None and jobs < 1:
         raise UserError(f'--jobs {jobs}: a number from 1 up')
-    root = data_root(folder)
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
-    known, notes = find_annotations(root, given, val_share)
-    if not known:
-        raise no_annotations('train', root)
+    root, known, notes = locate(folder, given, val_share)
     findings = found('val was chosen', '', notes)
     parts: list[Part] = []
     for name in given:
