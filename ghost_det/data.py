@@ -191,8 +191,6 @@ def _same(first: str, second: str) -> bool:
 def class_names(annotations: Path) -> tuple[str, ...]:
     """Return the class names of an annotation file in its order, which is that of mmdet's labels.
 
-    See `Table.classes` for categories that are none.
-
     Raises:
         UserError: there are no boxes, or errors in the file.
     """

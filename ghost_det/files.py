@@ -102,16 +102,9 @@ def sha256(path: Path) -> str:
 
 
 def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None:
-    """Find out before a long run that its result cannot be written.
+    """Make a file's folder, and raise a `UserError` where a long run could not write the file.
 
-    Args:
-        path: the file to be made; its folder is made now.
-        option: that asks for it.
-        read: files that it must not replace.
-
-    Raises:
-        UserError: the folder cannot be made or written to, or there is a folder in the file's place, or one
-            of ``read``.
+    It must not replace one of ``read``, nor be a folder or a device; ``option`` is what asks for it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,11 +121,7 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
 
 
 def require_folder(folder: str | Path, option: str) -> None:
-    """Have a folder, and prove that it can be written, before the long work whose results go there.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Make a folder, and raise a `UserError` before long work where it cannot be written to."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -23,10 +23,7 @@ VERSION = 3  # part of the cache folder's name: raise it with any change to what
 
 
 def find_layout(root: Path) -> Layout | None:
-    """Recognise Pascal VOC's or YOLO's layout, or return ``None``.
-
-    Args:
-        root: folder of the data set, or the ``data.yaml`` to use.
+    """Recognise the layout of a folder or ``data.yaml`` as Pascal VOC's or YOLO's, or return ``None``.
 
     Raises:
         UserError: a YOLO ``data.yaml`` that does not lead to images.

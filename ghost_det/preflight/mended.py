@@ -34,7 +34,7 @@ QUALITY = 95  # of JPEG: the loss of a second encoding is not to be seen
 
 
 def write_mended(report: Report, out: Path) -> list[str]:
-    """Write a copy of a data set without the faults that can be fixed.
+    """Write a copy of a data set without the faults that can be fixed; return what was changed.
 
     Annotations go to ``annotations/instances_SPLIT.json``, images to ``SPLIT/``. Images that need no change
     are hard links, or copies where the file system has none. The folder appears complete or not at all.
@@ -42,9 +42,6 @@ def write_mended(report: Report, out: Path) -> list[str]:
     Args:
         report: of a check that opened the images.
         out: a folder that does not exist, or is empty, outside of the data set.
-
-    Returns:
-        what was changed.
 
     Raises:
         UserError: ``out`` cannot be that folder, or cannot be written.
