@@ -5,21 +5,18 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from .called import tool
 from .errors import UserError
 from .jsons import read_json
 from .preflight.findings import SHOWN, Finding, found
-from .preflight.table import Ints, Table, complete_box, read_table
+from .preflight.table import Table, complete_box, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
-"""Kinds of faults that do not matter with ``--data``: aligned copies lack them, or another check tells."""
+"""Kinds of faults that do not matter with ``--data``: aligned copies lack them, or other checks find them."""
 ALIGNED = ('number as text', 'empty duplicate category')
 """Kinds that aligned copies lack, and that spoil or stop a training where there is none."""
 CONVERTED = {
@@ -38,32 +35,11 @@ def has_byte_order_mark(path: Path) -> bool:
         return json.detect_encoding(file.read(4)) != 'utf-8'
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What is asked of an annotation file before a training, so that one reading serves all questions.
+class Survey(NamedTuple):
+    """An annotation file: its sound entries as arrays, and what is wrong with it."""
 
-    Attributes:
-        categories: the file's own, in its order.
-        used: the ids of categories that have boxes, in the order of their first boxes.
-        files: the file names of the images.
-        complete: each box has ``area`` and ``iscrowd``, and an id of its own, which is not 0.
-        plain: it starts without a byte order mark.
-        findings: what is wrong with it.
-        sizes: how many boxes each category has that are small, medium and large, (categories, 3), as COCO has
-            it but by the area of boxes.
-        empty: how many images have no box.
-        table: the sound entries, as arrays.
-    """
-
-    categories: list[dict[str, Any]]
-    used: list[int]
-    files: list[str]
-    complete: bool
-    plain: bool
-    findings: list[Finding]
-    sizes: Ints
-    empty: int
     table: Table
+    findings: list[Finding]
 
 
 def survey(path: Path) -> Survey:
@@ -84,30 +60,11 @@ def survey(path: Path) -> Survey:
 @lru_cache(maxsize=8)
 def _survey(path: Path, state: tuple[int, ...]) -> Survey:
     _, table, findings = load(path)
-    plain = not has_byte_order_mark(path)
-    empty = len(table.files) - len(np.unique(table.image[table.image >= 0]))
-    return Survey(
-        table.categories,
-        table.used(),
-        table.files,
-        table.complete,
-        plain,
-        findings,
-        table.by_size(),
-        empty,
-        table,
-    )
+    return Survey(table, findings)
 
 
 def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
-    """Read an annotation file with all its faults.
-
-    Args:
-        path: the file.
-        split: its name, for the findings.
-
-    Returns:
-        its content, the sound part of it as arrays, what is wrong.
+    """Return what an annotation file says, the sound part of it as arrays, and what is wrong.
 
     Raises:
         UserError: it cannot be read, is not json, or is not COCO's format at all.
@@ -134,22 +91,15 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
 
 
 def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
-    """Stop where there are errors among the findings.
-
-    Args:
-        faults: pairs of annotation file and finding.
-
-    Raises:
-        UserError: it lists them.
-    """
+    """Raise a `UserError` that lists the errors among pairs of annotation file and finding."""
     errors = [(path, fault) for path, fault in faults if fault.severity == 'error']
     if errors:
         lines = '\n'.join(f'  {path}: {fault.line(3)}: {fault.mend}' for path, fault in errors[:SHOWN])
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
-            f'mistakes in the data:\n{lines}{more}\n'
-            f'{tool("check_data")}, given the same data, says more places and how to mend them; '
-            'its --fix FOLDER writes a mended copy'
+            f'problems in the data:\n{lines}{more}\n'
+            f'{tool("check_data")}, given the same data, lists more places and how to fix them; '
+            'its --fix FOLDER writes a fixed copy'
         )
 
 
@@ -167,7 +117,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
     """Read a COCO-format annotation file, without its empty duplicates of categories.
 
     Raises:
-        UserError: see `load`; or there are errors in it that `aligned_annotations` does not mend.
+        UserError: see `load`; or there are errors in it that `aligned_annotations` does not fix.
     """
     content, table, findings = load(path)
     refuse_faults([(path, fault) for fault in findings if fault.kind not in MENDED])

@@ -29,18 +29,11 @@ def evaluate_saved(
 ) -> Iterator[str]:
     """Evaluate saved detections without their model, and yield the lines to print.
 
-    The figures are those of the run that saved them, to the last digit.
-
-    Args:
-        results: COCO results, as ``ghost-det test --out FILE.json`` writes them.
-        annotations: ground truth in COCO's format.
-        iou_type: ``'bbox'`` or ``'segm'``.
-        json_file: where to write all of it for other programs.
-        folder: where to draw pictures.
-        score: from which on detections count in the confusion matrix.
+    The figures are those of the run that saved them, to the last digit. Detections from ``score`` on count in
+    the confusion matrix; ``json_file`` is for other programs, ``folder`` for pictures.
 
     Raises:
-        UserError: a file that cannot be read or written, or is not what is wanted.
+        UserError: a file that cannot be read or written, or has other content.
     """
     if not math.isfinite(score):
         raise UserError(f'--score {score}: a number is wanted')

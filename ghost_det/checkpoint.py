@@ -85,10 +85,6 @@ _SLACK = 64 * 2**20  # bytes by which small archives may grow, which some pack
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run.
 
-    Args:
-        path: a local ``.pth`` file.
-        map_location: as for ``torch.load``.
-
     Raises:
         UserError: the file is missing, is no checkpoint, or holds objects other than weights.
     """
@@ -147,16 +143,10 @@ def _refuse_buffers(pickled: bytes, path: Path) -> None:
 
 
 def _weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Let a function of torch read a checkpoint, weights and plain data alone.
-
-    Args:
-        name: of the checkpoint, for messages.
-        read: it takes ``weights_only``.
-        *arguments: its own.
-        **settings: its own.
+    """Let a function of torch read only weights and plain data of a checkpoint.
 
     Raises:
-        UserError: it is no checkpoint, or holds objects other than weights.
+        UserError: it is no checkpoint, or holds other objects.
     """
     try:
         with torch.serialization.safe_globals(_PLAIN_DATA):

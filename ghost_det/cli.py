@@ -196,15 +196,7 @@ def parse(
 
 
 def locate(args: argparse.Namespace, splits: Sequence[str]) -> Located | None:
-    """Look for the data set that the arguments name; ``None`` where they leave it to the config.
-
-    Args:
-        args: parsed arguments of `add_common`.
-        splits: those that are needed.
-
-    Raises:
-        UserError: there is no such config, or see `find_splits`.
-    """
+    """Find the splits of the data set that the arguments name; ``None`` where they leave it to the config."""
     given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
     if args.data is None and not any(map(any, given.values())):
         return None
@@ -218,14 +210,9 @@ def locate(args: argparse.Namespace, splits: Sequence[str]) -> Located | None:
 
 
 def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> DetectionData | None:
-    """Return the data set that was located, or ``None`` where the arguments leave it to the config.
+    """Return the data set that `parse` located, or ``None`` where the arguments leave it to the config.
 
-    Args:
-        args: of `parse`, with ``splits``.
-        classes: those of the detector, where one is evaluated.
-
-    Raises:
-        UserError: see `Located.with_classes`.
+    ``classes`` are those of the detector, where one is evaluated.
     """
     if args.located is None:
         return None

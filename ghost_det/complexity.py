@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from .classifiers import CLASSIFIERS, classifier
-from .data import innermost
+from .data import test_pipeline
 from .faults import told
 
 
@@ -30,8 +30,7 @@ def build_detector(cfg: Any) -> Any:
 
 def input_size(cfg: Any) -> tuple[int, int]:
     """Return height and width of the test images of a config; those usual for COCO where it is not plain."""
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    steps = (innermost(loader) if loader else cfg).get('pipeline') or cfg.get('test_pipeline') or []
+    steps = test_pipeline(cfg)
     scale: Any = next((step['scale'] for step in steps if 'Resize' in step['type'] and 'scale' in step), None)
     scale = (scale, scale) if isinstance(scale, int) else scale
     if not isinstance(scale, list | tuple) or [type(side) for side in scale] != [int, int]:
@@ -44,11 +43,6 @@ def input_size(cfg: Any) -> tuple[int, int]:
 @torch.no_grad()
 def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
     """Count parameters and multiply-adds of convolutions and matrix products, as papers do.
-
-    Args:
-        detector: an mmdet detector.
-        height: of the input, in pixels.
-        width: of the input, in pixels.
 
     Returns:
         part of the detector (``backbone``, ``neck``, ...) to (parameters, multiply-adds); those of

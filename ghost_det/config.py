@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import get_installed_path
 
 from . import shipped as own
 from .checkpoint import load_safely
@@ -18,8 +17,6 @@ from .errors import UserError
 from .files import atomic
 from .trust import announce, remember
 
-SHIPPED = own.MMDET
-"""Prefix of the configs that mmdet ships, as in ``_base_``."""
 _SCOPE = '_scope_'  # mmengine adds it to what it inherits from ``mmdet::``; it says nothing
 _WIDTH = 100
 
@@ -40,7 +37,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     load_safely()
     announce(path)
     try:
-        if name.startswith(SHIPPED) and _inheritable(name):
+        if name.startswith(own.MMDET) and _inheritable(name):
             # As a child inherits it, so that what differs between the two is the child's own.
             inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
             cfg = Config(inherited._cfg_dict, filename=str(path))
@@ -72,14 +69,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     return cfg
 
 
-def shipped() -> Path:
-    """Return the folder of the configs that mmdet ships."""
-    return Path(get_installed_path('mmdet')) / '.mim/configs'
-
-
 def _inheritable(name: str) -> bool:
     """Tell whether ``_base_`` can name a config: mmengine takes no ``mmdet::gn+ws/``, say."""
-    return name.startswith(own.PREFIX) or re.match(SHIPPED + r'\w+/', name) is not None
+    return name.startswith(own.PREFIX) or re.match(own.MMDET + r'\w+/', name) is not None
 
 
 def name_of(cfg: Any) -> str:
@@ -88,8 +80,8 @@ def name_of(cfg: Any) -> str:
     Of files that come with mmdet or with a wheel of ours, it is ``mmdet::NAME`` and ``ghost_det::NAME``.
     """
     path = Path(cfg.filename or '').absolute()
-    if cfg.filename and path.is_relative_to(shipped()):
-        return SHIPPED + path.relative_to(shipped()).as_posix()
+    if cfg.filename and path.is_relative_to(own.mmdet_folder()):
+        return own.MMDET + path.relative_to(own.mmdet_folder()).as_posix()
     if cfg.filename and path.is_relative_to(Path(__file__).parent):
         return own.PREFIX + path.relative_to(own.FOLDER).as_posix()
     return str(cfg.filename or '')
@@ -134,12 +126,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: bool = False) -> str:
     """Write a config that inherits from ``base`` and says only what differs; return its text.
 
-    Args:
-        out: the ``.py`` file to write.
-        base: path of the config to inherit from, or ``mmdet::NAME`` or ``ghost_det::NAME``.
-        cfg: the config that the child is to be.
-        comment: the first line.
-        force: overwrite an existing file.
+    ``base`` is a path, ``mmdet::NAME`` or ``ghost_det::NAME``; ``comment`` becomes the first line.
 
     Raises:
         UserError: ``base`` cannot be read; ``out`` is no name for a config, exists, is its own base, or
@@ -155,8 +142,8 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     if not _inheritable(base):
         base = name_of(parent)  # which may have been named without .py or folder
     if not _inheritable(base):
-        if base.startswith(SHIPPED):
-            base = str(shipped() / base.removeprefix(SHIPPED))
+        if base.startswith(own.MMDET):
+            base = str(own.mmdet_folder() / base.removeprefix(own.MMDET))
         if out.resolve() == Path(base).resolve():
             raise UserError(f'-o {out}: is the config to inherit from; choose another name')
         base = Path(os.path.relpath(Path(base).resolve(), out.resolve().parent)).as_posix()

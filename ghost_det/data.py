@@ -1,44 +1,30 @@
-"""Detection data in COCO format: finding it, reading its classes, and fitting a config to it."""
+"""Detection data in COCO format: reading its classes, checking it, and fitting a config to it."""
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
-import re
-from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from .annotations import ALIGNED, MENDED, complete_boxes, read_annotations, refuse_faults, survey
+from .annotations import (
+    ALIGNED,
+    MENDED,
+    complete_boxes,
+    has_byte_order_mark,
+    read_annotations,
+    refuse_faults,
+    survey,
+)
 from .errors import UserError
 from .files import atomic
-from .images import visible
-from .preflight.convert import SPLITS, converted, find_layout
+from .layouts import Given, data_root, find_annotations, find_images, misplaced, no_annotations
 from .preflight.findings import Finding, found
-from .preflight.split import VAL_SHARE, split_coco, with_val
 from .preflight.table import is_there, left_out, reasons
-from .sample import SAMPLES, make_sample
 from .texts import plural
-
-IMAGES_PROBED = 200
-FOLDERS_PROBED = 300
-LAYOUTS = """\
-  annotations/instances_train*.json + train*/, annotations/instances_val*.json + val*/  (COCO's own)
-  train/_annotations.coco.json and valid/_annotations.coco.json next to the images      (Roboflow's)
-  one json with boxes, in the folder or one below                                       (COCO; split)
-  data.yaml with train: and val: folders of images, labels/ next to images/             (YOLO)
-  JPEGImages/, Annotations/, ImageSets/Main/{train,val,trainval,test}.txt               (Pascal VOC)
-  images/ + annotations/ of xml files, xml next to images; train/ and valid/ of these   (Pascal VOC)
-  Without val, test is taken, or a part of train (--val-share).
-  anything else: name the parts with --train-ann, --train-images, --val-ann, --val-images"""
-Given = Mapping[str, tuple[Path | None, Path | None]]
-"""Of splits: annotations and folder of images, where they are named one by one."""
-Parts = dict[str, tuple[Path, Path | None]]
-"""Of the splits that there are: annotations, and the folder of their images where it is known."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,7 @@ def find_data(
     """Find both splits of a data set, check them, read the classes from the training annotations.
 
     Args:
-        folder: ``'sample'`` for the generated one, or a folder in one of the `LAYOUTS`.
+        folder: ``'sample'`` for the generated one, or a folder in one of `layouts.LAYOUTS`.
         train_ann: training annotations, where ``folder`` does not lead to them.
         train_images: folder of the training images.
         val_ann: validation annotations.
@@ -114,24 +100,14 @@ def find_data(
 def find_splits(
     folder: str | Path | None, given: Given, names: Sequence[str], share: float | None = None
 ) -> Located:
-    """Find splits of a data set and check them.
-
-    Args:
-        folder: see `find_data`.
-        given: what is named one by one.
-        names: the splits that are needed.
-        share: of val, see `find_data`.
-
-    Raises:
-        UserError: see `find_data`.
-    """
+    """Find the splits of these names and check them; see `find_data`."""
     root = data_root(folder)
     parts, notes = find_annotations(root, given, share)
     splits = {}
     for name in names:
         if name in parts:
             path, images = parts[name]
-            splits[name] = Split(path, find_images(name, root, path, images, survey(path).files))
+            splits[name] = Split(path, find_images(name, root, path, images, survey(path).table.files))
     odd = quick_check([*splits.items()], mended=MENDED)
     for name in names:
         if name not in splits:
@@ -144,15 +120,12 @@ def quick_check(
     mended: Sequence[str] = (),
     more: Sequence[tuple[Path, Finding]] = (),
 ) -> list[Finding]:
-    """Check annotations, and that every image is there, without opening any.
+    """Check annotations, and that every image is there, without opening any; return warnings.
 
     Args:
         splits: names and parts of a data set.
         mended: kinds of faults that do not matter; without any, those of `ALIGNED` are errors.
         more: pairs of annotation file and finding, of other checks.
-
-    Returns:
-        warnings.
 
     Raises:
         UserError: it lists the errors.
@@ -160,13 +133,15 @@ def quick_check(
     faults = [*more]
     listing: dict[Path, set[str]] = {}
     for name, split in splits:
-        seen = survey(split.annotations)
-        lost = [file for file in seen.files if not is_there(split.images, file, listing)]
-        if lost and len(lost) == len(seen.files):
-            missing = found('wrong image folder', '', [_misplaced(name, split, lost)])
+        table, findings = survey(split.annotations)
+        lost = [file for file in table.files if not is_there(split.images, file, listing)]
+        if lost and len(lost) == len(table.files):
+            missing = found(
+                'wrong image folder', '', [misplaced(name, split.annotations, split.images, lost)]
+            )
         else:
             missing = found('missing file', '', (str(split.images / file) for file in lost))
-        for fault in (*seen.findings, *missing):
+        for fault in (*findings, *missing):
             severity = 'error' if fault.kind in ALIGNED and not mended else fault.severity
             if fault.kind not in mended:
                 faults.append((split.annotations, replace(fault, split=name, severity=severity)))
@@ -174,9 +149,7 @@ def quick_check(
     common = []
     for train in (split for name, split in splits if name == 'train'):
         for val in (split for name, split in splits if name == 'val'):
-            common += shared_images(
-                train, survey(train.annotations).files, val, survey(val.annotations).files
-            )
+            common += shared_images(train, val)
     return [
         # Not an error here, since some train on what they measure to see whether a network can learn it.
         *found('image in both splits', '', common, severity='warning'),
@@ -184,23 +157,17 @@ def quick_check(
     ]
 
 
-def shared_images(train: Split, files: Sequence[str], val: Split, others: Sequence[str]) -> list[str]:
+def shared_images(train: Split, val: Split) -> list[str]:
     """Return the images of train that are val's, too: the same file, or one of the same name and content.
 
     Of contents, the sizes and the first blocks are compared.
-
-    Args:
-        train: one split.
-        files: its file names.
-        val: another split.
-        others: its file names.
     """
     named: dict[str, list[str]] = defaultdict(list)
-    for other in others:
+    for other in survey(val.annotations).table.files:
         named[os.path.basename(other)].append(os.path.normpath(val.images / other))
     return [
         file
-        for file in files
+        for file in survey(train.annotations).table.files
         if any(
             _same(os.path.normpath(train.images / file), other)
             for other in named.get(os.path.basename(file), ())
@@ -221,259 +188,24 @@ def _same(first: str, second: str) -> bool:
         return False
 
 
-def data_root(folder: str | Path | None) -> Path | None:
-    """Return the folder or ``data.yaml`` that ``--data`` names, generated first where it is ``'sample'``.
-
-    Raises:
-        UserError: there is neither.
-    """
-    if folder in SAMPLES:
-        try:
-            folder = make_sample(one_shape=SAMPLES[str(folder)])
-        except OSError as error:
-            raise UserError(f'--data {folder}: {error}') from None
-    root = None if folder is None else Path(folder).expanduser().absolute()
-    if root is not None and not root.is_dir() and not (root.is_file() and root.suffix in ('.yaml', '.yml')):
-        there = 'a file' if root.exists() else 'nothing'
-        raise UserError(f"--data: {root}: a folder is wanted ('sample' generates one), found {there}")
-    return root
-
-
-def find_annotations(root: Path | None, given: Given, share: float | None = None) -> tuple[Parts, list[str]]:
-    """Find the annotations of the splits; those of VOC and YOLO are converted, and val is made if need be.
-
-    Args:
-        root: folder of the data set.
-        given: what is named one by one.
-        share: of val, where it is made of train; `VAL_SHARE` by default.
-
-    Returns:
-        annotations and images of the splits that there are, and lines that say how val was chosen.
-
-    Raises:
-        UserError: a file that is named is not there, ``share`` is not of use, or see `converted`.
-    """
-    parts: Parts = {}
-    for name, (path, images) in given.items():
-        if path is not None:
-            parts[name] = (path.expanduser().absolute(), images)
-            if not parts[name][0].is_file():
-                raise UserError(f'{path}: no such annotation file (the {name} split); see --{name}-ann')
-    notes: list[str] = []
-    made = False
-    if root is not None and len(parts) < len(given):
-        own, notes, made = _of_folder(root, given, VAL_SHARE if share is None else share)
-        parts = {name: (own[name][0], given[name][1] or own[name][1]) for name in own} | parts
-    if share is not None and not made and 'val' in parts:
-        raise UserError(f'--val-share {share:g}: there is a val already: {parts["val"][0]}; leave it out')
-    return parts, notes
-
-
-def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str], bool]:
-    """Return the splits of a folder, lines that say how val was chosen, and whether it was made of train."""
-    found, notes = _named_files(root)
-    if not any(map(has_boxes, found.values())):
-        layout = find_layout(root)
-        if layout:
-            if given['val'][0] is None:
-                layout = with_val(root, layout, share)
-            base = root.parent if root.is_file() else root
-            parts: Parts = {name: (file, base) for name, file in converted(root, layout).items()}
-            return parts, layout.note.splitlines(), layout.share is not None
-    parts = {name: (path, None) for name, path in found.items()}
-    lone = [path for pattern in ('*.json', '*/*.json') for path in visible(root, pattern) if has_boxes(path)]
-    if 'val' in found or len(lone) != 1 or found.get('train', lone[0]) != lone[0]:
-        return parts, notes, False
-    parts = {'train': (lone[0], None)}
-    try:
-        content, images = survey(lone[0]), given['train'][1] or given['val'][1]
-        folder = find_images('train', root, lone[0], images, content.files)
-    except UserError:  # which is to be reported where the file is read
-        return parts, [], False
-    faulty = any(each.severity == 'error' and each.kind not in MENDED for each in content.findings)
-    made, note = split_coco(lone[0], share) if given['val'][0] is None and not faulty else ({}, '')
-    return ({n: (path, folder) for n, path in made.items()}, [note], True) if made else (parts, [], False)
-
-
-def _named_files(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the likeliest file of each split that is named after it, and a line where val is test."""
-    found: dict[str, Path] = {}
-    notes = []
-    for name, words in SPLITS.items():
-        files = {path: word for word in words for path in _annotation_files(root, word)}
-        if files:
-            first = next(iter(files))
-            found[name] = next(filter(has_boxes, files), first)
-            if files[found[name]] == 'test':
-                why = 'there is no val' if files[first] == 'test' else f'{first} has no boxes'
-                notes.append(f'{why}: {found[name]} is taken as val')
-    return found, notes
-
-
-def has_boxes(path: Path) -> bool:
-    """Tell, without parsing it, whether a json file may be annotations with boxes, not captions, say."""
-    try:
-        with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(b'"bbox"') >= 0 and content.find(b'"images"') >= 0
-    except (OSError, ValueError):  # an empty file, too
-        return False
-
-
-def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> UserError:
-    """Return what to raise where a data set lacks a split.
-
-    Args:
-        name: of the split.
-        root: folder of the data set.
-        known: the splits that there are; without any, another folder may have been meant.
-    """
-    if root is None:
-        return UserError(
-            f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
-        )
-    jsons = [str(path.relative_to(root)) for folder in _folders(root) for path in visible(folder, '*.json')]
-    below = [folder for folder in islice(_folders(root), 1, None) if not known and _would_do(folder)]
-    meant = [each for each in below if not any(other in each.parents for other in below)]
-    meant = meant or [folder for folder in root.parents[:2] if not known and _would_do(folder)]
-    hint = ''.join(f'\n  --data {folder}' for folder in meant[:5])
-    return UserError(
-        f'--data: {root}: found no {name} annotations among its json files '
-        f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}; '
-        + (f'the data set may be another folder:{hint}\n' if hint else '')
-        + f'layouts understood:\n{LAYOUTS}'
-    )
-
-
-def _would_do(folder: Path) -> bool:
-    try:
-        if any(map(has_boxes, _annotation_files(folder, 'train'))):
-            return True
-        layout = find_layout(folder)
-    except (OSError, UserError):
-        return False
-    return layout is not None and 'train' in layout.splits
-
-
-def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
-    """Yield a folder and those in it, the highest first, without hidden ones; not all of too many."""
-    queue = deque([(root, 0)])
-    for _ in range(FOLDERS_PROBED):
-        if not queue:
-            return
-        folder, level = queue.popleft()
-        yield folder
-        if level < depth:
-            try:
-                with os.scandir(folder) as entries:
-                    names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.'))
-            except OSError:
-                continue
-            queue += [(folder / name, level + 1) for name in names]
-
-
-def find_images(
-    name: str, root: Path | None, annotations: Path, images: Path | None, files: Sequence[str]
-) -> Path:
-    """Return the folder that the file names of a split start from.
-
-    Args:
-        name: ``'train'`` or ``'val'``.
-        root: folder of the data set.
-        annotations: its annotation file.
-        images: the folder, where it is given.
-        files: the file names.
-
-    Raises:
-        UserError: the first images are in none of the folders that come into question.
-    """
-    root = root.parent if root is not None and root.is_file() else root
-    names = files[:IMAGES_PROBED]
-    folders = (
-        [images.expanduser().absolute()]
-        if images is not None
-        else list(_image_folders(annotations, root, SPLITS[name]))
-    )
-    present = {folder: sum(os.path.isfile(folder / file) for file in names) for folder in folders}
-    best = max(folders, key=lambda folder: present[folder])
-    if names and not present[best]:
-        raise UserError(f'{annotations}: {_misplaced(name, Split(annotations, best), names, root)}')
-    return best
-
-
-def _misplaced(name: str, split: Split, files: Sequence[str], root: Path | None = None) -> str:
-    """Say that images of a split are not in their folder, and where they are."""
-    option = f'--{name}-images'
-    below = (
-        folder for base in (split.images, _base(split.annotations, root)) for folder in _folders(base, 2)
-    )
-    folders = list(dict.fromkeys([*below, *split.images.parents[:2]]))
-    right = next((f for f in folders if any(os.path.isfile(f / file) for file in files[:5])), None)
-    hint = f'give their folder with {option}'
-    if right is not None:
-        hint = f'they are in {right}: {option} {right}'
-    else:
-        bare = [PureWindowsPath(file).name for file in files[:5]]  # which has both kinds of slashes
-        right = next((f for f in folders if any(os.path.isfile(f / file) for file in bare)), None)
-        if right is not None:
-            hint = f'{right} has files of such names: correct file_name, which is to start from {option}'
-    return (
-        f'{len(files)} of its first {len(files)} images are not in {split.images}, {files[0]} for one; {hint}'
-    )
-
-
-def _annotation_files(root: Path, word: str) -> Iterator[Path]:
-    """Yield annotation files of a split, likeliest first."""
-    yield from visible(root / 'annotations', f'instances_{word}*.json')
-    yield from visible(root / word, '_annotations.coco.json')
-    for folder in (root / 'annotations', root, root / word):
-        for path in visible(folder, '*.json'):
-            if word in re.split('[^a-z]+', path.stem.lower()):
-                yield path
-
-
-def _base(annotations: Path, root: Path | None) -> Path:
-    """Return the folder of a data set."""
-    folder = annotations.parent
-    return root or (folder.parent if folder.name == 'annotations' else folder)
-
-
-def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -> Iterator[Path]:
-    """Yield the folders where the images of an annotation file may lie."""
-    base = _base(annotations, root)
-    stem = annotations.stem.removeprefix('instances_').removeprefix('person_keypoints_')
-    yield base / stem
-    yield base / 'images' / stem
-    yield annotations.parent
-    for name in names:
-        for folder in (base, base / 'images'):
-            yield folder / name
-            yield from sorted(p for p in folder.glob(f'{name}*') if p.is_dir())
-    for folder in (base, annotations.parent):
-        yield folder / 'images'
-        yield folder / 'data'  # FiftyOne's
-    yield base
-
-
 def class_names(annotations: Path) -> tuple[str, ...]:
     """Return the class names of an annotation file in its order, which is that of mmdet's labels.
-
-    See `Table.classes` for categories that are none.
 
     Raises:
         UserError: there are no boxes, or errors in the file.
     """
-    content = survey(annotations)
-    refuse_faults([(annotations, fault) for fault in content.findings if fault.kind not in MENDED])
-    for fault in content.findings:
+    table, findings = survey(annotations)
+    refuse_faults([(annotations, fault) for fault in findings if fault.kind not in MENDED])
+    for fault in findings:
         if fault.kind == 'no boxes':
             raise UserError(f'{annotations}: {fault.where[0]}')
-    return tuple(content.categories[index]['name'] for index in content.table.classes())
+    return tuple(table.categories[index]['name'] for index in table.classes())
 
 
 def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
-    content = survey(annotations)
-    names = {category['id']: category['name'] for category in content.categories}
-    for used in content.used:
+    table = survey(annotations).table
+    names = {category['id']: category['name'] for category in table.categories}
+    for used in table.used():
         if names[used] not in classes:
             raise UserError(
                 f'{annotations}: has boxes of the class {names[used]!r} (id {used}), '
@@ -485,20 +217,14 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     """Return annotations whose categories are ``classes`` in this order: the file itself, or a copy.
 
     mmdet numbers labels by the file's own order, whatever order ``classes`` has, so a validation
-    file in another order shifts them in silence. The copy also has what COCO's evaluation needs:
-    ``area`` and ``iscrowd``, and box ids from 1 on, since its matcher takes id 0 for "no match".
-
-    Args:
-        annotations: a COCO-format file; it stays as it is.
-        classes: names in the order of the labels.
-        folder: where to write a copy.
+    file in another order silently shifts them. The copy, in ``folder``, also has what `complete_boxes` adds.
 
     Raises:
         UserError: the file has boxes of a class that is not in ``classes``.
     """
-    found = survey(annotations)
-    order = [category['name'] for category in found.categories if category['name'] in classes]
-    if order == list(classes) and found.complete and found.plain:
+    table = survey(annotations).table
+    order = [category['name'] for category in table.categories if category['name'] in classes]
+    if order == list(classes) and table.complete and not has_byte_order_mark(annotations):
         return annotations
     _check_same_classes(classes, annotations)
     content = read_annotations(annotations)
@@ -516,12 +242,9 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
 
 
 def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
-    """Point every loader, evaluator and head of a config at ``data``.
+    """Point every loader, evaluator and head of a config, in place, at ``data``.
 
-    Args:
-        cfg: an mmengine ``Config`` of a detector; changed in place.
-        data: the data set.
-        folder: where aligned copies of annotations go, if any are needed.
+    Aligned copies of annotations go to ``folder``, if any are needed.
     """
     for name, split in (('train', data.train), ('val', data.val), ('test', data.val)):
         if split is None or not cfg.get(f'{name}_dataloader'):
@@ -545,11 +268,8 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
 def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
     """Compare the boxes that built datasets of mmdet yield to a training with those in their files.
 
-    Args:
-        loader: of the training; datasets that read no COCO file, or in their own way, are passed over.
-
-    Yields:
-        a line for each dataset, and whether it is a warning: its numbers do not add up.
+    Datasets that read no COCO file, or in their own way, are passed over. Yields a line for each other, and
+    whether it is a warning: its numbers do not add up.
 
     Raises:
         UserError: none of the boxes are used.
@@ -606,6 +326,12 @@ def innermost(loader: Any) -> Any:
     return next(all_innermost(loader))
 
 
+def test_pipeline(cfg: Any) -> list[Any]:
+    """Return the steps by which a config prepares the images of its test data."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    return (innermost(loader).get('pipeline') if loader else None) or cfg.get('test_pipeline') or []
+
+
 def _only_first(part: Any) -> None:
     """Leave one dataset in each ``ConcatDataset`` of a loader, in place."""
     if part.get('datasets'):
@@ -624,16 +350,25 @@ def _palette(count: int) -> dict[str, Any]:
 
 
 def set_num_classes(model: Any, count: int) -> None:
-    """Set ``num_classes`` in every head; backbones and necks may use the word for something else."""
-    if isinstance(model, list):
-        for part in model:
-            set_num_classes(part, count)
-    elif isinstance(model, dict):
-        for key, value in model.items():
-            if key == 'num_classes':
-                model[key] = count
-            elif key not in ('backbone', 'neck', 'semantic_head'):
-                set_num_classes(value, count)
+    """Set ``num_classes`` in every head of a detector's config."""
+    for _, head in heads(model):
+        head['num_classes'] = count
+
+
+def heads(part: Any, place: str = 'model') -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a detector's config that have ``num_classes``, with their places.
+
+    Backbones, necks and some heads use the word for something else.
+    """
+    if isinstance(part, list | tuple):
+        for index, inner in enumerate(part):
+            yield from heads(inner, f'{place}[{index}]')
+    elif isinstance(part, dict):
+        if 'num_classes' in part:
+            yield place, part
+        for key, value in part.items():
+            if key not in ('backbone', 'neck', 'semantic_head', 'rpn_head'):
+                yield from heads(value, f'{place}.{key}')
 
 
 def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:

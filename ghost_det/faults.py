@@ -75,11 +75,9 @@ def name_images(dataset: Any) -> None:
 
 @contextlib.contextmanager
 def told(config: str, runner: Any = None) -> Iterator[None]:
-    """Turn what mmengine raises over a mistake into a `UserError`; faults of the code stay as they are.
+    """Turn what mmengine raises over a user's error into a `UserError`; bugs of the code stay as they are.
 
-    Args:
-        config: name of the config, for the messages.
-        runner: where it runs: errors of the network are the config's until the first step is done.
+    Until the first step of ``runner`` is done, errors of the network are the config's.
 
     Raises:
         UserError: a part cannot be built, an image read, weights loaded, memory or disk had, or the parts of

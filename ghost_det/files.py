@@ -58,6 +58,28 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes ``folder`` at the end; after an error, nothing is left of it.
+
+    Where another process was faster, its folder stays.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:
+        # A folder inside: the temporary one is closed to other users and would stay so once renamed.
+        built = Path(scratch) / 'set'
+        built.mkdir()
+        yield built
+        try:
+            built.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
@@ -80,16 +102,9 @@ def sha256(path: Path) -> str:
 
 
 def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None:
-    """Find out before a long run that its result cannot be written.
+    """Make a file's folder, and raise a `UserError` where a long run could not write the file.
 
-    Args:
-        path: the file to be made; its folder is made now.
-        option: that asks for it.
-        read: files that it must not replace.
-
-    Raises:
-        UserError: the folder cannot be made or written to, or there is a folder in the file's place, or one
-            of ``read``.
+    It must not replace one of ``read``, nor be a folder or a device; ``option`` is what asks for it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,11 +121,7 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
 
 
 def require_folder(folder: str | Path, option: str) -> None:
-    """Have a folder, and prove that it can be written, before the long work whose results go there.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Make a folder, and raise a `UserError` before long work where it cannot be written to."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

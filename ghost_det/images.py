@@ -30,11 +30,7 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the files in a folder, to any depth; hidden ones are left out.
 
-    Links to folders are followed, except those to a folder that the path has come through.
-
-    Args:
-        folder: where to start.
-        above: real paths of the folders that led here.
+    Links to folders are followed, but not back to one of ``above``, the real paths that led here.
 
     Raises:
         UserError: a folder cannot be read.
@@ -57,9 +53,7 @@ def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
 def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
     """Return files as they are, and what looks like an image in folders, to any depth, sorted; each once.
 
-    Args:
-        paths: files and folders.
-        skip: tells of a file in a folder whether it is left out, as the pictures that an earlier run made.
+    Files in folders that ``skip`` tells of are left out, as the pictures that an earlier run made.
 
     Raises:
         UserError: a path does not exist, a folder cannot be read or has no images.

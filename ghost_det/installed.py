@@ -34,6 +34,7 @@ FREE = (
     'installed',
     'jsons',
     'shipped',
+    'texts',
     'version',
 )
 """Modules and packages of `ghost_det` that can be imported without torch."""
@@ -72,28 +73,14 @@ def waits() -> bool:
 
 
 def require(what: str) -> None:
-    """Refuse a command where torch or MMDetection is not installed, without importing them.
-
-    Args:
-        what: needs them.
-
-    Raises:
-        UserError: one is not installed.
-    """
+    """Raise a `UserError` where torch or MMDetection, which ``what`` needs, is not installed."""
     reason = refusal(what)
     if reason:
         raise UserError(reason)
 
 
 def load(what: str) -> None:
-    """Have `ghost_det` whole from here on, in a command that has not needed torch so far.
-
-    Args:
-        what: needs it.
-
-    Raises:
-        UserError: see `require`.
-    """
+    """Register all of `ghost_det` in a command that has not needed torch so far; see `require`."""
     global _waits
     require(what)
     if _waits:

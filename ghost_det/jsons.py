@@ -18,7 +18,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         if not path.is_file():
-            raise UserError(f'{path}: cannot be read: a json file is wanted, found {_kind(path)}')
+            raise UserError(f'{path}: cannot be read: expected a json file, got {_kind(path)}')
         # The bytes and their text are in memory at once, and then what they say.
         size, half = path.stat().st_size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
         if size > half:

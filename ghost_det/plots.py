@@ -24,13 +24,7 @@ NUMBERED = 25  # classes up to which each cell of the confusion matrix has its c
 
 
 def draw_all(evaluation: Evaluation, analysis: Analysis, folder: Path) -> dict[str, Path]:
-    """Draw an evaluation's pictures and return them by name.
-
-    Args:
-        evaluation: of boxes, or of masks, whose pictures then carry ``segm`` in their names.
-        analysis: of the same detections.
-        folder: where the pictures go.
-    """
+    """Draw the pictures of an evaluation, of masks with ``segm`` in their names, and return them by name."""
     suffix = '' if evaluation.iou_type == 'bbox' else f'_{evaluation.iou_type}'
     drawn: dict[str, Callable[[], Any]] = {
         'pr_curves': lambda: draw_curves(evaluation),

@@ -43,14 +43,8 @@ def make_record(
 ) -> tuple[dict[str, Any], Pictures]:
     """Return what is to be kept of a training that has ended, and pictures by section.
 
-    No part of it may take another with it: what cannot be had is left out, and ``lacking`` says why.
-
-    Args:
-        runner: mmengine's, after ``train()``.
-        config: path of the config that was trained.
-        metric: of the validation, with the detections of its last evaluation; or ``None``.
-        commands: by what they do.
-        seconds: that training and evaluation took, of this process alone.
+    No part of it may take another with it: what is not available is left out, and ``lacking`` says why.
+    ``metric`` has the detections of the last evaluation; ``seconds`` are those of this process.
     """
     work_dir = Path(runner.work_dir)
     rows = read_scalars(work_dir)
@@ -147,15 +141,16 @@ def data_summary(cfg: Any) -> dict[str, Any]:
     """Return classes, images and boxes of each split whose annotations are COCO's and on this machine."""
     found: dict[str, Any] = {}
     for name, split in config_splits(cfg, ('train', 'val')):
-        seen = survey(split.annotations)  # which the check before the training has read already
-        counts = seen.sizes.sum(1).tolist()
+        table = survey(split.annotations).table  # which the check before the training has read already
+        sizes = table.by_size()
+        counts = sizes.sum(1).tolist()
         part = {
             'annotations': str(split.annotations),
-            'images': len(seen.files),
-            'images_without_boxes': seen.empty,
-            'boxes': int(seen.sizes.sum()),
-            'by_size': seen.sizes.sum(0).tolist(),
-            'by_class': {str(seen.categories[n]['name']): counts[n] for n in seen.table.classes()},
+            'images': len(table.files),
+            'images_without_boxes': len(table.files) - len({*table.image[table.image >= 0].tolist()}),
+            'boxes': int(sizes.sum()),
+            'by_size': sizes.sum(0).tolist(),
+            'by_class': {str(table.categories[n]['name']): counts[n] for n in table.classes()},
         }
         found[name if name not in found else f'{name} {len(found)}'] = part
     return found
@@ -165,12 +160,8 @@ def data_summary(cfg: Any) -> dict[str, Any]:
 def cost(model: Any, dataset: Any) -> dict[str, Any]:
     """Return parameters and multiply-adds of each part, and the latency of one image on this machine.
 
-    The latency is that of a validation image, loaded and resized already, through the whole detector with
+    The latency is that of a validation image, loaded and resized already, through the complete detector with
     post-processing, as torch runs it: a short measure (1 s), the quartiles in ms.
-
-    Args:
-        model: a trained detector, wrapped for several processes or not.
-        dataset: an mmdet dataset in test mode.
     """
     detector = model.module if is_model_wrapper(model) else model
     detector.eval()

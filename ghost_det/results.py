@@ -30,11 +30,7 @@ PACKAGES = (
 
 
 def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
-    """Read annotations to evaluate on.
-
-    Args:
-        path: the file.
-        iou_type: what will be evaluated; ``'segm'`` asks for masks.
+    """Read annotations to evaluate on, with masks where ``iou_type`` is ``'segm'``.
 
     Raises:
         UserError: see `ghost_det.annotations.read_annotations`; or a wrong mask.
@@ -59,12 +55,7 @@ def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
 
 
 def read_results(path: Path, truth: dict[str, Any], iou_type: IouType = 'bbox') -> list[dict[str, Any]]:
-    """Read detections in COCO's results format.
-
-    Args:
-        path: a json list of ``{'image_id', 'category_id', 'score', 'bbox'}``, or with ``'segmentation'``.
-        truth: the annotations that they are for.
-        iou_type: what will be evaluated.
+    """Read detections on ``truth`` in COCO's results format.
 
     Raises:
         UserError: it is not such a list, or of another data set.
@@ -186,16 +177,9 @@ def summary(
     checkpoint: Path | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Return an evaluation as plain data for other programs; docs/evaluation.md has the schema.
+    """Return evaluations and analyses, by ``'bbox'`` and ``'segm'``, as plain data for other programs.
 
-    Args:
-        evaluations: by ``'bbox'``, ``'segm'``.
-        analyses: as many.
-        annotations: the file evaluated on; ``None`` where nothing was evaluated.
-        results: the detections, where they came from a file or went into one.
-        config: the detector's, where one was run.
-        checkpoint: its weights.
-        seconds: that the detector took.
+    docs/evaluation.md has the schema.
     """
     return {
         'schema': SCHEMA,

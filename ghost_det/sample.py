@@ -10,7 +10,6 @@ import colorsys
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from .files import atomic_folder
 
 Floats = NDArray[np.float32]
 Image = NDArray[np.uint8]
@@ -349,17 +350,9 @@ def make_sample(root: Path | None = None, train: int = 480, val: int = 120, one_
     if done.is_dir():
         return done
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f'.{done.name}-', dir=root) as scratch:
-            # A folder inside: the temporary one is closed to other users and would stay so once renamed.
-            built = Path(scratch) / 'set'
+        with atomic_folder(done) as built:
             _write_split(built, 'train', train, one_shape)
             _write_split(built, 'val', val, one_shape)
-            try:
-                built.rename(done)
-            except OSError:
-                if not done.is_dir():  # else another process was first, with the same content
-                    raise
     except OSError as error:
         raise OSError(
             f'The sample set cannot be written under {root}: {error.strerror or error}. '

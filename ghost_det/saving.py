@@ -179,13 +179,9 @@ def saved_in(work_dir: str) -> list[Path]:
 
 
 def newest_whole(work_dir: str) -> tuple[str | None, list[str]]:
-    """Find the checkpoint to go on from: of those that are whole, that of the last start, and the most steps.
+    """Return the checkpoint to resume from, and a line on each that cannot be used.
 
-    Args:
-        work_dir: folder of a training.
-
-    Returns:
-        Its path, and a line on each that cannot be used.
+    Of those that are intact, it is that of the last start, and of the most steps.
     """
     faults = []
     found: list[tuple[int, int, str]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import ParamSchedulerHook
@@ -38,14 +37,10 @@ def set_epochs(cfg: Any, epochs: int) -> None:
 
 
 def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
-    """Bring a warm-up that is counted in steps down to a tenth of the training, and return a line on it.
-
-    Args:
-        schedulers: ``param_scheduler`` of a config, changed in place.
-        steps: of the whole training.
-    """
+    """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training's steps; say so."""
     most = max(2, int(WARM_UP * steps))  # of one step, mmengine's LinearLR would never leave its start
-    long = [each for each in _configs(schedulers) if _is_warm_up(each) and each['end'] > most]
+    found = schedulers if isinstance(schedulers, list) else [schedulers]
+    long = [each for each in found if _is_warm_up(each) and each['end'] > most]
     if not long:
         return None
     line = (
@@ -57,13 +52,10 @@ def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
     return line
 
 
-def _configs(schedulers: Any) -> list[Any]:
-    found = schedulers if isinstance(schedulers, list) else [schedulers]
-    return [each for each in found if isinstance(each, dict) and 'type' in each]
-
-
 def _is_warm_up(scheduler: Any) -> bool:
-    if scheduler.get('by_epoch', True) or scheduler.get('begin') or 'end' not in scheduler:
+    if not isinstance(scheduler, dict) or not {'type', 'end'} <= scheduler.keys():
+        return False
+    if scheduler.get('by_epoch', True) or scheduler.get('begin'):
         return False
     kind = str(scheduler['type']).rpartition('.')[2]
     if kind.startswith('Linear'):
@@ -73,28 +65,20 @@ def _is_warm_up(scheduler: Any) -> bool:
 
 def states(schedulers: Any) -> list[tuple[Any, dict[str, Any]]]:
     """Return a runner's built schedulers with a copy of the state of each."""
-    return [(each, copy.deepcopy(each.state_dict())) for each in _built(schedulers)]
-
-
-def _built(schedulers: Any) -> Iterator[Any]:
     groups = schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]
-    for group in groups:
-        yield from group
+    return [(each, copy.deepcopy(each.state_dict())) for group in groups for each in group]
 
 
 def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | None:
-    """Where a resumed training's schedule is not the checkpoint's, have it where it would be without a stop.
+    """Where a resumed training's schedule is not the checkpoint's, recompute it, and return a line on that.
 
-    mmengine takes the whole schedule from the checkpoint, its length too: one that had come to its end stays
-    there, however long the training now is (mmengine issue 1565). Here it is run through from its start, as
-    the rate of a step may depend on the one before. The first rate is the checkpoint's.
+    mmengine takes the schedule from the checkpoint, with its length: one that had come to its end stays
+    there, however long the training now is (mmengine issue 1565). Here it runs again from its start, as the
+    rate of a step may depend on the one before. The first rate is the checkpoint's.
 
     Args:
         runner: which has loaded the checkpoint.
         fresh: the `states` of its schedulers before that.
-
-    Returns:
-        A line on what was done.
     """
     loop = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)

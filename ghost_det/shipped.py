@@ -42,6 +42,12 @@ def find(name: str) -> Path | None:
     return own if path.name == str(path) and own.is_file() else None
 
 
+def mmdet_folder() -> Path:
+    """Return the folder of the configs that mmdet ships; mmdet is not imported."""
+    spec = find_spec('mmdet')
+    return Path(spec.origin if spec and spec.origin else '').parent / '.mim/configs'
+
+
 def config_file(path: str | Path) -> Path:
     """Return the file of a config; see `ghost_det.config.load_config`.
 
@@ -51,12 +57,7 @@ def config_file(path: str | Path) -> Path:
     name = str(path)
     path = Path(name).expanduser()
     if name.startswith(MMDET):
-        spec = find_spec('mmdet')
-        path = (
-            Path(spec.origin if spec and spec.origin else '').parent
-            / '.mim/configs'
-            / name.removeprefix(MMDET)
-        )
+        path = mmdet_folder() / name.removeprefix(MMDET)
     elif not os.path.isfile(path):
         path = find(name) or path
     if not os.path.isfile(path):

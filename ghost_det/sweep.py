@@ -24,10 +24,11 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from tqdm import tqdm
 
-from .config import SHIPPED, load_config, shipped
+from .config import load_config
 from .errors import UserError, reason
 from .models import BACKBONES
 from .refit import at
+from .shipped import MMDET, mmdet_folder
 from .swap import parse_backbone, swap
 from .trial import PROPOSALS, alone, necks, without_weights
 
@@ -61,18 +62,17 @@ class Outcome(NamedTuple):
 def find_configs(folders: Sequence[str] = ()) -> list[str]:
     """Return one of mmdet's configs for each kind of detector, backbone, neck, head and dcn, by folder.
 
-    Args:
-        folders: of mmdet's ``configs``, or configs as ``mmdet::NAME``; all folders by default.
+    All of mmdet's folders are searched by default; configs, as ``mmdet::NAME``, stand for themselves.
 
     Raises:
         UserError: there is no such folder, or a config that is named cannot be read.
     """
-    root = shipped()
+    root = mmdet_folder()
     known = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != '_base_')
     chosen = []
     for folder in folders or known:
         folder = folder.rstrip('/')
-        if folder.startswith(SHIPPED) or folder.endswith('.py'):
+        if folder.startswith(MMDET) or folder.endswith('.py'):
             load_config(folder)  # or it is told what is wrong with it
             chosen.append(folder)
             continue
@@ -82,7 +82,7 @@ def find_configs(folders: Sequence[str] = ()) -> list[str]:
         pieces: list[str] = []
         paths = sorted((root / folder).glob('*.py'), key=lambda p: (len(p.name), p.name))
         for path in tqdm(paths, desc=f'reading {folder}', leave=False):
-            name = f'{SHIPPED}{folder}/{path.name}'
+            name = f'{MMDET}{folder}/{path.name}'
             kind = _kind(name)
             if kind == _PIECE:
                 pieces.append(name)
@@ -96,7 +96,7 @@ def _kind(name: str) -> Any:
     """Return what makes a config another case for the swap; ``None`` if it has no model."""
     try:
         # Not as load_config does: through ``mmdet::``, mmengine reads all of mmdet's index for each.
-        cfg = Config.fromfile(str(shipped() / name.removeprefix(SHIPPED)))
+        cfg = Config.fromfile(str(mmdet_folder() / name.removeprefix(MMDET)))
     except Exception as error:
         return reason(error)[:60]
     if not cfg.get('model'):
@@ -128,11 +128,7 @@ def _types(node: Any) -> Iterator[str]:
 
 
 def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
-    """Train a detector for one step on random images, let it predict, and return it.
-
-    Args:
-        detector: its config; no weights are loaded.
-        optim_wrapper: config of its optimizer; SGD by default.
+    """Train a detector for one step on random images, by SGD by default, let it predict, and return it.
 
     Raises:
         RuntimeError: the loss is not finite, or does not reach most of the backbone.
@@ -154,7 +150,7 @@ def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
             cfg[key] = ConfigDict(without_weights(cfg[key]))
     cfg.pop('init_cfg', None)
     if isinstance(cfg.get('teacher_config'), str):  # a path in a clone of mmdet
-        cfg['teacher_config'] = str(shipped() / cfg['teacher_config'].removeprefix('configs/'))
+        cfg['teacher_config'] = str(mmdet_folder() / cfg['teacher_config'].removeprefix('configs/'))
     if 'teacher_ckpt' in cfg:
         cfg['teacher_ckpt'] = None
     cfg.setdefault('data_preprocessor', ConfigDict(type='DetDataPreprocessor', pad_size_divisor=32))
@@ -236,7 +232,7 @@ def try_config(name: str, backbone: str) -> Outcome:
     detector = old = ''
 
     def outcome(result: str, why: str = '') -> Outcome:
-        for folder in (shipped(), shipped().parents[2]):  # no paths of this machine
+        for folder in (mmdet_folder(), mmdet_folder().parents[2]):  # no paths of this machine
             why = why.replace(f'{folder}/', '')
         why = ' '.join(why.partition(', the current sys.path')[0].split())  # a row of a table is one line
         return Outcome(name, detector, old, result, why, time.perf_counter() - start)
@@ -304,14 +300,7 @@ def _alone(name: str, backbone: str, seconds: float) -> Outcome:
 
 
 def sweep(configs: Sequence[str], backbone: str, jobs: int = 1, seconds: float = 600) -> list[Outcome]:
-    """Do `try_config` with many configs.
-
-    Args:
-        configs: names of them; see `find_configs`.
-        backbone: ``NAME`` or ``NAME:WIDTH``.
-        jobs: how many at once, of one thread each.
-        seconds: after which one has failed.
-    """
+    """Do `try_config` with many configs, ``jobs`` at once, of one thread each; see `find_configs`."""
     if MODELS.get(parse_backbone(backbone)[0]) is None:
         raise UserError(f'--backbone {backbone}: there is no such backbone; ours are {", ".join(BACKBONES)}')
     if jobs < 1 or not 0 < seconds < 1e6:
@@ -349,14 +338,12 @@ def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
     ]
     for o in rows:
         why = o.reason.replace('|', '\\|').replace('<', '&lt;')
-        lines.append(
-            f'| {o.config.removeprefix(SHIPPED)} | {o.detector} | {o.backbone} | {o.result} | {why} |'
-        )
+        lines.append(f'| {o.config.removeprefix(MMDET)} | {o.detector} | {o.backbone} | {o.result} | {why} |')
     return '\n'.join(lines) + '\n'
 
 
 def _folder(outcome: Outcome) -> str:
-    return outcome.config.removeprefix(SHIPPED).split('/')[0]
+    return outcome.config.removeprefix(MMDET).split('/')[0]
 
 
 def _versions() -> str:

@@ -169,11 +169,6 @@ def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
 
     Multiply-adds of what depends on values, as on the proposals of a first stage, are not counted.
 
-    Args:
-        detector: config of it.
-        height: of the input, in pixels.
-        width: of the input, in pixels.
-
     Raises:
         UserError: the backbone does not take images of that size.
     """

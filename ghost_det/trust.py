@@ -19,9 +19,6 @@ def announce(config: Path) -> None:
     """Say that a config from outside this project, mmdet and the present folder is code, once for each.
 
     What was said is remembered in ``$XDG_CACHE_HOME/ghost_det/configs-seen``.
-
-    Args:
-        config: a file that is about to be run.
     """
     path = config.resolve()
     homes = (_OWN, Path(mmdet.__file__).resolve().parent, Path.cwd().resolve())

@@ -122,14 +122,8 @@ def test_an_empty_category_with_the_name_of_another_is_no_class(tmp_path: Path, 
     kept = json.loads(copy.read_text())['categories']
     assert [(each['id'], each['name']) for each in kept] == [(10, 'person'), (20, 'dog')][::order]
     assert [category['id'] for category in read_truth(path)['categories']] == [10, 20][::order]
-    report = check_dataset(
-        tmp_path, quick=True, config=load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
-    )
+    report = check_dataset(tmp_path, quick=True)
     assert f'{len(data.classes)} classes' in str(report) and not report.errors
-    (heads,) = (
-        finding for finding in report.findings if finding.kind == 'num_classes' and finding.split == 'train'
-    )
-    assert 'the data has 2' in heads.where[0]
     with pytest.raises(UserError, match='empty duplicate category'):  # as no copy is made of it
         quick_check([('train', Split(path, path.parent))])
 
@@ -140,11 +134,8 @@ def test_the_check_counts_classes_as_the_training_does(tmp_path: Path) -> None:
         category['supercategory'] = 'none' if category['name'] == 'pieces' else 'pieces'
     for split in ('train', 'valid'):
         path = write(tmp_path / split / '_annotations.coco.json', content)
-    report = check_dataset(
-        tmp_path, quick=True, config=load_config(ROOT / 'configs/retinanet_ghostnet_fpn.py')
-    )
+    report = check_dataset(tmp_path, quick=True)
     assert f'{len(class_names(path))} classes' in str(report)
-    assert any('the data has 2' in finding.where[0] for finding in report.findings)
     assert not any(finding.kind == 'classes differ' for finding in report.findings)
     content['annotations'][0]['category_id'] = 0  # the group itself, in train alone
     path = write(tmp_path / 'train/_annotations.coco.json', content)
@@ -346,7 +337,7 @@ def test_bad_annotations_are_named_with_their_fault(tmp_path: Path, key: str) ->
 
 
 def test_missing_folders_and_splits_say_what_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='a folder is wanted'):
+    with pytest.raises(UserError, match='expected a folder'):
         find_data(tmp_path / 'nowhere')
     with pytest.raises(UserError, match='--val-ann is missing'):
         find_data(None, train_ann=write(tmp_path / 'x.json', coco(['cat'])))

@@ -93,12 +93,12 @@ def coco(path: Path, images: Path, count: int = 20, prefix: str = '', captions: 
 
 def counts(data: DetectionData) -> tuple[int, int]:
     assert data.train is not None
-    return len(survey(data.train.annotations).files), len(survey(data.val.annotations).files)
+    return len(survey(data.train.annotations).table.files), len(survey(data.val.annotations).table.files)
 
 
 def files(data: DetectionData) -> tuple[set[str], set[str]]:
     assert data.train is not None
-    return {*survey(data.train.annotations).files}, {*survey(data.val.annotations).files}
+    return {*survey(data.train.annotations).table.files}, {*survey(data.val.annotations).table.files}
 
 
 def _keypoints(root: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_people_have_is_understood(tmp_path: Path, name: str) -> None:
     assert {*data.classes} == {'dog', 'cat'}
     for split in (data.train, data.val):
         assert split is not None
-        assert all((split.images / file).is_file() for file in survey(split.annotations).files)
+        assert all((split.images / file).is_file() for file in survey(split.annotations).table.files)
     if second == 'made':
         (note,) = data.notes
         found = re.search(said.format(first), note)
@@ -276,6 +276,15 @@ def test_xml_files_have_their_images_by_the_name_inside_and_others_are_counted(t
     (tmp_path / 'annotations/im 4.xml').unlink()
     said = [(f.kind, f.count) for f in check_dataset(tmp_path, quick=True).findings if 'label' in f.kind]
     assert ('label file without image', 1) in said and ('image without labels', 1) in said
+
+
+def test_labels_without_image_are_those_of_the_val_that_is_used(tmp_path: Path) -> None:
+    for split in ('train', 'valid', 'test'):
+        voc(tmp_path / split, 'images', 'annotations')
+    label(tmp_path / 'valid/annotations/lost.xml', file='lost.jpg')
+    findings = check_dataset(tmp_path, quick=True).findings
+    lost = {f.split: f.where for f in findings if f.kind == 'label file without image'}
+    assert lost == {'val': (str(Path('valid/annotations/lost.xml')),)}
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_fixed_values_are_those_that_were_meant(tmp_path: Path) -> None:
     counts = {finding.kind: finding.count for finding in report.findings}
     assert counts == {'impossible area': 3, 'number as text': 2, 'crowd box': 2}
     assert 'mmdet trains on 5 of 8 boxes; left out: 1 with an area of 0 or below, 2 crowd' in str(report)
-    assert 'train: 4 areas or flags put right' in write_mended(report, tmp_path / 'fixed')
+    assert 'train: 4 areas or flags corrected' in write_mended(report, tmp_path / 'fixed')
     text = (tmp_path / 'fixed/annotations/instances_train.json').read_text()
     fixed = [
         tuple(box.get(key) for key in ('area', 'iscrowd', 'ignore'))
@@ -642,7 +642,7 @@ def test_the_tool(tmp_path: Path) -> None:
     page, machine, mended = tmp_path / 'r.html', tmp_path / 'r.json', tmp_path / 'mended'
     done = check_tool(root, '--html', page, '--json', machine, '--fix', mended, '--jobs', '2')
     assert done.returncode == 1, done.stdout + done.stderr
-    assert 'the mended copy has no errors' in done.stdout
+    assert 'the fixed copy has no errors' in done.stdout
     found = {finding['kind'] for finding in json.loads(machine.read_text())['findings']}
     assert set(TOGETHER) <= found and page.read_text().startswith('<!doctype html>')
     assert NAMES[0] in (mended / 'annotations/instances_train.json').read_text()
@@ -660,4 +660,4 @@ def test_the_tool(tmp_path: Path) -> None:
         done = check_tool(root, option, place)
         assert done.returncode == 2 and says in done.stderr and not done.stdout  # before the check
     done = check_tool(tmp_path / 'nowhere')
-    assert done.returncode == 2 and 'Traceback' not in done.stderr and 'a folder is wanted' in done.stderr
+    assert done.returncode == 2 and 'Traceback' not in done.stderr and 'expected a folder' in done.stderr

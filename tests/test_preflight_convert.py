@@ -18,8 +18,6 @@ from ghost_det.data import find_data
 from ghost_det.errors import UserError
 from ghost_det.preflight.convert import converted
 
-supervision = pytest.importorskip('supervision')
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -38,21 +36,32 @@ def boxes_of(content: dict[str, Any]) -> dict[str, list[tuple[str, list[float]]]
 
 
 def export(coco: Path, out: Path, layout: str) -> None:
-    """Write the two splits of a COCO folder as VOC or YOLO, by supervision's own writers."""
+    """Write the two splits of a COCO folder as VOC, in whole pixels, or as YOLO, in five digits."""
     for split, name in (('train', 'train'), ('val', 'valid')):
         source = json.loads((coco / f'annotations/instances_{split}2017.json').read_text())
-        plain = out.parent / f'{split}.json'
-        for box in source['annotations']:
-            box['segmentation'], box['iscrowd'] = [], 0  # boxes alone
-        plain.write_text(json.dumps(source))
-        dataset = supervision.DetectionDataset.from_coco(str(coco / f'{split}2017'), str(plain))
-        if layout == 'yolo':
-            dataset.as_yolo(str(out / name / 'images'), str(out / name / 'labels'), str(out / 'data.yaml'))
-        else:
-            dataset.as_pascal_voc(str(out / name), str(out / name))
+        classes = [category['name'] for category in source['categories']]
+        index = {category['id']: number for number, category in enumerate(source['categories'])}
+        images, labels = (out / name / (part if layout == 'yolo' else '') for part in ('images', 'labels'))
+        for folder in (images, labels):
+            folder.mkdir(parents=True, exist_ok=True)
+        for image in source['images']:
+            shutil.copy(coco / f'{split}2017' / image['file_name'], images)
+            size = np.array([image['width'], image['height']])
+            lines = []
+            for box in (each for each in source['annotations'] if each['image_id'] == image['id']):
+                low, sides = np.split(np.array(box['bbox']), 2)
+                row = np.hstack([low + sides / 2, sides]) / np.tile(size, 2)
+                corners = np.hstack([np.round(low) + 1, np.round(low + sides)])
+                number = index[box['category_id']]
+                line = f'{number} {" ".join(f"{value:.5f}" for value in row)}\n'
+                lines.append(line if layout == 'yolo' else thing(classes[number], *corners))
+            text = ''.join(lines) if layout == 'yolo' else f'<annotation>{"".join(lines)}</annotation>'
+            label = Path(image['file_name']).with_suffix('.txt' if layout == 'yolo' else '.xml')
+            (labels / label).write_text(text)
     if layout == 'yolo':
-        yaml = out / 'data.yaml'
-        yaml.write_text(yaml.read_text() + 'train: ../train/images\nval: ../valid/images\n')
+        (out / 'data.yaml').write_text(
+            f'names: {json.dumps(classes)}\ntrain: ../train/images\nval: ../valid/images\n'
+        )
 
 
 @pytest.mark.parametrize('layout', ['voc', 'yolo'])
@@ -79,7 +88,7 @@ def test_there_and_back_are_the_same_boxes(coco_mini: Path, tmp_path: Path, layo
             compared += len(boxes)
     print(layout, compared, 'boxes, largest difference of a corner in px:', largest)
     assert compared == 1363
-    assert largest <= (1.0 if layout == 'voc' else 1e-2)
+    assert largest <= (0.5 if layout == 'voc' else 1e-2)
     report = check_dataset(folder, quick=True)
     assert not report.errors, str(report)
 

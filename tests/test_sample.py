@@ -17,10 +17,13 @@ from ghost_det import sample as module
 from ghost_det.sample import KNOBS, SHAPES, VERSION, Knobs, make_sample
 
 TRAIN, VAL = 96, 48
-# By the file's path: importing the package would take seconds of torch in each process.
+# Without its __init__, as importing the package would take seconds of torch in each process.
 CHILD = """
-import pathlib, runpy, sys
-runpy.run_path(sys.argv[1])['make_sample'](pathlib.Path(sys.argv[2]), 20, 8)
+import pathlib, sys, types
+package = sys.modules['ghost_det'] = types.ModuleType('ghost_det')
+package.__path__ = [sys.argv[1]]
+from ghost_det.sample import make_sample
+make_sample(pathlib.Path(sys.argv[2]), 20, 8)
 """
 
 
@@ -120,7 +123,7 @@ def test_no_picture_is_in_both_splits(made: Path) -> None:
 
 
 def test_two_processes_at_once_make_the_same_set(made: Path, tmp_path: Path) -> None:
-    command = [sys.executable, '-c', CHILD, str(module.__file__), str(tmp_path)]
+    command = [sys.executable, '-c', CHILD, str(Path(module.__file__).parent), str(tmp_path)]
     running = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(60) for process in running] == [0, 0]
     assert len(list(tmp_path.iterdir())) == 1

@@ -138,7 +138,7 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
     [
         ('train', [LITE], [LITE, 'data/coco', '--data sample', '--data FOLDER']),
         ('train', ['configs/none.py'], ['configs/none.py: no such config file', 'retinanet_ghostnet_fpn.py']),
-        ('train', [LITE, '--data', 'nowhere'], ['nowhere: a folder is wanted', 'found nothing']),
+        ('train', [LITE, '--data', 'nowhere'], ['nowhere: expected a folder', 'got nothing']),
         ('train', [LITE, '--data', 'configs'], ['found no train annotations', 'Roboflow']),
         (
             'train',

@@ -23,13 +23,8 @@ BATCH = 100
 def write_annotations(path: Path, scale: float, polygons: bool = False) -> None:
     """Write an annotation file of COCO's make and ``scale`` times the size of its train2017.
 
-    Images have as many boxes as in COCO on average, boxes are random; no image files are written. It is
-    written as it is made, in little memory.
-
-    Args:
-        path: the file to make.
-        scale: 1 for 118,287 images and 860,001 boxes.
-        polygons: give each box a polygon of 27 points, the average of COCO's.
+    Images have as many boxes as in COCO on average, boxes are random, polygons have 27 points, the average of
+    COCO's; no image files are written. It is written as it is made, in little memory.
     """
     rng = random.Random(0)
     images, boxes = max(1, round(IMAGES * scale)), max(1, round(BOXES * scale))
@@ -116,11 +111,6 @@ class _Probe:
 def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     """Build the training dataset of an annotation file in this process, and read it through by workers.
 
-    Args:
-        path: annotations in COCO's format.
-        serialize: mmengine's ``serialize_data``.
-        workers: processes that load, forked as PyTorch's are.
-
     Returns:
         Seconds to check the file and to build the dataset, and MiB: resident in this process at the
         ``start``, after building (``main``) and at the ``peak``; of a worker that has read its share of the
@@ -178,14 +168,9 @@ def annotation_table(
     polygons: bool = False,
     folder: Path | None = None,
 ) -> Iterator[str]:
-    """Yield the lines of a table: seconds and memory over the size of the annotations.
+    """Yield the lines of a table: seconds and memory over the size of the annotations, in COCO train2017s.
 
-    Args:
-        scales: sizes in units of COCO train2017.
-        workers: of one loader.
-        serialize: values of mmengine's ``serialize_data``.
-        polygons: give the boxes some; mmdet keeps them in memory whether masks are trained or not.
-        folder: where the files go until they are measured; the system's temporary one by default.
+    mmdet keeps polygons in memory whether masks are trained or not.
 
     Raises:
         UserError: a number that is not positive, or no such folder.

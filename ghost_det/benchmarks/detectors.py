@@ -55,14 +55,7 @@ def contenders(configs: Sequence[str]) -> dict[str, Callable[[], Any]]:
 
 
 def in_torch(engine: str, detector: Any, image: Image, side: int) -> Callable[[], Any]:
-    """Return mmdet's own test step, from pixels to boxes; ``detector`` is left as it is.
-
-    Args:
-        engine: ``'eager'``, ``'fast'`` or ``'compiled'``.
-        detector: in evaluation mode.
-        image: a square one, which the call resizes.
-        side: to which, in pixels.
-    """
+    """Return mmdet's own test step, from pixels to boxes; ``detector`` is left as it is."""
     from mmdet.structures import DetDataSample
 
     if engine != 'eager':
@@ -138,14 +131,8 @@ def detector_results(
 ) -> Iterator[Results]:
     """Yield the results so far, after each number of threads.
 
-    Args:
-        configs: paths of the user's configs, beside which others run.
-        side: of the square input, in pixels; the image has twice that.
-        threads: numbers of threads.
-        only: parts of ``DETECTOR: ENGINE``, see `choose`; the first config's, eager, is the baseline.
-        engines: of `ENGINES`.
-        seconds: for each number of threads.
-        with_memory: of exported detectors, too.
+    ``only`` are parts of ``DETECTOR: ENGINE``, see `choose`; the first config's, eager, is the baseline. The
+    input is a square of ``side`` pixels, the image has twice that.
 
     Raises:
         UserError: a package is missing, or a config cannot be used.

@@ -51,13 +51,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def in_torch(engine: str, model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
-    """Return a call of a network in torch; ``model`` is left as it is.
-
-    Args:
-        engine: of `TORCH`.
-        model: in evaluation mode.
-        images: ``(N, 3, H, W)``.
-    """
+    """Return a call of a network in torch; ``model`` is left as it is."""
     if engine != 'eager':
         from ..optimize import optimize
 
@@ -82,12 +76,7 @@ def export_onnx(model: nn.Module, images: torch.Tensor, path: Path) -> None:
 
 
 def quantised(path: Path, images: Sequence[Any]) -> Any:
-    """Return an ONNX file's network as a model of OpenVINO's, quantised as the project's exports are.
-
-    Args:
-        path: ``.onnx``.
-        images: inputs to calibrate on, arrays or dictionaries of them.
-    """
+    """Return an ONNX file's network as a model of OpenVINO's, quantised as the project's exports are."""
     nncf = need('nncf')
     logging.getLogger('nncf').setLevel(logging.ERROR)
     need('openvino')
@@ -115,11 +104,7 @@ def in_openvino(
 ) -> Callable[[], object]:
     """Return a call of an ONNX or OpenVINO file in OpenVINO, in float32 but for what the file quantises.
 
-    Args:
-        path: ``.onnx`` or ``.xml``.
-        images: ``(N, 3, H, W)``.
-        threads: how many.
-        streams: run the images one by one, as many at once as OpenVINO thinks best.
+    With ``streams``, images run one by one, as many at once as OpenVINO thinks best.
     """
     openvino = need('openvino')
     core = openvino_core()

@@ -1,4 +1,4 @@
-"""Look for mistakes in a data set."""
+"""Look for problems in a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
-        description='Look for mistakes in a data set.',
+        description='Look for problems in a data set.',
         epilog='Exit code 0: no errors; 1: errors found; 2: it could not be run.',
     )
     parser.add_argument(
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--jobs', type=int, metavar='N', help='processes that open images')
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
-    parser.add_argument('--fix', '-o', type=Path, metavar='FOLDER', help='write a mended copy')
+    parser.add_argument('--fix', '-o', type=Path, metavar='FOLDER', help='write a fixed copy')
     return parser
 
 
@@ -55,13 +55,13 @@ def main() -> None:
     parser = make_parser()
     args = parse(parser, light=True)
     require(parser.prog)
-    from ..data import data_root, find_annotations, no_annotations
+    from ..layouts import locate
     from ..preflight.check import check_dataset
     from ..preflight.findings import printable
     from ..preflight.mended import require_apart, require_free, write_mended
 
     if args.fix and args.quick:
-        raise UserError('--fix --quick: a mended copy needs the images to be opened; leave --quick out')
+        raise UserError('--fix --quick: a fixed copy needs the images to be opened; leave --quick out')
     for option, file in (('--html', args.html), ('--json', args.json)):
         if file:
             require_writable(file, option)
@@ -73,9 +73,7 @@ def main() -> None:
     if args.config:
         if args.data:  # a wrong folder is reported before torch is imported
             given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
-            root = data_root(args.data)
-            if not find_annotations(root, given, args.val_share)[0]:
-                raise no_annotations('train', root)
+            locate(args.data, given, args.val_share)
         load(parser.prog)
         from ..config import load_config
 
@@ -104,11 +102,11 @@ def main() -> None:
             except OSError as error:
                 raise UserError(f'{path}: cannot be written ({error.strerror})') from None
     if args.fix:
-        lines = [f'\n{printable(str(args.fix))}: mended:', *write_mended(report, args.fix)]
+        lines = [f'\n{printable(str(args.fix))}: fixed:', *write_mended(report, args.fix)]
         print('\n  '.join(lines))
         left = check_dataset(args.fix, jobs=args.jobs, progress=True).errors
         lines = (
-            ['left in it:', *(error.line(3) for error in left)] if left else ['the mended copy has no errors']
+            ['left in it:', *(error.line(3) for error in left)] if left else ['the fixed copy has no errors']
         )
         print('\n'.join(lines))
     sys.exit(bool(report.errors))

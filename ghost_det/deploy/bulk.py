@@ -126,7 +126,7 @@ class Worker:
                 path, error = waiting.popleft()
                 yield path, None, None, [], [], [], str(error)
 
-        for each in find_each(self._detector, readable(), self._settings.batch):
+        for _, each in find_each(self._detector, readable(), self._settings.batch):
             yield from bad()
             path, size = waiting.popleft()
             assert isinstance(size, tuple)  # errors are gone

@@ -108,16 +108,9 @@ def detect_files(
 ) -> int:
     """Run a detector over images and videos, and return how many of them cannot be used.
 
-    Args:
-        model: an exported detector; or a config, for torch: its checkpoint is the first of
-            ``sources``.
-        sources: images, folders of them, video files, and numbers of cameras.
-        out: a folder for a picture of each image, laid out as the images are, and a video of each video.
-        score: the least of what is found.
-        batch: images at a time.
-        threads: cores to use.
-        json_file: write ``detections.json``.
-        pictures: write pictures and videos.
+    ``model`` is an exported detector; or a config, for torch: its checkpoint is the first of ``sources``.
+    These are images, folders of them, video files, and numbers of cameras. Pictures in ``out`` are laid out
+    as the images are.
 
     Raises:
         UserError: an argument is wrong, or a file cannot be written.
@@ -193,7 +186,7 @@ def _detect_images(job: Job, images: Sequence[Path], found: Found) -> None:
     twice = [target for target, count in Counter(targets.values()).items() if count > 1]
     if job.pictures and twice:
         raise UserError(f'-o {job.out}: {twice[0]} would be the picture of two images: rename one of them')
-    sent: deque[tuple[Path, Image]] = deque()
+    sent: deque[Path] = deque()
     bar = tqdm(total=len(images), unit='image', disable=None)
 
     def readable() -> Iterator[Image]:
@@ -202,12 +195,12 @@ def _detect_images(job: Job, images: Sequence[Path], found: Found) -> None:
                 found.fail(names[path], content)
                 bar.update()
                 continue
-            sent.append((path, content))
+            sent.append(path)
             yield content
 
     def drawn() -> Iterator[tuple[Path, Image, Detections]]:
-        for each in find_each(job.detector, readable(), job.batch):
-            path, image = sent.popleft()
+        for image, each in find_each(job.detector, readable(), job.batch):
+            path = sent.popleft()
             bar.update()
             if isinstance(each, UserError):
                 found.fail(names[path], UserError(f'{path}: {each}'))
@@ -238,8 +231,10 @@ def _try_to_read(path: Path) -> tuple[Path, Image | UserError]:
         return path, error
 
 
-def find_each(detector: AnyDetector, images: Iterable[Image], batch: int) -> Iterator[Detections | UserError]:
-    """Yield what a detector finds in each image, or, of one that it cannot be run on, the error.
+def find_each(
+    detector: AnyDetector, images: Iterable[Image], batch: int
+) -> Iterator[tuple[Image, Detections | UserError]]:
+    """Yield each image with what a detector finds in it, or with the error where it cannot run on it.
 
     Where it fails, the images that it was given until then are tried one at a time.
 
@@ -262,17 +257,17 @@ def find_each(detector: AnyDetector, images: Iterable[Image], batch: int) -> Ite
     while True:
         try:
             for found in detector.stream(feed(), batch):
-                sent.popleft()
-                yield found
+                yield sent.popleft(), found
             return
         except Exception:
             if broken or not sent:
                 raise
         while sent:
-            yield _find_alone(detector, sent.popleft())
+            image = sent.popleft()
+            yield image, _find_one(detector, image)
 
 
-def _find_alone(detector: AnyDetector, image: Image) -> Detections | UserError:
+def _find_one(detector: AnyDetector, image: Image) -> Detections | UserError:
     try:
         return next(iter(detector.stream([image])))
     except Exception as error:
@@ -295,21 +290,13 @@ def _detect_video(job: Job, source: str, found: Found) -> None:
     except UserError as error:
         found.fail(source, error)
         return
-    frames: deque[Image] = deque()
-
-    def remembered() -> Iterator[Image]:
-        for frame in reader:
-            frames.append(frame)
-            yield frame
-
     index = -1
     with contextlib.ExitStack() as closing:
         target = _video_target(source, job.out)
         writer = closing.enter_context(VideoWriter(target, reader.fps)) if job.pictures else None
         bar = closing.enter_context(tqdm(total=reader.count or None, unit='frame', disable=None))
         try:
-            for index, each in enumerate(find_each(job.detector, remembered(), job.batch)):
-                frame = frames.popleft()
+            for index, (frame, each) in enumerate(find_each(job.detector, reader, job.batch)):
                 if isinstance(each, UserError):
                     found.fail(source, UserError(f'{source}: frame {index}, at which it stops: {each}'))
                     break

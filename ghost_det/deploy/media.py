@@ -47,11 +47,7 @@ def read_image(path: Path) -> Image:
 
 
 def decode_image(content: bytes, name: str) -> Image:
-    """Return the image of a file's content, see `read_image`.
-
-    Args:
-        content: of the file, or the first `MAX_BYTES` of it and one more.
-        name: of the file, for messages.
+    """Return the image of a file's content, or of its first `MAX_BYTES` and one more; see `read_image`.
 
     Raises:
         UserError: it cannot be decoded; the message says why.
@@ -160,10 +156,6 @@ class VideoReader:
 
 class VideoWriter:
     """An MP4 file that is there once the ``with`` block ends well, and nothing of it otherwise.
-
-    Args:
-        path: of the file; its folder is made.
-        fps: frames a second.
 
     Raises:
         UserError: it cannot be written.

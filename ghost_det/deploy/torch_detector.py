@@ -27,13 +27,10 @@ from .runtime import Detections
 def open_model(config: str, checkpoint: str, options: dict[str, Any] | None = None) -> tuple[Any, Compose]:
     """Return a detector with its weights, as it was trained, and the pipeline that takes images as arrays.
 
-    Args:
-        config: a file, as `ghost_det.config.load_config` takes it.
-        checkpoint: the weights; the number of classes is theirs.
-        options: ``--cfg-options``.
+    The number of classes is that of the weights.
 
     Raises:
-        UserError: one of the two cannot be used, or they do not belong together.
+        UserError: config or checkpoint cannot be used, or they do not belong together.
     """
     cfg = load_config(config, options)
     content = load_checkpoint(checkpoint)
@@ -56,20 +53,13 @@ def array_pipeline(cfg: Any) -> Compose:
 
 
 class TorchDetector:
-    """A config and its checkpoint, run by torch.
-
-    Args:
-        config: a file, as `ghost_det.config.load_config` takes it.
-        checkpoint: the weights.
-        threads: cores to use.
-        score_threshold: what scores less is left out.
-        options: ``--cfg-options``.
+    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out.
 
     Attributes:
         classes: names, by label.
 
     Raises:
-        UserError: one of the two cannot be used, or they do not belong together.
+        UserError: see `open_model`.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Finding the mistakes in a data set before a training: see `check_dataset` in ``check``."""
+"""Finding the problems of a data set before a training: see `check_dataset` in ``check``."""

@@ -12,7 +12,7 @@ import torch
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps
 
-from ..data import innermost
+from ..data import test_pipeline
 from .table import IOU, LIMITS, SIZES, Floats, Table, sound_boxes
 
 MOST = 20_000  # boxes are enough for a share: its standard error is under 0.4 %
@@ -51,11 +51,7 @@ class Coverage:
 
 
 def find_generator(cfg: Any) -> tuple[Any, str]:
-    """Return the anchor generator of a detector's config, or ``None``, and its place or the reason.
-
-    Args:
-        cfg: of a detector.
-    """
+    """Return the anchor generator of a detector's config, or ``None``, and its place or the reason."""
     model = cfg.model
     while 'detector' in model:  # of semi-supervised ones
         model = model.detector
@@ -74,15 +70,7 @@ def find_generator(cfg: Any) -> tuple[Any, str]:
 
 
 def resize_factors(pipeline: Sequence[Any], sizes: Floats) -> Floats | str:
-    """Return by what the test pipeline multiplies images, or why that cannot be said.
-
-    Args:
-        pipeline: of the config.
-        sizes: (n, 2) widths and heights in pixels.
-
-    Returns:
-        (n, 2) factors of width and height.
-    """
+    """Return by what a test pipeline multiplies images of widths and heights (n, 2), or why it is unknown."""
     steps = [
         step for step in pipeline if 'Resize' in str(step.get('type')) or step.get('type') == 'TestTimeAug'
     ]
@@ -134,17 +122,9 @@ def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> 
 def cover(
     generator: dict[str, Any], table: Table, pipeline: Sequence[Any], divisor: int, words: str = ''
 ) -> Coverage | str:
-    """Measure which boxes of a split the anchors reach, after the config's own resizing.
+    """Measure which boxes the anchors reach, after the config's own resizing, or return why it is unknown.
 
-    Args:
-        generator: config of mmdet's anchor generator.
-        table: the annotations.
-        pipeline: of the test data.
-        divisor: to multiples of which images are padded.
-        words: what to call the anchors.
-
-    Returns:
-        the shares, or why they cannot be said.
+    Images are padded to multiples of ``divisor``; ``words`` are what to call the anchors.
     """
     chosen = np.flatnonzero(sound_boxes(table) & ~table.crowd)
     chosen = chosen[table.sizes[table.image[chosen]].all(1)]
@@ -181,13 +161,10 @@ def variants(generator: Any) -> list[tuple[str, dict[str, Any]]]:
         base, per_octave = old['octave_base_scale'], old['scales_per_octave']
         for factor in (0.75, 0.5, 0.375, 1.5):
             scale = round(base * factor, 2)
-            tries.append((f'octave_base_scale={scale:g}', {'octave_base_scale': scale}))
-            tries.append(
-                (
-                    f'octave_base_scale={scale:g}, scales_per_octave={per_octave + 1}',
-                    {'octave_base_scale': scale, 'scales_per_octave': per_octave + 1},
-                )
-            )
+            text, change = f'octave_base_scale={scale:g}', {'octave_base_scale': scale}
+            finer = {**change, 'scales_per_octave': per_octave + 1}
+            tries.append((text, change))
+            tries.append((f'{text}, scales_per_octave={per_octave + 1}', finer))
         tries.append((f'scales_per_octave={per_octave + 1}', {'scales_per_octave': per_octave + 1}))
     else:
         scales = list(old['scales'])
@@ -210,20 +187,14 @@ def variants(generator: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def check_anchors(cfg: Any, table: Table) -> tuple[list[str], Coverage | None]:
-    """Measure the anchors of a config on a split, and others beside them.
+    """Measure the anchors of a config, and some others, on a split.
 
-    Args:
-        cfg: of a detector.
-        table: annotations of the split.
-
-    Returns:
-        lines to print, and the shares of the config's own anchors where they can be said.
+    Returns lines to print, and the shares of the config's own anchors where they can be said.
     """
     generator, place = find_generator(cfg)
     if generator is None:
         return [f'anchors: not examined: {place}'], None
-    pipeline = innermost(cfg.test_dataloader).get('pipeline') if cfg.get('test_dataloader') else None
-    pipeline = pipeline or cfg.get('test_pipeline') or []
+    pipeline = test_pipeline(cfg)
     divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
     now = cover(generator, table, pipeline, divisor, 'now')
     if isinstance(now, str):

@@ -1,16 +1,17 @@
-"""The check of a data set before a training: what is wrong with it, where, how it is mended."""
+"""The check of a data set before a training: what is wrong with it, where, how to fix it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..annotations import load
-from ..data import Split, data_root, find_annotations, find_images, innermost, no_annotations, shared_images
+from ..annotations import survey
+from ..data import Split, innermost, shared_images
 from ..errors import UserError
+from ..layouts import find_images, locate
 from ..texts import plural
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from .images import Facts, check_images, common_images, open_images
@@ -74,7 +75,7 @@ class Report:
             lines += [f'    {place}' for place in finding.where]
             if finding.count > len(finding.where):
                 lines.append(f'    and {finding.count - len(finding.where)} more')
-            lines.append(f'  mend: {finding.mend}')
+            lines.append(f'  fix: {finding.mend}')
         counts = [(len(of_severity(self.findings, name)), name) for name in SEVERITIES]
         summary = ', '.join(plural(number, name) for number, name in counts if number)
         return '\n'.join([*lines, '', *self.coverage, f'found: {summary or "nothing"}'])
@@ -110,10 +111,10 @@ def check_dataset(
     progress: bool = False,
     val_share: float | None = None,
 ) -> Report:
-    """Look for mistakes in a data set; nothing is changed.
+    """Look for problems in a data set; nothing is changed.
 
     Args:
-        folder: ``'sample'``, or a folder in one of `ghost_det.data.LAYOUTS`.
+        folder: ``'sample'``, or a folder in one of `ghost_det.layouts.LAYOUTS`.
         train_ann: training annotations, where ``folder`` does not lead to them.
         train_images: folder of the training images.
         val_ann: validation annotations.
@@ -129,11 +130,8 @@ def check_dataset(
     """
     if jobs is not None and jobs < 1:
         raise UserError(f'--jobs {jobs}: a number from 1 up')
-    root = data_root(folder)
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
-    known, notes = find_annotations(root, given, val_share)
-    if not known:
-        raise no_annotations('train', root)
+    root, known, notes = locate(folder, given, val_share)
     findings = found('val was chosen', '', notes)
     parts: list[Part] = []
     for name in given:
@@ -150,7 +148,7 @@ def check_dataset(
         # All of one being all of the other is on purpose, to see whether a network can learn it.
         same = len({(part.split.images, *sorted(part.table.files)) for part in parts}) == 1
         if quick:
-            shared = shared_images(parts[0].split, parts[0].table.files, parts[1].split, parts[1].table.files)
+            shared = shared_images(parts[0].split, parts[1].split)
         else:
             common = common_images([part.table for part in parts], [part.facts for part in parts])
             shared = [parts[0].table.image_place(index) for index in common]
@@ -182,9 +180,10 @@ def _read(
     name: str, root: Path | None, annotations: Path, images: Path | None
 ) -> tuple[list[Part], list[Finding]]:
     try:
-        _, table, findings = load(annotations, name)
+        table, faults = survey(annotations)
     except UserError as error:
         return [], found('wrong json', name, [str(error)])
+    findings = [replace(fault, split=name) for fault in faults]
     try:
         folder = find_images(name, root, annotations, images, table.files)
     except UserError as error:
@@ -215,11 +214,7 @@ def _look_for_images(parts: Sequence[Part], quick: bool, jobs: int, progress: bo
 
 
 def compare(tables: Sequence[Table]) -> list[Finding]:
-    """List how the classes of val differ from those of train.
-
-    Args:
-        tables: of train and val.
-    """
+    """List how the classes of the second table, val's, differ from those of train."""
     train, val = (
         {category['name']: category['id'] for category in (t.categories[index] for index in t.classes())}
         for t in tables
@@ -229,8 +224,8 @@ def compare(tables: Sequence[Table]) -> list[Finding]:
     findings = found('class unknown in train', '', strange)
     # A group's name may have boxes in one of them only.
     in_train, in_val = ({category['name'] for category in table.categories} for table in tables)
-    differ = [f'{name!r} is in train alone' for name in train if name not in in_val]
-    differ += [f'{name!r} is in val alone' for name in val if name not in in_train]
+    differ = [f'{name!r} is only in train' for name in train if name not in in_val]
+    differ += [f'{name!r} is only in val' for name in val if name not in in_train]
     orders = [name for name in train if name in val], [name for name in val if name in train]
     if not differ and orders[0] != orders[1]:
         first = next((a, b) for a, b in zip(*orders) if a != b)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..annotations import survey
-from ..data import Split, all_innermost, evaluators, innermost, quick_check
+from ..data import Split, all_innermost, evaluators, heads, innermost, quick_check
 from ..errors import UserError
 from .findings import Finding, found
 from .table import Table
 
 
 def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
-    """Return the splits of a config whose annotations are in COCO's format and on this machine.
-
-    Args:
-        cfg: of a detector.
-        names: those of its loaders, as ``'train'``.
-    """
+    """Return the splits of a config whose annotations are in COCO's format and on this machine."""
     splits = []
     loaders = [(name, cfg[f'{name}_dataloader']) for name in names if cfg.get(f'{name}_dataloader')]
     for name, dataset in ((name, dataset) for name, loader in loaders for dataset in all_innermost(loader)):
@@ -37,18 +32,7 @@ def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
 
 
 def check_configured(cfg: Any, names: Sequence[str]) -> list[Finding]:
-    """Check the data that a config names, and its classes, without opening images.
-
-    Args:
-        cfg: of a detector.
-        names: those of its loaders.
-
-    Returns:
-        warnings.
-
-    Raises:
-        UserError: it lists the errors.
-    """
+    """Check the data that a config names, and its classes, as `quick_check` does."""
     splits = config_splits(cfg, names)
     more = []
     for name, split in splits:
@@ -90,14 +74,12 @@ def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -
         if classes is not None:
             findings += _check_names(list(classes), names, name, place)
         # Detectors of any text have more outputs than classes.
-        if (classes is not None or defaults) and not dataset.get('return_classes'):
-            expected = len(table.classes() if classes is None else classes)
-            counts = dict(numbers_of_classes(cfg.model, 'model'))
-            if counts and expected not in counts.values():
-                places = [
-                    f'{head}.num_classes is {count}, the data has {expected}'
-                    for head, count in counts.items()
-                ]
+        if classes is not None and not dataset.get('return_classes'):
+            places = [
+                f'{at}.num_classes is {head["num_classes"]}, the data has {len(classes)}'
+                for at, head in heads(cfg.model)
+            ]
+            if len(classes) not in (head['num_classes'] for _, head in heads(cfg.model)):
                 findings += found('num_classes', name, places, severity='error' if defaults else 'note')
     return findings
 
@@ -119,19 +101,6 @@ def _check_names(classes: list[str], names: list[str], split: str, place: str) -
             'class order in config', split, [f'{place}: {first[0]!r} stands where the data has {first[1]!r}']
         )
     return findings
-
-
-def numbers_of_classes(part: Any, name: str) -> Iterator[tuple[str, int]]:
-    """Yield each head's place in the config and its ``num_classes``."""
-    if isinstance(part, list | tuple):
-        for index, inner in enumerate(part):
-            yield from numbers_of_classes(inner, f'{name}[{index}]')
-    elif isinstance(part, Mapping):
-        for key, value in part.items():
-            if key == 'num_classes' and isinstance(value, int):
-                yield name, value
-            elif key not in ('backbone', 'neck', 'semantic_head', 'rpn_head'):
-                yield from numbers_of_classes(value, f'{name}.{key}')
 
 
 def data_of_config(cfg: Any) -> list[Path | None]:

@@ -11,7 +11,7 @@ SEVERITIES = ('error', 'warning', 'note')
 
 
 class Kind(NamedTuple):
-    """One kind of fault: how grave, what it does to a training or an evaluation, how it is mended."""
+    """One kind of fault: how grave, what it does to a training or an evaluation, how to fix it."""
 
     severity: str
     why: str
@@ -54,7 +54,7 @@ KINDS = {
         '--fix keeps the first image',
     ),
     'duplicate box id': Kind(
-        'error', 'mmdet stops at it, or pycocotools takes one box twice', '--fix and --data number them anew'
+        'error', 'mmdet stops at it, or pycocotools takes one box twice', '--fix and --data renumber them'
     ),
     'duplicate category id': Kind('error', 'one name replaces the other', '--fix keeps the first'),
     'duplicate category name': Kind(
@@ -94,14 +94,14 @@ KINDS = {
         'remove ignore; or set iscrowd to 1, which both leave out',
     ),
     'box not finite': Kind('error', 'NaN or infinity: the loss becomes NaN', _DROPPED),
-    'swapped corners': Kind('error', 'negative width or height: mmdet drops it in silence', '--fix turns it'),
+    'swapped corners': Kind('error', 'negative width or height: mmdet silently drops it', '--fix turns it'),
     'corners for sizes': Kind(
         'error',
         'it sticks far out, yet fits if read as x1, y1, x2, y2',
         '--fix reads it so; look at a few first',
     ),
-    'empty box': Kind('warning', 'under 1 px wide or high: mmdet drops it in silence', _DROPPED),
-    'box outside': Kind('error', 'wholly outside of its image: mmdet drops it in silence', _DROPPED),
+    'empty box': Kind('warning', 'under 1 px wide or high: mmdet silently drops it', _DROPPED),
+    'box outside': Kind('error', 'completely outside its image: mmdet silently drops it', _DROPPED),
     'box sticks out': Kind('warning', 'more than 1 px of it are outside of its image', '--fix clips it'),
     'tiny box': Kind(
         'warning',
@@ -114,9 +114,7 @@ KINDS = {
         '--fix takes the extent of the polygon; if the boxes are right, remove the polygons',
     ),
     'same box twice': Kind(
-        'warning',
-        'learnt twice, and in evaluation one of the two is never found',
-        '--fix keeps the first',
+        'warning', 'learnt twice, and in evaluation one of the two is never found', '--fix keeps the first'
     ),
     'crowd box': Kind('note', 'a group: left out of training, ignored in evaluation', 'none needed'),
     'image without boxes': Kind('note', 'the training of most configs leaves it out', 'none needed'),
@@ -127,9 +125,7 @@ KINDS = {
         'name their folder with --train-images or --val-images',
     ),
     'unreadable image': Kind(
-        'error',
-        'damaged or cut short: the training stops when it comes to it',
-        _DROPPED,
+        'error', 'damaged or cut short: the training stops when it comes to it', _DROPPED
     ),
     'wrong size': Kind(
         'error',
@@ -149,9 +145,7 @@ KINDS = {
     'grey image': Kind('note', 'mmcv makes three equal channels of one', 'none needed'),
     'image with alpha': Kind('note', 'mmcv drops alpha: what it hides will show', 'none needed'),
     '16-bit image': Kind(
-        'warning',
-        'mmcv keeps the upper 8 bits: 12-bit cameras give nearly black',
-        '--fix makes it 8-bit',
+        'warning', 'mmcv keeps the upper 8 bits: 12-bit cameras give nearly black', '--fix makes it 8-bit'
     ),
     '32-bit image': Kind(
         'error', 'mmcv cannot read it, or cuts its values off', '--fix makes it 8-bit: look at a few first'
@@ -162,9 +156,7 @@ KINDS = {
     ),
     'same image twice': Kind('warning', 'the same bytes under two names', 'remove one, with its boxes'),
     'image in both splits': Kind(
-        'error',
-        'the same bytes in train and val: its figures are too good',
-        '--fix leaves it out of train',
+        'error', 'the same bytes in train and val: its figures are too good', '--fix leaves it out of train'
     ),
     'class unknown in train': Kind(
         'error',
@@ -173,12 +165,12 @@ KINDS = {
     ),
     'classes differ': Kind(
         'warning',
-        'between train and val: plain mmdet shifts labels in silence; --data of the tools puts them right',
+        'between train and val: plain mmdet silently shifts labels; --data of the tools corrects them',
         '--fix gives both the categories of train',
     ),
     'class name in config': Kind(
         'error',
-        'metainfo names a class that the data has not: mmdet shifts all later labels in silence',
+        'metainfo names a class that the data has not: mmdet silently shifts all later labels',
         'write it as the annotations do',
     ),
     'class order in config': Kind(
@@ -212,7 +204,7 @@ class Finding:
         what: what it does.
         where: the first ten places: position in the json, file, and what is there.
         count: how many there are.
-        mend: how to mend it.
+        mend: how to fix it.
     """
 
     kind: str
@@ -239,12 +231,7 @@ def found(
 ) -> list[Finding]:
     """Return the finding as a list of one, or an empty list where there are no places.
 
-    Args:
-        kind: a key of `KINDS`.
-        split: its split.
-        where: the places; only the first ten are read where ``count`` is given.
-        count: how many there are.
-        severity: where it is not that of the kind.
+    Only the first ten places are read where ``count`` is given.
     """
     if count is None:
         where = list(where)

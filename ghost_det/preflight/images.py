@@ -21,15 +21,9 @@ Facts = dict[str, Any]
 
 
 def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list[Facts]:
-    """Open images in processes that import Pillow and OpenCV only.
+    """Return what `opened.open_image` says of each image; ``jobs`` processes open them.
 
-    Args:
-        paths: the images; they need not exist.
-        jobs: how many processes at a time.
-        progress: show a bar on a terminal.
-
-    Returns:
-        what `opened.open_image` tells of each.
+    These import Pillow and OpenCV only.
     """
     from tqdm import tqdm
 
@@ -76,12 +70,7 @@ def _open_batch(paths: list[str], tick: Callable[[], object], stop: Event) -> li
 
 
 def image_kind(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    """Yield the kinds of faults of an image, with what is there.
-
-    Args:
-        facts: of `open_images`.
-        size: width and height in the annotations.
-    """
+    """Yield the kinds of faults of an image, annotated as (width, height), with what is there."""
     if 'error' in facts:
         yield 'unreadable image', facts['error']
         return
@@ -113,13 +102,7 @@ def image_kind(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]
 
 
 def check_images(table: Table, split: str, facts: Sequence[Facts | None]) -> list[Finding]:
-    """List what is wrong with the images of a split.
-
-    Args:
-        table: its annotations.
-        split: its name.
-        facts: of each image, ``None`` where there is no file.
-    """
+    """List what is wrong with the images of a split; ``facts`` are ``None`` where there is no file."""
     faults: dict[str, list[str]] = defaultdict(list)
     first: dict[str, int] = {}
     for index, each in enumerate(facts):

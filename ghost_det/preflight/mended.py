@@ -1,4 +1,4 @@
-"""A mended copy of a data set, in COCO's layout; the original stays as it is."""
+"""A fixed copy of a data set, in COCO's layout; the original stays as it is."""
 
 from __future__ import annotations
 
@@ -34,17 +34,14 @@ QUALITY = 95  # of JPEG: the loss of a second encoding is not to be seen
 
 
 def write_mended(report: Report, out: Path) -> list[str]:
-    """Write a copy of a data set without the faults that can be mended.
+    """Write a copy of a data set without the faults that can be fixed; return what was changed.
 
     Annotations go to ``annotations/instances_SPLIT.json``, images to ``SPLIT/``. Images that need no change
-    are hard links, or copies where the file system has none. The folder appears whole or not at all.
+    are hard links, or copies where the file system has none. The folder appears complete or not at all.
 
     Args:
         report: of a check that opened the images.
         out: a folder that does not exist, or is empty, outside of the data set.
-
-    Returns:
-        what was changed.
 
     Raises:
         UserError: ``out`` cannot be that folder, or cannot be written.
@@ -78,15 +75,11 @@ def write_mended(report: Report, out: Path) -> list[str]:
             built.rename(out)
     except OSError as error:
         raise UserError(f'--fix {out}: cannot be written ({error.strerror or error})') from None
-    return lines or ['nothing was to be changed']
+    return lines or ['nothing had to be changed']
 
 
 def require_apart(out: Path, sources: Iterable[Path]) -> None:
-    """Refuse a place for a copy that lies in a folder of the data, or around it.
-
-    Raises:
-        UserError: it does.
-    """
+    """Raise a `UserError` where a place for a copy lies in a folder of the data, or around it."""
     for source in sources:
         inside, around = out.expanduser().resolve(), source.expanduser().resolve()
         if inside.is_relative_to(around) or around.is_relative_to(inside):
@@ -94,11 +87,7 @@ def require_apart(out: Path, sources: Iterable[Path]) -> None:
 
 
 def require_free(out: Path) -> None:
-    """Refuse a place for a copy where there is something already.
-
-    Raises:
-        UserError: there is, or it cannot be looked at.
-    """
+    """Raise a `UserError` where there is something in the place for a copy, or it cannot be looked at."""
     out = out.expanduser()
     try:
         taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
@@ -126,7 +115,7 @@ def _write_split(
     boxes = _boxes(content, table, index_of, category_of, changed)
     _refuse_loss(report, part, content, changed)
     info = content.get('info') if isinstance(content.get('info'), dict) else {}
-    mended = {
+    fixed = {
         **content,
         'info': {key: value for key, value in info.items() if key not in CONVERTED},
         'images': images,
@@ -134,11 +123,11 @@ def _write_split(
         'annotations': [{**entry, 'id': number} for number, entry in enumerate(boxes, start=1)],
     }
     if len(boxes) < len(table.boxes) or not table.complete:
-        changed['boxes numbered anew'] = len(boxes)
+        changed['boxes renumbered'] = len(boxes)
     taken: set[str] = set()
     folder = out / part.name
     folder.mkdir()
-    for image in mended['images']:
+    for image in fixed['images']:
         facts = part.facts[image.pop('_index')]
         name = _inside(image['file_name'], taken)
         target = folder / name
@@ -146,16 +135,12 @@ def _write_split(
         _write_image(part.split.images / image['file_name'], target, facts or {}, image, changed)
         image['file_name'] = name
     path = out / 'annotations' / f'instances_{part.name}.json'
-    path.write_text(json.dumps(mended), encoding='utf-8')
+    path.write_text(json.dumps(fixed), encoding='utf-8')
     return own
 
 
 def _refuse_loss(report: Report, part: Part, content: Any, changed: Counter[str]) -> None:
-    """Refuse to write a split without most of it.
-
-    Raises:
-        UserError: over half of its images or boxes would be left out.
-    """
+    """Raise a `UserError` where over half of a split's images or boxes would be left out."""
     for key, noun, sound in (
         ('images', 'images', len(part.table.files)),
         ('annotations', 'boxes', len(part.table.boxes)),
@@ -285,7 +270,7 @@ def _boxes(
             entry['area'] = float(boxes[index, 2] * boxes[index, 3])
         if moved[index] or drawn[index]:
             entry['bbox'] = boxes[index].tolist()
-        changed['areas or flags put right'] += not is_complete(entry)
+        changed['areas or flags corrected'] += not is_complete(entry)
         complete_box(entry)
         kept.append(entry)
     return kept
@@ -312,7 +297,7 @@ def _write_image(
     kinds = [kind for kind, _ in image_kind(facts, (entry['width'], entry['height'])) if kind in REWRITTEN]
     if kinds and 'huge image' not in kinds and _rewrite(source, target, kinds, facts):
         for kind in kinds:
-            changed[f'images written anew ({kind})'] += 1
+            changed[f'images rewritten ({kind})'] += 1
         return
     try:
         os.link(source.resolve(), target)
@@ -352,7 +337,7 @@ def _rewrite(source: Path, target: Path, kinds: list[str], facts: Facts) -> bool
             result = result.convert('RGB')
         elif form == 'TIFF':
             result = result.copy()  # whose size is that of its pixels
-        # The same tables of quantisation lose the least, but Pillow has them of an unchanged JPEG alone.
+        # The same tables of quantisation lose the least, but Pillow has them only of an unchanged JPEG.
         quality = 'keep' if result is image and image.format == 'JPEG' else QUALITY
         result.info.pop('xmp', None)  # which has the orientation as well
         kept = b'' if form == 'TIFF' else exif.tobytes()  # of a TIFF, the old size would be among it

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..jsons import read_json
-from .convert import SPLITS, Layout, cached
+from .convert import cached
+from .layout import SPLITS, Layout
 
 VAL_SHARE = 0.2
 
@@ -20,30 +21,22 @@ def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str]
     """Choose the images of val where nobody has, by a hash of each name: more images change none of it.
 
     Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side. The lowest hash is
-    always val's.
-
-    Args:
-        source: what the images are of, for messages.
-        files: their names in the data set.
-        share: val's, from 0 to 1.
-
-    Returns:
-        the names of val's, none if nothing would be left to train on; and a line that says so.
+    always val's. Returns the names of val's, none if nothing would be left to train on, and a note.
     """
-    group = {file: Path(file).as_posix().partition('.rf.')[0] for file in files}
-    place = {
-        name: int.from_bytes(
-            hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'big'
-        )
-        for name in group.values()
-    }
+    place = {file: _hash(Path(file).as_posix().partition('.rf.')[0]) for file in files}
     limit = max(share * 2**64, min(place.values(), default=0) + 1)
-    part = {file for file, name in group.items() if place[name] < limit}
-    if len(part) == len(group):
+    part = {file for file, number in place.items() if number < limit}
+    if len(part) == len(place):
         return set(), ''
     return part, (
-        f'{source}: there is no val: {len(part)} of {len(group)} images are taken as it, '
+        f'{source}: there is no val: {len(part)} of {len(place)} images are taken as it, '
         f'by a hash of their names (--val-share {share:g})'
+    )
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(
+        hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'big'
     )
 
 
@@ -62,18 +55,9 @@ def with_val(root: Path, layout: Layout, share: float) -> Layout:
 
 
 def split_coco(annotations: Path, share: float) -> tuple[dict[str, Path], str]:
-    """Return annotations of train and val, made of one COCO file and kept as those of `converted`.
+    """Return annotations of train and val, made of one COCO file, kept as those of `converted`; and a note.
 
-    Args:
-        annotations: COCO's json.
-        share: val's, from 0 to 1; see `val_part`.
-
-    Returns:
-        the files, none if its images are too few, whose file names start from where those of
-        ``annotations`` do; and a line that says so.
-
-    Raises:
-        UserError: it cannot be read or split, or the cache cannot be written.
+    There are none if the images are too few. The names of images start from where those of the file do.
     """
     state = annotations.stat()
     lines = [f'{state.st_size} {state.st_mtime_ns}']

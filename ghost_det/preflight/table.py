@@ -378,6 +378,12 @@ def _unknown(table: Table, split: str, boxes: list[Any]) -> list[Finding]:
     return findings + found('image without boxes', split, map(table.image_place, bare), len(bare))
 
 
+def _limits(table: Table) -> Floats:
+    """Return the width and height of each box's image, (n, 2), infinite where they are unknown."""
+    sizes = np.vstack([table.sizes, [0, 0]])[table.image]  # -1 is the last
+    return np.where(sizes == 0, np.inf, sizes)
+
+
 def box_faults(table: Table) -> dict[str, Mask]:
     """Sort boxes by what is wrong with their numbers; each has one fault at most.
 
@@ -390,11 +396,8 @@ def box_faults(table: Table) -> dict[str, Mask]:
         negative = finite & ((width < 0) | (height < 0))
         fine = finite & ~negative
         faults = {'box not finite': ~finite, 'swapped corners': negative}
-        sizes = np.full((len(table.boxes), 2), np.inf)
         known = table.image >= 0
-        sizes[known] = table.sizes[table.image[known]]
-        sizes[sizes == 0] = np.inf
-        across, down = sizes.T
+        across, down = _limits(table).T
         beyond = np.maximum.reduce([-x, -y, x + width - across, y + height - down])
         far = (x + width - across > FAR * across) | (y + height - down > FAR * down)
         as_corners = (x >= 0) & (y >= 0) & (width > x) & (height > y) & (width <= across) & (height <= down)
@@ -482,10 +485,7 @@ def _spans(points: list[list[float]]) -> Floats:
 
 def unlike_polygons(table: Table) -> Mask:
     """Return which boxes are not around their polygons, as far as both are inside of the image, (n,)."""
-    limits = np.full((len(table.boxes), 2), np.inf)
-    known = table.image >= 0
-    limits[known] = table.sizes[table.image[known]]
-    limits[limits == 0] = np.inf
+    limits = _limits(table)
     with np.errstate(invalid='ignore', over='ignore'):
         (left, right), (low, high) = (
             (np.clip(each[:, :2], 0, limits), np.clip(each[:, :2] + each[:, 2:], 0, limits))

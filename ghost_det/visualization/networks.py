@@ -24,7 +24,7 @@ from .. import shipped
 from ..checkpoint import differences
 from ..classifiers import CLASSIFIERS, classifier
 from ..classify import CLASSES, preprocess
-from ..config import SHIPPED, load_config
+from ..config import load_config
 from ..deploy.torch_detector import array_pipeline, open_model
 from ..errors import UserError
 from ..faults import told
@@ -105,7 +105,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
             f'{model}: an exported file gives its boxes alone; name its config and its checkpoint'
         )
     random = checkpoint is None and pretrained == 'none'
-    if model.endswith(('.py', '.json')) or model.startswith(SHIPPED) or shipped.find(model):
+    if model.endswith(('.py', '.json')) or model.startswith(shipped.MMDET) or shipped.find(model):
         network = _detector(model, checkpoint, random)
     else:
         module = _of_ours(model, checkpoint, random) if model in CLASSIFIERS else None

@@ -249,7 +249,8 @@ def of_height(height: int) -> Any:
 @pytest.mark.parametrize('batch', [1, 3, 20])
 def test_an_image_that_stops_the_network_is_left_out_and_every_other_one_kept_in_order(batch: int) -> None:
     heights = [2, 10, 11, 1, 12, 13, 14, 2, 2, 15, 1]
-    found = list(find_each(Picky(), map(of_height, heights), batch))
+    images, found = zip(*find_each(Picky(), map(of_height, heights), batch))
+    assert [len(image) for image in images] == heights
     assert [None if isinstance(each, UserError) else round(100 * each.scores[0]) for each in found] == [
         height if height > 2 else None for height in heights
     ]
