@@ -323,12 +323,13 @@ def test_export_writes_a_checked_file_beside_the_checkpoint(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, '_check_images', lambda truth: [*canvases(12), *photos()])
+    path = checkpoint.with_suffix('.xml')
     lines = list(
         export(str(ROOT / CONFIG), str(checkpoint), size=(128, 160), dynamic=True, options=dict(SMALL))
     )
-    assert lines[0].startswith('checked: 16 images through mmdet and through the file: 1')
-    path = checkpoint.with_suffix('.xml')
-    assert lines[1].startswith(f'{path}: ') and lines[1].endswith('fp32, 128 x 160 or any other size')
+    assert [line.split(':')[0] for line in lines] == ['exporting', 'checking', 'checked', str(path)]
+    assert lines[2].startswith('checked: 16 images through mmdet and through the file: 1')
+    assert lines[3].endswith('fp32, 128 x 160 or any other size')
     assert Detector(path).metadata.classes == CLASSES
     assert {each.suffix for each in checkpoint.parent.iterdir()} == {'.pth', '.xml', '.bin'}
 

@@ -59,7 +59,7 @@ def test_graph_finds_what_mmdet_finds_in_images_of_every_shape(name: str) -> Non
     theirs = [predict(detector, evaluation_steps(cfg), image, metadata) for image in images]
     apart = compare(theirs, mine, 0.5, metadata.max_detections)
     assert apart.unmatched <= 0.01 * apart.boxes and apart.boxes > 20, apart
-    assert apart.pixels < 0.05 and apart.score < 1e-3, apart
+    assert apart.pixels < 0.1 and apart.score < 1e-3, apart
     assert all((np.diff(scores) <= 0).all() for _, scores, _ in mine)
 
 
