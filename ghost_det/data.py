@@ -313,6 +313,8 @@ def _named_files(root: Path) -> tuple[dict[str, Path], list[str]]:
 def has_boxes(path: Path) -> bool:
     """Tell, without parsing it, whether a json file may be annotations with boxes, not captions, say."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(b'"bbox"') >= 0 and content.find(b'"images"') >= 0
     except (OSError, ValueError):  # an empty file, too

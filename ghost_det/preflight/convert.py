@@ -9,11 +9,12 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ..images import visible, walk
 from ..sample import cache_root
 from .table import Floats
 
-VERSION = 3  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 4  # part of the cache folder's name: raise it with any change to what is written
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 WORDS = tuple(chain(*SPLITS.values()))
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
@@ -53,6 +54,7 @@ class Layout:
         share: of val, if it was made of train.
         keypoints: of YOLO, ``kpt_shape``: how many each object has, and numbers each; ``(0, 0)`` for none,
             ``None`` where the yaml does not say.
+        unused: other data in the folder, of which nothing is read.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class Layout:
     note: str = ''
     share: float | None = None
     keypoints: tuple[int, int] | None = None
+    unused: tuple[str, ...] = ()
 
 
 def find_layout(root: Path) -> Layout | None:
@@ -90,17 +93,22 @@ def find_layout(root: Path) -> Layout | None:
             continue
         if layout:
             return layout
-    layout = _voc(root) or _yolo_plain(root)
+    layout, other = _voc(root), _yolo_plain(root)
+    if layout and other:
+        layout = replace(layout, unused=('YOLO labels: the xml files of Pascal VOC are read', *layout.unused))
+    layout = layout or other
     if layout is None and failed:
         raise failed[0]
     return layout
 
 
 def _voc(root: Path) -> Layout | None:
-    for base in (root, *sorted(root.glob('VOC*')), *sorted(root.glob('VOCdevkit/VOC*'))):
+    bases = [root, *sorted(root.glob('VOC*')), *sorted(root.glob('VOCdevkit/VOC*'))]
+    for number, base in enumerate(bases, 1):
         layout = _voc_lists(base)
         if layout:
-            return layout
+            others = [str(each) for each in bases[number:] if (each / 'ImageSets/Main').is_dir()]
+            return replace(layout, unused=tuple(f'{each}: {base} is read' for each in others))
     found = {word: _voc_pairs(root / word) for word in WORDS}
     parts = {word: ([*pairs.values()], lost) for word, (pairs, lost) in found.items() if pairs}
     if not parts:
@@ -128,7 +136,7 @@ def _yolo_plain(root: Path) -> Layout | None:
     labels = root / 'labels' if (root / 'labels').is_dir() else images
     files = {path.relative_to(images).as_posix(): path for path in _images(images, '**/*')}
     pairs = {key: (path, (labels / key).with_suffix('.txt')) for key, path in files.items()}
-    if not any(label.is_file() for _, label in pairs.values()):
+    if not any(os.path.isfile(label) for _, label in pairs.values()):
         return None
     splits, note = _chosen(root, _by_folder(pairs))
     return Layout('yolo', splits, [line.strip() for line in lines if line.strip()], note=note)
@@ -136,10 +144,10 @@ def _yolo_plain(root: Path) -> Layout | None:
 
 def _by_folder(pairs: dict[str, Pair]) -> dict[str, list[Pair]]:
     """Sort files into splits where the first folder of each is named as one; else all are of train."""
-    named = {key.partition('/')[0] for key in pairs} <= {*WORDS}
+    named = {key.partition('/')[0].lower() for key in pairs} <= {*WORDS}
     parts: dict[str, list[Pair]] = {}
     for key, pair in pairs.items():
-        parts.setdefault(key.partition('/')[0] if named else 'train', []).append(pair)
+        parts.setdefault(key.partition('/')[0].lower() if named else 'train', []).append(pair)
     return parts
 
 
@@ -332,7 +340,7 @@ def _yolo_place(root: Path, path: Any, place: Any) -> Path | None:
         return None
     inside = place.removeprefix('../')
     for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside):
-        if found.is_dir() or found.suffix.lower() == '.txt' and found.is_file():
+        if os.path.isdir(found) or found.suffix.lower() == '.txt' and os.path.isfile(found):
             return Path(os.path.normpath(found))
     return None
 
@@ -345,7 +353,7 @@ def _listed(yaml: Path, file: Path) -> Iterator[Path]:
         raise UserError(f'{file}: cannot be read: {error}') from None
     for line in filter(None, map(str.strip, lines)):
         places = [Path(os.path.normpath(folder / line)) for folder in (file.parent, yaml.parent)]
-        yield next((place for place in places if place.is_file()), places[0])
+        yield next((place for place in places if os.path.isfile(place)), places[0])
 
 
 def _label(image: Path) -> Path:
@@ -464,7 +472,7 @@ def cached(
 
 def _state(root: Path, layout: Layout) -> Iterator[str]:
     """Yield what the result depends on: names, sizes and times of all files, and the class names."""
-    yield f'{layout.kind} {layout.classes} {layout.keypoints} {layout.orphans}\n'
+    yield f'{layout.kind} {layout.classes} {layout.keypoints} {layout.orphans} {layout.unused}\n'
     for name, pairs in layout.splits.items():
         for path in (path for pair in pairs for path in pair):
             try:
@@ -488,11 +496,11 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
         for path, label in pairs:
             file = os.path.relpath(path, root)
             place = f'{os.path.relpath(label, root)} of {file}'
-            if not path.is_file():
+            if not os.path.isfile(path):
                 lost.append(file)
                 continue
-            labelled = label.is_file() or layout.listed
-            bare += [] if labelled else [file]
+            labelled = os.path.isfile(label) or layout.listed
+            bare += [] if labelled else [f'{file}: no {os.path.relpath(label, root)}']
             try:
                 width, height = _size(path)
                 found = read(label, (width, height)) if labelled else []
@@ -525,6 +533,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
                 'missing images': lost,
                 'labels without image': [os.path.relpath(p, root) for p in layout.orphans.get(split, [])],
                 'images without label': bare,
+                'unused': layout.unused if split == 'train' else [],
             },
             'images': images,
             'annotations': boxes,
@@ -658,7 +667,7 @@ def _refuse_keypoints(root: Path, layout: Layout) -> None:
     Raises:
         UserError: most rows are so.
     """
-    labels = [label for pairs in layout.splits.values() for _, label in pairs if label.is_file()]
+    labels = [label for pairs in layout.splits.values() for _, label in pairs if os.path.isfile(label)]
     rows: list[list[float]] = []
     for label in labels[:: len(labels) // SAMPLED + 1]:
         with contextlib.suppress(OSError, ValueError):  # reported when it is converted
@@ -729,5 +738,8 @@ def _read(file: Path) -> str:
 
 
 def _check_length(label: Path) -> None:
-    if label.stat().st_size > MAX_LABEL_BYTES:
+    state = label.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError('expected a file, got a pipe, a device or a folder')  # a pipe would be waited for
+    if state.st_size > MAX_LABEL_BYTES:
         raise ValueError('over 16 MiB, which no file of labels is')

@@ -19,7 +19,8 @@ VAL_SHARE = 0.2
 def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str], str]:
     """Choose the images of val where nobody has, by a hash of each name: more images change none of it.
 
-    Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side. The lowest hash is
+    Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side, and so are files whose
+    names differ in their suffix alone. The lowest hash is
     always val's.
 
     Args:
@@ -30,7 +31,7 @@ def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str]
     Returns:
         the names of val's, none if nothing would be left to train on; and a line that says so.
     """
-    group = {file: Path(file).as_posix().partition('.rf.')[0] for file in files}
+    group = {file: os.path.splitext(Path(file).as_posix())[0].partition('.rf.')[0] for file in files}
     place = {
         name: int.from_bytes(
             hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'big'
