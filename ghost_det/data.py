@@ -414,10 +414,14 @@ def _misplaced(name: str, split: Split, files: Sequence[str], root: Path | None 
     if right is not None:
         hint = f'they are in {right}: {option} {right}'
     else:
-        bare = [PureWindowsPath(file).name for file in files[:5]]  # which has both kinds of slashes
-        right = next((f for f in folders if any(os.path.isfile(f / file) for file in bare)), None)
-        if right is not None:
-            hint = f'{right} has files of such names: correct file_name, which is to start from {option}'
+        bare = {PureWindowsPath(file).name.lower() for file in files[:5]}  # which has both kinds of slashes
+        there = (path for f in folders if f.is_dir() for path in visible(f, '*') if path.name.lower() in bare)
+        similar = next(there, None)
+        if similar is not None:
+            hint = (
+                f'{similar.parent} has files of such names: correct file_name, which is to start from '
+                f'{option}; there is {similar.name}'
+            )
     return (
         f'{len(files)} of its first {len(files)} images are not in {split.images}, {files[0]} for one; {hint}'
     )

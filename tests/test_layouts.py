@@ -319,8 +319,9 @@ def test_more_images_change_the_side_of_none_and_copies_stay_together(tmp_path: 
     part = val_part(tmp_path, copies, 0.2)[0]
     sides = {name: {each in part for each in copies if each.startswith(f'{name}_')} for name in range(100)}
     assert all(len(side) == 1 for side in sides.values()) and 0 < len(part) < 300
-    twins = val_part(tmp_path, [f'{n}.{suffix}' for n in range(100) for suffix in ('jpg', 'png')], 0.2)[0]
-    assert {f'{Path(file).stem}.{suffix}' for file in twins for suffix in ('jpg', 'png')} == twins  # one label
+    pairs = [f'{n}.{suffix}' for n in range(100) for suffix in ('jpg', 'png')]
+    twins = val_part(tmp_path, pairs, 0.2)[0]  # with one label file
+    assert {f'{Path(file).stem}.{suffix}' for file in twins for suffix in ('jpg', 'png')} == twins
     assert val_part(tmp_path, ['a.jpg', 'b.jpg'], 0.001)[0]  # one image, whatever the share
     assert val_part(tmp_path, ['a.jpg'], 0.2) == (set(), '')
 
@@ -395,6 +396,12 @@ def test_images_one_folder_too_high_or_too_low_are_found(tmp_path: Path) -> None
     coco(train, right, prefix=r'C:\me\\')
     with pytest.raises(UserError, match=f'{right} has files of such names: correct file_name'):
         find_data(None, train, right, val, right)
+    coco(train, right)
+    first = sorted(right.glob('*.jpg'))[0]
+    for path in right.glob('*.jpg'):
+        path.rename(path.with_suffix('.JPG'))
+    with pytest.raises(UserError, match=f'{right} has files of such names.*; there is {first.stem}.JPG'):
+        find_data(None, train, right, None, right)
 
 
 def test_some_missing_images_are_another_message_than_all(tmp_path: Path) -> None:
@@ -506,9 +513,9 @@ def test_pipes_and_names_that_no_file_can_have_stop_nothing(tmp_path: Path) -> N
     (yolo / 'labels').mkdir()
     (yolo / f'labels/{NAMES[0]}.txt').write_text('0 0.5 0.5 0.5 0.5\n')
     os.mkfifo(yolo / 'labels/pipe.txt')
-    (yolo / 'list.txt').write_text('\n'.join(['x' * 5000, *(f'images/{name}.jpg' for name in NAMES)]))
+    (yolo / 'list.txt').write_text('\n'.join(['x' * 5000, 'a\0b', *(f'images/{name}.jpg' for name in NAMES)]))
     (yolo / 'data.yaml').write_text('train: [list.txt, images]\nnames: [dog]\n')
     findings = check_dataset(yolo, quick=True).findings
-    assert [f.count for f in findings if f.kind == 'missing file'] == [1]
+    assert [f.count for f in findings if f.kind == 'missing file'] == [2]
     bare = [place for f in findings if f.kind == 'image without labels' for place in f.where]
     assert f'images/{NAMES[1]}.jpg: no labels/{NAMES[1]}.txt' in bare

@@ -478,7 +478,7 @@ def _state(root: Path, layout: Layout) -> Iterator[str]:
             try:
                 found = path.stat()
                 yield f'{name} {path} {found.st_size} {found.st_mtime_ns}\n'
-            except OSError:
+            except (OSError, ValueError):  # of names that no file system has, too
                 yield f'{name} {path} none\n'
 
 

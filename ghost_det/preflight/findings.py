@@ -40,7 +40,7 @@ KINDS = {
     'data not used': Kind(
         'warning',
         'the folder has more than one data set, of which one is read',
-        'move it out, or name the folder or data.yaml of the other with --data',
+        'move it out, or name the other with --data',
     ),
     'byte order mark': Kind(
         'warning', 'pycocotools refuses the file; --data of the tools reads it', '--fix takes it off'
