@@ -42,7 +42,7 @@ ALONE = {'wrong json', 'empty split', 'missing split', 'no boxes'}
 OF_CONFIG = {'class name in config', 'class order in config', 'CLASSES in config', 'classes is a text'}
 OF_CONFIG |= {'num_classes', 'few anchors fit'}
 OF_LABELS = {'wrong label file', 'label file without image', 'image without labels'}
-OF_FOLDERS = {'val was chosen', 'wrong image folder'}  # in test_layouts.py
+OF_FOLDERS = {'val was chosen', 'wrong image folder', 'data not used'}  # in test_layouts.py
 IN_QUICK = set(TOGETHER) - {
     'unreadable image', 'wrong size', 'EXIF rotation', 'EXIF against boxes', 'grey image', 'image with alpha',
     '16-bit image', '32-bit image', 'CMYK image', 'huge image', 'same image twice', 'image in both splits',
