@@ -24,6 +24,7 @@ CONVERTED = {
     'missing images': 'missing file',
     'labels without image': 'label file without image',
     'images without label': 'image without labels',
+    'unused': 'data not used',
 }
 """Lists in the ``info`` of what `convert` makes, and the kinds of what is in them."""
 MANY = 0.1  # of the images: more without labels are hardly background

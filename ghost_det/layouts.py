@@ -126,6 +126,8 @@ def _named_files(root: Path) -> tuple[dict[str, Path], list[str]]:
 def has_boxes(path: Path) -> bool:
     """Tell, without parsing it, whether a json file may be annotations with boxes, not captions, say."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(b'"bbox"') >= 0 and content.find(b'"images"') >= 0
     except (OSError, ValueError):  # an empty file, too
@@ -212,10 +214,14 @@ def misplaced(
     if right is not None:
         hint = f'they are in {right}: {option} {right}'
     else:
-        bare = [PureWindowsPath(file).name for file in files[:5]]  # which has both kinds of slashes
-        right = next((f for f in folders if any(os.path.isfile(f / file) for file in bare)), None)
-        if right is not None:
-            hint = f'{right} has files of such names: correct file_name, which is to start from {option}'
+        bare = {PureWindowsPath(file).name.lower() for file in files[:5]}  # which has both kinds of slashes
+        there = (path for f in folders if f.is_dir() for path in visible(f, '*') if path.name.lower() in bare)
+        similar = next(there, None)
+        if similar is not None:
+            hint = (
+                f'{similar.parent} has files of such names: correct file_name, which is to start from '
+                f'{option}; there is {similar.name}'
+            )
     return f'{len(files)} of its first {len(files)} images are not in {images}, {files[0]} for one; {hint}'
 
 

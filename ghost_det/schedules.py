@@ -44,8 +44,8 @@ def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
     if not long:
         return None
     line = (
-        f'--epochs: the warm-up takes {most} steps instead of {max(each["end"] for each in long)}: '
-        f'a tenth of the {steps} steps of this training.'
+        f'--epochs: the warm-up takes {most} steps instead of {max(each["end"] for each in long)}, '
+        f'as this training has {steps}.'
     )
     for each in long:
         each['end'] = most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -160,3 +161,8 @@ def test_a_config_of_ones_own_is_begun(
     assert 'exists; --force overwrites it' in capsys.readouterr().err
     assert ghost_det(monkeypatch, 'configs', '-o', 'mine.py') == 2
     assert 'the NAME to inherit from is wanted' in capsys.readouterr().err
+
+
+def test_python_m_is_the_command() -> None:
+    done = subprocess.run([sys.executable, '-m', 'ghost_det', '--version'], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith('ghost-det ')

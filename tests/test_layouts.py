@@ -328,6 +328,9 @@ def test_more_images_change_the_side_of_none_and_copies_stay_together(tmp_path: 
     part = val_part(tmp_path, copies, 0.2)[0]
     sides = {name: {each in part for each in copies if each.startswith(f'{name}_')} for name in range(100)}
     assert all(len(side) == 1 for side in sides.values()) and 0 < len(part) < 300
+    pairs = [f'{n}.{suffix}' for n in range(100) for suffix in ('jpg', 'png')]
+    twins = val_part(tmp_path, pairs, 0.2)[0]  # with one label file
+    assert {f'{Path(file).stem}.{suffix}' for file in twins for suffix in ('jpg', 'png')} == twins
     assert val_part(tmp_path, ['a.jpg', 'b.jpg'], 0.001)[0]  # one image, whatever the share
     assert val_part(tmp_path, ['a.jpg'], 0.2) == (set(), '')
 
@@ -402,6 +405,12 @@ def test_images_one_folder_too_high_or_too_low_are_found(tmp_path: Path) -> None
     coco(train, right, prefix=r'C:\me\\')
     with pytest.raises(UserError, match=f'{right} has files of such names: correct file_name'):
         find_data(None, train, right, val, right)
+    coco(train, right)
+    first = sorted(right.glob('*.jpg'))[0]
+    for path in right.glob('*.jpg'):
+        path.rename(path.with_suffix('.JPG'))
+    with pytest.raises(UserError, match=f'{right} has files of such names.*; there is {first.stem}.JPG'):
+        find_data(None, train, right, None, right)
 
 
 def test_some_missing_images_are_another_message_than_all(tmp_path: Path) -> None:
@@ -473,3 +482,49 @@ def test_check_data_writes_the_split(tmp_path: Path) -> None:
         {Path(file).name for file in part} for part in expected
     )
     assert run('tools/check_data.py', tmp_path / 'out', '--split', '1').returncode == 2
+
+
+def test_splits_in_upper_case_are_those_of_the_author(tmp_path: Path) -> None:
+    voc(tmp_path, 'Train', 'Train', NAMES[:15])
+    voc(tmp_path, 'Valid', 'Valid', NAMES[15:])
+    data = find_data(tmp_path)
+    assert data.train is not None and not data.notes
+    assert {*survey(data.val.annotations).files} == {f'Valid/{name}.jpg' for name in NAMES[15:]}
+    assert len(survey(data.train.annotations).files) == 15
+
+
+def test_a_second_data_set_in_the_folder_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    two = tmp_path / 'two'
+    for year in ('VOC2007', 'VOC2012'):
+        lists(two / year, train=NAMES[:15], val=NAMES[15:])
+    both = tmp_path / 'both'
+    voc(both, 'images', 'annotations')
+    (both / 'classes.txt').write_text('dog\n')
+    (both / 'labels').mkdir()
+    (both / f'labels/{NAMES[0]}.txt').write_text('0 0.5 0.5 0.5 0.5\n')
+    for root, said in ((two, f'{two / "VOC2012"}: {two / "VOC2007"} is read'), (both, 'YOLO labels: ')):
+        assert any('data not used' in line and said in line for line in find_data(root).warnings)
+        (told,) = (f for f in check_dataset(root, quick=True).findings if f.kind == 'data not used')
+        assert told.count == 1
+    shutil.rmtree(two / 'VOC2012')
+    (both / 'classes.txt').unlink()
+    assert not any('data not used' in line for root in (two, both) for line in find_data(root).warnings)
+
+
+def test_pipes_and_names_that_no_file_can_have_stop_nothing(tmp_path: Path) -> None:
+    voc(tmp_path / 'voc', 'images', 'annotations')
+    os.mkfifo(tmp_path / 'voc/annotations/pipe.xml')
+    os.mkfifo(tmp_path / 'voc/pipe.json')
+    assert check_dataset(tmp_path / 'voc', quick=True).parts
+    yolo = tmp_path / 'yolo'
+    for name in NAMES:
+        picture(yolo / f'images/{name}.jpg')
+    (yolo / 'labels').mkdir()
+    (yolo / f'labels/{NAMES[0]}.txt').write_text('0 0.5 0.5 0.5 0.5\n')
+    os.mkfifo(yolo / 'labels/pipe.txt')
+    (yolo / 'list.txt').write_text('\n'.join(['x' * 5000, 'a\0b', *(f'images/{name}.jpg' for name in NAMES)]))
+    (yolo / 'data.yaml').write_text('train: [list.txt, images]\nnames: [dog]\n')
+    findings = check_dataset(yolo, quick=True).findings
+    assert [f.count for f in findings if f.kind == 'missing file'] == [2]
+    bare = [place for f in findings if f.kind == 'image without labels' for place in f.where]
+    assert f'images/{NAMES[1]}.jpg: no labels/{NAMES[1]}.txt' in bare

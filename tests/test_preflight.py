@@ -42,7 +42,7 @@ ALONE = {'wrong json', 'empty split', 'missing split', 'no boxes'}
 OF_CONFIG = {'class name in config', 'class order in config', 'CLASSES in config', 'classes is a text'}
 OF_CONFIG |= {'num_classes', 'few anchors fit'}
 OF_LABELS = {'wrong label file', 'label file without image', 'image without labels'}
-OF_FOLDERS = {'val was chosen', 'wrong image folder'}  # in test_layouts.py
+OF_FOLDERS = {'val was chosen', 'wrong image folder', 'data not used'}  # in test_layouts.py
 IN_QUICK = set(TOGETHER) - {
     'unreadable image', 'wrong size', 'EXIF rotation', 'EXIF against boxes', 'grey image', 'image with alpha',
     '16-bit image', '32-bit image', 'CMYK image', 'huge image', 'same image twice', 'image in both splits',
@@ -398,6 +398,21 @@ def test_boxes_that_are_not_around_their_polygons(tmp_path: Path) -> None:
     content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
     fixed = [(box['bbox'], box['area']) for box in content['annotations']]
     assert fixed[1:4] == [([20, 10, 40, 30], 700)] * 3 and fixed[4][0] == [10, 5, 20, 10]
+
+
+def test_a_box_that_is_clipped_keeps_the_area_of_its_polygon(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=3, val=3)
+    image = folder.content['train']['images'][0]
+    box, other = folder.content['train']['annotations'][:2]
+    box.update(image_id=image['id'], bbox=[5, 5, image['width'], 10], area=77)
+    other.update(image_id=image['id'], bbox=[5, 15, image['width'], 10], area=10 * image['width'])
+    write_mended(check_dataset(folder.save(), jobs=1), tmp_path / 'fixed')
+    content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
+    width = image['width'] - 5
+    assert [(each['bbox'], each['area']) for each in content['annotations'][:2]] == [
+        ([5, 5, width, 10], 77),
+        ([5, 15, width, 10], 10 * width),
+    ]
 
 
 def test_the_same_box_twice(tmp_path: Path) -> None:

@@ -484,7 +484,7 @@ def test_files_without_their_partners_are_counted(tmp_path: Path) -> None:
     assert set(told) == {('label file without image', 'train'), ('image without labels', 'train')}
     first, second = told.values()
     assert first.severity == 'warning' and first.where == ('labels/train/b.txt', 'labels/train/only/c.txt')
-    assert second.severity == 'warning' and second.where == ('images/train/e.png',)
+    assert second.severity == 'warning' and second.where == ('images/train/e.png: no labels/train/e.txt',)
     assert [line for line in find_data(root).warnings if 'label' in line] == [first.line(), second.line()]
     for n in range(9):  # one of eleven is background
         tree(root, {f'labels/train/{n}.txt': ROW}, f'images/train/{n}.png')

@@ -169,7 +169,7 @@ def compared(
     if abs(apart) <= FAR:
         return line
     fixed = not detector.metadata.dynamic and detector.metadata.precision != 'int8'
-    why = '; a fixed canvas has more padding than mmdet gives an image: --dynamic, or a --size, has not'
+    why = '; a fixed canvas pads more than mmdet does: export with --dynamic, or with a --size that fits'
     return f'warning: {line}: over {FAR} apart' + (why if fixed else '')
 
 

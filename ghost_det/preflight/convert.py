@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .layout import Layout, Reader
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, find_yolo_plain, yolo_reader
 
-VERSION = 3  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 4  # part of the cache folder's name: raise it with any change to what is written
 
 
 def find_layout(root: Path) -> Layout | None:
@@ -44,7 +45,10 @@ def find_layout(root: Path) -> Layout | None:
             continue
         if layout:
             return layout
-    layout = find_voc(root) or find_yolo_plain(root)
+    layout, other = find_voc(root), find_yolo_plain(root)
+    if layout and other:
+        layout = replace(layout, unused=('YOLO labels: the xml files of Pascal VOC are read', *layout.unused))
+    layout = layout or other
     if layout is None and failed:
         raise failed[0]
     return layout
@@ -97,13 +101,13 @@ def cached(
 
 def _state(root: Path, layout: Layout) -> Iterator[str]:
     """Yield what the result depends on: names, sizes and times of all files, and the class names."""
-    yield f'{layout.kind} {layout.classes} {layout.keypoints} {layout.orphans}\n'
+    yield f'{layout.kind} {layout.classes} {layout.keypoints} {layout.orphans} {layout.unused}\n'
     for name, pairs in layout.splits.items():
         for path in (path for pair in pairs for path in pair):
             try:
                 found = path.stat()
                 yield f'{name} {path} {found.st_size} {found.st_mtime_ns}\n'
-            except OSError:
+            except (OSError, ValueError):  # of names that no file system has, too
                 yield f'{name} {path} none\n'
 
 
@@ -121,11 +125,11 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
         for path, label in pairs:
             file = os.path.relpath(path, root)
             place = f'{os.path.relpath(label, root)} of {file}'
-            if not path.is_file():
+            if not os.path.isfile(path):
                 lost.append(file)
                 continue
-            labelled = label.is_file() or layout.listed
-            bare += [] if labelled else [file]
+            labelled = os.path.isfile(label) or layout.listed
+            bare += [] if labelled else [f'{file}: no {os.path.relpath(label, root)}']
             try:
                 width, height = _size(path)
                 found = read(label, (width, height)) if labelled else []
@@ -158,6 +162,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
                 'missing images': lost,
                 'labels without image': [os.path.relpath(p, root) for p in layout.orphans.get(split, [])],
                 'images without label': bare,
+                'unused': layout.unused if split == 'train' else [],
             },
             'images': images,
             'annotations': boxes,

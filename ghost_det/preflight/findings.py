@@ -37,6 +37,11 @@ KINDS = {
         'it has no label file, so it is background; a warning where over a tenth has none',
         'label it, or none needed',
     ),
+    'data not used': Kind(
+        'warning',
+        'the folder has more than one data set, of which one is read',
+        'move it out, or name the other with --data',
+    ),
     'byte order mark': Kind(
         'warning', 'pycocotools refuses the file; --data of the tools reads it', '--fix takes it off'
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
@@ -34,6 +35,7 @@ class Layout:
         share: of val, if it was made of train.
         keypoints: of YOLO, ``kpt_shape``: how many each object has, and numbers each; ``(0, 0)`` for none,
             ``None`` where the yaml does not say.
+        unused: other data in the folder, of which nothing is read.
     """
 
     kind: str
@@ -44,14 +46,15 @@ class Layout:
     note: str = ''
     share: float | None = None
     keypoints: tuple[int, int] | None = None
+    unused: tuple[str, ...] = ()
 
 
 def by_folder(pairs: dict[str, Pair]) -> dict[str, list[Pair]]:
     """Sort files into splits where the first folder of each is named as one; else all are of train."""
-    named = {key.partition('/')[0] for key in pairs} <= {*WORDS}
+    named = {key.partition('/')[0].lower() for key in pairs} <= {*WORDS}
     parts: dict[str, list[Pair]] = {}
     for key, pair in pairs.items():
-        parts.setdefault(key.partition('/')[0] if named else 'train', []).append(pair)
+        parts.setdefault(key.partition('/')[0].lower() if named else 'train', []).append(pair)
     return parts
 
 
@@ -75,6 +78,9 @@ def read_text(file: Path) -> str:
 
 
 def check_length(label: Path) -> None:
-    """Refuse files that are too large for labels, with a `ValueError`."""
-    if label.stat().st_size > MAX_LABEL_BYTES:
+    """Refuse files that are too large for labels, and what is no file, with a `ValueError`."""
+    state = label.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError('expected a file, got a pipe, a device or a folder')  # a pipe would be waited for
+    if state.st_size > MAX_LABEL_BYTES:
         raise ValueError('over 16 MiB, which no file of labels is')

@@ -21,6 +21,7 @@ from .images import Facts, common_images, image_kind
 from .table import (
     Mask,
     Table,
+    area_of,
     box_faults,
     complete_box,
     is_complete,
@@ -266,10 +267,10 @@ def _boxes(
             continue
         entry = dict(content['annotations'][position])
         entry.update(image_id=owners[index], category_id=kinds[index])
-        if moved[index]:
-            entry['area'] = float(boxes[index, 2] * boxes[index, 3])
         if moved[index] or drawn[index]:
             entry['bbox'] = boxes[index].tolist()
+        if moved[index]:  # a polygon's own area stays
+            entry['area'] = min(area_of(entry), float(boxes[index, 2] * boxes[index, 3]))
         changed['areas or flags corrected'] += not is_complete(entry)
         complete_box(entry)
         kept.append(entry)

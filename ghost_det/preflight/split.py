@@ -20,10 +20,12 @@ VAL_SHARE = 0.2
 def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str], str]:
     """Choose the images of val where nobody has, by a hash of each name: more images change none of it.
 
-    Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side. The lowest hash is
-    always val's. Returns the names of val's, none if nothing would be left to train on, and a note.
+    Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side, and so are files whose
+    names differ in their suffix only. The lowest hash is always val's. Returns the names of val's, none if
+    nothing would be left to train on, and a note.
     """
-    place = {file: _hash(Path(file).as_posix().partition('.rf.')[0]) for file in files}
+    stems = {file: os.path.splitext(Path(file).as_posix())[0] for file in files}
+    place = {file: _hash(stem.partition('.rf.')[0]) for file, stem in stems.items()}
     limit = max(share * 2**64, min(place.values(), default=0) + 1)
     part = {file for file, number in place.items() if number < limit}
     if len(part) == len(place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ Files = tuple[Path, list[Path]]
 
 def find_voc(root: Path) -> Layout | None:
     """Return the layout of a Pascal VOC data set, or ``None``."""
-    for base in (root, *sorted(root.glob('VOC*')), *sorted(root.glob('VOCdevkit/VOC*'))):
+    bases = [root, *sorted(root.glob('VOC*')), *sorted(root.glob('VOCdevkit/VOC*'))]
+    for number, base in enumerate(bases, 1):
         layout = _voc_lists(base)
         if layout:
-            return layout
+            others = [str(each) for each in bases[number:] if (each / 'ImageSets/Main').is_dir()]
+            return replace(layout, unused=tuple(f'{each}: {base} is read' for each in others))
     found = {word: _voc_pairs(root / word) for word in WORDS}
     parts = {word: ([*pairs.values()], lost) for word, (pairs, lost) in found.items() if pairs}
     if not parts:

@@ -98,7 +98,7 @@ def find_yolo_plain(root: Path) -> Layout | None:
     labels = root / 'labels' if (root / 'labels').is_dir() else images
     files = {path.relative_to(images).as_posix(): path for path in images_in(images, '**/*')}
     pairs = {key: (path, (labels / key).with_suffix('.txt')) for key, path in files.items()}
-    if not any(label.is_file() for _, label in pairs.values()):
+    if not any(os.path.isfile(label) for _, label in pairs.values()):
         return None
     splits, note = choose_splits(root, by_folder(pairs))
     return Layout('yolo', splits, [line.strip() for line in lines if line.strip()], note=note)
@@ -136,7 +136,7 @@ def _yolo_place(root: Path, path: Any, place: Any) -> Path | None:
         return None
     inside = place.removeprefix('../')
     for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside):
-        if found.is_dir() or found.suffix.lower() == '.txt' and found.is_file():
+        if os.path.isdir(found) or found.suffix.lower() == '.txt' and os.path.isfile(found):
             return Path(os.path.normpath(found))
     return None
 
@@ -149,7 +149,7 @@ def _listed(yaml: Path, file: Path) -> Iterator[Path]:
         raise UserError(f'{file}: cannot be read: {error}') from None
     for line in filter(None, map(str.strip, lines)):
         places = [Path(os.path.normpath(folder / line)) for folder in (file.parent, yaml.parent)]
-        yield next((place for place in places if place.is_file()), places[0])
+        yield next((place for place in places if os.path.isfile(place)), places[0])
 
 
 def _label(image: Path) -> Path:
@@ -251,7 +251,7 @@ def _refuse_keypoints(root: Path, layout: Layout) -> None:
     Rows with keypoints all have the same length, and the keypoints lie in the box; read as polygons, they
     cross themselves.
     """
-    labels = [label for pairs in layout.splits.values() for _, label in pairs if label.is_file()]
+    labels = [label for pairs in layout.splits.values() for _, label in pairs if os.path.isfile(label)]
     rows: list[list[float]] = []
     for label in labels[:: len(labels) // SAMPLED + 1]:
         with contextlib.suppress(OSError, ValueError):  # reported when it is converted
