@@ -11,11 +11,11 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,9 @@ from ..errors import UserError
 from ..files import decode
 from ..images import visible, walk
 from ..sample import cache_root
-from .table import Floats
+from .table import Floats, as_number
 
-VERSION = 3  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 4  # part of the cache folder's name: raise it with any change to what is written
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 WORDS = tuple(chain(*SPLITS.values()))
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
@@ -331,7 +331,9 @@ def _yolo_place(root: Path, path: Any, place: Any) -> Path | None:
     if not isinstance(place, str) or not isinstance(path, str):
         return None
     inside = place.removeprefix('../')
-    for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside):
+    parts = PureWindowsPath(place).parts  # of another machine's path, only the end is here
+    ends = [root.joinpath(*parts[n:]) for n in range(1, len(parts)) if {*parts[n:]} & {*WORDS}]
+    for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside, *ends):
         if found.is_dir() or found.suffix.lower() == '.txt' and found.is_file():
             return Path(os.path.normpath(found))
     return None
@@ -481,28 +483,27 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     for split, pairs in layout.splits.items():
         images: list[dict[str, Any]] = []
         boxes: list[dict[str, Any]] = []
-        faults: list[str] = []
-        lost: list[str] = []
-        bare: list[str] = []
+        said: dict[str, list[str]] = defaultdict(list)
         objects = []
         for path, label in pairs:
             file = os.path.relpath(path, root)
             place = f'{os.path.relpath(label, root)} of {file}'
             if not path.is_file():
-                lost.append(file)
+                said['missing images'].append(file)
                 continue
             labelled = label.is_file() or layout.listed
-            bare += [] if labelled else [file]
+            said['images without label'] += [] if labelled else [file]
             try:
-                width, height = _size(path)
-                found = read(label, (width, height)) if labelled else []
+                (width, height), tag = _size(path)
+                found, remarks = read(label, (width, height), tag) if labelled else ([], [])
             # The parsers of XML raise ValueError or SyntaxError, Pillow raises OSError.
             except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
-                faults.append(f'{place}: {type(error).__name__}: {error}')
+                said['faults'].append(f'{place}: {type(error).__name__}: {error}')
                 continue
             images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
-            objects += [(len(images), *each) for each in found if not isinstance(each, str)]
-            faults += [f'{place}: {each}' for each in found if isinstance(each, str)]
+            objects += [(len(images), *each) for each in found]
+            for key, remark in remarks:
+                said[key].append(f'{place}: {remark}')
         if layout.classes is None:
             names += sorted({name for _, name, *_ in objects} - set(names))
         ids = {name: number for number, name in enumerate(names, 1)} if layout.classes is None else {}
@@ -521,10 +522,8 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
         contents[split] = {
             'info': {
                 'description': f'converted from {root}',
-                'faults': faults,
-                'missing images': lost,
                 'labels without image': [os.path.relpath(p, root) for p in layout.orphans.get(split, [])],
-                'images without label': bare,
+                **said,
             },
             'images': images,
             'annotations': boxes,
@@ -536,31 +535,34 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     return contents
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Return width and height as mmcv loads the image, from its header alone."""
+def _size(path: Path) -> tuple[tuple[int, int], int]:
+    """Return width and height as mmcv loads the image, and the orientation by which it is turned for that."""
     from PIL import Image
 
-    from .opened import loaded_size
+    from .opened import header
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such are named later
             with Image.open(path) as image:
-                return loaded_size(image)
+                facts = header(image)
+                return facts['loaded'], facts['orientation'] if facts['turned'] else 1
     except Image.DecompressionBombError as error:
         raise ValueError(error) from None
 
 
-Reader = Callable[[Path, tuple[int, int]], list[tuple[Any, list[float], int] | str]]
-"""Of a label file and the size of its image: class, corners and crowd of each object, or what is wrong."""
+Read = tuple[list[tuple[Any, list[float], int]], list[tuple[str, str]]]
+"""Class, corners and crowd of each object; and what is wrong, with its key of `annotations.CONVERTED`."""
+Reader = Callable[[Path, tuple[int, int], int], Read]
+"""Of a label file, and the size and the orientation that its image is loaded with."""
 
 
-def _read_voc(label: Path, size: tuple[int, int]) -> list[Any]:
+def _read_voc(label: Path, size: tuple[int, int], tag: int) -> Read:
     _check_length(label)
     annotation = _parse_xml(label)
     if annotation.tag.lower() != 'annotation':
         raise ValueError(f"not Pascal VOC's: expected <annotation>, got <{annotation.tag}>")
-    found = []
+    found: list[Any] = []
     for each in annotation.findall('object'):
         name, box = _text(each, 'name'), each.find('bndbox')
         if box is None:
@@ -570,7 +572,24 @@ def _read_voc(label: Path, size: tuple[int, int]) -> list[Any]:
         # Pixels count from 1 and the last is included: of the box's corners, only the first moves.
         hard = int((each.findtext('difficult') or '').strip() == '1')
         found.append((name, [x1 - 1, y1 - 1, x2, y2], hard))
-    return found
+    declared = tuple(as_number(annotation.findtext(f'size/{side}')) for side in ('width', 'height'))
+    if declared == size or not all(declared):
+        return found, []
+    there = f'orientation {tag}, loaded as {size[0]} x {size[1]}, <size> is {declared[0]:g} x {declared[1]:g}'
+    inside = all(x <= size[1] + 1 and y <= size[0] + 1 for _, (_, _, x, y), _ in found)
+    if tag < 5 or declared != size[::-1] or not inside:
+        return found, [('wrong sizes', there)]
+    return [(name, _turned(box, size, tag), hard) for name, box, hard in found], [('turned', there)]
+
+
+def _turned(box: list[float], size: tuple[int, int], tag: int) -> list[float]:
+    """Return corners in a stored image as they are in the one of ``size`` that is loaded."""
+    y1, x1, y2, x2 = box
+    if tag in (6, 7):
+        x1, x2 = size[0] - x2, size[0] - x1
+    if tag in (7, 8):
+        y1, y2 = size[1] - y2, size[1] - y1
+    return [x1, y1, x2, y2]
 
 
 def _parse_xml(label: Path) -> Any:
@@ -603,16 +622,17 @@ def _yolo_reader(root: Path, layout: Layout) -> Reader:
         _refuse_keypoints(root, layout)
     count, numbers = layout.keypoints or (0, 0)
 
-    def read(label: Path, size: tuple[int, int]) -> list[tuple[Any, list[float], int] | str]:
-        found: list[tuple[Any, list[float], int] | str] = []
+    def read(label: Path, size: tuple[int, int], tag: int) -> Read:
+        found: list[Any] = []
+        wrong = []
         for number, line in enumerate(_read(label).splitlines(), 1):
             try:
                 if line.strip():
                     index, corners = _yolo_box(line.split(), classes, count * numbers)
                     found.append((index, [corner * side for corner, side in zip(corners, size * 2)], 0))
             except ValueError as error:
-                found.append(f'line {number}: {error}')
-        return found
+                wrong.append(('faults', f'line {number}: {error}'))
+        return found, wrong
 
     return read
 
