@@ -483,8 +483,9 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     for split, pairs in layout.splits.items():
         images: list[dict[str, Any]] = []
         boxes: list[dict[str, Any]] = []
-        said: dict[str, list[str]] = defaultdict(list)
+        said: dict[str, Any] = defaultdict(list, description=f'converted from {root}')
         objects = []
+        said['labels without image'] = [os.path.relpath(p, root) for p in layout.orphans.get(split, [])]
         for path, label in pairs:
             file = os.path.relpath(path, root)
             place = f'{os.path.relpath(label, root)} of {file}'
@@ -520,11 +521,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
             )
         first = 1 if layout.classes is None else 0
         contents[split] = {
-            'info': {
-                'description': f'converted from {root}',
-                'labels without image': [os.path.relpath(p, root) for p in layout.orphans.get(split, [])],
-                **said,
-            },
+            'info': said,
             'images': images,
             'annotations': boxes,
             'categories': [{'id': number, 'name': name} for number, name in enumerate(names, first)],

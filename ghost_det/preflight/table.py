@@ -514,8 +514,8 @@ def outlines(boxes: Sequence[dict[str, Any]]) -> Floats:
         first, last = ends[:-1:2], ends[1::2] - 1  # of the ones, down the columns
         (left, top), (right, low) = (np.divmod(each[last >= first], size[0]) for each in (first, last))
         if len(left):
-            top, low = (0, size[0] - 1) if (left != right).any() else (top.min(), low.max())
-            extents[index] = left[0], top, right[-1] + 1 - left[0], low + 1 - top
+            high, foot = (0, size[0] - 1) if (left != right).any() else (top.min(), low.max())
+            extents[index] = left[0], high, right[-1] + 1 - left[0], foot + 1 - high
     return extents
 
 
