@@ -419,7 +419,9 @@ def _misplaced(name: str, split: Split, files: Sequence[str], root: Path | None 
         near = (path for f in folders for path in visible(f, '*') if path.name.lower() in bare)
         for path in filter(Path.is_file, near):
             given = bare[path.name.lower()]
-            hint = f'{given} may be {path}: correct file_name, in which folders and letter case count'
+            hint = (
+                f'{given} may be {path}: correct file_name (folders, letter case), which starts from {option}'
+            )
             break
     return (
         f'{len(files)} of its first {len(files)} images are not in {split.images}, {files[0]} for one; {hint}'

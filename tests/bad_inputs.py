@@ -136,7 +136,7 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     'newline.json': changed('images', file_name='a\n.jpg'),
     'outside.json': changed('images', file_name='../../nothing.jpg'),
     'absolute.json': changed('images', file_name='/nothing/a.jpg'),
-    'class.json': changed('categories', name=5),
+    'class.json': changed('categories', name=[5]),
     'noboxes.json': json.dumps({**GOOD, 'annotations': []}).encode(),
     'twice.json': twice('images'),
     'classtwice.json': twice('categories'),
@@ -261,7 +261,7 @@ CASES: list[Case] = [
     annotations('classtwice.json', 'two categories'),
     annotations('entry.json', 'annotations[0]'),
     *(
-        begun(f'train LITE --data @{name} {_ALONE}', f'{name}/train/a.jpg', 'not an image', 'a whole one')
+        begun(f'train LITE --data @{name} {_ALONE}', f'{name}/train/a.jpg', 'not an image', '--fix')
         for name in ('img-zero', 'img-cut', 'img-text', 'img-svg', 'img-bomb')
     ),
     said(f'train LITE --data @img-folder {_ALONE}', 'a.jpg', '--train-images'),
