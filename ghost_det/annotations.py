@@ -17,7 +17,7 @@ from .preflight.table import Table, complete_box, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or other checks find them."""
-ALIGNED = ('number as text', 'empty duplicate category')
+ALIGNED = ('number as text', 'empty duplicate category', 'name in another form')
 """Kinds that aligned copies lack, and that spoil or stop a training where there is none."""
 CONVERTED = {
     'faults': 'wrong label file',
@@ -25,9 +25,32 @@ CONVERTED = {
     'labels without image': 'label file without image',
     'images without label': 'image without labels',
     'unused': 'data not used',
+    'wrong sizes': 'wrong size',
+    'turned': 'turned boxes',
 }
 """Lists in the ``info`` of what `convert` makes, and the kinds of what is in them."""
+FOREIGN = {
+    'LabelMe': (('"shapes"', '"imagePath"'), 'its examples have labelme2voc.py, which writes Pascal VOC'),
+    'Label Studio': (('"original_width"', '"original_height"'), 'export it as COCO or YOLO'),
+    'VGG Image Annotator (VIA)': (('"shape_attributes"',), 'Annotation > Export Annotations (COCO format)'),
+    'CreateML': (('"annotations"', '"coordinates"'), 'convert it to COCO, as Roboflow does'),
+    'CVAT XML': (('<annotations>', '<image '), 'export the task as COCO 1.0'),
+}
+"""Formats that are not read: what the start of a file has, and how to come to one that is."""
 MANY = 0.1  # of the images: more without labels are hardly background
+
+
+def foreign(path: Path) -> str:
+    """Return the end of a message that names the format of a file that is not read, if it is known."""
+    try:
+        with path.open('rb') as file:
+            start = file.read(2**16).decode(errors='replace')
+    except OSError:
+        return ''
+    for name, (marks, way) in FOREIGN.items():
+        if all(mark in start for mark in marks):
+            return f'; {path.name} is of {name}: {way}'
+    return ''
 
 
 def has_byte_order_mark(path: Path) -> bool:
@@ -74,9 +97,10 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
     gc.disable()  # which would look through millions of new objects again and again
     try:
         content = read_json(path)
-        table, findings = read_table(content, split)
+        folder = path.parent.parent if path.parent.name.lower() == 'annotations' else path.parent
+        table, findings = read_table(content, split, folder)
     except ValueError as error:
-        raise UserError(f'{path}: {error}') from None
+        raise UserError(f'{path}: {error}{foreign(path)}') from None
     finally:
         if collecting:
             gc.enable()

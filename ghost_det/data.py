@@ -23,6 +23,7 @@ from .errors import UserError
 from .files import atomic
 from .layouts import Given, data_root, find_annotations, find_images, misplaced, no_annotations
 from .preflight.findings import Finding, found
+from .preflight.images import tagged_images
 from .preflight.table import is_there, left_out, reasons
 from .texts import plural
 
@@ -141,7 +142,7 @@ def quick_check(
             )
         else:
             missing = found('missing file', '', (str(split.images / file) for file in lost))
-        for fault in (*findings, *missing):
+        for fault in (*findings, *missing, *tagged_images(table, name, split.images)):
             severity = 'error' if fault.kind in ALIGNED and not mended else fault.severity
             if fault.kind not in mended:
                 faults.append((split.annotations, replace(fault, split=name, severity=severity)))

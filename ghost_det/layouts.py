@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PureWindowsPath
 
-from .annotations import MENDED, survey
+from .annotations import MENDED, foreign, survey
 from .errors import UserError
 from .images import visible
 from .preflight.convert import converted, find_layout
@@ -140,14 +140,16 @@ def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> U
         return UserError(
             f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
         )
-    jsons = [str(path.relative_to(root)) for folder in _folders(root) for path in visible(folder, '*.json')]
+    files = [path for suffix in ('json', 'xml') for f in _folders(root) for path in visible(f, f'*.{suffix}')]
+    jsons = [str(path.relative_to(root)) for path in files if path.suffix == '.json']
+    known_as = next(filter(None, map(foreign, (files[:5] + files[-5:]) if not known else ())), '')
     below = [folder for folder in islice(_folders(root), 1, None) if not known and _would_do(folder)]
     meant = [each for each in below if not any(other in each.parents for other in below)]
     meant = meant or [folder for folder in root.parents[:2] if not known and _would_do(folder)]
     hint = ''.join(f'\n  --data {folder}' for folder in meant[:5])
     return UserError(
         f'--data: {root}: found no {name} annotations among its json files '
-        f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}; '
+        f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}{known_as}; '
         + (f'the data set may be another folder:{hint}\n' if hint else '')
         + f'layouts understood:\n{LAYOUTS}'
     )
@@ -214,22 +216,24 @@ def misplaced(
     if right is not None:
         hint = f'they are in {right}: {option} {right}'
     else:
-        bare = {PureWindowsPath(file).name.lower() for file in files[:5]}  # which has both kinds of slashes
-        there = (path for f in folders if f.is_dir() for path in visible(f, '*') if path.name.lower() in bare)
-        similar = next(there, None)
+        bare = {PureWindowsPath(file).name.lower(): file for file in files[:5]}  # with both kinds of slashes
+        near = (path for f in folders for path in visible(f, '*') if path.name.lower() in bare)
+        similar = next(filter(Path.is_file, near), None)
         if similar is not None:
+            given = bare[similar.name.lower()]
             hint = (
-                f'{similar.parent} has files of such names: correct file_name, which is to start from '
-                f'{option}; there is {similar.name}'
+                f'{given} may be {similar}: correct file_name (folders, letter case); it starts from {option}'
             )
     return f'{len(files)} of its first {len(files)} images are not in {images}, {files[0]} for one; {hint}'
 
 
 def _annotation_files(root: Path, word: str) -> Iterator[Path]:
     """Yield annotation files of a split, likeliest first."""
-    yield from visible(root / 'annotations', f'instances_{word}*.json')
+    inside = _named(root, 'annotations')
+    for folder in inside:
+        yield from visible(folder, f'instances_{word}*.json')
     yield from visible(root / word, '_annotations.coco.json')
-    for folder in (root / 'annotations', root, root / word):
+    for folder in (*inside, root, root / word):
         for path in visible(folder, '*.json'):
             if word in re.split('[^a-z]+', path.stem.lower()):
                 yield path
@@ -238,7 +242,7 @@ def _annotation_files(root: Path, word: str) -> Iterator[Path]:
 def _base(annotations: Path, root: Path | None) -> Path:
     """Return the folder of a data set."""
     folder = annotations.parent
-    return root or (folder.parent if folder.name == 'annotations' else folder)
+    return root or (folder.parent if folder.name.lower() == 'annotations' else folder)
 
 
 def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -> Iterator[Path]:
@@ -248,11 +252,15 @@ def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -
     yield base / stem
     yield base / 'images' / stem
     yield annotations.parent
+    images = _named(base, 'images')
     for name in names:
-        for folder in (base, base / 'images'):
+        for folder in (base, *images):
             yield folder / name
             yield from sorted(p for p in folder.glob(f'{name}*') if p.is_dir())
-    for folder in (base, annotations.parent):
-        yield folder / 'images'
-        yield folder / 'data'  # FiftyOne's
+    yield from images + _named(base, 'data') + _named(annotations.parent, 'images', 'data')  # FiftyOne's
     yield base
+
+
+def _named(folder: Path, *words: str) -> list[Path]:
+    """Return the folders in a folder that have a name, in letters of any case."""
+    return [path for path in sorted(folder.glob('*')) if path.name.lower() in words and path.is_dir()]

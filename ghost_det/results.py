@@ -15,6 +15,7 @@ from .annotations import complete_boxes, read_annotations
 from .errors import UserError
 from .files import atomic, sha256
 from .jsons import read_json
+from .preflight.table import run_lengths
 from .scoring import UNDEFINED, Evaluation, IouType, notes
 from .version import __version__
 
@@ -103,7 +104,7 @@ def _fault(
         return f'has the score {result["score"]!r}; a number is wanted'
     value = result[shape]
     if iou_type == 'segm':
-        if not _is_code(value, images[image]) or not isinstance(value['counts'], str):
+        if run_lengths(value, images[image]) is None or not isinstance(value['counts'], str):
             return (
                 f'has the segmentation {str(value)[:80]}; a compressed run-length code of the size '
                 f'{list(images[image])} (height, width) is wanted'
@@ -120,43 +121,11 @@ def _sizes(content: dict[str, Any]) -> dict[int, tuple[int, int]]:
 def _is_outline(value: Any, size: tuple[int, int]) -> bool:
     """Tell whether a true object's mask is a list of polygons or a run-length code."""
     if not isinstance(value, list):
-        return _is_code(value, size)
+        return run_lengths(value, size) is not None
     return bool(value) and all(
         isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))
         for part in value
     )
-
-
-def _is_code(value: Any, size: tuple[int, int]) -> bool:
-    """Tell whether a run-length code is whole; pycocotools does not return from some that are not, or dies.
-
-    Counts are a list, or COCO's text: numbers of 5 bits a character, lowest first, each from the fourth on
-    as its difference to the last but one.
-    """
-    if not isinstance(value, dict) or value.get('size') != list(size):
-        return False
-    code = value.get('counts')
-    if isinstance(code, list):
-        return all(type(count) is int and count >= 0 for count in code) and sum(code) == size[0] * size[1]
-    if not isinstance(code, str):
-        return False
-    counts: list[int] = []
-    count = shift = 0
-    for character in code:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            return False
-        count |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        count -= (1 << shift) * (bits >> 4 & 1)
-        count += counts[-2] if len(counts) > 2 else 0
-        if count < 0:
-            return False
-        counts.append(count)
-        count = shift = 0
-    return not shift and sum(counts) == size[0] * size[1]
 
 
 def _is_number(value: Any) -> bool:

@@ -136,7 +136,7 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     'newline.json': changed('images', file_name='a\n.jpg'),
     'outside.json': changed('images', file_name='../../nothing.jpg'),
     'absolute.json': changed('images', file_name='/nothing/a.jpg'),
-    'class.json': changed('categories', name=5),
+    'class.json': changed('categories', name=[5]),
     'noboxes.json': json.dumps({**GOOD, 'annotations': []}).encode(),
     'twice.json': twice('images'),
     'classtwice.json': twice('categories'),

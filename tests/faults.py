@@ -160,6 +160,18 @@ def class_in_val(folder: Folder) -> None:
     content['annotations'].append({**content['annotations'][0], 'id': 777, 'category_id': 7})
 
 
+def backslash(folder: Folder) -> None:
+    image, _, path = folder.take()
+    (path.parent / 'a').mkdir()
+    path.rename(path.parent / 'a' / path.name)
+    image['file_name'] = 'a\\' + path.name
+
+
+def outline(image: dict[str, Any], box: dict[str, Any], path: Path) -> None:
+    box.update(segmentation=[[10, 10, 30, 10, 30, 40]])
+    del box['bbox'], box['area']
+
+
 def category(folder: Folder) -> None:
     for content in folder.content.values():
         content['categories'].append({'id': 5, 'name': 'hen', 'supercategory': 'bird'})
@@ -169,6 +181,8 @@ def category(folder: Folder) -> None:
 TOGETHER: dict[str, Callable[[Folder], None]] = {
     'wrong entry': set_both(lambda image, box, path: box.update(bbox=['1', 2, 3])),
     'id as text': set_both(lambda image, box, path: box.update(image_id=str(image['id']))),
+    'name in another form': backslash,
+    'no bbox': set_both(outline),
     'image without size': set_both(lambda image, box, path: image.pop('height')),
     'byte order mark': lambda folder: folder.content['train'].update(mark=True),
     'duplicate image id': twice('images', 'id'),
@@ -186,6 +200,7 @@ TOGETHER: dict[str, Callable[[Folder], None]] = {
     'impossible area': set_both(lambda image, box, path: box.update(area=-1)),
     'number as text': set_both(lambda image, box, path: box.update(iscrowd='0')),
     'ignored box': set_both(lambda image, box, path: box.update(ignore=1)),
+    'rotated box': set_both(lambda image, box, path: box.update(attributes={'rotation': 42.5})),
     'box not finite': set_box([1, math.nan, 5, 5]),
     'swapped corners': set_box([30, 30, -20, -10]),
     'corners for sizes': set_box([30, 20, 60, 45]),
@@ -218,6 +233,7 @@ TOGETHER: dict[str, Callable[[Folder], None]] = {
 # What else the fault brings with it.
 BESIDES = {
     'wrong entry': {'image without boxes'},
+    'no bbox': {'no area or iscrowd'},
     'duplicate image id': {'image without boxes', 'unknown image'},
     'duplicate category id': {'classes differ', 'category without boxes'},
     'duplicate category name': {'classes differ'},

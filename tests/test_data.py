@@ -124,6 +124,7 @@ def test_an_empty_category_with_the_name_of_another_is_no_class(tmp_path: Path, 
     assert [category['id'] for category in read_truth(path)['categories']] == [10, 20][::order]
     report = check_dataset(tmp_path, quick=True)
     assert f'{len(data.classes)} classes' in str(report) and not report.errors
+    assert not any(finding.kind == 'num_classes' for finding in report.findings)  # which --data sets
     with pytest.raises(UserError, match='empty duplicate category'):  # as no copy is made of it
         quick_check([('train', Split(path, path.parent))])
 
@@ -136,6 +137,7 @@ def test_the_check_counts_classes_as_the_training_does(tmp_path: Path) -> None:
         path = write(tmp_path / split / '_annotations.coco.json', content)
     report = check_dataset(tmp_path, quick=True)
     assert f'{len(class_names(path))} classes' in str(report)
+    assert report.to_dict()['splits']['train']['categories'] == 2
     assert not any(finding.kind == 'classes differ' for finding in report.findings)
     content['annotations'][0]['category_id'] = 0  # the group itself, in train alone
     path = write(tmp_path / 'train/_annotations.coco.json', content)
@@ -472,3 +474,36 @@ def test_a_file_is_read_once_while_it_stays_the_same(tmp_path: Path, monkeypatch
     write(val, coco(['a', 'b', 'c']))
     with pytest.raises(UserError, match="the class 'c'"):
         find_data(tmp_path)
+
+
+@pytest.mark.parametrize('what', ['file_name', 'name'])
+def test_names_in_another_form_are_corrected_in_a_copy(tmp_path: Path, what: str) -> None:
+    content = coco(['7', 'dog'])
+    for image in content['images']:
+        image['file_name'] = f'a/{image["file_name"]}'
+    (tmp_path / 'val/a').mkdir(parents=True)
+    path = write(tmp_path / 'annotations/instances_val.json', content, tmp_path / 'val')
+    names = [image['file_name'] for image in content['images']]
+    if what == 'name':
+        content['categories'][0]['name'] = 7
+    else:
+        content['images'][0]['file_name'] = names[0].replace('/', '\\')
+    path.write_text(json.dumps(content))
+    data = find_data(tmp_path, classes=('7', 'dog'))
+    assert any(f'name in another form (1): {"images" if what == "file_name" else "categories"}[0]' in line
+               for line in data.warnings)  # fmt: skip
+    copy = aligned_annotations(path, data.classes, tmp_path / 'aligned')
+    read = json.loads(copy.read_text())
+    assert copy != path and [image['file_name'] for image in read['images']] == names
+    assert [category['name'] for category in read['categories']] == ['7', 'dog']
+    with pytest.raises(UserError, match='name in another form'):  # as no copy is made of it
+        quick_check([('val', Split(path, tmp_path / 'val'))])
+
+
+def test_backslashes_that_files_have_are_kept(tmp_path: Path) -> None:
+    content = coco(['dog'])
+    content['images'][0]['file_name'] = 'a\\0.jpg'
+    path = write(tmp_path / 'annotations/instances_val.json', content, tmp_path / 'val')
+    assert (tmp_path / 'val/a\\0.jpg').is_file()
+    data = find_data(tmp_path, classes=('dog',))
+    assert data.warnings == () and survey(path).files == ['a\\0.jpg']

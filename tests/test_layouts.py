@@ -403,13 +403,12 @@ def test_images_one_folder_too_high_or_too_low_are_found(tmp_path: Path) -> None
         report = check_dataset(None, train, wrong, val, right, quick=True)
         assert [error.kind for error in report.errors] == ['wrong image folder', 'image in both splits'][:1]
     coco(train, right, prefix=r'C:\me\\')
-    with pytest.raises(UserError, match=f'{right} has files of such names: correct file_name'):
+    with pytest.raises(UserError, match=f'0.jpg may be {right}/0.jpg: correct file_name'):
         find_data(None, train, right, val, right)
     coco(train, right)
-    first = sorted(right.glob('*.jpg'))[0]
     for path in right.glob('*.jpg'):
         path.rename(path.with_suffix('.JPG'))
-    with pytest.raises(UserError, match=f'{right} has files of such names.*; there is {first.stem}.JPG'):
+    with pytest.raises(UserError, match=f'may be {right}/.*.JPG: correct file_name'):
         find_data(None, train, right, None, right)
 
 
@@ -528,3 +527,36 @@ def test_pipes_and_names_that_no_file_can_have_stop_nothing(tmp_path: Path) -> N
     assert [f.count for f in findings if f.kind == 'missing file'] == [2]
     bare = [place for f in findings if f.kind == 'image without labels' for place in f.where]
     assert f'images/{NAMES[1]}.jpg: no labels/{NAMES[1]}.txt' in bare
+
+
+def test_folders_named_in_capitals_are_found(tmp_path: Path) -> None:
+    coco(tmp_path / 'Annotations/instances_train.json', tmp_path / 'Images/train')
+    coco(tmp_path / 'Annotations/instances_val.json', tmp_path / 'Images/val', 3)
+    assert counts(find_data(tmp_path)) == (20, 3)
+    coco(tmp_path / 'one/Annotations/all.json', tmp_path / 'one/Images')
+    assert sum(counts(find_data(tmp_path / 'one'))) == 20
+
+
+def test_names_in_another_letter_case_name_the_file(tmp_path: Path) -> None:
+    train = coco(tmp_path / 'train.json', tmp_path / 'train')
+    train.write_text(train.read_text().replace('.jpg', '.JPG'))
+    coco(tmp_path / 'val.json', tmp_path / 'val', 3)
+    with pytest.raises(UserError, match=f'0.JPG may be {tmp_path}/train/0.jpg: correct file_name'):
+        find_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('file', 'content', 'says'),
+    [
+        ('a.json', {'shapes': [], 'imagePath': 'a.jpg'}, 'LabelMe: its examples'),
+        ('train.json', [{'result': [{'original_width': 64, 'original_height': 48}]}], 'Label Studio: export'),
+        ('via.json', {'a.jpg9': {'regions': [{'shape_attributes': {'x': 5}}]}}, 'VGG Image Annotator'),
+        ('a.json', [{'image': 'a.jpg', 'annotations': [{'coordinates': {'x': 1}}]}], 'CreateML: convert'),
+        ('annotations.xml', '<annotations><image id="0"></image></annotations>', 'CVAT XML: export'),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path: Path, file: str, content: Any, says: str) -> None:
+    (tmp_path / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    picture(tmp_path / 'images/a.jpg')
+    with pytest.raises(UserError, match=f'{file} is of {says}'):
+        find_data(tmp_path)

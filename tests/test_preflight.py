@@ -41,7 +41,7 @@ from .faults import BESIDES, HEIGHT, NAMES, TOGETHER, WIDTH, Folder
 ALONE = {'wrong json', 'empty split', 'missing split', 'no boxes'}
 OF_CONFIG = {'class name in config', 'class order in config', 'CLASSES in config', 'classes is a text'}
 OF_CONFIG |= {'num_classes', 'few anchors fit'}
-OF_LABELS = {'wrong label file', 'label file without image', 'image without labels'}
+OF_LABELS = {'turned boxes', 'wrong label file', 'label file without image', 'image without labels'}
 OF_FOLDERS = {'val was chosen', 'wrong image folder', 'data not used'}  # in test_layouts.py
 IN_QUICK = set(TOGETHER) - {
     'unreadable image', 'wrong size', 'EXIF rotation', 'EXIF against boxes', 'grey image', 'image with alpha',
@@ -116,7 +116,7 @@ def test_one_folder_with_one_of_each(tmp_path: Path) -> None:
     assert after.errors == [], str(after)
     for name, content in before.items():  # what was not to be changed is the same file
         twin = tmp_path / 'mended' / name.replace('2017', '')
-        if name.endswith('0040.jpg'):
+        if name.endswith('0060.jpg'):
             assert hashlib.sha256(twin.read_bytes()).hexdigest() == content
 
 
@@ -268,7 +268,7 @@ def test_sizes_and_pixels_are_those_that_mmcv_loads(tmp_path: Path, name: str) -
         path = save_tagged(picture, tmp_path / name, orientation)
         loaded = mmcv.imfrombytes(path.read_bytes())  # as LoadImageFromFile does
         (facts,) = open_images([path], 1)
-        assert _size(path) == tuple(facts['loaded']) == loaded.shape[1::-1], orientation
+        assert _size(path)[0] == tuple(facts['loaded']) == loaded.shape[1::-1], orientation
         np.testing.assert_array_equal(read_image(path), loaded)
 
 
@@ -278,7 +278,7 @@ def test_images_with_damaged_exif_are_read(tmp_path: Path, suffix: str, exif: by
     path = tmp_path / f'a{suffix}'
     Image.new('RGB', (64, 48)).save(path, exif=exif)
     (facts,) = open_images([path], 1)
-    assert 'error' not in facts and _size(path) == tuple(facts['loaded']) == (64, 48)
+    assert 'error' not in facts and _size(path) == ((64, 48), 1) and facts['loaded'] == [64, 48]
     assert mmcv.imfrombytes(path.read_bytes()).shape == (48, 64, 3)
 
 
@@ -676,3 +676,75 @@ def test_the_tool(tmp_path: Path) -> None:
         assert done.returncode == 2 and says in done.stderr and not done.stdout  # before the check
     done = check_tool(tmp_path / 'nowhere')
     assert done.returncode == 2 and 'Traceback' not in done.stderr and 'expected a folder' in done.stderr
+
+
+@pytest.mark.parametrize('form', ['polygon', 'counts', 'compressed', 'whole'])
+def test_a_box_without_bbox_takes_the_extent_of_its_outline(tmp_path: Path, form: str) -> None:
+    from pycocotools import mask
+
+    folder = Folder(tmp_path / 'set', train=4, val=3)
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order='F')
+    pixels[7, 10] = pixels[20:23, 9] = pixels[5 if form == 'whole' else 12 :, 12] = 1
+    pixels[: 1 if form == 'whole' else 0, 13] = 1  # goes on from the foot of the column before
+    code = mask.encode(pixels)
+    expected = mask.toBbox(code).tolist()
+    runs = np.flatnonzero(np.diff(pixels.T.ravel(), prepend=0, append=0))
+    counts = np.diff(runs, prepend=0, append=pixels.size).tolist()
+    outline: Any = {
+        'size': [HEIGHT, WIDTH],
+        'counts': counts if form == 'counts' else code['counts'].decode(),
+    }
+    if form == 'polygon':
+        outline, expected = [[10, 10, 30, 12, 20, 30], [5, 15, 6, 15, 6, 16]], [5, 10, 25, 20]
+    box = folder.content['train']['annotations'][1]
+    del box['bbox'], box['area']
+    box['segmentation'] = outline
+    folder.content['train']['annotations'][2].update(bbox=None, segmentation={'size': [4, 4], 'counts': '1'})
+    report = check_dataset(folder.save())
+    (found,) = (f for f in report.findings if f.kind == 'no bbox')
+    assert (
+        found.severity == 'error' and found.count == 1 and kinds(report) >= {'wrong entry'}
+    )  # the broken code
+    write_mended(report, tmp_path / 'fixed')
+    fixed = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())['annotations']
+    assert [each['bbox'] for each in fixed if 'segmentation' in each] == [expected]
+    assert all(each['area'] == each['bbox'][2] * each['bbox'][3] for each in fixed)
+
+
+@pytest.mark.parametrize(
+    ('attributes', 'count'),
+    [({'rotation': 42.5}, 1), ({'rotation': '90'}, 1), ({'rotation': 0.0}, 0), ({'rotation': 180}, 0)]
+    + [({'rotation': 'left'}, 0), ({'occluded': True}, 0), ([{'rotation': 5}], 0), (None, 0)],
+)
+def test_boxes_of_objects_that_cvat_has_turned_are_counted(
+    tmp_path: Path, attributes: Any, count: int
+) -> None:
+    folder = Folder(tmp_path / 'set', train=4, val=3)
+    folder.content['train']['annotations'][1]['attributes'] = attributes
+    findings = check_dataset(folder.save(), quick=True).findings
+    assert [(f.kind, f.severity, f.count) for f in findings] == [('rotated box', 'warning', 1)][:count]
+
+
+@pytest.mark.parametrize('flag', ['iscrowd', 'ignore'])
+def test_a_class_of_crowds_only_is_reported(tmp_path: Path, flag: str) -> None:
+    folder = Folder(tmp_path / 'set', train=6, val=3)
+    for box in folder.content['train']['annotations']:
+        box[flag] = int(box['category_id'] == 2)
+    found = {f.kind: f for f in check_dataset(folder.save(), quick=True).findings}['category without boxes']
+    assert found.where == ("'dog': only crowds, or with ignore",) and found.split == 'train'
+
+
+def test_tags_against_the_annotated_size_stop_a_training(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=6, val=3)
+    TOGETHER['EXIF against boxes'](folder)
+    image, _, path = folder.take()
+    tag = Image.Exif()
+    tag[0x0112] = 8
+    picture = Image.open(path)
+    picture.save(folder.rename(image, path, '.tif'), exif=tag)
+    TOGETHER['EXIF rotation'](folder)
+    folder.save()
+    (found,) = check_dataset(folder.root, quick=True).errors
+    assert (found.kind, found.count, found.split) == ('EXIF against boxes', 2, 'train')
+    with pytest.raises(UserError, match=r'train: EXIF against boxes \(2\)'):
+        find_data(folder.root)

@@ -594,3 +594,63 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, 'defusedxml.ElementTree', None)
     with pytest.raises(UserError, match=r'pip install "ghost-det\[data\]"'):
         find_data(root)
+
+
+SIZE = '<size><width>{}</width><height>{}</height></size>'
+
+
+@pytest.mark.parametrize('orientation', range(5, 9))
+def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path: Path, orientation: int) -> None:
+    from mmcv import imfrombytes
+    from PIL import Image
+
+    root = voc(
+        tmp_path / 'set', f'<annotation>{SIZE.format(40, 30)}{thing("cat", 3, 6, 12, 11)}</annotation>'
+    )
+    picture = Image.new('RGB', (40, 30))
+    picture.paste('white', (2, 5, 12, 11))
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    picture.save(root / 'train/b.jpg', exif=tag, quality=95)
+    data = find_data(root)
+    assert data.train is not None and any('turned boxes (1): train/b.xml' in line for line in data.warnings)
+    (x, y, width, height) = read_boxes(root)['b.jpg'][0]
+    rows, columns = np.nonzero(imfrombytes((root / 'train/b.jpg').read_bytes())[..., 0] > 127)
+    seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert seen == (x, y, x + width, y + height)
+    assert {f.kind for f in check_dataset(root).findings} >= {'turned boxes', 'EXIF rotation'}
+
+
+@pytest.mark.parametrize(
+    ('size', 'box', 'orientation', 'right'),
+    [
+        ((40, 30), (1, 1, 40, 30), 1, True),
+        ((0, 0), (1, 1, 40, 30), 1, True),  # unknown
+        ((80, 60), (1, 1, 40, 30), 1, False),
+        ((30, 40), (1, 1, 30, 40), 1, False),  # turned, but by no tag
+        ((30, 40), (1, 1, 30, 40), 6, True),
+        ((40, 30), (1, 1, 30, 40), 6, False),  # the size of the stored image, boxes of the turned one
+    ],
+)
+def test_a_size_in_the_xml_that_is_not_the_images_is_an_error(
+    tmp_path: Path, size: tuple[int, int], box: tuple[int, ...], orientation: int, right: bool
+) -> None:
+    from PIL import Image
+
+    root = voc(tmp_path / 'set', f'<annotation>{SIZE.format(*size)}{thing("cat", *box)}</annotation>')
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    Image.open(root / 'train/b.jpg').save(root / 'train/b.jpg', exif=tag)
+    report = check_dataset(root, quick=True)
+    assert [error.kind for error in report.errors] == ([] if right else ['wrong size'])
+    assert not right or read_boxes(root)['b.jpg'] == [[0, 0, *box[2:]]]
+
+
+@pytest.mark.parametrize('base', ['/content/set-1', 'C:\\me\\set-1'])
+def test_paths_of_another_machine_lead_to_the_same_folders_here(tmp_path: Path, base: str) -> None:
+    places = ''.join(f'{name}: {base}/images/{name}\n' for name in ('train', 'val'))
+    root = yolo(tmp_path / 'set', f'{places}names: [cat]\n')
+    assert set(read_boxes(root)) == {*os.listdir(root / 'images/train')}
+    (root / 'data.yaml').write_text('train: /other/images\nval: /other/images\nnames: [cat]\n')
+    with pytest.raises(UserError, match='no such folder of images'):  # which would be both splits
+        find_data(root)

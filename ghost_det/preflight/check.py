@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..layouts import find_images, locate
 from ..texts import plural
 from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
-from .images import Facts, check_images, common_images, open_images
+from .images import Facts, check_images, common_images, open_images, tagged_images
 from .table import Table, is_there, left_out, reasons
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _look_for_images(parts: Sequence[Part], quick: bool, jobs: int, progress: bo
         part.facts[:] = [None] * len(here)
         present += [(part, index) for index, there in enumerate(here) if there]
     if quick:
-        return findings
+        return sum((tagged_images(p.table, p.name, p.split.images) for p in parts), findings)
     paths = [part.split.images / part.table.files[index] for part, index in present]
     for (part, index), facts in zip(present, open_images(paths, jobs, progress)):
         part.facts[index] = facts

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,28 +119,29 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     for split, pairs in layout.splits.items():
         images: list[dict[str, Any]] = []
         boxes: list[dict[str, Any]] = []
-        faults: list[str] = []
-        lost: list[str] = []
-        bare: list[str] = []
+        said: dict[str, Any] = defaultdict(list, description=f'converted from {root}')
         objects = []
+        said['labels without image'] = [os.path.relpath(p, root) for p in layout.orphans.get(split, [])]
+        said['unused'] = layout.unused if split == 'train' else []
         for path, label in pairs:
             file = os.path.relpath(path, root)
             place = f'{os.path.relpath(label, root)} of {file}'
             if not os.path.isfile(path):
-                lost.append(file)
+                said['missing images'].append(file)
                 continue
             labelled = os.path.isfile(label) or layout.listed
-            bare += [] if labelled else [f'{file}: no {os.path.relpath(label, root)}']
+            said['images without label'] += [] if labelled else [f'{file}: no {os.path.relpath(label, root)}']
             try:
-                width, height = _size(path)
-                found = read(label, (width, height)) if labelled else []
+                (width, height), tag = _size(path)
+                found, remarks = read(label, (width, height), tag) if labelled else ([], [])
             # The parsers of XML raise ValueError or SyntaxError, Pillow raises OSError.
             except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
-                faults.append(f'{place}: {type(error).__name__}: {error}')
+                said['faults'].append(f'{place}: {type(error).__name__}: {error}')
                 continue
             images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
-            objects += [(len(images), *each) for each in found if not isinstance(each, str)]
-            faults += [f'{place}: {each}' for each in found if isinstance(each, str)]
+            objects += [(len(images), *each) for each in found]
+            for key, remark in remarks:
+                said[key].append(f'{place}: {remark}')
         if layout.classes is None:
             names += sorted({name for _, name, *_ in objects} - set(names))
         ids = {name: number for number, name in enumerate(names, 1)} if layout.classes is None else {}
@@ -156,14 +158,7 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
             )
         first = 1 if layout.classes is None else 0
         contents[split] = {
-            'info': {
-                'description': f'converted from {root}',
-                'faults': faults,
-                'missing images': lost,
-                'labels without image': [os.path.relpath(p, root) for p in layout.orphans.get(split, [])],
-                'images without label': bare,
-                'unused': layout.unused if split == 'train' else [],
-            },
+            'info': said,
             'images': images,
             'annotations': boxes,
             'categories': [{'id': number, 'name': name} for number, name in enumerate(names, first)],
@@ -174,16 +169,17 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     return contents
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Return width and height as mmcv loads the image, from its header alone."""
+def _size(path: Path) -> tuple[tuple[int, int], int]:
+    """Return width and height as mmcv loads the image, and the orientation by which it is turned for that."""
     from PIL import Image
 
-    from .opened import loaded_size
+    from .opened import header
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such are named later
             with Image.open(path) as image:
-                return loaded_size(image)
+                facts = header(image)
+                return facts['loaded'], facts['orientation'] if facts['turned'] else 1
     except Image.DecompressionBombError as error:
         raise ValueError(error) from None

@@ -23,6 +23,10 @@ KINDS = {
     'wrong json': Kind('error', 'the file cannot be read as COCO annotations', 'export it again'),
     'wrong entry': Kind('error', 'an entry lacks what mmdet reads, or has it in another form', _DROPPED),
     'id as text': Kind('error', 'mmdet and pycocotools need whole numbers', '--fix numbers them'),
+    'name in another form': Kind(
+        'warning', 'a file name with backslashes, or a class named by a number', '--fix and --data correct it'
+    ),
+    'no bbox': Kind('error', 'a polygon or mask only: mmdet stops at it', '--fix takes its extent'),
     'image without size': Kind(
         'error', 'no width or height, or no whole number: mmdet stops at it', '--fix takes it from the file'
     ),
@@ -98,6 +102,9 @@ KINDS = {
         'mmdet does not train on boxes with ignore, but COCO counts them in evaluation',
         'remove ignore; or set iscrowd to 1, which both leave out',
     ),
+    'rotated box': Kind(
+        'warning', 'CVAT turned the object by attributes.rotation, but not its box', 'draw an upright one'
+    ),
     'box not finite': Kind('error', 'NaN or infinity: the loss becomes NaN', _DROPPED),
     'swapped corners': Kind('error', 'negative width or height: mmdet silently drops it', '--fix turns it'),
     'corners for sizes': Kind(
@@ -146,6 +153,9 @@ KINDS = {
         'error',
         'the boxes are of the image turned by its tag and mmcv loads it unturned, or the reverse',
         '--fix turns the pixels to fit the boxes',
+    ),
+    'turned boxes': Kind(
+        'warning', 'drawn in the stored image, which EXIF turns: they are turned with it', 'look at a few'
     ),
     'grey image': Kind('note', 'mmcv makes three equal channels of one', 'none needed'),
     'image with alpha': Kind('note', 'mmcv drops alpha: what it hides will show', 'none needed'),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -12,11 +14,15 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from PIL import Image
+
 from . import opened
 from .findings import Finding, found
 from .table import Table
 
 BATCH = 500
+HEADERS = 5000
+TAGGED = re.compile(rb'\A(II|MM)|Exif\0\0|eXIf')  # the start of files that may have an orientation
 Facts = dict[str, Any]
 
 
@@ -116,6 +122,26 @@ def check_images(table: Table, split: str, facts: Sequence[Facts | None]) -> lis
             if table.files[twin] != table.files[index]:
                 faults['same image twice'].append(f'{table.image_place(index)} is {table.files[twin]}')
     return [finding for kind, places in faults.items() for finding in found(kind, split, places)]
+
+
+def tagged_images(table: Table, split: str, folder: Path) -> list[Finding]:
+    """List images that EXIF turns against their annotated size, by `HEADERS` headers of a split."""
+    places = []
+    for index in range(0, len(table.files), -(-len(table.files) // HEADERS) or 1):
+        path = folder / table.files[index]
+        try:
+            with path.open('rb') if path.is_file() else io.BytesIO() as file:
+                if not TAGGED.search(file.read(4096)):
+                    continue
+                with Image.open(file) as image:
+                    facts = opened.header(image)
+        except Exception:  # as a damaged image raises anything; opening all of them lists it
+            continue
+        width, height = table.sizes[index].tolist()
+        kinds = dict(image_kind(facts | {'bits': 8, 'mode': ''}, (width, height)))
+        if 'EXIF against boxes' in kinds:
+            places.append(f'{table.image_place(index)}: {kinds["EXIF against boxes"]}')
+    return found('EXIF against boxes', split, places)
 
 
 def common_images(tables: Sequence[Table], facts: Sequence[Sequence[Facts | None]]) -> list[int]:

@@ -17,8 +17,10 @@ WORDS = tuple(chain(*SPLITS.values()))
 SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 MAX_LABEL_BYTES = 2**24
 Pair = tuple[Path, Path]
-Reader = Callable[[Path, tuple[int, int]], list[tuple[Any, list[float], int] | str]]
-"""Of a label file and the size of its image: class, corners and crowd of each object, or what is wrong."""
+Read = tuple[list[tuple[Any, list[float], int]], list[tuple[str, str]]]
+"""Class, corners and crowd of each object; and what is wrong, with its key of `annotations.CONVERTED`."""
+Reader = Callable[[Path, tuple[int, int], int], Read]
+"""Of a label file, and the size and the orientation that its image is loaded with."""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,7 @@ def open_image(path: str) -> dict[str, Any]:
         Image.init()
         known = [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in each Pillow
         with Image.open(io.BytesIO(content), formats=known) as image:
-            found['orientation'], found['turned'] = orientation(image)
-            found['size'], found['loaded'] = stored_size(image), loaded_size(image)
+            found.update(header(image))
             found['mode'] = 'RGBA' if 'transparency' in image.info else image.mode
             found['bits'] = channel_bits(image, content)
             if image.size[0] * image.size[1] <= MAX_PIXELS:
@@ -103,11 +102,12 @@ def stored_size(image: Any) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def loaded_size(image: Any) -> tuple[int, int]:
-    """Return width and height as mmcv loads an image that Pillow has opened; its pixels are not decoded."""
-    width, height = stored_size(image)
+def header(image: Any) -> dict[str, Any]:
+    """Return the sizes, the orientation and whether mmcv turns by it, of an image that Pillow has opened."""
+    size = stored_size(image)
     tag, turned = orientation(image)
-    return (height, width) if turned and tag >= 5 else (width, height)
+    loaded = size[::-1] if turned and tag >= 5 else size
+    return {'size': size, 'loaded': loaded, 'orientation': tag, 'turned': turned}
 
 
 def orientation(image: Any) -> tuple[int, bool]:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..images import walk
 from ..texts import plural
 from .findings import SHOWN, Finding, found
 
@@ -132,12 +134,13 @@ def sound_boxes(table: Table) -> Mask:
     )
 
 
-def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
+def read_table(content: Any, split: str, folder: Path | None = None) -> tuple[Table, list[Finding]]:
     """Make arrays of what json says, and list what is wrong with its entries, ids and boxes.
 
     Args:
         content: of the annotation file.
         split: its name, for the findings.
+        folder: of the data set, to see whether names of its files have backslashes.
 
     Raises:
         ValueError: it is not COCO's format at all.
@@ -147,7 +150,7 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
             raise ValueError(f"not COCO's detection format: it has no list '{key}'")
     wrong: list[str] = []
     sound = all(_all_sound(content[key], key) for key in FIELDS)
-    findings = [] if sound else straighten(content, split)
+    findings = [] if sound else straighten(content, split, folder)
     (images, images_at), (boxes, boxes_at), (categories, _) = (
         (content[key], np.arange(len(content[key]))) if sound else _sound(content, key, wrong)
         for key in FIELDS
@@ -158,6 +161,7 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
     ids = [box.get('id') for box in boxes]
     odd = [n for n, box in enumerate(boxes) if not is_complete(box)]
     complete = not odd and set(map(type, ids)) <= {int} and len(set(ids)) == len(ids) and 0 not in ids
+    complete = complete and all(finding.kind != 'name in another form' for finding in findings)
     table = Table(
         [image['file_name'] for image in images],
         np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
@@ -185,6 +189,8 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
         findings += found(kind, split, places, len(keys))
     ignored = np.flatnonzero(table.ignored)
     findings += found('ignored box', split, map(table.box_place, ignored), len(ignored))
+    turned = [table.box_place(n) for n, box in enumerate(boxes) if _rotated(box)]
+    findings += found('rotated box', split, turned)
     if not images or not categories:
         pictures, names = (
             plural(len(content[key]), noun) for key, noun in (('images', 'image'), ('categories', 'category'))
@@ -193,14 +199,33 @@ def read_table(content: Any, split: str) -> tuple[Table, list[Finding]]:
     return table, findings + check_boxes(table, split)
 
 
-def straighten(content: dict[str, Any], split: str) -> list[Finding]:
-    """Make whole numbers of ids that are texts, and of sizes, in place; a size that is none becomes 0."""
+def straighten(content: dict[str, Any], split: str, folder: Path | None = None) -> list[Finding]:
+    """Put right, in place, what has another form but one meaning; a size that is none becomes 0."""
+    names: list[str] = []
+    separators = cache(lambda: folder is None or not any('\\' in file for file in walk(folder)))
+    for key, field in (('images', 'file_name'), ('categories', 'name')):
+        for position, entry in enumerate(content[key]):
+            value = entry.get(field) if isinstance(entry, dict) else None
+            text = str(value) if key == 'categories' and type(value) in (int, float) else value
+            if key == 'images' and isinstance(value, str) and '\\' in value and separators():
+                text = value.replace('\\', '/')
+            if text is not value and text != value:
+                names.append(f'{key}[{position}] has the {field} {_short(value)}, read as {_short(text)}')
+                entry[field] = text
+    boxes = content['annotations']
+    bare = [n for n, box in enumerate(boxes) if isinstance(box, dict) and not box.get('bbox')]
+    drawn: list[str] = []
+    for n, extent in zip(bare, outlines([boxes[n] for n in bare]).tolist()):
+        if math.isfinite(sum(extent)):
+            boxes[n]['bbox'] = extent
+            drawn.append(f'annotations[{n}]: its outline spans {_short(extent)}')
+    findings = found('no bbox', split, drawn) + found('name in another form', split, names)
     texts: list[str] = []
     for key, field in (('images', 'image_id'), ('categories', 'category_id')):
         ids = [entry.get('id') for entry in content[key] if isinstance(entry, dict)]
         free = max((number for number in map(_whole, ids) if number is not None), default=0) + 1
-        names = dict.fromkeys(value for value in ids if type(value) is str and _whole(value) is None)
-        numbers = dict(zip(names, range(free, free + len(names))))
+        labels = dict.fromkeys(value for value in ids if type(value) is str and _whole(value) is None)
+        numbers = dict(zip(labels, range(free, free + len(labels))))
         for part, name in ((key, 'id'), ('annotations', field)):
             for position, entry in enumerate(content[part]):
                 value = entry.get(name) if isinstance(entry, dict) else None
@@ -218,7 +243,8 @@ def straighten(content: dict[str, Any], split: str) -> list[Finding]:
                 said = [f'the {f} {_short(entry[f])}' if f in entry else f'no {f}' for f in wrong]
                 unsized.append(f'images[{position}] ({entry["file_name"]}) has {" and ".join(said)}')
             entry.update({field: max(0, _whole(entry.get(field)) or 0) for field in wrong})
-    return found('id as text', split, texts) + found('image without size', split, unsized)
+    findings += found('id as text', split, texts) + found('image without size', split, unsized)
+    return findings
 
 
 def _whole(value: Any) -> int | None:
@@ -251,7 +277,8 @@ def _all_sound(entries: list[Any], key: str) -> bool:
         return False
     for field, column in columns.items():
         if field in ('file_name', 'name'):
-            fits = set(map(type, column)) <= {str} and all(column) and '\0' not in ''.join(column)
+            fits = set(map(type, column)) <= {str} and all(column)
+            fits = fits and not any(mark in ''.join(column) for mark in '\0\\')
         elif field == 'bbox':
             fits = (
                 set(map(type, column)) <= {list}
@@ -372,7 +399,12 @@ def _unknown(table: Table, split: str, boxes: list[Any]) -> list[Finding]:
     if (table.crowd | table.ignored)[table.category >= 0].all():
         there = 'all of its boxes are crowds or have ignore' if counts.sum() else 'it has images but no boxes'
         return findings + found('no boxes', split, [f'{there}; nothing to learn from'])
-    empty = [repr(table.categories[index]['name']) for index in table.classes() if not counts[index]]
+    learnt = {*table.category[~table.crowd & ~table.ignored].tolist()}
+    empty = [
+        repr(table.categories[index]['name']) + ': only crowds, or with ignore' * bool(counts[index])
+        for index in table.classes()
+        if index not in learnt
+    ]
     findings += found('category without boxes', split, empty)
     bare = np.flatnonzero(np.bincount(table.image[table.image >= 0], minlength=len(table.files)) == 0)
     return findings + found('image without boxes', split, map(table.image_place, bare), len(bare))
@@ -473,6 +505,63 @@ def polygon_extents(boxes: Sequence[dict[str, Any]]) -> Floats:
     return extents
 
 
+def outlines(boxes: Sequence[dict[str, Any]]) -> Floats:
+    """Return what `polygon_extents` does, and of run-length codes what their masks span."""
+    extents = polygon_extents(boxes)
+    for index, box in enumerate(boxes):
+        code = box.get('segmentation')
+        size = code.get('size') if isinstance(code, dict) else None
+        if type(size) is not list or [type(side) for side in size] != [int, int] or max(size) > 2**24:
+            continue
+        ends = np.cumsum(run_lengths(code, size) or [])
+        first, last = ends[:-1:2], ends[1::2] - 1  # of the ones, down the columns
+        (left, top), (right, low) = (np.divmod(each[last >= first], size[0]) for each in (first, last))
+        if len(left):
+            high, foot = (0, size[0] - 1) if (left != right).any() else (top.min(), low.max())
+            extents[index] = left[0], high, right[-1] + 1 - left[0], foot + 1 - high
+    return extents
+
+
+def _rotated(box: dict[str, Any]) -> bool:
+    """Tell whether CVAT has turned an object: its box is that of before."""
+    attributes = box.get('attributes')
+    angle = as_number(attributes.get('rotation')) if isinstance(attributes, dict) else None
+    return angle is not None and math.isfinite(angle) and angle % 180 != 0
+
+
+def run_lengths(value: Any, size: Sequence[int]) -> list[int] | None:
+    """Return the counts of a run-length code, ``None`` of a broken one: of some, pycocotools dies.
+
+    Counts are a list, or COCO's text: numbers of 5 bits a character, lowest first, each from the fourth on
+    as its difference to the last but one.
+    """
+    if not isinstance(value, dict) or value.get('size') != list(size):
+        return None
+    code = value.get('counts')
+    if isinstance(code, list):
+        whole = all(type(count) is int and count >= 0 for count in code)
+        return code if whole and sum(code) == size[0] * size[1] else None
+    if not isinstance(code, str):
+        return None
+    counts: list[int] = []
+    count = shift = 0
+    for character in code:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return None
+        count |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        count -= (1 << shift) * (bits >> 4 & 1)
+        count += counts[-2] if len(counts) > 2 else 0
+        if count < 0:
+            return None
+        counts.append(count)
+        count = shift = 0
+    return None if shift or sum(counts) != size[0] * size[1] else counts
+
+
 def _spans(points: list[list[float]]) -> Floats:
     starts = np.cumsum([0, *map(len, points[:-1])]) // 2
     try:
@@ -522,12 +611,12 @@ def as_flag(value: Any) -> int | None:
 
 def area_of(box: dict[str, Any]) -> float:
     """Return the ``area`` of an annotation, that of its box where it is missing or cannot be."""
-    area = _number(box.get('area'))
+    area = as_number(box.get('area'))
     _, _, width, height = box['bbox']
     return area if area is not None and 0 < area < 2**53 else width * height
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """Return a number, also of a text that is one."""
     if isinstance(value, str):
         try:
@@ -561,7 +650,7 @@ def _value_fault(box: dict[str, Any], key: str) -> str | None:
     value = box.get(key)
     if value is None:
         return None if key == 'ignore' else 'no area or iscrowd'
-    if key == 'area' and _number(value) != area_of(box):
+    if key == 'area' and as_number(value) != area_of(box):
         return 'impossible area'
     return 'number as text' if isinstance(value, str) else None
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..images import visible
-from .layout import WORDS, Layout, Pair, by_folder, check_length, choose_splits, images_in
+from .layout import WORDS, Layout, Pair, Read, by_folder, check_length, choose_splits, images_in
+from .table import as_number
 
 VOC_IMAGES = ('jpegimages', 'images', 'image', 'imgs', 'img')
 VOC_LABELS = ('annotations', 'annotation', 'annots', 'xmls', 'xml', 'labels')
@@ -131,13 +132,13 @@ def _named_in(label: Path) -> str:
         return ''
 
 
-def read_voc(label: Path, size: tuple[int, int]) -> list[Any]:
+def read_voc(label: Path, size: tuple[int, int], tag: int) -> Read:
     """Read an xml file; a `Reader`."""
     check_length(label)
     annotation = _parse_xml(label)
     if annotation.tag.lower() != 'annotation':
         raise ValueError(f"not Pascal VOC's: expected <annotation>, got <{annotation.tag}>")
-    found = []
+    found: list[Any] = []
     for each in annotation.findall('object'):
         name, box = _text(each, 'name'), each.find('bndbox')
         if box is None:
@@ -147,7 +148,24 @@ def read_voc(label: Path, size: tuple[int, int]) -> list[Any]:
         # Pixels count from 1 and the last is included: of the box's corners, only the first moves.
         hard = int((each.findtext('difficult') or '').strip() == '1')
         found.append((name, [x1 - 1, y1 - 1, x2, y2], hard))
-    return found
+    declared = tuple(as_number(annotation.findtext(f'size/{side}')) for side in ('width', 'height'))
+    if declared == size or not all(declared):
+        return found, []
+    there = f'orientation {tag}, loaded as {size[0]} x {size[1]}, <size> is {declared[0]:g} x {declared[1]:g}'
+    inside = all(x <= size[1] + 1 and y <= size[0] + 1 for _, (_, _, x, y), _ in found)
+    if tag < 5 or declared != size[::-1] or not inside:
+        return found, [('wrong sizes', there)]
+    return [(name, _turned(box, size, tag), hard) for name, box, hard in found], [('turned', there)]
+
+
+def _turned(box: list[float], size: tuple[int, int], tag: int) -> list[float]:
+    """Return corners in a stored image as they are in the one of ``size`` that is loaded."""
+    y1, x1, y2, x2 = box
+    if tag in (6, 7):
+        x1, x2 = size[0] - x2, size[0] - x1
+    if tag in (7, 8):
+        y1, y2 = size[1] - y2, size[1] - y1
+    return [x1, y1, x2, y2]
 
 
 def _parse_xml(label: Path) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from ..errors import UserError
 from ..images import visible, walk
 from .layout import (
     SPLITS,
+    WORDS,
     Layout,
     Pair,
+    Read,
     Reader,
     by_folder,
     check_length,
@@ -135,7 +137,9 @@ def _yolo_place(root: Path, path: Any, place: Any) -> Path | None:
     if not isinstance(place, str) or not isinstance(path, str):
         return None
     inside = place.removeprefix('../')
-    for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside):
+    parts = PureWindowsPath(place).parts  # of another machine's path, only the end is here
+    ends = [root.joinpath(*parts[n:]) for n in range(1, len(parts)) if {*parts[n:]} & {*WORDS}]
+    for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside, *ends):
         if os.path.isdir(found) or found.suffix.lower() == '.txt' and os.path.isfile(found):
             return Path(os.path.normpath(found))
     return None
@@ -204,16 +208,17 @@ def yolo_reader(root: Path, layout: Layout) -> Reader:
         _refuse_keypoints(root, layout)
     count, numbers = layout.keypoints or (0, 0)
 
-    def read(label: Path, size: tuple[int, int]) -> list[tuple[Any, list[float], int] | str]:
-        found: list[tuple[Any, list[float], int] | str] = []
+    def read(label: Path, size: tuple[int, int], tag: int) -> Read:
+        found: list[Any] = []
+        wrong = []
         for number, line in enumerate(read_text(label).splitlines(), 1):
             try:
                 if line.strip():
                     index, corners = _yolo_box(line.split(), classes, count * numbers)
                     found.append((index, [corner * side for corner, side in zip(corners, size * 2)], 0))
             except ValueError as error:
-                found.append(f'line {number}: {error}')
-        return found
+                wrong.append(('faults', f'line {number}: {error}'))
+        return found, wrong
 
     return read
 
