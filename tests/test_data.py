@@ -506,4 +506,4 @@ def test_backslashes_that_files_have_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path / 'annotations/instances_val.json', content, tmp_path / 'val')
     assert (tmp_path / 'val/a\\0.jpg').is_file()
     data = find_data(tmp_path, classes=('dog',))
-    assert data.warnings == () and survey(path).files == ['a\\0.jpg']
+    assert data.warnings == () and survey(path).table.files == ['a\\0.jpg']

@@ -488,8 +488,8 @@ def test_splits_in_upper_case_are_those_of_the_author(tmp_path: Path) -> None:
     voc(tmp_path, 'Valid', 'Valid', NAMES[15:])
     data = find_data(tmp_path)
     assert data.train is not None and not data.notes
-    assert {*survey(data.val.annotations).files} == {f'Valid/{name}.jpg' for name in NAMES[15:]}
-    assert len(survey(data.train.annotations).files) == 15
+    assert {*survey(data.val.annotations).table.files} == {f'Valid/{name}.jpg' for name in NAMES[15:]}
+    assert len(survey(data.train.annotations).table.files) == 15
 
 
 def test_a_second_data_set_in_the_folder_is_not_passed_over_in_silence(tmp_path: Path) -> None:
