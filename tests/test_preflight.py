@@ -453,6 +453,7 @@ def test_sizes_and_ids_of_another_form_are_fixed(tmp_path: Path, form: str) -> N
             if form.startswith('ids'):
                 entry[field] = f'{"x" * (form == "ids as names")}{entry[field]}'
     report = check_dataset(folder.save(), jobs=1)
+    assert ('left out: 6 in images without a size' in str(report)) == (form in ('missing', 'zero'))
     kind = 'id as text' if form.startswith('ids') else 'image without size'
     with pytest.raises(UserError, match=f'(?s)train: {kind} .*--fix'):
         find_data(folder.root)

@@ -671,6 +671,7 @@ def left_out(table: Table, classes: Iterable[str], min_size: int = 0) -> dict[st
         inside = np.minimum(low + size, sizes) - np.maximum(low, 0)
         reasons = {
             'of unknown images': table.image < 0,
+            'in images without a size': (sizes < 1).any(1),
             'with ignore': table.ignored,
             'under 1 px': (size < 1).any(1),
             'outside the image': (inside <= 0).any(1),
