@@ -116,7 +116,7 @@ class TorchDetector:
         found = sample.pred_instances.cpu().numpy()
         if 'bboxes' not in found:
             raise UserError(f'{self._config}: the model finds no boxes')
-        kept = found.scores >= self._least
         limit = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
-        boxes = np.clip(found.bboxes[kept].astype(np.float32), 0, limit)
-        return Detections(boxes, found.scores[kept].astype(np.float32), found.labels[kept].astype(np.int64))
+        boxes = np.clip(found.bboxes.astype(np.float32), 0, limit)
+        kept = (found.scores >= self._least) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        return Detections(boxes[kept], found.scores[kept].astype(np.float32), found.labels[kept].astype(np.int64))
