@@ -119,4 +119,5 @@ class TorchDetector:
         limit = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
         boxes = np.clip(found.bboxes.astype(np.float32), 0, limit)
         kept = (found.scores >= self._least) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return Detections(boxes[kept], found.scores[kept].astype(np.float32), found.labels[kept].astype(np.int64))
+        scores, labels = found.scores[kept], found.labels[kept]
+        return Detections(boxes[kept], scores.astype(np.float32), labels.astype(np.int64))
