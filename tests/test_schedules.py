@@ -55,6 +55,7 @@ def run(folder: Path, schedule: list[dict[str, Any]], epochs: int, resume: Path 
         param_scheduler=copy.deepcopy(schedule),
         custom_hooks=[rates, RepeatableHook()],
         experiment_name=f'{folder.parent.name}-{folder.name}-{epochs}',
+        default_scope='mmdet',  # which outlives the runner, and later tests of the process go by
     )
     if resume is not None:
         runner.resume_at_start(str(resume))
