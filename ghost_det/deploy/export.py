@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 
 from ..checkpoint import check_fits, checkpoint_classes, load_checkpoint
 from ..config import load_config
-from ..data import DetectionData, set_num_classes
+from ..data import DetectionData, set_num_classes, test_pipeline
 from ..errors import UserError
 from ..faults import told
 from ..files import require_writable, sha256
@@ -23,7 +23,7 @@ from ..trial import build_alone
 from ..version import __version__
 from .accuracy import Truth
 from .files import OPSET, need, publishing, to_onnx, write_model
-from .graph import Canvas, canvas_of, evaluation_steps
+from .graph import Canvas, canvas_of
 from .heads import suppression
 from .letterbox import Image, padded_size, place
 from .media import read_image
@@ -164,7 +164,7 @@ def export(
         else:
             write_model(source, new / out.name, metadata)
             yield 'checking: mmdet and the file find objects in the same images'
-            steps = evaluation_steps(cfg)
+            steps = test_pipeline(cfg)
             yield from checked(detector, steps, new / out.name, _check_images(truth), truth is not None)
     yield f'{out}: {_megabytes(out):.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}' + (
         ' or any other size' if dynamic else ''

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..data import test_pipeline
 from ..errors import UserError
 from .heads import head_of
 from .rewrite import rewrite
@@ -111,7 +112,7 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
     Raises:
         UserError: the pipeline has no size and none is given; or a size that does not fit the network.
     """
-    pipeline = evaluation_steps(cfg)
+    pipeline = test_pipeline(cfg)
     resize: Any = next((step for step in pipeline if is_resize(step)), {})
     pad = next((step for step in pipeline if is_pad(step)), None)
     keep = bool(resize.get('keep_ratio', True))
@@ -151,17 +152,6 @@ def is_resize(step: Any) -> bool:
 def is_pad(step: Any) -> bool:
     """Tell whether a step of a test pipeline pads images."""
     return bool(step['type'] == 'Pad')
-
-
-def evaluation_steps(cfg: Any) -> Any:
-    """Return the steps that a config's evaluation takes an image through; empty where it has none."""
-    for loader in ('test_dataloader', 'val_dataloader'):
-        dataset = (cfg.get(loader) or {}).get('dataset') or {}
-        while 'pipeline' not in dataset and 'dataset' in dataset:
-            dataset = dataset['dataset']
-        if dataset.get('pipeline'):
-            return dataset['pipeline']
-    return []
 
 
 def deployed(detector: nn.Module) -> nn.Module:

@@ -29,7 +29,7 @@ def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadat
 
     Args:
         detector: in evaluation mode.
-        steps: of the test pipeline; see `ghost_det.deploy.graph.evaluation_steps`.
+        steps: of the test pipeline; see `ghost_det.data.test_pipeline`.
         image: ``(H, W, 3)`` uint8 in BGR.
         metadata: of the file.
     """

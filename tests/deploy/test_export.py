@@ -21,13 +21,14 @@ from filelock import FileLock
 
 from ghost_det.config import load_config
 from ghost_det.data import DetectionData, Split
+from ghost_det.data import test_pipeline as evaluation_steps
 from ghost_det.deploy import Detector, runtime
 from ghost_det.deploy import export as exporting
 from ghost_det.deploy.accuracy import evaluate_file
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.export import checked, describe, export
 from ghost_det.deploy.files import OLDEST, converted, publishing, to_onnx, write_model, write_openvino
-from ghost_det.deploy.graph import Canvas, evaluation_steps
+from ghost_det.deploy.graph import Canvas
 from ghost_det.deploy.metadata import KEY, Metadata
 from ghost_det.deploy.reference import Difference, compare, predict
 from ghost_det.deploy.torch_detector import TorchDetector

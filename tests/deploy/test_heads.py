@@ -11,9 +11,10 @@ import torch
 from mmengine.registry import init_default_scope
 
 from ghost_det.config import load_config
+from ghost_det.data import test_pipeline as evaluation_steps
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.export import describe
-from ghost_det.deploy.graph import DetectorGraph, canvas_of, evaluation_steps
+from ghost_det.deploy.graph import DetectorGraph, canvas_of
 from ghost_det.deploy.heads import strongest
 from ghost_det.deploy.letterbox import image_sizes, letterbox
 from ghost_det.deploy.reference import compare, predict
