@@ -11,8 +11,8 @@ JOBS ?= 2
 # of any value: the tests marked slow (trainings killed and resumed, several processes, whole exports) run, too
 ALL ?=
 # The tests that lean on the mm packages and on torch most: for the stacks beside the default one.
-SMOKE := tests/deploy/test_detect.py tests/deploy/test_export.py tests/deploy/test_heads.py tests/models tests/test_checkpoint.py tests/test_commands.py tests/test_configs.py tests/test_evaluation.py tests/test_installed.py tests/test_launch.py \
-  tests/test_loading.py tests/test_ops_coverage.py tests/test_preflight_config.py tests/test_preflight_convert.py tests/test_run.py tests/test_swap.py tests/test_sweep.py tests/test_tools.py
+SMOKE := tests/commands tests/config tests/data/test_check_config.py tests/data/test_convert.py tests/engine tests/evaluation/test_metric.py \
+  tests/export tests/models tests/ops/test_ops_coverage.py tests/swap tests/test_installed.py tests/weights
 BACKBONE ?= GhostNet
 KILLS ?= 100
 
@@ -61,7 +61,7 @@ test: lint ## set up, lint, then run the tests, the slow ones too with ALL=1; AR
 	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(if $(ALL),,-m 'not slow') $(ARGS))
 
 smoke: $(STAMP) ## set up, then run the tests that lean on the mm packages and torch, as in make smoke STACK=official
-	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(SMOKE) $(ARGS))
+	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 -m 'not slow' $(SMOKE) $(ARGS))
 
 soak: $(STAMP) ## kill a training KILLS times, and see that it ends to the bit as one that was not (half an hour)
 	$(call timed,soak,OMP_NUM_THREADS=1 $(PY) -m tests.soak --kills $(KILLS) $(ARGS))

@@ -9,26 +9,25 @@ import contextlib
 import io
 import sys
 
-from .installed import Refuser, refusal, refuse, waits
-from .version import __version__
+from ghost_det.installed import Refuser, refusal, refuse, waits
+from ghost_det.version import __version__
 
 if refusal('ghost_det'):
     sys.meta_path.insert(0, Refuser())
     globals().update(__getattr__=refuse)
 elif not waits():  # else `load` reloads this
-    from .ops import ensure_ops
+    from ghost_det.ops import ensure_ops
 
     ensure_ops()
 
     # onedl-mmdetection prints, on import, which optional data sets it could not import.
     with contextlib.redirect_stdout(io.StringIO()):
-        from .classifiers import ENTRIES, classifier
-        from .engine import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
-        from .evaluation import FullCocoMetric
-        from .guards import InterruptHook, LossGuardHook
-        from .loading import load_pretrained
-        from .mends import mend
-        from .models import (
+        from ghost_det.data.checks.check import check_dataset
+        from ghost_det.engine.guards import InterruptHook, LossGuardHook
+        from ghost_det.engine.runner import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
+        from ghost_det.evaluation.metric import FullCocoMetric
+        from ghost_det.mends import mend
+        from ghost_det.models import (
             GhostModule,
             GhostNet,
             GhostNetV2,
@@ -38,9 +37,10 @@ elif not waits():  # else `load` reloads this
             RepGhostNet,
             ghostify,
         )
-        from .optimize import optimize
-        from .preflight.check import check_dataset
-        from .swap import swap_backbone
+        from ghost_det.models.optimize import optimize
+        from ghost_det.swap.swap import swap_backbone
+        from ghost_det.weights.load import load_pretrained
+        from ghost_det.weights.zoo import ENTRIES, classifier
 
     mend()
     globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import NoReturn
 
-from .called import is_command
-from .errors import UserError
+from ghost_det.called import is_command
+from ghost_det.errors import UserError
 
 RUNTIME = 'GHOST_DET_RUNTIME'
 """Environment variable: ``1`` has `ghost_det` import neither torch nor MMDetection, though they are here."""
@@ -22,19 +22,14 @@ INSTALL = (
 )
 FREE = (
     'called',
-    'cli',
-    'coco',
     'commands',
+    'config',
+    'data',
     'demo',
     'deploy',
-    'doctor',
     'errors',
-    'files',
-    'images',
     'installed',
-    'jsons',
-    'shipped',
-    'texts',
+    'utils',
     'version',
 )
 """Modules and packages of `ghost_det` that can be imported without torch."""

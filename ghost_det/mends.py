@@ -11,7 +11,7 @@ from mmdet.models.utils import misc
 from mmengine.config import Config
 from torch import Tensor
 
-from . import shipped
+from ghost_det.config import shipped
 
 Selected = tuple[Tensor, Tensor, Tensor, Any]
 

@@ -24,13 +24,13 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from tqdm import tqdm
 
-from .config import load_config
-from .errors import UserError, reason
-from .models import BACKBONES
-from .refit import at
-from .shipped import MMDET, mmdet_folder
-from .swap import parse_backbone, swap
-from .trial import PROPOSALS, alone, necks, without_weights
+from ghost_det.config.load import load_config
+from ghost_det.config.shipped import MMDET, mmdet_folder
+from ghost_det.errors import UserError, reason
+from ghost_det.models import BACKBONES
+from ghost_det.swap.probe import PROPOSALS, alone, necks, without_weights
+from ghost_det.swap.settings import at
+from ghost_det.swap.swap import parse_backbone, swap
 
 SIDES = (128, 256, 512)
 """Pixels of the square images, the next where a detector wants more cells of its maps."""

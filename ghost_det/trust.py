@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mmdet
 
-from .launch import is_first
+from ghost_det.engine.distributed import is_first
 
 _OWN = Path(__file__).resolve().parents[1]
 

@@ -41,6 +41,6 @@ def coco_mini() -> Path:
 @pytest.fixture(scope='session')
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated data set in COCO's layout."""
-    from ghost_det.sample import make_sample
+    from ghost_det.data.sample import make_sample
 
     return make_sample(tmp_path_factory.mktemp('cache'), train=8, val=4)

@@ -28,9 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ghost_det import checkpoint, data, evaluation, files, run, saving
+from ghost_det.data import dataset as data
+from ghost_det.data.sample import make_sample
+from ghost_det.engine import checkpoints as saving
+from ghost_det.engine import train as run
 from ghost_det.errors import EXIT_INTERRUPTED, run_tool
-from ghost_det.sample import make_sample
+from ghost_det.evaluation import metric as evaluation
+from ghost_det.utils import files
+from ghost_det.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ('random', 'step', 'save', 'before removal', 'evaluation', 'signal')

@@ -25,11 +25,10 @@ from mmengine.runner import Runner
 import ghost_det
 from ghost_det import deploy, visualization
 from ghost_det.commands import COMMANDS
-from ghost_det.data import find_data, use_data
-from ghost_det.run import load_config
-from ghost_det.swap import parse_backbone, swap
-
-from .conftest import ROOT
+from ghost_det.data.dataset import find_data, use_data
+from ghost_det.engine.train import load_config
+from ghost_det.swap.swap import parse_backbone, swap
+from tests.conftest import ROOT
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(path for path in DOCS.rglob('*') if path.suffix in ('.md', '.ipynb'))

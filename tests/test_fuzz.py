@@ -30,16 +30,15 @@ from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 from safetensors.torch import save
 
-from ghost_det.annotations import read_annotations
-from ghost_det.checkpoint import load_checkpoint
-from ghost_det.classifiers import verify
-from ghost_det.cli import positive, whole
-from ghost_det.data import aligned_annotations, class_names, find_data
+from ghost_det.commands._options import positive, whole
+from ghost_det.data.annotations import read_annotations
+from ghost_det.data.dataset import aligned_annotations, class_names, find_data
 from ghost_det.errors import UserError
-from ghost_det.loading import describe, own_tensors, read_tensors
-from ghost_det.swap import parse_backbone
-
-from .conftest import ROOT
+from ghost_det.swap.swap import parse_backbone
+from ghost_det.weights.checkpoint import load_checkpoint
+from ghost_det.weights.load import describe, own_tensors, read_tensors
+from ghost_det.weights.zoo import verify
+from tests.conftest import ROOT
 
 COMMON: dict[str, Any] = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile('ci', derandomize=True, database=None, max_examples=80, **COMMON)

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from ghost_det.installed import FREE, RUNTIME, explain, missing
-
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 ABSENT = "import sys; sys.modules.update(dict.fromkeys(['torch', 'mmengine', 'mmcv', 'mmdet']))\n"
 TRY = """
@@ -17,7 +16,7 @@ for code in (
     'ghost_det.GhostNet',
     'from ghost_det import GhostNet',
     'import ghost_det.models.ghostnet',
-    'from ghost_det import swap',
+    'from ghost_det.swap import swap',
     'ghost_det._private',
 ):
     try:

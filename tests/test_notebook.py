@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / 'docs/quickstart.ipynb'
 

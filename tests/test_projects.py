@@ -13,11 +13,11 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ghost_det.config import load_config
+from ghost_det.config.load import load_config
+from ghost_det.engine.start import fetch_weights, starts_whole
+from ghost_det.engine.train import use_pretrained
 from ghost_det.errors import UserError
-from ghost_det.run import use_pretrained
-from ghost_det.start import fetch_weights, starts_whole
-from ghost_det.swap import swap
+from ghost_det.swap.swap import swap
 
 ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 
@@ -84,8 +84,8 @@ def test_what_a_backbone_around_another_did_is_told_to_be_gone() -> None:
 def test_the_backbone_of_a_wrapped_detector_starts_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     swapped = swap(wrapped(), 'GhostNet').config
     fetched: list[str] = []
-    monkeypatch.setattr('ghost_det.start.locate', lambda name: fetched.append(name) or Path(name))
-    monkeypatch.setattr('ghost_det.start.read_tensors', lambda path: {})
+    monkeypatch.setattr('ghost_det.engine.start.locate', lambda name: fetched.append(name) or Path(name))
+    monkeypatch.setattr('ghost_det.engine.start.read_tensors', lambda path: {})
     fetch_weights(swapped)
     assert fetched == ['ghost://ghostnet_100']
     use_pretrained(swapped, 'none')

@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
 

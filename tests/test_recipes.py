@@ -11,12 +11,11 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ghost_det.checkpoint import load_checkpoint
-from ghost_det.data import find_data
-from ghost_det.run import test as evaluate
-from ghost_det.run import train
-
-from .conftest import ROOT
+from ghost_det.data.dataset import find_data
+from ghost_det.engine.train import test as evaluate
+from ghost_det.engine.train import train
+from ghost_det.weights.checkpoint import load_checkpoint
+from tests.conftest import ROOT
 
 LITE = str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')
 OPTIONS = {

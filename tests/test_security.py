@@ -16,13 +16,12 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as checkpoints
 
 import ghost_det
-from ghost_det.checkpoint import load_checkpoint, load_safely
-from ghost_det.config import load_config
+from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
-
-from .bad_inputs import LITE
-from .conftest import ROOT
-from .test_bad_input import place, run_here  # noqa: F401
+from ghost_det.weights.checkpoint import load_checkpoint, load_safely
+from tests.commands.bad_inputs import LITE
+from tests.commands.test_bad_input import place, run_here  # noqa: F401
+from tests.conftest import ROOT
 
 TEACHER = 'mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'
 ALONE = ['--pretrained', 'none', '--cfg-options', 'train_dataloader.num_workers=0']
@@ -160,7 +159,7 @@ def test_what_mmengine_fetches(canary: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_fork_would_run_it_where_it_is_not_held(canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_safely()
     held = getattr(checkpoints, '_safe_torch_load', None)
-    assert held is None or held.__module__ == 'ghost_det.checkpoint'
+    assert held is None or held.__module__ == 'ghost_det.weights.checkpoint'
 
 
 def test_a_config_from_elsewhere_is_said_to_be_code_once(

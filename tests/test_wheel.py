@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from ghost_det.commands import COMMANDS
-
-from .conftest import CONFIGS, ROOT
+from tests.conftest import CONFIGS, ROOT
 
 LITE = 'retinanet_ghostnet_fpn_lite'
 ENV = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'} | {'OMP_NUM_THREADS': '1'}

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .timing import apart
+from ghost_det.errors import UserError
+from ghost_det.utils.timing import apart
 
 # Of COCO train2017, and what its polygons have on average.
 IMAGES, BOXES, CLASSES, POINTS = 118_287, 860_001, 80, 27
@@ -119,7 +119,7 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     from mmdet.datasets import CocoDataset
     from torch.utils.data import DataLoader
 
-    from ..data import class_names
+    from ghost_det.data.dataset import class_names
 
     before = memory()
     started = time.perf_counter()

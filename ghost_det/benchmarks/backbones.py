@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import models
-from ..deploy.files import need
-from ..errors import UserError
+from ghost_det import models
+from ghost_det.errors import UserError
+from ghost_det.export.onnx import need
+from ghost_det.utils.timing import apart, interleave
+
 from .annotations import MIB, memory
 from .engines import (
     CALIBRATION,
@@ -34,7 +36,6 @@ from .engines import (
 )
 from .roofline import Rates, bound, layers
 from .rows import Results, Row, timed
-from .timing import apart, interleave
 from .untrained import settle
 
 STRIDES = (4, 8, 16, 32)

@@ -8,7 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from ..files import atomic
+from ghost_det.utils.files import atomic
+
 from .rows import Results, Row, digits
 
 matplotlib.use('Agg')

@@ -14,18 +14,19 @@ import cv2
 import numpy as np
 import torch
 
-from ..complexity import complexity
-from ..config import load_config
-from ..deploy.backends import INPUT, SIZES
-from ..deploy.export import describe
-from ..deploy.files import to_onnx, write_model, write_openvino
-from ..deploy.graph import canvas_of
-from ..deploy.runtime import Detector
-from ..swap import swap_backbone
+from ghost_det.config.load import load_config
+from ghost_det.deploy.backends import INPUT, SIZES
+from ghost_det.deploy.detector import Detector
+from ghost_det.export.export import describe
+from ghost_det.export.graph import canvas_of
+from ghost_det.export.onnx import to_onnx, write_model, write_openvino
+from ghost_det.swap.complexity import complexity
+from ghost_det.swap.swap import swap_backbone
+from ghost_det.utils.timing import apart, interleave
+
 from .annotations import MIB, memory
 from .engines import CALIBRATION, SEPARATOR, TORCH, choose, quantised, torch_threads
 from .rows import Results, Row, timed
-from .timing import apart, interleave
 from .untrained import CANDIDATES, Image, build
 
 CONFIGS = ('retinanet_ghostnet_fpn_lite', 'retinanet_ghostnet_ghostpan_lite')
@@ -59,7 +60,7 @@ def in_torch(engine: str, detector: Any, image: Image, side: int) -> Callable[[]
     from mmdet.structures import DetDataSample
 
     if engine != 'eager':
-        from ..optimize import optimize
+        from ghost_det.models.optimize import optimize
 
         detector = optimize(copy.deepcopy(detector), compile=engine == 'compiled')
     scale = (side / image.shape[1], side / image.shape[0])

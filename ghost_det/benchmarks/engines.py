@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..deploy.backends import openvino_core
-from ..deploy.files import need, quiet
-from ..deploy.graph import deployed
-from ..deploy.int8 import quantization_settings
-from ..errors import UserError
+from ghost_det.deploy.backends import openvino_core
+from ghost_det.errors import UserError
+from ghost_det.export.graph import deployed
+from ghost_det.export.int8 import quantization_settings
+from ghost_det.export.onnx import need, quiet
 
 TORCH = ('eager', 'fast', 'compiled')
 ENGINES = (*TORCH, 'onnxruntime', 'openvino', 'openvino int8')
@@ -53,7 +53,7 @@ def torch_threads(count: int) -> Iterator[None]:
 def in_torch(engine: str, model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
     """Return a call of a network in torch; ``model`` is left as it is."""
     if engine != 'eager':
-        from ..optimize import optimize
+        from ghost_det.models.optimize import optimize
 
         model = optimize(copy.deepcopy(model), compile=engine == 'compiled')
         images = images.to(memory_format=torch.channels_last)

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..results import read_results, read_truth
-from ..scoring import EVALUATOR, FAST, FIGURES, evaluate
+from ghost_det.errors import UserError
+from ghost_det.evaluation.coco import EVALUATOR, FAST, FIGURES, evaluate
+from ghost_det.evaluation.results import read_results, read_truth
+from ghost_det.utils.timing import apart
+
 from .annotations import CLASSES, MIB, memory
-from .timing import apart
 
 BOXES = 7.3  # of COCO val2017 an image
 SORTS = 3  # classes an image

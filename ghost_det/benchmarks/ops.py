@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import EXTENSION, ensure_ops
-from ..ops.stand_ins import STAND_INS
-from .timing import interleave
+from ghost_det.ops import EXTENSION, ensure_ops
+from ghost_det.ops.table import STAND_INS
+from ghost_det.utils.timing import interleave
 
 # An operator's name, its arguments, and those by name.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]

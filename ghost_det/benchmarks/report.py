@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..files import require_folder
+from ghost_det.utils.files import require_folder
+
 from .backbones import growth_table
 from .chart import draw
 from .rows import Results, Setting, describe, part, write_rows

@@ -9,12 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..called import tool
-from ..errors import UserError
-from ..files import atomic
-from ..jsons import read_json
-from ..version import __version__
-from .timing import Sample, Spread, machine, ratio, spread
+from ghost_det.called import tool
+from ghost_det.errors import UserError
+from ghost_det.utils.files import atomic
+from ghost_det.utils.jsons import read_json
+from ghost_det.utils.timing import Sample, Spread, machine, ratio, spread
+from ghost_det.version import __version__
 
 Setting = tuple[int, int, int, int]
 FORMAT = 1

@@ -15,10 +15,11 @@ from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
-from ..config import load_config
-from ..errors import UserError
+from ghost_det.config.load import load_config
+from ghost_det.errors import UserError
+from ghost_det.utils.timing import interleave, ratio
+
 from .backbones import network
-from .timing import interleave, ratio
 
 DEFAULT = 'channels-last'
 SETTINGS = {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..complexity import build_detector
-from ..errors import UserError
+from ghost_det.errors import UserError
+from ghost_det.swap.complexity import build_detector
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from ..called import COMMAND
-from ..errors import UserError, run_tool
-from ..version import __version__
+from ghost_det.called import COMMAND
+from ghost_det.errors import UserError, run_tool
+from ghost_det.version import __version__
 
 GROUPS = {
     'Data': {

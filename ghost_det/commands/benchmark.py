@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..cli import CONFIG_HELP, Parser, parse, positive, whole
+from ._options import CONFIG_HELP, Parser, parse, positive, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -80,20 +80,20 @@ def main() -> None:
 
 
 def _annotations(args: argparse.Namespace) -> Iterable[str]:
-    from ..benchmarks.annotations import annotation_table
+    from ghost_det.benchmarks.annotations import annotation_table
 
     serialize = {'yes': [True], 'no': [False], 'both': [True, False]}[args.serialize]
     return annotation_table(args.scales, args.workers, serialize, args.polygons, args.folder)
 
 
 def _evaluation(args: argparse.Namespace) -> Iterable[str]:
-    from ..benchmarks.evaluation import evaluation_table
+    from ghost_det.benchmarks.evaluation import evaluation_table
 
     return evaluation_table(args.images, args.detections, args.rounds)
 
 
 def _operators(args: argparse.Namespace) -> Iterable[str]:
-    from ..benchmarks.ops import main_table
+    from ghost_det.benchmarks.ops import main_table
 
     return [main_table(args.seconds)]
 
@@ -109,16 +109,16 @@ def _add_speed(command: argparse.ArgumentParser) -> None:
 
 
 def _engines(args: argparse.Namespace) -> list[str]:
-    from ..benchmarks.engines import ENGINES
+    from ghost_det.benchmarks.engines import ENGINES
 
     left_out = {'compiled': not args.compile, 'openvino int8': not args.int8}
     return [engine for engine in ENGINES if not left_out.get(engine)]
 
 
 def _backbones(args: argparse.Namespace) -> Iterable[str]:
-    from ..benchmarks import backbones
-    from ..benchmarks.report import report
-    from ..benchmarks.timing import available
+    from ghost_det.benchmarks import backbones
+    from ghost_det.benchmarks.report import report
+    from ghost_det.utils.timing import available
 
     contenders = backbones.chosen(args.only, _engines(args))
     sizes = args.sizes or (backbones.GROWTH if args.growth else (320, 640))
@@ -128,9 +128,9 @@ def _backbones(args: argparse.Namespace) -> Iterable[str]:
 
 
 def _detectors(args: argparse.Namespace) -> Iterable[str]:
-    from ..benchmarks import detectors
-    from ..benchmarks.report import report
-    from ..benchmarks.timing import available
+    from ghost_det.benchmarks import detectors
+    from ghost_det.benchmarks.report import report
+    from ghost_det.utils.timing import available
 
     configs, threads = args.configs or detectors.CONFIGS, args.threads or [available()]
     measured = detectors.detector_results(
@@ -140,13 +140,13 @@ def _detectors(args: argparse.Namespace) -> Iterable[str]:
 
 
 def _show(args: argparse.Namespace) -> Iterable[str]:
-    from ..benchmarks.rows import read_rows, table
+    from ghost_det.benchmarks.rows import read_rows, table
 
     return table(read_rows(args.results))
 
 
 def _training(args: argparse.Namespace) -> Iterable[str]:
-    from ..benchmarks.training import backbone_training_table, training_table
+    from ghost_det.benchmarks.training import backbone_training_table, training_table
 
     if args.backbones:
         return backbone_training_table(args.batch_size, (256, 320), args.rounds)

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cli import Parser, add_parts, parse, part
-from ..errors import UserError
-from ..files import atomic, require_writable
-from ..installed import load, require
+from ghost_det.errors import UserError
+from ghost_det.installed import load, require
+from ghost_det.utils.files import atomic, require_writable
+
+from ._options import Parser, add_parts, parse, part
 
 if TYPE_CHECKING:
-    from ..preflight.check import Report
+    from ghost_det.data.checks.check import Report
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _page(report: Report) -> str:
-    from ..preflight.page import render
+    from ghost_det.data.checks.report import render
 
     return render(report)
 
@@ -55,10 +56,10 @@ def main() -> None:
     parser = make_parser()
     args = parse(parser, light=True)
     require(parser.prog)
-    from ..layouts import locate
-    from ..preflight.check import check_dataset
-    from ..preflight.findings import printable
-    from ..preflight.mended import require_apart, require_free, write_mended
+    from ghost_det.data.checks.check import check_dataset
+    from ghost_det.data.checks.findings import printable
+    from ghost_det.data.checks.fix import require_apart, require_free, write_mended
+    from ghost_det.data.layouts import locate
 
     if args.fix and args.quick:
         raise UserError('--fix --quick: a fixed copy needs the images to be opened; leave --quick out')
@@ -75,13 +76,13 @@ def main() -> None:
             given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
             locate(args.data, given, args.val_share)
         load(parser.prog)
-        from ..config import load_config
+        from ghost_det.config.load import load_config
 
         config = load_config(args.config)
     if args.data is None and not any(parts):
         if config is None:
             raise UserError('nothing to check: name a FOLDER, --train-ann or --val-ann, or --config')
-        from ..preflight.configured import data_of_config
+        from ghost_det.data.checks.config import data_of_config
 
         parts = data_of_config(config)
     train, train_images, val, val_images = parts

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..called import tool
-from ..cli import Parser, parse, whole
+from ghost_det.called import tool
+
+from ._options import Parser, parse, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Classify as the command line says; exit code 1 where some images could not be read."""
     args = parse(make_parser())
-    from ..classify import classify_files
+    from ._classify import classify_files
 
     failed = classify_files(
         args.images, args.model, args.pretrained, args.topk, args.batch_size, args.json, args.out

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ..called import tool
-from ..cli import Parser, parse
+from ghost_det.called import tool
+
+from ._options import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Compare as the command line says."""
     args = parse(make_parser())
-    from ..compare import compare
+    from ghost_det.reports.compare import compare
 
     for line in compare(args.runs, args.out):
         print(line)

@@ -4,11 +4,12 @@ import argparse
 import importlib
 from typing import Any
 
-from .. import shipped
-from ..called import COMMAND
-from ..cli import parse
-from ..errors import UserError
-from ..installed import missing
+from ghost_det.called import COMMAND
+from ghost_det.config import shipped
+from ghost_det.errors import UserError
+from ghost_det.installed import missing
+
+from ._options import parse
 
 _PLACES = {
     'bash': '~/.local/share/bash-completion/completions/ghost-det',

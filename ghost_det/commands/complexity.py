@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..cli import CONFIG_HELP, Parser, parse, whole
+from ._options import CONFIG_HELP, Parser, parse, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,8 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Print the counts, part by part."""
     args = parse(make_parser())
-    from ..complexity import build_detector, classifier_table, complexity, input_size
-    from ..config import load_config
+    from ghost_det.config.load import load_config
+    from ghost_det.swap.complexity import build_detector, classifier_table, complexity, input_size
 
     if args.classifiers:
         print(classifier_table())

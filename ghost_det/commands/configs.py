@@ -2,11 +2,12 @@
 
 import argparse
 
-from .. import shipped
-from ..called import command
-from ..cli import Parser, parse
-from ..errors import UserError
-from ..installed import load
+from ghost_det.called import command
+from ghost_det.config import shipped
+from ghost_det.errors import UserError
+from ghost_det.installed import load
+
+from ._options import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def main() -> None:
             print('\n    '.join([name, *shipped.purpose(name)]))
         return
     load('writing a config')
-    from ..config import load_config, write_child
+    from ghost_det.config.load import load_config, write_child
 
     base = f'{shipped.PREFIX}{args.name}.py'
     print(write_child(args.out, base, load_config(base), shipped.purpose(args.name)[0], args.force), end='')

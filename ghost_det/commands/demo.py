@@ -2,8 +2,9 @@
 
 import argparse
 
-from ..called import tool
-from ..cli import Parser, parse, whole
+from ghost_det.called import tool
+
+from ._options import Parser, parse, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,6 +32,6 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
     args = parse(make_parser(), light=True)
-    from ..demo.serve import serve
+    from ghost_det.demo.server import serve
 
     serve(args.models, args.host, args.port, args.threads)

@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from ..called import tool
-from ..cli import Parser, parse, share, whole
-from ..installed import RUNTIME
+from ghost_det.called import tool
+from ghost_det.installed import RUNTIME
+
+from ._options import Parser, parse, share, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +46,7 @@ def main() -> None:
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
     if args.model.endswith(('.xml', '.onnx')):
         os.environ[RUNTIME] = '1'  # processes started from here need no torch either
-    from ..deploy.detect import detect_files
+    from ghost_det.deploy.detect import detect_files
 
     failed = detect_files(
         args.model,

@@ -5,10 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from ..called import tool
-from ..cli import Parser, parse, share, whole
-from ..errors import UserError
-from ..installed import RUNTIME, missing
+from ghost_det.called import tool
+from ghost_det.errors import UserError
+from ghost_det.installed import RUNTIME, missing
+
+from ._options import Parser, parse, share, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,7 +61,7 @@ def main() -> None:
     absent = missing(('ray', 'pyarrow'))
     if absent:
         raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[runtime,bulk]"')
-    from ..deploy.bulk import detect_many
+    from ghost_det.deploy.bulk import detect_many
 
     total = detect_many(
         args.model,

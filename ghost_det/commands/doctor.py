@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from ..cli import Parser, parse
-from ..doctor import main as examine
+from ._doctor import main as examine
+from ._options import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ..called import tool
-from ..cli import Parser, parse
+from ghost_det.called import tool
+
+from ._options import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Evaluate as the command line says."""
     args = parse(make_parser())
-    from ..assess import evaluate_saved
+    from ghost_det.evaluation.assess import evaluate_saved
 
     for line in evaluate_saved(
         args.results, args.annotations, args.iou_type, args.json, args.out_dir, args.score

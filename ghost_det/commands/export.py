@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..cli import Parser, add_config_options, add_data, data_of, parse, share, whole
+from ._options import Parser, add_config_options, add_data, data_of, parse, share, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,8 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Export as the command line says."""
     args = parse(make_parser(), splits=('val',))
-    from ..checkpoint import checkpoint_classes, load_checkpoint
-    from ..deploy.export import export
+    from ghost_det.export.export import export
+    from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
     for line in export(
         args.config,

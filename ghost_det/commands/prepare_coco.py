@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..called import command
-from ..cli import Parser, parse
+from ghost_det.called import command
+
+from ._options import Parser, parse
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
 
@@ -47,7 +48,7 @@ def main() -> None:
     args = parse(parser, light=True)
     if args.jobs < 1 or (args.subset is not None and args.subset < 1):
         parser.error('--jobs and --subset: a number from 1 up')
-    from ..coco import prepare, subset, verify
+    from ghost_det.data.coco import prepare, subset, verify
 
     root = args.root.expanduser()
     splits = list(dict.fromkeys(args.splits))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..cli import CONFIG_HELP, Parser, Settings, parse, positive, whole
+from ._options import CONFIG_HELP, Parser, Settings, parse, positive, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,8 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Swap as the command line says."""
     args = parse(make_parser(), '--settings depth=50')
-    from ..complexity import input_size
-    from ..swap import parse_backbone, swap
+    from ghost_det.swap.complexity import input_size
+    from ghost_det.swap.swap import parse_backbone, swap
 
     name, settings = parse_backbone(args.backbone)
     if args.width is not None:

@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from ..cli import Parser, parse, positive, whole
-from ..errors import UserError
-from ..files import atomic
+from ghost_det.errors import UserError
+from ghost_det.utils.files import atomic
+
+from ._options import Parser, parse, positive, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Sweep as the command line says."""
     args = parse(make_parser())
-    from ..sweep import find_configs, page, sweep
+    from ghost_det.sweep import find_configs, page, sweep
 
     if args.out:
         try:

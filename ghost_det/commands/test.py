@@ -2,9 +2,10 @@
 
 import argparse
 
-from ..called import tool
-from ..cli import Parser, add_common, data_of, parse
-from ..errors import UserError
+from ghost_det.called import tool
+from ghost_det.errors import UserError
+
+from ._options import Parser, add_common, data_of, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,8 +45,8 @@ def main() -> None:
         return
     if args.weights:
         raise UserError('--checkpoint: only to compare an exported file, .xml or .onnx, with')
-    from ..checkpoint import checkpoint_classes, load_checkpoint
-    from ..run import test
+    from ghost_det.engine.train import test
+    from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
     test(
         args.config,
@@ -70,8 +71,8 @@ def _test_exported(args: argparse.Namespace) -> None:
     ):
         if given:
             raise UserError(f'{option}: not for an exported detector; {tool("detect")} draws what it finds')
-    from ..deploy.accuracy import evaluate_file
-    from ..deploy.runtime import Detector
+    from ghost_det.deploy.detector import Detector
+    from ghost_det.export.accuracy import evaluate_file
 
     data = data_of(args, Detector(args.checkpoint).classes)
     settings = (args.work_dir, args.out, args.json, args.weights)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..cli import CONFIG_HELP, Parser, add_common, data_of, parse, whole
+from ._options import CONFIG_HELP, Parser, add_common, data_of, parse, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Train as the command line says."""
     args = parse(make_parser(), splits=('train', 'val'))
-    from ..run import train
+    from ghost_det.engine.train import train
 
     train(
         args.config,

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cli import Parser, parse, positive, whole
+from ._options import Parser, parse, positive, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from ..visualization import Network
+    from ghost_det.visualization import Network
 
     Drawn = tuple[Figure, str, str]
     """A figure, what it shows, and the text to print."""
@@ -94,10 +94,11 @@ def _add(commands: argparse._SubParsersAction[Parser], name: str, what: str) -> 
 def main() -> None:
     """Draw what the command line asks for."""
     args = parse(make_parser())
-    from ..classify import read_image
-    from ..errors import UserError
-    from ..files import require_writable
-    from ..visualization import html_page, open_network, save_figure, save_page
+    from ghost_det.errors import UserError
+    from ghost_det.utils.files import require_writable
+    from ghost_det.visualization import html_page, open_network, save_figure, save_page
+
+    from ._classify import read_image
 
     if args.out.suffix.lower() != '.png':
         raise UserError(f'-o {args.out}: a name that ends in .png is wanted')
@@ -119,9 +120,10 @@ def main() -> None:
 def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
     import numpy as np
 
-    from ..classify import read_image
-    from ..errors import UserError
-    from ..visualization import draw_redundancy, maps_at, redundancy
+    from ghost_det.errors import UserError
+    from ghost_det.visualization import draw_redundancy, maps_at, redundancy
+
+    from ._classify import read_image
 
     layer, values = maps_at(network, image, args.layer)
     unseen = [maps_at(network, read_image(path), layer).values for path in args.unseen or ()]
@@ -145,7 +147,7 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
 
 
 def _ghost(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
-    from ..visualization import draw_ghosts, ghost_maps
+    from ghost_det.visualization import draw_ghosts, ghost_maps
 
     found = ghost_maps(network, image, args.layer)
     caption = f'{found.layer}, {len(found.intrinsic)} intrinsic maps and {len(found.ghosts)} ghosts'
@@ -153,7 +155,7 @@ def _ghost(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
 
 
 def _cam(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
-    from ..visualization import cam, draw_cam, eigen_cam
+    from ghost_det.visualization import cam, draw_cam, eigen_cam
 
     found = cam(network, image, args.index)
     name, score = network.classes[int(found.found.labels[0])], float(found.found.scores[0])
@@ -169,7 +171,7 @@ def _cam(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
 
 
 def _pyramid(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
-    from ..visualization import draw_pyramid, pyramid
+    from ghost_det.visualization import draw_pyramid, pyramid
 
     levels = pyramid(network, image, args.part)
     lines = [

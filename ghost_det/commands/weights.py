@@ -2,8 +2,9 @@
 
 import argparse
 
-from ..cli import Parser, parse
-from ..texts import plural
+from ghost_det.utils.text import plural
+
+from ._options import Parser, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,10 +29,10 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Do as the command line says."""
     args = parse(make_parser())
-    from ..classifiers import verify
-    from ..files import sha256
-    from ..loading import describe, extract_backbone
-    from ..weights import locate
+    from ghost_det.utils.files import sha256
+    from ghost_det.weights.catalog import locate
+    from ghost_det.weights.load import describe, extract_backbone
+    from ghost_det.weights.zoo import verify
 
     if args.command == 'list':
         _list()
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _list() -> None:
-    from ..weights import PUBLISHED
+    from ghost_det.weights.catalog import PUBLISHED
 
     print(f'{"name":<17}{"network":<13}{"width":>5}{"params (M)":>12}{"MACs (M)":>10}{"top-1":>8}  licence')
     for w in PUBLISHED.values():
@@ -59,7 +60,7 @@ def _list() -> None:
 
 
 def _show(name: str) -> None:
-    from ..weights import published
+    from ghost_det.weights.catalog import published
 
     w = published(name)
     print(f'{w.name}: {w.network} of width {w.width:g}, {w.params} M parameters, {w.macs} M multiply-adds,')
@@ -73,8 +74,8 @@ def _show(name: str) -> None:
 
 
 def _download(names: list[str], source: str | None) -> None:
-    from ..classifiers import verify
-    from ..weights import PUBLISHED, fetch, published
+    from ghost_det.weights.catalog import PUBLISHED, fetch, published
+    from ghost_det.weights.zoo import verify
 
     for weights in PUBLISHED.values() if names == ['all'] else map(published, names):
         path = fetch(weights, [source] if source else ('hub', 'upstream'))

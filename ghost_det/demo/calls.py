@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from ..errors import UserError
+from ghost_det.errors import UserError
 
 JOIN = '/gradio_api/queue/join'
 UPLOAD = '/gradio_api/upload'

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..errors import UserError
-from ..visualization import (
+from ghost_det.errors import UserError
+from ghost_det.visualization import (
     Network,
     draw_ghosts,
     draw_pyramid,
@@ -24,8 +24,9 @@ from ..visualization import (
     pyramid,
     redundancy,
 )
-from ..visualization.networks import Picture
-from .detect import read_upload
+from ghost_det.visualization.networks import Picture
+
+from .results import read_upload
 
 WIDTH = 7
 """Inches of a figure: as wide on the page, its letters are nearly as large as the page's."""

@@ -10,10 +10,11 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from ..deploy.detect import SCORE
-from ..errors import UserError
+from ghost_det.deploy.detect import SCORE
+from ghost_det.errors import UserError
+
 from .calls import checked
-from .detect import Model, Seen, as_json, look, picture, summary
+from .results import Model, Seen, as_json, look, picture, summary
 
 MAX_UPLOAD = '20mb'
 WAITING = 16

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
 
 if TYPE_CHECKING:
+    from .detector import Detections, Detector
     from .metadata import Metadata
-    from .runtime import Detections, Detector
 
 __all__ = ['Detections', 'Detector', 'Metadata']
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return Metadata
     if name in __all__:
-        from . import runtime
+        from . import detector as runtime
 
         return getattr(runtime, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..called import tool
-from ..errors import UserError
+from ghost_det.called import tool
+from ghost_det.errors import UserError
+
 from .letterbox import Image
 from .metadata import KEY, Metadata
 

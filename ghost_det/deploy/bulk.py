@@ -26,18 +26,19 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
-from ..called import tool
-from ..errors import UserError
-from ..files import require_writable
-from ..installed import RUNTIME
-from ..texts import plural
+from ghost_det.called import tool
+from ghost_det.errors import UserError
+from ghost_det.installed import RUNTIME
+from ghost_det.utils.files import require_writable
+from ghost_det.utils.text import plural
+from ghost_det.utils.threads import ordered
+
 from .backends import cores
 from .coco_json import write_coco
 from .detect import find_each
+from .detector import Detector
 from .letterbox import Image
 from .manifest import PARTS, agree, as_parquet, digest, listed, part_name
-from .parallel import ordered
-from .runtime import Detector
 from .stores import Store, brief, list_images, read_anywhere
 
 SHARD = 1000

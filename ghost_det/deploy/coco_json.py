@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import atomic
-from .runtime import Detections
+from ghost_det.errors import UserError
+from ghost_det.utils.files import atomic
+
+from .detector import Detections
 
 Tables = Callable[[], Iterable[Any]]
 Section = Callable[[int, dict[str, Any], str], Iterable[dict[str, Any]]]

@@ -16,15 +16,18 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .. import shipped
-from ..errors import UserError, reason
-from ..files import atomic, require_folder, require_writable
-from ..images import find_images
-from ..installed import load
-from ..texts import plural
-from .drawing import draw
+from ghost_det.config import shipped
+from ghost_det.errors import UserError, reason
+from ghost_det.installed import load
+from ghost_det.utils.files import atomic, require_folder, require_writable
+from ghost_det.utils.images import find_images
+from ghost_det.utils.text import plural
+from ghost_det.utils.threads import ordered
+
+from .detector import Detections, Detector
+from .draw import draw
 from .letterbox import Image
-from .media import (
+from .video import (
     VIDEOS,
     VideoReader,
     VideoWriter,
@@ -34,8 +37,6 @@ from .media import (
     read_image,
     write_file,
 )
-from .parallel import ordered
-from .runtime import Detections, Detector
 
 SCORE = 0.3
 RESULTS = 'detections.json'
@@ -167,7 +168,7 @@ def _open(model: str, checkpoint: str | None, score: float, threads: int | None)
     if checkpoint is None:
         return Detector(model, threads=threads, score_threshold=score)
     load(model)
-    from .torch_detector import TorchDetector
+    from ghost_det.engine.inference import TorchDetector
 
     return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)
 

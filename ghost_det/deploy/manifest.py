@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UserError
-from ..version import __version__
+from ghost_det.errors import UserError
+from ghost_det.version import __version__
+
 from .stores import Store
 
 MANIFEST = 'manifest.json'

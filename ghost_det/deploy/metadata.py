@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..called import tool
-from ..errors import UserError
+from ghost_det.called import tool
+from ghost_det.errors import UserError
 
 KEY = 'ghost_det'
 """Of ONNX's ``metadata_props``, and the path in OpenVINO's ``rt_info``."""

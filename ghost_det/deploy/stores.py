@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from ..errors import UserError
-from ..files import PARTIAL, atomic, decode, require_folder
-from ..images import SUFFIXES, find_images, is_hidden
+from ghost_det.errors import UserError
+from ghost_det.utils.files import PARTIAL, atomic, decode, require_folder
+from ghost_det.utils.images import SUFFIXES, find_images, is_hidden
+
 from .letterbox import Image
-from .media import MAX_BYTES, decode_image, read_image
+from .video import MAX_BYTES, decode_image, read_image
 
 
 def is_uri(name: str) -> bool:

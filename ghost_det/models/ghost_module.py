@@ -50,7 +50,7 @@ def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1)
 
 
 def verified(init_cfg: Any) -> Any:
-    """Return mmengine's ``init_cfg`` with `ghost_det.weights`' initialiser for its ``Pretrained`` one.
+    """Return mmengine's ``init_cfg`` with `weights.load`'s initialiser for its ``Pretrained`` one.
 
     mmengine's own loads with ``strict=False``: a file of another network passes with a warning. As there,
     files come last.

@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from ..installed import INSTALL, MM, explain, missing
-from .stand_ins import STAND_INS, USERS
+from ghost_det.installed import INSTALL, MM, explain, missing
+
+from .table import STAND_INS, USERS
 
 EXTENSION = 'mmcv._ext'
 

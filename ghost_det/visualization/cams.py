@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..deploy.runtime import Detections
-from ..errors import UserError
+from ghost_det.deploy.detector import Detections
+from ghost_det.errors import UserError
+
 from .networks import Array, Network, Picture, watched
 
 PARTS = ('neck', 'backbone')

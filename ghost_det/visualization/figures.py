@@ -12,10 +12,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..deploy.drawing import draw
-from ..errors import UserError
-from ..files import atomic
-from ..page import chart, element, page, png
+from ghost_det.deploy.draw import draw
+from ghost_det.errors import UserError
+from ghost_det.utils.files import atomic
+from ghost_det.utils.html import chart, element, page, png
+
 from .cams import Cam, overlay
 from .ghosts import GhostMaps
 from .networks import Array, Picture

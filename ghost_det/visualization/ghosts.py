@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..errors import UserError
-from ..models.ghost_module import GhostModule
-from ..models.ghostify import GhostConv2d
-from ..models.reparam import RepGhostModule
+from ghost_det.errors import UserError
+from ghost_det.models.ghost_module import GhostModule
+from ghost_det.models.ghostify import GhostConv2d
+from ghost_det.models.reparam import RepGhostModule
+
 from .networks import Array, Network, Picture, watched
 
 KINDS = (GhostModule, RepGhostModule, GhostConv2d)

@@ -20,16 +20,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import shipped
-from ..checkpoint import differences
-from ..classifiers import CLASSIFIERS, classifier
-from ..classify import CLASSES, preprocess
-from ..config import load_config
-from ..deploy.torch_detector import array_pipeline, open_model
-from ..errors import UserError
-from ..faults import told
-from ..loading import own_tensors, read_tensors
-from ..trial import build_alone
+from ghost_det.commands._classify import CLASSES, preprocess
+from ghost_det.config import shipped
+from ghost_det.config.load import load_config
+from ghost_det.engine.inference import array_pipeline, open_model
+from ghost_det.engine.messages import told
+from ghost_det.errors import UserError
+from ghost_det.swap.probe import build_alone
+from ghost_det.weights.checkpoint import differences
+from ghost_det.weights.load import own_tensors, read_tensors
+from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
 Array = NDArray[Any]
 Picture = Image.Image | NDArray[np.uint8]
@@ -89,7 +89,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     """Open a network by name, or a detector by its config.
 
     Args:
-        model: one of `ghost_det.classifiers.CLASSIFIERS`, a classifier of torchvision, or a config.
+        model: one of `ghost_det.weights.zoo.CLASSIFIERS`, a classifier of torchvision, or a config.
         checkpoint: a file of weights for it.
         pretrained: without a file, ``'published'`` ImageNet weights, or ``'none'``: random ones.
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import UserError
+from ghost_det.errors import UserError
 
 Array = NDArray[Any]
 SIZES = (1, 3, 5, 7)

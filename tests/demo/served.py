@@ -15,9 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from ghost_det.deploy import Metadata
-
-from ..conftest import ROOT
-from ..deploy.exported import METADATA, save
+from tests.conftest import ROOT
+from tests.export.exported import METADATA, save
 
 ABSENT = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
 

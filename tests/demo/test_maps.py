@@ -12,8 +12,8 @@ pytest.importorskip('mmdet')
 
 from ghost_det.demo.maps import maps_page
 from ghost_det.errors import UserError
+from tests.export.settled import canvases
 
-from ..deploy.settled import canvases
 from .torch_files import PLAIN, save_torch
 
 

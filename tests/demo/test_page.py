@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from ghost_det.deploy import Metadata
+from tests.deploy.test_detector import bright
+from tests.export.exported import METADATA, save
 
-from ..deploy.exported import METADATA, save
-from ..deploy.test_runtime import bright
 from .served import Served, serving
 
 sync_api = pytest.importorskip('playwright.sync_api')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..deploy.settled import settled
+from tests.export.settled import settled
 
 LITE = 'configs/retinanet_ghostnet_fpn_lite.py'
 PLAIN = {

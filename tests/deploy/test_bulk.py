@@ -20,11 +20,11 @@ import ray
 
 from ghost_det.deploy import Detector, Metadata, bulk
 from ghost_det.deploy.bulk import Counts, detect_many
-from ghost_det.deploy.media import read_image
-from ghost_det.deploy.runtime import Detections
+from ghost_det.deploy.detector import Detections
+from ghost_det.deploy.video import read_image
 from ghost_det.errors import UserError
 from tests.conftest import ROOT
-from tests.deploy.exported import METADATA, save
+from tests.export.exported import METADATA, save
 
 GOOD, BAD, SHARD = 38, ('cut.jpg', 'empty.png'), 4
 

@@ -16,15 +16,15 @@ from mmdet.apis import inference_detector, init_detector
 
 from ghost_det.deploy import Metadata, detect
 from ghost_det.deploy.detect import detect_files, find_each
-from ghost_det.deploy.media import VideoReader, VideoWriter, read_image
-from ghost_det.deploy.runtime import Detections
+from ghost_det.deploy.detector import Detections
+from ghost_det.deploy.video import VideoReader, VideoWriter, read_image
 from ghost_det.errors import UserError
+from tests.conftest import ROOT
+from tests.demo.torch_files import save_torch
+from tests.export.exported import METADATA, save
 
-from ..conftest import ROOT
-from ..demo.torch_files import save_torch
-from .exported import METADATA, save
-from .test_media import huge
-from .test_runtime import box, bright
+from .test_detector import box, bright
+from .test_video import huge
 
 
 @pytest.fixture

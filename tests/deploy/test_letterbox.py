@@ -10,8 +10,7 @@ from mmdet.datasets.transforms import Resize
 
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.letterbox import letterbox, place, to_image
-
-from .exported import METADATA
+from tests.export.exported import METADATA
 
 SIDES = st.integers(1, 5000)
 

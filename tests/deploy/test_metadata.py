@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from ghost_det.deploy import Metadata
 from ghost_det.errors import UserError
-
-from .exported import METADATA
+from tests.export.exported import METADATA
 
 SOUND = json.loads(Metadata(**METADATA).to_json())
 

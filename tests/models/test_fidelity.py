@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ghost_det.classifiers import CLASSIFIERS, classifier
+from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
 from .contract import randomise
 

@@ -8,10 +8,9 @@ from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from ghost_det.engine.train import load_config
 from ghost_det.models.gfl_head import GFLSepBNHead
-from ghost_det.run import load_config
-
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 SIZES = (10, 5, 3, 2)
 SHAPE: dict[str, Any] = dict(

@@ -12,10 +12,10 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ghost_det.engine.train import load_config, use_pretrained
 from ghost_det.models.ghost_pan import GhostPAN
-from ghost_det.run import load_config, use_pretrained
+from tests.conftest import ROOT
 
-from ..conftest import ROOT
 from .contract import randomise
 
 CHANNELS = [6, 10, 14, 18]

@@ -1,0 +1,237 @@
+"""The command-line arguments that the tools share. Torch is imported only for those that need it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ghost_det.called import interruptible, stoppable, tool
+from ghost_det.installed import load, require
+from ghost_det.utils.text import plural
+
+if TYPE_CHECKING:
+    from ghost_det.data.dataset import DetectionData, Located
+
+CONFIG_HELP = f'a config: a name of {tool("configs")}, a file, or mmdet::FOLDER/NAME.py'
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 1 up, as argparse's ``type``."""
+    if not text.isdecimal() or not 0 < int(text[:20]) < 2**31:
+        raise argparse.ArgumentTypeError(f'{text!r}: a whole number from 1 up is wanted')
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Read a number above 0, as argparse's ``type``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r}: a number above 0 is wanted')
+    return number
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1, as argparse's ``type``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r}: a number from 0 to 1 is wanted')
+    return number
+
+
+def part(text: str) -> float:
+    """Read a number between 0 and 1, as argparse's ``type``."""
+    number = share(text)
+    if number in (0, 1):
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a number between 0 and 1')
+    return number
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and with it each of its subcommands', that takes options between the words, too.
+
+    argparse does so by `parse_intermixed_args` alone, which takes no subcommands and forgets ``--``.
+    """
+
+    _mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See `argparse.ArgumentParser`."""
+        args = sys.argv[1:] if args is None else list(args)
+        words = self._get_positional_actions()
+        if self._mixing or len(words) < 2 and all(word.nargs != '+' for word in words):
+            return super().parse_known_args(args, namespace)
+        if '--' in args:  # behind it are files, which may be said so that none looks like an option
+            end = args.index('--')
+            args[end:] = [f'./{word}' if word.startswith('-') else word for word in args[end + 1 :]]
+        self._mixing = True  # up to Python 3.12, the other calls this one
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+
+
+class Settings(argparse.Action):
+    """Read ``KEY=VALUE ...`` as mmengine's ``DictAction``, which is imported when there are some."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """See `argparse.Action`."""
+        from mmengine.config import DictAction
+
+        DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what train and test both take: work folder, data, launcher, config options."""
+    parser.add_argument(
+        '--work-dir', help='folder for logs, checkpoints, pictures (default: work_dirs/CONFIG)'
+    )
+    parser.add_argument(
+        '--backbone',
+        metavar='NAME[:WIDTH]',
+        help=f"in place of the config's, as GhostNetV2:1.3; {tool('swap')} makes a config of it",
+    )
+    data = parser.add_argument_group('data, instead of the one that the config names')
+    add_data(data)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        help='what started the processes of a distributed run (default: pytorch under torchrun, else none)',
+    )
+    add_config_options(parser)
+    # torch.distributed.launch passes it; mmengine reads the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that changes the config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Settings,
+        metavar='KEY=VALUE',
+        help='settings that win over the config, as optim_wrapper.optimizer.lr=0.01',
+    )
+
+
+def add_data(parser: Any) -> None:
+    """Add the options that name a data set, as a whole or part by part."""
+    parser.add_argument(
+        '--data', metavar='FOLDER', help="'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
+    )
+    add_parts(parser)
+
+
+def add_parts(parser: Any) -> None:
+    """Add the options that name annotations and images of train and val one by one."""
+    for split in ('train', 'val'):
+        parser.add_argument(
+            f'--{split}-ann', type=Path, metavar='JSON', help=f'annotations of the {split} split'
+        )
+        parser.add_argument(
+            f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split'
+        )
+    parser.add_argument(
+        '--val-share',
+        type=part,
+        metavar='SHARE',
+        help='part of train that becomes val where there is none (default: 0.2)',
+    )
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    option: str = '--cfg-options optim_wrapper.optimizer.lr=0.01',
+    light: bool = False,
+    splits: Sequence[str] = (),
+) -> argparse.Namespace:
+    """Parse the command line, and have torch, MMDetection and all of `ghost_det` ready.
+
+    Args:
+        parser: with the arguments of `add_common`, or others.
+        option: an example of the one that takes ``KEY=VALUE``.
+        light: the command needs no torch.
+        splits: those of `add_common`'s data that are needed; they are looked at before torch is imported.
+
+    Raises:
+        UserError: torch or MMDetection is not installed; see also `locate` and `read_environment`.
+    """
+    # Taken from the command line before it is parsed, see `run_tool`.
+    parser.add_argument('--traceback', action='store_true', help='show where an error came from')
+    try:
+        args = parser.parse_args()
+    except ValueError:  # of DictAction, for an option without "="
+        name, _, example = option.partition(' ')
+        parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
+    if not light:
+        require(parser.prog)
+        if splits:
+            args.located = locate(args, splits)
+        load(parser.prog)
+    if 'local_rank' in args:
+        from ghost_det.engine.distributed import default_launcher, read_environment
+
+        args.launcher = args.launcher or default_launcher()
+        if args.launcher == 'pytorch':
+            os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        read_environment(args.launcher)
+    interruptible()
+    return args
+
+
+def locate(args: argparse.Namespace, splits: Sequence[str]) -> Located | None:
+    """Find the splits of the data set that the arguments name; ``None`` where they leave it to the config."""
+    given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
+    if args.data is None and not any(map(any, given.values())):
+        return None
+    from ghost_det.config.shipped import config_file
+
+    config_file(args.config)  # a wrong name is reported before a sample is made
+    from ghost_det.data.dataset import find_splits
+
+    with stoppable():
+        return find_splits(args.data, given, splits, args.val_share)
+
+
+def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> DetectionData | None:
+    """Return the data set that `parse` located, or ``None`` where the arguments leave it to the config.
+
+    ``classes`` are those of the detector, where one is evaluated.
+    """
+    if args.located is None:
+        return None
+    if not classes and 'train' not in args.located.splits:  # the weights do not say what they detect
+        args.located = locate(args, ('train', 'val'))
+    from ghost_det.engine.distributed import is_first
+
+    data: DetectionData = args.located.with_classes(classes)
+    if not is_first():
+        return data
+    for name, split in (('train', data.train), ('val', data.val)):
+        if split is not None:
+            print(f'{name:<6}{split.annotations}, images in {split.images}')
+    for note in data.notes:
+        print(note)
+    names = ', '.join(data.classes[:10]) + ' ...' * (len(data.classes) > 10)
+    print(f'{plural(len(data.classes), "class")}: {names}')
+    for warning in data.warnings[:5]:
+        print(f'warning: {warning}')
+    if data.warnings:
+        print(f'{tool("check_data")}, given the same data, says more about these warnings')
+    return data

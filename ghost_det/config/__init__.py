@@ -1,0 +1,1 @@
+"""Configs: found by name, read, written, and changed by options."""

@@ -1,0 +1,126 @@
+"""Schedules of learning rates that follow the length of the training, when it starts and when it resumes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.runner import EpochBasedTrainLoop
+
+from ghost_det.errors import UserError
+
+WARM_UP = 0.1
+"""The largest share of a training whose length ``--epochs`` sets that a warm-up counted in steps may take."""
+_PROGRESS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose')
+
+
+def set_epochs(cfg: Any, epochs: int) -> None:
+    """Change the length of an epoch-based training, and of its schedules with it.
+
+    Raises:
+        UserError: the config counts iterations, or ``epochs`` is below 1.
+    """
+    if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
+        raise UserError(f'--epochs {epochs}: a number from 1 up, for a config that counts epochs')
+    scale = epochs / cfg.train_cfg.max_epochs
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        if scheduler.get('by_epoch', True):
+            for key in ('begin', 'end', 'T_max'):
+                if key in scheduler:
+                    scheduler[key] = max(round(scheduler[key] * scale), int(key != 'begin'))
+            if 'milestones' in scheduler:
+                scheduler.milestones = [max(1, round(m * scale)) for m in scheduler.milestones]
+    cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.get('val_interval', 1) * scale))
+    cfg.train_cfg.max_epochs = epochs
+
+
+def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
+    """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training's steps; say so."""
+    most = max(2, int(WARM_UP * steps))  # of one step, mmengine's LinearLR would never leave its start
+    found = schedulers if isinstance(schedulers, list) else [schedulers]
+    long = [each for each in found if _is_warm_up(each) and each['end'] > most]
+    if not long:
+        return None
+    line = (
+        f'--epochs: the warm-up takes {most} steps instead of {max(each["end"] for each in long)}, '
+        f'as this training has {steps}.'
+    )
+    for each in long:
+        each['end'] = most
+    return line
+
+
+def _is_warm_up(scheduler: Any) -> bool:
+    if not isinstance(scheduler, dict) or not {'type', 'end'} <= scheduler.keys():
+        return False
+    if scheduler.get('by_epoch', True) or scheduler.get('begin'):
+        return False
+    kind = str(scheduler['type']).rpartition('.')[2]
+    if kind.startswith('Linear'):
+        return bool(scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0))
+    return kind.startswith(('Constant', 'QuadraticWarmup'))
+
+
+def states(schedulers: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """Return a runner's built schedulers with a copy of the state of each."""
+    groups = schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]
+    return [(each, copy.deepcopy(each.state_dict())) for group in groups for each in group]
+
+
+def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | None:
+    """Where a resumed training's schedule is not the checkpoint's, recompute it, and return a line on that.
+
+    mmengine takes the schedule from the checkpoint, with its length: one that had come to its end stays
+    there, however long the training now is (mmengine issue 1565). Here it runs again from its start, as the
+    rate of a step may depend on the one before. The first rate is the checkpoint's.
+
+    Args:
+        runner: which has loaded the checkpoint.
+        fresh: the `states` of its schedulers before that.
+    """
+    loop = runner.train_loop
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    length = len(loop.dataloader)
+    steps = loop.epoch * length + getattr(loop, 'place', 0) if by_epoch else loop.iter
+    if all(
+        _settings(scheduler.state_dict()) == _settings(state)
+        and (scheduler.by_epoch or scheduler._global_step == steps)
+        for scheduler, state in fresh
+    ):
+        return None
+    if any(getattr(scheduler, 'need_val_args', False) for scheduler, _ in fresh):
+        return (
+            '--resume: the schedule is not that of the checkpoint, but depends on what was measured and '
+            'cannot be recomputed: it resumes as the checkpoint has it.'
+        )
+    before = _rate(runner)
+    for scheduler, state in fresh:
+        optimizer, name = scheduler.optimizer, state['param_name']
+        for group in optimizer.param_groups:
+            group[name] = group.setdefault(f'initial_{name}', group[name])
+        values = [group[name] for group in optimizer.param_groups]
+        scheduler.__dict__ = {**state, 'optimizer': optimizer, 'base_values': values}
+        scheduler.last_step = scheduler._global_step = -1
+        optimizer._global_step = 0  # or mmengine warns of steps without the optimizer's
+    for scheduler, _ in fresh:
+        scheduler.step()  # as when it is built
+    hook = ParamSchedulerHook()
+    for step in range(1, steps + 1):
+        hook.after_train_iter(runner, step - 1)
+        if by_epoch and step % length == 0 and step // length <= loop.epoch:
+            hook.after_train_epoch(runner)
+    long = f'{loop.max_epochs} epochs' if by_epoch else f'{loop.max_iters} steps'
+    return (
+        f'--resume: the schedule is not that of the checkpoint: recomputed for {long} at step {steps}; the '
+        f'learning rate is {_rate(runner):.4g}, it was {before:.4g}.'
+    )
+
+
+def _settings(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key not in _PROGRESS}
+
+
+def _rate(runner: Any) -> float:
+    return float(next(iter(runner.optim_wrapper.get_lr().values()))[0])

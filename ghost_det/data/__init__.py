@@ -1,0 +1,1 @@
+"""Data sets: layouts, annotations, the generated sample, and their checks."""

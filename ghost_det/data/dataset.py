@@ -1,0 +1,387 @@
+"""Detection data in COCO format: reading its classes, checking it, and fitting a config to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ghost_det.data.checks.findings import Finding, found
+from ghost_det.data.checks.images import tagged_images
+from ghost_det.errors import UserError
+from ghost_det.utils.files import atomic
+from ghost_det.utils.text import plural
+
+from .annotations import (
+    ALIGNED,
+    MENDED,
+    complete_boxes,
+    has_byte_order_mark,
+    read_annotations,
+    refuse_faults,
+    survey,
+)
+from .layouts import Given, data_root, find_annotations, find_images, misplaced, no_annotations
+from .table import is_there, left_out, reasons
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: an annotation file and the folder that its file names start from."""
+
+    annotations: Path
+    images: Path
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """A data set in COCO format; ``classes`` in the order of their labels.
+
+    ``warnings`` tell what is odd, ``notes`` how its splits were chosen.
+    """
+
+    train: Split | None
+    val: Split
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Located:
+    """The splits of a data set whose classes were not looked at; see `DetectionData`."""
+
+    splits: dict[str, Split]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def with_classes(self, classes: Sequence[str] | None = None) -> DetectionData:
+        """Return the data set with the classes of train, or those of a trained detector.
+
+        Raises:
+            UserError: train has no boxes, or val has boxes of other classes.
+        """
+        train, val = self.splits.get('train') if not classes else None, self.splits['val']
+        names = class_names(train.annotations) if train else tuple(classes or ())
+        _check_same_classes(names, val.annotations)
+        return DetectionData(train, val, names, self.warnings, self.notes)
+
+
+def find_data(
+    folder: str | Path | None,
+    train_ann: Path | None = None,
+    train_images: Path | None = None,
+    val_ann: Path | None = None,
+    val_images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    val_share: float | None = None,
+) -> DetectionData:
+    """Find both splits of a data set, check them, read the classes from the training annotations.
+
+    Args:
+        folder: ``'sample'`` for the generated one, or a folder in one of `layouts.LAYOUTS`.
+        train_ann: training annotations, where ``folder`` does not lead to them.
+        train_images: folder of the training images.
+        val_ann: validation annotations.
+        val_images: folder of the validation images.
+        classes: those of a trained detector, to evaluate it; no training split is looked for then.
+        val_share: the part of train that becomes val where there is none; 0.2 by default.
+
+    Raises:
+        UserError: something is missing, not in COCO format, or wrong; see `quick_check`.
+    """
+    given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
+    names = ('val',) if classes else ('train', 'val')
+    return find_splits(folder, given, names, val_share).with_classes(classes)
+
+
+def find_splits(
+    folder: str | Path | None, given: Given, names: Sequence[str], share: float | None = None
+) -> Located:
+    """Find the splits of these names and check them; see `find_data`."""
+    root = data_root(folder)
+    parts, notes = find_annotations(root, given, share)
+    splits = {}
+    for name in names:
+        if name in parts:
+            path, images = parts[name]
+            splits[name] = Split(path, find_images(name, root, path, images, survey(path).table.files))
+    odd = quick_check([*splits.items()], mended=MENDED)
+    for name in names:
+        if name not in splits:
+            raise no_annotations(name, root, [*parts])
+    return Located(splits, tuple(fault.line() for fault in odd), tuple(notes))
+
+
+def quick_check(
+    splits: Sequence[tuple[str, Split]],
+    mended: Sequence[str] = (),
+    more: Sequence[tuple[Path, Finding]] = (),
+) -> list[Finding]:
+    """Check annotations, and that every image is there, without opening any; return warnings.
+
+    Args:
+        splits: names and parts of a data set.
+        mended: kinds of faults that do not matter; without any, those of `ALIGNED` are errors.
+        more: pairs of annotation file and finding, of other checks.
+
+    Raises:
+        UserError: it lists the errors.
+    """
+    faults = [*more]
+    listing: dict[Path, set[str]] = {}
+    for name, split in splits:
+        table, findings = survey(split.annotations)
+        lost = [file for file in table.files if not is_there(split.images, file, listing)]
+        if lost and len(lost) == len(table.files):
+            missing = found(
+                'wrong image folder', '', [misplaced(name, split.annotations, split.images, lost)]
+            )
+        else:
+            missing = found('missing file', '', (str(split.images / file) for file in lost))
+        for fault in (*findings, *missing, *tagged_images(table, name, split.images)):
+            severity = 'error' if fault.kind in ALIGNED and not mended else fault.severity
+            if fault.kind not in mended:
+                faults.append((split.annotations, replace(fault, split=name, severity=severity)))
+    refuse_faults(faults)
+    common = []
+    for train in (split for name, split in splits if name == 'train'):
+        for val in (split for name, split in splits if name == 'val'):
+            common += shared_images(train, val)
+    return [
+        # Not an error here, since some train on what they measure to see whether a network can learn it.
+        *found('image in both splits', '', common, severity='warning'),
+        *(fault for _, fault in faults if fault.severity == 'warning'),
+    ]
+
+
+def shared_images(train: Split, val: Split) -> list[str]:
+    """Return the images of train that are val's, too: the same file, or one of the same name and content.
+
+    Of contents, the sizes and the first blocks are compared.
+    """
+    named: dict[str, list[str]] = defaultdict(list)
+    for other in survey(val.annotations).table.files:
+        named[os.path.basename(other)].append(os.path.normpath(val.images / other))
+    return [
+        file
+        for file in survey(train.annotations).table.files
+        if any(
+            _same(os.path.normpath(train.images / file), other)
+            for other in named.get(os.path.basename(file), ())
+        )
+    ]
+
+
+def _same(first: str, second: str) -> bool:
+    try:
+        if first == second or os.path.samefile(first, second):
+            return True
+        size = os.path.getsize(first)
+        if not size or size != os.path.getsize(second):
+            return False
+        with open(first, 'rb') as one, open(second, 'rb') as two:
+            return one.read(1 << 16) == two.read(1 << 16)
+    except (OSError, ValueError):  # of names that no file system has, too
+        return False
+
+
+def class_names(annotations: Path) -> tuple[str, ...]:
+    """Return the class names of an annotation file in its order, which is that of mmdet's labels.
+
+    Raises:
+        UserError: there are no boxes, or errors in the file.
+    """
+    table, findings = survey(annotations)
+    refuse_faults([(annotations, fault) for fault in findings if fault.kind not in MENDED])
+    for fault in findings:
+        if fault.kind == 'no boxes':
+            raise UserError(f'{annotations}: {fault.where[0]}')
+    return tuple(table.categories[index]['name'] for index in table.classes())
+
+
+def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
+    table = survey(annotations).table
+    names = {category['id']: category['name'] for category in table.categories}
+    for used in table.used():
+        if names[used] not in classes:
+            raise UserError(
+                f'{annotations}: has boxes of the class {names[used]!r} (id {used}), '
+                f'which is not among the {plural(len(classes), "class")} to find: {", ".join(classes[:20])}'
+            )
+
+
+def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path) -> Path:
+    """Return annotations whose categories are ``classes`` in this order: the file itself, or a copy.
+
+    mmdet numbers labels by the file's own order, whatever order ``classes`` has, so a validation
+    file in another order silently shifts them. The copy, in ``folder``, also has what `complete_boxes` adds.
+
+    Raises:
+        UserError: the file has boxes of a class that is not in ``classes``.
+    """
+    table = survey(annotations).table
+    order = [category['name'] for category in table.categories if category['name'] in classes]
+    if order == list(classes) and table.complete and not has_byte_order_mark(annotations):
+        return annotations
+    _check_same_classes(classes, annotations)
+    content = read_annotations(annotations)
+    by_name = {category['name']: category for category in content['categories']}
+    free = max(category['id'] for category in content['categories']) + 1
+    content['categories'] = [
+        by_name.get(name, {'id': free + label, 'name': name}) for label, name in enumerate(classes)
+    ]
+    complete_boxes(content)
+    content.setdefault('info', {})
+    copy = folder / annotations.name
+    with atomic(copy) as partial:  # as every process of a distributed run comes through here
+        partial.write_text(json.dumps(content))
+    return copy
+
+
+def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
+    """Point every loader, evaluator and head of a config, in place, at ``data``.
+
+    Aligned copies of annotations go to ``folder``, if any are needed.
+    """
+    for name, split in (('train', data.train), ('val', data.val), ('test', data.val)):
+        if split is None or not cfg.get(f'{name}_dataloader'):
+            continue
+        annotations = aligned_annotations(split.annotations, data.classes, folder / name)
+        _only_first(cfg[f'{name}_dataloader'])
+        dataset = innermost(cfg[f'{name}_dataloader'])
+        dataset.update(
+            type='CocoDataset',
+            data_root='',
+            ann_file=str(annotations),
+            data_prefix=dict(img=str(split.images)),
+            metainfo=dict(classes=data.classes, **_palette(len(data.classes))),
+        )
+        if name != 'train':
+            for evaluator in evaluators(cfg, name):
+                evaluator['ann_file'] = str(annotations)
+    set_num_classes(cfg.model, len(data.classes))
+
+
+def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
+    """Compare the boxes that built datasets of mmdet yield to a training with those in their files.
+
+    Datasets that read no COCO file, or in their own way, are passed over. Yields a line for each other, and
+    whether it is a warning: its numbers do not add up.
+
+    Raises:
+        UserError: none of the boxes are used.
+    """
+    from mmdet.datasets import CocoDataset
+
+    for dataset in all_innermost(loader):
+        readers = [getattr(type(dataset), name, None) for name in ('load_data_list', 'parse_data_info')]
+        if readers != [CocoDataset.load_data_list, CocoDataset.parse_data_info]:
+            continue
+        try:
+            table = survey(Path(dataset.ann_file)).table
+        except UserError:  # of remote storage
+            continue
+        entries = (dataset.get_data_info(index)['instances'] for index in range(len(dataset)))
+        used = sum(not instance['ignore_flag'] for instances in entries for instance in instances)
+        filters = {} if dataset.test_mode else dataset.filter_cfg or {}
+        left = left_out(table, dataset.metainfo['classes'], filters.get('min_size', 0))
+        unknown = len(table.boxes) - used - sum(left.values())
+        if dataset._indices is not None and unknown > 0:
+            left['not among its indices'] = unknown
+        elif unknown:
+            left['for a reason unknown to ghost_det: please report it'] = unknown
+        line = (
+            f'train ({Path(dataset.ann_file).name}): {used:,} of {len(table.boxes):,} boxes '
+            f'in {len(dataset):,} of {len(table.files):,} images are used{reasons(left)}'
+        )
+        if not used:
+            raise UserError(f'{line}: nothing to learn from')
+        yield line, bool(unknown) and dataset._indices is None
+
+
+def evaluators(cfg: Any, name: str) -> list[Any]:
+    """Return the evaluators of a split as a list, whether the config has one or several."""
+    found = cfg[f'{name}_evaluator']
+    return found if isinstance(found, list) else [found]
+
+
+def all_innermost(part: Any) -> Iterator[Any]:
+    """Yield the datasets of a loader, in a config or built, under wrappers such as ``ConcatDataset``."""
+    one, several = (
+        part.get(key) if isinstance(part, dict) else getattr(part, key, None)
+        for key in ('dataset', 'datasets')
+    )
+    inner = several or [] if one is None else [one]
+    for dataset in inner:
+        yield from all_innermost(dataset)
+    if not inner:
+        yield part
+
+
+def innermost(loader: Any) -> Any:
+    """Return the first dataset of a loader; nothing is changed."""
+    return next(all_innermost(loader))
+
+
+def test_pipeline(cfg: Any) -> list[Any]:
+    """Return the steps by which a config prepares the images of its test data."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    return (innermost(loader).get('pipeline') if loader else None) or cfg.get('test_pipeline') or []
+
+
+def _only_first(part: Any) -> None:
+    """Leave one dataset in each ``ConcatDataset`` of a loader, in place."""
+    if part.get('datasets'):
+        part['datasets'] = part['datasets'][:1]
+    for inner in [part['dataset']] if part.get('dataset') else part.get('datasets') or []:
+        _only_first(inner)
+
+
+def _palette(count: int) -> dict[str, Any]:
+    """Return colours where there are more classes than COCO's own palette has."""
+    if count <= 80:
+        return {}
+    from mmdet.visualization import get_palette
+
+    return {'palette': [tuple(int(c) for c in colour) for colour in get_palette('random', count)]}
+
+
+def set_num_classes(model: Any, count: int) -> None:
+    """Set ``num_classes`` in every head of a detector's config."""
+    for _, head in heads(model):
+        head['num_classes'] = count
+
+
+def heads(part: Any, place: str = 'model') -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a detector's config that have ``num_classes``, with their places.
+
+    Backbones, necks and some heads use the word for something else.
+    """
+    if isinstance(part, list | tuple):
+        for index, inner in enumerate(part):
+            yield from heads(inner, f'{place}[{index}]')
+    elif isinstance(part, dict):
+        if 'num_classes' in part:
+            yield place, part
+        for key, value in part.items():
+            if key not in ('backbone', 'neck', 'semantic_head', 'rpn_head'):
+                yield from heads(value, f'{place}.{key}')
+
+
+def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:
+    """Return the annotation files and image folders of a config that are not on this machine.
+
+    Files of remote storage (``s3://...``) are not looked for.
+    """
+    missing = []
+    for dataset in (each for name in splits for each in all_innermost(cfg[f'{name}_dataloader'])):
+        root = dataset.get('data_root') or ''
+        for part in (dataset.get('ann_file'), dataset.get('data_prefix', {}).get('img')):
+            if part and '://' not in f'{root}{part}' and not (Path(root) / part).exists():
+                missing.append(Path(root) / part)
+    return missing

@@ -1,0 +1,315 @@
+"""YOLO data sets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from ghost_det.errors import UserError
+from ghost_det.utils.images import visible, walk
+
+from .label_files import (
+    SPLITS,
+    WORDS,
+    Layout,
+    Pair,
+    Read,
+    Reader,
+    by_folder,
+    check_length,
+    choose_splits,
+    images_in,
+    read_text,
+)
+from .table import Floats
+
+EMPTY = (None, '', '~', 'null')  # what yaml has for nothing
+MAX_CLASSES = 100_000
+SLACK = 0.01  # of the image's side, for what rounding leaves outside of it
+SAMPLED = 500  # label files that are looked at to tell polygons from keypoints
+MOST = 0.9  # of such rows decide
+
+
+def find_yolo(yaml: Path) -> Layout | None:
+    """Return the layout that a ``data.yaml`` describes; ``None`` if it is another yaml file."""
+    content = _read_yaml(yaml)
+    if not isinstance(content, dict) or not {'names', 'train'} <= content.keys():
+        return None
+    names = content['names']
+    if isinstance(names, dict) and all(str(key).isdecimal() and int(key) < MAX_CLASSES for key in names):
+        named = {int(key): name for key, name in names.items()}
+        names = [named.get(number, f'class {number}') for number in range(max(named, default=-1) + 1)]
+    # What is there is not shown: by aliases, a small file can have a value that fills the memory as text.
+    if not isinstance(names, list) or any(isinstance(name, list | dict) for name in names):
+        raise UserError(
+            f'{yaml}: names: expected a list of class names, or a mapping of numbers '
+            f'from 0 to below {MAX_CLASSES:,} to names'
+        )
+    keypoints = _keypoints(yaml, content['kpt_shape']) if 'kpt_shape' in content else None
+    splits: dict[str, list[Pair]] = {}
+    folders: dict[str, list[Path]] = {}
+    note = ''
+    for name, words in SPLITS.items():
+        for word in (word for word in words if content.get(word) not in EMPTY and not splits.get(name)):
+            images: list[Path] = []
+            folders[name] = []
+            given = content[word]
+            for place in given if isinstance(given, list) else [given]:
+                found = _yolo_place(yaml.parent, content.get('path', ''), place)
+                if found is None:
+                    said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
+                    raise UserError(
+                        f'{yaml}: {name} is {said}: no such folder of images, or .txt list of them'
+                    )
+                if found.is_dir():
+                    images += images_in(found, '**/*')
+                    folders[name].append(found)
+                else:
+                    images += _listed(yaml, found)
+            if images and word == 'test':
+                note = (
+                    f'{yaml}: {"val is empty" if name in splits else "there is no val"}: test is taken as val'
+                )
+            splits[name] = [(path, _label(path)) for path in dict.fromkeys(images)]
+    orphans: dict[str, list[Path]] = {}
+    known = {str(label) for pairs in splits.values() for _, label in pairs}
+    for name, pairs in splits.items():
+        orphans[name] = list(_orphans(folders[name], {os.path.dirname(label) for _, label in pairs}, known))
+        known.update(map(str, orphans[name]))
+    return Layout(
+        'yolo', splits, [str(name) for name in names], orphans=orphans, note=note, keypoints=keypoints
+    )
+
+
+def find_yolo_plain(root: Path) -> Layout | None:
+    """Return the layout of YOLO labels without a yaml, as LabelImg and Label Studio write them."""
+    places = [
+        root / each / name for each in ('', 'labels', 'images') for name in ('classes.txt', 'obj.names')
+    ]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        return None
+    check_length(file)
+    lines = file.read_text(encoding='utf-8-sig', errors='replace').splitlines()
+    images = root / 'images' if (root / 'images').is_dir() else root
+    labels = root / 'labels' if (root / 'labels').is_dir() else images
+    files = {path.relative_to(images).as_posix(): path for path in images_in(images, '**/*')}
+    pairs = {key: (path, (labels / key).with_suffix('.txt')) for key, path in files.items()}
+    if not any(os.path.isfile(label) for _, label in pairs.values()):
+        return None
+    splits, note = choose_splits(root, by_folder(pairs))
+    return Layout('yolo', splits, [line.strip() for line in lines if line.strip()], note=note)
+
+
+def _read_yaml(yaml: Path) -> Any:
+    """Read a yaml file, whose scalars stay texts: ``no``, ``007`` and ``12:30`` are names of classes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import yaml as pyyaml
+
+    class Loader(pyyaml.SafeLoader):
+        yaml_implicit_resolvers: dict[str, Any] = {}
+
+    try:
+        if not yaml.is_file():  # a pipe would be waited for
+            return None
+        return pyyaml.load(read_text(yaml), Loader)
+    except (OSError, ValueError, RecursionError, pyyaml.YAMLError) as error:
+        raise UserError(f'{yaml}: cannot be read: {error}') from None
+
+
+def _keypoints(yaml: Path, shape: Any) -> tuple[int, int]:
+    numbers = shape if isinstance(shape, list) else []
+    if len(numbers) != 2 or not all(str(n).isdecimal() and int(n) < MAX_CLASSES for n in numbers):
+        raise UserError(f'{yaml}: kpt_shape: expected two numbers, as [17, 3], or [0, 0] for polygons')
+    return int(numbers[0]), int(numbers[1])
+
+
+def _yolo_place(root: Path, path: Any, place: Any) -> Path | None:
+    """Return the folder or list that ``train:`` names; Roboflow's say ``../train/images`` for their own."""
+    if not isinstance(place, str) or not isinstance(path, str):
+        return None
+    inside = place.removeprefix('../')
+    parts = PureWindowsPath(place).parts  # of another machine's path, only the end is here
+    ends = [root.joinpath(*parts[n:]) for n in range(1, len(parts)) if {*parts[n:]} & {*WORDS}]
+    for found in (root / ('' if path in EMPTY else path) / place, root / place, root / inside, *ends):
+        if os.path.isdir(found) or found.suffix.lower() == '.txt' and os.path.isfile(found):
+            return Path(os.path.normpath(found))
+    return None
+
+
+def _listed(yaml: Path, file: Path) -> Iterator[Path]:
+    """Yield the images of a list, whose paths start from its own folder, else from that of the yaml."""
+    try:
+        lines = read_text(file).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f'{file}: cannot be read: {error}') from None
+    for line in filter(None, map(str.strip, lines)):
+        places = [Path(os.path.normpath(folder / line)) for folder in (file.parent, yaml.parent)]
+        yield next((place for place in places if os.path.isfile(place)), places[0])
+
+
+def _label(image: Path) -> Path:
+    """Return the label file of an image: as ultralytics has it, else next to the image."""
+    stem = os.path.splitext(image)[0]
+    label, near = f'{_replaced(stem, "images", "labels")}.txt', f'{stem}.txt'
+    return Path(near if label != near and not os.path.isfile(label) and os.path.isfile(near) else label)
+
+
+def _replaced(path: str, old: str, new: str) -> str:
+    """Return a path with another name for its last folder of a name, where there is one."""
+    head, word, tail = path.rpartition(f'{os.sep}{old}{os.sep}')
+    return f'{head}{os.sep}{new}{os.sep}{tail}' if word else path
+
+
+def _orphans(images: Iterable[Path], labels: set[str], known: set[str]) -> Iterator[Path]:
+    """Yield label files without an image: of folders of images, to any depth, and of folders of labels.
+
+    ``known`` are those with an image.
+    """
+    roots = {os.path.dirname(_replaced(f'{folder}/x', 'images', 'labels')) for folder in images}
+    files = {file for root in roots if os.path.isdir(root) for file in walk(root)}
+    files |= {
+        str(file)
+        for folder in labels - set(map(os.path.dirname, files))
+        for file in visible(Path(folder), '*')
+    }
+    stems: dict[str, set[str]] = {}
+    for file in sorted(files - known):
+        if not file.endswith('.txt'):
+            continue
+        places = {os.path.dirname(path) for path in (file, _replaced(file, 'labels', 'images'))}
+        for place in places - stems.keys():
+            stems[place] = {image.stem for image in images_in(Path(place))}
+        path = Path(file)
+        if not any(path.stem in stems[place] for place in places) and _has_rows(path):
+            yield path
+
+
+def _has_rows(file: Path) -> bool:
+    """Tell whether a text is one of labels, and not of classes or anything else."""
+    try:
+        return len([float(word) for word in read_text(file).strip().partition('\n')[0].split()]) > 4
+    except (OSError, ValueError):
+        return False
+
+
+def yolo_reader(root: Path, layout: Layout) -> Reader:
+    """Return the reader of a layout's label files."""
+    classes = len(layout.classes or [])
+    if layout.keypoints is None:
+        _refuse_keypoints(root, layout)
+    count, numbers = layout.keypoints or (0, 0)
+
+    def read(label: Path, size: tuple[int, int], tag: int) -> Read:
+        found: list[Any] = []
+        wrong = []
+        for number, line in enumerate(read_text(label).splitlines(), 1):
+            try:
+                if line.strip():
+                    index, corners = _yolo_box(line.split(), classes, count * numbers)
+                    found.append((index, [corner * side for corner, side in zip(corners, size * 2)], 0))
+            except ValueError as error:
+                wrong.append(('faults', f'line {number}: {error}'))
+        return found, wrong
+
+    return read
+
+
+def _yolo_box(words: list[str], classes: int, keypoints: int) -> tuple[int, list[float]]:
+    """Return the class of a row, and the corners x1, y1, x2, y2 of its box as shares of the image's sides.
+
+    Raises:
+        ValueError: it is not a box, a box with that many numbers of keypoints, or a polygon.
+    """
+    try:
+        name, *row = map(float, words)
+    except ValueError:
+        raise ValueError(f'expected numbers, got {" ".join(words)[:60]!r}') from None
+    if not name.is_integer() or not 0 <= name < classes:
+        raise ValueError(f'class {words[0]}, but "names" has {classes}, counted from 0')
+    box = bool(keypoints) or len(row) < 6
+    # A fifth number is the confidence of a detector's own labels.
+    if len(row) not in (4, 5, 4 + keypoints) if box else len(row) % 2:
+        expected = f'4, or {4 + keypoints} by kpt_shape' if keypoints else '4 of a box, or pairs of a polygon'
+        raise ValueError(f'{len(row)} numbers after the class: expected {expected}')
+    row = row[:4] if box else row
+    for place, value in enumerate(row):
+        if not (0 if box and place > 1 else -SLACK) <= value <= 1 + SLACK:
+            raise ValueError(f"{value:g}: expected shares of the image's width and height, from 0 to 1")
+    if box:
+        x, y, width, height = row
+        return int(name), [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    return int(name), [min(row[::2]), min(row[1::2]), max(row[::2]), max(row[1::2])]
+
+
+def _refuse_keypoints(root: Path, layout: Layout) -> None:
+    """Refuse rows that may be polygons by their number, but by what they say are boxes with keypoints.
+
+    Rows with keypoints all have the same length, and the keypoints lie in the box; read as polygons, they
+    cross themselves.
+    """
+    labels = [label for pairs in layout.splits.values() for _, label in pairs if os.path.isfile(label)]
+    rows: list[list[float]] = []
+    for label in labels[:: len(labels) // SAMPLED + 1]:
+        with contextlib.suppress(OSError, ValueError):  # reported when it is converted
+            rows += [[float(word) for word in line.split()[1:]] for line in read_text(label).splitlines()]
+    rows = [row for row in rows if len(row) > 5 and np.isfinite(row).all()]
+    for length, count in Counter(map(len, rows)).most_common(1):
+        same = np.array([row for row in rows if len(row) == length])
+        # Any three points are a triangle, so these say nothing.
+        polygons = length > 6 and length % 2 == 0 and np.mean([_is_polygon(row) for row in same]) > MOST
+        for numbers in (3, 2) if count >= MOST * len(rows) else ():
+            keypoints, rest = divmod(length - 4, numbers)
+            if not rest and _are_keypoints(same, numbers, bool(polygons)):
+                raise UserError(
+                    f'{root}: the labels have {length} numbers after the class, which look like a box and '
+                    f'{keypoints} keypoints, not like a polygon; say which in the yaml: '
+                    f'"kpt_shape: [{keypoints}, {numbers}]", or "kpt_shape: [0, 0]" for polygons'
+                )
+
+
+def _is_polygon(row: Floats) -> bool:
+    """Tell whether x1 y1 x2 y2 ... lie in the image, and the sides touch no others but their neighbours."""
+    points = row.reshape(-1, 2)
+    start = points[(points != np.roll(points, 1, 0)).any(1)]
+    span = np.ptp(start, 0) if len(start) > 2 else np.zeros(2)
+    if not (span > 0).all() or row.min() < -SLACK or row.max() > 1 + SLACK:
+        return False
+    start = (start - start.min(0)) / span
+    end = np.roll(start, -1, 0)
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    near = np.all(low[:, None] <= high + 1e-9, axis=2)
+    (across, down), (x, y) = (end - start).T[..., None], (start - start[:, None]).transpose(2, 0, 1)
+    turn = across * y - down * x  # of the start of side j, seen from side i
+    touching = near & near.T & (turn * np.roll(turn, -1, 1) <= 1e-9)
+    order = np.arange(len(start))
+    distance = abs(order[:, None] - order)
+    apart = (distance > 1) & (distance < len(start) - 1)
+    return not (touching & touching.T & apart).any()
+
+
+def _are_keypoints(rows: Floats, numbers: int, polygons: bool) -> bool:
+    """Tell whether rows (n, 4 + keypoints x numbers) are boxes with most of their labelled keypoints inside.
+
+    Where they may be polygons as well, the keypoints must span the boxes, as the first corner of a polygon is
+    seldom the center of the others.
+    """
+    centers, sizes = rows[:, None, :2], rows[:, None, 2:4]
+    points = rows[:, 4:].reshape(len(rows), -1, numbers)[..., :2]
+    labelled = np.asarray((points > 0).any(2))
+    near = (np.abs(points - centers) <= 0.55 * sizes).all(2) & labelled
+    fit = ((sizes > 0) & (np.abs(centers - 0.5) + sizes / 2 <= 0.5 + SLACK)).all((1, 2))
+    fit &= near.sum(1) >= 0.75 * labelled.sum(1)
+    if fit.mean() < MOST or not polygons:
+        return bool(fit.mean() >= MOST)
+    spans = np.ptp(np.where(labelled[..., None], points, centers)[fit], axis=1) / rows[fit, 2:4]
+    return bool(np.median(spans.min(1)) >= 0.6)

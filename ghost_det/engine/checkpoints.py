@@ -1,0 +1,259 @@
+"""Checkpoints that are whole or not there, and finding the newest whole one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import is_main_process, master_only
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+from mmengine.hooks import CheckpointHook
+
+from ghost_det.called import tool
+from ghost_det.errors import UserError
+from ghost_det.utils.files import PARTIAL, atomic
+from ghost_det.weights.checkpoint import load_checkpoint
+
+INTERRUPTED = 'interrupted.pth'
+# A resumed training takes its learning rate from the checkpoint.
+ADVICE = (
+    'To train on at a lower learning rate, start anew from the last checkpoint: --cfg-options '
+    'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...; clip_grad in the config may help, too.'
+)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's storage of local files, by a temporary file that is renamed when it is on the disk."""
+
+    def put(self, obj: Any, filepath: str | Path) -> None:
+        """Write bytes.
+
+        Raises:
+            UserError: the disk is full; what was there before is still there.
+        """
+        try:
+            with atomic(Path(filepath), durable=True) as partial:
+                partial.write_bytes(obj)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise UserError(disk_full(Path(filepath), len(obj))) from None
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write text, as `put` writes bytes."""
+        self.put(obj.encode(encoding), filepath)
+
+
+def save_safely() -> None:
+    """Make mmengine write its checkpoints and other local files through `AtomicBackend`."""
+    register_backend('local', AtomicBackend, force=True, prefixes='')
+
+
+def disk_full(path: Path, size: int | None = None) -> str:
+    """Say that a file could not be written, what is needed, and what is still there."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        wanted = f', {size / 1e6:.1f} MB are needed' if size else ''
+        path = Path(f'{path} ({free / 1e6:.1f} MB are free{wanted})')
+    return (
+        f'no space left on the disk for {path}. The checkpoints before it are whole: free some space, then '
+        'go on with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
+    )
+
+
+class _Later:
+    """A file backend whose removals wait until `flush`, and are of files in one folder alone.
+
+    Which file was best comes from a checkpoint, which may be of another folder or origin.
+    """
+
+    def __init__(self, backend: Any, folder: str) -> None:
+        self.backend = backend
+        self.folder = folder
+        self.waiting: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: str) -> None:
+        self.waiting.append(Path(path).name)
+
+    rmtree = remove
+
+    def flush(self) -> None:
+        for name in self.waiting:
+            path = self.backend.join_path(self.folder, name)
+            if name.endswith('.pth') and self.backend.isfile(path):
+                self.backend.remove(path)
+        self.waiting.clear()
+
+
+@HOOKS.register_module()
+class KeepingCheckpointHook(CheckpointHook):
+    """mmengine's checkpoints, where an old one goes only after the new one is there.
+
+    mmengine removes first: interrupted then, a training that keeps one checkpoint had none. The new one knows
+    which are to go, and a training that is gone on with from it removes them.
+    """
+
+    REMOVED = 'removed'
+    _waiting: Sequence[str] = ()
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save a network that is lost, in whose favour a good one would be removed.
+
+        Raises:
+            UserError: parameters are not finite.
+        """
+        checkpoint['message_hub']['runtime_info'][self.REMOVED] = list(self._waiting)
+        model = runner.model  # whose weights may be beside averaged ones in the checkpoint
+        statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
+        state = dict([*model.named_parameters(), *statistics])
+        lost = [key for key, value in state.items() if not torch.isfinite(value).all()]
+        if lost:
+            raise UserError(
+                f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the '
+                f'network are no longer finite numbers, {lost[0]} for one: it has diverged and is not saved. '
+                f'The checkpoints before it are kept. {ADVICE}'
+            )
+
+    def before_train(self, runner: Any) -> None:
+        """Remove what the training that is gone on with was about to remove."""
+        super().before_train(runner)
+        if is_main_process():
+            later = _Later(self.file_backend, self.out_dir)
+            names = runner.message_hub.runtime_info.get(self.REMOVED)
+            for name in names if isinstance(names, list) else ():
+                later.remove(str(name))
+            later.flush()
+        runner.message_hub.update_info(self.REMOVED, [])
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
+        with self._remove_later():
+            super()._save_checkpoint_with_step(runner, step, meta)
+        remove_interrupted(runner.work_dir)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
+        with self._remove_later():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextlib.contextmanager
+    def _remove_later(self) -> Iterator[None]:
+        backend: Any = self.file_backend
+        if isinstance(backend, _Later):  # saving the best saves the last once more
+            yield
+            return
+        self.file_backend: Any = _Later(backend, self.out_dir)
+        self._waiting = self.file_backend.waiting
+        try:
+            yield
+            self.file_backend.flush()
+        finally:
+            self.file_backend = backend
+
+
+@master_only
+def remove_interrupted(work_dir: str) -> None:
+    """Remove the checkpoint of an interruption, once a later one is there."""
+    (Path(work_dir) / INTERRUPTED).unlink(missing_ok=True)
+
+
+@master_only
+def remove_partial(work_dir: str) -> None:
+    """Remove what killed trainings had begun to write."""
+    for path in Path(work_dir).glob(f'{PARTIAL}*'):
+        path.unlink(missing_ok=True)
+
+
+def saved_in(work_dir: str) -> list[Path]:
+    """Return the checkpoints of a work folder that a training may go on from."""
+    return [path for name in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED) for path in Path(work_dir).glob(name)]
+
+
+def newest_whole(work_dir: str) -> tuple[str | None, list[str]]:
+    """Return the checkpoint to resume from, and a line on each that cannot be used.
+
+    Of those that are intact, it is that of the last start, and of the most steps.
+    """
+    faults = []
+    found: list[tuple[int, int, str]] = []
+    for path in sorted(saved_in(work_dir), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            meta = _state(path)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        found.append((began(meta), meta['iter'], str(path)))
+    return max(found)[2] if found else None, faults
+
+
+def began(meta: dict[str, Any]) -> int:
+    """Return when the training of a checkpoint was started, in nanoseconds; 0 where it does not say."""
+    found = meta.get('began')
+    return found if isinstance(found, int) else 0
+
+
+def _state(path: str | Path) -> dict[str, Any]:
+    """Return what the checkpoint of a training says of its place.
+
+    Raises:
+        UserError: the file is damaged, or holds no state of a training.
+    """
+    content = load_checkpoint(path)
+    meta = content.get('meta')
+    if not isinstance(meta, dict) or 'optimizer' not in content:
+        raise UserError(
+            f'{path} holds weights alone, not the state of a training; '
+            f'to start from them: --cfg-options load_from={path}'
+        )
+    for key, default in {'iter': None, 'epoch': None, 'place': 0, 'seed': 0}.items():
+        number = meta.get(key, default)
+        if not isinstance(number, int) or not 0 <= number < 2**63:
+            raise UserError(f'{path}: damaged: its meta.{key} is {str(number)[:40]}, a number is wanted')
+    return meta
+
+
+def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
+    """Find what a training resumes from, and set its random seed.
+
+    Returns:
+        The checkpoint, if there is one, and a line on each newer one that is damaged.
+
+    Raises:
+        UserError: there are checkpoints, but none to go on from; or the training is to be shorter than it is.
+    """
+    cfg.resume = False
+    if resume is None:
+        return None, []
+    cfg.load_from = None  # or mmengine would resume from there
+    source, damaged = newest_whole(cfg.work_dir) if resume == 'auto' else (resume, [])
+    if source is None:
+        if damaged:
+            raise UserError(
+                f'--resume: no checkpoint of {cfg.work_dir} is whole: {"; ".join(damaged)}. '
+                'Remove them, or leave --resume out, to start from the beginning'
+            )
+        return None, []
+    meta = _state(source)  # before the set-up of everything else
+    for key, unit, done in (
+        ('max_epochs', 'epochs', meta['epoch'] + (meta.get('place', 0) > 0)),
+        ('max_iters', 'steps', meta['iter']),
+    ):
+        if cfg.train_cfg.get(key, done) < done:
+            raise UserError(
+                f'--resume: {source} has been trained for {done} {unit}, and this training has '
+                f'{cfg.train_cfg[key]} (--epochs, or train_cfg.{key} in the config): give it {done} or more, '
+                f'or evaluate the checkpoint with {tool("test")}'
+            )
+    seed = meta.get('seed')
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+    return source, damaged

@@ -1,0 +1,1 @@
+"""COCO figures, and what the errors cost."""

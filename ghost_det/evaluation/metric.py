@@ -1,0 +1,125 @@
+"""mmdet's COCO metric with the twelve figures under their own names, by the fastest evaluator installed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.logging import MMLogger
+
+from ghost_det.data.annotations import complete_boxes
+
+from .coco import Evaluation, class_table, evaluate, figure_table
+
+
+@METRICS.register_module()
+class FullCocoMetric(CocoMetric):
+    """COCO's standard evaluation, all twelve figures and the AP of each class.
+
+    By faster-coco-eval where it is installed, else by pycocotools; both give the same figures. Figures are
+    unrounded fractions of 1; -1 means that the ground truth has no box of that size or class.
+
+    Args:
+        ann_file: annotations in COCO's format.
+        metric: ``'bbox'``, ``'segm'`` or both.
+        collect_device: what gathers detections of several processes; despite its name, ``'gpu'`` goes over
+            whatever connects them. mmdet's own choice, ``'cpu'``, goes through files in the present folder,
+            which hosts do not share.
+        **kwargs: mmdet's ``format_only``, ``outfile_prefix``, ``backend_args``, ``prefix``,
+            ``sort_categories``.
+
+    Attributes:
+        ann_file: as given.
+        evaluations: the last one of each metric.
+        keep: set by who wants to have the detections afterwards.
+        detections: those of the last evaluation as COCO results for each metric, where they are kept.
+
+    Raises:
+        ValueError: another metric.
+
+    Source: COCO detection evaluation, https://cocodataset.org/#detection-eval
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        metric: str | list[str] = 'bbox',
+        collect_device: str = 'gpu',
+        **kwargs: Any,
+    ) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(ann_file=ann_file, metric=metric, collect_device=collect_device, **kwargs)
+        if not set(self.metrics) <= {'bbox', 'segm'}:
+            raise ValueError(f'FullCocoMetric: metric {metric!r}: bbox and segm are understood')
+        complete_boxes(self._coco_api.dataset)
+        self.ann_file = ann_file
+        self.evaluations: dict[str, Evaluation] = {}
+        self.keep = False
+        self.detections: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """The content of the annotation file."""
+        content: dict[str, Any] = self._coco_api.dataset
+        return content
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """Return the figures of every metric asked for, and log them as tables."""
+        if self.format_only:
+            return dict(super().compute_metrics(results))
+        logger = MMLogger.get_current_instance()
+        truth = self.truth
+        categories = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
+        found: dict[str, float] = {}
+        self.detections = {}  # not two evaluations' at once
+        for metric in self.metrics:
+            detections = coco_results([prediction for _, prediction in results], categories, metric)
+            if self.keep:
+                self.detections[metric] = detections
+            evaluation = self.evaluations[metric] = evaluate(truth, detections, metric)
+            logger.info(f'{metric} by class\n{class_table(evaluation)}')
+            found.update({f'{metric}_{name}': value for name, value in evaluation.figures.items()})
+            part = '' if metric == 'bbox' else f'{metric}_'
+            found.update({f'{part}{each.name}_precision': each.figures['AP'] for each in evaluation.classes})
+        logger.info('COCO figures\n' + figure_table([self.evaluations[metric] for metric in self.metrics]))
+        return found
+
+
+def coco_results(
+    predictions: Sequence[dict[str, Any]], categories: Sequence[int], metric: str = 'bbox'
+) -> list[dict[str, Any]]:
+    """Return predictions in COCO's results format, unrounded.
+
+    Args:
+        predictions: mmdet's, one of each image: ``img_id``, ``bboxes`` of shape (N, 4) as corners in pixels,
+            ``scores`` and ``labels`` of shape (N), and for masks ``masks``, N run-length codes.
+        categories: the data set's ids in the order of labels.
+        metric: ``'bbox'``, or ``'segm'`` for results with masks as well.
+
+    Raises:
+        KeyError: masks are asked for and the detector makes none.
+    """
+    found = []
+    for each in predictions:
+        scores = each.get('mask_scores', each['scores']) if metric == 'segm' else each['scores']
+        for index, (label, box, score) in enumerate(
+            zip(each['labels'].tolist(), each['bboxes'].tolist(), scores.tolist())
+        ):
+            x1, y1, x2, y2 = box
+            result = {
+                'image_id': each['img_id'],
+                'category_id': categories[label],
+                'bbox': [x1, y1, x2 - x1, y2 - y1],
+                'score': score,
+            }
+            if metric == 'segm':
+                code = each['masks'][index]
+                counts = code['counts']
+                text = counts.decode() if isinstance(counts, bytes) else counts
+                result['segmentation'] = {'size': list(code['size']), 'counts': text}
+            found.append(result)
+    return found

@@ -1,0 +1,1 @@
+"""Trained detectors as ONNX and OpenVINO files."""

@@ -1,0 +1,188 @@
+"""COCO's figures of an exported detector, by the same evaluation as in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ghost_det.config.load import load_config
+from ghost_det.data.dataset import DetectionData, innermost, missing_data
+from ghost_det.deploy.detector import Detections, Detector
+from ghost_det.deploy.metadata import Metadata
+from ghost_det.deploy.video import read_image
+from ghost_det.engine.inference import TorchDetector
+from ghost_det.errors import UserError
+from ghost_det.evaluation.assess import evaluate_saved, save_results
+from ghost_det.evaluation.coco import Evaluation, evaluate
+from ghost_det.evaluation.results import read_truth
+from ghost_det.utils.files import require_writable, sha256
+from ghost_det.utils.text import plural
+
+FAR = 0.005
+"""A larger difference between a file's mAP and torch's is a warning."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Images with known objects.
+
+    Attributes:
+        annotations: COCO's json.
+        content: what it holds.
+        images: of each, the id and the file.
+        categories: the data set's id of each of the detector's classes.
+    """
+
+    annotations: Path
+    content: dict[str, Any]
+    images: list[tuple[int, Path]]
+    categories: list[int]
+
+    @classmethod
+    def read(cls, annotations: Path, folder: Path, classes: Sequence[str]) -> Truth:
+        """Read annotations.
+
+        Args:
+            annotations: COCO's json.
+            folder: with the images.
+            classes: of the detector, by label.
+
+        Raises:
+            UserError: see `read_truth`; or the data set does not have one of the classes.
+        """
+        content = read_truth(annotations)
+        ids = {category['name']: category['id'] for category in content['categories']}
+        absent = [name for name in classes if name not in ids]
+        if absent:
+            raise UserError(
+                f'{annotations}: has no category {absent[0]!r}, which is a class of the detector; '
+                f'it has {", ".join(list(ids)[:10])}'
+            )
+        images = [(image['id'], folder / image['file_name']) for image in content['images']]
+        return cls(annotations, content, images, [ids[name] for name in classes])
+
+    @classmethod
+    def of(cls, cfg: Any, data: DetectionData | None, classes: Sequence[str]) -> Truth | None:
+        """Read the validation data of a data set, or of a config where it is on this machine."""
+        if data is not None:
+            return cls.read(data.val.annotations, data.val.images, classes)
+        if missing_data(cfg, ('test',)):
+            return None
+        dataset = innermost(cfg.test_dataloader)
+        root = Path(dataset.get('data_root') or '')
+        return cls.read(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
+
+    def some(self, places: Sequence[int]) -> Truth:
+        """Return the images at some places, in their order, and what is in them."""
+        images = [self.images[place] for place in places]
+        ids = {number for number, _ in images}
+        content = {
+            **self.content,
+            'images': [self.content['images'][place] for place in places],
+            'annotations': [box for box in self.content['annotations'] if box['image_id'] in ids],
+        }
+        return Truth(self.annotations, content, images, self.categories)
+
+    def results(self, found: Sequence[Detections]) -> list[dict[str, Any]]:
+        """Return detections, of the images in their order, as COCO results."""
+        return [
+            result
+            for (number, _), each in zip(self.images, found)
+            for result in each.to_coco(number, self.categories)
+        ]
+
+    def evaluate(self, found: Sequence[Detections]) -> Evaluation:
+        """Return the figures of detections, of the images in their order."""
+        return evaluate(self.content, self.results(found))
+
+
+def detect_all(detector: Detector, truth: Truth) -> list[Detections]:
+    """Return what a detector finds in each image.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    return list(detector.stream(read_image(path) for _, path in truth.images))
+
+
+def evaluate_file(
+    model: str,
+    config: str,
+    options: dict[str, Any] | None = None,
+    data: DetectionData | None = None,
+    work_dir: str | None = None,
+    out: str | None = None,
+    json_file: str | None = None,
+    checkpoint: str | None = None,
+) -> Iterator[str]:
+    """Evaluate an exported detector as `ghost_det.engine.train.test` does one in torch; yield lines to print.
+
+    Args:
+        model: the file.
+        config: path of the config, whose data is used where none is given.
+        options: ``--cfg-options``.
+        data: a data set.
+        work_dir: for pictures and detections.
+        out: a file for the detections as COCO results.
+        json_file: a file for the figures and their analysis.
+        checkpoint: that the model was exported from, where it is not in the model's folder.
+
+    Raises:
+        UserError: the file or the data cannot be used.
+    """
+    folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
+    results = Path(out) if out else folder / 'found.json'
+    if results.suffix != '.json':
+        raise UserError(f'--out {out}: detections of an exported file are written as .json (COCO results)')
+    require_writable(results, '--out', (Path(model),))
+    cfg = load_config(config, options)
+    detector = Detector(model)
+    weights = exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
+    truth = Truth.of(cfg, data, detector.classes)
+    if truth is None:
+        raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
+    yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
+    found = detect_all(detector, truth)
+    save_results(results, truth.results(found))
+    yield from evaluate_saved(
+        results, truth.annotations, json_file=Path(json_file) if json_file else None, folder=folder
+    )
+    yield f'{"found":<11}{results}'
+    if weights is None:
+        yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
+    else:
+        in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
+        yield compared(
+            detector, truth, found, list(in_torch.stream(read_image(path) for _, path in truth.images))
+        )
+
+
+def compared(
+    detector: Detector, truth: Truth, found: Sequence[Detections], in_torch: Sequence[Detections]
+) -> str:
+    """Return how far a file's mAP is from that of torch, by mmdet's own pipeline, image by image."""
+    figure, reference = (truth.evaluate(each).figures['mAP'] for each in (found, in_torch))
+    apart = figure - reference
+    line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch ({apart:+.4f})'
+    if abs(apart) <= FAR:
+        return line
+    fixed = not detector.metadata.dynamic and detector.metadata.precision != 'int8'
+    why = '; a fixed canvas pads more than mmdet does: export with --dynamic, or with a --size that fits'
+    return f'warning: {line}: over {FAR} apart' + (why if fixed else '')
+
+
+def exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
+    """Return the checkpoint that a file was exported from: the one given, or one in the file's folder.
+
+    Raises:
+        UserError: the one given is another.
+    """
+    for path in model.parent.glob('*.pth') if checkpoint is None else [checkpoint]:
+        if path.is_file() and sha256(path) == metadata.checkpoint_sha256:
+            return path
+    if checkpoint is None:
+        return None
+    there = 'another checkpoint' if checkpoint.is_file() else 'no such file'
+    raise UserError(f'--checkpoint {checkpoint}: {there}; expected the one that {model} was exported from')

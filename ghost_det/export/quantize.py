@@ -1,0 +1,115 @@
+"""Detectors in 8-bit integers, where their accuracy allows it: NNCF's quantisation with accuracy control."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ghost_det.data.dataset import DetectionData
+from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
+from ghost_det.deploy.detector import Detector, detections
+from ghost_det.deploy.letterbox import Placement, image_sizes, letterbox
+from ghost_det.deploy.metadata import Metadata
+from ghost_det.deploy.video import read_image
+from ghost_det.utils.text import plural
+
+from .accuracy import Truth, detect_all
+from .onnx import need, write_openvino
+
+CALIBRATION = 300
+"""Images that ranges are read off."""
+MEASURED = 500
+"""Images that mAP is measured on, at most, each time."""
+RANKED = 32
+"""Of them, those that each layer alone is put back for, to see which are worth it."""
+
+
+def quantized(
+    source: Path, out: Path, metadata: Metadata, data: DetectionData | None, truth: Truth, max_drop: float
+) -> Iterator[str]:
+    """Write an OpenVINO file in 8-bit integers; layers that cost too much stay as they were.
+
+    Args:
+        source: the file in 32 bits.
+        out: the file to write.
+        metadata: of it.
+        data: calibrated on its training images, where there are any, else on those that are measured.
+        truth: mAP is measured on it.
+        max_drop: of mAP.
+
+    Raises:
+        UserError: an image cannot be read, or NNCF is not installed.
+    """
+    nncf = need('nncf')
+    from .int8 import quantization_settings
+
+    measured = truth.some(range(min(MEASURED, len(truth.images))))
+    model = openvino_core().read_model(source)
+    model.reshape({INPUT: [1, metadata.height, metadata.width, 3], SIZES: [1, 2]})
+    files = [path for _, path in measured.images]
+    if data is not None and data.train is not None:
+        files = [
+            path for _, path in Truth.read(data.train.annotations, data.train.images, metadata.classes).images
+        ]
+    step = max(1, len(files) // CALIBRATION)
+
+    def placed(path: Path) -> tuple[dict[str, Any], Placement]:
+        canvases, places = letterbox([read_image(path)], metadata)
+        return {INPUT: canvases, SIZES: image_sizes(canvases, places, metadata)}, places[0]
+
+    def measure(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
+        request = compiled.create_infer_request()
+        some = measured.some(list(places))
+        found = []
+        for _, path in some.images:
+            inputs, place = placed(path)
+            request.infer(inputs)
+            boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
+            found.append(detections(boxes, scores, labels, place))
+        each = [some.some([place]).evaluate([one]).figures['mAP'] for place, one in enumerate(found)]
+        return some.evaluate(found).figures['mAP'], each
+
+    yield f'quantising; where it costs over {max_drop:g} of mAP, layers are put back, in minutes or hours'
+    plain = measured.evaluate(detect_all(Detector(source), measured)).figures['mAP']
+    log = io.StringIO()
+    with _listening(log):
+        small = nncf.quantize_with_accuracy_control(
+            model,
+            nncf.Dataset(files[::step][:CALIBRATION], lambda path: placed(path)[0]),
+            nncf.Dataset(list(range(len(measured.images)))),
+            validation_fn=measure,
+            max_drop=max_drop,
+            drop_type=nncf.DropType.ABSOLUTE,
+            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                ranking_subset_size=RANKED
+            ),
+            **quantization_settings(model),
+        )
+    write_openvino(small, out, metadata)
+    final = measured.evaluate(detect_all(Detector(out), measured)).figures['mAP']
+    count = sum(operation.get_type_name() == 'FakeQuantize' for operation in small.get_ops())
+    back = [line for line in log.getvalue().splitlines() if 'revert' in line.lower()]
+    change = f'{plain:.4f} in 32 bits, {final:.4f} in 8 ({final - plain:+.4f})'
+    yield f'mAP of {plural(len(measured.images), "image")}: {change}'
+    yield f'{count} quantisers; ' + (
+        f'put back for accuracy: {"; ".join(back[:5])}' if back else 'none put back'
+    )
+    if plain - final > max_drop:
+        yield f'warning: the drop is larger than --max-drop {max_drop:g}'
+
+
+@contextlib.contextmanager
+def _listening(to: io.StringIO) -> Iterator[None]:
+    """Have NNCF's messages and bars in ``to`` instead of on the console."""
+    logger = logging.getLogger('nncf')
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [logging.StreamHandler(to)], False
+    try:
+        with contextlib.redirect_stdout(to):
+            yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate

@@ -1,0 +1,1 @@
+"""What a training or a test leaves behind, and runs compared."""

@@ -1,0 +1,1 @@
+"""Another backbone for the detector of a config."""

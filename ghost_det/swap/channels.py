@@ -1,0 +1,154 @@
+"""The config between backbone and heads: which maps are taken, at which strides, with how many channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ghost_det.errors import UserError, reason
+
+from .probe import Map, maps_of, necks
+
+METHODS = {
+    'HourglassNet': 'the heads are trained on each of its stacked hourglasses',
+    'DetectoRS_ResNet': 'DetectoRS is its switchable atrous convolutions and the feedback into it',
+    'DetectoRS_ResNeXt': 'DetectoRS is its switchable atrous convolutions and the feedback into it',
+    'TridentResNet': 'TridentNet is the three branches of its last stage',
+}
+"""Backbones without which a method is no more that method."""
+
+
+def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys that lead from a config to the detector with the backbone.
+
+    Raises:
+        UserError: there is none, or its backbone is part of the method; the message says which.
+    """
+    detector: Any = model
+    place: tuple[str, ...] = ('model',)
+    if 'backbone' not in model and isinstance(model.get('detector'), Mapping):
+        detector, place = model['detector'], ('model', 'detector')
+    name = model.get('type')
+    backbone = detector.get('backbone')
+    if name == 'Detectron2Wrapper':
+        raise UserError('Detectron2Wrapper runs a network of detectron2, with its own backbone')
+    if not isinstance(name, str):
+        raise UserError(
+            'its types are classes, as in pure Python configs; the text config mmdet::... is wanted'
+        )
+    if not isinstance(backbone, Mapping):
+        raise UserError(f'{name} has no backbone, neither in model nor in model.detector')
+    kind = str(backbone.get('type')).split('.')[-1]
+    if kind in METHODS:
+        raise UserError(f'{kind} is part of the method: {METHODS[kind]}')
+    roi_head = detector.get('roi_head') or {}
+    if isinstance(roi_head, Mapping) and roi_head.get('shared_head'):
+        raise UserError(
+            f'roi_head.shared_head ({roi_head["shared_head"].get("type")}) is the last stage of {kind}, run '
+            'on each proposal; a variant with a neck (FPN) can be swapped'
+        )
+    for neck in necks(detector):
+        inner = [key for key in neck if 'backbone' in key]
+        if inner:
+            raise UserError(f'{neck["type"]} runs the backbone again ({inner[0]}): it is part of the method')
+    return place
+
+
+def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dict[str, Any], list[Map]]:
+    """Return the config of a backbone that gives one map of each stride, and the maps.
+
+    Of several maps of a stride, the last is taken: the end of the stage.
+
+    Raises:
+        UserError: it cannot be built, or lacks one of the strides.
+    """
+    name = backbone['type']
+    if len(set(strides)) < len(strides):
+        raise UserError(f'its backbone gives several maps of one stride ({_list(strides)}); {name} gives one')
+    try:
+        built, maps = maps_of(backbone)
+    except Exception as error:
+        raise UserError(f'{name}: cannot be built: {reason(error)}') from error
+    seen = maps
+    variants = [] if 'out_indices' in backbone else [tuple(range(n)) for n in range(8, 3, -1)]
+    for indices in (backbone.get('out_indices') or getattr(built, 'out_indices', None), *variants):
+        if indices in variants:
+            try:
+                _, maps = maps_of({**backbone, 'out_indices': indices})
+            except Exception:  # it has fewer
+                continue
+            seen = max(seen, maps, key=len)
+        last = {m.stride: i for i, m in enumerate(maps)}
+        if not all(stride in last for stride in strides):
+            continue
+        chosen = [last[stride] for stride in strides]
+        if indices is not None:
+            return {**backbone, 'out_indices': tuple(indices[i] for i in chosen)}, [maps[i] for i in chosen]
+        if chosen == list(range(len(maps))):
+            return dict(backbone), maps
+        raise UserError(
+            f'{name} has no out_indices: it gives {len(maps)} maps where {len(strides)} are taken'
+        )
+    raise UserError(
+        f'its maps have strides {_list(strides)}, and {name} gives {_list(sorted({m.stride for m in seen}))}'
+    )
+
+
+def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> bool:
+    """Put the new channels, in place, where a detector's config has the old.
+
+    Returns:
+        whether that changes what the heads get, as their channels were put in, too.
+
+    Raises:
+        UserError: the config does not have the old channels where it should.
+    """
+    before, after = [m.channels for m in old], [m.channels for m in new]
+    heads = {
+        key: part
+        for key, part in detector.items()
+        if key not in ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg')
+        and not key.startswith('teacher')
+    }
+    chain = necks(detector)
+    if not chain:
+        found = _replace(heads, before, after)
+        if len(before) == 1:
+            found |= _replace(heads, before[0], after[0])
+        if not found:
+            raise UserError(f'no head has in_channels={before}, which is what its backbone gives')
+        return True
+    neck = chain[0]
+    taken = neck.get('in_channels')
+    if isinstance(taken, int) and taken == before[-1]:
+        neck['in_channels'] = after[-1]
+        return False
+    for have, want in ((before, after), (before[::-1], after[::-1])):
+        if isinstance(taken, list | tuple) and list(taken) == have:
+            neck['in_channels'] = type(taken)(want)
+            given = neck.get('out_channels')
+            if not isinstance(given, list | tuple) or list(given[: len(have)]) != have:
+                return False
+            # SSD's neck hands the maps on and adds its own behind them.
+            neck['out_channels'] = type(given)([*want, *given[len(have) :]])
+            return _replace(heads, list(given), list(neck['out_channels']))
+    raise UserError(f'{neck.get("type")} has in_channels={taken}, and its backbone gives {before}')
+
+
+def _replace(node: Any, old: Any, new: Any) -> bool:
+    """Put ``new`` for ``old`` wherever ``in_channels`` or ``out_channels`` says so; tell whether any did."""
+    found = False
+    items = list(node.items()) if isinstance(node, Mapping) else list(enumerate(node))
+    for key, value in items:
+        if key in ('in_channels', 'out_channels'):
+            is_list = isinstance(value, list | tuple)
+            if (list(value) if is_list else value) == old:
+                node[key] = type(value)(new)
+                found = True
+        elif isinstance(value, Mapping | list):
+            found |= _replace(value, old, new)
+    return found
+
+
+def _list(items: Sequence[int]) -> str:
+    return ', '.join(map(str, items))

@@ -1,0 +1,1 @@
+"""Files, images, text and threads; neither torch nor MMDetection."""

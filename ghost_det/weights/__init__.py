@@ -1,0 +1,1 @@
+"""Published weights: their catalog, downloads and verified loading."""

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.hub import get_config
+from mmengine.logging import MessageHub
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from ghost_det.data.dataset import find_data, use_data
+from ghost_det.engine.train import load_config, use_pretrained
+from ghost_det.weights.catalog import published
+from tests.conftest import CONFIGS, ROOT
+
+STANDARD = {'retinanet_ghostnet_fpn': 'retinanet', 'faster-rcnn_ghostnet_fpn': 'faster-rcnn'}
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    DefaultScope.get_instance('ghost_det_tests', scope_name='mmdet')
+
+
+def small(cfg: Any) -> Any:
+    """Shrink what makes a CPU step slow but has no part in whether it works."""
+    text = cfg.pretty_text.replace('(1333, 800)', '(160, 160)')
+    shrunk = Config.fromstring(text.replace('(\n        1333,\n        800,\n    )', '(160, 160)'), '.py')
+    if 'rpn' in shrunk.model.train_cfg:
+        shrunk.model.train_cfg.rpn_proposal.max_per_img = 50
+        shrunk.model.test_cfg.rpn.max_per_img = 50
+    return shrunk
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+def test_config_starts_from_published_weights_of_its_backbone(config: Path) -> None:
+    backbone = load_config(config).model.backbone
+    weights = published(backbone.init_cfg.checkpoint)
+    assert backbone.init_cfg.type == 'Pretrained'
+    assert (weights.network, weights.width) == (backbone.type, backbone.width)
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+def test_config_trains_a_step_and_predicts(config: Path, sample: Path, tmp_path: Path) -> None:
+    cfg = small(load_config(config))
+    use_pretrained(cfg, 'none')
+    use_data(cfg, find_data(sample), tmp_path)
+    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    wrapper = Runner.build_optim_wrapper(type('R', (), {'model': model})(), cfg.optim_wrapper)
+    MessageHub.get_current_instance().update_info('iter', 0)  # which the loop of a training does
+    before = model.backbone.conv_stem.weight.detach().clone()
+    losses = model.train_step(next(iter(Runner.build_dataloader(cfg.train_dataloader))), wrapper)
+    assert losses['loss'].isfinite() and losses['loss'] > 0
+    assert not torch.equal(model.backbone.conv_stem.weight, before)
+    model.eval()
+    dataset = Runner.build_dataloader(cfg.val_dataloader).dataset
+    with torch.no_grad():
+        (found,) = model.test_step(pseudo_collate([dataset[0]]))
+    assert isinstance(found, DetDataSample)
+    boxes, scores = found.pred_instances.bboxes, found.pred_instances.scores
+    assert boxes.shape == (len(scores), 4) and boxes.isfinite().all()
+    height, width = found.ori_shape
+    assert (boxes >= 0).all() and (boxes[:, 0::2] <= width).all() and (boxes[:, 1::2] <= height).all()
+
+
+@pytest.mark.parametrize(('ours', 'family'), STANDARD.items())
+def test_standard_configs_differ_from_mmdets_by_the_backbone_alone(ours: str, family: str) -> None:
+    cfg = load_config(ROOT / f'configs/{ours}.py')
+    base = get_config(f'mmdet::{family.replace("-", "_")}/{family}_r50_fpn_1x_coco.py')
+    for key, value in base.model.items():
+        if key == 'neck':
+            assert {**value, 'in_channels': None} == {**cfg.model.neck, 'in_channels': None}
+        elif key != 'backbone':
+            assert cfg.model[key] == value, key
+    assert cfg.train_cfg.max_epochs == 12
+    assert cfg.train_dataloader.dataset.pipeline == base.train_dataloader.dataset.pipeline
+    assert cfg.optim_wrapper.optimizer == base.optim_wrapper.optimizer
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+def test_config_is_short_and_its_neck_fits_the_backbone(config: Path) -> None:
+    lines = [line for line in config.read_text().splitlines() if not line.startswith('#')]
+    assert len(lines) < 20
+    model = load_config(config).model
+    backbone = MODELS.build(model.backbone)
+    assert list(backbone.out_channels) == model.neck.in_channels
+
+
+def test_a_config_of_another_project_inherits_ours(tmp_path: Path) -> None:
+    child = tmp_path / 'mine.py'
+    child.write_text(
+        f"_base_ = '{ROOT}/configs/retinanet_ghostnet_fpn.py'\n"
+        "custom_imports = dict(imports=['ghost_det'])\n"
+        'model = dict(backbone=dict(width=1.3), neck=dict(in_channels=[32, 52, 144, 208]))\n'
+    )
+    # In a fresh process: nothing but the config brings ghost_det in.
+    code = (
+        'import sys; from mmengine.config import Config; cfg = Config.fromfile(sys.argv[1]);'
+        'from mmengine.registry import init_default_scope; init_default_scope("mmdet");'
+        'from mmdet.registry import MODELS; model = MODELS.build(cfg.model);'
+        'print(type(model.backbone).__name__, model.backbone.out_channels)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(child)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith('GhostNet (32, 52, 144, 208)')

@@ -1,0 +1,188 @@
+"""COCO's server on loopback, its faults, and a COCO for it to serve that is made of a few images."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import re
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+import pytest
+
+from ghost_det.data.coco import Archive, Catalogue, Part, download
+from tests.conftest import ROOT
+
+Fault = str | int
+BYTES = random.Random(0).randbytes(3 << 20)
+CHUNK = 256 << 10
+
+
+class Server:
+    """A server of files, by path.
+
+    Attributes:
+        files: their content.
+        tag: of all of them; what changes when they do.
+        ranges: whether it gives parts.
+        if_range: whether it heeds that header.
+        faults: of the coming requests, probes not counted, one each: 206 (none), another status, ``'cut'``
+            half-way, ``'stall'`` half-way until ``go`` is set, ``'trickle'``, ``'change'`` (of ``tag``).
+        hold_after: bytes after which everything waits for ``go``.
+        served: bytes of content, so far.
+        asked: path and range of each request.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.tag = '"1"'
+        self.ranges = self.if_range = True
+        self.faults: list[Fault] = []
+        self.hold_after: int | None = None
+        self.served = 0
+        self.asked: list[tuple[str, str]] = []
+        self.go = Event()
+        self._lock = Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                with suppress(ConnectionError):
+                    server._answer(self)
+
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self.server.server_port}'
+
+    def count(self, length: int) -> None:
+        with self._lock:
+            self.served += length
+
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        wanted = request.headers.get('Range', '')
+        with self._lock:
+            self.asked.append((request.path, wanted))
+            fault = self.faults.pop(0) if self.faults and wanted != 'bytes=0-0' else None
+            if fault == 'change':
+                self.tag = '"2"'
+        content = self.files.get(request.path)
+        if content is None or (isinstance(fault, int) and fault != 206):
+            request.send_error(fault if isinstance(fault, int) else 404)
+            return
+        body, part = content, re.fullmatch(r'bytes=(\d+)-(\d+)', wanted)
+        same = not self.if_range or request.headers.get('If-Range') in (None, self.tag)
+        if part and self.ranges and same:
+            body = content[int(part[1]) : int(part[2]) + 1]
+            request.send_response(206)
+            request.send_header('Content-Range', f'bytes {part[1]}-{part[2]}/{len(content)}')
+        else:
+            request.send_response(200)
+        request.send_header('ETag', self.tag)
+        request.send_header('Content-Length', str(len(body)))
+        request.end_headers()
+        step = 1 if fault == 'trickle' else 1 << 14
+        for start in range(0, len(body), step):
+            if self.hold_after is not None and self.served >= self.hold_after:
+                self.go.wait(20)
+            if start >= len(body) // 2 and fault in ('cut', 'stall'):
+                if fault == 'stall':
+                    self.go.wait(5)
+                return
+            if fault == 'trickle':
+                time.sleep(0.02)
+            request.wfile.write(body[start : start + step])
+            self.count(len(body[start : start + step]))
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server()
+    Thread(target=server.server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
+    yield server
+    server.go.set()
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w', method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def archive_of(path: str, content: bytes, folder: str, unpacked: int = 50 << 20) -> Archive:
+    return Archive(path, len(content), hashlib.sha256(content).hexdigest(), folder, unpacked)
+
+
+def publish(source: Path, server: Server) -> Catalogue:
+    """Serve a folder in COCO's layout as COCO's own server does, archives and images."""
+    annotations = {f'annotations/{p.name}': p.read_bytes() for p in (source / 'annotations').glob('*.json')}
+    annotations['annotations/captions_val2017.json'] = b'{}'
+    parts = {}
+    for split in ('train', 'val'):
+        name = f'{split}2017'
+        images = {f'{name}/{p.name}': p.read_bytes() for p in sorted((source / name).glob('*.jpg'))}
+        server.files |= {f'/{path}': content for path, content in images.items()}
+        server.files[f'/zips/{name}.zip'] = content = zipped(images)
+        own = annotations[f'annotations/instances_{name}.json']
+        parts[split] = Part(
+            name,
+            archive_of(f'zips/{name}.zip', content, name),
+            len(images),
+            len(json.loads(own)['annotations']),
+            hashlib.sha256(own).hexdigest(),
+        )
+    path = 'annotations/annotations_trainval2017.zip'
+    server.files[f'/{path}'] = content = zipped(annotations)
+    return Catalogue(archive_of(path, content, 'annotations'), parts, server.url)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def settle(server: Server) -> int:
+    """Wait until the requests of a client that is gone have ended; count anew from here."""
+    before = -1
+    while before != server.served:
+        before = server.served
+        time.sleep(0.3)
+    server.served = 0
+    return before
+
+
+# Without the package's own __init__, which imports mmdet: that takes seconds.
+ALONE = f"""
+import importlib, sys, types
+package = types.ModuleType('ghost_det')
+package.__path__ = [{str(ROOT / 'ghost_det')!r}]
+sys.modules['ghost_det'] = package
+download = importlib.import_module('ghost_det.data.coco.download')
+download.CHUNK, download.BLOCK = {CHUNK}, 1 << 15
+"""
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small chunks and short waits; no proxy."""
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    for name, value in dict(CHUNK=CHUNK, BLOCK=32 << 10, STALL=0.4, PAUSE=0.01).items():
+        monkeypatch.setattr(download, name, value)

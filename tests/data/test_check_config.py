@@ -1,0 +1,239 @@
+"""What a config says of classes and anchors, against its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ghost_det import check_dataset
+from ghost_det.config.load import load_config
+from ghost_det.data.annotations import load
+from ghost_det.data.checks.anchors import best_overlaps, check_anchors, find_generator, resize_factors
+from ghost_det.data.checks.config import check_configured, data_of_config
+from ghost_det.engine.train import prepare
+from ghost_det.errors import UserError
+from tests.conftest import CONFIGS, ROOT
+
+from .faults import NAMES, TOGETHER, Folder
+
+LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
+GFL = ROOT / 'configs/gfl_ghostnet_ghostpan_lite.py'
+
+
+def named(root: Path, **metainfo: Any) -> Any:
+    """A config that names the data of a folder, and three classes unless said otherwise."""
+    cfg = load_config(LITE)
+    for split in ('train', 'val', 'test'):
+        part = 'train' if split == 'train' else 'val'
+        cfg[f'{split}_dataloader'].dataset.update(
+            data_root=f'{root}/',
+            ann_file=f'annotations/instances_{part}2017.json',
+            data_prefix=dict(img=f'{part}2017/'),
+            metainfo=metainfo or dict(classes=NAMES),
+        )
+    cfg.model.bbox_head.num_classes = 3
+    return cfg
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / 'set', train=9, val=6)
+
+
+def test_a_config_that_fits_its_data(folder: Folder) -> None:
+    cfg = named(folder.save())
+    assert check_configured(cfg, ('train', 'val', 'test')) == []
+    assert [str(p) for p in data_of_config(cfg)][1::2] == [
+        f'{folder.root}/train2017',
+        f'{folder.root}/val2017',
+    ]
+
+
+def test_a_number_of_classes_is_an_error_where_data_does_not_set_it(folder: Folder) -> None:
+    cfg = named(folder.save(), classes=('cat', 'dog', 'cow'))
+    cfg.model.bbox_head.num_classes = 80
+
+    def severities(root: Path | None, *parts: Path | None) -> list[str]:
+        report = check_dataset(root, *parts, config=cfg, quick=True)
+        return [finding.severity for finding in report.findings if finding.kind == 'num_classes']
+
+    assert severities(None, *data_of_config(cfg)) == ['error', 'error']
+    assert severities(folder.root) == ['note', 'note']
+    for name in ('train', 'val'):
+        del cfg[f'{name}_dataloader'].dataset.metainfo
+    assert severities(folder.root) == []
+
+
+@pytest.mark.parametrize(
+    ('kind', 'metainfo', 'place'),
+    [
+        ('class name in config', dict(classes=('cat', 'dgo', 'cow')), "class 1 is 'dgo'; is 'dog' meant?"),
+        (
+            'class order in config',
+            dict(classes=('dog', 'cat', 'cow')),
+            "'dog' stands where the data has",
+        ),
+        ('CLASSES in config', dict(CLASSES=NAMES), 'metainfo has CLASSES='),
+        ('classes is a text', dict(classes='cat'), "classes is 'cat'"),
+        ('num_classes', dict(classes=('cat', 'dog')), 'model.bbox_head.num_classes is 3, the data has 2'),
+        ('class name in config', dict(palette=[(0, 0, 0)]), "class 0 is 'person'"),
+    ],
+)
+def test_each_mistake_about_classes_stops_the_training(
+    folder: Folder, tmp_path: Path, kind: str, metainfo: dict[str, Any], place: str
+) -> None:
+    cfg = named(folder.save(), **metainfo)
+    report = check_dataset(folder.root, config=cfg, quick=True)
+    if 'palette' not in metainfo:  # a recipe that names no classes is fitted to the folder
+        (finding,) = (f for f in report.findings if f.kind == kind and f.split == 'train')
+        assert place in finding.where[0], finding
+    cfg.dump(tmp_path / 'config.py')
+    with pytest.raises(UserError, match=f'(?s)train: {kind} .*val: {kind} ') as error:
+        prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+    assert place in str(error.value)
+
+
+def test_what_mmdet_would_do_with_a_mistyped_class(folder: Folder) -> None:
+    """The reason for the check: labels behind the mistyped one are shifted, in silence."""
+    from mmdet.datasets import CocoDataset
+
+    root = folder.save()
+    dataset = CocoDataset(
+        ann_file=str(root / 'annotations/instances_train2017.json'),
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=('cat', 'dgo', 'cow')),
+        pipeline=[],
+    )
+    labels = {instance['bbox_label'] for n in range(9) for instance in dataset.get_data_info(n)['instances']}
+    assert labels == {0, 1}  # cows are called dgo
+
+
+def test_data_that_a_config_names_is_checked_before_the_training(
+    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TOGETHER['box sticks out'](folder)
+    cfg = named(folder.save())
+    cfg.dump(tmp_path / 'config.py')
+    prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+    assert 'warning: train: box sticks out (1): annotations[0]' in capsys.readouterr().out
+    (folder.root / 'val2017/0503.jpg').unlink()
+    with pytest.raises(UserError, match=r'(?s)val: missing file \(1\): .*0503.jpg'):
+        prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+    cfg.train_dataloader.dataset.backend_args = dict(backend='petrel')
+    cfg.val_dataloader.dataset.data_root = 's3://bucket/'
+    assert check_configured(cfg, ('train', 'val')) == []
+
+
+def test_every_part_of_concatenated_data_is_checked_and_kept(folder: Folder, tmp_path: Path) -> None:
+    cfg = named(folder.save())
+    first, second = dict(cfg.train_dataloader.dataset), dict(cfg.val_dataloader.dataset)
+    second['pipeline'] = first['pipeline']
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[first, second])
+    )
+    cfg.dump(tmp_path / 'config.py')
+    assert data_of_config(cfg)[0] == folder.root / 'annotations/instances_train2017.json'
+    ready = prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+    assert len(ready.train_dataloader.dataset.dataset.datasets) == 2
+    (folder.root / 'val2017/0503.jpg').unlink()
+    with pytest.raises(UserError, match=r'(?s)train: missing file \(1\): .*0503.jpg'):
+        prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+    (folder.root / 'annotations/instances_val2017.json').unlink()
+    with pytest.raises(UserError, match='instances_val2017.json does not exist'):
+        prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
+
+
+def brute(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
+    """The twin: every anchor of mmdet's grid."""
+    from mmdet.structures.bbox import bbox_overlaps
+
+    best = []
+    for box, (width, height) in zip(boxes, shapes.tolist()):
+        sizes = [(-(-int(height) // s[1]), -(-int(width) // s[0])) for s in generator.strides]
+        anchors = torch.cat(generator.grid_priors(sizes, dtype=boxes.dtype, device='cpu'))
+        best.append(bbox_overlaps(box[None], anchors).max())
+    return torch.stack(best)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [str(LITE), str(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py'), 'mmdet::ssd/ssd300_coco.py',
+     'mmdet::yolo/yolov3_d53_8xb8-ms-608-273e_coco.py'],
+)  # fmt: skip
+def test_the_best_anchor_is_that_of_all_anchors(name: str) -> None:
+    from mmdet.registry import TASK_UTILS
+
+    generator = TASK_UTILS.build(find_generator(load_config(name))[0])
+    draw = torch.Generator().manual_seed(0)
+    shapes = torch.tensor([320.0, 224.0], dtype=torch.float64).expand(300, 2)
+    first = torch.rand(300, 2, generator=draw, dtype=torch.float64) * shapes
+    size = torch.exp(torch.rand(300, 2, generator=draw, dtype=torch.float64) * 5.5)
+    boxes = torch.cat([first, torch.minimum(first + size, shapes)], 1)
+    ours, theirs = best_overlaps(generator, boxes, shapes), brute(generator, boxes, shapes)
+    print(
+        name, f'{(theirs >= 0.5).float().mean():.3f} reached, largest difference', (ours - theirs).abs().max()
+    )
+    assert 0.1 < (theirs >= 0.5).float().mean() < 0.999
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_resizing_is_that_of_the_pipeline() -> None:
+    from mmdet.datasets.transforms import Resize
+
+    sizes = np.array([[640.0, 480.0], [333.0, 500.0], [1999.0, 31.0]])
+    for step in (dict(scale=(1333, 800), keep_ratio=True), dict(scale=(320, 320), keep_ratio=False)):
+        factors = resize_factors([_step(step)], sizes)
+        assert not isinstance(factors, str)
+        for (width, height), factor in zip(sizes, factors):
+            results = dict(img=np.zeros((int(height), int(width), 3), np.uint8))
+            done = Resize(**step).transform(results)
+            # mmdet scales boxes by its scale_factor: the sizes' ratio.
+            np.testing.assert_allclose(factor, done['scale_factor'], rtol=1e-6)
+
+
+def _step(step: dict[str, Any]) -> Any:
+    from mmengine.config import ConfigDict
+
+    return ConfigDict(type='Resize', **step)
+
+
+@pytest.mark.parametrize('config', [c for c in CONFIGS if c != GFL], ids=lambda p: p.stem)
+def test_the_suggestion_is_what_its_config_reaches(config: Path, coco_mini: Path) -> None:
+    _, table, _ = load(coco_mini / 'annotations/instances_train2017.json')
+    cfg = load_config(config)
+    lines, now = check_anchors(cfg, table)
+    print('\n'.join(lines))
+    assert now is not None and sum(now.boxes) == 731 and len(lines) > 2
+    generator, _ = find_generator(cfg)
+    words = lines[2].partition('   ')[2].rpartition(' (')[0]
+    generator.update(eval(f'dict({words.split("   ")[-1]})'))
+    _, then = check_anchors(cfg, table)
+    assert then is not None and then.share > now.share
+    assert lines[2].strip().startswith(f'{then.share:.1%}')
+
+
+def test_reasons_where_there_is_nothing_to_measure(coco_mini: Path) -> None:
+    _, table, _ = load(coco_mini / 'annotations/instances_train2017.json')
+    lines, now = check_anchors(load_config('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'), table)
+    assert now is None and lines == [
+        'anchors: not examined: FCOS has no anchor generator: anchor-free, or its queries are learnt'
+    ]
+
+
+def test_anchors_that_atss_assigns_by_distance_are_not_examined(coco_mini: Path) -> None:
+    _, table, _ = load(coco_mini / 'annotations/instances_train2017.json')
+    lines, now = check_anchors(load_config(GFL), table)
+    assert now is None and lines == [
+        'anchors: not examined: ATSSAssigner gives each box the anchors nearest to it, whatever their overlap'
+    ]
+
+
+def test_boxes_that_no_anchor_reaches_are_a_warning(folder: Folder) -> None:
+    for box in folder.content['train']['annotations']:
+        box['bbox'] = [3, 3, 3, 3]
+    report = check_dataset(folder.save(), config=load_config(LITE), quick=True)
+    assert [f.kind for f in report.findings] == ['few anchors fit']  # --data sets num_classes

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import runpy
+import signal
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from PIL import Image
+
+from ghost_det.data.coco import COCO, Catalogue, prepare, subset, unpack, verify
+from ghost_det.data.coco.verify import image_fault
+from ghost_det.data.dataset import find_data
+from ghost_det.errors import UserError
+from tests.conftest import ROOT
+
+from .coco_server import ALONE, BYTES, Server, archive_of, hurry, names, publish, serving, wait_for, zipped
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        server.files['/a.zip'] = BYTES
+        yield server
+
+
+def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, server: Server) -> None:
+    huge = Catalogue(
+        archive_of('a.zip', BYTES, 'annotations', unpacked=10**15), {'val': COCO.parts['val']}, server.url
+    )
+    with pytest.raises(UserError, match=r'GB free, 1000\d\d\d\.\d GB are needed .* --root'):
+        prepare(tmp_path, ['val'], catalogue=huge)
+    assert not server.asked
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ('members', 'message'),
+    [
+        ({'../evil.jpg': b'x'}, r"'../evil.jpg' does not stay in val2017/"),
+        ({'val2017/../../evil.jpg': b'x'}, 'does not stay'),
+        ({'/etc/evil.jpg': b'x'}, 'does not stay'),
+        ({'val2017//evil.jpg': b'x'}, 'does not stay'),
+        ({'C:/evil.jpg': b'x'}, 'does not stay'),
+        ({'val2017/C:evil.jpg': b'x'}, 'does not stay'),
+        ({'val2017\\..\\..\\evil.jpg': b'x'}, 'does not stay'),
+        ({'val2017/..\\..\\evil.jpg': b'x'}, 'does not stay'),
+        ({'train2017/a.jpg': b'x'}, 'does not stay'),
+        ({link('val2017/link'): b'/etc/passwd'}, 'is a link'),
+        ({'val2017/bomb.jpg': bytes(20 << 20)}, 'is a bomb: 20,971,520 bytes from'),
+        (
+            {f'val2017/{n}.jpg': BYTES for n in range(3)},
+            'a bomb: it unpacks to 9,437,188 bytes',
+        ),
+    ],
+)
+def test_an_evil_archive_is_refused_before_a_byte_is_written(
+    members: dict[str, bytes], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'in/a.zip'
+    path.parent.mkdir()
+    path.write_bytes(zipped({'val2017/good.jpg': b'good', **members}))
+    with pytest.raises(UserError, match=message):
+        unpack.unpack(path, tmp_path / 'root', 'val2017', 8 << 20, 2)
+    assert sorted(tmp_path.rglob('*')) == [path.parent, path]
+
+
+def test_a_member_that_lies_about_its_size_and_a_cut_archive_are_damaged(tmp_path: Path) -> None:
+    content = bytearray(zipped({'val2017/a.jpg': b'a' * 5000, 'val2017/b.jpg': b'b' * 99}))
+    for signature, field in ((b'PK\x03\x04', 22), (b'PK\x01\x02', 24)):
+        struct.pack_into('<I', content, content.index(signature) + field, 10)
+    for number, damaged in enumerate([bytes(content), zipped({'val2017/a.jpg': BYTES})[:-1000], b'']):
+        path = tmp_path / f'{number}.zip'
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf'{number}.zip: damaged .* delete it'):
+            unpack.unpack(path, tmp_path, 'val2017', 8 << 20, 1)
+        assert not (tmp_path / 'val2017/a.jpg').exists() and not list(tmp_path.glob('*/.partial*'))
+
+
+def test_unpacking_goes_on_after_a_kill_and_trusts_only_right_bytes(tmp_path: Path) -> None:
+    images = {f'val2017/{n}.jpg': random.Random(n).randbytes(1000) for n in range(40)}
+    path = tmp_path / 'a.zip'
+    path.write_bytes(zipped(images))
+    script = ALONE + (
+        'import itertools, os, signal\n'
+        'from pathlib import Path\n'
+        "unpack = importlib.import_module('ghost_det.data.coco.unpack')\n"
+        'count, crc32 = itertools.count(), Path.replace\n'
+        'def replace(self, target):\n'
+        '    if next(count) == 15: os.kill(os.getpid(), signal.SIGKILL)\n'
+        '    return crc32(self, target)\n'
+        'Path.replace = replace\n'
+        f"unpack.unpack(Path({str(path)!r}), Path({str(tmp_path)!r}), 'val2017', 1 << 20, 1)\n"
+    )
+    child = subprocess.run([sys.executable, '-c', script], capture_output=True)
+    assert child.returncode == -signal.SIGKILL
+    folder = tmp_path / 'val2017'
+    there = sorted(folder.glob('*.jpg'))
+    assert len(there) == 15 and len(list(folder.glob('.partial-*'))) == 1
+    assert all(images[f'val2017/{p.name}'] == p.read_bytes() for p in there)
+    there[0].write_bytes(bytes(1000))  # of the right size, but of other bytes
+    before = {p: p.stat().st_ino for p in there}
+    unpack.unpack(path, tmp_path, 'val2017', 1 << 20, 4)
+    assert all(images[name] == (tmp_path / name).read_bytes() for name in images)
+    assert [p for p in there if p.stat().st_ino != before[p]] == there[:1]
+
+
+@pytest.fixture(scope='module')
+def published(coco_mini: Path) -> Iterator[tuple[Server, Catalogue]]:
+    with serving() as server:
+        yield server, publish(coco_mini, server)
+
+
+def fresh(published: tuple[Server, Catalogue]) -> tuple[Server, Catalogue]:
+    server, _ = published
+    server.asked.clear()
+    return published
+
+
+def test_prepared_verified_harmed_and_repaired(
+    published: tuple[Server, Catalogue], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, catalogue = fresh(published)
+    root, both = tmp_path / 'data/coco', ['train', 'val']
+    prepare(root, both, catalogue=catalogue)
+    assert names(root) == ['.prepare_coco.lock', 'annotations', 'train2017', 'val2017']
+    assert names(root / 'annotations') == ['instances_train2017.json', 'instances_val2017.json']
+    assert 'val2017: whole: 79 images, 624 boxes' in capsys.readouterr().out
+    assert find_data(root).train is not None
+    server.asked.clear()
+    prepare(root, both, catalogue=catalogue)
+    assert not server.asked and all(state.whole for state in verify(root, both, catalogue=catalogue))
+
+    first, second = sorted((root / 'val2017').glob('*.jpg'))[:2]
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-2000])
+    (root / 'val2017/.partial-1-ab').write_bytes(b'of a killed process')
+    train, val = verify(root, both, catalogue=catalogue)
+    assert train.whole and val.images == {first.name: 'missing', second.name: 'truncated'}
+    assert not server.asked
+    prepare(root, both, catalogue=catalogue)
+    assert sorted(path for path, _ in server.asked) == [f'/val2017/{first.name}', f'/val2017/{second.name}']
+    assert all(state.whole for state in verify(root, both, catalogue=catalogue))
+    assert not (root / 'val2017/.partial-1-ab').exists()
+
+    for image in list((root / 'val2017').glob('*.jpg'))[:30]:
+        image.unlink()
+    annotations = root / 'annotations/instances_train2017.json'
+    content = json.loads(annotations.read_text())
+    del content['annotations'][0]
+    annotations.write_text(json.dumps(content))
+    (line,) = verify(root, ['train'], catalogue=catalogue)[0].lines(root)
+    assert 'not the published file: 80 images and 738 boxes, 80 and 739 are wanted; SHA-256' in line
+    annotations.write_bytes(annotations.read_bytes()[:-10])
+    train, val = verify(root, both, catalogue=catalogue)
+    assert train.annotations and len(val.images) == 30 and '30 missing: ' in val.lines(root)[0]
+    server.asked.clear()
+    prepare(root, both, keep_zips=True, catalogue=catalogue)
+    assert {path for path, _ in server.asked} == {
+        '/annotations/annotations_trainval2017.zip',
+        '/zips/val2017.zip',
+    }
+    assert all(state.whole for state in verify(root, both, catalogue=catalogue))
+    assert (root / 'val2017.zip').exists() and annotations.with_name(f'{annotations.name}.replaced').exists()
+
+
+def test_a_subset_is_found_deterministic_and_within_each_larger_one(
+    published: tuple[Server, Catalogue], tmp_path: Path
+) -> None:
+    server, catalogue = fresh(published)
+    small = subset(tmp_path / 'coco', 10, ['train', 'val'], catalogue=catalogue)
+    assert small == tmp_path / 'coco-subset-10'
+    data = find_data(small)
+    assert data.train is not None and len(data.classes) == 80
+    content = json.loads(data.train.annotations.read_text())
+    chosen = {image['file_name'] for image in content['images']}
+    assert {box['image_id'] for box in content['annotations']} == {image['id'] for image in content['images']}
+    assert any('segmentation' in box for box in content['annotations'])
+    listed = json.loads((tmp_path / 'coco' / catalogue.parts['train'].annotations).read_text())
+    used = {box['image_id'] for box in listed['annotations']}
+    by_hash = [image['file_name'] for image in listed['images'] if image['id'] in used]
+    by_hash.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert names(small / 'train2017') == sorted(chosen) == sorted(by_hash[:10])
+    assert len(names(small / 'val2017')) == 2
+    assert not any(path.startswith('/zips') for path, _ in server.asked)
+    lost = sorted((small / 'train2017').glob('*.jpg'))[0]
+    lost.unlink()
+    server.asked.clear()
+    subset(tmp_path / 'coco', 10, ['train', 'val'], catalogue=catalogue)
+    assert server.asked == [(f'/train2017/{lost.name}', '')]
+    larger = subset(tmp_path / 'coco', 20, ['train'], catalogue=catalogue)
+    assert chosen < set(names(larger / 'train2017'))
+    with pytest.raises(UserError, match=r'--subset: 500 images .* it has \d+ with boxes'):
+        subset(tmp_path / 'coco', 500, ['train'], catalogue=catalogue)
+
+
+def test_a_page_in_place_of_an_image_is_not_kept(
+    published: tuple[Server, Catalogue], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, catalogue = fresh(published)
+    pages = {
+        path: b'<html>log in</html>' if path.startswith('/train2017') else content
+        for path, content in server.files.items()
+    }
+    monkeypatch.setattr(server, 'files', pages)
+    with pytest.raises(UserError, match=r'/train2017/\d+.jpg: no image, or not readable; 19 bytes came'):
+        subset(tmp_path / 'coco', 3, ['train'], catalogue=catalogue)
+    assert not list((tmp_path / 'coco-subset-3').rglob('*.*'))
+
+
+def test_a_second_process_in_the_folder_is_told(published: tuple[Server, Catalogue], tmp_path: Path) -> None:
+    server, catalogue = fresh(published)
+    server.hold_after = server.served + 1000
+    server.go.clear()
+    first = Thread(target=prepare, args=(tmp_path / 'coco', ['val']), kwargs=dict(catalogue=catalogue))
+    first.start()
+    try:
+        wait_for(lambda: server.asked)
+        with pytest.raises(UserError, match='another prepare_coco is at work there'):
+            prepare(tmp_path / 'coco', ['val'], catalogue=catalogue)
+    finally:
+        server.hold_after = None
+        server.go.set()
+        first.join()
+    assert all(state.whole for state in verify(tmp_path / 'coco', ['val'], catalogue=catalogue))
+
+
+def test_an_archive_put_there_by_hand_is_used_or_refused(
+    published: tuple[Server, Catalogue], tmp_path: Path
+) -> None:
+    server, catalogue = fresh(published)
+    content = server.files['/zips/val2017.zip']
+    (tmp_path / 'val2017.zip').write_bytes(content[:5000])
+    with pytest.raises(UserError, match=r'val2017.zip: not the published archive, or not whole: 5,000 bytes'):
+        prepare(tmp_path, ['val'], catalogue=catalogue)
+    assert (tmp_path / 'val2017.zip').exists()
+    (tmp_path / 'val2017.zip').write_bytes(content)
+    server.asked.clear()
+    prepare(tmp_path, ['val'], catalogue=catalogue)
+    assert not server.asked and not (tmp_path / 'val2017.zip').exists()
+
+
+def test_faults_of_images(tmp_path: Path) -> None:
+    path = tmp_path / 'a.jpg'
+    assert image_fault(path, (64, 48)) == 'missing'
+    image = Image.effect_noise((64, 48), 90)
+    image.save(path)
+    whole = path.read_bytes()
+    faults = []
+    for content in (whole, whole + b'\0' * 50, whole[:-2], whole[:-500], whole[:100], b'', b'<html>'):
+        path.write_bytes(content)
+        faults.append(image_fault(path, (64, 48)))
+    unreadable = 'no image, or not readable'
+    assert faults[:2] == [None, None] and faults[3] == 'truncated' and faults[4:] == [unreadable] * 3
+    path.write_bytes(whole)
+    assert image_fault(path, (48, 64)) == 'of another size than the annotations say'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+    assert image_fault(path, (48, 64)) is None and image_fault(path, (64, 48)) is None
+    image.save(path, format='PNG')  # as some of COCO's are
+    assert image_fault(path, (64, 48)) is None
+
+
+def test_the_tool_ends_with_a_message_and_a_code(server: Server, tmp_path: Path) -> None:
+    command = [sys.executable, 'tools/prepare_coco.py', '--root', tmp_path / 'coco', '--url', server.url]
+    command += ['--splits', 'val']  # whose space any machine has
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    assert done.returncode == 2 and done.stderr.count('error:') == 1 and 'Traceback' not in done.stderr
+    assert f'{server.url}/annotations/annotations_trainval2017.zip: HTTP 404' in done.stderr
+    assert names(tmp_path / 'coco') == ['.prepare_coco.lock']
+
+
+@pytest.mark.parametrize(
+    ('words', 'code', 'message'),
+    [
+        (['--verify'], 1, 'instances_val2017.json: missing'),
+        (['--verify', '--root', 'none'], 2, '--root none: no such folder'),
+        (['--subset', '0'], 2, 'a number from 1 up'),
+        (['--subset', '9', '--verify'], 2, 'not allowed with'),
+        (['--url', 'images.cocodataset.org'], 2, '--url: images.cocodataset.org: '),
+        (['--url', 'http://[x'], 2, '--url: http://[x: '),
+        (['--url', 'http://localhost:x', '--splits', 'val'], 2, '--url: http://localhost:x/annotations/'),
+    ],
+)
+def test_exit_codes_of_the_tool(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', '--root', str(tmp_path), *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
+    printed = capsys.readouterr()
+    assert ended.value.code == code and message in printed.out + printed.err
+
+
+def test_the_tool_prints_the_command_that_trains(
+    published: tuple[Server, Catalogue],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, catalogue = fresh(published)
+    for name, function in (('prepare', prepare), ('subset', subset), ('verify', verify)):
+        monkeypatch.setattr(f'ghost_det.data.coco.{name}', partial(function, catalogue=catalogue))
+    monkeypatch.chdir(tmp_path)
+    for words, command in (
+        ([], 'retinanet_ghostnet_fpn_lite'),
+        (['--subset', '5'], 'retinanet_ghostnet_fpn_lite --data data/coco-subset-5'),
+    ):
+        monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', *words])
+        runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
+        *_, last = capsys.readouterr().out.splitlines()
+        assert last.startswith('train with: ') and last.endswith(f' {ROOT}/tools/train.py {command}')
+    monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', '--verify'])
+    runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
+    assert 'val2017: whole: 79 images, 624 boxes' in capsys.readouterr().out
+
+
+def test_the_true_addresses_and_sizes_are_the_defaults() -> None:
+    archives = [COCO.annotations, *(part.archive for part in COCO.parts.values())]
+    assert [f'{COCO.url}/{archive.path}' for archive in archives] == [
+        'http://images.cocodataset.org/annotations/annotations_trainval2017.zip',
+        'http://images.cocodataset.org/zips/train2017.zip',
+        'http://images.cocodataset.org/zips/val2017.zip',
+    ]
+    assert sum(archive.size for archive in archives) == 20_405_354_669
+    assert all(len(archive.sha256) == 64 for archive in archives)
+    assert (COCO.parts['train'].images, COCO.parts['val'].images) == (118_287, 5_000)

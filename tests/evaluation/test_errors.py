@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ghost_det.benchmarks.evaluation import write_scene
+from ghost_det.evaluation.assess import error_table, pictures
+from ghost_det.evaluation.coco import UNDEFINED, evaluate
+from ghost_det.evaluation.errors import KINDS, SCORE, analyse, confused
+from tests.scenes import annotations, hard_scene
+
+from .test_coco import with_masks
+
+PERSON, DOG = 1, 2
+PLACE = [100.0, 100.0, 40.0, 40.0]
+
+
+def true(category: int = PERSON, box: list[float] = PLACE, image: int = 1, crowd: int = 0) -> dict[str, Any]:
+    return {
+        'image_id': image,
+        'category_id': category,
+        'bbox': box,
+        'area': box[2] * box[3],
+        'iscrowd': crowd,
+    }
+
+
+def found(
+    category: int = PERSON, box: list[float] = PLACE, score: float = 0.9, image: int = 1
+) -> dict[str, Any]:
+    return {'image_id': image, 'category_id': category, 'bbox': box, 'score': score}
+
+
+def moved(overlap: float) -> list[float]:
+    """PLACE, moved to the right until it overlaps itself by this IoU."""
+    return [PLACE[0] + PLACE[2] * (1 - overlap) / (1 + overlap), *PLACE[1:]]
+
+
+FAR = [300.0, 200.0, 40.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ('detections', 'kind', 'count'),
+    [
+        ([found(DOG)], 'classification', 1),
+        ([found(box=moved(0.4))], 'localisation', 1),
+        ([found(DOG, box=moved(0.4))], 'both', 1),
+        ([found(), found(score=0.8)], 'duplicate', 1),
+        ([found(), found(box=FAR)], 'background', 1),
+        ([found(), found(box=moved(0.05), score=0.8)], 'background', 1),
+        ([], 'missed', 1),
+        ([found(DOG, box=FAR), found(DOG, box=moved(0.09))], 'background', 2),
+        # Where two kinds fit: localisation before classification, that before duplicates.
+        ([found(), found(box=moved(0.3), score=0.8)], 'localisation', 1),
+    ],
+)
+def test_each_kind_by_hand(detections: list[dict[str, Any]], kind: str, count: int) -> None:
+    truth = annotations([true(), true(DOG, FAR, image=6)], 2, (PERSON, DOG))
+    errors = analyse(truth, [*detections, found(DOG, FAR, image=6)]).errors
+    assert errors.counts[kind] == count
+    missed = not any(each in detections for each in (found(), found(DOG), found(box=moved(0.4))))
+    assert errors.counts['missed'] == missed  # what a mended detection would find is not missed
+    assert sum(errors.counts.values()) == count + (missed if kind != 'missed' else 0)
+
+
+def test_gains_by_hand() -> None:
+    # Of two boxes of one class one is found, first; the other under a wrong class, or badly placed.
+    other = [200.0, 100.0, 40.0, 40.0]
+    truth = annotations([true(), true(box=other), true(DOG, FAR)], 1, (PERSON, DOG))
+    half = 51 / 101  # COCO's AP of one of two: precision 1 at recalls to 0.5
+    mistaken, misplaced = found(DOG, other, 0.5), found(box=[220.0, *other[1:]], score=0.5)
+    for wrong, kind in ((mistaken, 'classification'), (misplaced, 'localisation')):
+        errors = analyse(truth, [found(), found(DOG, FAR), wrong]).errors
+        assert errors.ap == pytest.approx((half + 1) / 2)
+        assert errors.gains[kind] == pytest.approx((1 - half) / 2)
+        assert errors.gains['missed'] == 0 and errors.counts['missed'] == 0
+        assert errors.gains['false negatives'] == pytest.approx((1 - half) / 2)
+
+
+def test_of_two_that_mending_would_make_right_one_counts() -> None:
+    truth = annotations([true()], 1, (PERSON, DOG))
+    errors = analyse(truth, [found(box=moved(0.4), score=0.9), found(box=moved(0.3), score=0.8)]).errors
+    assert errors.counts['localisation'] == 2 and errors.gains['localisation'] == pytest.approx(1)
+    errors = analyse(truth, [found(score=0.9), found(box=moved(0.3), score=0.95)]).errors
+    assert errors.ap == pytest.approx(0.5) and errors.gains['localisation'] == pytest.approx(0.5)
+
+
+def test_what_lies_in_a_crowd_is_no_error() -> None:
+    crowd = true(box=[200.0, 100.0, 100.0, 100.0], crowd=1)
+    truth = annotations([true(), crowd], 1, (PERSON, DOG))
+    inside = found(box=[210.0, 110.0, 30.0, 30.0])
+    analysis = analyse(truth, [found(), inside])
+    assert sum(analysis.errors.counts.values()) == 0 and analysis.confusion.sum() == 1
+    assert analyse(truth, [found(), {**inside, 'category_id': DOG}]).errors.counts['background'] == 1
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_ap_is_cocos_and_masks_count_as_boxes_do(seed: int) -> None:
+    truth, results = hard_scene(seed)
+    analysis = analyse(truth, results)
+    assert analysis.errors.ap == pytest.approx(evaluate(truth, results).figures['mAP_50'], abs=1e-12)
+    assert all(0 <= gain <= 1 - analysis.errors.ap + 1e-9 for gain in analysis.errors.gains.values())
+    assert all(analysis.errors.counts[kind] for kind in KINDS)
+    true_masks, found_masks = with_masks(truth, results)
+    masked = analyse(true_masks, found_masks, 'segm')
+    assert masked.errors.ap == pytest.approx(
+        evaluate(true_masks, found_masks, 'segm').figures['mAP_50'], abs=1e-12
+    )
+
+
+def naive(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, int]:
+    """TIDE's kinds in the words of the paper's section 2.2, one detection after another."""
+
+    def iou(a: list[float], b: list[float]) -> float:
+        width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+        height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+        inside = max(width, 0) * max(height, 0)
+        return inside / (a[2] * a[3] + b[2] * b[3] - inside)
+
+    counts = dict.fromkeys(KINDS, 0)
+    for image in truth['images']:
+        boxes = [box for box in truth['annotations'] if box['image_id'] == image['id']]
+        detections = [each for each in results if each['image_id'] == image['id']]
+        taken, wrong, covered = set(), [], set()
+        for each in sorted(detections, key=lambda each: -each['score']):
+            same = [
+                (iou(each['bbox'], box['bbox']), n)
+                for n, box in enumerate(boxes)
+                if box['category_id'] == each['category_id'] and n not in taken
+            ]
+            if same and max(same)[0] >= 0.5:
+                taken.add(max(same)[1])
+            else:
+                wrong.append(each)
+        for each in wrong:
+            overlaps = [(iou(each['bbox'], box['bbox']), n) for n, box in enumerate(boxes)]
+            own = max(
+                (pair for pair in overlaps if boxes[pair[1]]['category_id'] == each['category_id']),
+                default=(0, -1),
+            )
+            other = max(
+                (pair for pair in overlaps if boxes[pair[1]]['category_id'] != each['category_id']),
+                default=(0, -1),
+            )
+            if 0.1 <= own[0] < 0.5:
+                counts['localisation'] += 1
+                covered.add(own[1])
+            elif other[0] >= 0.5:
+                counts['classification'] += 1
+                covered.add(other[1])
+            elif own[0] >= 0.5:
+                counts['duplicate'] += 1
+            elif other[0] < 0.1:
+                counts['background'] += 1
+            else:
+                counts['both'] += 1
+        counts['missed'] += len(set(range(len(boxes))) - taken - covered)
+    return counts
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Without crowds, and detections of classes with ground truth alone, as tidecv counts these otherwise."""
+    paths = write_scene(tmp_path_factory.mktemp('scene'), images=60, detections=40)
+    truth, results = (json.loads(path.read_text()) for path in paths)
+    for box in truth['annotations']:
+        box['iscrowd'] = 0
+    used = {box['category_id'] for box in truth['annotations']}
+    return truth, [each for each in results if each['category_id'] in used]
+
+
+def test_kinds_are_those_of_a_naive_twin(scene: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    counts = analyse(*scene).errors.counts
+    assert counts == naive(*scene)
+    assert min(counts.values()) > 50
+
+
+def test_gains_are_those_of_the_papers_program(scene: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    """What tidecv 1.0.1 gives for the same two files; its recalls i / 100 are not all COCO's own."""
+    errors = analyse(*scene).errors
+    assert [errors.counts[kind] for kind in KINDS] == [144, 241, 193, 303, 619, 62]
+    assert 100 * errors.ap == pytest.approx(25.564494332699933, abs=1e-9)
+    wanted = [5.160037279014613, 5.955932491651897, 1.7821607079903359, 1.1760572279598058]
+    wanted += [13.255681595578185, 3.6807952198226808, 44.53451556829016, 8.4691287846716]
+    assert [100 * gain for gain in errors.gains.values()] == pytest.approx(wanted, abs=0.01)
+    exact = [name for name in errors.gains if name not in ('missed', 'false negatives')]
+    assert [100 * errors.gains[name] for name in exact] == pytest.approx([*wanted[:5], wanted[6]], abs=1e-9)
+
+
+def test_confusion_by_hand() -> None:
+    truth = annotations([true(), true(DOG, FAR), true(box=PLACE, image=6)], 2, (DOG, PERSON))
+    detections = [
+        found(),  # right, though the dog below overlaps as much and is surer
+        found(DOG, PLACE, 0.95),
+        found(PERSON, FAR, 0.6),  # the dog taken for a person
+        found(PERSON, FAR, 0.5),  # once more: nothing is left there
+        found(score=SCORE - 0.01, image=6),
+    ]
+    analysis = analyse(truth, detections)
+    assert analysis.classes == ['class 1', 'class 2']
+    #                                      person dog nothing
+    assert analysis.confusion.tolist() == [[1, 0, 1], [1, 0, 0], [1, 1, 0]]
+    assert analyse(truth, detections, score=0.1).confusion[0].tolist() == [2, 0, 0]
+    assert confused(analysis) == []  # once is nothing yet
+    twice = annotations([true(DOG), true(DOG, image=6)], 2, (DOG, PERSON))
+    taken = analyse(twice, [found(), found(image=6)])
+    assert confused(taken) == [('class 2', 'class 1', 2, 2)]
+    assert 'class 2 found as class 1: 2 of 2 boxes' in error_table(taken)
+
+
+@pytest.mark.parametrize('classes', [0, 3, 90])
+def test_pictures_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
+    boxes = [true(category) for category in range(1, classes + 1)]
+    truth = annotations(boxes, 1, tuple(range(1, max(classes, 1) + 1)))
+    truth['categories'][0]['name'] = r'$\frac$'  # which matplotlib would take for mathematics
+    detections = [found(category) for category in range(1, classes + 1, 2)]
+    evaluation, analysis = evaluate(truth, detections), analyse(truth, detections)
+    drawn = pictures(evaluation, analysis, tmp_path)
+    assert set(drawn) == {'pr_curves', 'confusion', 'errors'}
+    assert all(path.read_bytes().startswith(b'\x89PNG') for path in drawn.values())
+    assert {path.name for path in tmp_path.iterdir()} == {f'{name}.png' for name in drawn}
+    assert (analysis.errors.ap == UNDEFINED) is (classes == 0)
+    assert np.trace(analysis.confusion) == len(detections)

@@ -1,0 +1,386 @@
+"""Exported files: what they find, what they say of themselves, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from filelock import FileLock
+
+from ghost_det.config.load import load_config
+from ghost_det.data.dataset import DetectionData, Split
+from ghost_det.data.dataset import test_pipeline as evaluation_steps
+from ghost_det.deploy import Detector
+from ghost_det.deploy import detector as runtime
+from ghost_det.deploy.backends import openvino_core
+from ghost_det.deploy.metadata import KEY, Metadata
+from ghost_det.engine.inference import TorchDetector
+from ghost_det.errors import UserError
+from ghost_det.export import export as exporting
+from ghost_det.export.accuracy import evaluate_file
+from ghost_det.export.check import Difference, compare, predict
+from ghost_det.export.export import checked, describe, export
+from ghost_det.export.graph import Canvas
+from ghost_det.export.onnx import OLDEST, converted, publishing, to_onnx, write_model, write_openvino
+from ghost_det.utils.files import sha256
+from tests.conftest import ROOT
+
+from .settled import HEIGHT, WIDTH, canvases, photos, settled
+
+CONFIG = 'configs/retinanet_ghostnet_fpn_lite.py'
+# As small as the config goes: the graph has as many nodes, which is what an export takes time for.
+SMALL = {
+    'model.backbone.width': 0.5,
+    'model.neck.in_channels': [12, 20, 56, 80],
+    'model.neck.out_channels': 16,
+    'model.bbox_head.in_channels': 16,
+    'model.bbox_head.feat_channels': 16,
+    'model.bbox_head.stacked_convs': 1,
+    'model.bbox_head.num_classes': 3,
+}
+TWO_STAGES = 'configs/faster-rcnn_ghostnet_fpn.py'
+# Of the backbone two stages alone: the neck's further levels are pooled, with the same strides.
+FASTER = {
+    'model.backbone.width': 0.5,
+    'model.backbone.out_indices': (0, 1),
+    'model.neck.in_channels': [12, 20],
+    'model.neck.out_channels': 16,
+    'model.rpn_head.in_channels': 16,
+    'model.rpn_head.feat_channels': 16,
+    'model.roi_head.bbox_roi_extractor.out_channels': 16,
+    'model.roi_head.bbox_head.in_channels': 16,
+    'model.roi_head.bbox_head.fc_out_channels': 32,
+    'model.roi_head.bbox_head.num_classes': 3,
+    'model.test_cfg.rpn.max_per_img': 100,
+    'model.test_cfg.rcnn.score_thr': 0.1,
+}
+CANVAS = Canvas(HEIGHT, WIDTH, (WIDTH, HEIGHT), True, 32, (104, 116, 124), False)
+STEPS = evaluation_steps(load_config(CONFIG))
+CLASSES = ('cat', 'dog', 'bird')
+NEWEST = onnx.defs.onnx_opset_version()
+
+
+def small() -> tuple[Any, Any]:
+    return settled(CONFIG, **SMALL)
+
+
+def once(folder: Path, name: str, make: Any) -> Path:
+    """Have a file that the workers of a test run share."""
+    path = folder / name
+    with FileLock(f'{path}.lock'):
+        if not path.exists():
+            make(path)
+    return path
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The small detector as ONNX, of any input size."""
+
+    def make(path: Path) -> None:
+        with publishing(path) as folder:
+            to_onnx(small()[1], CANVAS, folder / path.name, dynamic=True)
+
+    folder = tmp_path_factory.getbasetemp()
+    return once(folder if worker_id == 'master' else folder.parent, 'small.onnx', make)
+
+
+def metadata(**changes: Any) -> Metadata:
+    cfg, detector = small()
+    made = describe(cfg, detector, CLASSES, 'small', CANVAS, True, None)
+    return Metadata(**{**made.__dict__, **changes})
+
+
+def found(path: Path, images: Any) -> list[Any]:
+    return [astuple(each) for each in Detector(path).stream(images, batch=len(images))]
+
+
+def wanted(detector: Any, images: Any, metadata: Metadata) -> list[Any]:
+    return [predict(detector, STEPS, image, metadata) for image in images]
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
+def test_file_finds_what_mmdet_finds_in_images_of_any_size(source: Path, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f'small{suffix}'
+    write_model(source, path, metadata())
+    _, detector = small()
+    for images in (canvases(2), canvases(1), canvases(3, 64, 192), *([image] for image in photos())):
+        apart = compare(wanted(detector, images, metadata()), found(path, images), 0.5, 100)
+        assert apart.unmatched == 0 and apart.boxes > 10, apart
+        assert apart.pixels < 0.05 and apart.score < 1e-4, apart
+    names = {file.suffix for file in tmp_path.iterdir()}
+    assert names == ({'.onnx'} if suffix == '.onnx' else {'.xml', '.bin'})
+
+
+@pytest.fixture(scope='session')
+def two_stages(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A small Faster R-CNN as ONNX, of any input size."""
+
+    def make(path: Path) -> None:
+        with publishing(path) as folder:
+            to_onnx(settled(TWO_STAGES, **FASTER)[1], CANVAS, folder / path.name, dynamic=True)
+
+    folder = tmp_path_factory.getbasetemp()
+    return once(folder if worker_id == 'master' else folder.parent, 'faster.onnx', make)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
+def test_faster_rcnn_finds_what_mmdet_finds(two_stages: Path, tmp_path: Path, suffix: str) -> None:
+    cfg, detector = settled(TWO_STAGES, **FASTER)
+    path = tmp_path / f'faster{suffix}'
+    own = describe(cfg, detector, CLASSES, 'faster', CANVAS, True, None)
+    write_model(two_stages, path, own)
+    for images in (canvases(2), canvases(1), canvases(3, 64, 192), *([image] for image in photos())):
+        apart = compare(wanted(detector, images, own), found(path, images), 0.5, 100)
+        assert apart.unmatched == 0 and apart.boxes > 30, apart
+        assert apart.pixels < 0.05 and apart.score < 1e-4, apart
+
+
+@pytest.mark.parametrize('opset', range(OLDEST, NEWEST + 1))
+def test_file_is_valid_and_runs_in_each_opset(source: Path, opset: int) -> None:
+    model = converted(onnx.load(source), opset)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(each.domain, each.version) for each in model.opset_import] == [('', opset)]
+    images = canvases(2)
+    inputs = {'images': images, 'sizes': np.array([[96, 160], [128, 128]])}
+    expected = onnxruntime.InferenceSession(str(source)).run(None, inputs)
+    given = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
+    for one, other in zip(expected, given):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    boxes, _, labels = expected
+    assert (labels >= 0).sum() > 20
+    assert boxes[0].max(axis=0).tolist() <= [160, 96, 160, 96] and boxes[1].max() <= 128
+
+
+def test_file_has_standard_operators_alone_and_no_trace_of_this_machine(source: Path) -> None:
+    model = onnx.load(source)
+    assert {node.domain for node in model.graph.node} == {''} and not model.functions
+    assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
+    text = source.read_bytes()
+    assert str(ROOT).encode() not in text and b'site-packages' not in text
+    kinds = {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
+    assert kinds == {'images': onnx.TensorProto.UINT8, 'sizes': onnx.TensorProto.INT64}
+    assert [each.name for each in model.graph.output] == ['boxes', 'scores', 'labels']
+
+
+def test_half_is_half_the_size_and_finds_nearly_the_same(source: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for precision in ('fp32', 'fp16'):
+        for suffix in ('.onnx', '.xml'):
+            path = tmp_path / f'{precision}{suffix}'
+            write_model(source, path, metadata(precision=precision))
+            sizes[path.name] = (path if suffix == '.onnx' else path.with_suffix('.bin')).stat().st_size
+            images = canvases(2)
+            apart = compare(wanted(small()[1], images, metadata()), found(path, images), 4.0, 100)
+            assert apart.boxes > 100 and apart.unmatched <= 6, (path, apart)
+    assert sizes['fp16.onnx'] < 0.7 * sizes['fp32.onnx'] and sizes['fp16.xml'] < 0.6 * sizes['fp32.xml']
+
+
+def test_metadata_say_what_the_file_is(source: Path, tmp_path: Path) -> None:
+    cfg, detector = small()
+    made = describe(
+        cfg, detector, CLASSES, 'small', Canvas(64, 96, (96, 64), True, 32, (1, 2, 3), False), True, source
+    )
+    assert made.score_threshold == 0.05 and made.iou_threshold == 0.5 and made.max_detections == 100
+    assert made.classes == CLASSES and (made.height, made.width) == (64, 96)
+    assert len(made.config_sha256) == len(made.checkpoint_sha256) == 64
+    path = tmp_path / 'x.onnx'
+    write_model(source, path, made)
+    assert Detector(path).metadata == made
+    said = {each.key: each.value for each in onnx.load(path).metadata_props}
+    assert json.loads(said[KEY])['classes'] == list(CLASSES)
+
+
+def test_a_file_that_finds_something_else_is_refused(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / 'small.xml'
+    write_model(source, path, metadata())
+    _, detector = small()
+    images = photos()
+    (line,) = checked(detector, STEPS, path, images, real=False)
+    assert line.startswith('checked: 4 images through mmdet and through the file: ')
+    detector.bbox_head.retina_cls.bias.data += 0.5
+    with pytest.raises(UserError, match='small.xml: not written: .* found by only one of them'):
+        list(checked(detector, STEPS, path, images, real=False))
+    detector.bbox_head.retina_cls.bias.data -= 100
+    with pytest.raises(UserError, match='0 boxes matched'):
+        list(checked(detector, STEPS, path, images, real=False))
+
+
+def fixed(source: Path, path: Path, height: int, width: int) -> Path:
+    model = openvino_core().read_model(source)
+    model.reshape({'images': [-1, height, width, 3]})
+    write_openvino(model, path, metadata(dynamic=False, height=height, width=width, scale=(width, height)))
+    return path
+
+
+def test_a_file_that_takes_padding_for_image_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fixed(source, tmp_path / 'small.xml', 160, 160)
+    _, detector = small()
+    list(checked(detector, STEPS, path, photos(), real=True))
+    monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 160))
+    with pytest.raises(UserError, match='small.xml: not written: '):
+        list(checked(detector, STEPS, path, photos(), real=True))
+
+
+def test_an_image_that_mmdet_would_turn_the_canvas_for_is_reported(source: Path, tmp_path: Path) -> None:
+    path = fixed(source, tmp_path / 'small.xml', HEIGHT, WIDTH)
+    lines = list(checked(small()[1], STEPS, path, photos(), real=True))
+    assert lines[0].startswith('checked: ') and lines[1].startswith('warning: 1 of these images'), lines
+
+
+def test_a_canvas_that_fits_the_data_is_proposed() -> None:
+    def hint(*sizes: tuple[int, int]) -> list[str]:
+        images = [{'width': width, 'height': height} for width, height in sizes]
+        truth: Any = type('Truth', (), {'content': {'images': images}})
+        square = metadata(dynamic=False, height=320, width=320, scale=(320, 320))
+        return list(exporting._size_hint(truth, square))
+
+    (line,) = hint((640, 480), (1280, 960), (640, 478))
+    assert '--size 256 320' in line
+    assert hint((640, 480), (480, 640)) == hint((640, 640), (300, 300)) == []
+
+
+def test_half_of_the_compared_images_have_the_shapes_of_cameras() -> None:
+    truth: Any = type('Truth', (), {'images': [(0, None)] * 10})
+    image = canvases(1, 96, 208)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, 'read_image', lambda path: image)
+        shapes = [each.shape[:2] for each in exporting._check_images(truth)]
+    assert shapes[::2] == [(96, 208)] * 5
+    assert shapes[1::2] == [(96, 128), (96, 72), (96, 171), (96, 96), (96, 128)]
+
+
+def test_comparison_counts_what_only_one_side_has() -> None:
+    one = (np.array([[0, 0, 9, 9], [20, 20, 30, 30]], np.float32), np.array([0.9, 0.8]), np.array([0, 1]))
+    moved = (one[0] + 0.25, one[1] - 0.001, one[2])
+    assert compare([one], [moved], 0.5, 100) == Difference(2, 0.25, pytest.approx(0.001), 0)  # type: ignore[arg-type]
+    other = (one[0], one[1], np.array([0, 0]))
+    assert compare([one], [other], 0.5, 100).unmatched == 2
+    first = tuple(part[:1] for part in one)
+    assert compare([one], [first], 0.5, 100).unmatched == 1  # type: ignore[list-item]
+    assert compare([one], [tuple(part[:0] for part in one)], 0.5, 100).unmatched == 2  # type: ignore[list-item]
+
+
+def test_nothing_is_left_of_a_file_that_fails(tmp_path: Path) -> None:
+    out = tmp_path / 'deep' / 'x.xml'
+    with pytest.raises(RuntimeError), publishing(out) as folder:
+        (folder / 'x.bin').write_bytes(b'half')
+        raise RuntimeError
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('trained') / 'epoch_1.pth'
+    _, detector = small()
+    torch.save({'state_dict': detector.state_dict(), 'meta': {'dataset_meta': {'classes': CLASSES}}}, path)
+    return path
+
+
+def fails(checkpoint: Path, message: str, **settings: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        list(export(str(ROOT / CONFIG), str(checkpoint), options=dict(SMALL), **settings))
+
+
+def test_mistakes_are_told_before_the_long_work(checkpoint: Path, tmp_path: Path) -> None:
+    fails(checkpoint, r'-o .*x.engine: a name that ends in .onnx or .xml', out=tmp_path / 'x.engine')
+    fails(checkpoint, r'-o .*x.onnx: a name that ends in .xml', out=tmp_path / 'x.onnx', form='openvino')
+    fails(checkpoint, '--size 50 64: multiples of 32', size=(50, 64))
+    fails(checkpoint, f'--opset 12: {OLDEST} to {NEWEST}', opset=12, size=(64, 64))
+    fails(checkpoint, '--int8: not with --half', int8=True, half=True)
+    fails(checkpoint, '--int8: data is needed', int8=True)
+    fails(checkpoint, '--int8: for OpenVINO alone', int8=True, out=tmp_path / 'x.onnx')
+    fails(tmp_path / 'none.pth', 'none.pth: a checkpoint file is wanted')
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ['epoch_1.pth']
+
+
+@pytest.fixture
+def no_export(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The file that is there already, in place of another minute of exporting."""
+
+    def copied(detector: Any, canvas: Any, path: Path, dynamic: bool, opset: int) -> None:
+        path.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(exporting, 'to_onnx', copied)
+    yield
+
+
+@pytest.mark.usefixtures('no_export')
+def test_export_writes_a_checked_file_beside_the_checkpoint(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, '_check_images', lambda truth: [*canvases(12), *photos()])
+    path = checkpoint.with_suffix('.xml')
+    lines = list(
+        export(str(ROOT / CONFIG), str(checkpoint), size=(128, 160), dynamic=True, options=dict(SMALL))
+    )
+    assert [line.split(':')[0] for line in lines] == ['exporting', 'checking', 'checked', str(path)]
+    assert lines[2].startswith('checked: 16 images through mmdet and through the file: 1')
+    assert lines[3].endswith('fp32, 128 x 160 or any other size')
+    assert Detector(path).metadata.classes == CLASSES
+    assert {each.suffix for each in checkpoint.parent.iterdir()} == {'.pth', '.xml', '.bin'}
+
+
+def test_tool_without_the_extra_names_it(checkpoint: Path, tmp_path: Path) -> None:
+    block = tmp_path / 'openvino.py'
+    block.write_text('raise ImportError("blocked")')
+    command = [sys.executable, str(ROOT / 'tools/export.py'), str(ROOT / CONFIG), str(checkpoint)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={'PYTHONPATH': f'{tmp_path}:{ROOT}', 'PATH': '/usr/bin:/bin'},
+    )
+    assert done.returncode == 2 and "pip install 'ghost-det[export]'" in done.stderr, done.stderr
+
+
+def test_the_figures_of_a_file_are_compared_with_those_of_its_checkpoint(
+    source: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'small.xml'
+    write_model(source, path, metadata(checkpoint_sha256=sha256(checkpoint)))
+    options = {**SMALL, 'test_dataloader.dataset.pipeline.1.scale': (WIDTH, HEIGHT)}
+    (tmp_path / 'val').mkdir()
+    images, boxes = [], []
+    for number, image in enumerate(photos(), 1):
+        height, width = image.shape[:2]
+        images.append({'id': number, 'file_name': f'{number}.png', 'height': height, 'width': width})
+        cv2.imwrite(str(tmp_path / 'val' / f'{number}.png'), image)
+        found = TorchDetector(str(ROOT / CONFIG), str(checkpoint), options=options)(image)
+        # What torch finds is the ground truth: its mAP is 1, and so is that of a file that finds the same.
+        for each in found.to_coco(number, [1, 2, 3]):
+            _, _, wide, high = each['bbox']
+            boxes.append({**each, 'id': len(boxes) + 1, 'area': wide * high, 'iscrowd': 0})
+    categories = [{'id': number, 'name': name} for number, name in enumerate(CLASSES, 1)]
+    annotations = tmp_path / 'val.json'
+    annotations.write_text(json.dumps({'images': images, 'annotations': boxes, 'categories': categories}))
+    data = DetectionData(None, Split(annotations, tmp_path / 'val'), CLASSES)
+
+    def last_line(**settings: Any) -> str:
+        folder = str(tmp_path / 'out')
+        return list(evaluate_file(str(path), str(ROOT / CONFIG), options, data, folder, **settings))[-1]
+
+    assert last_line().startswith('not compared with torch: --checkpoint FILE')
+    with pytest.raises(UserError, match='--checkpoint .*: another checkpoint; expected the one'):
+        last_line(checkpoint=str(annotations))
+    assert last_line(checkpoint=str(checkpoint)).startswith(
+        'mAP 1.0000 of the file, 1.0000 of its checkpoint'
+    )
+    shutil.copy(checkpoint, tmp_path)  # which is found in the file's folder
+    monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 80))
+    assert last_line().startswith('warning: mAP 0.') and last_line().endswith(': over 0.005 apart')

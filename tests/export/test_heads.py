@@ -1,0 +1,129 @@
+"""The boxes of a detector as one graph, against those of mmdet's own prediction."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+from ghost_det.config.load import load_config
+from ghost_det.data.dataset import test_pipeline as evaluation_steps
+from ghost_det.deploy import Metadata
+from ghost_det.deploy.detector import detections
+from ghost_det.deploy.letterbox import image_sizes, letterbox
+from ghost_det.errors import UserError
+from ghost_det.export.check import compare, predict
+from ghost_det.export.export import describe
+from ghost_det.export.graph import DetectorGraph, canvas_of
+from ghost_det.export.heads import strongest
+from ghost_det.export.standard import keep_best
+from ghost_det.swap.probe import build_alone
+from tests.conftest import CONFIGS
+
+from .settled import HEIGHT, WIDTH, canvases, photos, settled
+
+OURS = [f'configs/{path.name}' for path in CONFIGS]
+OTHERS = [
+    'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
+    'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py',
+    'mmdet::atss/atss_r50_fpn_1x_coco.py',
+    'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
+    'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py',
+]
+
+
+def found(detector: Any, images: list[Any], metadata: Metadata, sizes: Any = None) -> list[Any]:
+    pixels, places = letterbox(images, metadata)
+    sizes = image_sizes(pixels, places, metadata) if sizes is None else sizes
+    with torch.no_grad():
+        outs = DetectorGraph(detector).eval()(torch.from_numpy(pixels), torch.from_numpy(sizes))
+    return [astuple(detections(*each, at)) for *each, at in zip(*(out.numpy() for out in outs), places)]
+
+
+def described(cfg: Any, detector: Any, side: int = 160) -> Metadata:
+    canvas = canvas_of(cfg, detector, (side, side))
+    return describe(cfg, detector, ('any',), 'any', canvas, False, None)
+
+
+@pytest.mark.parametrize('name', [*OURS, *OTHERS])
+def test_graph_finds_what_mmdet_finds_in_images_of_every_shape(name: str) -> None:
+    options = {'model.test_cfg.score_thr': 0.4} if 'yolox' in name else {}  # mmdet sets no limit
+    cfg, detector = settled(name, **options)
+    images, metadata = photos(), described(cfg, detector)
+    mine = found(detector, images, metadata)
+    theirs = [predict(detector, evaluation_steps(cfg), image, metadata) for image in images]
+    apart = compare(theirs, mine, 0.5, metadata.max_detections)
+    assert apart.unmatched <= 0.01 * apart.boxes and apart.boxes > 20, apart
+    assert apart.pixels < 0.1 and apart.score < 1e-3, apart
+    assert all((np.diff(scores) <= 0).all() for _, scores, _ in mine)
+
+
+def test_boxes_over_padding_take_no_place_of_others() -> None:
+    cfg, detector = settled('configs/retinanet_ghostnet_fpn_lite.py')
+    image, metadata = (
+        photos()[2],
+        described(cfg, detector),
+    )  # 16:9: of the canvas, 70 of 160 rows are padding
+    theirs = predict(detector, evaluation_steps(cfg), image, metadata)
+    assert len(theirs[1]) == metadata.max_detections
+    # The sizes that files were made without: the padding is taken for image.
+    blind = found(detector, [image], metadata, np.array([[160, 160]]))
+    (seen,) = found(detector, [image], metadata)
+    assert compare([theirs], [seen], 0.5, 100).unmatched <= 2
+    assert compare([theirs], blind, 0.5, 100).unmatched > 10
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('mmdet::tood/tood_r50_fpn_1x_coco.py', 'TOODHead: no export'),
+        ('mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py', 'YOLOV3Head: no export'),
+        ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'MaskRCNN: no export for masks'),
+        ('mmdet::detr/detr_r50_8xb2-150e_coco.py', 'DETRHead: no export'),
+        ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'CascadeRoIHead: no export'),
+    ],
+)
+def test_what_has_no_export_is_refused_by_name(name: str, message: str) -> None:
+    init_default_scope('mmdet')
+    with pytest.raises(UserError, match=message):
+        DetectorGraph(build_alone(load_config(name).model))
+
+
+def test_soft_suppression_is_refused() -> None:
+    options = {'model.test_cfg.nms.type': 'soft_nms'}
+    _, detector = settled('configs/retinanet_ghostnet_fpn_lite.py', **options)
+    with pytest.raises(UserError, match='soft_nms.*plain non-maximum suppression'):
+        DetectorGraph(detector).eval()(torch.from_numpy(canvases()), torch.tensor([[HEIGHT, WIDTH]] * 2))
+
+
+@pytest.mark.parametrize(('boxes', 'classes'), [(50, 1), (50, 7), (400, 1), (400, 7)])
+def test_strongest_are_the_highest_scores(boxes: int, classes: int) -> None:
+    scores = torch.rand(3, boxes, classes)
+    top, box, label = strongest(scores, 60)
+    wanted = scores.flatten(1).topk(min(60, boxes * classes)).values
+    assert torch.equal(top.sort(descending=True).values[:, : wanted.shape[1]], wanted)
+    image = torch.arange(3)[:, None]
+    assert torch.equal(scores[image, box, label], top)
+    assert len({tuple(pair) for pair in torch.stack([box[0], label[0]], 1).tolist()}) == top.shape[1]
+
+
+def test_keep_best_suppresses_each_image_alone() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]]).repeat(2, 1, 1)
+    scores = torch.tensor([[0.5, 0.9, 0.3], [0.5, 0.0, 0.0]])
+    assert keep_best(boxes, scores, 0.5, 3).tolist() == [[1, 2, -1], [0, -1, -1]]
+    assert keep_best(boxes, scores, 0.95, 2).tolist() == [[1, 0], [0, -1]]
+
+
+def test_canvas_is_that_of_the_config() -> None:
+    cfg, detector = settled('configs/retinanet_ghostnet_fpn_lite.py')
+    canvas = canvas_of(cfg, detector)
+    assert canvas == (320, 320, (320, 320), True, 32, (104, 116, 124), False)
+    assert canvas_of(cfg, detector, (64, 96))[:2] == (64, 96)
+    with pytest.raises(UserError, match='--size 60 96: multiples of 32'):
+        canvas_of(cfg, detector, (60, 96))

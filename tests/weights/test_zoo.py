@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ghost_det
+from ghost_det import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet, classifier
+from ghost_det.errors import UserError
+from ghost_det.weights.zoo import CLASSIFIERS, verify
+from tests.conftest import ROOT
+
+
+def test_each_is_a_function_of_the_package() -> None:
+    for name, entry in CLASSIFIERS.items():
+        build = getattr(ghost_det, name)
+        assert build.__name__ == name and entry.network.__name__ in build.__doc__
+    model = ghost_det.ghostnetv2_1x(num_classes=3, norm_eval=True)
+    assert type(model) is GhostNetV2 and model.num_classes == 3 and model.norm_eval
+
+
+@pytest.mark.parametrize('name', ['ghostnet_1x', 'repghostnet_050'])
+def test_torch_hub_builds_and_loads_from_a_checkout(name: str, tmp_path: Path) -> None:
+    own = classifier(name)
+    torch.save(own.state_dict(), tmp_path / 'own.pth')
+    model = torch.hub.load(str(ROOT), name, source='local', pretrained=str(tmp_path / 'own.pth'))
+    assert type(model) is CLASSIFIERS[name].network
+    assert all(torch.equal(value, own.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_names_without_a_network_or_weights_are_told() -> None:
+    with pytest.raises(UserError, match='ghostnet_2x: no such classifier; there are ghostnet_050'):
+        classifier('ghostnet_2x')
+    with pytest.raises(UserError, match='ghostnet_050: nobody has published.*for ghostnet_100, ghostnet_1x'):
+        classifier('ghostnet_050', pretrained=True)
+
+
+def test_true_means_the_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = classifier('repghostnet_050')
+    asked = []
+
+    def locate(source: object) -> Path:
+        asked.append(source)
+        torch.save(own.state_dict(), tmp_path / 'own.pth')
+        return tmp_path / 'own.pth'
+
+    monkeypatch.setattr('ghost_det.weights.load.locate', locate)
+    model = classifier('repghostnet_050', pretrained=True)
+    assert asked == ['ghost://repghostnet_050']
+    assert torch.equal(model.classifier.weight, own.classifier.weight)
+
+
+def test_a_file_is_verified_by_the_network_it_tells_of(tmp_path: Path) -> None:
+    path = tmp_path / 'own.pth'
+    folded = GhostNetV3(width=0.5)
+    folded.switch_to_deploy()
+    for model in (
+        RepGhostNet(width=1.11, num_classes=5),
+        GhostNet(width=0.73, dw_size=5, ratio=3),
+        GhostNetV2(width=1.3, out_indices=(0, 1)),
+        GhostNetV3(width=0.5, norm_cfg=dict(type='GN', num_groups=2)),
+        folded,
+    ):
+        torch.save(model.state_dict(), path)
+        loaded = verify(path)
+        assert loaded.network == f'{type(model).__name__} of width {model.width:g}'
+        assert loaded.loaded == loaded.wanted == len(model.state_dict())
+    torch.save({'layer1.weight': torch.zeros(1)}, path)
+    with pytest.raises(UserError, match='of none of GhostNet, .*its first tensor is layer1.weight'):
+        verify(path)
