@@ -1,69 +1,58 @@
 """GhostNet backbones for MMDetection.
 
-Importing the package is all that a config or a script needs: mmcv's operators work without a
-compiler from then on, and the networks, hooks and metrics are in mmdet's registries. Where torch or
-MMDetection is missing, `ghost_det.deploy` alone can be used.
+Importing the package is all that a config or a script needs: it registers the networks, hooks and metrics
+with MMDetection, and provides mmcv's operators where mmcv has none compiled (`ghost_det.register`). Without
+MMDetection nothing is registered: the networks (`ghost_det.models`) need only torch, and the runtime of
+exported detectors (`ghost_det.deploy`) not even that.
 """
 
-import contextlib
-import io
-import sys
+from importlib import import_module
+from typing import Any
 
-from ghost_det.installed import Refuser, refusal, refuse, waits
-from ghost_det.version import __version__
+from .utils.system import without_stack
 
-if refusal('ghost_det'):
-    sys.meta_path.insert(0, Refuser())
-    globals().update(__getattr__=refuse)
-elif not waits():  # else `load` reloads this
-    from ghost_det.ops import ensure_ops
+__version__ = '0.1.0'
 
-    ensure_ops()
+_HOME = {
+    'Bf16OptimWrapper': 'engine.runner',
+    'ChannelsLastHook': 'engine.runner',
+    'FullCocoMetric': 'evaluation.metric',
+    'GhostModule': 'models',
+    'GhostNet': 'models',
+    'GhostNetV2': 'models',
+    'GhostNetV3': 'models',
+    'GhostPAN': 'models',
+    'GhostResNet': 'models',
+    'InterruptHook': 'engine.guards',
+    'LossGuardHook': 'engine.guards',
+    'ProgressHook': 'engine.runner',
+    'RepGhostNet': 'models',
+    'check_dataset': 'data.checks.check',
+    'classifier': 'weights.zoo',
+    'ghostify': 'models',
+    'load_pretrained': 'weights.load',
+    'optimize': 'models.optimize',
+    'swap_backbone': 'swap.swap',
+}
+"""The public names, each imported on first use from its module."""
+__all__ = ['__version__', *_HOME]  # noqa: PLE0604
 
-    # onedl-mmdetection prints, on import, which optional data sets it could not import.
-    with contextlib.redirect_stdout(io.StringIO()):
-        from ghost_det.data.checks.check import check_dataset
-        from ghost_det.engine.guards import InterruptHook, LossGuardHook
-        from ghost_det.engine.runner import Bf16OptimWrapper, ChannelsLastHook, ProgressHook
-        from ghost_det.evaluation.metric import FullCocoMetric
-        from ghost_det.mends import mend
-        from ghost_det.models import (
-            GhostModule,
-            GhostNet,
-            GhostNetV2,
-            GhostNetV3,
-            GhostPAN,
-            GhostResNet,
-            RepGhostNet,
-            ghostify,
-        )
-        from ghost_det.models.optimize import optimize
-        from ghost_det.swap.swap import swap_backbone
-        from ghost_det.weights.load import load_pretrained
-        from ghost_det.weights.zoo import ENTRIES, classifier
 
-    mend()
-    globals().update(ENTRIES)  # ghost_det.ghostnet_1x and the other classifiers
+def __getattr__(name: str) -> Any:
+    """Import a public name, or one of the classifiers as ``ghostnet_1x``; see PEP 562."""
+    if name in _HOME:
+        return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)
+    if name.startswith(('ghostnet', 'repghost')):
+        from .weights.zoo import ENTRIES
 
-__all__ = [
-    'Bf16OptimWrapper',
-    'ChannelsLastHook',
-    'FullCocoMetric',
-    'GhostModule',
-    'GhostNet',
-    'GhostNetV2',
-    'GhostNetV3',
-    'GhostPAN',
-    'GhostResNet',
-    'InterruptHook',
-    'LossGuardHook',
-    'ProgressHook',
-    'RepGhostNet',
-    '__version__',
-    'check_dataset',
-    'classifier',
-    'ghostify',
-    'load_pretrained',
-    'optimize',
-    'swap_backbone',
-]
+        if name in ENTRIES:
+            return ENTRIES[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]
+
+
+if without_stack(__name__) is None:
+    import_module('.register', __name__)

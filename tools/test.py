@@ -1,7 +1,6 @@
 """Evaluate a detector: python tools/test.py CONFIG CHECKPOINT [--data sample|FOLDER] [options]."""
 
-from ghost_det.commands.test import main
-from ghost_det.errors import run_tool
+from ghost_det_main import main
 
 if __name__ == '__main__':
-    run_tool(main)
+    main('test')

@@ -1,7 +1,6 @@
 """Train a detector: python tools/train.py CONFIG [--data sample|FOLDER] [options]."""
 
-from ghost_det.commands.train import main
-from ghost_det.errors import run_tool
+from ghost_det_main import main
 
 if __name__ == '__main__':
-    run_tool(main)
+    main('train')

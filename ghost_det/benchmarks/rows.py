@@ -9,12 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ghost_det.called import tool
+from ghost_det import __version__
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
 from ghost_det.utils.jsons import read_json
 from ghost_det.utils.timing import Sample, Spread, machine, ratio, spread
-from ghost_det.version import __version__
 
 Setting = tuple[int, int, int, int]
 FORMAT = 1
@@ -117,7 +116,7 @@ def read_rows(path: Path) -> Results:
     content = read_json(path)
     if not isinstance(content, dict) or content.pop('format', None) != FORMAT:
         raise UserError(
-            f'{path}: not the results of {tool("benchmark")} backbones or detectors, format {FORMAT}'
+            f'{path}: not the results of ghost-det benchmark backbones or detectors, format {FORMAT}'
         )
     try:
         rows = tuple(_row(row) for row in content.pop('rows'))

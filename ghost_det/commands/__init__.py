@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from ghost_det.called import COMMAND
+from ghost_det import __version__
 from ghost_det.errors import UserError, run_tool
-from ghost_det.version import __version__
+from ghost_det.utils.system import COMMAND
 
 GROUPS = {
     'Data': {

@@ -239,7 +239,7 @@ _SELF_TEST = """
 import time, warnings
 warnings.simplefilter('ignore')
 start = time.time()
-import torch, ghost_det
+import torch, ghost_det.register
 from ghost_det.ops import ensure_ops
 from mmcv.ops import nms, RoIAlign
 imported = time.time() - start

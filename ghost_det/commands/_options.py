@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghost_det.called import interruptible, stoppable, tool
-from ghost_det.installed import load, require
+from ghost_det.utils.system import require_stack
 from ghost_det.utils.text import plural
 
 if TYPE_CHECKING:
     from ghost_det.data.dataset import DetectionData, Located
 
-CONFIG_HELP = f'a config: a name of {tool("configs")}, a file, or mmdet::FOLDER/NAME.py'
+CONFIG_HELP = 'a config: a name of ghost-det configs, a file, or mmdet::FOLDER/NAME.py'
 
 
 def whole(text: str) -> int:
@@ -105,7 +104,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--backbone',
         metavar='NAME[:WIDTH]',
-        help=f"in place of the config's, as GhostNetV2:1.3; {tool('swap')} makes a config of it",
+        help="in place of the config's, as GhostNetV2:1.3; ghost-det swap makes a config of it",
     )
     data = parser.add_argument_group('data, instead of the one that the config names')
     add_data(data)
@@ -180,10 +179,10 @@ def parse(
         name, _, example = option.partition(' ')
         parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
     if not light:
-        require(parser.prog)
+        require_stack(parser.prog)
         if splits:
             args.located = locate(args, splits)
-        load(parser.prog)
+        register(parser.prog)
     if 'local_rank' in args:
         from ghost_det.engine.distributed import default_launcher, read_environment
 
@@ -191,8 +190,13 @@ def parse(
         if args.launcher == 'pytorch':
             os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         read_environment(args.launcher)
-    interruptible()
     return args
+
+
+def register(what: str) -> None:
+    """Register all of `ghost_det` with MMDetection in a command that has not needed torch so far."""
+    require_stack(what)
+    import ghost_det.register  # noqa: F401
 
 
 def locate(args: argparse.Namespace, splits: Sequence[str]) -> Located | None:
@@ -205,8 +209,7 @@ def locate(args: argparse.Namespace, splits: Sequence[str]) -> Located | None:
     config_file(args.config)  # a wrong name is reported before a sample is made
     from ghost_det.data.dataset import find_splits
 
-    with stoppable():
-        return find_splits(args.data, given, splits, args.val_share)
+    return find_splits(args.data, given, splits, args.val_share)
 
 
 def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> DetectionData | None:
@@ -233,5 +236,5 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     for warning in data.warnings[:5]:
         print(f'warning: {warning}')
     if data.warnings:
-        print(f'{tool("check_data")}, given the same data, says more about these warnings')
+        print('ghost-det check-data, given the same data, says more about these warnings')
     return data

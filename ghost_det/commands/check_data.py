@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ghost_det.errors import UserError
-from ghost_det.installed import load, require
 from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.system import require_stack
 
-from ._options import Parser, add_parts, parse, part
+from ._options import Parser, add_parts, parse, part, register
 
 if TYPE_CHECKING:
     from ghost_det.data.checks.check import Report
@@ -55,7 +55,7 @@ def main() -> None:
     """Check as the command line says; exit code 1 where errors are found."""
     parser = make_parser()
     args = parse(parser, light=True)
-    require(parser.prog)
+    require_stack(parser.prog)
     from ghost_det.data.checks.check import check_dataset
     from ghost_det.data.checks.findings import printable
     from ghost_det.data.checks.fix import require_apart, require_free, write_mended
@@ -75,7 +75,7 @@ def main() -> None:
         if args.data:  # a wrong folder is reported before torch is imported
             given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
             locate(args.data, given, args.val_share)
-        load(parser.prog)
+        register(parser.prog)
         from ghost_det.config.load import load_config
 
         config = load_config(args.config)

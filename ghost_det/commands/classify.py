@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from ghost_det.called import tool
-
 from ._options import Parser, parse, whole
 
 
@@ -13,7 +11,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         description="Name what images show, by ImageNet's 1000 classes.",
-        epilog=f'Networks: those of {tool("weights")} list. Exit code 1: some images could not be read.',
+        epilog='Networks: those of ghost-det weights list. Exit code 1: some images could not be read.',
     )
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image, or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from ghost_det.called import tool
-
 from ._options import Parser, parse
 
 
@@ -16,7 +14,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs='+',
         metavar='RUN',
-        help=f'a work folder, or a file of {tool("test")} --json; the others are held against the first',
+        help='a work folder, or a file of ghost-det test --json; the others are held against the first',
     )
     parser.add_argument('-o', '--out', type=Path, metavar='FILE.html', help='write one page of it')
     return parser

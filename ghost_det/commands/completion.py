@@ -4,10 +4,9 @@ import argparse
 import importlib
 from typing import Any
 
-from ghost_det.called import COMMAND
 from ghost_det.config import shipped
 from ghost_det.errors import UserError
-from ghost_det.installed import missing
+from ghost_det.utils.system import COMMAND, missing
 
 from ._options import parse
 

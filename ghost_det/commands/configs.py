@@ -2,12 +2,11 @@
 
 import argparse
 
-from ghost_det.called import command
 from ghost_det.config import shipped
 from ghost_det.errors import UserError
-from ghost_det.installed import load
+from ghost_det.utils.system import command
 
-from ._options import Parser, parse
+from ._options import Parser, parse, register
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +30,7 @@ def main() -> None:
         for name in [args.name] if args.name else shipped.names():
             print('\n    '.join([name, *shipped.purpose(name)]))
         return
-    load('writing a config')
+    register('writing a config')
     from ghost_det.config.load import load_config, write_child
 
     base = f'{shipped.PREFIX}{args.name}.py'

@@ -2,8 +2,6 @@
 
 import argparse
 
-from ghost_det.called import tool
-
 from ._options import Parser, parse, whole
 
 
@@ -17,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
         'models',
         nargs='+',
         metavar='MODEL',
-        help=f'of {tool("export")}; or a config and then its checkpoint, for torch; the page offers them all',
+        help='of ghost-det export; or a config and then its checkpoint, for torch; the page offers them all',
     )
     parser.add_argument(
         '--host',

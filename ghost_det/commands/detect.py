@@ -5,8 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ghost_det.called import tool
-from ghost_det.installed import RUNTIME
+from ghost_det.utils.system import RUNTIME
 
 from ._options import Parser, parse, share, whole
 
@@ -21,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'model',
         metavar='MODEL',
-        help=f'of {tool("export")}; or a config and then its checkpoint, for torch',
+        help='of ghost-det export; or a config and then its checkpoint, for torch',
     )
     parser.add_argument(
         'sources', nargs='+', metavar='SOURCE', help='image, folder of images, video, or number of a camera'

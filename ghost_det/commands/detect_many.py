@@ -5,9 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError
-from ghost_det.installed import RUNTIME, missing
+from ghost_det.utils.system import RUNTIME, missing
 
 from ._options import Parser, parse, share, whole
 
@@ -19,7 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
         'The same command again goes on after any stop.',
         epilog='Exit code 1: some images failed; the column error says why.',
     )
-    parser.add_argument('model', metavar='MODEL', help=f'of {tool("export")}')
+    parser.add_argument('model', metavar='MODEL', help='of ghost-det export')
     parser.add_argument(
         'source',
         metavar='SOURCE',

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from ghost_det.called import tool
-
 from ._options import Parser, parse
 
 
@@ -12,7 +10,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(description="COCO's twelve figures and an analysis of saved detections.")
     parser.add_argument(
-        'results', type=Path, metavar='RESULTS', help=f'COCO results, as of {tool("test")} --out FILE.json'
+        'results', type=Path, metavar='RESULTS', help='COCO results, as of ghost-det test --out FILE.json'
     )
     parser.add_argument('annotations', type=Path, metavar='ANN', help="ground truth in COCO's format")
     parser.add_argument('--iou-type', choices=['bbox', 'segm'], default='bbox', help='(default: %(default)s)')

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ghost_det.called import command
+from ghost_det.utils.system import command
 
 from ._options import Parser, parse
 
@@ -57,7 +57,7 @@ def main() -> None:
         states = verify(root, splits, args.jobs)
         print('\n'.join(line for state in states for line in state.lines(root)))
         if not all(state.whole for state in states):
-            print(f'{command("prepare_coco", "--root", root)} fetches what is missing or wrong, no more')
+            print(f'{command("prepare-coco", "--root", root)} fetches what is missing or wrong, no more')
             sys.exit(1)
         return
     if args.subset:

@@ -2,7 +2,6 @@
 
 import argparse
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError
 
 from ._options import Parser, add_common, data_of, parse
@@ -21,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--out',
         metavar='FILE',
-        help=f'save the predictions: .json for COCO results ({tool("eval")}), or .pkl',
+        help='save the predictions: .json for COCO results (ghost-det eval), or .pkl',
     )
     parser.add_argument('--json', metavar='FILE', help='save figures and analysis for other programs')
     parser.add_argument('--show-dir', metavar='FOLDER', help='save every image with true and found boxes')
@@ -70,7 +69,7 @@ def _test_exported(args: argparse.Namespace) -> None:
         ('--fast', args.fast),
     ):
         if given:
-            raise UserError(f'{option}: not for an exported detector; {tool("detect")} draws what it finds')
+            raise UserError(f'{option}: not for an exported detector; ghost-det detect draws what it finds')
     from ghost_det.deploy.detector import Detector
     from ghost_det.export.accuracy import evaluate_file
 

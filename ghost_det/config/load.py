@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from typing import Any
 from mmengine.config import Config
 
 from ghost_det.errors import UserError
-from ghost_det.trust import announce, remember
 from ghost_det.utils.files import atomic
 from ghost_det.weights.checkpoint import load_safely
 
@@ -36,7 +34,6 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     """
     name, path = str(path), own.config_file(path)
     load_safely()
-    announce(path)
     try:
         if name.startswith(own.MMDET) and _inheritable(name):
             # As a child inherits it, so that what differs between the two is the child's own.
@@ -158,7 +155,6 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
             partial.write_text(text, encoding='utf-8')
     except OSError as error:
         raise UserError(f'-o {out}: cannot be written ({error.strerror})') from None
-    remember(hashlib.sha256(text.encode()).hexdigest())
     return text
 
 

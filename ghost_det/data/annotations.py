@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ghost_det.called import tool
 from ghost_det.data.checks.findings import SHOWN, Finding, found
 from ghost_det.errors import UserError
 from ghost_det.utils.jsons import read_json
@@ -124,7 +123,7 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
             f'problems in the data:\n{lines}{more}\n'
-            f'{tool("check_data")}, given the same data, lists more places and how to fix them; '
+            f'ghost-det check-data, given the same data, lists more places and how to fix them; '
             'its --fix FOLDER writes a fixed copy'
         )
 

@@ -20,7 +20,7 @@ from ghost_det.deploy.draw import draw
 from ghost_det.deploy.letterbox import Image
 from ghost_det.deploy.video import MAX_PIXELS, decode_image
 from ghost_det.errors import UserError
-from ghost_det.installed import load
+from ghost_det.utils.system import require_stack
 
 SHOWN = 1600
 """Pixels of the longer side of what is kept and shown of an image."""
@@ -118,7 +118,8 @@ def _open(config: str | None, file: str, threads: int | None) -> Model:
         detector = Detector(file, threads=threads)
         engine = 'OpenVINO' if file.endswith('.xml') else 'ONNX'
         return Model(detector, f'{engine}, {detector.metadata.precision}')
-    load(config)
+    require_stack(config)
+    import ghost_det.register  # noqa: F401
     from ghost_det.engine.inference import TorchDetector
 
     return Model(TorchDetector(config, file, threads=threads), f'torch, {Path(config).stem}', (config, file))

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ghost_det.errors import UserError
-from ghost_det.installed import missing
+from ghost_det.utils.system import missing
 
 from .results import open_models
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError
 
 from .letterbox import Image
@@ -74,16 +73,16 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
             runs it is not installed.
     """
     if path.suffix not in ('.onnx', '.xml'):
-        raise UserError(f'{path}: an exported detector is wanted, NAME.onnx or NAME.xml, of {tool("export")}')
+        raise UserError(f'{path}: an exported detector is wanted, NAME.onnx or NAME.xml, of ghost-det export')
     for file in [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]:
         if not file.is_file():
             found = 'a folder' if file.is_dir() else 'something else' if file.exists() else 'nothing'
             beside = f'; {path.name} is half of a detector' if file != path else ''
             raise UserError(f'{file}: a file is wanted, found {found}{beside}')
         if file.stat().st_size == 0:
-            raise UserError(f'{file}: an empty file; export the detector again with {tool("export")}')
+            raise UserError(f'{file}: an empty file; export the detector again with ghost-det export')
     if path.suffix == '.xml' and not _is_openvino(path):
-        raise UserError(f"{path}: not OpenVINO's; export the detector with {tool('export')}")
+        raise UserError(f"{path}: not OpenVINO's; export the detector with ghost-det export")
     has = {name: find_spec(name) is not None for name in ('openvino', 'onnxruntime')}
     if path.suffix == '.onnx' and has['onnxruntime']:
         return OnnxModel(path, device, threads)
@@ -229,7 +228,7 @@ class OnnxModel:
 def _metadata(text: str | None, path: Path) -> Metadata:
     if text is None:
         raise UserError(
-            f'{path}: was not exported by {tool("export")}: it has no {KEY} metadata, which say how '
+            f'{path}: was not exported by ghost-det export: it has no {KEY} metadata, which say how '
             'images go in and what comes out'
         )
     return Metadata.from_json(text, str(path))
@@ -265,7 +264,7 @@ def _check_ports(
         raise UserError(
             f"{path}: expected a graph from '{INPUT}', uint8 {[None, *sides, 3]}, and '{SIZES}', int64 "
             f'{[None, 2]}, to {", ".join(OUTPUTS)}, got {str(inputs)[:120]} and outputs {str(outputs)[:99]}; '
-            f'export it again with {tool("export")}'
+            f'export it again with ghost-det export'
         )
 
 
@@ -278,4 +277,4 @@ def unusable(path: Path, error: Exception) -> UserError:
     """Return the error of an engine as the fault of the file that it is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
-    return UserError(f'{path}: cannot be run: {why[:200]}; export it again with {tool("export")}')
+    return UserError(f'{path}: cannot be run: {why[:200]}; export it again with ghost-det export')

@@ -26,10 +26,9 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError
-from ghost_det.installed import RUNTIME
 from ghost_det.utils.files import require_writable
+from ghost_det.utils.system import RUNTIME
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
@@ -247,7 +246,7 @@ def read_model(model: str) -> dict[str, bytes]:
     files = [path, path.with_suffix('.bin')] if path.suffix == '.xml' else [path]
     if path.suffix not in ('.onnx', '.xml'):
         raise UserError(
-            f'{model}: an exported detector is wanted, NAME.onnx or NAME.xml, of {tool("export")}'
+            f'{model}: an exported detector is wanted, NAME.onnx or NAME.xml, of ghost-det export'
         )
     try:
         return {file.name: file.read_bytes() for file in files}

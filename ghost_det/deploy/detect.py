@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from ghost_det.config import shipped
 from ghost_det.errors import UserError, reason
-from ghost_det.installed import load
 from ghost_det.utils.files import atomic, require_folder, require_writable
 from ghost_det.utils.images import find_images
+from ghost_det.utils.system import require_stack
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
@@ -167,7 +167,8 @@ def _is_video(source: str) -> bool:
 def _open(model: str, checkpoint: str | None, score: float, threads: int | None) -> AnyDetector:
     if checkpoint is None:
         return Detector(model, threads=threads, score_threshold=score)
-    load(model)
+    require_stack(model)
+    import ghost_det.register  # noqa: F401
     from ghost_det.engine.inference import TorchDetector
 
     return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)

@@ -13,7 +13,6 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError
 from ghost_det.utils.threads import ordered
 
@@ -200,7 +199,7 @@ class Detector:
         if len(found) and found.labels.max() >= len(self.classes):
             raise UserError(
                 f'{self._path}: the graph gives the label {found.labels.max()}, and its metadata name '
-                f'{len(self.classes)} classes: export it again with {tool("export")}'
+                f'{len(self.classes)} classes: export it again with ghost-det export'
             )
         return found
 

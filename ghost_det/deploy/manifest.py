@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ghost_det import __version__
 from ghost_det.errors import UserError
-from ghost_det.version import __version__
 
 from .stores import Store
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError
 
 KEY = 'ghost_det'
@@ -78,7 +77,7 @@ class Metadata:
         Raises:
             UserError: a field is missing or of the wrong kind, or the format is a later one.
         """
-        again = f'export it again with {tool("export")}'
+        again = 'export it again with ghost-det export'
         try:
             found = json.loads(text)
         except (ValueError, RecursionError):

@@ -16,7 +16,6 @@ from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError
 from ghost_det.utils.files import PARTIAL, atomic
 from ghost_det.weights.checkpoint import load_checkpoint
@@ -251,7 +250,7 @@ def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
             raise UserError(
                 f'--resume: {source} has been trained for {done} {unit}, and this training has '
                 f'{cfg.train_cfg[key]} (--epochs, or train_cfg.{key} in the config): give it {done} or more, '
-                f'or evaluate the checkpoint with {tool("test")}'
+                f'or evaluate the checkpoint with ghost-det test'
             )
     seed = meta.get('seed')
     if seed is not None:

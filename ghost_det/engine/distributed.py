@@ -17,7 +17,6 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, barrier, get_world_size, init_dist, is_distributed
 
-from ghost_det.called import script
 from ghost_det.errors import UserError
 
 _SLURM = {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS', 'LOCAL_RANK': 'SLURM_LOCALID'}
@@ -73,7 +72,7 @@ def read_environment(launcher: str) -> None:
         if absent:
             raise UserError(
                 f'--launcher pytorch: {absent[0]} is not set: start it by torchrun, as '
-                f'torchrun --nproc-per-node=2 {script("train")} CONFIG'
+                f'torchrun --nproc-per-node=2 --no-python ghost-det train CONFIG'
             )
     elif launcher == 'slurm':
         _rename('slurm', _SLURM, 'start it by srun, in a job of Slurm')

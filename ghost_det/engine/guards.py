@@ -16,7 +16,6 @@ from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import EMAHook, Hook
 
-from ghost_det.called import tool
 from ghost_det.errors import Interrupted, UserError
 
 from .checkpoints import ADVICE, INTERRUPTED
@@ -163,7 +162,7 @@ class LossGuardHook(Hook):
             f'the loss is {loss:g} at step {runner.iter + 1} (epoch {runner.epoch + 1}; {parts}{before}): '
             'the training has diverged and stops. Images of this step: '
             f'{", ".join(_images(data_batch)) or "unknown"}. The checkpoints before it are kept. '
-            f'Look at these images and their boxes ({tool("check_data")}). {ADVICE}'
+            f'Look at these images and their boxes (ghost-det check-data). {ADVICE}'
         )
 
 

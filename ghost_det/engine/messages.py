@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from mmengine.dataset import Compose
 
-from ghost_det.called import tool
 from ghost_det.errors import UserError, reason
 
 from .checkpoints import FULL, disk_full
@@ -50,7 +49,7 @@ class NamedCompose(Compose):
 
 
 def _unreadable(path: str, error: Exception) -> str:
-    fix = f'{tool("check_data")} lists all such images; its --fix FOLDER writes a copy without them'
+    fix = 'ghost-det check-data lists all such images; its --fix FOLDER writes a copy without them'
     if isinstance(error, OSError):
         return f'{path}: the image cannot be read ({error.strerror or error}). {fix}'
     why = 'more pixels than OpenCV reads' if 'CV_IO_MAX_IMAGE_PIXELS' in str(error) else ''

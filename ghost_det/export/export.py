@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from mmengine.registry import init_default_scope
 
+from ghost_det import __version__
 from ghost_det.config.load import load_config
 from ghost_det.data.dataset import DetectionData, set_num_classes, test_pipeline
 from ghost_det.data.sample import make_sample
@@ -23,7 +24,6 @@ from ghost_det.engine.messages import told
 from ghost_det.errors import UserError
 from ghost_det.swap.probe import build_alone
 from ghost_det.utils.files import require_writable, sha256
-from ghost_det.version import __version__
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 from .accuracy import Truth

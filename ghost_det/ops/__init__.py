@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ghost_det.installed import INSTALL, MM, explain, missing
+from ghost_det.utils.system import INSTALL, MM, explain, missing
 
 from .table import STAND_INS, USERS
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from terminaltables import AsciiTable
 
-from ghost_det.called import tool
 from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import FIGURES
@@ -51,7 +50,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     """
     if len(paths) < 2:
         raise UserError(
-            f'two or more runs are wanted: work folders of trainings, or files of {tool("test")} --json'
+            'two or more runs are wanted: work folders of trainings, or files of ghost-det test --json'
         )
     if out is not None:
         if out.suffix.lower() not in ('.html', '.htm'):
@@ -110,7 +109,7 @@ def read_run(path: Path) -> dict[str, Any]:
     found = read_json(file)
     if not isinstance(found, dict) or not isinstance(found.get('metrics'), dict):
         raise UserError(
-            f'{file}: neither {RECORD} of a training nor a file of {tool("test")} --json: it has no metrics'
+            f'{file}: neither {RECORD} of a training nor a file of ghost-det test --json: it has no metrics'
         )
     if found.get('schema') != SCHEMA:
         raise UserError(
@@ -148,9 +147,9 @@ def _from_logs(folder: Path) -> dict[str, Any]:
 
 def _advice(path: Path) -> str:
     return (
-        f'A training writes it at its end (an unfinished one: {tool("train")} CONFIG --work-dir '
+        f'A training writes it at its end (an unfinished one: ghost-det train CONFIG --work-dir '
         f'{path if path.is_dir() else "FOLDER"} --resume); or evaluate a checkpoint with '
-        f'{tool("test")} CONFIG CHECKPOINT --json FILE.json, and give FILE.json here'
+        f'ghost-det test CONFIG CHECKPOINT --json FILE.json, and give FILE.json here'
     )
 
 
@@ -251,7 +250,7 @@ def notes(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> list[str]:
     ]
     if len({place for place, run in zip(places, runs) if 'cost' in run}) > 1:
         said.append(
-            f'Times are of different machines, or numbers of threads: {tool("benchmark")} compares in turns.'
+            'Times are of different machines, or numbers of threads: ghost-det benchmark compares in turns.'
         )
     for name, run in zip(names, runs):
         if run.get('unfinished'):

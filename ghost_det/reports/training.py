@@ -18,7 +18,6 @@ from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
 from mmengine.runner import find_latest_checkpoint
 
-from ghost_det.called import command, near, script
 from ghost_det.deploy import Detections
 from ghost_det.deploy.draw import colour_of
 from ghost_det.engine.runner import ProgressHook
@@ -29,6 +28,7 @@ from ghost_det.evaluation.plots import plot_steps
 from ghost_det.evaluation.results import summary, write_summary
 from ghost_det.utils.files import atomic
 from ghost_det.utils.fonts import drawable
+from ghost_det.utils.system import command, near
 
 from .logs import by_epoch, curves, read_scalars
 from .page import render
@@ -176,7 +176,8 @@ def _commands(runner: Any) -> dict[str, str]:
     def train(*words: str | Path) -> str:
         if not start:
             return command('train', *words)
-        return f'{shlex.join([near(sys.executable), *start])} {script("train")} {shlex.join(map(str, words))}'
+        launcher = shlex.join([near(sys.executable), *start])
+        return f'{launcher} --no-python {command("train", *words)}'
 
     again = work_dir.with_name(work_dir.name + '_again')
     seed = f'randomness.seed={runner.seed}'

@@ -15,7 +15,6 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ghost_det.called import tool
 from ghost_det.config.load import load_config, name_of, write_child
 from ghost_det.errors import UserError, reason
 from ghost_det.models import BACKBONES, NETWORKS
@@ -56,7 +55,7 @@ class Swap:
     def write(self, out: str | Path, force: bool = False) -> str:
         """Write the config as a child of the old one and return its text; see `write_child`."""
         title = _title(at(self.config, self.place).backbone)
-        comment = f'{title} in {Path(self.name).name}; made by {tool("swap")}.'
+        comment = f'{title} in {Path(self.name).name}; made by ghost-det swap.'
         return write_child(out, self.name, self.config, comment, force)
 
     def table(self, height: int, width: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 from mmengine.registry import DefaultScope
 
+from ghost_det import commands
 from ghost_det.errors import UserError, run_tool
-from tests.conftest import ROOT
 
 from .bad_inputs import CASES, FILES, LITE, Case, make_file
 
@@ -79,14 +78,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_here(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a tool in this process and return its exit code."""
-    path = ROOT / f'tools/{name}.py'
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, 'argv', [str(path), *words])
+    monkeypatch.setattr(sys, 'argv', ['ghost-det', name.replace('_', '-'), *words])
     try:
-        run_tool(module.main)
+        commands.main()
     except SystemExit as end:
         return end.code
     return 0
@@ -120,7 +114,7 @@ def test_as_a_process_and_with_loader_workers_too(command: str, place: Path, sam
     _, (name, *words) = words_of(command, place, sample)
     before = snapshot(place)
     done = subprocess.run(
-        [sys.executable, ROOT / f'tools/{name}.py', *words], capture_output=True, text=True, timeout=300
+        [sys.executable, '-m', 'ghost_det_main', name, *words], capture_output=True, text=True, timeout=300
     )
     part = {'train': 'not an image', 'test': 'memory', 'weights': 'refused', 'doctor': '--nope'}[name]
     check(Case(command, (part,), name == 'train'), done.returncode, done.stdout + done.stderr, before, place)

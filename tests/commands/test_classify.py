@@ -370,7 +370,7 @@ def test_an_interrupted_run_leaves_an_older_report(
 
 
 def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, 'tools/classify.py', *map(str, arguments)]
+    words = [sys.executable, '-m', 'ghost_det_main', 'classify', *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 

@@ -50,7 +50,7 @@ class Venv:
     def examine(self, **environment: str) -> tuple[int, str]:
         """Run the doctor there; return its exit code and what it printed."""
         done = subprocess.run(
-            [self.python, ROOT / 'tools/doctor.py'],
+            [self.python, '-m', 'ghost_det_main', 'doctor'],
             capture_output=True,
             text=True,
             env={**os.environ, 'PYTHONPATH': '', **environment},
@@ -71,7 +71,7 @@ def test_no_stack_at_all(tmp_path: Path) -> None:
     assert code == 1
     assert 'FAULT  neither stack is installed' in printed
     assert f'-m pip install -c {ROOT}/constraints/default.txt -e "{ROOT}[mm]"' in printed
-    assert 'FAULT  the self-test fails: ImportError: ghost_det.ops needs MMDetection' in printed
+    assert 'FAULT  the self-test fails: ImportError: ghost_det needs MMDetection' in printed
 
 
 def test_an_installation_that_only_detects(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@1', 'AR@10'
 
 
 def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, f'tools/{name}.py', *map(str, arguments)]
+    words = [sys.executable, '-m', 'ghost_det_main', name, *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=600)
 
 
@@ -52,12 +52,12 @@ def test_training_shows_losses_figures_and_what_comes_next(trained: tuple[Path, 
         assert str(folder / name) in printed
     assert list(folder.glob('*/vis_data/events.out.tfevents*'))
     commands = (folder / 'commands.txt').read_text()
-    assert 'tools/test.py' in commands and '--resume' in commands
+    assert 'ghost-det test ' in commands and '--resume' in commands
 
 
 def test_the_printed_commands_evaluate_and_resume(trained: tuple[Path, str]) -> None:
     folder, printed = trained
-    lines = [line for line in (folder / 'commands.txt').read_text().splitlines() if 'tools/' in line]
+    lines = [line for line in (folder / 'commands.txt').read_text().splitlines() if 'ghost-det ' in line]
     evaluate, resume, repeat = (shlex.split(line) for line in lines)
     assert all(line in printed for line in lines[:2]) and repeat[-1].startswith('randomness.seed=')
     done = subprocess.run(evaluate, capture_output=True, text=True, cwd=ROOT, timeout=600)
@@ -106,7 +106,7 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
     for name in ('pr_curves', 'confusion', 'errors', 'detections'):
         picture = tmp_path / 'work' / f'{name}.png'
         assert picture.read_bytes().startswith(b'\x89PNG') and str(picture) in done.stdout + done.stderr
-    (again,) = (line for line in (done.stdout + done.stderr).splitlines() if 'tools/eval.py' in line)
+    (again,) = (line for line in (done.stdout + done.stderr).splitlines() if 'ghost-det eval ' in line)
     words = shlex.split(again.partition('again')[2])
     done = subprocess.run(
         [*words, '--json', tmp_path / 'eval.json'], capture_output=True, text=True, cwd=ROOT, timeout=600

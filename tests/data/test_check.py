@@ -623,7 +623,7 @@ def test_the_page_needs_nothing_else_and_trusts_no_text(tmp_path: Path) -> None:
 def test_training_stops_at_errors_and_names_the_tool(tmp_path: Path, kind: str) -> None:
     folder = Folder(tmp_path / 'set', train=4, val=3)
     TOGETHER[kind](folder)
-    with pytest.raises(UserError, match=f'(?s)train: {kind} .*tools/check_data.py'):
+    with pytest.raises(UserError, match=f'(?s)train: {kind} .*ghost-det check-data'):
         find_data(folder.save())
 
 
@@ -636,7 +636,7 @@ def test_training_goes_on_after_warnings(tmp_path: Path) -> None:
 
 
 def check_tool(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, 'tools/check_data.py', *map(str, words)]
+    command = [sys.executable, '-m', 'ghost_det_main', 'check-data', *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 

@@ -444,7 +444,8 @@ def test_the_same_images_in_train_and_val_are_reported_at_once(tmp_path: Path) -
 
 
 def run(*words: str | Path, imports: bool = False) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *(['-X', 'importtime'] if imports else []), *map(str, words)]
+    python = [sys.executable, *(['-X', 'importtime'] if imports else [])]
+    command = [*python, '-m', 'ghost_det_main', *map(str, words)]
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, check=False)
 
@@ -455,14 +456,14 @@ def run(*words: str | Path, imports: bool = False) -> subprocess.CompletedProces
         ('train', CONFIG, '--data'),
         ('test', CONFIG, 'none.pth', '--data'),
         ('export', CONFIG, 'none.pth', '-o', 'none.onnx', '--data'),
-        ('check_data',),
-        ('check_data', '--config', CONFIG),
+        ('check-data',),
+        ('check-data', '--config', CONFIG),
     ],
     ids=' '.join,
 )
 def test_a_refusal_imports_no_torch(tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / 'nowhere').mkdir()
-    done = run(f'tools/{words[0]}.py', *words[1:], tmp_path / 'nowhere', imports=True)
+    done = run(*words, tmp_path / 'nowhere', imports=True)
     imported = set(re.findall(r'^import time:.*\| +(\w+)$', done.stderr, re.MULTILINE))
     assert done.returncode == 2 and 'layouts understood' in done.stderr, done.stderr[-2000:]
     assert 'argparse' in imported and not imported & {'torch', 'mmdet', 'mmengine', 'mmcv'}
@@ -470,7 +471,7 @@ def test_a_refusal_imports_no_torch(tmp_path: Path, words: tuple[str, ...]) -> N
 
 def test_check_data_writes_the_split(tmp_path: Path) -> None:
     voc(tmp_path / 'set', 'images', 'annotations')
-    done = run('tools/check_data.py', tmp_path / 'set', '--split', '0.4', '-o', tmp_path / 'out')
+    done = run('check-data', tmp_path / 'set', '--split', '0.4', '-o', tmp_path / 'out')
     assert done.returncode == 0, done.stderr
     assert 'hash of their names (--val-share 0.4)' in done.stdout
     written = find_data(tmp_path / 'out')
@@ -479,7 +480,7 @@ def test_check_data_writes_the_split(tmp_path: Path) -> None:
     assert tuple({Path(file).name for file in part} for part in files(written)) == tuple(
         {Path(file).name for file in part} for part in expected
     )
-    assert run('tools/check_data.py', tmp_path / 'out', '--split', '1').returncode == 2
+    assert run('check-data', tmp_path / 'out', '--split', '1').returncode == 2
 
 
 def test_splits_in_upper_case_are_those_of_the_author(tmp_path: Path) -> None:

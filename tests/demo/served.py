@@ -1,4 +1,4 @@
-"""The page, served by tools/demo.py as users start it."""
+"""The page, served by ghost-det demo as users start it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def start(folder: Path, *words: object, absent: tuple[str, ...] = ABSENT) -> sub
     (folder / 'block/sitecustomize.py').write_text(code)
     path = os.pathsep.join([str(folder / 'block'), str(ROOT)])
     return subprocess.Popen(
-        [sys.executable, ROOT / 'tools/demo.py', *map(str, words)],
+        [sys.executable, '-m', 'ghost_det_main', 'demo', *map(str, words)],
         env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'TMPDIR': str(folder / 'temporary')},
         cwd=folder,
         text=True,

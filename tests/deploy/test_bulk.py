@@ -143,7 +143,7 @@ def test_a_killed_driver_is_followed_by_another(
     cluster: str, model: str, images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / 'out'
-    tool = [sys.executable, str(ROOT / 'tools/detect_many.py'), model, str(images), '-o', str(out)]
+    tool = [sys.executable, '-m', 'ghost_det_main', 'detect-many', model, str(images), '-o', str(out)]
     tool += ['--workers', '2', '--shard', str(SHARD)]
     driver = subprocess.Popen([*tool, '--address', cluster], cwd=ROOT)
     wait_for(lambda: parts(out))

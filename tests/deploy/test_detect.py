@@ -156,14 +156,14 @@ def test_a_camera_goes_on_until_it_is_interrupted(work: Path, monkeypatch: pytes
 
 
 def run_tool(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run tools/detect.py where neither torch nor the mm packages can be imported, or with them."""
+    """Run ghost-det detect where neither torch nor the mm packages can be imported, or with them."""
     block = folder / 'block'
     block.mkdir(exist_ok=True)
     names = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
     (block / 'sitecustomize.py').write_text(f'import sys\nsys.modules.update(dict.fromkeys({names}))\n')
     path = os.pathsep.join([str(block), str(ROOT)])
     return subprocess.run(
-        [sys.executable, ROOT / 'tools/detect.py', *map(str, words)],
+        [sys.executable, '-m', 'ghost_det_main', 'detect', *map(str, words)],
         env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
         cwd=folder,
         text=True,

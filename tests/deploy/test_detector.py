@@ -175,7 +175,7 @@ def test_an_unknown_device(model: Path) -> None:
 @pytest.mark.parametrize('suffix', FORMATS)
 def test_a_graph_without_metadata(suffix: str, tmp_path: Path) -> None:
     path = save(tmp_path / f'bare.{suffix}')
-    with pytest.raises(UserError, match=r'bare\.\w+: was not exported by tools/export\.py'):
+    with pytest.raises(UserError, match=r'bare\.\w+: was not exported by ghost-det export'):
         Detector(path)
 
 

@@ -339,7 +339,7 @@ def test_export_writes_a_checked_file_beside_the_checkpoint(
 def test_tool_without_the_extra_names_it(checkpoint: Path, tmp_path: Path) -> None:
     block = tmp_path / 'openvino.py'
     block.write_text('raise ImportError("blocked")')
-    command = [sys.executable, str(ROOT / 'tools/export.py'), str(ROOT / CONFIG), str(checkpoint)]
+    command = [sys.executable, '-m', 'ghost_det_main', 'export', str(ROOT / CONFIG), str(checkpoint)]
     done = subprocess.run(
         command,
         capture_output=True,

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ghost_det.ops import ensure_ops
 from ghost_det.ops.table import STAND_INS
-from tests.conftest import ROOT
 
 from . import operators
 from .operators import MAPS, map_with_ties, regions, same_roi_align
@@ -263,6 +262,6 @@ print(sum(type(finder).__name__ == '_StandInFinder' for finder in sys.meta_path)
 
 def test_the_doctor_says_so() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / 'tools/doctor.py'], capture_output=True, text=True, check=False
+        [sys.executable, '-m', 'ghost_det_main', 'doctor'], capture_output=True, text=True, check=False
     )
     assert "mmcv's operators: compiled, by mmcv" in done.stdout

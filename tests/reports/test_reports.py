@@ -266,7 +266,7 @@ def test_an_older_run_is_compared_by_its_logs_and_an_evaluation_by_its_file(
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (None, 'no report.json, and no evaluation in its logs. A training writes it.*tools/test.py CONFIG'),
+        (None, 'no report.json, and no evaluation in its logs. A training writes it.*ghost-det test CONFIG'),
         ('[]', 'it has no metrics'),
         ('{"metrics": {"bbox": {}}, "schema": 2}', 'is of schema 2, this ghost_det reads 1'),
         ('{"metrics": {}, "schema": 1}', 'has no COCO figures. A training writes'),

@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+import ghost_det_main
 from ghost_det import swap_backbone
 from ghost_det.config.load import changes, load_config
 from ghost_det.engine.train import prepare, use_pretrained
@@ -313,7 +314,7 @@ def test_a_child_is_short_python_and_overwrites_nothing(tmp_path: Path) -> None:
     swapped = swap(str(base), 'GhostNet')
     out = tmp_path / 'mine.py'
     assert swapped.write(out).splitlines()[:2] == [
-        '# GhostNet width 1.0 in base.py; made by tools/swap.py.',
+        '# GhostNet width 1.0 in base.py; made by ghost-det swap.',
         "_base_ = 'base.py'",
     ]
     assert runpy.run_path(str(out))['model']['neck'] == dict(in_channels=[24, 40, 112, 160])
@@ -423,7 +424,7 @@ def test_without_a_neck_all_heads_get_the_channels() -> None:
 
 def test_tool_writes_the_child_and_prints_both_sizes(tmp_path: Path) -> None:
     out = tmp_path / 'mine.py'
-    words = [sys.executable, 'tools/swap.py', LITE, '-o', str(out), '--width', '1.3']
+    words = [sys.executable, '-m', 'ghost_det_main', 'swap', LITE, '-o', str(out), '--width', '1.3']
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     for piece in ("type='GhostNetV2'", 'weights: ghost://ghostnetv2_130', 'before', 'bbox_head', '320 x 320'):
@@ -472,7 +473,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 ) -> None:
     monkeypatch.setattr(sys, 'argv', ['swap.py', *arguments])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / 'tools/swap.py'), run_name='__main__')
+        ghost_det_main.main('swap')
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 

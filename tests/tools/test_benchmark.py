@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
+import ghost_det_main
 from ghost_det.benchmarks import ops
 from ghost_det.benchmarks.annotations import BATCH, BOXES, IMAGES, _Probe, annotation_table, write_annotations
 from ghost_det.benchmarks.evaluation import evaluation_table
@@ -80,7 +80,7 @@ def test_tool_prints_a_row_for_each_operator(
 ) -> None:
     monkeypatch.setattr(ops, 'CASES', {'NMS': ops.CASES['NMS, 10,000 boxes']})
     monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'operators', '--seconds', '0.1'])
-    runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
+    ghost_det_main.main('benchmark')
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| NMS')]
     assert float(row.split('|')[2]) > 0
 

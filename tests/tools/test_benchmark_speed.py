@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import ghost_det_main
 from ghost_det.benchmarks import backbones, chart, detectors, roofline, untrained
 from ghost_det.benchmarks.engines import ENGINES, choose
 from ghost_det.benchmarks.roofline import Layer, Rates
@@ -248,7 +248,7 @@ def test_tool_writes_results_charts_and_the_same_table_again(
 ) -> None:
     def run(*words: str) -> str:
         monkeypatch.setattr(sys, 'argv', ['benchmark.py', *words])
-        runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
+        ghost_det_main.main('benchmark')
         return capsys.readouterr().out
 
     options = (

@@ -125,7 +125,7 @@ def test_the_page_counts_configs_and_folders() -> None:
 def test_tool(tmp_path: Path, small: Path) -> None:
     # In a process of its own: it forks, which torch forbids where autograd's threads have been at work.
     def tool(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, 'tools/sweep.py', str(small), *words]
+        command = [sys.executable, '-m', 'ghost_det_main', 'sweep', str(small), *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
     table = tmp_path / 'new/table.md'

@@ -1,0 +1,20 @@
+"""Registers `ghost_det` with MMDetection; ``import ghost_det`` imports this where mmdet is installed."""
+
+import contextlib
+import io
+
+from .ops import ensure_ops
+
+ensure_ops()
+
+# onedl-mmdetection prints, on import, which optional data sets it could not import.
+with contextlib.redirect_stdout(io.StringIO()):
+    from . import models
+    from .engine import guards, runner
+    from .evaluation import metric
+    from .mends import mend
+    from .weights import load
+
+mend()
+
+__all__ = ['guards', 'load', 'metric', 'models', 'runner']

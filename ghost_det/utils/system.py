@@ -1,0 +1,70 @@
+"""What is installed here, and how our commands are typed; needs the standard library only."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from ghost_det.errors import UserError
+
+COMMAND = 'ghost-det'
+RUNTIME = 'GHOST_DET_RUNTIME'
+"""Environment variable: with ``1``, importing `ghost_det` registers nothing and imports no torch."""
+MM = ('mmengine', 'mmcv', 'mmdet')
+STACK = ('torch', 'torchvision', *MM)
+INSTALL = (
+    '  pip install "ghost-det[mm]"        # the maintained fork, onedl-mmdetection; the default\n'
+    '  pip install "ghost-det[official]"  # mmdet 3.3.0 with mmcv-lite 2.1.0'
+)
+
+
+def missing(names: Sequence[str]) -> list[str]:
+    """Return those of some packages that are not installed."""
+    specs = {name: find_spec(name) for name in names}
+    # A directory left behind by an uninstall is found as a namespace package, without an origin.
+    return [name for name, spec in specs.items() if spec is None or spec.origin is None]
+
+
+def explain(absent: Sequence[str], what: str = 'ghost_det') -> str:
+    """Return the message that packages are absent, and how to install them."""
+    return (
+        f'{what} needs MMDetection and its libraries; not installed here: {", ".join(absent)}. '
+        f'Install one of the two stacks:\n{INSTALL}'
+    )
+
+
+def without_stack(what: str) -> str | None:
+    """Return why a part of `ghost_det` that needs MMDetection is not available, or ``None`` where it is."""
+    if os.environ.get(RUNTIME) == '1':
+        return f'{what} needs torch, and {RUNTIME}=1 in the environment leaves it out: unset it'
+    absent = missing(STACK)
+    return explain(absent, what) if absent else None
+
+
+def require_stack(what: str) -> None:
+    """Raise a `UserError` where torch or MMDetection, which ``what`` needs, is not available."""
+    reason = without_stack(what)
+    if reason:
+        raise UserError(reason)
+
+
+def command(*words: str | Path) -> str:
+    """Return the line to type in the current folder for one of our commands.
+
+    ``ghost-det`` of a venv that is not activated is named by its path.
+    """
+    program = Path(sys.executable).with_name(COMMAND)
+    if shutil.which(COMMAND) or not program.exists():
+        return shlex.join([COMMAND, *map(str, words)])
+    return shlex.join([near(str(program)), *map(str, words)])
+
+
+def near(path: str) -> str:
+    """Return a path as seen from the current folder, where that is no detour."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith('..') else relative
