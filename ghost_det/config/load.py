@@ -12,7 +12,6 @@ from mmengine.config import Config
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
-from ghost_det.weights.checkpoint import load_safely
 
 from . import shipped as own
 
@@ -33,7 +32,6 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
         UserError: no such file, not a config, or an option that does not fit it.
     """
     name, path = str(path), own.config_file(path)
-    load_safely()
     try:
         if name.startswith(own.MMDET) and _inheritable(name):
             # As a child inherits it, so that what differs between the two is the child's own.

@@ -28,7 +28,7 @@ from ghost_det.config.schedules import recompute, shorten_warm_up, states
 from ghost_det.data.dataset import used_boxes
 from ghost_det.errors import UserError
 from ghost_det.models.optimize import optimize
-from ghost_det.swap.probe import alone
+from ghost_det.swap.probe import alone, fix_ssd
 
 from .checkpoints import KeepingCheckpointHook
 from .messages import name_images
@@ -268,7 +268,9 @@ class ConsoleRunner(Runner):
 
     def build_model(self, model: Any) -> Any:
         """Build the model; of one process, with plain batch norm in place of mmcv's synchronised one."""
-        return super().build_model(model if self.distributed or not isinstance(model, dict) else alone(model))
+        if isinstance(model, dict) and not self.distributed:
+            model = alone(model)
+        return fix_ssd(super().build_model(model))
 
     def _init_model_weights(self) -> None:
         # Random numbers fill memory in its order: a seed gives one process and many the same network.

@@ -21,6 +21,7 @@ from ghost_det.weights.checkpoint import check_fits, load_checkpoint
 
 from .checkpoints import began, remove_interrupted, remove_partial, resume_from, save_safely, saved_in
 from .distributed import first_on_host, is_first, join, require_same
+from .loading import safe_loading
 from .messages import told
 from .runner import ConsoleRunner
 from .start import fetch_weights, skip_pretrained, starts_whole, use_pretrained
@@ -188,6 +189,7 @@ def _work_dir(config: str) -> str:
     return str(Path('work_dirs') / Path(config.rpartition('::')[2]).stem)
 
 
+@safe_loading()
 def train(
     config: str,
     data: DetectionData | None = None,
@@ -272,6 +274,7 @@ def train(
     return runner
 
 
+@safe_loading()
 def test(
     config: str,
     checkpoint: str,
