@@ -12,9 +12,6 @@ with contextlib.redirect_stdout(io.StringIO()):
     from . import models
     from .engine import guards, runner
     from .evaluation import metric
-    from .mends import mend
     from .weights import load
-
-mend()
 
 __all__ = ['guards', 'load', 'metric', 'models', 'runner']

@@ -30,7 +30,7 @@ from ghost_det.errors import UserError
 from ghost_det.models.optimize import optimize
 from ghost_det.swap.probe import alone, fix_ssd
 
-from .checkpoints import KeepingCheckpointHook
+from .checkpoints import ATOMIC, KeepingCheckpointHook
 from .messages import name_images
 from .resume import LOOP_TYPES, PatientWorker
 
@@ -220,6 +220,12 @@ class ConsoleRunner(Runner):
             ) from error
         if line:
             self.logger.info(line)
+
+    def save_checkpoint(self, out_dir: str, filename: str, client: Any = None, **settings: Any) -> None:
+        """Save a checkpoint; one on a local disk is complete or not there."""
+        if '://' not in out_dir and client is None and settings.get('backend_args') is None:
+            settings['backend_args'] = ATOMIC
+        super().save_checkpoint(out_dir, filename, client, **settings)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedules; see `shortens_warm_up`."""

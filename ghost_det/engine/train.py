@@ -19,7 +19,7 @@ from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import require_folder, require_writable
 from ghost_det.weights.checkpoint import check_fits, load_checkpoint
 
-from .checkpoints import began, remove_interrupted, remove_partial, resume_from, save_safely, saved_in
+from .checkpoints import began, remove_interrupted, remove_partial, resume_from, saved_in
 from .distributed import first_on_host, is_first, join, require_same
 from .loading import safe_loading
 from .messages import told
@@ -221,7 +221,6 @@ def train(
         scale_lr(cfg, config)
     if pretrained is not None:
         use_pretrained(cfg, pretrained)
-    save_safely()
     remove_partial(cfg.work_dir)
     source, damaged = resume_from(cfg, resume)
     require_same(
