@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from ghost_det import InterruptHook, LossGuardHook, ProgressHook
 from ghost_det.data.dataset import DetectionData, find_data
-from ghost_det.engine import guards
+from ghost_det.engine import hooks
 from ghost_det.engine.checkpoints import AtomicBackend, newest_whole
 from ghost_det.engine.resume import NumberedBatches, PatientWorker, SeededImages, Turn, seed_all
 from ghost_det.engine.train import train
@@ -251,7 +251,7 @@ def test_processes_with_unequal_shares_of_an_evaluation_agree_in_the_rounds_that
     hook = InterruptHook()
     hook._before = {signal.SIGTERM: signal.SIG_DFL}
     monkeypatch.setattr(hook, '_agreed', lambda: asked.append(1))
-    monkeypatch.setattr(guards, 'all_gather_object', lambda number: [number, 2])
+    monkeypatch.setattr(hooks, 'all_gather_object', lambda number: [number, 2])
     runner = SimpleNamespace(val_dataloader=range(3))
     hook.before_val_epoch(runner)
     for index in range(3):
