@@ -54,16 +54,6 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
             ) from None
         raise UserError(f'{name}: cannot be read as a config: {type(error).__name__}: {error}') from None
     merge_options(cfg, options, name)
-    absent = [
-        key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg
-    ]
-    if absent:
-        raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
-    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        value = cfg.get(key) or {}  # to evaluate, a config needs no training
-        parts = value if key == 'param_scheduler' and isinstance(value, list) else [value]
-        if not all(isinstance(part, Mapping) for part in parts):
-            raise UserError(f'{name}: {key} is {value!r:.60}; expected dict(...)')
     return cfg
 
 
@@ -103,16 +93,22 @@ def name_of(cfg: Any) -> str:
 
 
 def merge_options(cfg: Any, options: dict[str, Any] | None, name: str) -> None:
-    """Merge ``--cfg-options`` into the config called ``name``.
-
-    Raises:
-        UserError: an option does not fit it.
-    """
+    """Merge ``--cfg-options`` into the config called ``name``, and check that it is that of a detector."""
     if options:
         try:
             cfg.merge_from_dict(options)
         except Exception as error:
             raise UserError(f'--cfg-options {options}: does not fit {name}: {error}') from None
+    absent = [
+        key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg
+    ]
+    if absent:
+        raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        value = cfg.get(key) or {}  # to evaluate, a config needs no training
+        parts = value if key == 'param_scheduler' and isinstance(value, list) else [value]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise UserError(f'{name}: {key} is {value!r:.60}; expected dict(...)')
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and finding the newest whole one."""
+"""Checkpoints that are complete or not there, and finding the newest one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.registry import HOOKS
@@ -24,7 +24,7 @@ from ghost_det.weights.checkpoint import load_checkpoint
 INTERRUPTED = 'interrupted.pth'
 # A resumed training takes its learning rate from the checkpoint.
 ADVICE = (
-    'To train on at a lower learning rate, start anew from the last checkpoint: --cfg-options '
+    'To train on at a lower learning rate, start again from the last checkpoint: --cfg-options '
     'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...; clip_grad in the config may help, too.'
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,11 +38,7 @@ class AtomicBackend(LocalBackend):
     """mmengine's storage of local files, by a temporary file that is renamed when it is on the disk."""
 
     def put(self, obj: Any, filepath: str | Path) -> None:
-        """Write bytes.
-
-        Raises:
-            UserError: the disk is full; what was there before is still there.
-        """
+        """Write bytes; where the disk is full, what was there before is still there."""
         try:
             with atomic(Path(filepath), durable=True) as partial:
                 partial.write_bytes(obj)
@@ -56,14 +52,14 @@ register_backend(ATOMIC['backend'], AtomicBackend)
 
 
 def disk_full(path: Path, size: int | None = None) -> str:
-    """Say that a file could not be written, what is needed, and what is still there."""
+    """Return a message: a file could not be written, what is needed, and what is still there."""
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(path.parent).free
         wanted = f', {size / 1e6:.1f} MB are needed' if size else ''
         path = Path(f'{path} ({free / 1e6:.1f} MB are free{wanted})')
     return (
-        f'no space left on the disk for {path}. The checkpoints before it are whole: free some space, then '
-        'go on with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
+        f'no space left on the disk for {path}. The checkpoints before it are intact: free some space, then '
+        'resume with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
     )
 
 
@@ -74,6 +70,8 @@ class KeepingCheckpointHook(CheckpointHook):
     mmengine removes first: interrupted then, a training that keeps one checkpoint had none.
     """
 
+    max_keep_ckpts: int
+    keep_ckpt_ids: Any
     _best_before: Mapping[str, str | None] = {}
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
@@ -157,35 +155,48 @@ def remove_partial(work_dir: str) -> None:
 
 
 def saved_in(work_dir: str) -> list[Path]:
-    """Return the checkpoints of a work folder that a training may go on from."""
+    """Return the checkpoints of a work folder that a training may resume from."""
     return [path for name in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED) for path in Path(work_dir).glob(name)]
 
 
-def newest_whole(work_dir: str) -> tuple[str | None, list[str]]:
+class Saved(NamedTuple):
+    """A checkpoint that a training can resume from, and what it holds."""
+
+    path: str
+    content: dict[str, Any]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What it says of its place in the training."""
+        return self.content['meta']  # type: ignore[no-any-return]
+
+    @property
+    def began(self) -> int:
+        """When its training was started, in nanoseconds; 0 where it does not say."""
+        found = self.meta.get('began')
+        return found if isinstance(found, int) else 0
+
+
+def newest_checkpoint(work_dir: str) -> tuple[Saved | None, list[str]]:
     """Return the checkpoint to resume from, and a line on each that cannot be used.
 
     Of those that are intact, it is that of the last start, and of the most steps.
     """
-    faults = []
-    found: list[tuple[int, int, str]] = []
+    problems = []
+    newest: Saved | None = None
     for path in sorted(saved_in(work_dir), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            meta = _state(path)
+            saved = read_saved(path)
         except UserError as error:
-            faults.append(str(error))
+            problems.append(str(error))
             continue
-        found.append((began(meta), meta['iter'], str(path)))
-    return max(found)[2] if found else None, faults
+        if newest is None or (saved.began, saved.meta['iter']) > (newest.began, newest.meta['iter']):
+            newest = saved
+    return newest, problems
 
 
-def began(meta: dict[str, Any]) -> int:
-    """Return when the training of a checkpoint was started, in nanoseconds; 0 where it does not say."""
-    found = meta.get('began')
-    return found if isinstance(found, int) else 0
-
-
-def _state(path: str | Path) -> dict[str, Any]:
-    """Return what the checkpoint of a training says of its place.
+def read_saved(path: str | Path) -> Saved:
+    """Read the checkpoint of a training.
 
     Raises:
         UserError: the file is damaged, or holds no state of a training.
@@ -194,49 +205,57 @@ def _state(path: str | Path) -> dict[str, Any]:
     meta = content.get('meta')
     if not isinstance(meta, dict) or 'optimizer' not in content:
         raise UserError(
-            f'{path} holds weights alone, not the state of a training; '
+            f'{path} holds only weights, not the state of a training; '
             f'to start from them: --cfg-options load_from={path}'
         )
     for key, default in {'iter': None, 'epoch': None, 'place': 0, 'seed': 0}.items():
         number = meta.get(key, default)
         if not isinstance(number, int) or not 0 <= number < 2**63:
-            raise UserError(f'{path}: damaged: its meta.{key} is {str(number)[:40]}, a number is wanted')
-    return meta
+            raise UserError(f'{path}: damaged: its meta.{key} is {str(number)[:40]}; expected a number')
+    return Saved(str(path), content)
 
 
-def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
-    """Find what a training resumes from, and set its random seed.
+def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, list[str]]:
+    """Return what a training resumes from, if anything, and a line on each newer one that is damaged.
 
-    Returns:
-        The checkpoint, if there is one, and a line on each newer one that is damaged.
+    Args:
+        work_dir: of the training.
+        resume: ``'auto'`` for the newest there, a path, or ``None``.
 
     Raises:
-        UserError: there are checkpoints, but none to go on from; or the training is to be shorter than it is.
+        UserError: there are checkpoints, but none to resume from.
     """
-    cfg.resume = False
-    if resume is None:
-        return None, []
-    cfg.load_from = None  # or mmengine would resume from there
-    source, damaged = newest_whole(cfg.work_dir) if resume == 'auto' else (resume, [])
-    if source is None:
-        if damaged:
-            raise UserError(
-                f'--resume: no checkpoint of {cfg.work_dir} is whole: {"; ".join(damaged)}. '
-                'Remove them, or leave --resume out, to start from the beginning'
-            )
-        return None, []
-    meta = _state(source)  # before the set-up of everything else
+    if resume != 'auto':
+        return (None if resume is None else read_saved(resume)), []
+    newest, damaged = newest_checkpoint(work_dir)
+    if newest is None and damaged:
+        raise UserError(
+            f'--resume: no checkpoint of {work_dir} is intact: {"; ".join(damaged)}. '
+            'Remove them, or leave --resume out, to start from the beginning'
+        )
+    return newest, damaged
+
+
+def resume_with(cfg: Any, resume: str | None, saved: Saved | None) -> None:
+    """Set, in place, what a config says of resuming: the seed is the checkpoint's."""
+    cfg.resume = False  # the runner is told what to resume from
+    if resume is not None:
+        cfg.load_from = None
+    seed = saved and saved.meta.get('seed')
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+
+
+def require_longer(cfg: Any, saved: Saved) -> None:
+    """Stop where a training is to be shorter than it already is."""
+    meta = saved.meta
     for key, unit, done in (
         ('max_epochs', 'epochs', meta['epoch'] + (meta.get('place', 0) > 0)),
         ('max_iters', 'steps', meta['iter']),
     ):
         if cfg.train_cfg.get(key, done) < done:
             raise UserError(
-                f'--resume: {source} has been trained for {done} {unit}, and this training has '
+                f'--resume: {saved.path} has been trained for {done} {unit}, and this training has '
                 f'{cfg.train_cfg[key]} (--epochs, or train_cfg.{key} in the config): give it {done} or more, '
                 f'or evaluate the checkpoint with ghost-det test'
             )
-    seed = meta.get('seed')
-    if seed is not None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    return source, damaged

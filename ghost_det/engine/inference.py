@@ -26,7 +26,7 @@ from ghost_det.swap.probe import build_alone
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 from .loading import safe_loading
-from .messages import NamedCompose, told
+from .messages import BUILDING, FIRST_STEP, NamedCompose, explain_errors
 
 
 class Loaded(NamedTuple):
@@ -54,7 +54,7 @@ def load_detector(
     if classes:
         set_num_classes(cfg.model, len(classes))
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    with safe_loading(), told(config):
+    with safe_loading(), explain_errors(config, BUILDING):
         model = revert_sync_batchnorm(build_alone(cfg.model))
     if checkpoint is not None and content is not None:
         check_fits(model, content, checkpoint, config)
@@ -130,12 +130,12 @@ class TorchDetector:
         return self._run(self._prepare(images), images)
 
     def _prepare(self, images: Sequence[Image]) -> list[Any]:
-        with told(self._config):
+        with explain_errors(self._config):
             return [self._pipeline(dict(img=image, img_id=0)) for image in images]
 
     @torch.no_grad()
     def _run(self, loaded: Sequence[Any], images: Sequence[Image]) -> list[Detections]:
-        with told(self._config):
+        with explain_errors(self._config, FIRST_STEP):
             samples = self._model.test_step({key: [each[key] for each in loaded] for key in loaded[0]})
         return [self._detections(sample, image) for sample, image in zip(samples, images)]
 

@@ -13,6 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from ghost_det.config.query import necks
 from ghost_det.errors import UserError, reason
 from ghost_det.models import GhostNet
 
@@ -47,28 +48,28 @@ def abstract(work: Callable[[], T]) -> T:
             return work()
 
 
-def alone(cfg: Any) -> Any:
+def without_sync_bn(cfg: Any) -> Any:
     """Return a copy of a config with ``BN`` for ``MMSyncBN``, which a process without others cannot build."""
     if isinstance(cfg, Mapping):
-        kept = {key: alone(value) for key, value in cfg.items()}
+        kept = {key: without_sync_bn(value) for key, value in cfg.items()}
         if kept.get('type') == 'MMSyncBN':
             kept['type'] = 'BN'
         return ConfigDict(kept) if isinstance(cfg, ConfigDict) else kept
     if isinstance(cfg, list | tuple):
-        return type(cfg)(map(alone, cfg))
+        return type(cfg)(map(without_sync_bn, cfg))
     return copy.deepcopy(cfg)
 
 
 def build_part(cfg: Any) -> Any:
     """Build a backbone or neck in evaluation mode, without loading anything."""
-    built = MODELS.build(alone(without_weights(cfg) if isinstance(cfg, Mapping) else cfg))
+    built = MODELS.build(without_sync_bn(without_weights(cfg) if isinstance(cfg, Mapping) else cfg))
     built.eval()  # mmdet's ResNet returns nothing
     return built
 
 
 def build_alone(detector: Mapping[str, Any]) -> Any:
     """Build a detector in evaluation mode, without loading anything; a teacher is left out."""
-    cfg = alone(dict(detector))
+    cfg = without_sync_bn(dict(detector))
     if any(key.startswith('teacher') for key in cfg):
         cfg = {key: value for key, value in cfg.items() if 'teacher' not in key}
         cfg['type'] = 'SingleStageDetector'
@@ -102,12 +103,6 @@ def maps_of(backbone: Mapping[str, Any]) -> tuple[Any, list[Map]]:
     if not isinstance(maps, list | tuple) or any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
         raise UserError(f'{backbone["type"]} returns no list of feature maps')
     return built, [Map(m.shape[1], round(SIDE / m.shape[3])) for m in maps]
-
-
-def necks(detector: Mapping[str, Any]) -> list[Any]:
-    """Return the configs of a detector's necks, none to several, first to last."""
-    neck = detector.get('neck')
-    return list(neck) if isinstance(neck, list | tuple) else [neck] if neck else []
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghost_det.commands._classify import CLASSES, preprocess
 from ghost_det.config import shipped
 from ghost_det.engine.inference import array_pipeline, load_detector
-from ghost_det.engine.messages import told
+from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError
 from ghost_det.weights.checkpoint import differences
 from ghost_det.weights.load import own_tensors, read_tensors
@@ -77,7 +77,7 @@ class Network:
             if not isinstance(image, Image.Image):
                 image = Image.fromarray(image)
             return self.module(preprocess(image)[None].to(next(self.module.parameters()).device))
-        with told(self.name):
+        with explain_errors(self.name, FIRST_STEP):
             data = self.pipeline(dict(img=np.asarray(image)[..., ::-1], img_id=0))
             return self.module.test_step({key: [value] for key, value in data.items()})[0]
 
