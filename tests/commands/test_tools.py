@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ghost_det import GhostNet
-from ghost_det.engine.train import load_config, use_pretrained
+from ghost_det.config.load import load_config
+from ghost_det.config.overrides import use_pretrained
 from ghost_det.swap.complexity import build_detector
 from ghost_det.weights.catalog import PUBLISHED, sha256
 from ghost_det.weights.checkpoint import load_checkpoint
