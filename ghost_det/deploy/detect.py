@@ -107,7 +107,7 @@ def detect_files(
 ) -> int:
     """Run a detector over images and videos, and return how many of them cannot be used.
 
-    ``model`` is the name of the detector in the json file. ``sources`` are images, folders of them, videos, and
+    ``model`` names the detector in the json file. ``sources`` are images, folders of them, videos, and
     numbers of cameras. Pictures in ``out`` are laid out as the images are.
 
     Raises:
