@@ -37,7 +37,7 @@ GROUPS = {
     },
     'This machine': {
         'doctor': 'examine the installation and say how to mend it',
-        'benchmark': 'measure what training and detecting cost here',
+        'benchmark': 'time detectors on this machine, alternating',
         'completion': 'print the completion for your shell',
     },
 }

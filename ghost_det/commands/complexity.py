@@ -2,7 +2,7 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, Parser, parse, whole
+from ._options import CONFIG_HELP, Parser, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -13,7 +13,7 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
     parser.add_argument(
         '--size',
-        type=whole,
+        type=positive_int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
         help="of the input (default: the config's)",

@@ -25,24 +25,28 @@ from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_ch
 from .messages import NamedCompose, told
 
 
-def open_model(config: str, checkpoint: str, options: dict[str, Any] | None = None) -> tuple[Any, Compose]:
+def open_model(
+    config: str, checkpoint: str | None, options: dict[str, Any] | None = None
+) -> tuple[Any, Compose]:
     """Return a detector with its weights, as it was trained, and the pipeline that takes images as arrays.
 
-    The number of classes is that of the weights.
+    The number of classes is that of the weights. Without a checkpoint, nothing is loaded.
 
     Raises:
         UserError: config or checkpoint cannot be used, or they do not belong together.
     """
     cfg = load_config(config, options)
-    content = load_checkpoint(checkpoint)
+    content = load_checkpoint(checkpoint) if checkpoint else {}
     named = checkpoint_classes(content)
     if named:
         set_num_classes(cfg.model, len(named))
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     with told(config):
         # It would build the data set for the palette, were none named.
-        model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
-    check_fits(model, content, checkpoint, config)
+        path = str(Path(checkpoint).expanduser()) if checkpoint else None
+        model: Any = init_detector(cfg, path, 'coco', device)
+    if checkpoint:
+        check_fits(model, content, checkpoint, config)
     return model, array_pipeline(cfg)
 
 
