@@ -1,6 +1,6 @@
 """Kills a small training again and again, and compares its end with that of one that was never killed.
 
-    python -m tests.soak --kills 100
+    python -m tools.soak --kills 100
 
 Each kill is a SIGKILL of a process: at a random moment, within a training step (after its backward pass),
 within the writing of a checkpoint (half of it written, or all but the old one not removed yet), or within an
@@ -186,7 +186,7 @@ def state(work_dir: Path) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, place: str = '') -> list[str]:
-    """Name the places where two nested structures are not equal to the bit."""
+    """Name the places where two nested structures are not bit-identical."""
     if isinstance(one, dict) and isinstance(other, dict):
         lone = [f'{place}/{key}: in one only' for key in one.keys() ^ other.keys()]
         return lone + [
