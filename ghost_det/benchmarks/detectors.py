@@ -60,7 +60,7 @@ def in_torch(engine: str, detector: Any, image: Image, side: int) -> Callable[[]
     from mmdet.structures import DetDataSample
 
     if engine != 'eager':
-        from ghost_det.models.optimize import optimize
+        from ghost_det.models.fuse import optimize
 
         detector = optimize(copy.deepcopy(detector), compile=engine == 'compiled')
     scale = (side / image.shape[1], side / image.shape[0])

@@ -53,7 +53,7 @@ def torch_threads(count: int) -> Iterator[None]:
 def in_torch(engine: str, model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
     """Return a call of a network in torch; ``model`` is left as it is."""
     if engine != 'eager':
-        from ghost_det.models.optimize import optimize
+        from ghost_det.models.fuse import optimize
 
         model = optimize(copy.deepcopy(model), compile=engine == 'compiled')
         images = images.to(memory_format=torch.channels_last)

@@ -27,7 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ghost_det.config.schedules import recompute, shorten_warm_up, states
 from ghost_det.data.dataset import used_boxes
 from ghost_det.errors import UserError
-from ghost_det.models.optimize import optimize
+from ghost_det.models.fuse import optimize
 from ghost_det.swap.probe import alone
 
 from .checkpoints import KeepingCheckpointHook

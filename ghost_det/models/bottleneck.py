@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .ghost_module import BN, RELU, GhostModule, SqueezeExcite, activation, norm, same_conv
+from .ghost_module import ActLayer, GhostModule, NormLayer, SqueezeExcite, same_conv
 from .reparam import BRANCHES, ConvBn, fold
 
 
@@ -29,8 +29,8 @@ class GhostBottleneck(nn.Module):
         gate: further settings of the first ghost module.
         ratio: reduction of both ghost modules.
         dw_size: kernel of both cheap operations.
-        norm_cfg: normalisation.
-        act_cfg: activation.
+        norm_layer: normalisation.
+        act_layer: activation.
         with_cp: recompute activations in the backward pass instead of keeping them.
 
     Shape:
@@ -49,32 +49,33 @@ class GhostBottleneck(nn.Module):
         gate: dict[str, Any] | None = None,
         ratio: int = 2,
         dw_size: int = 3,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = nn.ReLU,
         with_cp: bool = False,
     ) -> None:
         super().__init__()
-        settings: dict[str, Any] = dict(ratio=ratio, dw_size=dw_size, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        layers: dict[str, Any] = dict(norm_layer=norm_layer, act_layer=act_layer)
+        settings: dict[str, Any] = dict(layers, ratio=ratio, dw_size=dw_size)
         self.with_cp = with_cp
         self.stride = stride
         self.ghost1 = ghost(inp, hidden, relu=True, **settings, **(gate or {}))
         if stride > 1:
-            self._build_depthwise(hidden, kernel, stride, norm_cfg)
-        self.se = SqueezeExcite(hidden, se, act_cfg) if se else None
+            self._build_depthwise(hidden, kernel, stride, norm_layer)
+        self.se = SqueezeExcite(hidden, se, act_layer) if se else None
         self.ghost2 = ghost(hidden, oup, relu=False, **settings)
         self.shortcut = nn.Sequential()
         if inp != oup or stride > 1:
             self.shortcut = nn.Sequential(
                 same_conv(inp, inp, kernel, stride, groups=inp),
-                norm(norm_cfg, inp),
+                norm_layer(inp),
                 same_conv(inp, oup, 1),
-                norm(norm_cfg, oup),
+                norm_layer(oup),
             )
 
-    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_layer: NormLayer) -> None:
         """Make the layers that shrink the map."""
         self.conv_dw: nn.Module = same_conv(channels, channels, kernel, stride, groups=channels)
-        self.bn_dw = norm(norm_cfg, channels)
+        self.bn_dw = norm_layer(channels)
 
     def depthwise(self, x: Tensor) -> Tensor:
         """Return ``x`` shrunk by the stride."""
@@ -104,12 +105,12 @@ class GhostBottleneckV3(GhostBottleneck):
     Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments and shape are `GhostBottleneck`'s.
     """
 
-    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_layer: NormLayer) -> None:
         layer: dict[str, int] = dict(inp=channels, oup=channels, stride=stride, groups=channels)
         self.dw_rpr_conv = nn.ModuleList(
-            ConvBn(**layer, kernel=kernel, norm_cfg=norm_cfg) for _ in range(BRANCHES)
+            ConvBn(**layer, kernel=kernel, norm_layer=norm_layer) for _ in range(BRANCHES)
         )
-        self.dw_rpr_scale = ConvBn(**layer, kernel=1, norm_cfg=norm_cfg)
+        self.dw_rpr_scale = ConvBn(**layer, kernel=1, norm_layer=norm_layer)
         self.conv_dw = nn.Identity()
         self.deployed = False
 
@@ -139,9 +140,9 @@ class GhostBottleneckV3(GhostBottleneck):
 class ConvBnAct(ConvBn):
     """The 1x1 convolution that ends the trunk of a classifier."""
 
-    def __init__(self, inp: int, oup: int, norm_cfg: dict[str, Any], act_cfg: dict[str, Any]) -> None:
-        super().__init__(inp, oup, 1, norm_cfg=norm_cfg)
-        self.act1 = activation(act_cfg)
+    def __init__(self, inp: int, oup: int, norm_layer: NormLayer, act_layer: ActLayer) -> None:
+        super().__init__(inp, oup, 1, norm_layer=norm_layer)
+        self.act1 = act_layer()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated output of convolution and norm."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ghost_module import BN, RELU, GhostModule, activation, check_ghosts, norm, same_conv
+from .ghost_module import ActLayer, GhostModule, NormLayer, check_ghosts, same_conv
 
 BRANCHES = 3  # GhostNetV3, section 3.1: parallel convolutions of one shape
 
@@ -23,15 +23,15 @@ class ConvBn(nn.Module):
         kernel: side of the kernel.
         stride: stride.
         groups: groups of channels.
-        norm_cfg: normalisation; folding needs batch norm.
+        norm_layer: normalisation; folding needs batch norm.
     """
 
     def __init__(
-        self, inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1, *, norm_cfg: dict[str, Any]
+        self, inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1, *, norm_layer: NormLayer
     ) -> None:
         super().__init__()
         self.conv = same_conv(inp, oup, kernel, stride, groups)
-        self.bn1 = norm(norm_cfg, oup)
+        self.bn1 = norm_layer(oup)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised output of the convolution."""
@@ -101,18 +101,18 @@ class GhostModuleV3(GhostModule):
     """
 
     def _build(
-        self, primary: dict[str, int], cheap: dict[str, int], norm_cfg: dict[str, Any], act: nn.Module
+        self, primary: dict[str, int], cheap: dict[str, int], norm_layer: NormLayer, act: nn.Module
     ) -> None:
         def three(layer: dict[str, int]) -> nn.ModuleList:
-            return nn.ModuleList(ConvBn(**layer, norm_cfg=norm_cfg) for _ in range(BRANCHES))
+            return nn.ModuleList(ConvBn(**layer, norm_layer=norm_layer) for _ in range(BRANCHES))
 
         self.primary_conv = nn.Identity()
         self.cheap_operation = nn.Identity()
         self.primary_rpr_conv = three(primary)
         self.primary_activation = act
-        self.cheap_rpr_skip = norm(norm_cfg, cheap['oup'])
+        self.cheap_rpr_skip = norm_layer(cheap['oup'])
         self.cheap_rpr_conv = three(cheap)
-        self.cheap_rpr_scale = ConvBn(**{**cheap, 'kernel': 1}, norm_cfg=norm_cfg)
+        self.cheap_rpr_scale = ConvBn(**{**cheap, 'kernel': 1}, norm_layer=norm_layer)
         self.cheap_activation = act
         self.copies = cheap['oup'] // cheap['inp']
         self.deployed = False
@@ -164,8 +164,8 @@ class RepGhostModule(nn.Module):
         ratio: of `GhostModule`, where it halves the intrinsic features. Here they are all made: only 2.
         dw_size: kernel of the cheap operation.
         relu: whether both convolutions are activated.
-        norm_cfg: normalisation.
-        act_cfg: the activation that ``relu`` switches.
+        norm_layer: normalisation.
+        act_layer: the activation that ``relu`` switches.
 
     Shape:
         ``(N, inp, H, W)`` to ``(N, oup, H, W)``.
@@ -181,8 +181,8 @@ class RepGhostModule(nn.Module):
         ratio: int = 2,
         dw_size: int = 3,
         relu: bool = True,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = nn.ReLU,
     ) -> None:
         super().__init__()
         if ratio != 2:
@@ -190,11 +190,11 @@ class RepGhostModule(nn.Module):
                 f'RepGhostModule: ratio is {ratio}; only 2: its ghosts are added, not concatenated'
             )
         check_ghosts('RepGhostModule', ratio, dw_size)
-        act = activation(act_cfg if relu else None)
-        self.primary_conv = nn.Sequential(same_conv(inp, oup, 1), norm(norm_cfg, oup), act)
-        self.fusion_bn = nn.Sequential(norm(norm_cfg, oup))
+        act = act_layer() if relu else nn.Sequential()
+        self.primary_conv = nn.Sequential(same_conv(inp, oup, 1), norm_layer(oup), act)
+        self.fusion_bn = nn.Sequential(norm_layer(oup))
         self.cheap_operation: nn.Module = nn.Sequential(
-            same_conv(oup, oup, dw_size, groups=oup), norm(norm_cfg, oup)
+            same_conv(oup, oup, dw_size, groups=oup), norm_layer(oup)
         )
         self.relu = act
 

@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
-from mmengine.model import PretrainedInit, update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -309,33 +305,6 @@ def _misfit(model: nn.Module, own: dict[str, Tensor], faults: list[str], strange
     )
 
 
-@WEIGHT_INITIALIZERS.register_module()
-class VerifiedPretrained(PretrainedInit):
-    """mmengine's ``Pretrained`` for Ghost networks, which loads every tensor or raises.
-
-    Networks of this package use it by themselves for ``init_cfg=dict(type='Pretrained', ...)``.
-
-    Args:
-        checkpoint: see ``source`` of `load_pretrained`.
-        prefix: see `load_pretrained`.
-        map_location: not used; tensors are copied to where the network is.
-        partial: see `load_pretrained`.
-    """
-
-    def __init__(
-        self, checkpoint: str, prefix: str | None = None, map_location: Any = 'cpu', partial: bool = False
-    ) -> None:
-        super().__init__(checkpoint, prefix, map_location)
-        self.partial = partial
-
-    def __call__(self, module: nn.Module) -> None:
-        """Load the weights and log how many."""
-        loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
-        print_log(str(loaded), logger='current')
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
-
-
 def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'backbone') -> dict[str, Tensor]:
     """Write the backbone of a detector's checkpoint as a safetensors file of its own.
 
@@ -364,18 +333,3 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
     except (OSError, SafetensorError) as error:
         raise UserError(f'-o {out}: cannot be written ({getattr(error, "strerror", error)})') from None
     return own
-
-
-def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Answer mmengine's own loaders, which would take what happens to fit.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError(
-        f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
-        "them in the backbone's init_cfg; to start another network from a file, name its path"
-    )
-
-
-CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_load_published, force=True)

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
-import sys
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
+from mmdet.models.utils.misc import filter_scores_and_topk as slow
+from mmdet.registry import MODELS
+from mmengine.config import Config
 
-from ghost_det.mends import NAME, SLOW, select
+from ghost_det.models.fuse import optimize
+from ghost_det.models.selection import NAME, select
+from tests.conftest import ROOT
 
 
 def in_full(scores: torch.Tensor, threshold: float, topk: int) -> tuple[torch.Tensor, ...]:
@@ -27,10 +33,10 @@ def test_the_best_scores_are_selected_the_first_of_equal_ones(
     for seed, levels in enumerate((2, 10, 1000)):  # few levels: many equal scores, also at the cut
         generator = torch.Generator().manual_seed(seed)
         scores = torch.randint(levels, (rows, classes), generator=generator) / (levels - 1)
-        found = select(scores, threshold, topk)
+        found = select(slow, scores, threshold, topk)
         for ours, expected in zip(found, in_full(scores, threshold, topk)):
             assert torch.equal(ours, expected)
-        assert torch.equal(found[0], SLOW(scores, threshold, topk)[0])
+        assert torch.equal(found[0], slow(scores, threshold, topk)[0])
 
 
 @pytest.mark.parametrize('topk', [3, 50, 1000, 100_000])
@@ -41,7 +47,7 @@ def test_scores_that_differ_are_selected_as_mmdet_does(topk: int) -> None:
     boxes = torch.rand(rows, 4)
     forms: list[Any] = [None, boxes, [boxes, values[:rows]], dict(bbox_pred=boxes, priors=values[:rows])]
     for results in forms:
-        ours, mmdets = select(scores, 0.3, topk, results), SLOW(scores, 0.3, topk, results)
+        ours, mmdets = select(slow, scores, 0.3, topk, results), slow(scores, 0.3, topk, results)
         for a, b in zip(ours[:3], mmdets[:3]):
             assert torch.equal(a, b) and a.dtype == b.dtype
         torch.testing.assert_close(ours[3], mmdets[3], rtol=0, atol=0)
@@ -49,13 +55,17 @@ def test_scores_that_differ_are_selected_as_mmdet_does(topk: int) -> None:
 
 def test_no_limit_is_left_to_mmdet() -> None:
     scores = torch.rand(30, 4)
-    for ours, mmdets in zip(select(scores, 0.1, -1)[:3], SLOW(scores, 0.1, -1)[:3]):
+    for ours, mmdets in zip(select(slow, scores, 0.1, -1)[:3], slow(scores, 0.1, -1)[:3]):
         assert torch.equal(ours, mmdets)
 
 
-def test_every_head_of_mmdet_selects_so() -> None:
-    users = [
-        module for name, module in sys.modules.items() if name.startswith('mmdet.') and hasattr(module, NAME)
-    ]
-    assert len(users) > 10
-    assert all(getattr(module, NAME) is select for module in users)
+def test_an_optimized_detector_selects_so_and_no_other() -> None:
+    cfg = Config.fromfile(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py').model.bbox_head
+    plain, fast = MODELS.build(cfg).eval(), optimize(MODELS.build(cfg).eval())
+    own = fast._predict_by_feat_single
+    assert own.__self__ is fast and own.__globals__[NAME].func is select
+    assert plain._predict_by_feat_single.__globals__[NAME] is slow
+    again = pickle.loads(pickle.dumps(fast))
+    assert again._predict_by_feat_single.__self__ is again
+    copied = copy.deepcopy(fast)
+    assert copied._predict_by_feat_single.__self__ is copied
