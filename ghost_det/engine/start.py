@@ -8,7 +8,8 @@ from typing import Any
 from ghost_det.errors import UserError
 from ghost_det.models import BACKBONES, NETWORKS
 from ghost_det.swap.swap import defaults
-from ghost_det.weights.catalog import address, locate
+from ghost_det.weights.catalog import address
+from ghost_det.weights.download import locate
 from ghost_det.weights.load import read_tensors
 
 
