@@ -18,20 +18,9 @@ class GhostBottleneck(nn.Module):
 
     Source: GhostNet (arXiv 1911.11907), section 3.2, figure 3.
 
-    Args:
-        inp: channels in.
-        hidden: channels between the two ghost modules.
-        oup: channels out.
-        kernel: side of the depthwise kernels.
-        stride: 1, or 2 to halve the map.
-        se: squeeze ratio of the `SqueezeExcite`, 0 for none.
-        ghost: makes a ghost module of channels in, channels out, ``relu`` and the settings below.
-        gate: further settings of the first ghost module.
-        ratio: reduction of both ghost modules.
-        dw_size: kernel of both cheap operations.
-        norm_layer: normalisation.
-        act_layer: activation.
-        with_cp: recompute activations in the backward pass instead of keeping them.
+    ``hidden`` channels lie between the two ghost modules; ``kernel`` is of the strided convolution; ``se`` is
+    the squeeze ratio of the `SqueezeExcite`, 0 for none; ``ghost`` makes a ghost module, the first with the
+    further settings in ``gate``; ``with_cp`` recomputes activations in the backward pass.
 
     Shape:
         ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
@@ -125,11 +114,7 @@ class GhostBottleneckV3(GhostBottleneck):
         return out
 
     def switch_to_deploy(self) -> None:
-        """Fold the branches of the strided convolution; the ghost modules fold theirs.
-
-        Raises:
-            ValueError: the norms are not batch norms.
-        """
+        """Fold the branches of the strided convolution; the ghost modules fold theirs."""
         if self.stride > 1 and not self.deployed:
             branches = [*self.dw_rpr_conv, self.dw_rpr_scale]
             self.conv_dw = fold((branch.conv, branch.bn1) for branch in branches)
@@ -151,7 +136,7 @@ class ConvBnAct(ConvBn):
 
 
 def start_as_shortcuts(network: nn.Module) -> None:
-    """Zero the scales of the norms in each bottleneck's second ghost module, which leaves its shortcut alone.
+    """Zero the scales of the norms in each bottleneck's second ghost module, which leaves only its shortcut.
 
     The signal then passes all of them from the first step on (arXiv 1706.02677, section 5.1), which
     matters where training starts from scratch.

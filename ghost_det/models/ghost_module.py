@@ -46,11 +46,7 @@ def is_plain_conv(module: nn.Module) -> bool:
 
 
 def check_ghosts(name: str, ratio: int, dw_size: int) -> None:
-    """Refuse settings of ghost modules that make none.
-
-    Raises:
-        ValueError: ``ratio`` is below 2, ``dw_size`` below 1, or one of them no whole number.
-    """
+    """Raise a ``ValueError`` for settings of ghost modules that make none."""
     if not isinstance(ratio, int) or ratio < 2:
         raise ValueError(f'{name}: ratio is {ratio!r}; 2 or more (1 is an ordinary convolution)')
     if not isinstance(dw_size, int) or dw_size < 1:

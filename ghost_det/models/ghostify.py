@@ -28,13 +28,7 @@ class GhostConv2d(nn.Module):
     Source: GhostNet (arXiv 1911.11907), section 3.1, equations 2 and 3. That padding and dilation go to the
     primary convolution only is the authors' answer in issue 34 of huawei-noah/Efficient-AI-Backbones.
 
-    Args:
-        conv: the old convolution, of one group; device, dtype, mode and ``requires_grad`` are kept.
-        ratio: ``s``, the reduction.
-        dw_size: ``d``, kernel of the cheap operation.
-
-    Shape:
-        As ``conv``'s.
+    ``conv`` is of one group; its shape, device, dtype, mode and ``requires_grad`` are kept.
     """
 
     def __init__(self, conv: nn.Conv2d, ratio: int = 2, dw_size: int = 3) -> None:
