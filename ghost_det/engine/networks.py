@@ -221,19 +221,8 @@ class GFLSepBNHead(GFLHead):
     mmdet's ``RetinaSepBNHead`` is made so, and its ``RTMDetSepBNHead``, which cannot share separable ones.
 
     Source: the method is GFL (arXiv 2006.04388); the light head is that of NanoDet
-    (https://github.com/RangiLyu/nanodet, Apache-2.0).
-
-    Args:
-        kernel_size: kernel of the depthwise convolutions, odd.
-        kwargs: ``GFLHead``'s; batch norm for its ``norm_cfg``.
-
-    Shape:
-        A ``(N, in_channels, H[i], W[i])`` for each level, to a tuple of two lists: logits of the classes,
-        ``(N, num_classes, H[i], W[i])``, and of the distances to the four sides, in units of
-        the level's stride, ``(N, 4 * (reg_max + 1), H[i], W[i])``.
-
-    Raises:
-        ValueError: ``kernel_size`` is not an odd number.
+    (https://github.com/RangiLyu/nanodet, Apache-2.0). Arguments and shapes are ``GFLHead``'s, but for the odd
+    ``kernel_size`` of the depthwise convolutions and batch norm for its ``norm_cfg``.
     """
 
     def __init__(self, kernel_size: int = 5, norm_cfg: Any = BN, **kwargs: Any) -> None:
