@@ -92,16 +92,14 @@ class _Configured:
 
 @MODELS.register_module()
 class GhostNet(_Configured, models.GhostNet, BaseModule):
-    """GhostNet as a backbone of mmdet: `ghost_det.models.GhostNet` with mmdet's settings of layers.
+    """GhostNet as a backbone of mmdet: `ghost_det.models.GhostNet`, whose other arguments it takes too.
 
     Args:
-        *args: `ghost_det.models.GhostNet`'s, as all other arguments.
         norm_cfg: normalisation layers, as in mmdet.
         act_cfg: activations, as in mmdet.
         init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. With ``None``,
             ``init_weights`` keeps torch's own, as the reference code does, but for `start_as_shortcuts`.
             (mmdet's usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
-        **kwargs: see ``args``.
 
     Raises:
         ValueError: an argument is outside of its range; the message names it.

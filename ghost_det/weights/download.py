@@ -85,36 +85,22 @@ def fetch(weights: Weights, sources: Iterable[str] = ('hub', 'upstream')) -> Pat
 
 def _fetch_hub(weights: Weights) -> Path:
     page = f'{constants.ENDPOINT}/{weights.hub}'
-
-    def download(again: bool) -> Path:
+    path = None
+    # The client does not look at content: a file damaged on the way or in its cache is downloaded again.
+    for again in (False, True):
         try:
-            return Path(
+            path = Path(
                 hf_hub_download(weights.hub, _HUB_FILE, revision=weights.revision, force_download=again)
             )
         except Exception as error:  # the client's own, its HTTP library's, and those of the file system
-            raise UserError(f'{page} (to {constants.HF_HUB_CACHE}): {_reason(error)}') from error
-
-    # The client does not look at content: a file damaged on the way or in its cache is downloaded again.
-    path = download(again=False)
-    if not _as_promised(path, weights):
-        try:
-            path = download(again=True)
-        except UserError as error:
-            raise UserError(f'{error}; and the copy here is damaged: {path}') from error
-        if not _as_promised(path, weights):
-            expected = weights.sha256 or path.resolve().name
-            raise UserError(
-                f'{page}: wrong content, in {path}: expected the SHA-256 {expected}, got {sha256(path)}'
-            )
-    check_format(path, page)
-    return path
-
-
-def _as_promised(path: Path, weights: Weights) -> bool:
-    """Compare the content with the known hash, or with the hub's, after which the client names its files."""
-    name = path.resolve().name
-    expected = weights.sha256 or (name if re.fullmatch('[0-9a-f]{64}', name) else None)
-    return expected is None or sha256(path) == expected
+            damaged = f'; and the copy here is damaged: {path}' if again else ''
+            raise UserError(f'{page} (to {constants.HF_HUB_CACHE}): {_reason(error)}{damaged}') from error
+        blob = path.resolve().name  # which the client names after the hub's hash of large files
+        expected = weights.sha256 or (blob if re.fullmatch('[0-9a-f]{64}', blob) else None)
+        if expected in (None, found := sha256(path)):
+            check_format(path, page)
+            return path
+    raise UserError(f'{page}: wrong content, in {path}: expected the SHA-256 {expected}, got {found}')
 
 
 def fetch_url(url: str, git_blob: str | None = None) -> Path:
@@ -147,8 +133,11 @@ def _file_name(url: str) -> str:
     return f'{digest}-{re.sub(r"[^0-9A-Za-z.-]", "_", name)[-100:] or "weights"}'
 
 
-def check_format(path: Path, name: str) -> None:
-    """Raise a `UserError` for what servers and repositories give in place of weights, and for cut files."""
+def check_format(path: Path, name: str) -> str:
+    """Tell ``'safetensors'`` from ``'torch'``.
+
+    A `UserError` is raised for what servers and repositories give in place of weights, and for cut files.
+    """
     with path.open('rb') as file:
         head = file.read(256)
     if not head:
@@ -158,7 +147,7 @@ def check_format(path: Path, name: str) -> None:
     if head[8:9] == b'{':
         try:
             with safetensors.safe_open(path, 'pt'):
-                return
+                return 'safetensors'
         except safetensors.SafetensorError as error:
             raise UserError(f'{name}: damaged: {error}') from None
     if head.startswith(b'PK'):
@@ -168,6 +157,7 @@ def check_format(path: Path, name: str) -> None:
         raise UserError(f'{name}: a web page, not weights (a login or an error page, as a browser will show)')
     elif not head.startswith(b'\x80'):  # of a pickle, as torch wrote until 1.6
         raise UserError(f'{name}: not weights; it begins with {head[:30]!r}')
+    return 'torch'
 
 
 def _reason(error: BaseException) -> str:

@@ -59,17 +59,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     damaged, a web page, or holds anything but weights.
     """
     path = Path(path).expanduser()
-    head = b''
     try:
-        if path.is_file():
-            check_format(path, str(path))
-            with path.open('rb') as file:
-                head = file.read(9)
+        format = check_format(path, str(path)) if path.is_file() else None
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    if head[8:9] == b'{':
+    if format == 'safetensors':
         tensors: dict[str, Tensor] = load_file(path)
-    elif head and path.suffix == '.safetensors':  # by which torch.load takes it for one
+    elif format and path.suffix == '.safetensors':  # by which torch.load takes it for one
         raise UserError(f'{path}: named .safetensors, but a file of torch: rename it to {path.stem}.pth')
     else:
         content: Any = load_checkpoint(path)
