@@ -305,7 +305,7 @@ def test_mistakes_are_told_before_the_long_work(checkpoint: Path, tmp_path: Path
     fails(checkpoint, '--int8: not with --half', int8=True, half=True)
     fails(checkpoint, '--int8: data is needed', int8=True)
     fails(checkpoint, '--int8: for OpenVINO alone', int8=True, out=tmp_path / 'x.onnx')
-    fails(tmp_path / 'none.pth', 'none.pth: a checkpoint file is wanted')
+    fails(tmp_path / 'none.pth', 'none.pth: expected a checkpoint file')
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ['epoch_1.pth']
 
 
