@@ -57,8 +57,8 @@ def main() -> None:
     args = parse(parser, light=True)
     require_stack(parser.prog)
     from ghost_det.data.checks.check import check_dataset
-    from ghost_det.data.checks.findings import printable
     from ghost_det.data.checks.fix import require_apart, require_free, write_mended
+    from ghost_det.data.findings import printable
     from ghost_det.data.layouts import locate
 
     if args.fix and args.quick:

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ghost_det.data.checks.findings import SHOWN, Finding, found
 from ghost_det.errors import UserError
 from ghost_det.utils.jsons import read_json
 
+from .findings import SHOWN, Finding, found
 from .table import Table, complete_box, read_table
 
 MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')

@@ -17,6 +17,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic_folder
 from ghost_det.utils.images import visible
 
+from .image_facts import header
 from .label_files import Layout, Reader
 from .sample import cache_root
 from .voc import find_voc, read_voc
@@ -173,8 +174,6 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
 def _size(path: Path) -> tuple[tuple[int, int], int]:
     """Return width and height as mmcv loads the image, and the orientation by which it is turned for that."""
     from PIL import Image
-
-    from ghost_det.data.checks.opened import header
 
     try:
         with warnings.catch_warnings():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ghost_det.data.checks.findings import Finding, found
-from ghost_det.data.checks.images import tagged_images
+from PIL import Image
+
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
 from ghost_det.utils.text import plural
@@ -25,8 +27,13 @@ from .annotations import (
     refuse_faults,
     survey,
 )
+from .findings import Finding, found
+from .image_facts import header, size_kind
 from .layouts import Given, data_root, find_annotations, find_images, misplaced, no_annotations
-from .table import is_there, left_out, reasons
+from .table import Table, is_there, left_out, reasons
+
+HEADERS = 5000
+TAGGED = re.compile(rb'\A(II|MM)|Exif\0\0|eXIf')  # the start of files that may have an orientation
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,26 @@ def quick_check(
         *found('image in both splits', '', common, severity='warning'),
         *(fault for _, fault in faults if fault.severity == 'warning'),
     ]
+
+
+def tagged_images(table: Table, split: str, folder: Path) -> list[Finding]:
+    """List images that EXIF turns against their annotated size, by `HEADERS` headers of a split."""
+    places = []
+    for index in range(0, len(table.files), -(-len(table.files) // HEADERS) or 1):
+        path = folder / table.files[index]
+        try:
+            with path.open('rb') if path.is_file() else io.BytesIO() as file:
+                if not TAGGED.search(file.read(4096)):
+                    continue
+                with Image.open(file) as image:
+                    facts = header(image)
+        except Exception:  # as a damaged image raises anything; opening all of them lists it
+            continue
+        width, height = table.sizes[index].tolist()
+        kinds = dict(size_kind(facts, (width, height)))
+        if 'EXIF against boxes' in kinds:
+            places.append(f'{table.image_place(index)}: {kinds["EXIF against boxes"]}')
+    return found('EXIF against boxes', split, places)
 
 
 def shared_images(train: Split, val: Split) -> list[str]:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ghost_det.data.checks.findings import SHOWN, Finding, found
 from ghost_det.utils.images import walk
 from ghost_det.utils.text import plural
+
+from .findings import SHOWN, Finding, found
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

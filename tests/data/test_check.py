@@ -24,12 +24,12 @@ from ghost_det import check_dataset
 from ghost_det.commands import check_data
 from ghost_det.config.load import load_config
 from ghost_det.data.checks.check import Report
-from ghost_det.data.checks.findings import KINDS
 from ghost_det.data.checks.fix import eight_bits, write_mended
 from ghost_det.data.checks.images import open_images
 from ghost_det.data.checks.report import render
 from ghost_det.data.convert import _size
 from ghost_det.data.dataset import find_data
+from ghost_det.data.findings import KINDS
 from ghost_det.deploy.video import read_image
 from ghost_det.engine.messages import NamedCompose
 from ghost_det.errors import UserError
@@ -513,7 +513,7 @@ def test_a_decoder_that_dies_takes_one_image_with_it(tmp_path: Path, monkeypatch
         '    if path.endswith("1"): os._exit(9)\n'
         '    print(json.dumps({"hash": path}), flush=True)\n'
     )
-    monkeypatch.setattr('ghost_det.data.checks.images.opened.__file__', str(script))
+    monkeypatch.setattr('ghost_det.data.checks.images.image_facts.__file__', str(script))
     facts = open_images([Path(str(n)) for n in range(5)], 2)
     assert ['error' in each for each in facts] == [False, True, False, False, False]
     assert 'exit code 9' in facts[1]['error']
@@ -530,7 +530,7 @@ def test_an_interruption_does_not_wait_for_the_other_images(tmp_path: Path) -> N
     code = (
         'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'from pathlib import Path; from ghost_det.data.checks import images\n'
-        f'images.opened.__file__ = {str(script)!r}; print("go", flush=True)\n'
+        f'images.image_facts.__file__ = {str(script)!r}; print("go", flush=True)\n'
         'images.open_images([Path("a")] * 1000, 2)'
     )
     with subprocess.Popen(
@@ -554,7 +554,7 @@ def test_formats_that_mmcv_does_not_read_are_not_opened(tmp_path: Path) -> None:
 
 def test_workers_import_no_torch() -> None:
     code = 'import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit("torch" in sys.modules)'
-    script = ROOT / 'ghost_det/data/checks/opened.py'
+    script = ROOT / 'ghost_det/data/image_facts.py'
     subprocess.run([sys.executable, '-c', code, str(script)], check=True)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghost_det.data.annotations import survey
-from ghost_det.data.dataset import Split, innermost, shared_images
+from ghost_det.data.dataset import Split, innermost, shared_images, tagged_images
+from ghost_det.data.findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
 from ghost_det.data.layouts import find_images, locate
 from ghost_det.data.table import Table, is_there, left_out, reasons
 from ghost_det.errors import UserError
 from ghost_det.utils.text import plural
 
-from .findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
-from .images import Facts, check_images, common_images, open_images, tagged_images
+from .images import Facts, check_images, common_images, open_images
 
 if TYPE_CHECKING:
     from .anchors import Coverage

@@ -9,10 +9,9 @@ from typing import Any
 
 from ghost_det.data.annotations import survey
 from ghost_det.data.dataset import Split, all_innermost, evaluators, heads, innermost, quick_check
+from ghost_det.data.findings import Finding, found
 from ghost_det.data.table import Table
 from ghost_det.errors import UserError
-
-from .findings import Finding, found
 
 
 def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -14,21 +12,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from PIL import Image
-
+from ghost_det.data import image_facts
+from ghost_det.data.findings import Finding, found
 from ghost_det.data.table import Table
 
-from . import opened
-from .findings import Finding, found
-
 BATCH = 500
-HEADERS = 5000
-TAGGED = re.compile(rb'\A(II|MM)|Exif\0\0|eXIf')  # the start of files that may have an orientation
 Facts = dict[str, Any]
 
 
 def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list[Facts]:
-    """Return what `opened.open_image` says of each image; ``jobs`` processes open them.
+    """Return what `image_facts.open_image` says of each image; ``jobs`` processes open them.
 
     These import Pillow and OpenCV only.
     """
@@ -55,7 +48,7 @@ def _open_batch(paths: list[str], tick: Callable[[], object], stop: Event) -> li
     facts: list[Facts] = []
     while len(facts) < len(paths) and not stop.is_set():
         with subprocess.Popen(
-            [sys.executable, opened.__file__],
+            [sys.executable, image_facts.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,19 +75,8 @@ def image_kind(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]
         yield 'unreadable image', facts['error']
         return
     width, height = facts['size']
-    tag = facts['orientation']
-    sizes = f'stored as {width} x {height}, annotated as {size[0]} x {size[1]}'
-    if 0 in size:
-        pass  # the table lists it
-    elif size != tuple(facts['loaded']):
-        if tag >= 5 and sorted(size) == sorted((width, height)):
-            yield 'EXIF against boxes', f'orientation {tag}, {sizes}'
-        else:
-            yield 'wrong size', sizes
-    elif tag > 1:
-        turned = 'turned' if facts['turned'] else 'not turned'
-        yield 'EXIF rotation', f'orientation {tag}, {turned} by mmcv, {sizes}'
-    if width * height > opened.MAX_PIXELS:
+    yield from image_facts.size_kind(facts, size)
+    if width * height > image_facts.MAX_PIXELS:
         yield 'huge image', f'{width} x {height}'
     if facts['bits'] > 16:
         yield '32-bit image', f'mode {facts["mode"]}'
@@ -123,26 +105,6 @@ def check_images(table: Table, split: str, facts: Sequence[Facts | None]) -> lis
             if table.files[twin] != table.files[index]:
                 faults['same image twice'].append(f'{table.image_place(index)} is {table.files[twin]}')
     return [finding for kind, places in faults.items() for finding in found(kind, split, places)]
-
-
-def tagged_images(table: Table, split: str, folder: Path) -> list[Finding]:
-    """List images that EXIF turns against their annotated size, by `HEADERS` headers of a split."""
-    places = []
-    for index in range(0, len(table.files), -(-len(table.files) // HEADERS) or 1):
-        path = folder / table.files[index]
-        try:
-            with path.open('rb') if path.is_file() else io.BytesIO() as file:
-                if not TAGGED.search(file.read(4096)):
-                    continue
-                with Image.open(file) as image:
-                    facts = opened.header(image)
-        except Exception:  # as a damaged image raises anything; opening all of them lists it
-            continue
-        width, height = table.sizes[index].tolist()
-        kinds = dict(image_kind(facts | {'bits': 8, 'mode': ''}, (width, height)))
-        if 'EXIF against boxes' in kinds:
-            places.append(f'{table.image_place(index)}: {kinds["EXIF against boxes"]}')
-    return found('EXIF against boxes', split, places)
 
 
 def common_images(tables: Sequence[Table], facts: Sequence[Sequence[Facts | None]]) -> list[int]:
