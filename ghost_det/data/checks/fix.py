@@ -15,17 +15,8 @@ import cv2
 import numpy as np
 
 from ghost_det.data.annotations import CONVERTED, load
-from ghost_det.data.table import (
-    Mask,
-    Table,
-    area_of,
-    box_faults,
-    complete_box,
-    is_complete,
-    repeated,
-    sound_boxes,
-    unlike_polygons,
-)
+from ghost_det.data.entries import area_of, complete_box, corrections
+from ghost_det.data.table import Mask, Table, box_faults, repeated, sound_boxes, unlike_polygons
 from ghost_det.errors import UserError
 
 from .check import Part, Report
@@ -272,7 +263,7 @@ def _boxes(
             entry['bbox'] = boxes[index].tolist()
         if moved[index]:  # a polygon's own area stays
             entry['area'] = min(area_of(entry), float(boxes[index, 2] * boxes[index, 3]))
-        changed['areas or flags corrected'] += not is_complete(entry)
+        changed['areas or flags corrected'] += bool(corrections(entry))
         complete_box(entry)
         kept.append(entry)
     return kept
