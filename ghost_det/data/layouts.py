@@ -5,9 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
 
 from ghost_det.errors import UserError
@@ -36,13 +36,18 @@ Parts = dict[str, tuple[Path, Path | None]]
 """Of the splits that there are: annotations, and the folder of their images where it is known."""
 
 
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: an annotation file and the folder that its file names start from."""
+
+    annotations: Path
+    images: Path
+
+
 def data_root(folder: str | Path | None) -> Path | None:
     """Return the folder or ``data.yaml`` that ``--data`` names, generated first where it is ``'sample'``."""
     if folder in SAMPLES:
-        try:
-            folder = make_sample(one_shape=SAMPLES[str(folder)])
-        except OSError as error:
-            raise UserError(f'--data {folder}: {error}') from None
+        folder = make_sample(one_shape=SAMPLES[str(folder)])
     root = None if folder is None else Path(folder).expanduser().absolute()
     if root is not None and not root.is_dir() and not (root.is_file() and root.suffix in ('.yaml', '.yml')):
         there = 'a file' if root.exists() else 'nothing'
@@ -168,19 +173,8 @@ def _would_do(folder: Path) -> bool:
 
 def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
     """Yield a folder and those in it, the highest first, without hidden ones; not all of too many."""
-    queue = deque([(root, 0)])
-    for _ in range(FOLDERS_PROBED):
-        if not queue:
-            return
-        folder, level = queue.popleft()
-        yield folder
-        if level < depth:
-            try:
-                with os.scandir(folder) as entries:
-                    names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.'))
-            except OSError:
-                continue
-            queue += [(folder / name, level + 1) for name in names]
+    levels = (visible(root, '/'.join('*' * level)) if level else [root] for level in range(depth + 1))
+    return islice(filter(Path.is_dir, chain.from_iterable(levels)), FOLDERS_PROBED)
 
 
 def find_images(

@@ -13,15 +13,15 @@ from ghost_det import check_dataset
 from ghost_det.data import annotations
 from ghost_det.data.annotations import survey
 from ghost_det.data.dataset import (
-    Split,
     aligned_annotations,
     class_names,
     find_data,
     missing_data,
-    quick_check,
     use_data,
     used_boxes,
 )
+from ghost_det.data.layouts import Split
+from ghost_det.data.quick_check import quick_check
 from ghost_det.data.table import left_out
 from ghost_det.engine.train import load_config
 from ghost_det.errors import UserError

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ghost_det.config.query import innermost
 from ghost_det.data.annotations import survey
-from ghost_det.data.dataset import Split, shared_images, tagged_images
 from ghost_det.data.findings import SEVERITIES, SHOWN, Finding, found, of_severity, printable, ranked
-from ghost_det.data.layouts import find_images, is_there, locate
+from ghost_det.data.layouts import Split, find_images, is_there, locate
+from ghost_det.data.quick_check import shared_images, tagged_images
 from ghost_det.data.table import Table, left_out, reasons
 from ghost_det.errors import UserError
 from ghost_det.utils.text import plural

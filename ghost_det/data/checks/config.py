@@ -9,8 +9,9 @@ from typing import Any
 
 from ghost_det.config.query import all_innermost, evaluators, heads, innermost
 from ghost_det.data.annotations import survey
-from ghost_det.data.dataset import Split, quick_check
 from ghost_det.data.findings import Finding, found
+from ghost_det.data.layouts import Split
+from ghost_det.data.quick_check import quick_check
 from ghost_det.data.table import Table
 from ghost_det.errors import UserError
 
