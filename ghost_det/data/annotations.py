@@ -33,7 +33,7 @@ from .findings import SHOWN, Finding, found
 from .outlines import polygon_extents
 from .table import Floats, Table
 
-MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
+FIXED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or other checks find them."""
 ALIGNED = ('number as text', 'empty duplicate category', 'name in another form')
 """Kinds that aligned copies lack, and that spoil or stop a training where there is none."""
@@ -234,6 +234,6 @@ def read_annotations(path: Path) -> dict[str, Any]:
         UserError: see `load`; or there are errors in it that `aligned_annotations` does not fix.
     """
     content, table, findings = load(path)
-    refuse_faults([(path, fault) for fault in findings if fault.kind not in MENDED])
+    refuse_faults([(path, fault) for fault in findings if fault.kind not in FIXED])
     twins = table.twins()
     return {**content, 'categories': [c for n, c in enumerate(content['categories']) if n not in twins]}

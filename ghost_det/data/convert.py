@@ -112,16 +112,18 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     names = list(layout.classes or [])
     contents = {}
     for split, pairs in layout.splits.items():
-        images, objects, told = _read_labels(root, pairs, read, layout.listed)
-        told['description'] = f'converted from {root}'
-        told['label file without image'] = [os.path.relpath(p, root) for p in layout.orphans.get(split, [])]
-        told['data not used'] = [*layout.unused] if split == 'train' else []
+        images, objects, problems = _read_labels(root, pairs, read, layout.listed)
+        problems['description'] = f'converted from {root}'
+        problems['label file without image'] = [
+            os.path.relpath(p, root) for p in layout.orphans.get(split, [])
+        ]
+        problems['data not used'] = [*layout.unused] if split == 'train' else []
         if layout.classes is None:
             names += sorted({name for _, name, *_ in objects} - set(names))
         first = 1 if layout.classes is None else 0
         ids = {name: number for number, name in enumerate(names, 1)} if layout.classes is None else {}
         contents[split] = {
-            'info': told,
+            'info': problems,
             'images': images,
             'annotations': [
                 {
@@ -148,26 +150,26 @@ def _read_labels(
     """Return images as COCO has them, objects with the id of theirs, and what is wrong by kind."""
     images: list[dict[str, Any]] = []
     objects = []
-    told: dict[str, Any] = defaultdict(list)
+    problems: dict[str, Any] = defaultdict(list)
     for path, label in pairs:
         file, labels = os.path.relpath(path, root), os.path.relpath(label, root)
         if not os.path.isfile(path):
-            told['missing file'].append(file)
+            problems['missing file'].append(file)
             continue
         labelled = os.path.isfile(label) or listed
         if not labelled:
-            told['image without labels'].append(f'{file}: no {labels}')
+            problems['image without labels'].append(f'{file}: no {labels}')
         try:
             (width, height), tag = _size(path)
             found, remarks = read(label, (width, height), tag) if labelled else ([], [])
         except READ_ERRORS as error:
-            told['wrong label file'].append(f'{labels} of {file}: {type(error).__name__}: {error}')
+            problems['wrong label file'].append(f'{labels} of {file}: {type(error).__name__}: {error}')
             continue
         images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
         objects += [(len(images), *each) for each in found]
         for kind, remark in remarks:
-            told[kind].append(f'{labels} of {file}: {remark}')
-    return images, objects, told
+            problems[kind].append(f'{labels} of {file}: {remark}')
+    return images, objects, problems
 
 
 def _size(path: Path) -> tuple[tuple[int, int], int]:

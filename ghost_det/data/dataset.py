@@ -14,7 +14,7 @@ from ghost_det.utils.files import atomic
 from ghost_det.utils.text import plural
 
 from .annotations import (
-    MENDED,
+    FIXED,
     complete_boxes,
     has_byte_order_mark,
     read_annotations,
@@ -94,7 +94,7 @@ def find_splits(
         if name in parts:
             path, images = parts[name]
             splits[name] = Split(path, find_images(name, root, path, images, survey(path).table.files))
-    odd = quick_check([*splits.items()], mended=MENDED)
+    odd = quick_check([*splits.items()], fixed=FIXED)
     for name in names:
         if name not in splits:
             raise no_annotations(name, root, [*parts])
@@ -108,10 +108,8 @@ def class_names(annotations: Path) -> tuple[str, ...]:
         UserError: there are no boxes, or errors in the file.
     """
     table, findings = survey(annotations)
-    refuse_faults([(annotations, fault) for fault in findings if fault.kind not in MENDED])
-    for fault in findings:
-        if fault.kind == 'no boxes':
-            raise UserError(f'{annotations}: {fault.where[0]}')
+    kinds = {*FIXED} - {'no boxes'}
+    refuse_faults([(annotations, fault) for fault in findings if fault.kind not in kinds])
     return tuple(table.categories[index]['name'] for index in table.classes())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from ghost_det.errors import UserError
 from ghost_det.utils.images import visible
 
-from .annotations import MENDED, foreign, survey
+from .annotations import FIXED, foreign, survey
 from .convert import converted, find_layout
 from .label_files import SPLITS
 from .sample import SAMPLES, make_sample
@@ -105,12 +105,14 @@ def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str]
         return parts, notes, False
     parts = {'train': (lone[0], None)}
     try:
-        content, images = survey(lone[0]), given['train'][1] or given['val'][1]
-        folder = find_images('train', root, lone[0], images, content.table.files)
+        table, findings = survey(lone[0])
+        folder = find_images('train', root, lone[0], given['train'][1] or given['val'][1], table.files)
     except UserError:  # reported when the file is read
         return parts, [], False
-    faulty = any(each.severity == 'error' and each.kind not in MENDED for each in content.findings)
-    made, note = split_coco(lone[0], share) if given['val'][0] is None and not faulty else ({}, '')
+    faulty = any(each.severity == 'error' and each.kind not in FIXED for each in findings)
+    if faulty or given['val'][0] is not None:
+        return parts, [], False
+    made, note = split_coco(lone[0], table.files, share)
     return ({n: (path, folder) for n, path in made.items()}, [note], True) if made else (parts, [], False)
 
 

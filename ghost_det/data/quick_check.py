@@ -25,12 +25,12 @@ TAGGED = re.compile(rb'\A(II|MM)|Exif\0\0|eXIf')  # the start of files that may 
 
 def quick_check(
     splits: Sequence[tuple[str, Split]],
-    mended: Sequence[str] = (),
+    fixed: Sequence[str] = (),
     more: Sequence[tuple[Path, Finding]] = (),
 ) -> list[Finding]:
     """Check annotations, and that every image is there, without opening any; return warnings.
 
-    Kinds of faults that are ``mended`` do not matter; without any, those of `ALIGNED` are errors. ``more``
+    Kinds of faults that are ``fixed`` do not matter; without any, those of `ALIGNED` are errors. ``more``
     are pairs of annotation file and finding, of other checks.
 
     Raises:
@@ -48,8 +48,8 @@ def quick_check(
         else:
             missing = found('missing file', '', (str(split.images / file) for file in lost))
         for fault in (*findings, *missing, *tagged_images(table, name, split.images)):
-            severity = 'error' if fault.kind in ALIGNED and not mended else fault.severity
-            if fault.kind not in mended:
+            severity = 'error' if fault.kind in ALIGNED and not fixed else fault.severity
+            if fault.kind not in fixed:
                 faults.append((split.annotations, replace(fault, split=name, severity=severity)))
     refuse_faults(faults)
     common = []
