@@ -119,7 +119,7 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
     """Raise a `UserError` that lists the errors among pairs of annotation file and finding."""
     errors = [(path, fault) for path, fault in faults if fault.severity == 'error']
     if errors:
-        lines = '\n'.join(f'  {path}: {fault.line(3)}: {fault.mend}' for path, fault in errors[:SHOWN])
+        lines = '\n'.join(f'  {path}: {fault.line(3)}: {fault.fix}' for path, fault in errors[:SHOWN])
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
             f'problems in the data:\n{lines}{more}\n'

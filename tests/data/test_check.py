@@ -75,7 +75,7 @@ def test_every_kind_is_tested() -> None:
 
 def test_every_kind_is_in_the_docs() -> None:
     page = (ROOT / 'docs/data.md').read_text()
-    lost = [k for k, v in KINDS.items() if f'| {k} | {v.severity} | {v.why} | {v.mend} |' not in page]
+    lost = [k for k, v in KINDS.items() if f'| {k} | {v.severity} | {v.why} | {v.fix} |' not in page]
     assert not lost
 
 

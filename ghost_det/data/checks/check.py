@@ -76,7 +76,7 @@ class Report:
             lines += [f'    {place}' for place in finding.where]
             if finding.count > len(finding.where):
                 lines.append(f'    and {finding.count - len(finding.where)} more')
-            lines.append(f'  fix: {finding.mend}')
+            lines.append(f'  fix: {finding.fix}')
         counts = [(len(of_severity(self.findings, name)), name) for name in SEVERITIES]
         summary = ', '.join(plural(number, name) for number, name in counts if number)
         return '\n'.join([*lines, '', *self.coverage, f'found: {summary or "nothing"}'])

@@ -33,7 +33,7 @@ def render(report: Report) -> str:
         more = finding.count - len(finding.where)
         places = '\n'.join(finding.where) + (f'\nand {more} more' if more else '')
         parts.append(element('h2', title, finding.severity))
-        parts.append(element('p', f'{finding.what}. Fix: {finding.mend}.') + element('pre', places))
+        parts.append(element('p', f'{finding.what}. Fix: {finding.fix}.') + element('pre', places))
     if report.coverage:
         parts.append(element('h2', 'Anchors') + element('pre', '\n'.join(report.coverage)))
     parts += [element('h2', title) + picture(data) for title, data in pictures(report)]
