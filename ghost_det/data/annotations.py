@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ghost_det.errors import UserError
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import read_json
 
 from .findings import SHOWN, Finding, found
 from .table import Table, complete_box, read_table
