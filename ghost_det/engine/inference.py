@@ -15,7 +15,7 @@ from mmdet.utils import get_test_pipeline_cfg
 from mmengine.dataset import Compose
 
 from ghost_det.config.load import load_config
-from ghost_det.data.dataset import set_num_classes
+from ghost_det.config.query import set_num_classes
 from ghost_det.deploy.detector import Detections
 from ghost_det.errors import UserError
 from ghost_det.models.optimize import optimize

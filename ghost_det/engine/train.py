@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from ghost_det.config.load import load_config, merge_options
+from ghost_det.config.query import evaluators
 from ghost_det.config.schedules import set_epochs
 from ghost_det.data.checks.config import check_configured
-from ghost_det.data.dataset import DetectionData, evaluators, missing_data, use_data
+from ghost_det.data.dataset import DetectionData, missing_data, use_data
 from ghost_det.errors import UserError
 from ghost_det.reports.training import full_metric, report_test, report_training
 from ghost_det.swap.swap import parse_backbone, swap

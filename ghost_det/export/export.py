@@ -14,7 +14,8 @@ from mmengine.registry import init_default_scope
 
 from ghost_det import __version__
 from ghost_det.config.load import load_config
-from ghost_det.data.dataset import DetectionData, set_num_classes, test_pipeline
+from ghost_det.config.query import set_num_classes, test_pipeline
+from ghost_det.data.dataset import DetectionData
 from ghost_det.data.sample import make_sample
 from ghost_det.deploy.detector import Detector
 from ghost_det.deploy.letterbox import padded_size, place
