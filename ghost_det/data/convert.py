@@ -23,7 +23,7 @@ from .sample import cache_root
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, find_yolo_plain, yolo_reader
 
-VERSION = 4  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 5  # part of the cache folder's name: raise it with any change to what is written
 
 
 def find_layout(root: Path) -> Layout | None:
@@ -123,22 +123,22 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
         boxes: list[dict[str, Any]] = []
         said: dict[str, Any] = defaultdict(list, description=f'converted from {root}')
         objects = []
-        said['labels without image'] = [os.path.relpath(p, root) for p in layout.orphans.get(split, [])]
-        said['unused'] = layout.unused if split == 'train' else []
+        said['label file without image'] = [os.path.relpath(p, root) for p in layout.orphans.get(split, [])]
+        said['data not used'] = layout.unused if split == 'train' else []
         for path, label in pairs:
             file = os.path.relpath(path, root)
             place = f'{os.path.relpath(label, root)} of {file}'
             if not os.path.isfile(path):
-                said['missing images'].append(file)
+                said['missing file'].append(file)
                 continue
             labelled = os.path.isfile(label) or layout.listed
-            said['images without label'] += [] if labelled else [f'{file}: no {os.path.relpath(label, root)}']
+            said['image without labels'] += [] if labelled else [f'{file}: no {os.path.relpath(label, root)}']
             try:
                 (width, height), tag = _size(path)
                 found, remarks = read(label, (width, height), tag) if labelled else ([], [])
             # The parsers of XML raise ValueError or SyntaxError, Pillow raises OSError.
             except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
-                said['faults'].append(f'{place}: {type(error).__name__}: {error}')
+                said['wrong label file'].append(f'{place}: {type(error).__name__}: {error}')
                 continue
             images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
             objects += [(len(images), *each) for each in found]

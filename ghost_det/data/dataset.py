@@ -30,8 +30,8 @@ from .annotations import (
 )
 from .findings import Finding, found
 from .image_facts import header, size_kind
-from .layouts import Given, data_root, find_annotations, find_images, misplaced, no_annotations
-from .table import Table, is_there, left_out, reasons
+from .layouts import Given, data_root, find_annotations, find_images, is_there, misplaced, no_annotations
+from .table import Table, left_out, reasons
 
 HEADERS = 5000
 TAGGED = re.compile(rb'\A(II|MM)|Exif\0\0|eXIf')  # the start of files that may have an orientation

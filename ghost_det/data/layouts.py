@@ -205,6 +205,19 @@ def find_images(
     return best
 
 
+def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
+    """Tell whether a file is in a folder, from a listing that is read once."""
+    parent, _, name = file.rpartition('/')
+    where = folder / parent
+    if where not in listing:
+        try:
+            listing[where] = set(os.listdir(where))
+        except (OSError, ValueError):  # of names that no file system has, too
+            listing[where] = set()
+    # Asked for once more where it is not listed: the names of some file systems do not care for case.
+    return name in listing[where] or os.path.isfile(folder / file)
+
+
 def misplaced(
     name: str, annotations: Path, images: Path, files: Sequence[str], root: Path | None = None
 ) -> str:

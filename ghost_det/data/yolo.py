@@ -218,7 +218,7 @@ def yolo_reader(root: Path, layout: Layout) -> Reader:
                     index, corners = _yolo_box(line.split(), classes, count * numbers)
                     found.append((index, [corner * side for corner, side in zip(corners, size * 2)], 0))
             except ValueError as error:
-                wrong.append(('faults', f'line {number}: {error}'))
+                wrong.append(('wrong label file', f'line {number}: {error}'))
         return found, wrong
 
     return read

@@ -12,7 +12,7 @@ from typing import Any
 
 from ghost_det import __version__
 from ghost_det.data.annotations import complete_boxes, read_annotations
-from ghost_det.data.table import run_lengths
+from ghost_det.data.outlines import run_lengths
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic, read_json, sha256
 

@@ -175,7 +175,7 @@ def test_flags_of_no_certain_meaning_are_refused(tmp_path: Path, field: str, val
     content = coco(['cat', 'dog'])
     content['annotations'][1][field] = value
     path = write(tmp_path / 'a.json', content)
-    with pytest.raises(UserError, match=rf'annotations\[1\] has {field} .*; 0 or 1 is expected'):
+    with pytest.raises(UserError, match=rf'annotations\[1\] has {field} .*; expected 0 or 1'):
         class_names(path)
 
 

@@ -11,8 +11,8 @@ from ghost_det.config.query import innermost
 from ghost_det.data.annotations import survey
 from ghost_det.data.dataset import Split, shared_images, tagged_images
 from ghost_det.data.findings import SEVERITIES, Finding, found, of_severity, printable, ranked
-from ghost_det.data.layouts import find_images, locate
-from ghost_det.data.table import Table, is_there, left_out, reasons
+from ghost_det.data.layouts import find_images, is_there, locate
+from ghost_det.data.table import Table, left_out, reasons
 from ghost_det.errors import UserError
 from ghost_det.utils.system import cores
 from ghost_det.utils.text import plural

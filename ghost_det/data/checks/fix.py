@@ -13,16 +13,8 @@ from typing import Any
 import numpy as np
 
 from ghost_det.data.annotations import CONVERTED, load
-from ghost_det.data.table import (
-    Mask,
-    Table,
-    area_of,
-    box_faults,
-    complete_box,
-    is_complete,
-    sound_boxes,
-    unlike_polygons,
-)
+from ghost_det.data.entries import area_of, complete_box, corrections
+from ghost_det.data.table import Mask, Table, box_faults, sound_boxes, unlike_polygons
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic_folder
 
@@ -196,7 +188,7 @@ class _SplitWriter:
                 entry['bbox'] = bbox
             if moved[index]:  # a polygon's own area stays
                 entry['area'] = min(area_of(entry), bbox[2] * bbox[3])
-            self.changed['areas or flags corrected'] += not is_complete(entry)
+            self.changed['areas or flags corrected'] += bool(corrections(entry))
             complete_box(entry)
             kept.append(entry)
         return kept
@@ -216,7 +208,7 @@ class _SplitWriter:
         self.changed['boxes with swapped corners corrected'] += int(swapped.sum())
         self.changed['boxes read as corners'] += int(corners.sum())
         known = table.image >= 0
-        limits = np.vstack([table.sizes, [0, 0]])[table.image].astype(np.float64)  # -1 is the last
+        limits = table.box_sizes().astype(np.float64)
         low, high = np.clip(boxes[:, :2], 0, limits), np.clip(boxes[:, :2] + boxes[:, 2:], 0, limits)
         inside = np.hstack([low, high - low])
         clipped = known & (np.abs(inside - boxes) > 1e-6).any(1)
