@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ghost_det.errors import UserError
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import read_json
 from ghost_det.utils.text import plural
 
 from .consistency import duplicate_entries, faulty_boxes, found_at, unknown_ids
@@ -208,7 +208,7 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
     """Raise a `UserError` that lists the errors among pairs of annotation file and finding."""
     errors = [(path, fault) for path, fault in faults if fault.severity == 'error']
     if errors:
-        lines = '\n'.join(f'  {path}: {fault.line(3)}: {fault.mend}' for path, fault in errors[:SHOWN])
+        lines = '\n'.join(f'  {path}: {fault.line(3)}: {fault.fix}' for path, fault in errors[:SHOWN])
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
             f'problems in the data:\n{lines}{more}\n'

@@ -1,4 +1,4 @@
-"""What a check can find: the kinds of faults, one fault, and the list of those found."""
+"""What a check can find: the kinds of problems, one finding, and their order."""
 
 from __future__ import annotations
 
@@ -11,181 +11,193 @@ SEVERITIES = ('error', 'warning', 'note')
 
 
 class Kind(NamedTuple):
-    """One kind of fault: how grave, what it does to a training or an evaluation, how to fix it."""
+    """One kind of problem: its severity, what it does to a training or an evaluation, how to fix it."""
 
     severity: str
     why: str
-    mend: str
+    fix: str
 
 
-_DROPPED = '--fix leaves it out'
+_DROPPED = '--fix drops it'
 KINDS = {
     'wrong json': Kind('error', 'the file cannot be read as COCO annotations', 'export it again'),
-    'wrong entry': Kind('error', 'an entry lacks what mmdet reads, or has it in another form', _DROPPED),
-    'id as text': Kind('error', 'mmdet and pycocotools need whole numbers', '--fix numbers them'),
+    'wrong entry': Kind('error', 'an entry lacks what mmdet reads, or has an invalid value for it', _DROPPED),
+    'id as text': Kind('error', 'mmdet and pycocotools need integers', '--fix numbers them'),
     'name in another form': Kind(
-        'warning', 'a file name with backslashes, or a class named by a number', '--fix and --data correct it'
+        'warning',
+        'a file name with backslashes, or a class whose name is a number',
+        '--fix and --data correct it',
     ),
-    'no bbox': Kind('error', 'a polygon or mask only: mmdet stops at it', '--fix takes its extent'),
+    'no bbox': Kind(
+        'error', 'it has only a polygon or mask: mmdet stops at it', '--fix computes the box around that'
+    ),
     'image without size': Kind(
-        'error', 'no width or height, or no whole number: mmdet stops at it', '--fix takes it from the file'
+        'error',
+        'width or height is missing or not an integer: mmdet stops at it',
+        '--fix reads it from the file',
     ),
     'wrong label file': Kind(
-        'error', 'a VOC or YOLO file of labels, or a line of it, cannot be read', 'correct or remove it'
+        'error', 'a VOC or YOLO label file, or a line of it, cannot be read', 'correct or remove it'
     ),
     'label file without image': Kind(
-        'warning', 'its boxes are not used', 'put its image where the layout has it, or remove it'
+        'warning', 'its boxes are not used', 'put its image where the layout expects it, or remove it'
     ),
     'image without labels': Kind(
         'note',
-        'it has no label file, so it is background; a warning where over a tenth has none',
-        'label it, or none needed',
+        'it has no label file, so it is background; a warning if over a tenth of the images have none',
+        'label it, unless it is background',
     ),
     'data not used': Kind(
         'warning',
-        'the folder has more than one data set, of which one is read',
+        'the folder contains several data sets, and only one is read',
         'move it out, or name the other with --data',
     ),
     'byte order mark': Kind(
-        'warning', 'pycocotools refuses the file; --data of the tools reads it', '--fix takes it off'
+        'warning', 'pycocotools refuses the file; --data can read it', '--fix removes it'
     ),
     'empty split': Kind('error', 'there are no images or no categories', 'export it again'),
-    'missing split': Kind('warning', 'there is only one of train and val', 'split the data'),
+    'missing split': Kind('warning', 'only one of train and val exists', 'split the data'),
     'val was chosen': Kind(
         'note',
-        'there is no val, or it is empty: what stands in for it',
-        'none needed; --val-share is the part of train, --val-ann names another',
+        'val is missing or empty, so something else is used instead',
+        'none needed; --val-share sets the share of train, --val-ann names another',
     ),
-    'no boxes': Kind('error', 'nothing to learn from, and every figure would be -1', 'label it'),
+    'no boxes': Kind('error', 'nothing to learn from, and every metric would be -1', 'label it'),
     'duplicate image id': Kind(
-        'error',
-        'boxes with it belong to one of the images, nobody knows which',
-        '--fix keeps the first image',
+        'error', 'it is ambiguous which image its boxes belong to', '--fix keeps the first image'
     ),
     'duplicate box id': Kind(
-        'error', 'mmdet stops at it, or pycocotools takes one box twice', '--fix and --data renumber them'
+        'error', 'mmdet stops at it, or pycocotools counts one box twice', '--fix and --data renumber them'
     ),
     'duplicate category id': Kind('error', 'one name replaces the other', '--fix keeps the first'),
     'duplicate category name': Kind(
-        'error', 'mmdet makes two labels of one class, and shifts all later ones', '--fix makes them one'
+        'error', 'mmdet makes two labels of one class, and shifts all later ones', '--fix merges them'
     ),
     'empty duplicate category': Kind(
         'warning',
-        'without boxes, of the name of another: mmdet makes a label of it, and shifts all later ones',
-        '--fix and --data leave it out',
+        'it has no boxes, and the name of another: mmdet makes a label of it, and shifts all later ones',
+        '--fix and --data drop it',
     ),
     'duplicate file name': Kind(
-        'warning', "each entry's boxes are background in the other's picture", '--fix makes them one'
+        'warning', 'the boxes of each entry are background for the other', '--fix merges them'
     ),
     'unknown category': Kind('error', 'a box has a category_id that no category has', _DROPPED),
     'unknown image': Kind('error', 'a box has an image_id that no image has', _DROPPED),
     'category without boxes': Kind(
-        'warning', 'the class cannot be learnt, or its AP is -1', 'label some, or remove it from both splits'
+        'warning', 'the class cannot be learned, or its AP is -1', 'label some, or remove it from both splits'
     ),
     'no area or iscrowd': Kind(
         'warning',
-        'mmdet stops where area is missing, pycocotools at iscrowd',
-        '--fix and --data fill them in',
+        'mmdet stops where area is missing, pycocotools where iscrowd is',
+        '--fix and --data add them',
     ),
     'impossible area': Kind(
         'warning',
-        'mmdet silently leaves boxes out of training whose area is 0 or below',
+        'mmdet silently ignores boxes in training whose area is 0 or below',
         '--fix and --data compute it from the box',
     ),
     'number as text': Kind(
         'warning',
         'mmdet takes the text "0" for true, and stops at an area in quotes',
-        '--fix and --data make a number of it',
+        '--fix and --data convert it',
     ),
     'ignored box': Kind(
         'warning',
         'mmdet does not train on boxes with ignore, but COCO counts them in evaluation',
-        'remove ignore; or set iscrowd to 1, which both leave out',
+        'remove ignore, or set iscrowd to 1, which excludes them from both',
     ),
     'rotated box': Kind(
-        'warning', 'CVAT turned the object by attributes.rotation, but not its box', 'draw an upright one'
+        'warning', 'CVAT rotated the object by attributes.rotation, but not its box', 'draw an upright box'
     ),
-    'box not finite': Kind('error', 'NaN or infinity: the loss becomes NaN', _DROPPED),
-    'swapped corners': Kind('error', 'negative width or height: mmdet silently drops it', '--fix turns it'),
+    'box not finite': Kind('error', 'NaN or infinite: the loss becomes NaN', _DROPPED),
+    'swapped corners': Kind(
+        'error', 'negative width or height: mmdet silently drops it', '--fix swaps them back'
+    ),
     'corners for sizes': Kind(
         'error',
-        'it sticks far out, yet fits if read as x1, y1, x2, y2',
-        '--fix reads it so; look at a few first',
+        'it sticks far out of its image, but fits if read as x1, y1, x2, y2',
+        '--fix reads it that way; look at a few first',
     ),
-    'empty box': Kind('warning', 'under 1 px wide or high: mmdet silently drops it', _DROPPED),
-    'box outside': Kind('error', 'completely outside its image: mmdet silently drops it', _DROPPED),
-    'box sticks out': Kind('warning', 'more than 1 px of it are outside of its image', '--fix clips it'),
+    'empty box': Kind('warning', 'less than 1 px wide or high: mmdet silently drops it', _DROPPED),
+    'box outside': Kind('error', 'completely outside of its image: mmdet silently drops it', _DROPPED),
+    'box sticks out': Kind('warning', 'more than 1 px of it is outside of its image', '--fix clips it'),
     'tiny box': Kind(
         'warning',
-        'under 3 px wide or high: hardly learnt, and one can halve mAP_s',
-        'look at a few: leave out those drawn by accident',
+        'less than 3 px wide or high: hardly learned, and a single one can halve mAP_s',
+        'look at a few, and remove those drawn by accident',
     ),
     'box unlike its polygon': Kind(
         'error',
         'it is not the box around its polygon (IoU below 0.9)',
-        '--fix takes the extent of the polygon; if the boxes are right, remove the polygons',
+        '--fix takes the box around the polygon; if the boxes are right, remove the polygons',
     ),
     'same box twice': Kind(
-        'warning', 'learnt twice, and in evaluation one of the two is never found', '--fix keeps the first'
+        'warning', 'learned twice, and in evaluation one of the two is never found', '--fix keeps the first'
     ),
-    'crowd box': Kind('note', 'a group: left out of training, ignored in evaluation', 'none needed'),
-    'image without boxes': Kind('note', 'the training of most configs leaves it out', 'none needed'),
-    'missing file': Kind('error', 'the training stops when it comes to it', _DROPPED),
+    'crowd box': Kind(
+        'note', 'a group of objects: excluded from training, ignored in evaluation', 'none needed'
+    ),
+    'image without boxes': Kind('note', 'most configs do not train on it', 'none needed'),
+    'missing file': Kind('error', 'the training stops when it reaches it', _DROPPED),
     'wrong image folder': Kind(
         'error',
         'none of the images is where the annotations say',
         'name their folder with --train-images or --val-images',
     ),
     'unreadable image': Kind(
-        'error', 'damaged or cut short: the training stops when it comes to it', _DROPPED
+        'error', 'damaged or truncated: the training stops when it reaches it', _DROPPED
     ),
     'wrong size': Kind(
         'error',
-        'the image has not the size that its boxes were drawn in',
-        '--fix writes the true size: look first',
+        'the image does not have the size in which its boxes were drawn',
+        '--fix writes the true size; look at a few first',
     ),
     'EXIF rotation': Kind(
         'warning',
-        'only some programs turn the image as its tag says; its size fits what mmcv loads',
+        'only some programs rotate the image by its tag; its size is that which mmcv loads',
         '--fix writes the pixels as mmcv loads them',
     ),
     'EXIF against boxes': Kind(
         'error',
-        'the boxes are of the image turned by its tag and mmcv loads it unturned, or the reverse',
-        '--fix turns the pixels to fit the boxes',
+        'mmcv rotates the image by its tag and the boxes do not fit that, or the reverse',
+        '--fix rotates the pixels to fit the boxes',
     ),
     'turned boxes': Kind(
-        'warning', 'drawn in the stored image, which EXIF turns: they are turned with it', 'look at a few'
+        'warning', 'drawn in the stored image, which EXIF rotates: they are rotated with it', 'look at a few'
     ),
     'grey image': Kind('note', 'mmcv makes three equal channels of one', 'none needed'),
-    'image with alpha': Kind('note', 'mmcv drops alpha: what it hides will show', 'none needed'),
+    'image with alpha': Kind('note', 'mmcv drops alpha, so what it hides becomes visible', 'none needed'),
     '16-bit image': Kind(
-        'warning', 'mmcv keeps the upper 8 bits: 12-bit cameras give nearly black', '--fix makes it 8-bit'
+        'warning',
+        'mmcv keeps the upper 8 bits: images of 12-bit cameras become nearly black',
+        '--fix makes it 8-bit',
     ),
     '32-bit image': Kind(
-        'error', 'mmcv cannot read it, or cuts its values off', '--fix makes it 8-bit: look at a few first'
+        'error', 'mmcv cannot read it, or cuts off its values', '--fix makes it 8-bit; look at a few first'
     ),
     'CMYK image': Kind('warning', 'decoders differ in its colours', '--fix makes it RGB'),
     'huge image': Kind(
-        'warning', 'over 100 megapixels: not decoded here, and each loader would need GB', 'cut it into tiles'
+        'warning',
+        'over 100 megapixels: not decoded here, and each loader would need gigabytes',
+        'cut it into tiles',
     ),
     'same image twice': Kind('warning', 'the same bytes under two names', 'remove one, with its boxes'),
     'image in both splits': Kind(
-        'error', 'the same bytes in train and val: its figures are too good', '--fix leaves it out of train'
+        'error', 'the same bytes in train and val: the metrics are too good', '--fix drops it from train'
     ),
     'class unknown in train': Kind(
         'error',
-        'val has boxes of a class that train has not',
-        'label it in train; --fix leaves it out of val',
+        'val has boxes of a class that train does not have',
+        'label it in train; --fix drops it from val',
     ),
     'classes differ': Kind(
         'warning',
-        'between train and val: plain mmdet silently shifts labels; --data of the tools corrects them',
+        'between train and val: plain mmdet silently shifts labels, --data corrects them',
         '--fix gives both the categories of train',
     ),
     'class name in config': Kind(
         'error',
-        'metainfo names a class that the data has not: mmdet silently shifts all later labels',
+        'metainfo names a class that the data does not have: mmdet silently shifts all later labels',
         'write it as the annotations do',
     ),
     'class order in config': Kind(
@@ -195,46 +207,36 @@ KINDS = {
     ),
     'CLASSES in config': Kind(
         'error',
-        "mmdet 3 reads metainfo.classes; CLASSES is overlooked, and COCO's 80 take its place",
-        'write classes for CLASSES',
+        "mmdet 3 reads metainfo.classes; CLASSES is ignored, and COCO's 80 are used",
+        'rename CLASSES to classes',
     ),
     'classes is a text': Kind(
-        'error', 'each letter would be a class', "a comma makes it a tuple: classes=('cat',)"
+        'error', 'each letter would be a class', "add a comma to make it a tuple: classes=('cat',)"
     ),
     'num_classes': Kind('error', 'a head has another number of classes than the data', 'set it in each head'),
     'few anchors fit': Kind(
-        'warning', 'over a tenth of the boxes is not reached by any anchor at IoU 0.5', 'see the suggestion'
+        'warning', 'no anchor reaches an IoU of 0.5 with over a tenth of the boxes', 'see the suggestion'
     ),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of fault in one split.
+    """One kind of problem in one split."""
 
-    Attributes:
-        kind: a key of `KINDS`.
-        severity: ``'error'``, ``'warning'`` or ``'note'``.
-        split: ``'train'``, ``'val'``, or ``''`` for what concerns both, or the config.
-        what: what it does.
-        where: the first ten places: position in the json, file, and what is there.
-        count: how many there are.
-        mend: how to fix it.
-    """
-
-    kind: str
-    severity: str
-    split: str
-    what: str
-    where: tuple[str, ...]
+    kind: str  # a key of `KINDS`
+    severity: str  # one of `SEVERITIES`
+    split: str  # 'train', 'val', or '' for what concerns both, or the config
+    what: str  # it does
+    where: tuple[str, ...]  # the first ten places: position in the json, file, and what is there
     count: int
-    mend: str
+    fix: str  # how to fix it
 
     def line(self, places: int = 1) -> str:
         """Return it on one line with its first places."""
         more = f' and {self.count - places} more' if self.count > places else ''
-        at = f'{self.split}: ' if self.split else ''
-        return f'{at}{self.kind} ({self.count}): {"; ".join(self.where[:places])}{more}'
+        split = f'{self.split}: ' if self.split else ''
+        return f'{split}{self.kind} ({self.count}): {"; ".join(self.where[:places])}{more}'
 
 
 def found(
@@ -254,17 +256,17 @@ def found(
     if not count:
         return []
     first = tuple(printable(place) for place, _ in zip(where, range(SHOWN)))
-    default, why, mend = KINDS[kind]
-    return [Finding(kind, severity or default, split, why, first, count, mend)]
+    default, why, fix = KINDS[kind]
+    return [Finding(kind, severity or default, split, why, first, count, fix)]
 
 
 def printable(text: str) -> str:
-    """Return a text without what a terminal would obey or cannot print: names are others' input."""
+    """Escape what a terminal would obey or cannot print: names come from others."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings with the gravest first, otherwise in the order of `KINDS`."""
+    """Return findings with the most severe first, otherwise in the order of `KINDS`."""
     kinds = list(KINDS)
     return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), f.split))
 
