@@ -112,7 +112,7 @@ def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str]
     faulty = any(each.severity == 'error' and each.kind not in FIXED for each in findings)
     if faulty or given['val'][0] is not None:
         return parts, [], False
-    made, note = split_coco(lone[0], table.files, share)
+    made, note = split_coco(lone[0], table, share)
     return ({n: (path, folder) for n, path in made.items()}, [note], True) if made else (parts, [], False)
 
 

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .annotations import load
+from ghost_det.utils.files import read_json
+
 from .convert import cached
 from .label_files import SPLITS, Layout
+from .table import Table
 
 VAL_SHARE = 0.2
 
@@ -55,23 +57,24 @@ def with_val(root: Path, layout: Layout, share: float) -> Layout:
     return replace(layout, splits=splits, note=f'{layout.note}\n{note}'.strip(), share=share)
 
 
-def split_coco(annotations: Path, files: Iterable[str], share: float) -> tuple[dict[str, Path], str]:
-    """Return annotations of train and val, made of one COCO file of images, kept in the cache; and a note.
+def split_coco(annotations: Path, table: Table, share: float) -> tuple[dict[str, Path], str]:
+    """Return annotations of train and val, made of one COCO file, kept in the cache; and a note.
 
     There are none if the images are too few. The names of images start from where those of the file do.
     """
-    part, note = val_part(annotations, files, share)
+    part, note = val_part(annotations, table.files, share)
     if not part:
         return {}, ''
+    positions = [at for at, file in zip(table.images_at, table.files) if file in part]
     state = annotations.stat()
     lines = [f'{state.st_size} {state.st_mtime_ns}']
-    done = cached((annotations, share), lines, lambda: _divided(annotations, part))
+    done = cached((annotations, share), lines, lambda: _divided(annotations, positions))
     return {name: done / f'{name}.json' for name in SPLITS}, note
 
 
-def _divided(annotations: Path, part: set[str]) -> dict[str, Any]:
-    content, _, _ = load(annotations)
-    ids = {image['id'] for image in content['images'] if image['file_name'] in part}
+def _divided(annotations: Path, positions: list[int]) -> dict[str, Any]:
+    content = read_json(annotations)
+    ids = {content['images'][position]['id'] for position in positions}
 
     def side(key: str, field: str, is_val: bool) -> list[Any]:
         return [entry for entry in content[key] if (entry[field] in ids) is is_val]
