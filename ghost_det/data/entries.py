@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,29 +127,27 @@ def is_rotated(box: dict[str, Any]) -> bool:
 
 def straighten(content: dict[str, Any], split: str, folder: Path) -> list[Finding]:
     """Correct, in place, what has another form but one meaning; a size that is none becomes 0."""
-    places: dict[str, list[str]] = {}
+    places: dict[str, list[str]] = defaultdict(list)
 
-    def change(kind: str, key: str, position: int, **values: Any) -> None:
+    def change(kind: str, key: str, position: int, field: str, value: Any) -> None:
         entry = content[key][position]
-        given = [f'the {f} {short(entry[f])}' if f in entry else f'no {f}' for f in values]
-        read = [short(value) for value in values.values()]
-        place = f'{key}[{position}] has {" and ".join(given)}, read as {" and ".join(read)}'
-        places.setdefault(kind, []).append(place)
-        entry.update(values)
+        given = f'the {field} {short(entry[field])}' if field in entry else f'no {field}'
+        places[kind].append(f'{key}[{position}] has {given}, read as {short(value)}')
+        entry[field] = value
 
     objects = {key: [(n, e) for n, e in enumerate(content[key]) if isinstance(e, dict)] for key in FIELDS}
     bare = [(n, box) for n, box in objects['annotations'] if not box.get('bbox')]
     for (n, _), extent in zip(bare, outline_extents([box for _, box in bare]).tolist()):
         if math.isfinite(sum(extent)):
-            change('no bbox', 'annotations', n, bbox=extent)
+            change('no bbox', 'annotations', n, 'bbox', extent)
     names = [(n, image.get('file_name')) for n, image in objects['images']]
     slashes = [(n, name.replace('\\', '/')) for n, name in names if isinstance(name, str) and '\\' in name]
     if slashes and not any('\\' in file for file in walk(folder)):
         for n, name in slashes:
-            change('name in another form', 'images', n, file_name=name)
+            change('name in another form', 'images', n, 'file_name', name)
     for n, category in objects['categories']:
         if type(category.get('name')) in _NUMBERS:
-            change('name in another form', 'categories', n, name=str(category['name']))
+            change('name in another form', 'categories', n, 'name', str(category['name']))
     for key, field in (('images', 'image_id'), ('categories', 'category_id')):
         ids = [entry.get('id') for _, entry in objects[key]]
         free = max((number for number in map(_whole, ids) if number is not None), default=0) + 1
@@ -159,13 +158,15 @@ def straighten(content: dict[str, Any], split: str, folder: Path) -> list[Findin
                 value = entry.get(name)
                 number = numbers.get(value, _whole(value)) if type(value) in (str, float) else None
                 if number is not None:
-                    change('id as text', part, n, **{name: number})
+                    change('id as text', part, n, name, number)
     for n, image in objects['images']:
         if entry_fault(image, ('id', 'file_name')) is None:
             wrong = [f for f in ('width', 'height') if type(image.get(f)) is not int or image[f] < 1]
             if wrong:
-                sizes = {field: max(0, _whole(image.get(field)) or 0) for field in wrong}
-                change('image without size', 'images', n, **sizes)
+                given = [f'the {f} {short(image[f])}' if f in image else f'no {f}' for f in wrong]
+                place = f'images[{n}] ({image["file_name"]}) has {" and ".join(given)}'
+                places['image without size'].append(place)
+                image.update({field: max(0, _whole(image.get(field)) or 0) for field in wrong})
     return [each for kind in places for each in found(kind, split, places[kind])]
 
 
