@@ -28,6 +28,7 @@ from ghost_det.config.schedules import recompute, shorten_warm_up, states
 from ghost_det.data.dataset import used_boxes
 from ghost_det.errors import UserError
 from ghost_det.models.optimize import optimize
+from ghost_det.reports.training import report_evaluation
 from ghost_det.swap.probe import alone
 
 from .checkpoints import KeepingCheckpointHook
@@ -135,6 +136,17 @@ class ProgressHook(Hook):
         self._close()
 
     after_test_epoch = after_val_epoch
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """Write ``report.json`` after each evaluation of a training, by which an unfinished one is compared."""
+
+    priority = 'VERY_LOW'  # the log has the figures by then
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Write what is known so far."""
+        report_evaluation(runner)
 
 
 @HOOKS.register_module()

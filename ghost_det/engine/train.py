@@ -13,7 +13,8 @@ from ghost_det.config.schedules import set_epochs
 from ghost_det.data.checks.config import check_configured
 from ghost_det.data.dataset import DetectionData, evaluators, missing_data, use_data
 from ghost_det.errors import UserError
-from ghost_det.reports.training import full_metric, report_test, report_training
+from ghost_det.evaluation.metric import full_metric
+from ghost_det.reports.training import report_test, report_training
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import require_folder, require_writable
 from ghost_det.weights.checkpoint import check_fits, load_checkpoint
@@ -21,7 +22,7 @@ from ghost_det.weights.checkpoint import check_fits, load_checkpoint
 from .checkpoints import began, remove_interrupted, remove_partial, resume_from, save_safely, saved_in
 from .distributed import first_on_host, is_first, join, require_same
 from .messages import told
-from .runner import ConsoleRunner
+from .runner import ConsoleRunner, ProgressHook
 from .start import fetch_weights, skip_pretrained, starts_whole, use_pretrained
 
 # Of those of one priority, the first comes first.
@@ -30,6 +31,7 @@ OUR_HOOKS = (
     'MeanLossHook',
     'LossGuardHook',
     'ProgressHook',
+    'ReportHook',
     'InterruptHook',
     'DueEvaluationHook',
 )
@@ -183,6 +185,11 @@ def _build_runner(cfg: Any, config: str) -> Any:
         return ConsoleRunner.from_cfg(cfg)
 
 
+def _seconds(runner: Any) -> dict[str, float]:
+    progress: ProgressHook = next(hook for hook in runner.hooks if isinstance(hook, ProgressHook))
+    return progress.seconds
+
+
 def _work_dir(config: str) -> str:
     return str(Path('work_dirs') / Path(config.rpartition('::')[2]).stem)
 
@@ -267,7 +274,7 @@ def train(
     with told(config, runner):
         runner.train()
         remove_interrupted(cfg.work_dir)
-        report_training(runner)
+        report_training(runner, _seconds(runner))
     return runner
 
 
@@ -333,6 +340,7 @@ def test(
             runner,
             config,
             checkpoint,
+            _seconds(runner)['evaluate'],
             Path(results) if results else None,
             Path(json_file) if json_file else None,
         )

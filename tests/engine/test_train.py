@@ -26,7 +26,7 @@ from ghost_det.engine.train import (
 )
 from ghost_det.engine.train import test as evaluate
 from ghost_det.errors import UserError
-from ghost_det.reports.training import read_scalars
+from ghost_det.reports.logs import read_scalars
 from ghost_det.swap.complexity import build_detector
 from tests.conftest import ROOT
 from tests.data.faults import Folder
