@@ -20,7 +20,7 @@ def test_one_point_is_visible_and_at_an_integer_step() -> None:
 
 def test_installed_fonts_stand_in_for_missing_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, 'font.family', ['sans-serif'])
-    mine = font_manager.FontEntry(font_manager.findfont('STIXGeneral'), 'WenQuanYi Zen Hei')
+    mine = font_manager.FontEntry(font_manager.findfont('STIXGeneral'), name='WenQuanYi Zen Hei')
     monkeypatch.setattr(font_manager.fontManager, 'ttflist', [*font_manager.fontManager.ttflist, mine])
     letter = min(_letters('STIXGeneral') - _letters('DejaVu Sans'))
     figure = make_figure(2, 2)
