@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import FIGURES
 from ghost_det.evaluation.results import SCHEMA
 from ghost_det.utils.files import read_json, require_writable, write_or_fail
 from ghost_det.utils.html import page
-from ghost_det.utils.plots import make_figure, plot_steps, png
+from ghost_det.utils.plots import png
 from ghost_det.utils.text import cut, table
 
+from .pictures import plot_run_curves
 from .record import RECORD
 
 IGNORED = ('work_dir',)  # settings that differ between any two runs
@@ -60,15 +59,10 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
             raise UserError(f'{path}: is given twice; each run is compared with the first')
     runs = [read_run(path) for path in paths]
     names = _short_names(paths)
-    for path, run in zip(paths, runs):
-        try:  # each on its own, so that the one that is damaged is named
-            _groups([run])
-            _plot_curves([path.name], [run])
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f'{path}: damaged: {type(error).__name__}: {error}; {_advice(path)}') from None
     groups = _groups(runs)
     differences = list(_differences(runs))
     warnings = notes(names, runs)
+    curves = {name: run.get('curves') or {} for name, run in zip(names, runs)}
     for title, rows in groups.items():
         if rows:
             yield title
@@ -85,7 +79,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
             groups=groups,
             differences=differences,
             notes=warnings,
-            curves=png(_plot_curves(names, runs)) if any(run.get('curves') for run in runs) else None,
+            curves=png(plot_run_curves(curves)) if any(curves.values()) else None,
         )
         with write_or_fail(out, '-o') as partial:
             partial.write_text(text, encoding='utf-8')
@@ -96,7 +90,7 @@ def read_run(path: Path) -> dict[str, Any]:
     """Return a run's ``report.json``, or an evaluation's file.
 
     Raises:
-        UserError: there is none of these; the message says how to make one.
+        UserError: there is none of these, or it is damaged; the message says how to make one.
     """
     file = path / RECORD if path.is_dir() else path
     if not file.exists():
@@ -115,6 +109,10 @@ def read_run(path: Path) -> dict[str, Any]:
         )
     if not found['metrics']:
         raise UserError(f'{file}: has no COCO figures. {_advice(path)}')
+    try:
+        _groups([found])
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f'{file}: damaged: {type(error).__name__}: {error}. {_advice(path)}') from None
     return found
 
 
@@ -150,7 +148,8 @@ def _figures(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
     for kind, part in _kinds(runs):
         for name in FIGURES:
             yield _difference(part + name, [_get(run, 'metrics', kind, 'figures', name) for run in runs])
-    best = [max((each['mAP'] for each in _map_curve(run)), default=None) for run in runs]
+    scores = [[each['mAP'] for each in _get(run, 'curves', 'mAP') or []] for run in runs]
+    best = [max((score for score in each if score is not None), default=None) for each in scores]
     yield _difference('best mAP of the training', best)
 
 
@@ -282,27 +281,3 @@ def _get(found: Any, *keys: str) -> Any:
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
-
-
-def _map_curve(run: dict[str, Any]) -> list[dict[str, float]]:
-    return [each for each in _get(run, 'curves', 'mAP') or [] if each.get('mAP') is not None]
-
-
-def _plot_curves(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> Figure:
-    figure = make_figure(11, 4)
-    left, right = figure.subplots(1, 2)
-    units = []
-    for name, run in zip(names, runs):
-        text = ' ' * name.startswith('_') + name.replace('$', r'\$')  # else matplotlib hides it
-        losses = [point for point in _get(run, 'curves', 'loss') or [] if point[1] is not None]
-        plot_steps(left, [point[0] for point in losses], [point[1] for point in losses], label=text)
-        scores = _map_curve(run)
-        plot_steps(right, [each['step'] for each in scores], [each['mAP'] for each in scores], label=text)
-        units.append(_get(run, 'curves', 'unit'))
-    left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
-    unit = ' or '.join(dict.fromkeys(filter(None, units)))
-    right.set(xlabel=unit, ylabel='mAP', ylim=(0, None), title='COCO mAP on the validation split')
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-        axis.legend()
-    return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,4 +157,23 @@ def plot_training_curves(rows: Rows, epochs: bool = True) -> Figure:
     right.set(xlabel=found['unit'], ylabel='mAP', ylim=(0, 1), title='COCO mAP on the validation split')
     right.grid(alpha=0.3)
     right.legend()
+    return figure
+
+
+def plot_run_curves(runs: Mapping[str, dict[str, Any]]) -> Figure:
+    """Plot loss and mAP of several trainings by name, each with what `curves` returns or nothing."""
+    figure = make_figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    for name, found in runs.items():
+        text = ' ' * name.startswith('_') + label(name, 60)  # else matplotlib hides it
+        losses = [(step, loss) for step, loss, _ in found.get('loss', ()) if loss is not None]
+        plot_steps(left, [step for step, _ in losses], [loss for _, loss in losses], label=text)
+        scores = [each for each in found.get('mAP', ()) if each['mAP'] is not None]
+        plot_steps(right, [each['step'] for each in scores], [each['mAP'] for each in scores], label=text)
+    left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
+    unit = ' or '.join(dict.fromkeys(found['unit'] for found in runs.values() if found))
+    right.set(xlabel=unit, ylabel='mAP', ylim=(0, None), title='COCO mAP on the validation split')
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend()
     return figure
