@@ -14,9 +14,8 @@ from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
-from ghost_det.evaluation.assess import evaluate_saved, save_results
 from ghost_det.evaluation.coco import Evaluation, evaluate
-from ghost_det.evaluation.results import read_truth
+from ghost_det.evaluation.results import evaluate_saved, read_truth, write_results
 from ghost_det.utils.files import require_writable, sha256
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
@@ -146,7 +145,7 @@ def evaluate_file(
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
     found = detect_all(detector, truth)
-    save_results(results, truth.results(found))
+    write_results(results, truth.results(found))
     yield from evaluate_saved(
         results, truth.annotations, json_file=Path(json_file) if json_file else None, folder=folder
     )
