@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import master_only
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
@@ -27,6 +28,10 @@ ADVICE = (
     'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...; clip_grad in the config may help, too.'
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+ATOMIC = dict(backend='ghost_det.atomic')
+"""``backend_args`` of `AtomicBackend`."""
 
 
 class AtomicBackend(LocalBackend):
@@ -46,14 +51,8 @@ class AtomicBackend(LocalBackend):
                 raise
             raise UserError(disk_full(Path(filepath), len(obj))) from None
 
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text, as `put` writes bytes."""
-        self.put(obj.encode(encoding), filepath)
 
-
-def save_safely() -> None:
-    """Make mmengine write its checkpoints and other local files through `AtomicBackend`."""
-    register_backend('local', AtomicBackend, force=True, prefixes='')
+register_backend(ATOMIC['backend'], AtomicBackend)
 
 
 def disk_full(path: Path, size: int | None = None) -> str:
@@ -68,95 +67,80 @@ def disk_full(path: Path, size: int | None = None) -> str:
     )
 
 
-class _Later:
-    """A file backend whose removals wait until `flush`, and are of files in one folder alone.
-
-    Which file was best comes from a checkpoint, which may be of another folder or origin.
-    """
-
-    def __init__(self, backend: Any, folder: str) -> None:
-        self.backend = backend
-        self.folder = folder
-        self.waiting: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-    def remove(self, path: str) -> None:
-        self.waiting.append(Path(path).name)
-
-    rmtree = remove
-
-    def flush(self) -> None:
-        for name in self.waiting:
-            path = self.backend.join_path(self.folder, name)
-            if name.endswith('.pth') and self.backend.isfile(path):
-                self.backend.remove(path)
-        self.waiting.clear()
-
-
 @HOOKS.register_module()
 class KeepingCheckpointHook(CheckpointHook):
-    """mmengine's checkpoints, where an old one goes only after the new one is there.
+    """mmengine's checkpoints, where an old one is removed only after the new one is saved.
 
-    mmengine removes first: interrupted then, a training that keeps one checkpoint had none. The new one knows
-    which are to go, and a training that is gone on with from it removes them.
+    mmengine removes first: interrupted then, a training that keeps one checkpoint had none.
     """
 
-    REMOVED = 'removed'
-    _waiting: Sequence[str] = ()
+    _best_before: Mapping[str, str | None] = {}
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save a network that is lost, in whose favour a good one would be removed.
+        """Refuse to save a network with NaN or infinite values, in whose favour a good one would be removed.
 
         Raises:
             UserError: parameters are not finite.
         """
-        checkpoint['message_hub']['runtime_info'][self.REMOVED] = list(self._waiting)
-        model = runner.model  # whose weights may be beside averaged ones in the checkpoint
+        model = runner.model  # whose weights may be next to averaged ones in the checkpoint
         statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
         state = dict([*model.named_parameters(), *statistics])
         lost = [key for key, value in state.items() if not torch.isfinite(value).all()]
         if lost:
             raise UserError(
                 f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the '
-                f'network are no longer finite numbers, {lost[0]} for one: it has diverged and is not saved. '
+                f'network are NaN or infinite, {lost[0]} for one: it has diverged and is not saved. '
                 f'The checkpoints before it are kept. {ADVICE}'
             )
 
-    def before_train(self, runner: Any) -> None:
-        """Remove what the training that is gone on with was about to remove."""
-        super().before_train(runner)
-        if is_main_process():
-            later = _Later(self.file_backend, self.out_dir)
-            names = runner.message_hub.runtime_info.get(self.REMOVED)
-            for name in names if isinstance(names, list) else ():
-                later.remove(str(name))
-            later.flush()
-        runner.message_hub.update_info(self.REMOVED, [])
-
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        with self._remove_later():
-            super()._save_checkpoint_with_step(runner, step, meta)
+        for key, path in self._best().items():
+            before = Path(self._best_before.get(key) or '').name  # it comes from a checkpoint, of any origin
+            if path and before != Path(path).name and before.startswith('best_') and before.endswith('.pth'):
+                self._remove(before)  # the new best one is saved
+        most = self.max_keep_ckpts
+        if most > 0:
+            steps = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
+            # A training that is killed before the oldest is removed finds here that it has one too many.
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
+        self.max_keep_ckpts = -1
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self.max_keep_ckpts = most
+        if most > 0:
+            for old in steps[:-most]:
+                self._remove(self.filename_tmpl.format(old))
+            self.keep_ckpt_ids = deque(steps[-most:])
         remove_interrupted(runner.work_dir)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
-        with self._remove_later():
-            super()._save_best_checkpoint(runner, metrics)
+        before = self._best_before = self._best()
+        self._set_best(dict.fromkeys(before))  # so that mmengine does not remove them
+        super()._save_best_checkpoint(runner, metrics)
+        self._set_best({key: path or before.get(key) for key, path in self._best().items()})
+        self._best_before = {}
 
-    @contextlib.contextmanager
-    def _remove_later(self) -> Iterator[None]:
-        backend: Any = self.file_backend
-        if isinstance(backend, _Later):  # saving the best saves the last once more
-            yield
-            return
-        self.file_backend: Any = _Later(backend, self.out_dir)
-        self._waiting = self.file_backend.waiting
-        try:
-            yield
-            self.file_backend.flush()
-        finally:
-            self.file_backend = backend
+    def _best(self) -> dict[str, str | None]:
+        """Return the best checkpoint by each metric; of a single metric, by ``''``."""
+        several = getattr(self, 'best_ckpt_path_dict', None)
+        return dict(several) if several else {'': getattr(self, 'best_ckpt_path', None)}
+
+    def _set_best(self, paths: Mapping[str, str | None]) -> None:
+        if '' in paths:
+            self.best_ckpt_path = paths['']
+        else:
+            self.best_ckpt_path_dict = dict(paths)
+
+    @master_only
+    def _remove(self, name: str, but: str = '', prefix: str = '') -> None:
+        """Remove a checkpoint from the folder of this training; the name may come from a checkpoint."""
+        path = self.file_backend.join_path(self.out_dir, name)
+        if (
+            name != but
+            and name.startswith(prefix)
+            and name.endswith('.pth')
+            and self.file_backend.isfile(path)
+        ):
+            self.file_backend.remove(path)
 
 
 @master_only

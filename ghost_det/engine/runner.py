@@ -5,154 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmdet.registry import HOOKS, MODEL_WRAPPERS, OPTIM_WRAPPERS
+from mmdet.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS
 from mmengine.device import get_device
-from mmengine.dist import all_reduce, get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.dist import is_main_process
 from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch.nn import SyncBatchNorm
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ghost_det.config.schedules import recompute, shorten_warm_up, states
 from ghost_det.data.dataset import used_boxes
 from ghost_det.errors import UserError
-from ghost_det.models.optimize import optimize
-from ghost_det.swap.probe import alone
+from ghost_det.swap.probe import alone, fix_ssd
 
-from .checkpoints import KeepingCheckpointHook
+from .checkpoints import ATOMIC, KeepingCheckpointHook
 from .messages import name_images
 from .resume import LOOP_TYPES, PatientWorker
-
-
-@HOOKS.register_module()
-class ChannelsLastHook(Hook):
-    """Lay the model's weights out channels-last, which every convolution's output then follows.
-
-    Args:
-        enabled: the switch.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
-
-    def _apply(self, runner: Any) -> None:
-        if self.enabled:
-            runner.model.to(memory_format=torch.channels_last)
-
-    before_train = before_val = before_test = _apply
-
-
-@HOOKS.register_module()
-class OptimizeHook(Hook):
-    """Make the model faster before a test, by `ghost_det.optimize`; its weights are loaded by then."""
-
-    def before_test(self, runner: Any) -> None:
-        """Fold the model's norms and branches, in place."""
-        optimize(runner.model.eval())
-
-
-@HOOKS.register_module()
-class ProgressHook(Hook):
-    """tqdm's bar, with the time left, over training and evaluation; nothing where stderr is no terminal.
-
-    mmengine's log lines, which carry the losses and the time left as well, go on above the bar.
-
-    Attributes:
-        seconds: wall time of the whole training, and of the evaluations within it.
-    """
-
-    priority = 'LOW'
-
-    def __init__(self) -> None:
-        self.seconds = {'train': 0.0, 'evaluate': 0.0}
-        self._bars: list[tuple[str, tqdm[Any], float]] = []
-        self._redirect: Any = None
-
-    def _open(self, runner: Any, name: str, total: int, done: int = 0) -> None:
-        hidden = not (is_main_process() and sys.stderr and sys.stderr.isatty())  # None where it is closed
-        if self._redirect is None and not hidden:  # it forgets which levels the console shows
-            self._redirect = logging_redirect_tqdm([runner.logger])
-            self._redirect.__enter__()
-        bar = tqdm(total=total, initial=done, desc=name, unit='it', leave=name == 'train', disable=hidden)
-        self._bars.append((name, bar, time.perf_counter()))
-
-    def _close(self) -> None:
-        name, bar, opened = self._bars.pop()
-        bar.close()
-        self.seconds[name] += time.perf_counter() - opened
-        if not self._bars and self._redirect is not None:
-            self._redirect.__exit__(None, None, None)
-            self._redirect = None
-
-    def before_train(self, runner: Any) -> None:
-        """Open the bar of the whole training."""
-        self._open(runner, 'train', runner.max_iters, runner.iter)
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
-        """Move the bar and show the loss."""
-        bar = self._bars[-1][1]
-        if outputs and not bar.disable:
-            bar.set_postfix(epoch=runner.epoch + 1, loss=f'{float(outputs["loss"]):.3f}', refresh=False)
-        bar.update()
-
-    def after_train(self, runner: Any) -> None:
-        """Close the bar."""
-        self._close()
-
-    def before_val_epoch(self, runner: Any) -> None:
-        """Open the bar of one evaluation, under the training's."""
-        self._open(runner, 'evaluate', len(runner.val_dataloader))
-
-    def before_test_epoch(self, runner: Any) -> None:
-        """Open the bar of one evaluation."""
-        self._open(runner, 'evaluate', len(runner.test_dataloader))
-
-    def after_val_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Move the bar."""
-        self._bars[-1][1].update()
-
-    after_test_iter = after_val_iter
-
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Close the bar."""
-        self._close()
-
-    after_test_epoch = after_val_epoch
-
-
-@HOOKS.register_module()
-class MeanLossHook(Hook):
-    """Log the mean of the losses of all processes, where mmengine logs those of the first."""
-
-    priority = 'HIGHEST'  # before what reads them
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
-    ) -> None:
-        """Replace each loss by the mean over the processes, all in one exchange."""
-        losses = {key: value for key, value in (outputs or {}).items() if isinstance(value, torch.Tensor)}
-        if outputs is None or not losses or get_world_size() == 1:
-            return
-        values = torch.stack([value.detach().float().mean() for value in losses.values()])
-        all_reduce(values, op='mean')
-        outputs.update(zip(losses, values))
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -221,6 +96,12 @@ class ConsoleRunner(Runner):
         if line:
             self.logger.info(line)
 
+    def save_checkpoint(self, out_dir: str, filename: str, client: Any = None, **settings: Any) -> None:
+        """Save a checkpoint; one on a local disk is complete or not there."""
+        if '://' not in out_dir and client is None and settings.get('backend_args') is None:
+            settings['backend_args'] = ATOMIC
+        super().save_checkpoint(out_dir, filename, client, **settings)
+
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedules; see `shortens_warm_up`."""
         line = shorten_warm_up(scheduler, self.train_loop.max_iters) if self.shortens_warm_up else None
@@ -268,7 +149,9 @@ class ConsoleRunner(Runner):
 
     def build_model(self, model: Any) -> Any:
         """Build the model; of one process, with plain batch norm in place of mmcv's synchronised one."""
-        return super().build_model(model if self.distributed or not isinstance(model, dict) else alone(model))
+        if isinstance(model, dict) and not self.distributed:
+            model = alone(model)
+        return fix_ssd(super().build_model(model))
 
     def _init_model_weights(self) -> None:
         # Random numbers fill memory in its order: a seed gives one process and many the same network.

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 
 from ghost_det.config.load import load_config, merge_options
+from ghost_det.config.query import evaluators
 from ghost_det.config.schedules import set_epochs
 from ghost_det.data.checks.config import check_configured
-from ghost_det.data.dataset import DetectionData, evaluators, missing_data, use_data
+from ghost_det.data.dataset import DetectionData, missing_data, use_data
 from ghost_det.errors import UserError
 from ghost_det.reports.training import full_metric, report_test, report_training
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import require_folder, require_writable
 from ghost_det.weights.checkpoint import check_fits, load_checkpoint
 
-from .checkpoints import began, remove_interrupted, remove_partial, resume_from, save_safely, saved_in
+from .checkpoints import began, remove_interrupted, remove_partial, resume_from, saved_in
 from .distributed import first_on_host, is_first, join, require_same
+from .loading import safe_loading
 from .messages import told
 from .runner import ConsoleRunner
 from .start import fetch_weights, skip_pretrained, starts_whole, use_pretrained
@@ -187,6 +189,7 @@ def _work_dir(config: str) -> str:
     return str(Path('work_dirs') / Path(config.rpartition('::')[2]).stem)
 
 
+@safe_loading()
 def train(
     config: str,
     data: DetectionData | None = None,
@@ -218,7 +221,6 @@ def train(
         scale_lr(cfg, config)
     if pretrained is not None:
         use_pretrained(cfg, pretrained)
-    save_safely()
     remove_partial(cfg.work_dir)
     source, damaged = resume_from(cfg, resume)
     require_same(
@@ -271,6 +273,7 @@ def train(
     return runner
 
 
+@safe_loading()
 def test(
     config: str,
     checkpoint: str,

@@ -20,7 +20,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from ghost_det.deploy import Detections
 from ghost_det.deploy.draw import colour_of
-from ghost_det.engine.runner import ProgressHook
+from ghost_det.engine.hooks import ProgressHook
 from ghost_det.evaluation.assess import error_table, pictures, save_results, save_summary
 from ghost_det.evaluation.errors import analyse
 from ghost_det.evaluation.metric import FullCocoMetric

@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ghost_det.data.dataset import test_pipeline
+from ghost_det.config.query import test_pipeline
 from ghost_det.engine.messages import told
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from mmdet.models import SSDHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
@@ -71,8 +72,17 @@ def build_alone(detector: Mapping[str, Any]) -> Any:
     if any(key.startswith('teacher') for key in cfg):
         cfg = {key: value for key, value in cfg.items() if 'teacher' not in key}
         cfg['type'] = 'SingleStageDetector'
-    cfg['backbone'] = without_weights(cfg['backbone'])
-    return MODELS.build(cfg).eval()
+    if 'backbone' in cfg:
+        cfg['backbone'] = without_weights(cfg['backbone'])
+    return fix_ssd(MODELS.build(cfg)).eval()
+
+
+def fix_ssd(detector: Any) -> Any:
+    """Let SSD predict: the base of heads asks for ``loss_cls``, which SSD's lacks (mmdetection #11063)."""
+    for module in detector.modules():
+        if isinstance(module, SSDHead) and not hasattr(module, 'loss_cls'):
+            module.loss_cls = None
+    return detector
 
 
 def without_weights(backbone: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import torch
 
 from ghost_det import GhostNet
 from ghost_det.data.dataset import find_data
-from ghost_det.engine.runner import ChannelsLastHook, ConsoleRunner
+from ghost_det.engine.hooks import ChannelsLastHook
+from ghost_det.engine.runner import ConsoleRunner
 from ghost_det.engine.train import (
     OUR_HOOKS,
     batch_note,
