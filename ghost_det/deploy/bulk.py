@@ -70,7 +70,7 @@ _FOOTERS = 32  # threads that look into parts
 
 
 class Counts(NamedTuple):
-    """What is in parts: images, those of them that cannot be read, and objects found."""
+    """What is in parts: images, those of them that cannot be used, and objects found."""
 
     images: int
     failed: int
@@ -86,7 +86,7 @@ class Settings(NamedTuple):
 
 
 class Worker:
-    """A detector in a process of its own, which makes parts of shards; ``model`` is as of `read_model`."""
+    """A detector in a process of its own, which makes parts of shards; see `open_detector`."""
 
     def __init__(self, model: dict[str, bytes], store: Store, settings: Settings) -> None:
         import cv2
@@ -127,7 +127,7 @@ class Worker:
 
 
 def open_detector(model: dict[str, bytes], settings: Settings) -> Detector:
-    """Open a detector of files that are in memory, and have it ready."""
+    """Open a detector of files by name that are in memory, the main one first, and have it ready."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in model.items():
             Path(folder, name).write_bytes(content)
@@ -164,7 +164,7 @@ def detect_many(
         UserError: an argument is wrong, or a file cannot be read or written; or ``out`` holds results of
             another model, list or setting.
     """
-    files = read_model(model)
+    files = {file.name: file.read_bytes() for file in model_files(Path(model))}
     detector = open_detector(files, Settings(batch, threads, score))
     store = Store.made(out, '-o')
     if coco:
@@ -200,14 +200,6 @@ def detect_many(
     if coco:
         write_coco(coco, Path(model).name, manifest['classes'], folder, lambda: _tables(store, count))
     return total
-
-
-def read_model(model: str) -> dict[str, bytes]:
-    """Return name and content of each file of an exported detector; the main one is the first."""
-    try:
-        return {file.name: file.read_bytes() for file in model_files(Path(model))}
-    except OSError as error:
-        raise UserError(f'{error.filename}: cannot be read ({error.strerror})') from None
 
 
 def _missing(store: Store, count: int, retry: bool) -> list[int]:
