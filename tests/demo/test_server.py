@@ -301,7 +301,7 @@ def test_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         taken = listener.getsockname()[1]
         for words, message in (
             (['no.onnx', '--port', taken], f'--host 127.0.0.1 --port {taken}: cannot listen there'),
-            (['no.onnx', '--port', free_port()], 'no.onnx: a file is wanted, found nothing'),
+            (['no.onnx', '--port', free_port()], 'no.onnx: expected a file of ghost-det export, got nothing'),
             (['c.py', 'c.pth', '--port', free_port()], 'needs MMDetection'),
             (['no.onnx', '--host', 'no such host'], 'cannot listen there'),
         ):
