@@ -13,7 +13,8 @@ from ghost_det import __version__
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
 from ghost_det.utils.jsons import read_json
-from ghost_det.utils.timing import Sample, Spread, machine, ratio, spread
+from ghost_det.utils.system import machine
+from ghost_det.utils.timing import Sample, Spread, ratio, spread
 
 Setting = tuple[int, int, int, int]
 FORMAT = 1

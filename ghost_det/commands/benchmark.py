@@ -118,11 +118,11 @@ def _engines(args: argparse.Namespace) -> list[str]:
 def _backbones(args: argparse.Namespace) -> Iterable[str]:
     from ghost_det.benchmarks import backbones
     from ghost_det.benchmarks.report import report
-    from ghost_det.utils.timing import available
+    from ghost_det.utils.system import cores
 
     contenders = backbones.chosen(args.only, _engines(args))
     sizes = args.sizes or (backbones.GROWTH if args.growth else (320, 640))
-    threads = args.threads or [available()]
+    threads = args.threads or [cores()]
     measured = backbones.backbone_results(sizes, args.batch, threads, contenders, args.seconds, args.memory)
     return report(measured, args.output, args.growth)
 
@@ -130,9 +130,9 @@ def _backbones(args: argparse.Namespace) -> Iterable[str]:
 def _detectors(args: argparse.Namespace) -> Iterable[str]:
     from ghost_det.benchmarks import detectors
     from ghost_det.benchmarks.report import report
-    from ghost_det.utils.timing import available
+    from ghost_det.utils.system import cores
 
-    configs, threads = args.configs or detectors.CONFIGS, args.threads or [available()]
+    configs, threads = args.configs or detectors.CONFIGS, args.threads or [cores()]
     measured = detectors.detector_results(
         configs, args.size, threads, args.only, _engines(args), args.seconds, args.memory
     )

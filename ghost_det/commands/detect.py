@@ -4,10 +4,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
 
-from ._options import Parser, parse, share, whole
+from ._options import Parser, parse, register, share, whole
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,14 +49,33 @@ def main() -> None:
         os.environ[RUNTIME] = '1'  # processes started from here need no torch either
     from ghost_det.deploy.detect import detect_files
 
+    detector, sources = _open(args)
     failed = detect_files(
+        detector,
         args.model,
-        args.sources,
+        sources,
         args.out,
-        score=args.score,
         batch=args.batch,
         threads=args.threads,
         json_file=args.json,
         pictures=not args.no_pictures,
     )
     sys.exit(1 if failed else 0)
+
+
+def _open(args: argparse.Namespace) -> tuple[Any, list[str]]:
+    """Return the detector that the first words name, exported or in torch, and the sources after them."""
+    from ghost_det.config import shipped
+
+    if not (args.model.endswith('.py') or '::' in args.model or shipped.find(args.model)):
+        from ghost_det.deploy.detector import Detector
+
+        return Detector(args.model, threads=args.threads, score_threshold=args.score), args.sources
+    checkpoint, *sources = args.sources
+    if not sources:
+        raise UserError(f'{args.model}: expected, after a config, its checkpoint and then images')
+    register(args.model)
+    from ghost_det.engine.inference import TorchDetector
+
+    detector = TorchDetector(args.model, checkpoint, threads=args.threads, score_threshold=args.score)
+    return detector, sources

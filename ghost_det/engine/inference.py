@@ -17,9 +17,9 @@ from mmengine.dataset import Compose
 from ghost_det.config.load import load_config
 from ghost_det.data.dataset import set_num_classes
 from ghost_det.deploy.detector import Detections
-from ghost_det.deploy.letterbox import Image
 from ghost_det.errors import UserError
 from ghost_det.models.optimize import optimize
+from ghost_det.utils.images import Image
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 from .messages import NamedCompose, told

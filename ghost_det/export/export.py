@@ -17,13 +17,13 @@ from ghost_det.config.load import load_config
 from ghost_det.data.dataset import DetectionData, set_num_classes, test_pipeline
 from ghost_det.data.sample import make_sample
 from ghost_det.deploy.detector import Detector
-from ghost_det.deploy.letterbox import Image, padded_size, place
+from ghost_det.deploy.letterbox import padded_size, place
 from ghost_det.deploy.metadata import FORMAT, Metadata
-from ghost_det.deploy.video import read_image
 from ghost_det.engine.messages import told
 from ghost_det.errors import UserError
 from ghost_det.swap.probe import build_alone
 from ghost_det.utils.files import require_writable, sha256
+from ghost_det.utils.images import Image, read_image
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 from .accuracy import Truth

@@ -30,9 +30,9 @@ from ghost_det.data.checks.images import open_images
 from ghost_det.data.checks.report import render
 from ghost_det.data.convert import _size
 from ghost_det.data.dataset import find_data
-from ghost_det.deploy.video import read_image
 from ghost_det.engine.messages import NamedCompose
 from ghost_det.errors import UserError
+from ghost_det.utils.images import read_image
 from tests.conftest import ROOT
 
 from .faults import BESIDES, HEIGHT, NAMES, TOGETHER, WIDTH, Folder
