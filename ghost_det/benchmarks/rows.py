@@ -11,8 +11,7 @@ from typing import Any
 
 from ghost_det import __version__
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import atomic, read_json
 from ghost_det.utils.system import machine
 from ghost_det.utils.timing import Sample, Spread, ratio, spread
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ghost_det.data.checks.findings import SHOWN, Finding, found
 from ghost_det.errors import UserError
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import read_json
 
 from .table import Table, complete_box, read_table
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import read_json
 
 from .convert import cached
 from .label_files import SPLITS, Layout
