@@ -6,13 +6,13 @@ import base64
 import functools
 from collections.abc import Callable
 from html import escape
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ghost_det.errors import UserError
+from ghost_det.utils.plots import png
 from ghost_det.visualization import (
     Network,
     draw_ghosts,
@@ -47,10 +47,8 @@ def _part(draw: Callable[[Network, Picture], tuple[Figure, str]], network: Netwo
         figure, caption = draw(network, image)
     except UserError as error:  # this network has none of it; but others
         return f'<p>{escape(str(error))}</p>'
-    png = BytesIO()
     figure.set_size_inches(WIDTH, figure.get_figheight() * WIDTH / figure.get_figwidth())
-    figure.savefig(png, format='png', dpi=DPI)
-    data = base64.b64encode(png.getvalue()).decode()
+    data = base64.b64encode(png(figure, DPI)).decode()
     return (
         f'<figure><figcaption>{escape(caption)}</figcaption>'
         '<label title="A click enlarges it, another makes it small"><input type="checkbox">'

@@ -37,25 +37,15 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageResult:
-    """An image and what a model found in it, as it is kept for a visitor.
-
-    Attributes:
-        path: of the image.
-        size: its height and width, upright.
-        picture: the image, made smaller where it is larger than `SHOWN`.
-        model: name of the model.
-        classes: of the model.
-        found: in pixels of the image, down to the lowest score that the model gives.
-        times: seconds of each step, of every model that was tried on the image.
-    """
+    """An image and what a model found in it, as it is kept for a visitor."""
 
     path: Path
-    size: tuple[int, int]
-    picture: Image
+    size: tuple[int, int]  # height and width, upright
+    picture: Image  # the image, made smaller where it is larger than `SHOWN`
     model: str
     classes: tuple[str, ...]
-    found: Detections
-    times: dict[str, dict[str, float]]
+    found: Detections  # in pixels of the image, down to the lowest score that the model gives
+    times: dict[str, dict[str, float]]  # seconds of each step, of every model that was tried on the image
 
 
 def open_models(words: Iterable[str], threads: int | None = None) -> dict[str, Model]:

@@ -36,7 +36,7 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
 
         page = make_page(models)
         address = f'[{host}]' if ':' in host else host
-        try:
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(page):
             page.launch(
                 server_name=address,
                 server_port=port,
@@ -48,10 +48,6 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
                 prevent_thread_lock=True,
                 quiet=True,
                 share=False,
-                inline=False,
-                ssr_mode=False,
-                mcp_server=False,
-                pwa=False,
                 enable_monitoring=False,
                 run_history=False,
                 footer_links=[],
@@ -59,10 +55,6 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
             everyone = ' (under any name, to all who reach this machine)' if hosts == ['*'] else ''
             print(f'http://{address}:{port}{everyone}: {", ".join(models)}; Ctrl-C ends it', flush=True)
             Event().wait()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            page.close(verbose=False)
 
 
 def find_hosts(host: str, port: int) -> list[str]:
