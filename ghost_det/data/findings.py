@@ -18,10 +18,10 @@ class Kind(NamedTuple):
     fix: str
 
 
-_DROPPED = '--fix drops it'
+DROP = '--fix drops it'
 KINDS = {
     'wrong json': Kind('error', 'the file cannot be read as COCO annotations', 'export it again'),
-    'wrong entry': Kind('error', 'an entry lacks what mmdet reads, or has an invalid value for it', _DROPPED),
+    'wrong entry': Kind('error', 'an entry lacks what mmdet reads, or has an invalid value for it', DROP),
     'id as text': Kind('error', 'mmdet and pycocotools need integers', '--fix numbers them'),
     'name in another form': Kind(
         'warning',
@@ -81,8 +81,8 @@ KINDS = {
     'duplicate file name': Kind(
         'warning', 'the boxes of each entry are background for the other', '--fix merges them'
     ),
-    'unknown category': Kind('error', 'a box has a category_id that no category has', _DROPPED),
-    'unknown image': Kind('error', 'a box has an image_id that no image has', _DROPPED),
+    'unknown category': Kind('error', 'a box has a category_id that no category has', DROP),
+    'unknown image': Kind('error', 'a box has an image_id that no image has', DROP),
     'category without boxes': Kind(
         'warning', 'the class cannot be learned, or its AP is -1', 'label some, or remove it from both splits'
     ),
@@ -109,7 +109,7 @@ KINDS = {
     'rotated box': Kind(
         'warning', 'CVAT rotated the object by attributes.rotation, but not its box', 'draw an upright box'
     ),
-    'box not finite': Kind('error', 'NaN or infinite: the loss becomes NaN', _DROPPED),
+    'box not finite': Kind('error', 'NaN or infinite: the loss becomes NaN', DROP),
     'swapped corners': Kind(
         'error', 'negative width or height: mmdet silently drops it', '--fix swaps them back'
     ),
@@ -118,8 +118,8 @@ KINDS = {
         'it sticks far out of its image, but fits if read as x1, y1, x2, y2',
         '--fix reads it that way; look at a few first',
     ),
-    'empty box': Kind('warning', 'less than 1 px wide or high: mmdet silently drops it', _DROPPED),
-    'box outside': Kind('error', 'completely outside of its image: mmdet silently drops it', _DROPPED),
+    'empty box': Kind('warning', 'less than 1 px wide or high: mmdet silently drops it', DROP),
+    'box outside': Kind('error', 'completely outside of its image: mmdet silently drops it', DROP),
     'box sticks out': Kind('warning', 'more than 1 px of it is outside of its image', '--fix clips it'),
     'tiny box': Kind(
         'warning',
@@ -138,15 +138,13 @@ KINDS = {
         'note', 'a group of objects: excluded from training, ignored in evaluation', 'none needed'
     ),
     'image without boxes': Kind('note', 'most configs do not train on it', 'none needed'),
-    'missing file': Kind('error', 'the training stops when it reaches it', _DROPPED),
+    'missing file': Kind('error', 'the training stops when it reaches it', DROP),
     'wrong image folder': Kind(
         'error',
         'none of the images is where the annotations say',
         'name their folder with --train-images or --val-images',
     ),
-    'unreadable image': Kind(
-        'error', 'damaged or truncated: the training stops when it reaches it', _DROPPED
-    ),
+    'unreadable image': Kind('error', 'damaged or truncated: the training stops when it reaches it', DROP),
     'wrong size': Kind(
         'error',
         'the image does not have the size in which its boxes were drawn',

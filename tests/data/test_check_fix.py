@@ -74,7 +74,7 @@ def test_boxes_that_are_not_around_their_polygons(tmp_path: Path) -> None:
     (finding,) = report.errors
     assert (finding.kind, finding.count) == ('box unlike its polygon', 3)
     with pytest.raises(
-        UserError, match=r'(?s)bbox \[10, 5, 20, 10\], its polygon spans \[20, 10, 40, 30\].* --fix takes'
+        UserError, match=r'(?s)bbox \[10, 5, 20, 10\], its polygon spans \[20, 10, 40, 30\].* --fix redraws'
     ):
         find_data(folder.root)
     write_fixed(report, tmp_path / 'fixed')
