@@ -292,7 +292,7 @@ def test_the_tool_ends_with_a_message_and_a_code(server: Server, tmp_path: Path)
     [
         (['--verify'], 1, 'instances_val2017.json: missing'),
         (['--verify', '--root', 'none'], 2, '--root none: no such folder'),
-        (['--subset', '0'], 2, 'a whole number from 1 up'),
+        (['--subset', '0'], 2, 'expected an integer from 1 up'),
         (['--subset', '9', '--verify'], 2, 'not allowed with'),
         (
             ['--url', 'images.cocodataset.org'],
