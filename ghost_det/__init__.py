@@ -15,13 +15,13 @@ __version__ = '0.1.0'
 
 _HOME = {
     'Bf16OptimWrapper': 'engine.runner',
-    'ChannelsLastHook': 'engine.runner',
+    'ChannelsLastHook': 'engine.hooks',
     'FullCocoMetric': 'evaluation.metric',
     'GhostModule': 'models',
     'GhostResNet': 'engine.networks',
-    'InterruptHook': 'engine.guards',
-    'LossGuardHook': 'engine.guards',
-    'ProgressHook': 'engine.runner',
+    'InterruptHook': 'engine.hooks',
+    'LossGuardHook': 'engine.hooks',
+    'ProgressHook': 'engine.hooks',
     'check_dataset': 'data.checks.check',
     'classifier': 'weights.zoo',
     'ghostify': 'models',

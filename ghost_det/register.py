@@ -9,10 +9,7 @@ ensure_ops()
 
 # onedl-mmdetection prints, on import, which optional data sets it could not import.
 with contextlib.redirect_stdout(io.StringIO()):
-    from .engine import guards, networks, runner
+    from .engine import hooks, networks, runner
     from .evaluation import metric
-    from .mends import mend
 
-mend()
-
-__all__ = ['guards', 'metric', 'networks', 'runner']
+__all__ = ['hooks', 'metric', 'networks', 'runner']

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.models import resnet18
 from torchvision.transforms import Normalize
 
-from ghost_det.sample import make_sample
+from ghost_det.data.sample import make_sample
 from ghost_det.visualization import Network, draw_redundancy, maps_at, redundancy, save_figure
 
 FOLDER = make_sample()

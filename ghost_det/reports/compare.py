@@ -42,7 +42,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     """Compare two or more runs, and yield the lines to print.
 
     Args:
-        paths: work folders; or files, ``report.json`` of one or what ``tools/test.py --json`` wrote.
+        paths: work folders; or files, ``report.json`` of one or what ``ghost-det test --json`` wrote.
         out: an HTML page to write.
 
     Raises:

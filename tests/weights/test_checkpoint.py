@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ghost_det.engine.loading import safe_loading
 from ghost_det.errors import UserError
-from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint, load_safely
+from ghost_det.models import GhostNet
+from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
+from tests.conftest import ROOT
 
 
 class Canary:
@@ -50,14 +55,43 @@ def test_a_checkpoint_of_mmengine_is_read_completely(tmp_path: Path) -> None:
     assert checkpoint_classes({'state_dict': {}}) is None
 
 
+WITHOUT_MMENGINE = """
+import sys
+sys.modules.update(dict.fromkeys(('mmengine', 'mmcv', 'mmdet')))
+from ghost_det import load_pretrained, ghostnet_050
+from ghost_det.models import GhostNet
+from ghost_det.weights.checkpoint import load_checkpoint
+path = sys.argv[1]
+history = load_checkpoint(path)['message_hub']['log_scalars']['train/loss']
+assert history._log_history.tolist() == [1.0, 2.0]
+print(load_pretrained(GhostNet(width=0.5), path))
+assert ghostnet_050(num_classes=2).classifier.out_features == 2
+"""
+
+
+def test_a_checkpoint_of_mmengine_is_read_without_mmengine(tmp_path: Path) -> None:
+    hub = MessageHub.get_instance(f'test_{tmp_path.name}')
+    for value in (1.0, 2.0):
+        hub.update_scalar('train/loss', value)
+    weights = {f'backbone.{key}': value for key, value in GhostNet(width=0.5).state_dict().items()}
+    torch.save({'state_dict': weights, 'message_hub': hub.state_dict()}, tmp_path / 'a.pth')
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_MMENGINE, tmp_path / 'a.pth'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0 and '502 of 502 tensors' in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize('place', ['meta', 'state_dict', 'message_hub', 'top'])
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, place: str) -> None:
     trap = Canary(tmp_path / 'executed')
     torch.save(trap if place == 'top' else {'state_dict': {}, place: {'x': trap}}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match='refused: it holds .*mkdir'):
         load_checkpoint(tmp_path / 'a.pth')
-    load_safely()
-    with pytest.raises(UserError, match='refused'):
+    with pytest.raises(UserError, match='refused'), safe_loading():
         CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))
     assert not (tmp_path / 'executed').exists()
 
