@@ -21,7 +21,8 @@ from filelock import FileLock
 
 from ghost_det.config.load import load_config
 from ghost_det.config.query import test_pipeline as evaluation_steps
-from ghost_det.data.dataset import DetectionData, Split
+from ghost_det.data.dataset import DetectionData
+from ghost_det.data.layouts import Split
 from ghost_det.deploy import Detector
 from ghost_det.deploy import detector as runtime
 from ghost_det.deploy.backends import openvino_core
