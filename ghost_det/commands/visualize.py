@@ -102,7 +102,7 @@ def main() -> None:
     from ghost_det.utils.files import require_writable
     from ghost_det.visualization import html_page, open_network, save_figure, save_page
 
-    from ._classify import read_image
+    from .classify import read_rgb
 
     if args.out.suffix.lower() != '.png':
         raise UserError(f'-o {args.out}: a name that ends in .png is wanted')
@@ -112,7 +112,7 @@ def main() -> None:
     for option, path in (('-o', args.out), ('--html', args.html)):
         if path is not None:
             require_writable(path, option, read)
-    image = read_image(args.image)
+    image = read_rgb(args.image)
     network = open_network(args.model, args.checkpoint, args.pretrained)
     figure, caption, text = args.work(network, image, args)
     print(f'{network.title}: {caption}\n{text}')
@@ -127,10 +127,10 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
     from ghost_det.errors import UserError
     from ghost_det.visualization import draw_redundancy, maps_at, redundancy
 
-    from ._classify import read_image
+    from .classify import read_rgb
 
     layer, values = maps_at(network, image, args.layer)
-    unseen = [maps_at(network, read_image(path), layer).values for path in args.unseen or ()]
+    unseen = [maps_at(network, read_rgb(path), layer).values for path in args.unseen or ()]
     if len({each.shape for each in unseen}) > 1:
         raise UserError('--unseen: images of one shape are wanted, as a detector keeps the shape')
     found = redundancy(values, held_out=np.stack(unseen) if unseen else None)

@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghost_det.commands._classify import CLASSES, preprocess
 from ghost_det.config import shipped
 from ghost_det.config.load import load_config
 from ghost_det.engine.inference import array_pipeline, open_model
@@ -28,6 +27,7 @@ from ghost_det.engine.messages import told
 from ghost_det.errors import UserError
 from ghost_det.swap.probe import build_alone
 from ghost_det.weights.checkpoint import differences
+from ghost_det.weights.imagenet import CLASSES, preprocess
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
 

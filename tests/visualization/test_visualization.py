@@ -15,7 +15,6 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from ghost_det import GhostNet
-from ghost_det.commands._classify import preprocess
 from ghost_det.commands.visualize import main
 from ghost_det.errors import UserError
 from ghost_det.visualization import (
@@ -36,6 +35,7 @@ from ghost_det.visualization import (
     redundancy,
 )
 from ghost_det.visualization.cams import component, evidence
+from ghost_det.weights.imagenet import preprocess
 from ghost_det.weights.zoo import classifier
 from tests.conftest import ROOT
 
