@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ghost_det.ops import _missing
-from ghost_det.ops.table import STAND_INS, USERS
+from ghost_det.ops.table import STAND_INS
 
 from .test_ops import mmops, pytestmark  # noqa: F401
 
@@ -54,24 +53,6 @@ def test_stand_ins_are_of_operators_that_mmcv_has():
     assert STAND_INS.keys() - known <= {'line_nms_forward'}  # which mmcv 2.1.0 does not have
     for name, function in STAND_INS.items():
         assert name.startswith('get_') or function.__name__ == name
-    for prefix in (prefix for prefixes in USERS.values() for prefix in prefixes):
-        named = {name for name in known if name.startswith(prefix)}
-        assert named and not named & STAND_INS.keys(), prefix
-
-
-@pytest.mark.parametrize(
-    ('name', 'users'),
-    [
-        ('diff_iou_rotated_sort_vertices_forward', ', but by MMDetection3D, MMRotate.'),
-        ('indice_conv_forward', ', but by MMDetection3D.'),
-        ('border_align_forward', '.'),
-    ],
-)
-def test_an_operator_without_stand_in_names_who_needs_it(name, users):
-    with pytest.raises(NotImplementedError) as error:
-        _missing(name)()
-    assert f'{name!r} is not available' in str(error.value)
-    assert f'Needed by: no model family of mmdet{users} Build a compiled mmcv' in str(error.value)
 
 
 def line_nms_twin(lanes, scores, overlap, top_k):
