@@ -25,8 +25,8 @@ from mmengine.runner import Runner
 import ghost_det
 from ghost_det import deploy, visualization
 from ghost_det.commands import COMMANDS
+from ghost_det.config.load import load_config
 from ghost_det.data.dataset import find_data, use_data
-from ghost_det.engine.train import load_config
 from ghost_det.swap.swap import parse_backbone, swap
 from tests.conftest import ROOT
 

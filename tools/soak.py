@@ -145,7 +145,8 @@ def arm(moment: str, dice: random.Random) -> None:
 
         files._flush = on_call(files._flush, dice.randint(1, 8), half)
     elif moment == 'before removal':
-        saving._Later.flush = on_call(saving._Later.flush, dice.randint(1, 3), die)
+        hook = saving.KeepingCheckpointHook
+        hook._remove = on_call(hook._remove, dice.randint(1, 3), die)
     elif moment == 'evaluation':
         where = dice.choice(['process', 'compute_metrics'])
         number = dice.randint(1, 3)

@@ -31,11 +31,11 @@ from mmengine.structures import InstanceData
 from tqdm import tqdm
 
 from ghost_det.config.load import load_config
+from ghost_det.config.query import get_path, necks
 from ghost_det.config.shipped import MMDET, mmdet_folder
 from ghost_det.errors import UserError, reason, run_tool
 from ghost_det.models import BACKBONES
-from ghost_det.swap.probe import PROPOSALS, alone, necks, without_weights
-from ghost_det.swap.settings import at
+from ghost_det.swap.probe import PROPOSALS, without_sync_bn, without_weights
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import atomic, require_writable
 from ghost_det.utils.system import cores, versions
@@ -146,7 +146,7 @@ def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
     MessageHub.get_current_instance().update_info_dict({'iter': 0, 'epoch': 0})  # which a training does
     for side in SIDES:
         try:
-            return _exercise(alone(dict(detector)), copy.deepcopy(optim_wrapper), side)
+            return _exercise(without_sync_bn(dict(detector)), copy.deepcopy(optim_wrapper), side)
         except (RuntimeError, ValueError, IndexError, AssertionError):
             if side == SIDES[-1]:
                 raise
@@ -254,7 +254,7 @@ def try_config(name: str, backbone: str) -> Outcome:
         swapped = swap(source, network, 'none', **settings)
     except UserError as error:
         return outcome('refused', str(error).partition('cannot be swapped: ')[2] or str(error))
-    was, now = (at(cfg, swapped.place) for cfg in (source, swapped.config))
+    was, now = (get_path(cfg, swapped.place) for cfg in (source, swapped.config))
     old = str(was.backbone.type)
     wrapper = swapped.config.get('optim_wrapper') if len(swapped.place) == 1 else None
     try:

@@ -124,11 +124,12 @@ def open_model(
 def _open_config(config: str, checkpoint: str | None, image: Any, threads: int) -> Callable[[], object]:
     import torch
 
-    from ghost_det.engine.inference import open_model
-    from ghost_det.models.optimize import optimize
+    from ghost_det.engine.inference import array_pipeline, load_detector
+    from ghost_det.models.fuse import optimize
 
     torch.set_num_threads(threads)
-    model, pipeline = open_model(config, checkpoint)
+    loaded = load_detector(config, checkpoint)
+    model, pipeline = loaded.model, array_pipeline(loaded.config)
 
     @torch.no_grad()
     def detect() -> object:

@@ -25,14 +25,18 @@ def main() -> None:
     """Print the counts, part by part."""
     args = parse(make_parser())
     from ghost_det.config.load import load_config
-    from ghost_det.swap.complexity import build_detector, classifier_table, complexity, input_size
+    from ghost_det.config.query import input_size
+    from ghost_det.engine.messages import BUILDING, explain_errors
+    from ghost_det.swap.complexity import build_detector, classifier_table, complexity
 
     if args.classifiers:
         print(classifier_table())
         return
     cfg = load_config(args.config)
     size = args.size or input_size(cfg)
-    parts = complexity(build_detector(cfg), *size)
+    with explain_errors(args.config, BUILDING):
+        detector = build_detector(cfg)
+    parts = complexity(detector, *size)
     total = tuple(map(sum, zip(*parts.values())))
     print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}, {size[0]} x {size[1]}')
     for name, (parameters, macs) in (*parts.items(), ('all', total)):

@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Swap as the command line says."""
     args = parse(make_parser(), '--settings depth=50')
-    from ghost_det.swap.complexity import input_size
+    from ghost_det.config.query import input_size
     from ghost_det.swap.swap import parse_backbone, swap
 
     name, settings = parse_backbone(args.backbone)

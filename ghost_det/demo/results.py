@@ -17,9 +17,8 @@ import PIL.Image
 
 from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.draw import draw
-from ghost_det.deploy.letterbox import Image
-from ghost_det.deploy.video import MAX_PIXELS, decode_image
 from ghost_det.errors import UserError
+from ghost_det.utils.images import MAX_PIXELS, Image, decode_image
 from ghost_det.utils.system import require_stack
 
 SHOWN = 1600
@@ -126,7 +125,7 @@ def _open(config: str | None, file: str, threads: int | None) -> Model:
 
 
 def read_upload(path: Path) -> tuple[Image, str]:
-    """Return an image as `ghost_det.deploy.video.read_image` does, and a note on it, empty for most.
+    """Return an image as `ghost_det.utils.images.read_image` does, and a note on it, empty for most.
 
     Raises:
         UserError: it cannot be read, or a part of it is missing, which OpenCV would fill with grey.

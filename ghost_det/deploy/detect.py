@@ -18,23 +18,13 @@ from tqdm import tqdm
 
 from ghost_det.errors import UserError, reason
 from ghost_det.utils.files import atomic, require_folder, require_writable
-from ghost_det.utils.images import find_images
+from ghost_det.utils.images import Image, encode_image, find_images, picture_name, read_image, write_file
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
 from .detector import Detections
 from .draw import draw
-from .letterbox import Image
-from .video import (
-    VIDEOS,
-    VideoReader,
-    VideoWriter,
-    encode_image,
-    is_camera,
-    picture_name,
-    read_image,
-    write_file,
-)
+from .video import VIDEOS, VideoReader, VideoWriter, is_camera
 
 SCORE = 0.3
 RESULTS = 'detections.json'

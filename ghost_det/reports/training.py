@@ -20,7 +20,6 @@ from mmengine.runner import find_latest_checkpoint
 
 from ghost_det.deploy import Detections
 from ghost_det.deploy.draw import colour_of
-from ghost_det.engine.runner import ProgressHook
 from ghost_det.evaluation.assess import error_table, pictures, save_results, save_summary
 from ghost_det.evaluation.errors import analyse
 from ghost_det.evaluation.metric import FullCocoMetric
@@ -130,13 +129,14 @@ def _true_boxes(info: dict[str, Any]) -> Detections:
 
 
 @master_only
-def report_training(runner: Any) -> None:
+def report_training(runner: Any, seconds: dict[str, float]) -> None:
     """Write ``report.html`` and ``.json``, ``curves.png``, ``detections.png``, ``commands.txt``; say where.
 
     The training is done: what cannot be written is told, and takes nothing else with it.
 
     Args:
         runner: mmengine's, after ``train()``.
+        seconds: wall time of the whole training, ``'train'``, and of its evaluations, ``'evaluate'``.
     """
     work_dir = Path(runner.work_dir)
     commands = _commands(runner)
@@ -153,9 +153,8 @@ def report_training(runner: Any) -> None:
     dataset = runner.val_dataloader.dataset
     make('detections', lambda: draw_detections(runner.model, dataset, work_dir / 'detections.png'))
     make('commands', lambda: _write_text(work_dir / 'commands.txt', _listing(commands)))
-    make('report', lambda: _write_report(runner, commands))
+    make('report', lambda: _write_report(runner, commands, seconds))
     shown.update({name: commands[name] for name in ('evaluate', 'resume')})
-    seconds = _seconds(runner)
     times = f'{seconds["train"] - seconds["evaluate"]:.0f} s training, {seconds["evaluate"]:.0f} s evaluation'
     runner.logger.info('Done: ' + times + ''.join(f'\n  {name:<11}{value}' for name, value in shown.items()))
     for line in lost:
@@ -198,7 +197,7 @@ def _write_text(path: Path, text: str) -> Path:
     return path
 
 
-def _write_report(runner: Any, commands: dict[str, str]) -> Path:
+def _write_report(runner: Any, commands: dict[str, str], seconds: dict[str, float]) -> Path:
     """Write ``report.json`` and ``report.html``, unless nothing was done since those that are there."""
     started = time.perf_counter()
     work_dir = Path(runner.work_dir)
@@ -206,7 +205,7 @@ def _write_report(runner: Any, commands: dict[str, str]) -> Path:
     metric = full_metric(runner.val_evaluator)
     if metric is not None and not metric.evaluations and path.exists():
         return path
-    record, pictures = make_record(runner, runner.cfg.filename, metric, commands, _seconds(runner))
+    record, pictures = make_record(runner, runner.cfg.filename, metric, commands, seconds)
     curves = work_dir / 'curves.png'
     if curves.exists():
         pictures['curves'] = [('Loss, learning rate and mAP', curves.read_bytes())]
@@ -228,6 +227,7 @@ def report_test(
     runner: Any,
     config: str,
     checkpoint: str,
+    seconds: float,
     out: Path | None = None,
     json_file: Path | None = None,
 ) -> None:
@@ -237,6 +237,7 @@ def report_test(
         runner: mmengine's, after ``test()``.
         config: path of the config.
         checkpoint: path of the weights.
+        seconds: wall time of the evaluation.
         out: where the detections go as COCO results; those with masks, into ``.segm.json`` beside it.
         json_file: where the figures and the analysis go for other programs.
 
@@ -244,7 +245,6 @@ def report_test(
         UserError: a file cannot be written.
     """
     work_dir = Path(runner.work_dir)
-    seconds = _seconds(runner)['evaluate']
     dataset = runner.test_dataloader.dataset
     metric = full_metric(runner.test_evaluator)
     shown: dict[str, Any] = {}
@@ -272,8 +272,3 @@ def report_test(
             shown['json'] = json_file
     lines = ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
     runner.logger.info(f'Done: {seconds:.0f} s evaluation{lines}')
-
-
-def _seconds(runner: Any) -> dict[str, float]:
-    progress: ProgressHook = next(hook for hook in runner.hooks if isinstance(hook, ProgressHook))
-    return progress.seconds

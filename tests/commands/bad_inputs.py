@@ -328,7 +328,7 @@ CASES: list[Case] = [
         )
     ),
     begun('test LITE @stem.pth --data SAMPLE', 'stem.pth', 'does not fit'),
-    said('train LITE --data SAMPLE --resume @stem.pth', 'stem.pth', 'weights alone'),
+    said('train LITE --data SAMPLE --resume @stem.pth', 'stem.pth', 'only weights'),
     *(
         said(f'weights {command}', name, part)
         for name, part in (

@@ -17,9 +17,10 @@ from mmdet.apis import inference_detector, init_detector
 from ghost_det.deploy import Metadata, detect
 from ghost_det.deploy.detect import detect_files, find_each
 from ghost_det.deploy.detector import Detections, Detector
-from ghost_det.deploy.video import VideoReader, VideoWriter, read_image
+from ghost_det.deploy.video import VideoReader, VideoWriter
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
+from ghost_det.utils.images import read_image
 from tests.conftest import ROOT
 from tests.demo.torch_files import save_torch
 from tests.export.exported import METADATA, save

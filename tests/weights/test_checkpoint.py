@@ -11,8 +11,9 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ghost_det.engine.loading import safe_loading
 from ghost_det.errors import UserError
-from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint, load_safely
+from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 
 class Canary:
@@ -32,7 +33,7 @@ class Borrower:
         return getattr, (HistoryBuffer, '__init__')
 
 
-def test_a_checkpoint_of_mmengine_is_read_whole(tmp_path: Path) -> None:
+def test_a_checkpoint_of_mmengine_is_read_completely(tmp_path: Path) -> None:
     hub = MessageHub.get_instance(f'test_{tmp_path.name}')
     for value in (1.0, np.float32(2), np.float64(3), torch.tensor(4.0)):
         hub.update_scalar('train/loss', value)
@@ -56,13 +57,12 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, place: str) -> None:
     torch.save(trap if place == 'top' else {'state_dict': {}, place: {'x': trap}}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match='refused: it holds .*mkdir'):
         load_checkpoint(tmp_path / 'a.pth')
-    load_safely()
-    with pytest.raises(UserError, match='refused'):
+    with pytest.raises(UserError, match='refused'), safe_loading():
         CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))
     assert not (tmp_path / 'executed').exists()
 
 
-def test_no_attribute_but_a_statistic_can_be_had(tmp_path: Path) -> None:
+def test_only_statistics_are_attributes_that_it_reads(tmp_path: Path) -> None:
     torch.save({'x': Borrower()}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match='refused: it holds getattr'):
         load_checkpoint(tmp_path / 'a.pth')
@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_tensors(tmp_path: Pa
         'a.pth',
         'c.py',
         '2 of 2 tensors',
-        'weight is (3, 4), (2, 4) is wanted',
+        'weight: expected (2, 4), got (3, 4)',
         '1 class (cat',
     ):
         assert piece in str(error.value)

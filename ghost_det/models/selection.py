@@ -1,32 +1,50 @@
-"""What the released mmdet gets wrong or does slowly and a detector cannot do without, put right on import."""
+"""The best scores of a detector's head, selected before they are sorted."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
-from mmdet.models import SSDHead
-from mmdet.models.utils import misc
-from mmengine.config import Config
-from torch import Tensor
-
-from ghost_det.config import shipped
+from torch import Tensor, nn
 
 Selected = tuple[Tensor, Tensor, Tensor, Any]
 
 NAME = 'filter_scores_and_topk'
-SLOW: Callable[..., Selected] = getattr(misc, NAME)
-_PATH: Callable[[str, str], tuple[str, str | None]] = Config._get_cfg_path
+"""mmdet's function, which its heads call by this global name."""
 
 
-def select(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> Selected:
+def select_fast(model: nn.Module) -> None:
+    """Have the heads of this one detector of mmdet select by `select`; mmdet itself stays as it is.
+
+    At 320 pixels and 80 classes, the scores of an untrained RetinaNet take longer to sort than its network to
+    run. A method that calls mmdet's function gets a copy on the instance, in whose globals `NAME` is ours.
+    """
+    for module in model.modules():
+        for name in dir(type(module)):
+            method = getattr(type(module), name, None)
+            if isinstance(method, FunctionType) and NAME in method.__code__.co_names:
+                setattr(module, name, MethodType(_with_fast_selection(method), module))
+
+
+def _with_fast_selection(method: FunctionType) -> FunctionType:
+    scope = {**method.__globals__, NAME: partial(select, method.__globals__[NAME])}
+    copy = FunctionType(method.__code__, scope, method.__name__, method.__defaults__, method.__closure__)
+    copy.__kwdefaults__ = method.__kwdefaults__
+    return copy
+
+
+def select(
+    original: Callable[..., Selected], scores: Tensor, score_thr: float, topk: int, results: Any = None
+) -> Selected:
     """Return what mmdet's ``filter_scores_and_topk`` does, without sorting the scores that it then drops.
 
     Of equal scores at the cut the first are taken, in order; mmdet leaves that to ``torch.sort``, which on a
     CPU is not stable. Elsewhere than on a CPU, and without a limit, mmdet's own function is called.
 
     Args:
+        original: mmdet's function.
         scores: ``(n, classes)``, without NaN.
         score_thr: only higher scores are taken.
         topk: how many of them at most.
@@ -36,8 +54,8 @@ def select(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> 
         the scores, falling; their classes and rows, int64; and what ``results`` has at those rows.
     """
     if topk < 1 or scores.device.type != 'cpu':
-        return SLOW(scores, score_thr, topk, results)
-    # The best of as many rows as are wanted are as many scores: no row that is below all of them has a part.
+        return original(scores, score_thr, topk, results)
+    # The best of as many rows as are asked for are as many scores: no row below all of them has a part.
     rows, _ = _above(scores.amax(1), score_thr, topk)
     found, values = _above(scores[rows].flatten(), score_thr, topk)
     values, order = values.sort(descending=True, stable=True)
@@ -61,27 +79,3 @@ def _above(values: Tensor, threshold: float, topk: int) -> tuple[Tensor, Tensor]
         kept = values >= values.topk(topk).values[-1]
         places, values = places[kept], values[kept]
     return places, values
-
-
-def _path_of_base(base: str, filename: str) -> tuple[str, str | None]:
-    """Return where ``_base_ = 'ghost_det::NAME.py'`` is, and of all other bases what mmengine returns."""
-    if base.startswith(shipped.PREFIX):
-        return str(shipped.FOLDER / base.removeprefix(shipped.PREFIX)), None
-    return _PATH(base, filename)
-
-
-def mend() -> None:
-    """Mend what mmdet 3.3.0 and onedl-mmdetection 3.5.1 have in common.
-
-    SSD can predict, which they stop (mmdetection issue 11063): the base of all heads asks ``self.loss_cls``
-    for a property, and SSD's head has no such part. And heads choose their candidates by `select`: at 320
-    pixels and 80 classes, the scores of an untrained RetinaNet took longer to sort than its network to run.
-    And configs can inherit from ours as ``ghost_det::NAME.py``: mmengine knows only its own packages' so.
-    """
-    if not hasattr(SSDHead, 'loss_cls'):
-        SSDHead.loss_cls = None
-    if Config._get_cfg_path is not _path_of_base:
-        Config._get_cfg_path = staticmethod(_path_of_base)
-    for name, module in list(sys.modules.items()):
-        if name.startswith('mmdet.') and getattr(module, NAME, None) is SLOW:
-            setattr(module, NAME, select)
