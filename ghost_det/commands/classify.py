@@ -121,7 +121,7 @@ def read_rgb(path: Path) -> Image:
     """Return an image in RGB, as a detector would get it."""
     from PIL import Image
 
-    from ghost_det.deploy.video import read_image
+    from ghost_det.utils.images import read_image
 
     return Image.fromarray(read_image(path)[..., ::-1])
 
