@@ -36,6 +36,7 @@ OUR_HOOKS = (
     'MeanLossHook',
     'LossGuardHook',
     'ProgressHook',
+    'ReportHook',
     'InterruptHook',
     'DueEvaluationHook',
 )
