@@ -35,7 +35,7 @@ from ghost_det.config.query import get_path, necks
 from ghost_det.config.shipped import MMDET, mmdet_folder
 from ghost_det.errors import UserError, reason, run_tool
 from ghost_det.models import BACKBONES
-from ghost_det.swap.probe import PROPOSALS, without_sync_bn, without_weights
+from ghost_det.swap.probe import PROPOSALS, fix_ssd, without_sync_bn, without_weights
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import atomic, require_writable
 from ghost_det.utils.system import cores, versions
@@ -161,7 +161,7 @@ def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
         if (cfg.get(part) or {}).get(key):
             cfg[part][key]['max_per_img'] = PROPOSALS  # mask heads take seconds for a thousand
     torch.manual_seed(0)
-    detector = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg)))
+    detector = fix_ssd(revert_sync_batchnorm(MODELS.build(ConfigDict(cfg))))
     detector.init_weights()
     detector.train()
     if hasattr(detector, 'set_epoch'):
