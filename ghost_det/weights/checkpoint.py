@@ -196,6 +196,3 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
             f'{path}: does not fit {config}: {len(problems)} of {len(expected)} tensors differ: '
             f'{"; ".join(problems[:3])}.{hint} Use the config (and --data) that it was trained with.'
         )
-
-
-_weights = read_weights  # of the readers below
