@@ -45,11 +45,7 @@ class Model(Protocol):
 
 
 def model_files(path: Path) -> list[Path]:
-    """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``.
-
-    Raises:
-        UserError: it has another suffix, or one of its files is missing or empty.
-    """
+    """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``."""
     if path.suffix not in ('.onnx', '.xml'):
         raise UserError(f'{path}: expected an exported detector, NAME.onnx or NAME.xml, of ghost-det export')
     files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]

@@ -159,10 +159,6 @@ def detect_many(
 
     The options are those of ``ghost-det detect-many``. Ray is started on this machine where it does not run
     and no ``address`` is given.
-
-    Raises:
-        UserError: an argument is wrong, or a file cannot be read or written; or ``out`` holds results of
-            another model, list or setting.
     """
     files = {file.name: file.read_bytes() for file in model_files(Path(model))}
     detector = open_detector(files, Settings(batch, threads, score))

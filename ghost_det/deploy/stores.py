@@ -238,11 +238,7 @@ def digest(paths: Any) -> str:
 
 
 def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -> dict[str, Any]:
-    """Return the manifest of a folder of results, which is made if there is none.
-
-    Raises:
-        UserError: there is one, of another run.
-    """
+    """Return the manifest of a folder of results, which is made if there is none."""
     if MANIFEST in store.names(''):
         with store.open(MANIFEST) as file:
             found = _attempt('read', f'{store.root}/{MANIFEST}', lambda: dict(json.loads(file.read())))

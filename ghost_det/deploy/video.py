@@ -64,9 +64,6 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
     """Yield a function that adds a frame to an MP4 file, which is complete or not there at the end.
 
     All frames are given the size of the first.
-
-    Raises:
-        UserError: it cannot be written.
     """
     writers: list[cv2.VideoWriter] = []
     size = 0, 0

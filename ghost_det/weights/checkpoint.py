@@ -95,11 +95,7 @@ _SLACK = 64 * 2**20  # bytes by which small archives may grow, which some pack
 
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run.
-
-    Raises:
-        UserError: the file is missing, is no checkpoint, or holds objects other than weights.
-    """
+    """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(
