@@ -18,6 +18,7 @@ from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.letterbox import Placement, place
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.errors import UserError
+from ghost_det.models.selection import select_fast
 from ghost_det.utils.images import Image, read_image
 
 from .graph import is_pad, is_resize
@@ -92,8 +93,10 @@ def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadat
 
     For a file of a fixed canvas, the image is in a batch with one that fills the canvas, so that mmdet's own
     preprocessor pads it to the same size. Boxes are clipped to the image, and those without area dropped,
-    where mmdet leaves them (YOLOX).
+    where mmdet leaves them (YOLOX). Of equal scores at a cut, mmdet may take any: ``detector`` takes
+    the first from then on, as the file does.
     """
+    select_fast(detector)
     at = place(image.shape[1], image.shape[0], metadata)
     batch = [Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))]
     if not metadata.dynamic:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ghost_det.export.int8 import quantization_settings
 from torch import nn
 
 from ghost_det import models
@@ -27,7 +28,6 @@ from ghost_det.commands.benchmark import CALLS
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.errors import UserError
 from ghost_det.export.graph import deployed
-from ghost_det.export.int8 import quantization_settings
 from ghost_det.export.onnx import need, quiet
 from ghost_det.utils.timing import interleave
 
