@@ -41,6 +41,7 @@ from .stores import (
     Store,
     agree,
     as_parquet,
+    attempt,
     brief,
     digest,
     list_images,
@@ -164,8 +165,10 @@ def detect_many(
         UserError: an argument is wrong, or a file cannot be read or written; or ``out`` holds results of
             another model, list or setting.
     """
-    files = {file.name: file.read_bytes() for file in model_files(Path(model))}
-    detector = open_detector(files, Settings(batch, threads, score))
+    names = model_files(Path(model))
+    files = attempt('read', model, lambda: {file.name: file.read_bytes() for file in names})
+    settings = Settings(batch, threads, score)
+    classes = list(open_detector(files, settings).classes)
     store = Store.made(out, '-o')
     if coco:
         require_writable(coco, '--coco')
@@ -176,14 +179,13 @@ def detect_many(
     wanted = {
         'format': 1,
         'model': hashlib.sha256(b''.join(files.values())).hexdigest(),
-        'classes': list(detector.classes),
+        'classes': classes,
         'score': score,
         'folder': folder,
         'images': len(paths),
         'list': digest(paths),
         'shard': shard or min(SHARD, few),
     }
-    del detector
     manifest = agree(store, wanted, shard, paths)
     count = -(-len(paths) // manifest['shard'])
     todo = _missing(store, count, retry)
@@ -193,12 +195,11 @@ def detect_many(
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         resources: Any = ray.cluster_resources  # untyped
         workers = workers or max(1, int(resources()['CPU']) // threads)
-        settings = Settings(batch, threads, score)
         _run(todo, (files, store, settings), min(workers, len(todo)), (done, len(paths)))
     total = _total(store, count, len(paths))
     store.sweep(PARTS)
     if coco:
-        write_coco(coco, Path(model).name, manifest['classes'], folder, lambda: _tables(store, count))
+        write_coco(coco, Path(model).name, classes, folder, lambda: _tables(store, count))
     return total
 
 

@@ -72,7 +72,8 @@ def brief(error: Exception) -> str:
     return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
-def _attempt(what: str, name: str, action: Callable[[], T]) -> T:
+def attempt(what: str, name: str, action: Callable[[], T]) -> T:
+    """Return what an action on a file returns, or raise a `UserError` where it fails."""
     try:
         return action()
     except (OSError, ValueError) as error:
@@ -84,8 +85,8 @@ def read_anywhere(name: str) -> Image:
     if not is_uri(name):
         return read_image(Path(name))
     system, path = locate(name)
-    with _attempt('read', name, lambda: system.open_input_stream(path)) as stream:
-        return decode_image(_attempt('read', name, lambda: stream.read(MAX_BYTES + 1)), name)
+    with attempt('read', name, lambda: system.open_input_stream(path)) as stream:
+        return decode_image(attempt('read', name, lambda: stream.read(MAX_BYTES + 1)), name)
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,17 @@ class Store:
         """Return the names of the files in a folder of it, which need not be there."""
         system, path = locate(f'{self.root}/{folder}')
         selector = fs.FileSelector(path, allow_not_found=True)
-        infos = _attempt('listed', f'{self.root}/{folder}', lambda: system.get_file_info(selector))
+        infos = attempt('listed', f'{self.root}/{folder}', lambda: system.get_file_info(selector))
         return [info.base_name for info in infos if info.type == fs.FileType.File]
 
     def open(self, name: str) -> Any:
         """Open a file of it for reading at any place."""
         system, path = locate(f'{self.root}/{name}')
-        return _attempt('read', f'{self.root}/{name}', lambda: system.open_input_file(path))
+        return attempt('read', f'{self.root}/{name}', lambda: system.open_input_file(path))
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write a file, in place of the one of that name."""
-        _attempt('written', f'{self.root}/{name}', lambda: self._put(name, content))
+        attempt('written', f'{self.root}/{name}', lambda: self._put(name, content))
 
     def _put(self, name: str, content: bytes | pa.Buffer) -> None:
         if not is_uri(self.root):
@@ -144,7 +145,7 @@ def list_images(source: str, column: str, out: str) -> tuple[str, Any]:
     """
     name = source.rstrip('/') if is_uri(source) else os.path.abspath(source)
     system, path = locate(name)
-    return _attempt('read', source, lambda: _list(system, path, name, source, column, out))
+    return attempt('read', source, lambda: _list(system, path, name, source, column, out))
 
 
 def _list(system: Any, path: str, name: str, source: str, column: str, out: str) -> tuple[str, Any]:
@@ -245,7 +246,7 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
     """
     if MANIFEST in store.names(''):
         with store.open(MANIFEST) as file:
-            found = _attempt('read', f'{store.root}/{MANIFEST}', lambda: dict(json.loads(file.read())))
+            found = attempt('read', f'{store.root}/{MANIFEST}', lambda: dict(json.loads(file.read())))
         if shard is None:
             wanted['shard'] = found.get('shard')
         differing = [
