@@ -75,7 +75,7 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
 
 @functools.cache
 def openvino_core() -> Any:
-    """Return OpenVINO, one for the whole process.
+    """Return OpenVINO, one for the process.
 
     Its CPU plugin gives the thread that first uses it a stack of its own for signal handlers, and frees that
     with the plugin, which may be another thread's doing: the next signal then ends the process.

@@ -176,7 +176,7 @@ def detect_many(
     paths = paths if limit is None else paths[:limit]
     # Enough shards that no worker is long without one while others end theirs.
     few = -(-len(paths) // (4 * (workers or cores())))
-    wanted = {
+    expected = {
         'format': 1,
         'model': hashlib.sha256(b''.join(files.values())).hexdigest(),
         'classes': classes,
@@ -186,7 +186,7 @@ def detect_many(
         'list': digest(paths),
         'shard': shard or min(SHARD, few),
     }
-    manifest = agree(store, wanted, shard, paths)
+    manifest = agree(store, expected, shard, paths)
     count = -(-len(paths) // manifest['shard'])
     todo = _missing(store, count, retry)
     done = len(paths) - sum(min(manifest['shard'], len(paths) - each * manifest['shard']) for each in todo)

@@ -60,7 +60,7 @@ def locate(name: str) -> tuple[Any, str]:
     scheme, _, rest = name.partition('://')
     bucket, _, key = rest.partition('/')
     try:
-        # Of a whole URI, pyarrow would take a % or ? in the name of an object for its own.
+        # Of a complete URI, pyarrow would take a % or ? in the name of an object for its own.
         system, root = _system(f'{scheme}://{bucket or "/"}')
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f'{scheme}://{bucket}: cannot be used: {brief(error)}') from None
@@ -238,7 +238,7 @@ def digest(paths: Any) -> str:
     return total.hexdigest()
 
 
-def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -> dict[str, Any]:
+def agree(store: Store, expected: dict[str, Any], shard: int | None, paths: Any) -> dict[str, Any]:
     """Return the manifest of a folder of results, which is made if there is none.
 
     Raises:
@@ -248,10 +248,10 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
         with store.open(MANIFEST) as file:
             found = attempt('read', f'{store.root}/{MANIFEST}', lambda: dict(json.loads(file.read())))
         if shard is None:
-            wanted['shard'] = found.get('shard')
+            expected['shard'] = found.get('shard')
         differing = [
             f'{key} {str(value)[:40]}, there {str(found.get(key))[:40]}'
-            for key, value in wanted.items()
+            for key, value in expected.items()
             if found.get(key) != value
         ]
         if differing:
@@ -262,11 +262,11 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
         return found
     if store.names(PARTS):
         raise UserError(f'-o {store.root}: has parts of no known run; choose another folder')
-    size = wanted['shard']
+    size = expected['shard']
     for number, start in enumerate(range(0, len(paths), size * _LISTED)):
         table = pa.table({'path': paths[start : start + size * _LISTED]})
         store.write(_list_name(number), as_parquet(table, size))
     # Last, as it says that the list is there.
-    made = {**wanted, 'ghost_det_version': __version__}
+    made = {**expected, 'ghost_det_version': __version__}
     store.write(MANIFEST, json.dumps(made, indent=1).encode())
     return made

@@ -131,8 +131,8 @@ def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> P
         source = Path(checkpoint)
         return source.with_name(source.stem + kind + suffix)
     if out.suffix not in SUFFIXES.values() or (form and out.suffix != suffix):
-        wanted = suffix if form else '.onnx or .xml (OpenVINO)'
-        raise UserError(f'-o: expected a name that ends in {wanted}, got {out}')
+        expected = suffix if form else '.onnx or .xml (OpenVINO)'
+        raise UserError(f'-o: expected a name that ends in {expected}, got {out}')
     return out
 
 

@@ -25,7 +25,7 @@ CALIBRATION = 300
 MEASURED = 500
 """Images that mAP is measured on, at most, each time."""
 RANKED = 32
-"""Of them, those that each layer alone is put back for, to see which are worth it."""
+"""Of them, those that each layer on its own is put back for, to see which are worth it."""
 
 _CONVOLVING = ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul')
 _OUTER = ('Constant', 'Parameter', 'Result')
