@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ghost_det.utils.system import command
 
-from ._options import Parser, parse, whole
+from ._options import Parser, parse, positive_int
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
 
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         '--subset',
-        type=whole,
+        type=positive_int,
         metavar='N',
         help='only N training and N/5 validation images, into ROOT-subset-N, for a first try',
     )
@@ -46,7 +46,11 @@ def make_parser() -> argparse.ArgumentParser:
         '--splits', nargs='+', choices=['train', 'val'], default=['train', 'val'], help='(default: both)'
     )
     parser.add_argument(
-        '--jobs', type=whole, default=8, metavar='N', help='parallel connections, and threads (default: 8)'
+        '--jobs',
+        type=positive_int,
+        default=8,
+        metavar='N',
+        help='parallel connections, and threads (default: 8)',
     )
     parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
     parser.add_argument(
