@@ -228,7 +228,7 @@ def test_an_image_that_mmdet_would_turn_the_canvas_for_is_reported(source: Path,
 def test_a_canvas_that_fits_the_data_is_proposed() -> None:
     def hint(*sizes: tuple[int, int]) -> list[str]:
         images = [{'width': width, 'height': height} for width, height in sizes]
-        truth: Any = type('Truth', (), {'content': {'images': images}})
+        truth: Any = type('GroundTruth', (), {'content': {'images': images}})
         square = metadata(dynamic=False, height=320, width=320, scale=(320, 320))
         return list(exporting._size_hint(truth, square))
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ghost_det.export.int8 import quantization_settings
 from torch import nn
 
 from ghost_det import models
