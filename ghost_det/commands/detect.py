@@ -45,8 +45,6 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Detect as the command line says; exit code 1 where some images failed."""
     args = parse(make_parser(), light=True)
-    # Before OpenCV is imported, which reads it then.
-    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
     if args.model.endswith(('.xml', '.onnx')):
         os.environ[RUNTIME] = '1'  # processes started from here need no torch either
     from ghost_det.deploy.detect import detect_files
