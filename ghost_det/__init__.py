@@ -15,7 +15,7 @@ __version__ = '0.1.0'
 
 _HOME = {
     'Bf16OptimWrapper': 'engine.runner',
-    'ChannelsLastHook': 'engine.runner',
+    'ChannelsLastHook': 'engine.hooks',
     'FullCocoMetric': 'evaluation.metric',
     'GhostModule': 'models',
     'GhostNet': 'models',
@@ -23,9 +23,9 @@ _HOME = {
     'GhostNetV3': 'models',
     'GhostPAN': 'models',
     'GhostResNet': 'models',
-    'InterruptHook': 'engine.guards',
-    'LossGuardHook': 'engine.guards',
-    'ProgressHook': 'engine.runner',
+    'InterruptHook': 'engine.hooks',
+    'LossGuardHook': 'engine.hooks',
+    'ProgressHook': 'engine.hooks',
     'RepGhostNet': 'models',
     'check_dataset': 'data.checks.check',
     'classifier': 'weights.zoo',

@@ -10,11 +10,8 @@ ensure_ops()
 # onedl-mmdetection prints, on import, which optional data sets it could not import.
 with contextlib.redirect_stdout(io.StringIO()):
     from . import models
-    from .engine import guards, runner
+    from .engine import hooks, runner
     from .evaluation import metric
-    from .mends import mend
     from .weights import load
 
-mend()
-
-__all__ = ['guards', 'load', 'metric', 'models', 'runner']
+__all__ = ['hooks', 'load', 'metric', 'models', 'runner']

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 from safetensors.torch import save
 
-from ghost_det.commands._options import positive, whole
+from ghost_det.commands._options import positive_float, positive_int
 from ghost_det.data.annotations import read_annotations
 from ghost_det.data.dataset import aligned_annotations, class_names, find_data
 from ghost_det.errors import UserError
@@ -306,9 +306,9 @@ def test_small_files_take_little_memory(tmp_path: Path) -> None:
 @example('1' * 5000)
 def test_numbers_of_the_command_line(text: str) -> None:
     with contextlib.suppress(argparse.ArgumentTypeError):
-        assert whole(text) >= 1
+        assert positive_int(text) >= 1
     with contextlib.suppress(argparse.ArgumentTypeError):
-        assert 0 < positive(text) < math.inf
+        assert 0 < positive_float(text) < math.inf
     with contextlib.suppress(UserError):
         name, options = parse_backbone(f'GhostNet:{text}')
         assert name == 'GhostNet' and all(0 < width < math.inf for width in options.values())

@@ -14,8 +14,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ghost_det.config.load import load_config
-from ghost_det.engine.start import fetch_weights, starts_whole
-from ghost_det.engine.train import use_pretrained
+from ghost_det.config.overrides import use_pretrained
+from ghost_det.engine.train import fetch_weights, starts_from_detector
 from ghost_det.errors import UserError
 from ghost_det.swap.swap import swap
 
@@ -84,8 +84,8 @@ def test_what_a_backbone_around_another_did_is_told_to_be_gone() -> None:
 def test_the_backbone_of_a_wrapped_detector_starts_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     swapped = swap(wrapped(), 'GhostNet').config
     fetched: list[str] = []
-    monkeypatch.setattr('ghost_det.engine.start.locate', lambda name: fetched.append(name) or Path(name))
-    monkeypatch.setattr('ghost_det.engine.start.read_tensors', lambda path: {})
+    monkeypatch.setattr('ghost_det.engine.train.locate', lambda name: fetched.append(name) or Path(name))
+    monkeypatch.setattr('ghost_det.engine.train.read_tensors', lambda path: {})
     fetch_weights(swapped)
     assert fetched == ['ghost://ghostnet_100']
     use_pretrained(swapped, 'none')
@@ -97,6 +97,6 @@ def test_the_file_of_a_whole_wrapped_detector_is_known(tmp_path: Path) -> None:
     cfg = wrapped()
     cfg.load_from = str(tmp_path / 'whole.pth')
     torch.save({'detector.backbone.conv1.weight': torch.zeros(1)}, cfg.load_from)
-    assert starts_whole(cfg, 'wrapped.py')
+    assert starts_from_detector(cfg, 'wrapped.py')
     torch.save({'detector.neck.conv.weight': torch.zeros(1)}, cfg.load_from)
-    assert not starts_whole(cfg, 'wrapped.py')
+    assert not starts_from_detector(cfg, 'wrapped.py')

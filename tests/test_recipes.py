@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ghost_det.data.dataset import find_data
-from ghost_det.engine.train import test as evaluate
+from ghost_det.engine.test import test as evaluate
 from ghost_det.engine.train import train
 from ghost_det.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT

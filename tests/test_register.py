@@ -1,61 +1,66 @@
+"""What an import changes: nothing that belongs to mmdet, mmengine, mmcv or torch."""
+
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
-from typing import Any
 
-import pytest
-import torch
+from tests.conftest import ROOT
 
-from ghost_det.mends import NAME, SLOW, select
+PROGRAM = """
+import contextlib, io, json, os, sys
+os.environ['GHOST_DET_RUNTIME'] = '1'
+from ghost_det.ops import ensure_ops
+ensure_ops()
+with contextlib.redirect_stdout(io.StringIO()):
+    import mmdet.apis, mmdet.datasets, mmdet.evaluation, mmdet.models
+import mmengine.runner, mmengine.hooks, torchvision, torch.utils.flop_counter
+
+OWNERS = ('mmdet', 'mmengine', 'mmcv', 'torch')
+
+def snapshot():
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition('.')[0] in OWNERS and module is not None:
+            found[name] = dict(vars(module))
+            for part in list(vars(module).values()):
+                if isinstance(part, type) and part.__module__.partition('.')[0] in OWNERS:
+                    found[f'{part.__module__}.{part.__qualname__}'] = dict(vars(part))
+    return found
+
+def registered():
+    found = {}
+    for name, registry in [*vars(mmengine.registry).items(), *vars(mmdet.registry).items()]:
+        if isinstance(registry, mmengine.registry.Registry):
+            found.update({(registry.scope, name, key): kind for key, kind in registry.module_dict.items()})
+    found.update(mmengine.fileio.backends.registry_utils.backends)
+    found.update(mmengine.fileio.backends.registry_utils.prefix_to_backends)
+    return found | mmengine.runner.CheckpointLoader._schemes
+
+types = registered()
+before = snapshot()  # which keeps what it holds alive: an id stays that of one object
+settings = [torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()]
+filters, environment = list(__import__('warnings').filters), dict(os.environ)
+import ghost_det.register
+after = snapshot()
+changed = [
+    f'{owner}.{key}'
+    for owner, old in before.items()
+    for key in old.keys() | after[owner].keys()
+    if key not in old or key not in after[owner] or old[key] is not after[owner][key]
+    if f'{owner}.{key}' not in sys.modules  # a submodule is an attribute of its package
+    and key != '_schemes'  # of CheckpointLoader, which sorts them anew
+]
+changed += [str(key) for key, kind in types.items() if registered().get(key) is not kind]
+same = settings == [torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()]
+same = same and filters == list(__import__('warnings').filters) and environment == dict(os.environ)
+print(json.dumps([len(before), same, changed]))
+"""
 
 
-def in_full(scores: torch.Tensor, threshold: float, topk: int) -> tuple[torch.Tensor, ...]:
-    flat = scores.flatten()
-    values, order = torch.where(flat > threshold, flat, -1).sort(descending=True, stable=True)
-    count = min(topk, int((flat > threshold).sum()))
-    order = order[:count]
-    return values[:count], order % scores.shape[1], order // scores.shape[1]
-
-
-@pytest.mark.parametrize('rows', [0, 1, 7, 300])
-@pytest.mark.parametrize('classes', [1, 3, 80])
-@pytest.mark.parametrize('topk', [1, 5, 100, 100_000])
-@pytest.mark.parametrize('threshold', [0.0, 0.05, 0.9, 1.0])
-def test_the_best_scores_are_selected_the_first_of_equal_ones(
-    rows: int, classes: int, topk: int, threshold: float
-) -> None:
-    for seed, levels in enumerate((2, 10, 1000)):  # few levels: many equal scores, also at the cut
-        generator = torch.Generator().manual_seed(seed)
-        scores = torch.randint(levels, (rows, classes), generator=generator) / (levels - 1)
-        found = select(scores, threshold, topk)
-        for ours, expected in zip(found, in_full(scores, threshold, topk)):
-            assert torch.equal(ours, expected)
-        assert torch.equal(found[0], SLOW(scores, threshold, topk)[0])
-
-
-@pytest.mark.parametrize('topk', [3, 50, 1000, 100_000])
-def test_scores_that_differ_are_selected_as_mmdet_does(topk: int) -> None:
-    rows, classes = 400, 20
-    values = torch.randperm(rows * classes, generator=torch.Generator().manual_seed(topk))
-    scores = (values.reshape(classes, rows).T + 1) / (rows * classes)  # not contiguous, as heads' are
-    boxes = torch.rand(rows, 4)
-    forms: list[Any] = [None, boxes, [boxes, values[:rows]], dict(bbox_pred=boxes, priors=values[:rows])]
-    for results in forms:
-        ours, mmdets = select(scores, 0.3, topk, results), SLOW(scores, 0.3, topk, results)
-        for a, b in zip(ours[:3], mmdets[:3]):
-            assert torch.equal(a, b) and a.dtype == b.dtype
-        torch.testing.assert_close(ours[3], mmdets[3], rtol=0, atol=0)
-
-
-def test_no_limit_is_left_to_mmdet() -> None:
-    scores = torch.rand(30, 4)
-    for ours, mmdets in zip(select(scores, 0.1, -1)[:3], SLOW(scores, 0.1, -1)[:3]):
-        assert torch.equal(ours, mmdets)
-
-
-def test_every_head_of_mmdet_selects_so() -> None:
-    users = [
-        module for name, module in sys.modules.items() if name.startswith('mmdet.') and hasattr(module, NAME)
-    ]
-    assert len(users) > 10
-    assert all(getattr(module, NAME) is select for module in users)
+def test_an_import_changes_nothing_of_others() -> None:
+    done = subprocess.run([sys.executable, '-c', PROGRAM], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    owners, same, changed = json.loads(done.stdout.splitlines()[-1])
+    assert owners > 2000 and same and not changed, changed

@@ -16,9 +16,9 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as checkpoints
 
 import ghost_det
-from ghost_det.config.load import load_config
+from ghost_det.engine.loading import safe_loading
 from ghost_det.errors import UserError
-from ghost_det.weights.checkpoint import load_checkpoint, load_safely
+from ghost_det.weights.checkpoint import load_checkpoint
 from tests.commands.bad_inputs import LITE
 from tests.commands.test_bad_input import place, run_here  # noqa: F401
 from tests.conftest import ROOT
@@ -98,7 +98,7 @@ PLACES: dict[str, Callable[[Path], list[str]]] = {
     ],
     'swap.py --pretrained': lambda path: ['swap', LITE, '--pretrained', str(path)],
 }
-NOT_READ = ('swap.py --pretrained', 'teacher_ckpt, swap.py')
+NOT_READ = ('swap.py --pretrained', 'teacher_ckpt, swap.py', 'teacher_ckpt, complexity.py')
 
 
 def teacher(path: Path) -> str:
@@ -125,10 +125,10 @@ def test_the_canary_sings_where_pickles_are_run(canary: Path) -> None:
 
 def test_a_config_within_a_checkpoint_does_not_reach_mmengine(tmp_path: Path) -> None:
     """When it resumes, it runs the text in ``meta['config']``."""
-    load_safely()
     torch.save({'meta': {'config': 'import os', 'iter': 1}, 'state_dict': {}}, tmp_path / 'old.pth')
-    for read in (CheckpointLoader.load_checkpoint, load_checkpoint):
-        assert read(str(tmp_path / 'old.pth'))['meta'] == {'iter': 1}
+    with safe_loading():
+        for read in (CheckpointLoader.load_checkpoint, load_checkpoint):
+            assert read(str(tmp_path / 'old.pth'))['meta'] == {'iter': 1}
 
 
 def test_from_python(canary: Path) -> None:
@@ -140,47 +140,34 @@ def test_from_python(canary: Path) -> None:
 
 def test_what_mmengine_fetches(canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cache stands for a server; object stores go through one function of the fork."""
-    load_config(LITE)
     monkeypatch.setenv('TORCH_HOME', str(canary.parent / 'torch'))
     monkeypatch.setenv('MMENGINE_HOME', str(canary.parent))
     for folder in ('torch/checkpoints', 'torch/hub/checkpoints'):
         (canary.parent / folder).mkdir(parents=True)
         (canary.parent / folder / 'canary.pth').write_bytes(canary.read_bytes())
     (canary.parent / 'open_mmlab.json').write_text(json.dumps({'canary': canary.name}))
-    for address in ('https://host.invalid/canary.pth', 'open-mmlab://canary', 'openmmlab://canary'):
-        with pytest.raises((UserError, pickle.UnpicklingError), match='refused|Weights only'):
-            CheckpointLoader.load_checkpoint(address)
-    if hasattr(checkpoints, '_safe_torch_load'):
-        with pytest.raises(UserError, match='refused'):
-            checkpoints._safe_torch_load(io.BytesIO(canary.read_bytes()))
+    with safe_loading():
+        for address in ('https://host.invalid/canary.pth', 'open-mmlab://canary', 'openmmlab://canary'):
+            with pytest.raises((UserError, pickle.UnpicklingError), match='refused|Weights only'):
+                CheckpointLoader.load_checkpoint(address)
+        if hasattr(checkpoints, '_safe_torch_load'):
+            with pytest.raises(UserError, match='refused'):
+                checkpoints._safe_torch_load(io.BytesIO(canary.read_bytes()))
     assert not (canary.parent / 'executed').exists()
 
 
-def test_the_fork_would_run_it_where_it_is_not_held(canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load_safely()
-    held = getattr(checkpoints, '_safe_torch_load', None)
-    assert held is None or held.__module__ == 'ghost_det.weights.checkpoint'
+def test_mmengine_s_reader_is_replaced_only_while_we_read(canary: Path) -> None:
+    def readers() -> list[Any]:
+        names = ('_safe_torch_load', 'load_url')
+        return [getattr(checkpoints, name, None) for name in names] + [dict(CheckpointLoader._schemes)]
 
-
-def test_a_config_from_elsewhere_is_said_to_be_code_once(
-    place: Path,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Those of this project, of mmdet and of the present folder are the user's own."""
-    (tmp_path / 'theirs').mkdir()
-    theirs = tmp_path / 'theirs/x'
-    for base, at, text, said in (
-        (LITE, place / 'x', '', 0),
-        (TEACHER, None, '', 0),
-        (LITE, None, '', 0),
-        (LITE, theirs, 'a = 1', 1),
-        (LITE, theirs, 'a = 1', 0),
-        (LITE, theirs, 'a = 2', 1),
-    ):
-        load_config(base if at is None else child(at, base, text))
-        assert capsys.readouterr().err.count('is Python code and runs as you') == said, (base, at, text)
-    monkeypatch.setenv('XDG_CACHE_HOME', '/proc/nothing')
-    load_config(tmp_path / 'theirs/child.py')
-    assert capsys.readouterr().err.count('runs as you') == 1
+    before = readers()
+    with pytest.raises(UserError, match='refused'), safe_loading():
+        assert all(now is None or now is not old for now, old in zip(readers(), before))
+        CheckpointLoader.load_checkpoint(str(canary))
+    assert readers() == before
+    known = {'weights': torch.zeros(1)}
+    with safe_loading({str(canary): known}):
+        assert CheckpointLoader.load_checkpoint(str(canary)) is known
+        with pytest.raises(UserError, match='refused'):  # handed out once
+            CheckpointLoader.load_checkpoint(str(canary))

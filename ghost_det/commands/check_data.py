@@ -13,7 +13,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic, require_writable
 from ghost_det.utils.system import require_stack
 
-from ._options import Parser, add_parts, parse, part, register
+from ._options import Parser, add_parts, inner_fraction, parse, register
 
 if TYPE_CHECKING:
     from ghost_det.data.checks.check import Report
@@ -35,7 +35,11 @@ def make_parser() -> argparse.ArgumentParser:
         help='compare its classes and anchors with the data; without FOLDER, its own data',
     )
     parser.add_argument(
-        '--split', type=part, dest='val_share', metavar='SHARE', help='as --val-share; -o writes the split'
+        '--split',
+        type=inner_fraction,
+        dest='val_share',
+        metavar='SHARE',
+        help='as --val-share; -o writes the split',
     )
     parser.add_argument('--quick', action='store_true', help='do not open images')
     parser.add_argument('--jobs', type=int, metavar='N', help='processes that open images')

@@ -2,18 +2,18 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, Parser, parse, whole
+from ._options import CONFIG_HELP, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(description='Count the parameters and multiply-adds of a detector.')
+    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG_HELP)
     what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
     parser.add_argument(
         '--size',
-        type=whole,
+        type=positive_int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
         help="of the input (default: the config's)",
@@ -25,14 +25,18 @@ def main() -> None:
     """Print the counts, part by part."""
     args = parse(make_parser())
     from ghost_det.config.load import load_config
-    from ghost_det.swap.complexity import build_detector, classifier_table, complexity, input_size
+    from ghost_det.config.query import input_size
+    from ghost_det.engine.messages import BUILDING, explain_errors
+    from ghost_det.swap.complexity import build_detector, classifier_table, complexity
 
     if args.classifiers:
         print(classifier_table())
         return
     cfg = load_config(args.config)
     size = args.size or input_size(cfg)
-    parts = complexity(build_detector(cfg), *size)
+    with explain_errors(args.config, BUILDING):
+        detector = build_detector(cfg)
+    parts = complexity(detector, *size)
     total = tuple(map(sum, zip(*parts.values())))
     print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}, {size[0]} x {size[1]}')
     for name, (parameters, macs) in (*parts.items(), ('all', total)):

@@ -44,7 +44,7 @@ def main() -> None:
         return
     if args.weights:
         raise UserError('--checkpoint: only to compare an exported file, .xml or .onnx, with')
-    from ghost_det.engine.train import test
+    from ghost_det.engine.test import test
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
     test(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from mmengine.config import Config
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
-from ghost_det.weights.checkpoint import load_safely
 
 from . import shipped as own
 
@@ -33,14 +33,14 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
         UserError: no such file, not a config, or an option that does not fit it.
     """
     name, path = str(path), own.config_file(path)
-    load_safely()
     try:
-        if name.startswith(own.MMDET) and _inheritable(name):
-            # As a child inherits it, so that what differs between the two is the child's own.
-            inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
-            cfg = Config(inherited._cfg_dict, filename=str(path))
-        else:
-            cfg = Config.fromfile(str(path))
+        with _our_bases():
+            if name.startswith(own.MMDET) and _inheritable(name):
+                # As a child inherits it, so that what differs between the two is the child's own.
+                inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
+                cfg = Config(inherited._cfg_dict, filename=str(path))
+            else:
+                cfg = Config.fromfile(str(path))
     except SyntaxError as error:
         raise UserError(f'{name}: not a config: {error.msg} in line {error.lineno}') from None
     except (Exception, SystemExit) as error:
@@ -54,17 +54,24 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
             ) from None
         raise UserError(f'{name}: cannot be read as a config: {type(error).__name__}: {error}') from None
     merge_options(cfg, options, name)
-    absent = [
-        key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg
-    ]
-    if absent:
-        raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
-    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        value = cfg.get(key) or {}  # to evaluate, a config needs no training
-        parts = value if key == 'param_scheduler' and isinstance(value, list) else [value]
-        if not all(isinstance(part, Mapping) for part in parts):
-            raise UserError(f'{name}: {key} is {value!r:.60}; expected dict(...)')
     return cfg
+
+
+@contextlib.contextmanager
+def _our_bases() -> Iterator[None]:
+    """Let mmengine find ``_base_ = 'ghost_det::NAME.py'`` in this block."""
+    theirs: Callable[[str, str], tuple[str, str | None]] = Config._get_cfg_path
+
+    def find(base: str, filename: str) -> tuple[str, str | None]:
+        if base.startswith(own.PREFIX):
+            return str(own.FOLDER / base.removeprefix(own.PREFIX)), None
+        return theirs(base, filename)
+
+    Config._get_cfg_path = staticmethod(find)
+    try:
+        yield
+    finally:
+        Config._get_cfg_path = staticmethod(theirs)
 
 
 def _inheritable(name: str) -> bool:
@@ -86,16 +93,22 @@ def name_of(cfg: Any) -> str:
 
 
 def merge_options(cfg: Any, options: dict[str, Any] | None, name: str) -> None:
-    """Merge ``--cfg-options`` into the config called ``name``.
-
-    Raises:
-        UserError: an option does not fit it.
-    """
+    """Merge ``--cfg-options`` into the config called ``name``, and check that it is that of a detector."""
     if options:
         try:
             cfg.merge_from_dict(options)
         except Exception as error:
             raise UserError(f'--cfg-options {options}: does not fit {name}: {error}') from None
+    absent = [
+        key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg
+    ]
+    if absent:
+        raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        value = cfg.get(key) or {}  # to evaluate, a config needs no training
+        parts = value if key == 'param_scheduler' and isinstance(value, list) else [value]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise UserError(f'{name}: {key} is {value!r:.60}; expected dict(...)')
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def _cells(times: dict[str, float]) -> str:
 
 
 def as_json(seen: Seen, least: float) -> str:
-    """Return what is found in the layout of tools/detect.py's json, a line for each object."""
+    """Return what is found in the layout of ghost-det detect's json, a line for each object."""
     categories = [{'id': label + 1, 'name': name} for label, name in enumerate(seen.classes)]
     image = {'id': 1, 'file_name': seen.path.name, 'height': seen.size[0], 'width': seen.size[1]}
     results = above(seen.found, least).to_coco(1, range(1, len(seen.classes) + 1))

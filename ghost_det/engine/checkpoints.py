@@ -1,17 +1,18 @@
-"""Checkpoints that are whole or not there, and finding the newest whole one."""
+"""Checkpoints that are complete or not there, and finding the newest one."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import master_only
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
@@ -23,21 +24,21 @@ from ghost_det.weights.checkpoint import load_checkpoint
 INTERRUPTED = 'interrupted.pth'
 # A resumed training takes its learning rate from the checkpoint.
 ADVICE = (
-    'To train on at a lower learning rate, start anew from the last checkpoint: --cfg-options '
+    'To train on at a lower learning rate, start again from the last checkpoint: --cfg-options '
     'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...; clip_grad in the config may help, too.'
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+ATOMIC = dict(backend='ghost_det.atomic')
+"""``backend_args`` of `AtomicBackend`."""
 
 
 class AtomicBackend(LocalBackend):
     """mmengine's storage of local files, by a temporary file that is renamed when it is on the disk."""
 
     def put(self, obj: Any, filepath: str | Path) -> None:
-        """Write bytes.
-
-        Raises:
-            UserError: the disk is full; what was there before is still there.
-        """
+        """Write bytes; where the disk is full, what was there before is still there."""
         try:
             with atomic(Path(filepath), durable=True) as partial:
                 partial.write_bytes(obj)
@@ -46,117 +47,98 @@ class AtomicBackend(LocalBackend):
                 raise
             raise UserError(disk_full(Path(filepath), len(obj))) from None
 
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text, as `put` writes bytes."""
-        self.put(obj.encode(encoding), filepath)
 
-
-def save_safely() -> None:
-    """Make mmengine write its checkpoints and other local files through `AtomicBackend`."""
-    register_backend('local', AtomicBackend, force=True, prefixes='')
+register_backend(ATOMIC['backend'], AtomicBackend)
 
 
 def disk_full(path: Path, size: int | None = None) -> str:
-    """Say that a file could not be written, what is needed, and what is still there."""
+    """Return a message: a file could not be written, what is needed, and what is still there."""
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(path.parent).free
         wanted = f', {size / 1e6:.1f} MB are needed' if size else ''
         path = Path(f'{path} ({free / 1e6:.1f} MB are free{wanted})')
     return (
-        f'no space left on the disk for {path}. The checkpoints before it are whole: free some space, then '
-        'go on with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
+        f'no space left on the disk for {path}. The checkpoints before it are intact: free some space, then '
+        'resume with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
     )
-
-
-class _Later:
-    """A file backend whose removals wait until `flush`, and are of files in one folder alone.
-
-    Which file was best comes from a checkpoint, which may be of another folder or origin.
-    """
-
-    def __init__(self, backend: Any, folder: str) -> None:
-        self.backend = backend
-        self.folder = folder
-        self.waiting: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-    def remove(self, path: str) -> None:
-        self.waiting.append(Path(path).name)
-
-    rmtree = remove
-
-    def flush(self) -> None:
-        for name in self.waiting:
-            path = self.backend.join_path(self.folder, name)
-            if name.endswith('.pth') and self.backend.isfile(path):
-                self.backend.remove(path)
-        self.waiting.clear()
 
 
 @HOOKS.register_module()
 class KeepingCheckpointHook(CheckpointHook):
-    """mmengine's checkpoints, where an old one goes only after the new one is there.
+    """mmengine's checkpoints, where an old one is removed only after the new one is saved.
 
-    mmengine removes first: interrupted then, a training that keeps one checkpoint had none. The new one knows
-    which are to go, and a training that is gone on with from it removes them.
+    mmengine removes first: interrupted then, a training that keeps one checkpoint had none.
     """
 
-    REMOVED = 'removed'
-    _waiting: Sequence[str] = ()
+    max_keep_ckpts: int
+    keep_ckpt_ids: Any
+    _best_before: Mapping[str, str | None] = {}
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save a network that is lost, in whose favour a good one would be removed.
+        """Refuse to save a network with NaN or infinite values, in whose favour a good one would be removed.
 
         Raises:
             UserError: parameters are not finite.
         """
-        checkpoint['message_hub']['runtime_info'][self.REMOVED] = list(self._waiting)
-        model = runner.model  # whose weights may be beside averaged ones in the checkpoint
+        model = runner.model  # whose weights may be next to averaged ones in the checkpoint
         statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
         state = dict([*model.named_parameters(), *statistics])
         lost = [key for key, value in state.items() if not torch.isfinite(value).all()]
         if lost:
             raise UserError(
                 f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the '
-                f'network are no longer finite numbers, {lost[0]} for one: it has diverged and is not saved. '
+                f'network are NaN or infinite, {lost[0]} for one: it has diverged and is not saved. '
                 f'The checkpoints before it are kept. {ADVICE}'
             )
 
-    def before_train(self, runner: Any) -> None:
-        """Remove what the training that is gone on with was about to remove."""
-        super().before_train(runner)
-        if is_main_process():
-            later = _Later(self.file_backend, self.out_dir)
-            names = runner.message_hub.runtime_info.get(self.REMOVED)
-            for name in names if isinstance(names, list) else ():
-                later.remove(str(name))
-            later.flush()
-        runner.message_hub.update_info(self.REMOVED, [])
-
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        with self._remove_later():
-            super()._save_checkpoint_with_step(runner, step, meta)
+        for key, path in self._best().items():
+            before = Path(self._best_before.get(key) or '').name  # it comes from a checkpoint, of any origin
+            if path and before != Path(path).name and before.startswith('best_') and before.endswith('.pth'):
+                self._remove(before)  # the new best one is saved
+        most = self.max_keep_ckpts
+        if most > 0:
+            steps = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
+            # A training that is killed before the oldest is removed finds here that it has one too many.
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
+        self.max_keep_ckpts = -1
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self.max_keep_ckpts = most
+        if most > 0:
+            for old in steps[:-most]:
+                self._remove(self.filename_tmpl.format(old))
+            self.keep_ckpt_ids = deque(steps[-most:])
         remove_interrupted(runner.work_dir)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
-        with self._remove_later():
-            super()._save_best_checkpoint(runner, metrics)
+        before = self._best_before = self._best()
+        self._set_best(dict.fromkeys(before))  # so that mmengine does not remove them
+        super()._save_best_checkpoint(runner, metrics)
+        self._set_best({key: path or before.get(key) for key, path in self._best().items()})
+        self._best_before = {}
 
-    @contextlib.contextmanager
-    def _remove_later(self) -> Iterator[None]:
-        backend: Any = self.file_backend
-        if isinstance(backend, _Later):  # saving the best saves the last once more
-            yield
-            return
-        self.file_backend: Any = _Later(backend, self.out_dir)
-        self._waiting = self.file_backend.waiting
-        try:
-            yield
-            self.file_backend.flush()
-        finally:
-            self.file_backend = backend
+    def _best(self) -> dict[str, str | None]:
+        """Return the best checkpoint by each metric; of a single metric, by ``''``."""
+        several = getattr(self, 'best_ckpt_path_dict', None)
+        return dict(several) if several else {'': getattr(self, 'best_ckpt_path', None)}
+
+    def _set_best(self, paths: Mapping[str, str | None]) -> None:
+        if '' in paths:
+            self.best_ckpt_path = paths['']
+        else:
+            self.best_ckpt_path_dict = dict(paths)
+
+    @master_only
+    def _remove(self, name: str, but: str = '', prefix: str = '') -> None:
+        """Remove a checkpoint from the folder of this training; the name may come from a checkpoint."""
+        path = self.file_backend.join_path(self.out_dir, name)
+        if (
+            name != but
+            and name.startswith(prefix)
+            and name.endswith('.pth')
+            and self.file_backend.isfile(path)
+        ):
+            self.file_backend.remove(path)
 
 
 @master_only
@@ -173,35 +155,48 @@ def remove_partial(work_dir: str) -> None:
 
 
 def saved_in(work_dir: str) -> list[Path]:
-    """Return the checkpoints of a work folder that a training may go on from."""
+    """Return the checkpoints of a work folder that a training may resume from."""
     return [path for name in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED) for path in Path(work_dir).glob(name)]
 
 
-def newest_whole(work_dir: str) -> tuple[str | None, list[str]]:
+class Saved(NamedTuple):
+    """A checkpoint that a training can resume from, and what it holds."""
+
+    path: str
+    content: dict[str, Any]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What it says of its place in the training."""
+        return self.content['meta']  # type: ignore[no-any-return]
+
+    @property
+    def began(self) -> int:
+        """When its training was started, in nanoseconds; 0 where it does not say."""
+        found = self.meta.get('began')
+        return found if isinstance(found, int) else 0
+
+
+def newest_checkpoint(work_dir: str) -> tuple[Saved | None, list[str]]:
     """Return the checkpoint to resume from, and a line on each that cannot be used.
 
     Of those that are intact, it is that of the last start, and of the most steps.
     """
-    faults = []
-    found: list[tuple[int, int, str]] = []
+    problems = []
+    newest: Saved | None = None
     for path in sorted(saved_in(work_dir), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            meta = _state(path)
+            saved = read_saved(path)
         except UserError as error:
-            faults.append(str(error))
+            problems.append(str(error))
             continue
-        found.append((began(meta), meta['iter'], str(path)))
-    return max(found)[2] if found else None, faults
+        if newest is None or (saved.began, saved.meta['iter']) > (newest.began, newest.meta['iter']):
+            newest = saved
+    return newest, problems
 
 
-def began(meta: dict[str, Any]) -> int:
-    """Return when the training of a checkpoint was started, in nanoseconds; 0 where it does not say."""
-    found = meta.get('began')
-    return found if isinstance(found, int) else 0
-
-
-def _state(path: str | Path) -> dict[str, Any]:
-    """Return what the checkpoint of a training says of its place.
+def read_saved(path: str | Path) -> Saved:
+    """Read the checkpoint of a training.
 
     Raises:
         UserError: the file is damaged, or holds no state of a training.
@@ -210,49 +205,57 @@ def _state(path: str | Path) -> dict[str, Any]:
     meta = content.get('meta')
     if not isinstance(meta, dict) or 'optimizer' not in content:
         raise UserError(
-            f'{path} holds weights alone, not the state of a training; '
+            f'{path} holds only weights, not the state of a training; '
             f'to start from them: --cfg-options load_from={path}'
         )
     for key, default in {'iter': None, 'epoch': None, 'place': 0, 'seed': 0}.items():
         number = meta.get(key, default)
         if not isinstance(number, int) or not 0 <= number < 2**63:
-            raise UserError(f'{path}: damaged: its meta.{key} is {str(number)[:40]}, a number is wanted')
-    return meta
+            raise UserError(f'{path}: damaged: its meta.{key} is {str(number)[:40]}; expected a number')
+    return Saved(str(path), content)
 
 
-def resume_from(cfg: Any, resume: str | None) -> tuple[str | None, list[str]]:
-    """Find what a training resumes from, and set its random seed.
+def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, list[str]]:
+    """Return what a training resumes from, if anything, and a line on each newer one that is damaged.
 
-    Returns:
-        The checkpoint, if there is one, and a line on each newer one that is damaged.
+    Args:
+        work_dir: of the training.
+        resume: ``'auto'`` for the newest there, a path, or ``None``.
 
     Raises:
-        UserError: there are checkpoints, but none to go on from; or the training is to be shorter than it is.
+        UserError: there are checkpoints, but none to resume from.
     """
-    cfg.resume = False
-    if resume is None:
-        return None, []
-    cfg.load_from = None  # or mmengine would resume from there
-    source, damaged = newest_whole(cfg.work_dir) if resume == 'auto' else (resume, [])
-    if source is None:
-        if damaged:
-            raise UserError(
-                f'--resume: no checkpoint of {cfg.work_dir} is whole: {"; ".join(damaged)}. '
-                'Remove them, or leave --resume out, to start from the beginning'
-            )
-        return None, []
-    meta = _state(source)  # before the set-up of everything else
+    if resume != 'auto':
+        return (None if resume is None else read_saved(resume)), []
+    newest, damaged = newest_checkpoint(work_dir)
+    if newest is None and damaged:
+        raise UserError(
+            f'--resume: no checkpoint of {work_dir} is intact: {"; ".join(damaged)}. '
+            'Remove them, or leave --resume out, to start from the beginning'
+        )
+    return newest, damaged
+
+
+def resume_with(cfg: Any, resume: str | None, saved: Saved | None) -> None:
+    """Set, in place, what a config says of resuming: the seed is the checkpoint's."""
+    cfg.resume = False  # the runner is told what to resume from
+    if resume is not None:
+        cfg.load_from = None
+    seed = saved and saved.meta.get('seed')
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+
+
+def require_longer(cfg: Any, saved: Saved) -> None:
+    """Stop where a training is to be shorter than it already is."""
+    meta = saved.meta
     for key, unit, done in (
         ('max_epochs', 'epochs', meta['epoch'] + (meta.get('place', 0) > 0)),
         ('max_iters', 'steps', meta['iter']),
     ):
         if cfg.train_cfg.get(key, done) < done:
             raise UserError(
-                f'--resume: {source} has been trained for {done} {unit}, and this training has '
+                f'--resume: {saved.path} has been trained for {done} {unit}, and this training has '
                 f'{cfg.train_cfg[key]} (--epochs, or train_cfg.{key} in the config): give it {done} or more, '
                 f'or evaluate the checkpoint with ghost-det test'
             )
-    seed = meta.get('seed')
-    if seed is not None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    return source, damaged

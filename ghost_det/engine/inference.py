@@ -4,46 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmdet.apis import init_detector
+from mmdet.evaluation import get_classes
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ghost_det.config.load import load_config
-from ghost_det.data.dataset import set_num_classes
+from ghost_det.config.query import heads, set_num_classes
 from ghost_det.deploy.detector import Detections
 from ghost_det.errors import UserError
 from ghost_det.models.optimize import optimize
+from ghost_det.swap.probe import build_alone
 from ghost_det.utils.images import Image
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
-from .messages import NamedCompose, told
+from .loading import safe_loading
+from .messages import BUILDING, FIRST_STEP, NamedCompose, explain_errors
 
 
-def open_model(config: str, checkpoint: str, options: dict[str, Any] | None = None) -> tuple[Any, Compose]:
-    """Return a detector with its weights, as it was trained, and the pipeline that takes images as arrays.
+class Loaded(NamedTuple):
+    """A detector of MMDetection in evaluation mode, its config, and the names of its classes."""
 
-    The number of classes is that of the weights.
+    config: Any
+    model: Any
+    classes: tuple[str, ...]
+
+
+def load_detector(
+    config: str, checkpoint: str | None, options: dict[str, Any] | None = None, device: str = 'cpu'
+) -> Loaded:
+    """Open a config and the checkpoint that was trained with it; without one, weights are random.
+
+    The number of classes is that of the checkpoint. One that does not name its classes, as mmdet's old ones,
+    is of COCO where it has 80.
 
     Raises:
         UserError: config or checkpoint cannot be used, or they do not belong together.
     """
     cfg = load_config(config, options)
-    content = load_checkpoint(checkpoint)
-    named = checkpoint_classes(content)
-    if named:
-        set_num_classes(cfg.model, len(named))
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    with told(config):
-        # It would build the data set for the palette, were none named.
-        model: Any = init_detector(cfg, str(Path(checkpoint).expanduser()), 'coco', device)
-    check_fits(model, content, checkpoint, config)
-    return model, array_pipeline(cfg)
+    content = None if checkpoint is None else load_checkpoint(checkpoint)
+    classes = None if content is None else checkpoint_classes(content)
+    if classes:
+        set_num_classes(cfg.model, len(classes))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    with safe_loading(), explain_errors(config, BUILDING):
+        model = revert_sync_batchnorm(build_alone(cfg.model))
+    if checkpoint is not None and content is not None:
+        check_fits(model, content, checkpoint, config)
+        weights = content.get('state_dict', content)
+        consume_prefix_in_state_dict_if_present(weights, 'module.')
+        model.load_state_dict(weights, strict=False)
+    return Loaded(cfg, model.to(device), classes or _unnamed_classes(cfg, content is not None))
+
+
+def _unnamed_classes(cfg: Any, trained: bool) -> tuple[str, ...]:
+    count = max((head['num_classes'] for _, head in heads(cfg.model)), default=80)
+    if trained and count == 80:
+        return tuple(get_classes('coco'))
+    return tuple(f'class {label}' for label in range(count))
 
 
 def array_pipeline(cfg: Any) -> Compose:
@@ -60,7 +85,7 @@ class TorchDetector:
         classes: names, by label.
 
     Raises:
-        UserError: see `open_model`.
+        UserError: see `load_detector`.
     """
 
     def __init__(
@@ -73,11 +98,12 @@ class TorchDetector:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self._model, self._pipeline = open_model(config, checkpoint, options)
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        cfg, self._model, self.classes = load_detector(config, checkpoint, options, device)
+        self._pipeline = array_pipeline(cfg)
         optimize(self._model)
         self._config = config
         self._least = score_threshold
-        self.classes: tuple[str, ...] = tuple(self._model.dataset_meta['classes'])
 
     def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
         """See `ghost_det.deploy.Detector`."""
@@ -104,12 +130,12 @@ class TorchDetector:
         return self._run(self._prepare(images), images)
 
     def _prepare(self, images: Sequence[Image]) -> list[Any]:
-        with told(self._config):
+        with explain_errors(self._config):
             return [self._pipeline(dict(img=image, img_id=0)) for image in images]
 
     @torch.no_grad()
     def _run(self, loaded: Sequence[Any], images: Sequence[Image]) -> list[Detections]:
-        with told(self._config):
+        with explain_errors(self._config, FIRST_STEP):
             samples = self._model.test_step({key: [each[key] for each in loaded] for key in loaded[0]})
         return [self._detections(sample, image) for sample, image in zip(samples, images)]
 

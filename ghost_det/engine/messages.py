@@ -17,7 +17,9 @@ from ghost_det.errors import UserError, reason
 
 from .checkpoints import FULL, disk_full
 
-_WRONG = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
+BUILDING = 'cannot be built'
+FIRST_STEP = 'the network cannot do its first step'
+_OVER_A_CONFIG = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
 
 
 class NamedCompose(Compose):
@@ -74,16 +76,18 @@ def name_images(dataset: Any) -> None:
 
 
 @contextlib.contextmanager
-def told(config: str, runner: Any = None) -> Iterator[None]:
-    """Turn what mmengine raises over a user's error into a `UserError`; bugs of the code stay as they are.
+def explain_errors(config: str, doing: str = '', folder: str | Path = '.') -> Iterator[None]:
+    """Turn what mmengine raises over a user error into a `UserError`; bugs stay as they are.
 
-    Until the first step of ``runner`` is done, errors of the network are the config's.
+    Args:
+        config: as the user named it.
+        doing: `BUILDING` or `FIRST_STEP`, in which any error is over the config.
+        folder: that is written to, where an error does not name its file.
 
     Raises:
-        UserError: a part cannot be built, an image read, weights loaded, memory or disk had, or the parts of
-            the network do not go together.
+        UserError: a part cannot be built, an image read, weights loaded; memory or disk are full; or the
+            parts of the network do not go together.
     """
-    folder = getattr(runner, 'work_dir', '.')
     try:
         yield
     except UserError as error:
@@ -93,7 +97,7 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise UserError(disk_full(Path(error.filename or folder))) from error
-        if _passes(error, 'build_from_cfg') or error.filename:
+        if doing == BUILDING or error.filename:
             raise UserError(f'{config}: {error.filename or ""}: {error.strerror or _text(error)}') from error
         raise
     except Exception as error:
@@ -103,26 +107,15 @@ def told(config: str, runner: Any = None) -> Iterator[None]:
                 f'{config}: the memory is not enough: {_text(error)}. Smaller: --batch-size, the '
                 'scale of the images, --amp'
             ) from error
-        if not isinstance(error, _WRONG):
+        if not doing or not isinstance(error, _OVER_A_CONFIG):
             raise
-        if _passes(error, 'build_from_cfg', 'from_cfg', 'build_optim_wrapper', 'build_param_scheduler'):
-            is_optimizer = runner is not None and _passes(error, 'build_optim_wrapper')
-            part = f' (its optimizer, {runner.cfg.optim_wrapper.get("optimizer")})' if is_optimizer else ''
-            raise UserError(f'{config}: cannot be built{part}: {_text(error)}') from error
-        if (
-            _passes(error, 'train_step', 'val_step', 'test_step')
-            and getattr(getattr(runner, '_train_loop', None), 'iter', 0) == 0
-        ):
-            raise UserError(
-                f'{config}: the network cannot do its first step: {_text(error)}. Its parts may not go '
-                'together, as in_channels, out_indices or num_classes (--traceback shows where)'
-            ) from error
-        raise
-
-
-def _passes(error: BaseException, *names: str) -> bool:
-    """Tell whether an error came through a function of one of the names."""
-    return any(frame.f_code.co_name in names for frame, _ in traceback.walk_tb(error.__traceback__))
+        advice = ''
+        if doing == FIRST_STEP:
+            advice = (
+                '. Its parts may not go together, as in_channels, out_indices or num_classes '
+                '(--traceback shows where)'
+            )
+        raise UserError(f'{config}: {doing}: {_text(error)}{advice}') from error
 
 
 def _text(error: BaseException) -> str:

@@ -22,9 +22,11 @@ from mmdet.models import BatchSyncRandomResize
 from mmdet.registry import DATA_SAMPLERS, HOOKS, LOOPS
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import BatchSampler
+
+from .messages import FIRST_STEP, explain_errors
 
 
 def seed_all(*key: int) -> None:
@@ -126,10 +128,25 @@ class NumberedBatches:
         return len(self.batches)
 
 
-class _Numbered:
-    """What makes a training loop's images repeatable."""
+class _Loop:
+    """A loop that explains errors of its first step as the config's."""
 
     runner: Any
+    _stepped = False
+
+    def run_iter(self, *step: Any) -> None:
+        """Run a step."""
+        if self._stepped:
+            super().run_iter(*step)  # type: ignore[misc]
+            return
+        with explain_errors(str(self.runner.cfg.filename), FIRST_STEP):
+            super().run_iter(*step)  # type: ignore[misc]
+        self._stepped = True
+
+
+class _Numbered(_Loop):
+    """What makes a training loop's images repeatable."""
+
     dataloader: Any
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **kwargs: Any) -> None:
@@ -184,14 +201,14 @@ class RepeatableEpochLoop(_Numbered, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class RepeatableIterLoop(_Numbered, IterBasedTrainLoop):
-    """mmengine's loop of iterations, which goes on without loading what was trained on before."""
+    """mmengine's loop of iterations, which resumes without loading what was trained on before."""
 
     def run(self) -> Any:
         """Run what is left of the training."""
         if self._iter and self.is_numbered():
-            # Anew, as loaders that work ahead have taken from this one's sampler.
+            # Rebuilt, as loaders that work ahead have taken from this one's sampler.
             self.dataloader = self._build(self.runner, dataset=self.dataloader.dataset)
-            self.dataloader_iterator: Any = _GoneThrough(self._iterate_from, self._iter)
+            self.dataloader_iterator: Any = _Skipped(self._iterate_from, self._iter)
         return super().run()
 
     def _iterate_from(self, step: int) -> Any:
@@ -206,7 +223,7 @@ class RepeatableIterLoop(_Numbered, IterBasedTrainLoop):
         return iterator
 
 
-class _GoneThrough:
+class _Skipped:
     """Gives nothing for the steps done, which mmengine goes through first; then the batches after them.
 
     Their iterator is made last, as hooks have the sampler begin again, and loaders work ahead.
@@ -229,7 +246,20 @@ class _GoneThrough:
         return next(self._iterator)
 
 
-LOOP_TYPES = {'EpochBasedTrainLoop': RepeatableEpochLoop, 'IterBasedTrainLoop': RepeatableIterLoop}
+class ExplainedValLoop(_Loop, ValLoop):
+    """mmengine's loop of evaluations within a training."""
+
+
+class ExplainedTestLoop(_Loop, TestLoop):
+    """mmengine's loop of an evaluation."""
+
+
+LOOP_TYPES = {
+    'EpochBasedTrainLoop': RepeatableEpochLoop,
+    'IterBasedTrainLoop': RepeatableIterLoop,
+    'ValLoop': ExplainedValLoop,
+    'TestLoop': ExplainedTestLoop,
+}
 
 
 @HOOKS.register_module()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ghost_det.config.load import load_config
-from ghost_det.data.dataset import DetectionData, innermost, missing_data
+from ghost_det.config.query import innermost
+from ghost_det.data.dataset import DetectionData, missing_data
 from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.engine.inference import TorchDetector

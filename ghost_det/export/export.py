@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.registry import init_default_scope
 
 from ghost_det import __version__
-from ghost_det.config.load import load_config
-from ghost_det.data.dataset import DetectionData, set_num_classes, test_pipeline
+from ghost_det.config.query import test_pipeline
+from ghost_det.data.dataset import DetectionData
 from ghost_det.data.sample import make_sample
 from ghost_det.deploy.detector import Detector
 from ghost_det.deploy.letterbox import padded_size, place
 from ghost_det.deploy.metadata import FORMAT, Metadata
-from ghost_det.engine.messages import told
+from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
-from ghost_det.swap.probe import build_alone
 from ghost_det.utils.files import require_writable, sha256
 from ghost_det.utils.images import Image, read_image
-from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 from .accuracy import Truth
 from .check import compare, predict, shrunk
@@ -40,33 +37,6 @@ SHAPES = (4 / 3, 3 / 4, 16 / 9, 1.0)
 TIES = 0.02
 """Share of boxes that one of them alone may find: where two scores differ by less than rounding does, either
 may suppress the other, and so on with what those overlap. A wrong graph has all its boxes elsewhere."""
-
-
-def load_detector(
-    config: str, checkpoint: str, options: dict[str, Any] | None = None
-) -> tuple[Any, Any, tuple[str, ...]]:
-    """Return config, detector in evaluation mode and class names of a training's checkpoint.
-
-    Raises:
-        UserError: a file that is missing, or no config, or no checkpoint; or they do not fit.
-    """
-    content = load_checkpoint(checkpoint)
-    cfg = load_config(config, options)
-    init_default_scope('mmdet')
-    classes = checkpoint_classes(content)
-    if classes:
-        set_num_classes(cfg.model, len(classes))
-    with told(config):
-        detector = build_alone(cfg.model)
-    check_fits(detector, content, checkpoint, config)
-    weights = content.get('state_dict', content)
-    detector.load_state_dict(
-        {key.removeprefix('module.'): value for key, value in weights.items()}, strict=False
-    )
-    if not classes:
-        head = getattr(detector, 'bbox_head', None) or detector.roi_head.bbox_head
-        classes = tuple(f'class {label}' for label in range(head.num_classes))
-    return cfg, detector, classes
 
 
 def describe(

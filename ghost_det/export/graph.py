@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ghost_det.data.dataset import test_pipeline
+from ghost_det.config.query import test_pipeline
 from ghost_det.errors import UserError
 from ghost_det.models.rewrite import rewrite
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ghost_det.config.query import detector_path, get_path, necks
 from ghost_det.errors import UserError, reason
 
-from .probe import Map, maps_of, necks
+from .probe import Map, maps_of
 
 METHODS = {
     'HourglassNet': 'the heads are trained on each of its stacked hourglasses',
@@ -24,10 +25,8 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         UserError: there is none, or its backbone is part of the method; the message says which.
     """
-    detector: Any = model
-    place: tuple[str, ...] = ('model',)
-    if 'backbone' not in model and isinstance(model.get('detector'), Mapping):
-        detector, place = model['detector'], ('model', 'detector')
+    place = detector_path(model)
+    detector = get_path({'model': model}, place)
     name = model.get('type')
     backbone = detector.get('backbone')
     if name == 'Detectron2Wrapper':

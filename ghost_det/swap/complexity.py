@@ -12,32 +12,13 @@ from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ghost_det.data.dataset import test_pipeline
-from ghost_det.engine.messages import told
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
 
 def build_detector(cfg: Any) -> Any:
-    """Build the detector of a config, untrained, in evaluation mode.
-
-    Raises:
-        UserError: it cannot be built.
-    """
+    """Build the detector of a config, untrained, in evaluation mode."""
     DefaultScope.get_instance('ghost_det', scope_name=cfg.get('default_scope', 'mmdet'))
-    with told(str(cfg.filename or 'the config')):
-        return MODELS.build(cfg.model).eval()
-
-
-def input_size(cfg: Any) -> tuple[int, int]:
-    """Return height and width of the test images of a config; those usual for COCO where it is not plain."""
-    steps = test_pipeline(cfg)
-    scale: Any = next((step['scale'] for step in steps if 'Resize' in step['type'] and 'scale' in step), None)
-    scale = (scale, scale) if isinstance(scale, int) else scale
-    if not isinstance(scale, list | tuple) or [type(side) for side in scale] != [int, int]:
-        scale = (1333, 800)
-    divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
-    width, height = (-(-side // divisor) * divisor for side in scale)
-    return height, width
+    return MODELS.build(cfg.model).eval()
 
 
 @torch.no_grad()

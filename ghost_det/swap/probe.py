@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from mmdet.models import SSDHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from ghost_det.config.query import necks
 from ghost_det.errors import UserError, reason
 from ghost_det.models import GhostNet
 
@@ -46,33 +48,42 @@ def abstract(work: Callable[[], T]) -> T:
             return work()
 
 
-def alone(cfg: Any) -> Any:
+def without_sync_bn(cfg: Any) -> Any:
     """Return a copy of a config with ``BN`` for ``MMSyncBN``, which a process without others cannot build."""
     if isinstance(cfg, Mapping):
-        kept = {key: alone(value) for key, value in cfg.items()}
+        kept = {key: without_sync_bn(value) for key, value in cfg.items()}
         if kept.get('type') == 'MMSyncBN':
             kept['type'] = 'BN'
         return ConfigDict(kept) if isinstance(cfg, ConfigDict) else kept
     if isinstance(cfg, list | tuple):
-        return type(cfg)(map(alone, cfg))
+        return type(cfg)(map(without_sync_bn, cfg))
     return copy.deepcopy(cfg)
 
 
 def build_part(cfg: Any) -> Any:
     """Build a backbone or neck in evaluation mode, without loading anything."""
-    built = MODELS.build(alone(without_weights(cfg) if isinstance(cfg, Mapping) else cfg))
+    built = MODELS.build(without_sync_bn(without_weights(cfg) if isinstance(cfg, Mapping) else cfg))
     built.eval()  # mmdet's ResNet returns nothing
     return built
 
 
 def build_alone(detector: Mapping[str, Any]) -> Any:
     """Build a detector in evaluation mode, without loading anything; a teacher is left out."""
-    cfg = alone(dict(detector))
+    cfg = without_sync_bn(dict(detector))
     if any(key.startswith('teacher') for key in cfg):
         cfg = {key: value for key, value in cfg.items() if 'teacher' not in key}
         cfg['type'] = 'SingleStageDetector'
-    cfg['backbone'] = without_weights(cfg['backbone'])
-    return MODELS.build(cfg).eval()
+    if 'backbone' in cfg:
+        cfg['backbone'] = without_weights(cfg['backbone'])
+    return fix_ssd(MODELS.build(cfg)).eval()
+
+
+def fix_ssd(detector: Any) -> Any:
+    """Let SSD predict: the base of heads asks for ``loss_cls``, which SSD's lacks (mmdetection #11063)."""
+    for module in detector.modules():
+        if isinstance(module, SSDHead) and not hasattr(module, 'loss_cls'):
+            module.loss_cls = None
+    return detector
 
 
 def without_weights(backbone: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,12 +103,6 @@ def maps_of(backbone: Mapping[str, Any]) -> tuple[Any, list[Map]]:
     if not isinstance(maps, list | tuple) or any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
         raise UserError(f'{backbone["type"]} returns no list of feature maps')
     return built, [Map(m.shape[1], round(SIDE / m.shape[3])) for m in maps]
-
-
-def necks(detector: Mapping[str, Any]) -> list[Any]:
-    """Return the configs of a detector's necks, none to several, first to last."""
-    neck = detector.get('neck')
-    return list(neck) if isinstance(neck, list | tuple) else [neck] if neck else []
 
 
 @torch.no_grad()

@@ -6,19 +6,14 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ghost_det.config.query import get_path
+
 from .probe import parameter_names
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
 _EMBEDDINGS = ('absolute_pos_embed', 'relative_position_bias_table')  # Swin's; configs name them unasked
 _PER_LAYER = ('decay_rate', 'decay_type', 'num_layers', 'layer_decay_rate')
-
-
-def at(cfg: Any, place: tuple[str, ...]) -> Any:
-    """Return the part of a config that the keys of ``place`` lead to."""
-    for key in place:
-        cfg = cfg[key]
-    return cfg
 
 
 def use_images(cfg: Any, wanted: Mapping[str, Any]) -> list[str]:
@@ -87,7 +82,7 @@ def forget_checkpoints(cfg: Any, place: tuple[str, ...]) -> list[str]:
         notes.append(f'removed: load_from={cfg.load_from}, of the old backbone')
         cfg.load_from = None
     for end in range(1, len(place) + 1):
-        part = at(cfg, place[:end])
+        part = get_path(cfg, place[:end])
         if 'Pretrained' in str(part.get('init_cfg')):
             notes.append(f'removed: {".".join(place[:end])}.init_cfg, weights with the old backbone')
             part.init_cfg = None

@@ -16,13 +16,14 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ghost_det.config.load import load_config, name_of, write_child
+from ghost_det.config.query import default_arguments, get_path
 from ghost_det.errors import UserError, reason
 from ghost_det.models import BACKBONES, NETWORKS
 from ghost_det.weights.catalog import PUBLISHED, address
 
 from .channels import fit_levels, place_of, rewire
 from .probe import Map, count, fault_of, maps_of, shapes_behind
-from .settings import CAFFE, IMAGENET, at, fit_optimizer, forget_checkpoints, use_images
+from .settings import CAFFE, IMAGENET, fit_optimizer, forget_checkpoints, use_images
 
 _BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
 
@@ -54,7 +55,7 @@ class Swap:
 
     def write(self, out: str | Path, force: bool = False) -> str:
         """Write the config as a child of the old one and return its text; see `write_child`."""
-        title = _title(at(self.config, self.place).backbone)
+        title = _title(get_path(self.config, self.place).backbone)
         comment = f'{title} in {Path(self.name).name}; made by ghost-det swap.'
         return write_child(out, self.name, self.config, comment, force)
 
@@ -63,7 +64,9 @@ class Swap:
 
         Branches that are folded for deployment are counted folded.
         """
-        before, after = (count(at(cfg, self.place), height, width) for cfg in (self.source, self.config))
+        before, after = (
+            count(get_path(cfg, self.place), height, width) for cfg in (self.source, self.config)
+        )
         rows = {name: [*before.get(name, (0, 0)), *after.get(name, (0, 0))] for name in {**before, **after}}
         for row in rows.values():
             if None in row:
@@ -161,7 +164,7 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
         DefaultScope.get_instance('ghost_det', scope_name=source.get('default_scope', 'mmdet'))
     place = place_of(source.model)
     cfg = copy.deepcopy(source)
-    detector, was = at(cfg, place), at(source, place)
+    detector, was = get_path(cfg, place), get_path(source, place)
     old = detector.backbone
     # They change no shapes, and may not run here.
     light = {key: value for key, value in old.items() if key not in ('dcn', 'stage_with_dcn')}
@@ -245,16 +248,6 @@ def _weights(wanted: Mapping[str, Any], pretrained: str | None) -> Weights:
     return Weights(dict(type='Pretrained', checkpoint=checkpoint), checkpoint)
 
 
-def defaults(kind: str) -> dict[str, Any]:
-    """Return what a backbone's arguments are unless they are given, those of its base classes included."""
-    found: dict[str, Any] = {}
-    for cls in reversed(getattr(MODELS.get(kind), '__mro__', ())):  # there may be no such backbone
-        if '__init__' in vars(cls) and cls is not object:
-            parameters = inspect.signature(cls.__init__).parameters.values()
-            found |= {p.name: p.default for p in parameters if p.default is not p.empty}
-    return found
-
-
 def _kept(wanted: Mapping[str, Any], old: Mapping[str, Any], built: Any, pretrained: bool) -> dict[str, Any]:
     """Return the training settings of the old backbone that the new one takes over, but for its defaults.
 
@@ -265,7 +258,7 @@ def _kept(wanted: Mapping[str, Any], old: Mapping[str, Any], built: Any, pretrai
         norm_eval=bool(getattr(built, 'norm_eval', False)) and pretrained,
         with_cp=bool(old.get('with_cp', False)),
     )
-    known = defaults(wanted['type'])
+    known = default_arguments(wanted['type'])
     norm = old.get('norm_cfg') or {}
     if norm.get('type') in _BATCH_NORMS and (known.get('norm_cfg') or {}).get('type') in _BATCH_NORMS:
         fixed = pretrained and norm.get('requires_grad') is False

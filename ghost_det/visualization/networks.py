@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torchvision
 from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -22,11 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghost_det.commands._classify import CLASSES, preprocess
 from ghost_det.config import shipped
-from ghost_det.config.load import load_config
-from ghost_det.engine.inference import array_pipeline, open_model
-from ghost_det.engine.messages import told
+from ghost_det.engine.inference import array_pipeline, load_detector
+from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError
-from ghost_det.swap.probe import build_alone
 from ghost_det.weights.checkpoint import differences
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
@@ -80,7 +77,7 @@ class Network:
             if not isinstance(image, Image.Image):
                 image = Image.fromarray(image)
             return self.module(preprocess(image)[None].to(next(self.module.parameters()).device))
-        with told(self.name):
+        with explain_errors(self.name, FIRST_STEP):
             data = self.pipeline(dict(img=np.asarray(image)[..., ::-1], img_id=0))
             return self.module.test_step({key: [value] for key, value in data.items()})[0]
 
@@ -118,16 +115,10 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
 
 
 def _detector(config: str, checkpoint: str | None, random: bool) -> Network:
-    if checkpoint is not None:
-        module, pipeline = open_model(config, checkpoint)
-        return Network(Path(config).stem, module, random, tuple(module.dataset_meta['classes']), pipeline)
-    if not random:
+    if checkpoint is None and not random:
         raise UserError(f'{config}: name the checkpoint behind it, or --pretrained none for random weights')
-    cfg = load_config(config)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    with told(config):
-        module = build_alone(cfg.model)
-    classes = tuple(f'class {label}' for label in range(len(CLASSES)))  # it has learnt none of them
+    device = 'cuda' if torch.cuda.is_available() and not random else 'cpu'
+    cfg, module, classes = load_detector(config, checkpoint, device=device)
     return Network(Path(config).stem, module, random, classes, array_pipeline(cfg))
 
 

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as checkpoints
 from torch import Tensor
 
 from ghost_det.errors import UserError
@@ -93,7 +91,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
         found = 'a folder' if path.is_dir() else 'nothing'
         raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
     _check_archive(path)
-    content = _weights(path, torch.load, path, map_location=map_location)
+    content = read_weights(path, torch.load, path, map_location=map_location)
     if not isinstance(content, dict):
         raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
     weights = content.get('state_dict', content)
@@ -142,7 +140,7 @@ def _refuse_buffers(pickled: bytes, path: Path) -> None:
         raise UserError(f'{path}: refused: it holds bytearray, which is not weights and takes any memory')
 
 
-def _weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     """Let a function of torch read only weights and plain data of a checkpoint.
 
     Raises:
@@ -208,31 +206,3 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
             f'{path}: does not fit {config}: {len(faults)} of {len(wanted)} tensors differ: '
             f'{"; ".join(faults[:3])}.{hint} Use the config (and --data) that it was trained with.'
         )
-
-
-def load_safely() -> None:
-    """Make mmengine read weights alone, from wherever: local files through `load_checkpoint`, on every stack.
-
-    onedl-mmengine itself unpickles, and so runs, whatever ``weights_only=True`` has just refused; and
-    downloads, on both stacks, go through a function of torch's that does so by default.
-    """
-    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
-    if hasattr(checkpoints, '_safe_torch_load'):
-        checkpoints._safe_torch_load = _read_safely
-    checkpoints.load_url = _read_url
-
-
-def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Serve mmengine, which takes the kind of source that it logs from this function's name."""
-    return load_checkpoint(filename, map_location)
-
-
-def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-    """Stand in for mmengine's reader of what its other loaders fetched."""
-    name = file if isinstance(file, str | Path) else 'a checkpoint'
-    return _weights(name, torch.load, file, map_location=map_location)
-
-
-def _read_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
-    """Stand in for mmengine's ``load_url``; the cache is the same."""
-    return _weights(url, torch.hub.load_state_dict_from_url, url, model_dir, map_location, progress)

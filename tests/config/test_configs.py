@@ -16,8 +16,9 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from ghost_det.config.load import load_config
+from ghost_det.config.overrides import use_pretrained
 from ghost_det.data.dataset import find_data, use_data
-from ghost_det.engine.train import load_config, use_pretrained
 from ghost_det.weights.catalog import published
 from tests.conftest import CONFIGS, ROOT
 

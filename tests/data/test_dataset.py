@@ -10,6 +10,7 @@ import pytest
 from mmdet.datasets import CocoDataset, ConcatDataset
 
 from ghost_det import check_dataset
+from ghost_det.config.load import load_config
 from ghost_det.data import annotations
 from ghost_det.data.annotations import survey
 from ghost_det.data.dataset import (
@@ -23,7 +24,6 @@ from ghost_det.data.dataset import (
     used_boxes,
 )
 from ghost_det.data.table import left_out
-from ghost_det.engine.train import load_config
 from ghost_det.errors import UserError
 from ghost_det.evaluation.results import read_truth
 from tests.conftest import CONFIGS, ROOT

@@ -194,7 +194,7 @@ def test_the_tool_needs_no_torch(work: Path) -> None:
         (['m.onnx', 'nowhere', '-o', 'out'], 'nowhere: no such file or folder'),
         (['m.onnx', 'images', '-o', 'm.onnx'], '-o m.onnx: cannot be written'),
         (['m.onnx', 'images', '-o', 'out', '--no-pictures'], '--no-pictures without --json'),
-        (['m.onnx', 'images', '-o', 'out', '--score', '7'], "'7': a number from 0 to 1 is wanted"),
+        (['m.onnx', 'images', '-o', 'out', '--score', '7'], "'7': expected a number from 0 to 1"),
         (['c.py', 'c.pth', 'images', '-o', 'out'], 'needs MMDetection'),
         (['c.py', 'images', '-o', 'out'], 'expected, after a config, its checkpoint'),
     ],

@@ -12,7 +12,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from ghost_det.engine.inference import TorchDetector
+from ghost_det.engine.inference import TorchDetector, load_detector
 from ghost_det.errors import UserError
 from tests.demo.torch_files import save_torch
 from tests.export.settled import canvases
@@ -45,3 +45,17 @@ def test_boxes_without_area_in_the_image_are_left_out(
     monkeypatch.setattr(detector._model, 'test_step', lambda data: [sample])
     found = detector(canvases(1)[0])
     assert found.boxes.tolist() == [[5, 5, 9, 9]] and found.scores.tolist() == pytest.approx([0.8])
+
+
+def test_the_classes_of_a_checkpoint_are_those_of_the_detector(tmp_path: Path) -> None:
+    config, checkpoint = map(str, save_torch(tmp_path))
+    content = torch.load(checkpoint)
+    named = load_detector(config, checkpoint)
+    assert named.classes == content['meta']['dataset_meta']['classes'] and not named.model.training
+    count = named.model.bbox_head.num_classes
+    torch.save({f'module.{key}': value for key, value in content['state_dict'].items()}, checkpoint)
+    unnamed = load_detector(config, checkpoint)
+    assert unnamed.classes[0] == ('person' if count == 80 else 'class 0') and len(unnamed.classes) == count
+    for key, value in unnamed.model.state_dict().items():
+        assert torch.equal(value, content['state_dict'][key])
+    assert load_detector(config, None).classes[-1] == f'class {count - 1}'

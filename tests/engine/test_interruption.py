@@ -25,16 +25,16 @@ from torch.utils.data import DataLoader
 
 from ghost_det import InterruptHook, LossGuardHook, ProgressHook
 from ghost_det.data.dataset import DetectionData, find_data
-from ghost_det.engine import guards
-from ghost_det.engine.checkpoints import AtomicBackend, newest_whole
+from ghost_det.engine import hooks
+from ghost_det.engine.checkpoints import AtomicBackend, newest_checkpoint
 from ghost_det.engine.resume import NumberedBatches, PatientWorker, SeededImages, Turn, seed_all
 from ghost_det.engine.train import train
 from ghost_det.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.reports import training as report
 from ghost_det.weights.checkpoint import load_checkpoint
-from tests import soak
 from tests.conftest import ROOT
+from tools import soak
 
 # make soak: 100 kills.
 KILLS = os.environ.get('GHOST_DET_KILLS', '6')
@@ -54,7 +54,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, DetectionData]
 def test_killed_trainings_end_to_the_bit_as_if_they_had_not_been(loop: str) -> None:
     kills = KILLS if loop == 'epochs' else str(max(2, int(KILLS) // 3))
     done = subprocess.run(
-        [sys.executable, '-m', 'tests.soak', '--kills', kills, '--loop', loop],
+        [sys.executable, '-m', 'tools.soak', '--kills', kills, '--loop', loop],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -195,13 +195,13 @@ def test_a_scheduler_s_signal_saves_and_the_training_goes_on(
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == EXIT_INTERRUPTED == 75, printed
     assert 'SIGTERM: stopping' in printed and 'Traceback' not in printed and 'interrupted: SIGTERM' in printed
-    source, faults = newest_whole(str(tmp_path))
-    assert source and not faults
-    steps = load_checkpoint(source)['meta']['iter']
+    saved, faults = newest_checkpoint(str(tmp_path))
+    assert saved and not faults
+    source, steps = saved.path, saved.meta['iter']
     process = start_tool(small, tmp_path, '--resume', '--epochs', str(steps // 2 + 1))
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
-    assert f'--resume: going on from {source}, after {steps} steps' in printed
+    assert f'--resume: resuming from {source}, after {steps} steps' in printed
     assert not (tmp_path / 'interrupted.pth').exists()
 
 
@@ -215,7 +215,7 @@ def test_a_second_signal_ends_at_once(small: tuple[str, DetectionData], tmp_path
     os.kill(process.pid, signal.SIGCONT)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
-    assert newest_whole(str(tmp_path))[0]
+    assert newest_checkpoint(str(tmp_path))[0]
 
 
 def tell_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int) -> None:
@@ -251,7 +251,7 @@ def test_processes_with_unequal_shares_of_an_evaluation_agree_in_the_rounds_that
     hook = InterruptHook()
     hook._before = {signal.SIGTERM: signal.SIG_DFL}
     monkeypatch.setattr(hook, '_agreed', lambda: asked.append(1))
-    monkeypatch.setattr(guards, 'all_gather_object', lambda number: [number, 2])
+    monkeypatch.setattr(hooks, 'all_gather_object', lambda number: [number, 2])
     runner = SimpleNamespace(val_dataloader=range(3))
     hook.before_val_epoch(runner)
     for index in range(3):
@@ -302,9 +302,9 @@ def test_a_diverging_training_stops_and_names_its_images(
         r'the loss is \S+ at step \d+ \(epoch \d; loss_cls .*: the training has diverged', message
     )
     assert message.count('/train2017/') == 4 and 'load_from=' in message
-    source = newest_whole(str(tmp_path))[0]
-    assert source is not None
-    weights = load_checkpoint(source)['state_dict']
+    saved = newest_checkpoint(str(tmp_path))[0]
+    assert saved is not None
+    weights = saved.content['state_dict']
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
@@ -312,9 +312,7 @@ def test_a_lost_network_is_not_saved(small: tuple[str, DetectionData], tmp_path:
     runner = small_train(small, tmp_path, epochs=1)
     with torch.no_grad():
         next(runner.model.backbone.parameters()).fill_(float('nan'))
-    with pytest.raises(
-        UserError, match='1 of .* tensors of the network are no longer finite numbers, backbone'
-    ):
+    with pytest.raises(UserError, match='1 of .* tensors of the network are NaN or infinite, backbone'):
         runner.save_checkpoint(str(tmp_path), 'epoch_2.pth')
     assert not (tmp_path / 'epoch_2.pth').exists() and (tmp_path / 'epoch_1.pth').exists()
 
@@ -378,12 +376,12 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     ):
         small_train(small, small_disk, epochs=2, resume='auto')
     assert not list(small_disk.glob('.partial*')) and not (small_disk / 'epoch_2.pth').exists()
-    assert newest_whole(str(small_disk)) == (str(small_disk / 'epoch_1.pth'), [])
+    assert newest(small_disk) == str(small_disk / 'epoch_1.pth')
     (small_disk / 'filler').unlink()
     for best in small_disk.glob('best_*'):
         best.unlink()
     small_train(small, small_disk, epochs=2, resume='auto')
-    assert newest_whole(str(small_disk))[0] == str(small_disk / 'epoch_2.pth')
+    assert newest(small_disk) == str(small_disk / 'epoch_2.pth')
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
@@ -413,7 +411,12 @@ def test_a_disk_that_is_full_when_the_pictures_are_drawn_is_told_and_stops_nothi
     (log,) = tmp_path.glob('*/*.log')
     assert 'curves is not written: OSError: [Errno 28] No space left on device' in log.read_text()
     assert (tmp_path / 'report.json').exists()
-    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_1.pth')
+    assert newest(tmp_path) == str(tmp_path / 'epoch_1.pth')
+
+
+def newest(work_dir: Path) -> str | None:
+    saved = newest_checkpoint(str(work_dir))[0]
+    return saved and saved.path
 
 
 def checkpoint_file(path: Path, step: int, **more: Any) -> None:
@@ -421,23 +424,23 @@ def checkpoint_file(path: Path, step: int, **more: Any) -> None:
     torch.save({'meta': meta, 'state_dict': {'a': torch.rand(1000)}, 'optimizer': {}}, path)
 
 
-def test_the_newest_whole_checkpoint_is_found_whatever_else_there_is(tmp_path: Path) -> None:
-    assert newest_whole(str(tmp_path)) == (None, [])
+def test_the_newest_checkpoint_checkpoint_is_found_whatever_else_there_is(tmp_path: Path) -> None:
+    assert newest_checkpoint(str(tmp_path)) == (None, [])
     for step in (1, 2, 3, 4):
         checkpoint_file(tmp_path / f'epoch_{step}.pth', step)
     checkpoint_file(tmp_path / 'interrupted.pth', 5)
     os.utime(tmp_path / 'epoch_4.pth', (0, 0))  # a copied folder has dates of its own
     (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
     (tmp_path / 'epoch_9.pth').mkdir()
-    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'interrupted.pth')
+    assert newest(tmp_path) == str(tmp_path / 'interrupted.pth')
     (tmp_path / 'interrupted.pth').unlink()
-    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_4.pth')
+    assert newest(tmp_path) == str(tmp_path / 'epoch_4.pth')
     content = bytearray((tmp_path / 'epoch_4.pth').read_bytes())
     content[len(content) // 2] ^= 1  # which torch itself does not notice
     (tmp_path / 'epoch_4.pth').write_bytes(content)
     (tmp_path / 'epoch_3.pth').write_bytes((tmp_path / 'epoch_3.pth').read_bytes()[:-100])
-    source, faults = newest_whole(str(tmp_path))
-    assert source == str(tmp_path / 'epoch_2.pth')
+    saved, faults = newest_checkpoint(str(tmp_path))
+    assert saved and saved.path == str(tmp_path / 'epoch_2.pth')
     assert len(faults) == 3 and any('epoch_4.pth: damaged' in fault for fault in faults)
 
 
@@ -448,7 +451,7 @@ def test_a_training_started_later_is_gone_on_with_though_it_has_fewer_steps(
     checkpoint_file(tmp_path / 'epoch_8.pth', 8, began=1)
     checkpoint_file(tmp_path / 'epoch_1.pth', 1, began=2)
     checkpoint_file(tmp_path / 'epoch_2.pth', 2, began=2)
-    assert newest_whole(str(tmp_path))[0] == str(tmp_path / 'epoch_2.pth')
+    assert newest(tmp_path) == str(tmp_path / 'epoch_2.pth')
 
 
 def logged(work_dir: Path) -> str:
@@ -479,19 +482,19 @@ def test_a_training_begins_anew_or_goes_on(small: tuple[str, DetectionData], tmp
 )
 def test_a_checkpoint_with_odd_numbers_is_damaged(meta: dict[str, Any], tmp_path: Path) -> None:
     checkpoint_file(tmp_path / 'epoch_3.pth', 3, **meta)
-    source, faults = newest_whole(str(tmp_path))
-    assert source is None and f'damaged: its meta.{next(iter(meta))} is' in faults[0]
+    saved, faults = newest_checkpoint(str(tmp_path))
+    assert saved is None and f'damaged: its meta.{next(iter(meta))} is' in faults[0]
 
 
 def test_no_state_of_a_training_is_no_new_beginning(small: tuple[str, DetectionData], tmp_path: Path) -> None:
     torch.save({'meta': {'iter': 1, 'epoch': 1}, 'state_dict': {}}, tmp_path / 'epoch_1.pth')
-    with pytest.raises(UserError, match='no checkpoint of .* is whole: .* holds weights alone'):
+    with pytest.raises(UserError, match='no checkpoint of .* is intact: .* holds only weights'):
         small_train(small, tmp_path, resume='auto')
 
 
 def test_no_whole_checkpoint_is_no_new_beginning(small: tuple[str, DetectionData], tmp_path: Path) -> None:
     (tmp_path / 'epoch_1.pth').write_bytes(b'PK half')
-    with pytest.raises(UserError, match='no checkpoint of .* is whole: .*epoch_1.pth.*Remove them'):
+    with pytest.raises(UserError, match='no checkpoint of .* is intact: .*epoch_1.pth.*Remove them'):
         small_train(small, tmp_path, resume='auto')
 
 
@@ -514,11 +517,9 @@ def test_what_was_to_be_removed_is_removed_on_resuming_and_nothing_else(
         other.touch()
     (tmp_path / 'run/epoch_0.pth').touch()
     hub = content['message_hub']['runtime_info']
-    assert hub['removed'] == []
+    assert hub['keep_ckpt_ids'] == [1]
     # The best one as of a folder that was moved, or of a checkpoint that means harm.
-    hub.update(
-        removed=['epoch_0.pth', '../other.pth', 'notes.txt'], best_ckpt=str(others[0]), best_score=-2.0
-    )
+    hub.update(keep_ckpt_ids=[0, 1], best_ckpt=str(others[0]), best_score=-2.0)
     torch.save(content, path)
     small_train(small, tmp_path / 'run', epochs=2, resume='auto')
     assert all(other.exists() for other in others) and not (tmp_path / 'run/epoch_0.pth').exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ghost_det.engine.distributed import default_launcher, is_first, join, read_environment
-from ghost_det.engine.runner import MeanLossHook
+from ghost_det.engine.hooks import MeanLossHook
 from ghost_det.errors import UserError
 from tests.conftest import ROOT
 
@@ -93,7 +93,7 @@ import os, sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from ghost_det.engine.runner import MeanLossHook
+from ghost_det.engine.hooks import MeanLossHook
 from ghost_det.errors import UserError
 from ghost_det.engine.distributed import first_on_host, join, require_same
 

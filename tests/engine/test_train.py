@@ -12,19 +12,14 @@ import pytest
 import torch
 
 from ghost_det import GhostNet
+from ghost_det.config.load import load_config
+from ghost_det.config.overrides import fit_to_cpu, use_pretrained
+from ghost_det.config.schedules import set_epochs
 from ghost_det.data.dataset import find_data
-from ghost_det.engine.runner import ChannelsLastHook, ConsoleRunner
-from ghost_det.engine.train import (
-    OUR_HOOKS,
-    batch_note,
-    fit_to_cpu,
-    load_config,
-    prepare,
-    set_epochs,
-    train,
-    use_pretrained,
-)
-from ghost_det.engine.train import test as evaluate
+from ghost_det.engine.hooks import ChannelsLastHook
+from ghost_det.engine.runner import OUR_HOOKS, GhostRunner, is_no_listing
+from ghost_det.engine.test import test as evaluate
+from ghost_det.engine.train import batch_note, prepare, train
 from ghost_det.errors import UserError
 from ghost_det.reports.logs import read_scalars
 from ghost_det.swap.complexity import build_detector
@@ -101,10 +96,12 @@ def test_options_win_over_data_and_machine(sample: Path, tmp_path: Path) -> None
     assert cfg.train_dataloader.num_workers == 0 and cfg.train_dataloader.batch_size == 3
     assert cfg.train_cfg.max_epochs == 2 and cfg.work_dir == str(tmp_path)
     assert [b.type for b in cfg.visualizer.vis_backends] == ['LocalVisBackend', 'TensorboardVisBackend']
-    again = tmp_path / 'again.py'
-    cfg.dump(again)
-    hooks = [hook.type for hook in prepare(str(again)).custom_hooks]
-    assert hooks == ['ChannelsLastHook', *OUR_HOOKS]
+    assert [hook.type for hook in cfg.custom_hooks] == ['ChannelsLastHook']
+    cfg.custom_hooks.append(dict(type='LossGuardHook', factor=7.0))
+    runner = GhostRunner.from_cfg(cfg)
+    names = [type(hook).__name__ for hook in runner.hooks]
+    assert all(names.count(name) == 1 for name in OUR_HOOKS)
+    assert next(hook for hook in runner.hooks if hasattr(hook, 'factor')).factor == 7.0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +114,7 @@ def test_options_win_over_data_and_machine(sample: Path, tmp_path: Path) -> None
         ('1 / 0', 'cannot be read as a config: ZeroDivisionError'),
     ],
 )
-def test_bad_configs_are_named_with_their_fault(tmp_path: Path, content: str | None, message: str) -> None:
+def test_bad_configs_are_named_with_their_problem(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / 'bad.py'
     if content is not None:
         path.write_text(content)
@@ -131,7 +128,7 @@ def test_options_that_do_not_fit_are_named() -> None:
         load_config(LITE, {'param_scheduler.7.end': 3})
 
 
-def test_missing_data_names_three_ways_on() -> None:
+def test_missing_data_names_the_options() -> None:
     with pytest.raises(UserError) as error:
         prepare(str(FULL))
     for piece in (str(FULL), 'data/coco', '--data sample', '--data FOLDER', '--cfg-options'):
@@ -147,9 +144,9 @@ def test_channels_last_is_a_switch() -> None:
         assert out.is_contiguous(memory_format=torch.channels_last) is enabled
 
 
-def test_long_listings_go_to_the_file_alone() -> None:
+def test_long_listings_go_only_to_the_file() -> None:
     def shown(message: str) -> bool:
-        return ConsoleRunner._is_no_listing(logging.LogRecord('m', logging.INFO, '', 1, message, (), None))
+        return is_no_listing(logging.LogRecord('m', logging.INFO, '', 1, message, (), None))
 
     assert not shown('\n------\nSystem environment:\n  sys.platform: linux')
     assert not shown('Config:\nmodel = dict()')
@@ -255,7 +252,7 @@ def test_a_training_says_how_many_boxes_it_uses(tmp_path: Path, change: dict[str
             entry.update(change)
     with contextlib.nullcontext() if 'area' in change else pytest.raises(UserError, match=message):
         cfg = prepare(str(LITE), str(tmp_path / 'run'), data=find_data(folder.save()))
-        runner = ConsoleRunner.from_cfg(cfg)
+        runner = GhostRunner.from_cfg(cfg)
         runner.build_train_loop(runner._train_loop)
         (log,) = (tmp_path / 'run').glob('*/*.log')
         assert message in log.read_text()

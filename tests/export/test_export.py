@@ -20,8 +20,8 @@ import torch
 from filelock import FileLock
 
 from ghost_det.config.load import load_config
+from ghost_det.config.query import test_pipeline as evaluation_steps
 from ghost_det.data.dataset import DetectionData, Split
-from ghost_det.data.dataset import test_pipeline as evaluation_steps
 from ghost_det.deploy import Detector
 from ghost_det.deploy import detector as runtime
 from ghost_det.deploy.backends import openvino_core

@@ -11,7 +11,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from ghost_det.config.load import load_config
-from ghost_det.data.dataset import test_pipeline as evaluation_steps
+from ghost_det.config.query import test_pipeline as evaluation_steps
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.detector import detections
 from ghost_det.deploy.letterbox import image_sizes, letterbox

@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
-from ghost_det.engine.train import load_config
+from ghost_det.config.load import load_config
 from ghost_det.models.gfl_head import GFLSepBNHead
 from tests.conftest import ROOT
 

@@ -12,7 +12,8 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ghost_det.engine.train import load_config, use_pretrained
+from ghost_det.config.load import load_config
+from ghost_det.config.overrides import use_pretrained
 from ghost_det.models.ghost_pan import GhostPAN
 from tests.conftest import ROOT
 

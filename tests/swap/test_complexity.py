@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ghost_det.engine.train import load_config
+from ghost_det.config.load import load_config
 from ghost_det.swap.complexity import build_detector, complexity
 from tests.conftest import CONFIGS, ROOT
 

@@ -15,15 +15,16 @@ from mmengine.registry import DefaultScope
 import ghost_det_main
 from ghost_det import swap_backbone
 from ghost_det.config.load import changes, load_config
-from ghost_det.engine.train import prepare, use_pretrained
+from ghost_det.config.overrides import use_pretrained
+from ghost_det.config.query import input_size
+from ghost_det.engine.train import prepare
 from ghost_det.errors import UserError
 from ghost_det.swap.channels import fit_levels
-from ghost_det.swap.complexity import input_size
 from ghost_det.swap.probe import count
 from ghost_det.swap.settings import IMAGENET, use_images
 from ghost_det.swap.swap import Swap, parse_backbone, swap
-from ghost_det.sweep import exercise
 from tests.conftest import ROOT
+from tools.sweep import exercise
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 OURS = str(ROOT / 'configs/retinanet_ghostnet_fpn.py')

@@ -11,8 +11,9 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ghost_det.engine.loading import safe_loading
 from ghost_det.errors import UserError
-from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint, load_safely
+from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 
 class Canary:
@@ -56,8 +57,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, place: str) -> None:
     torch.save(trap if place == 'top' else {'state_dict': {}, place: {'x': trap}}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match='refused: it holds .*mkdir'):
         load_checkpoint(tmp_path / 'a.pth')
-    load_safely()
-    with pytest.raises(UserError, match='refused'):
+    with pytest.raises(UserError, match='refused'), safe_loading():
         CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))
     assert not (tmp_path / 'executed').exists()
 

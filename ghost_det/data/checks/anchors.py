@@ -12,7 +12,7 @@ import torch
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps
 
-from ghost_det.data.dataset import test_pipeline
+from ghost_det.config.query import test_pipeline
 from ghost_det.data.table import IOU, LIMITS, SIZES, Floats, Table, sound_boxes
 
 MOST = 20_000  # boxes are enough for a share: its standard error is under 0.4 %

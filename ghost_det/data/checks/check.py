@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghost_det.config.query import innermost
 from ghost_det.data.annotations import survey
-from ghost_det.data.dataset import Split, innermost, shared_images
+from ghost_det.data.dataset import Split, shared_images
 from ghost_det.data.layouts import find_images, locate
 from ghost_det.data.table import Table, is_there, left_out, reasons
 from ghost_det.errors import UserError

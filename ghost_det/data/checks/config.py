@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghost_det.config.query import all_innermost, evaluators, heads, innermost
 from ghost_det.data.annotations import survey
-from ghost_det.data.dataset import Split, all_innermost, evaluators, heads, innermost, quick_check
+from ghost_det.data.dataset import Split, quick_check
 from ghost_det.data.table import Table
 from ghost_det.errors import UserError
 

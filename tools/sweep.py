@@ -1,21 +1,27 @@
-"""A backbone under every kind of detector that mmdet ships: swapped, trained for a step, asked for boxes."""
+"""A backbone under every kind of detector that mmdet ships: swapped, trained for a step, asked for boxes.
+
+python -m tools.sweep --backbone GhostNet -o docs/sweep-default.md
+"""
 
 from __future__ import annotations
 
+import argparse
 import collections
 import copy
-import importlib.metadata
 import logging
 import multiprocessing
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs, demo_track_inputs
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
@@ -25,13 +31,16 @@ from mmengine.structures import InstanceData
 from tqdm import tqdm
 
 from ghost_det.config.load import load_config
+from ghost_det.config.query import get_path, necks
 from ghost_det.config.shipped import MMDET, mmdet_folder
-from ghost_det.errors import UserError, reason
+from ghost_det.errors import UserError, reason, run_tool
 from ghost_det.models import BACKBONES
-from ghost_det.swap.probe import PROPOSALS, alone, necks, without_weights
-from ghost_det.swap.settings import at
+from ghost_det.swap.probe import PROPOSALS, without_sync_bn, without_weights
 from ghost_det.swap.swap import parse_backbone, swap
+from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.system import cores, versions
 
+PACKAGES = ('torch', 'mmdet', 'onedl-mmdetection', 'mmcv', 'mmcv-lite', 'onedl-mmcv', 'scikit-learn')
 SIDES = (128, 256, 512)
 """Pixels of the square images, the next where a detector wants more cells of its maps."""
 RESULTS = {
@@ -137,7 +146,7 @@ def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
     MessageHub.get_current_instance().update_info_dict({'iter': 0, 'epoch': 0})  # which a training does
     for side in SIDES:
         try:
-            return _exercise(alone(dict(detector)), copy.deepcopy(optim_wrapper), side)
+            return _exercise(without_sync_bn(dict(detector)), copy.deepcopy(optim_wrapper), side)
         except (RuntimeError, ValueError, IndexError, AssertionError):
             if side == SIDES[-1]:
                 raise
@@ -189,8 +198,6 @@ def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
 
 def _inputs(cfg: Mapping[str, Any], side: int) -> dict[str, Any]:
     """Make two random images, or two frames of a video, with random boxes."""
-    from mmdet.testing import demo_mm_inputs, demo_track_inputs  # after ghost_det, or masks find no operators
-
     with_mask = 'mask' in str(cfg).lower()  # others take them for boxes
     settings = dict(image_shapes=(3, side, side), num_classes=_classes(cfg), with_mask=with_mask)
     if cfg['data_preprocessor'].get('type') == 'TrackDataPreprocessor':
@@ -247,7 +254,7 @@ def try_config(name: str, backbone: str) -> Outcome:
         swapped = swap(source, network, 'none', **settings)
     except UserError as error:
         return outcome('refused', str(error).partition('cannot be swapped: ')[2] or str(error))
-    was, now = (at(cfg, swapped.place) for cfg in (source, swapped.config))
+    was, now = (get_path(cfg, swapped.place) for cfg in (source, swapped.config))
     old = str(was.backbone.type)
     wrapper = swapped.config.get('optim_wrapper') if len(swapped.place) == 1 else None
     try:
@@ -303,8 +310,6 @@ def sweep(configs: Sequence[str], backbone: str, jobs: int = 1, seconds: float =
     """Do `try_config` with many configs, ``jobs`` at once, of one thread each; see `find_configs`."""
     if MODELS.get(parse_backbone(backbone)[0]) is None:
         raise UserError(f'--backbone {backbone}: there is no such backbone; ours are {", ".join(BACKBONES)}')
-    if jobs < 1 or not 0 < seconds < 1e6:
-        raise UserError(f'--jobs {jobs} --timeout {seconds:g}: positive numbers are wanted')
     with ThreadPoolExecutor(jobs) as pool:
         rows = pool.map(lambda name: _alone(name, backbone, seconds), configs)
         return list(tqdm(rows, total=len(configs), unit='config'))
@@ -319,10 +324,11 @@ def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
         families[_folder(o)].add(o.result)
     fit = {name: found for name, found in families.items() if found & {'works', 'in part', 'fails'}}
     works = [name for name, found in fit.items() if 'works' in found and 'fails' not in found]
+    packages = ', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items())
     lines = [
         f'# {backbone} under every kind of detector of mmdet',
         '',
-        f'Written by `{command}` with {_versions()}.',
+        f'Written by `{command}` with {packages}.',
         'In each folder of those that mmdet ships: one config for each kind of detector, backbone, neck, '
         'heads and deformable convolution.',
         '',
@@ -346,11 +352,31 @@ def _folder(outcome: Outcome) -> str:
     return outcome.config.removeprefix(MMDET).split('/')[0]
 
 
-def _versions() -> str:
-    found = []
-    for name in ('torch', 'mmdet', 'onedl-mmdetection', 'mmcv', 'mmcv-lite', 'onedl-mmcv', 'scikit-learn'):
-        try:
-            found.append(f'{name} {importlib.metadata.version(name)}')
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ', '.join(found)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        'folders', nargs='*', help="of mmdet's configs, or mmdet::NAME configs (default: all)"
+    )
+    parser.add_argument('--backbone', default='GhostNet', metavar='NAME[:WIDTH]', help='default: GhostNet')
+    parser.add_argument('-o', '--out', type=Path, metavar='TABLE.md', help='the table (default: printed)')
+    parser.add_argument('--jobs', type=int, default=cores(), help='at once, of one thread each')
+    parser.add_argument('--timeout', type=float, default=600, help='seconds for one config (default: 600)')
+    args = parser.parse_args()
+    if args.out:  # now, not after an hour
+        require_writable(args.out, '-o')
+    outcomes = sweep(find_configs(args.folders), args.backbone, args.jobs, args.timeout)
+    command = ' '.join(['python -m tools.sweep', *args.folders, '--backbone', args.backbone])
+    text = page(outcomes, args.backbone, command)
+    if args.out:
+        with atomic(args.out) as partial:
+            partial.write_text(text, encoding='utf-8')
+    else:
+        print(text)
+    failed = [o.config for o in outcomes if o.result == 'fails']
+    if failed:
+        raise UserError(f'{len(failed)} of {len(outcomes)} fail: {", ".join(failed)}')
+    print(f'{len(outcomes)} configs, none fails', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    run_tool(main)

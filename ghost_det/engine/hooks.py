@@ -1,4 +1,4 @@
-"""Guards of a training: against signals that would lose it, and losses that mean it is lost."""
+"""Hooks: a progress bar, memory layout, the mean loss, and guards against signals and lost losses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import math
 import os
 import signal
 import statistics
+import sys
+import time
 from collections import deque
 from types import FrameType
 from typing import Any
 
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import all_gather_object, all_reduce, get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ghost_det.errors import Interrupted, UserError
+from ghost_det.models.optimize import optimize
 
 from .checkpoints import ADVICE, INTERRUPTED
 
@@ -171,3 +176,123 @@ def _images(batch: Any) -> list[str]:
     samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
     names = [str(getattr(sample, 'img_path', getattr(sample, 'img_id', '?'))) for sample in samples]
     return [name for part in all_gather_object(names) for name in part]
+
+
+@HOOKS.register_module()
+class ChannelsLastHook(Hook):
+    """Lay the model's weights out channels-last, which every convolution's output then follows.
+
+    Args:
+        enabled: the switch.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    def _apply(self, runner: Any) -> None:
+        if self.enabled:
+            runner.model.to(memory_format=torch.channels_last)
+
+    before_train = before_val = before_test = _apply
+
+
+@HOOKS.register_module()
+class OptimizeHook(Hook):
+    """Make the model faster before a test, by `ghost_det.optimize`; its weights are loaded by then."""
+
+    def before_test(self, runner: Any) -> None:
+        """Fold the model's norms and branches, in place."""
+        optimize(runner.model.eval())
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """tqdm's bar, with the time left, over training and evaluation; nothing where stderr is no terminal.
+
+    mmengine's log lines, which carry the losses and the time left as well, go on above the bar.
+
+    Attributes:
+        seconds: wall time of the whole training, and of the evaluations within it.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self) -> None:
+        self.seconds = {'train': 0.0, 'evaluate': 0.0}
+        self._bars: list[tuple[str, tqdm[Any], float]] = []
+        self._redirect: Any = None
+
+    def _open(self, runner: Any, name: str, total: int, done: int = 0) -> None:
+        hidden = not (is_main_process() and sys.stderr and sys.stderr.isatty())  # None where it is closed
+        if self._redirect is None and not hidden:  # it forgets which levels the console shows
+            self._redirect = logging_redirect_tqdm([runner.logger])
+            self._redirect.__enter__()
+        bar = tqdm(total=total, initial=done, desc=name, unit='it', leave=name == 'train', disable=hidden)
+        self._bars.append((name, bar, time.perf_counter()))
+
+    def _close(self) -> None:
+        name, bar, opened = self._bars.pop()
+        bar.close()
+        self.seconds[name] += time.perf_counter() - opened
+        if not self._bars and self._redirect is not None:
+            self._redirect.__exit__(None, None, None)
+            self._redirect = None
+
+    def before_train(self, runner: Any) -> None:
+        """Open the bar of the whole training."""
+        self._open(runner, 'train', runner.max_iters, runner.iter)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Move the bar and show the loss."""
+        bar = self._bars[-1][1]
+        if outputs and not bar.disable:
+            bar.set_postfix(epoch=runner.epoch + 1, loss=f'{float(outputs["loss"]):.3f}', refresh=False)
+        bar.update()
+
+    def after_train(self, runner: Any) -> None:
+        """Close the bar."""
+        self._close()
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Open the bar of one evaluation, under the training's."""
+        self._open(runner, 'evaluate', len(runner.val_dataloader))
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Open the bar of one evaluation."""
+        self._open(runner, 'evaluate', len(runner.test_dataloader))
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Move the bar."""
+        self._bars[-1][1].update()
+
+    after_test_iter = after_val_iter
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Close the bar."""
+        self._close()
+
+    after_test_epoch = after_val_epoch
+
+
+@HOOKS.register_module()
+class MeanLossHook(Hook):
+    """Log the mean of the losses of all processes, where mmengine logs those of the first."""
+
+    priority = 'HIGHEST'  # before what reads them
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Replace each loss by the mean over the processes, all in one exchange."""
+        losses = {key: value for key, value in (outputs or {}).items() if isinstance(value, torch.Tensor)}
+        if outputs is None or not losses or get_world_size() == 1:
+            return
+        values = torch.stack([value.detach().float().mean() for value in losses.values()])
+        all_reduce(values, op='mean')
+        outputs.update(zip(losses, values))

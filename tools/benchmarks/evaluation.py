@@ -1,7 +1,11 @@
-"""What an evaluation costs: faster-coco-eval beside pycocotools, from files to figures."""
+"""What an evaluation costs: faster-coco-eval and pycocotools, from files to figures.
+
+python -m tools.benchmarks.evaluation --images 5000 --detections 100
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -17,10 +21,10 @@ import numpy as np
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import EVALUATOR, FAST, FIGURES, evaluate
 from ghost_det.evaluation.results import read_results, read_truth
-from ghost_det.utils.timing import apart
 
-from .annotations import CLASSES, MIB, memory
+from ._common import in_fresh_process, memory, run
 
+CLASSES = 80
 BOXES = 7.3  # of COCO val2017 an image
 SORTS = 3  # classes an image
 KINDS = ('pycocotools', 'ghost_det')
@@ -29,13 +33,7 @@ KINDS = ('pycocotools', 'ghost_det')
 def write_scene(folder: Path, images: int, detections: int, seed: int = 0) -> tuple[Path, Path]:
     """Write ground truth like COCO val2017's, and detections of it as COCO results.
 
-    Half of the detections are true boxes, moved, some under a wrong class; the others are anywhere.
-
-    Args:
-        folder: where the two files go.
-        images: how many.
-        detections: of each image.
-        seed: of the random numbers.
+    Half of the detections are ground-truth boxes, moved, some under a wrong class; the others are anywhere.
     """
     rng = np.random.default_rng(seed)
     frequency = 1 / np.arange(1, CLASSES + 1)
@@ -85,14 +83,8 @@ def write_scene(folder: Path, images: int, detections: int, seed: int = 0) -> tu
 def measure(annotations: Path, results: Path, kind: str) -> dict[str, Any]:
     """Evaluate in this process, as pycocotools' own example does or as ``ghost-det eval`` does.
 
-    Args:
-        annotations: the ground truth.
-        results: COCO results.
-        kind: one of `KINDS`.
-
-    Returns:
-        Seconds to ``read`` and to ``evaluate``, the ``peak`` of memory over that at the start in MB, and the
-        twelve ``figures``.
+    Returns seconds to ``read`` and to ``evaluate``, the ``peak`` of memory over that at the start in MB, and
+    the twelve ``figures``.
     """
     before = memory()['rss']
     started = time.perf_counter()
@@ -109,33 +101,22 @@ def measure(annotations: Path, results: Path, kind: str) -> dict[str, Any]:
             true = COCO(str(annotations))
             loaded = true.loadRes(str(results))
             read = time.perf_counter()
-            run = COCOeval(true, loaded, 'bbox')
-            run.evaluate()
-            run.accumulate()
-            run.summarize()
-        figures = [float(value) for value in run.stats]
+            evaluator = COCOeval(true, loaded, 'bbox')
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        figures = [float(value) for value in evaluator.stats]
     ended = time.perf_counter()
     return {
         'read': read - started,
         'evaluate': ended - read,
-        'peak': (memory()['peak'] - before) * MIB / 1e6,
+        'peak': memory()['peak'] - before,
         'figures': figures,
     }
 
 
 def evaluation_table(images: int, detections: int, rounds: int) -> Iterator[str]:
-    """Yield the lines of a table: seconds, memory and the largest difference of the twelve figures.
-
-    Args:
-        images: in the generated data.
-        detections: of each image.
-        rounds: of both by turns; medians are shown.
-
-    Raises:
-        UserError: a number below 1, or no faster-coco-eval.
-    """
-    if min(images, detections, rounds) < 1:
-        raise UserError(f'--images {images} --detections {detections} --rounds {rounds}: numbers from 1 up')
+    """Yield the lines of a table: seconds, memory and the largest difference of the twelve figures."""
     if EVALUATOR != FAST:
         raise UserError(f'{FAST} is not installed: there is nothing to compare pycocotools with')
     names = ['from files to figures', 'read s', 'evaluate s', 'total s', 'memory MB']
@@ -144,7 +125,7 @@ def evaluation_table(images: int, detections: int, rounds: int) -> Iterator[str]
         found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for _ in range(rounds):
             for kind in KINDS:
-                found[kind].append(apart(measure, *paths, kind))
+                found[kind].append(in_fresh_process(measure, *paths, kind))
     yield f'{images} images, {images * detections} detections, {CLASSES} classes, {rounds} rounds'
     yield '  '.join(names)
     totals: dict[str, tuple[float, float]] = {}
@@ -161,3 +142,17 @@ def evaluation_table(images: int, detections: int, rounds: int) -> Iterator[str]
     equal = int((figures[0] == figures[1]).sum())
     largest = float(abs(figures[0] - figures[1]).max())
     yield f'{equal} of {len(FIGURES)} figures equal to the last digit, largest difference {largest:g}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--images', type=int, default=5000, help='(default: %(default)s)')
+    parser.add_argument('--detections', type=int, default=100, help='an image (default: %(default)s)')
+    parser.add_argument('--rounds', type=int, default=2, help='of both, alternating (default: %(default)s)')
+    args = parser.parse_args()
+    for line in evaluation_table(args.images, args.detections, args.rounds):
+        print(line, flush=True)
+
+
+if __name__ == '__main__':
+    run(main)

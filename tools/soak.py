@@ -1,6 +1,6 @@
 """Kills a small training again and again, and compares its end with that of one that was never killed.
 
-    python -m tests.soak --kills 100
+    python -m tools.soak --kills 100
 
 Each kill is a SIGKILL of a process: at a random moment, within a training step (after its backward pass),
 within the writing of a checkpoint (half of it written, or all but the old one not removed yet), or within an
@@ -145,7 +145,8 @@ def arm(moment: str, dice: random.Random) -> None:
 
         files._flush = on_call(files._flush, dice.randint(1, 8), half)
     elif moment == 'before removal':
-        saving._Later.flush = on_call(saving._Later.flush, dice.randint(1, 3), die)
+        hook = saving.KeepingCheckpointHook
+        hook._remove = on_call(hook._remove, dice.randint(1, 3), die)
     elif moment == 'evaluation':
         where = dice.choice(['process', 'compute_metrics'])
         number = dice.randint(1, 3)
@@ -185,7 +186,7 @@ def state(work_dir: Path) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, place: str = '') -> list[str]:
-    """Name the places where two nested structures are not equal to the bit."""
+    """Name the places where two nested structures are not bit-identical."""
     if isinstance(one, dict) and isinstance(other, dict):
         lone = [f'{place}/{key}: in one only' for key in one.keys() ^ other.keys()]
         return lone + [

@@ -1,7 +1,12 @@
-"""A training step under the settings that a config can choose: times in turns, as ratios."""
+"""A training step under the settings that a config can choose, or of backbones on their own.
+
+python -m tools.benchmarks.training --batch-size 8 --size 320
+python -m tools.benchmarks.training --backbones
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +15,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
 from mmengine.logging import MessageHub
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -19,6 +25,7 @@ from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
 from ghost_det.utils.timing import interleave, ratio
 
+from ._common import run
 from .backbones import network
 
 DEFAULT = 'channels-last'
@@ -46,8 +53,6 @@ class _Step:
     """A detector with its optimizer, trained on one batch of random images again and again."""
 
     def __init__(self, cfg: Any, setting: str, batch: int, side: int) -> None:
-        from mmdet.testing import demo_mm_inputs  # after ghost_det, or mmdet's masks find no operators
-
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         model = copy.deepcopy(cfg.model)
         model.backbone.init_cfg = None
@@ -82,26 +87,10 @@ class _Step:
 
 
 def training_table(config: str, batch: int, side: int, rounds: int, compiled: bool) -> Iterator[str]:
-    """Yield the lines of a Markdown table: a training step under each setting, and its ratio to `DEFAULT`.
-
-    The settings take turns, so that what else the machine does slows all of them down.
-
-    Args:
-        config: path of the config of a one-stage detector.
-        batch: images a step; random ones with random boxes.
-        side: of the square images, in pixels.
-        rounds: how many steps of each.
-        compiled: with ``torch.compile``, which takes minutes to begin.
-
-    Raises:
-        UserError: see `load_config`; or a step is not possible, as with too small images.
-    """
+    """Yield the lines of a Markdown table: a training step under each setting, and its ratio to `DEFAULT`."""
     cfg = load_config(config)
-    if min(batch, side, rounds) < 1 or 'bbox_head' not in cfg.model:
-        raise UserError(
-            f'{config}, --batch-size {batch} --size {side} --rounds {rounds}: positive numbers, and the '
-            'config of a one-stage detector (with model.bbox_head), are wanted'
-        )
+    if 'bbox_head' not in cfg.model:
+        raise UserError(f'{config}: expected a one-stage detector (with model.bbox_head)')
     if not DefaultScope.check_instance_created('ghost_det'):
         DefaultScope.get_instance('ghost_det', scope_name='mmdet')
     names = [name for name in SETTINGS if name != 'float16' or torch.cuda.is_available()]
@@ -131,17 +120,9 @@ def training_table(config: str, batch: int, side: int, rounds: int, compiled: bo
 
 
 def backbone_training_table(batch: int, size: tuple[int, int], rounds: int) -> Iterator[str]:
-    """Yield the lines of a Markdown table: a training step of backbones alone, and its ratio to timm's.
+    """Yield the lines of a Markdown table: a training step of only backbones, and its ratio to timm's.
 
     A step is forward, the mean of the maps' squares as the loss, backward, and plain SGD.
-
-    Args:
-        batch: images a step; random ones.
-        size: height and width of the images, in pixels.
-        rounds: how many steps of each.
-
-    Raises:
-        UserError: timm is not installed.
     """
     steps = {}
     for name in TRAINED:
@@ -173,3 +154,24 @@ def _backbone_step(name: str, images: torch.Tensor, memory_format: torch.memory_
         optimizer.zero_grad()
 
     return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('config', nargs='?', default='retinanet_ghostnet_fpn_lite', metavar='CONFIG')
+    parser.add_argument('--batch-size', type=int, default=8, help='images a step (default: %(default)s)')
+    parser.add_argument('--size', type=int, default=320, help='side of the images (default: %(default)s)')
+    parser.add_argument('--rounds', type=int, default=10, help='steps of each (default: %(default)s)')
+    parser.add_argument('--compile', action='store_true', help='torch.compile as well: minutes to begin')
+    parser.add_argument('--backbones', action='store_true', help="ours and timm's, 256 x 320, instead")
+    args = parser.parse_args()
+    if args.backbones:
+        lines = backbone_training_table(args.batch_size, (256, 320), args.rounds)
+    else:
+        lines = training_table(args.config, args.batch_size, args.size, args.rounds, args.compile)
+    for line in lines:
+        print(line, flush=True)
+
+
+if __name__ == '__main__':
+    run(main)

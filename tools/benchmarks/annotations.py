@@ -1,7 +1,12 @@
-"""Measurements of what a training costs: the memory that annotations take in each process."""
+"""Start-up time and memory of each process over the size of the annotations.
+
+python -m tools.benchmarks.annotations --scales 1 3 10
+python -m tools.benchmarks.annotations --write big.json --scales 1
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -11,12 +16,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ghost_det.errors import UserError
-from ghost_det.utils.timing import apart
+from mmdet.datasets import CocoDataset
+from torch.utils.data import DataLoader
+
+from ghost_det.data.dataset import class_names
+
+from ._common import in_fresh_process, memory, run
 
 # Of COCO train2017, and what its polygons have on average.
 IMAGES, BOXES, CLASSES, POINTS = 118_287, 860_001, 80, 27
-MIB = 2**20
 BATCH = 100
 
 
@@ -74,22 +82,10 @@ def _box(rng: random.Random, number: int, images: int, polygons: bool) -> dict[s
     }
 
 
-def memory(pid: int | str = 'self') -> dict[str, float]:
-    """Return a process's memory in MiB: resident, proportional (shared pages divided), private; and peak."""
-    found = {}
-    for name in ('smaps_rollup', 'status'):
-        for line in Path(f'/proc/{pid}/{name}').read_text().splitlines():
-            key, _, rest = line.partition(':')
-            if rest.endswith(' kB'):
-                found[key] = int(rest.split()[0]) / 1024
-    private = found['Private_Clean'] + found['Private_Dirty']
-    return {'rss': found['Rss'], 'pss': found['Pss'], 'private': private, 'peak': found['VmHWM']}
-
-
 class _Probe:
     """A dataset whose items are those of another, read as in training but without the image.
 
-    Workers take batches in turns: the end of each of the last batches is the end of one worker's share.
+    Workers take batches in turn: the end of each of the last batches is the end of one worker's share.
     """
 
     def __init__(self, dataset: Any, workers: int) -> None:
@@ -111,16 +107,10 @@ class _Probe:
 def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     """Build the training dataset of an annotation file in this process, and read it through by workers.
 
-    Returns:
-        Seconds to check the file and to build the dataset, and MiB: resident in this process at the
-        ``start``, after building (``main``) and at the ``peak``; of a worker that has read its share of the
-        images, the ``private`` memory and the ``pss``, in which a page that n processes share counts 1/n.
+    Returns seconds to check the file and to build the dataset, and MB: resident in this process at the
+    ``start``, after building (``main``) and at the ``peak``; of a worker that has read its share of the
+    images, the ``private`` memory and the ``pss``, in which a page that n processes share counts 1/n.
     """
-    from mmdet.datasets import CocoDataset
-    from torch.utils.data import DataLoader
-
-    from ghost_det.data.dataset import class_names
-
     before = memory()
     started = time.perf_counter()
     classes = class_names(path)
@@ -135,8 +125,8 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     )
     built = time.perf_counter()
     main = memory()
-    loader: DataLoader[Any] = DataLoader(
-        _Probe(dataset, workers),  # type: ignore[arg-type]
+    loader = DataLoader(
+        _Probe(dataset, workers),
         batch_size=BATCH,
         num_workers=workers,
         collate_fn=list,
@@ -162,36 +152,50 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
 
 
 def annotation_table(
-    scales: Sequence[float],
-    workers: int,
-    serialize: Sequence[bool] = (True, False),
-    polygons: bool = False,
-    folder: Path | None = None,
+    scales: Sequence[float], workers: int, serialize: Sequence[bool], polygons: bool, folder: Path | None
 ) -> Iterator[str]:
-    """Yield the lines of a table: seconds and memory over the size of the annotations, in COCO train2017s.
-
-    mmdet keeps polygons in memory whether masks are trained or not.
-
-    Raises:
-        UserError: a number that is not positive, or no such folder.
-    """
-    if workers < 1 or min(scales) <= 0:
-        raise UserError(f'--workers {workers} --scales {min(scales):g}: positive numbers are wanted')
-    if folder is not None and not folder.is_dir():
-        raise UserError(f'--folder {folder}: there is no such folder')
-    names = ['scale', 'images', 'file MB', 'serialized', 'check s', 'build s', 'start MB', 'main MB']
-    names += ['peak MB', 'worker private MB', 'worker share MB']
-    yield '  '.join(names)
+    """Yield the lines of a Markdown table; mmdet keeps polygons whether masks are trained or not."""
+    heads = ['scale', 'images', 'file (MB)', 'serialized', 'check (s)', 'build (s)', 'start (MB)']
+    heads += ['process (MB)', 'its peak (MB)', 'worker, private (MB)', 'worker share (MB)']
+    yield f'| {" | ".join(heads)} |'
+    yield '|---' * len(heads) + '|'
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for scale in scales:
             path = Path(scratch) / 'annotations.json'
             write_annotations(path, scale, polygons)
-            size = path.stat().st_size / 1e6
             for serialized in serialize:
-                found = apart(measure, path, serialized, workers)
-                mb = {key: f'{value * MIB / 1e6:.0f}' for key, value in found.items()}
-                row = [f'{scale:g}', f'{found["images"]:.0f}', f'{size:.0f}', 'yes' if serialized else 'no']
-                row += [f'{found["check_s"]:.1f}', f'{found["build_s"]:.1f}']
-                row += [mb[key] for key in ('start', 'main', 'peak', 'private', 'pss')]
-                yield '  '.join(value.rjust(len(name)) for name, value in zip(names, row))
-            path.unlink()
+                found = in_fresh_process(measure, path, serialized, workers)
+                row = [f'{scale:g}', f'{found["images"]:.0f}', f'{path.stat().st_size / 1e6:.0f}']
+                row += ['yes' if serialized else 'no', f'{found["check_s"]:.1f}', f'{found["build_s"]:.1f}']
+                row += [f'{found[key]:.0f}' for key in ('start', 'main', 'peak', 'private', 'pss')]
+                yield f'| {" | ".join(row)} |'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        '--scales',
+        type=float,
+        nargs='+',
+        default=[1.0, 3.0, 10.0],
+        metavar='N',
+        help="sizes in units of COCO train2017's (default: 1 3 10, which needs 15 GB of memory)",
+    )
+    parser.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
+    parser.add_argument('--polygons', action='store_true', help='with masks, as for instance segmentation')
+    parser.add_argument('--serialize', choices=['yes', 'no', 'both'], default='both', help='serialize_data')
+    parser.add_argument('--folder', type=Path, help='for the generated files (default: the temporary one)')
+    parser.add_argument(
+        '--write', type=Path, metavar='FILE', help='only write annotations of the first scale'
+    )
+    args = parser.parse_args()
+    if args.write:
+        write_annotations(args.write, args.scales[0], args.polygons)
+        return
+    serialize = {'yes': [True], 'no': [False], 'both': [True, False]}[args.serialize]
+    for line in annotation_table(args.scales, args.workers, serialize, args.polygons, args.folder):
+        print(line, flush=True)
+
+
+if __name__ == '__main__':
+    run(main)

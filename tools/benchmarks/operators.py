@@ -1,9 +1,13 @@
-"""Times of mmcv's operators: the stand-ins, beside the compiled ones where mmcv was built with these."""
+"""Times of mmcv's operators: the stand-ins, and the compiled ones where mmcv was built with these.
+
+python -m tools.benchmarks.operators --seconds 10
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import median
 from typing import Any
@@ -14,6 +18,8 @@ from torch import Tensor
 from ghost_det.ops import EXTENSION, ensure_ops
 from ghost_det.ops.table import STAND_INS
 from ghost_det.utils.timing import interleave
+
+from ._common import digits, run
 
 # An operator's name, its arguments, and those by name.
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -129,10 +135,10 @@ def _run(calls: list[Call], operators: Operators) -> None:
         operators[name](*arguments, **named)
 
 
-def times(case: Case, seconds: float = 10.0) -> dict[str, tuple[float, float]]:
+def times(case: Case, seconds: float) -> dict[str, tuple[float, float]]:
     """Median milliseconds of a case, forward and both ways, of each kind of operator.
 
-    The kinds take turns for ``seconds``. One that does not run here (compiled for GPUs alone) is left out.
+    The kinds alternate for ``seconds``. One that does not run here (compiled only for GPUs) is left out.
     """
     kinds: dict[str, Operators] = {'stand-in': STAND_INS}
     if ensure_ops() == 'compiled':
@@ -154,27 +160,30 @@ def times(case: Case, seconds: float = 10.0) -> dict[str, tuple[float, float]]:
     }
 
 
-def _digits(number: float) -> str:
-    return f'{number:,.0f}' if number > 100 else f'{number:.3g}'
-
-
-def main_table(seconds: float = 10.0) -> str:
-    """Time every case on one thread, for ``seconds`` each; return a table in Markdown."""
+def operator_table(seconds: float) -> Iterator[str]:
+    """Yield the lines of a Markdown table: every case on one thread, for ``seconds`` each."""
     heads = ('operator', *('stand-in (ms)', 'compiled (ms)', 'ratio') * 2)
-    lines = [f'| {" | ".join(heads[:4])} | both ways: {" | ".join(heads[4:])} |', '|---' * 7 + '|']
-    threads = torch.get_num_threads()
+    yield f'| {" | ".join(heads[:4])} | both ways: {" | ".join(heads[4:])} |'
+    yield '|---' * 7 + '|'
     torch.set_num_threads(1)
-    try:
-        for name, prepare in CASES.items():
-            torch.manual_seed(0)
-            case = prepare()
-            found = times(case, seconds)
-            cells: list[str] = []
-            for way in range(1 + bool(case[1])):
-                ours = found['stand-in'][way]
-                theirs = found['compiled'][way] if 'compiled' in found else None
-                cells += [_digits(ours), *((_digits(theirs), f'{ours / theirs:.2g}') if theirs else ('', ''))]
-            lines.append(f'| {" | ".join([name, *cells, *[""] * (6 - len(cells))])} |')
-    finally:
-        torch.set_num_threads(threads)
-    return '\n'.join(lines)
+    for name, prepare in CASES.items():
+        torch.manual_seed(0)
+        case = prepare()
+        found = times(case, seconds)
+        cells: list[str] = []
+        for way in range(1 + bool(case[1])):
+            ours = found['stand-in'][way]
+            theirs = found['compiled'][way] if 'compiled' in found else None
+            cells += [digits(ours), *((digits(theirs), f'{ours / theirs:.2g}') if theirs else ('', ''))]
+        yield f'| {" | ".join([name, *cells, *[""] * (6 - len(cells))])} |'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--seconds', type=float, default=10, help='for each (default: %(default)s)')
+    for line in operator_table(parser.parse_args().seconds):
+        print(line, flush=True)
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,55 @@
+"""Reading checkpoints through mmengine without running the code in them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_reader
+
+from ghost_det.weights.checkpoint import load_checkpoint, read_weights
+
+
+@contextlib.contextmanager
+def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[None]:
+    """Let mmengine read only weights and plain data in this block, whatever it reads and wherever from.
+
+    onedl-mmengine itself unpickles, and so runs, what ``weights_only=True`` has just refused; and downloads,
+    with both versions of mmengine, go through a function of torch's that does so by default.
+
+    Args:
+        known: checkpoints by path that have been read already; each is handed out once.
+    """
+    given = {} if known is None else known
+
+    def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:  # mmengine logs the name
+        return given.pop(filename, None) or load_checkpoint(filename, map_location)
+
+    functions = {name: getattr(mmengine_reader, name, None) for name in ('_safe_torch_load', 'load_url')}
+    schemes = CheckpointLoader._schemes
+    CheckpointLoader._schemes = {**schemes, '': load_from_local}
+    mmengine_reader.load_url = _read_url
+    if functions['_safe_torch_load'] is not None:
+        mmengine_reader._safe_torch_load = _read_safely
+    try:
+        yield
+    finally:
+        CheckpointLoader._schemes = schemes
+        for name, function in functions.items():
+            if function is not None:
+                setattr(mmengine_reader, name, function)
+
+
+def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Stand in for mmengine's reader of what its other loaders fetched."""
+    name = file if isinstance(file, str | Path) else 'a checkpoint'
+    return read_weights(name, torch.load, file, map_location=map_location)
+
+
+def _read_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+    """Stand in for mmengine's ``load_url``; the cache is the same."""
+    return read_weights(url, torch.hub.load_state_dict_from_url, url, model_dir, map_location, progress)
