@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from mmengine.hooks import Hook
 
 from ghost_det.config.load import load_config
