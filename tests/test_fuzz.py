@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -263,14 +262,6 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     read_all(path)
 print('grown', (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-
-
-def test_a_buffer_of_any_size_is_refused(tmp_path: Path) -> None:
-    torch.save({'state_dict': {}, 'x': bytearray(10)}, tmp_path / 'a.pth')
-    torch.save({'x': bytearray(10)}, tmp_path / 'b.pth', _use_new_zipfile_serialization=False)
-    for name in ('a.pth', 'b.pth'):
-        with pytest.raises(UserError, match='bytearray'):
-            load_checkpoint(tmp_path / name)
 
 
 def test_small_files_take_little_memory(tmp_path: Path) -> None:

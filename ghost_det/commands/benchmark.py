@@ -125,7 +125,7 @@ def _open_config(config: str, checkpoint: str | None, image: Any, threads: int) 
     import torch
 
     from ghost_det.engine.inference import array_pipeline, load_detector
-    from ghost_det.models.optimize import optimize
+    from ghost_det.models.fuse import optimize
 
     torch.set_num_threads(threads)
     loaded = load_detector(config, checkpoint)

@@ -132,7 +132,7 @@ def in_torch(engine: str, model: Any) -> Any:
     """Return a model as an engine of `TORCH` runs it; ``model`` is left as it is."""
     if engine == 'eager':
         return model
-    from ghost_det.models.optimize import optimize
+    from ghost_det.models.fuse import optimize
 
     return optimize(copy.deepcopy(model), compile=engine == 'compiled')
 

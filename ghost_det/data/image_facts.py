@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -123,6 +124,23 @@ def orientation(image: Any) -> tuple[int, bool]:
     if image.format != 'TIFF':
         own.load(image.info.get('exif') or b'')
     return int(tag), own.get(ORIENTATION) == tag and turns(str(image.format).replace('MPO', 'JPEG'))
+
+
+def size_kind(facts: dict[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    """Yield the kind of fault, if any, of an image annotated as (width, height), with what is there."""
+    width, height = facts['size']
+    tag = facts['orientation']
+    sizes = f'stored as {width} x {height}, annotated as {size[0]} x {size[1]}'
+    if 0 in size:  # the table lists it
+        return
+    if size != tuple(facts['loaded']):
+        if tag >= 5 and sorted(size) == sorted((width, height)):
+            yield 'EXIF against boxes', f'orientation {tag}, {sizes}'
+        else:
+            yield 'wrong size', sizes
+    elif tag > 1:
+        turned = 'turned' if facts['turned'] else 'not turned'
+        yield 'EXIF rotation', f'orientation {tag}, {turned} by mmcv, {sizes}'
 
 
 @lru_cache

@@ -1,4 +1,7 @@
+from __future__ import annotations
+
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghost_det import optimize
 from ghost_det.errors import UserError
+from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, GhostPAN, RepGhostNet
+from ghost_det.models.fuse import SplitBottleneck, optimize, rewrite
 
 from .contract import randomise, same
 
@@ -40,7 +44,7 @@ def registered() -> None:
 
 
 @pytest.mark.parametrize('cfg', BACKBONES, ids=lambda cfg: '-'.join(map(str, cfg.values())))
-def test_the_maps_stay_the_same(cfg: dict[str, Any]) -> None:
+def test_optimized_backbones_give_the_same_maps(cfg: dict[str, Any]) -> None:
     model = randomise(MODELS.build({**cfg, 'type': f'mmdet.{cfg["type"]}'}))
     model.eval()  # which returns nothing in mmdet's ResNet
     x = torch.rand(2, 3, 75, 64)
@@ -104,7 +108,7 @@ def test_a_computed_weight_stays() -> None:
         assert same([want], [optimize(model)(x)], 1e-5) and norms(model) == 1
 
 
-def test_a_model_in_training_is_refused_and_left_alone() -> None:
+def test_a_model_in_training_is_refused_and_unchanged() -> None:
     model = MODELS.build(dict(type='mmdet.GhostNetV3', width=0.5))
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(UserError, match='training mode'):
@@ -113,3 +117,85 @@ def test_a_model_in_training_is_refused_and_left_alone() -> None:
         optimize(model.eval(), threads=0)
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before)
+
+
+SMALL: dict[str, Any] = dict(width=0.5)
+
+
+@pytest.mark.parametrize(
+    ('network', 'settings'),
+    [
+        (GhostNet, dict(width=0.5)),
+        (GhostNet, dict(width=1.0)),
+        (GhostNet, dict(width=1.3)),
+        (GhostNet, dict(width=0.5, ratio=3)),
+        (GhostNet, dict(width=0.35, ratio=5, dw_size=1)),
+        (GhostNet, dict(width=0.5, dw_size=4)),
+        (GhostNet, dict(width=0.5, dw_size=5, act_layer=nn.Hardswish)),
+        (GhostNetV2, dict(width=0.5)),
+        (GhostNetV2, dict(width=1.3, out_indices=(0, 1))),
+        (GhostNetV2, dict(width=0.5, ratio=3)),
+        (GhostNetV3, dict(width=0.5)),
+        (GhostNetV3, dict(width=1.0, ratio=3, out_indices=(1, 2))),
+        (RepGhostNet, dict(width=0.5)),
+        (RepGhostNet, dict(width=1.3, out_indices=(0, 2))),
+    ],
+)
+def test_rewritten_networks_give_the_same_maps(network: type[GhostNet], settings: dict[str, Any]) -> None:
+    model = randomise(network(**settings)).eval()
+    sizes = [(1, 32, 64), (2, 75, 47)]
+    inputs = [torch.rand(n, 3, h, w) for n, h, w in sizes]
+    with torch.no_grad():
+        want = [model(x) for x in inputs]
+        assert rewrite(model) is model
+        for x, maps in zip(inputs, want):
+            assert same(maps, model(x), 1e-5)
+    assert not any(isinstance(module, _BatchNorm) for module in model.modules())
+    split = sum(isinstance(module, SplitBottleneck) for module in model.modules())
+    assert split == (0 if network is RepGhostNet else sum(map(len, model.blocks)))
+
+
+def test_a_deployed_or_rewritten_network_can_be_rewritten() -> None:
+    model = randomise(GhostNetV3(**SMALL)).eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        want = model(x)
+        model.switch_to_deploy()
+        assert same(want, rewrite(rewrite(model))(x), 1e-5)
+
+
+def test_the_classifier_and_the_neck_stay_the_same() -> None:
+    x = torch.rand(1, 3, 64, 64)
+    classifier = randomise(GhostNet(num_classes=5, **SMALL)).eval()
+    neck = randomise(GhostPAN([12, 20, 56, 80], out_channels=16, num_outs=5)).eval()
+    maps = [torch.rand(1, c, s, s) for c, s in zip(neck.in_channels, (32, 16, 8, 4))]
+    with torch.no_grad():
+        want = [classifier(x), *neck(maps)]
+        got = [rewrite(classifier)(x), *rewrite(neck)(maps)]
+    assert same(want, got, 1e-5)
+    assert any(isinstance(module, SplitBottleneck) for module in neck.modules())
+
+
+def test_blocks_with_other_norms_stay() -> None:
+    model = GhostNet(norm_layer=partial(nn.GroupNorm, 2), **SMALL).eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        want = model(x)
+        assert same(want, rewrite(model)(x), 0)
+    assert not any(isinstance(module, SplitBottleneck) for module in model.modules())
+
+
+def test_rewrite_refuses_a_model_in_training() -> None:
+    with pytest.raises(AssertionError):
+        rewrite(GhostNet(**SMALL))
+
+
+def concatenations(model: nn.Module) -> int:
+    program = torch.export.export(model, (torch.rand(1, 3, 64, 64),))
+    return sum(node.target is torch.ops.aten.cat.default for node in program.graph.nodes)
+
+
+def test_large_maps_are_concatenated_once_a_block() -> None:
+    model = randomise(GhostNet(out_indices=(0,))).eval()
+    assert concatenations(model) == 6
+    assert concatenations(rewrite(model)) == 3
