@@ -20,7 +20,7 @@ from ghost_det.deploy.detector import Detector
 from ghost_det.export.export import describe
 from ghost_det.export.graph import canvas_of
 from ghost_det.export.onnx import to_onnx, write_model, write_openvino
-from ghost_det.swap.complexity import complexity
+from ghost_det.swap.probe import complexity
 from ghost_det.swap.swap import swap_backbone
 from ghost_det.utils.timing import apart, interleave
 

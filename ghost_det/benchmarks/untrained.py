@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghost_det.errors import UserError
-from ghost_det.swap.complexity import build_detector
+from ghost_det.swap.probe import build_detector
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -64,7 +64,7 @@ def build(cfg: Any, image: Image, candidates: int | None = CANDIDATES) -> tuple[
             f'{cfg.filename}: the config of a one-stage detector (with model.bbox_head) is wanted'
         )
     torch.manual_seed(0)
-    detector = build_detector(cfg)
+    detector = build_detector(cfg.model)
     noise = np.random.default_rng(1).integers(0, 256, (4, SETTLED, SETTLED, 3), dtype=np.uint8)
     data = prepared(detector, noise)
     settle(detector, data['inputs'], data_samples=data['data_samples'], mode='tensor')

@@ -22,7 +22,7 @@ from ghost_det.deploy.detector import Detections
 from ghost_det.deploy.letterbox import Image
 from ghost_det.errors import UserError
 from ghost_det.models.optimize import optimize
-from ghost_det.swap.probe import build_alone
+from ghost_det.swap.probe import build_detector
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 from .loading import safe_loading
@@ -55,7 +55,7 @@ def load_detector(
         set_num_classes(cfg.model, len(classes))
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     with safe_loading(), explain_errors(config, BUILDING):
-        model = revert_sync_batchnorm(build_alone(cfg.model))
+        model = revert_sync_batchnorm(build_detector(cfg.model))
     if checkpoint is not None and content is not None:
         check_fits(model, content, checkpoint, config)
         weights = content.get('state_dict', content)

@@ -22,7 +22,7 @@ from ghost_det.evaluation.errors import FOREGROUND, SCORE, Analysis, analyse
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.evaluation.plots import draw_confusion, draw_curves, draw_errors
 from ghost_det.evaluation.results import summary
-from ghost_det.swap.complexity import complexity
+from ghost_det.swap.probe import complexity
 from ghost_det.utils.html import png
 from ghost_det.utils.timing import interleave, machine, spread
 

@@ -8,7 +8,7 @@ from typing import Any
 from ghost_det.config.query import detector_path, get_path, necks
 from ghost_det.errors import UserError, reason
 
-from .probe import Map, maps_of
+from .probe import Map, probe_backbone
 
 METHODS = {
     'HourglassNet': 'the heads are trained on each of its stacked hourglasses',
@@ -65,7 +65,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     if len(set(strides)) < len(strides):
         raise UserError(f'its backbone gives several maps of one stride ({_list(strides)}); {name} gives one')
     try:
-        built, maps = maps_of(backbone)
+        built, maps = probe_backbone(backbone)
     except Exception as error:
         raise UserError(f'{name}: cannot be built: {reason(error)}') from error
     seen = maps
@@ -73,7 +73,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     for indices in (backbone.get('out_indices') or getattr(built, 'out_indices', None), *variants):
         if indices in variants:
             try:
-                _, maps = maps_of({**backbone, 'out_indices': indices})
+                _, maps = probe_backbone({**backbone, 'out_indices': indices})
             except Exception:  # it has fewer
                 continue
             seen = max(seen, maps, key=len)

@@ -22,7 +22,7 @@ from ghost_det.models import BACKBONES, NETWORKS
 from ghost_det.weights.catalog import PUBLISHED, address
 
 from .channels import fit_levels, place_of, rewire
-from .probe import Map, count, fault_of, maps_of, shapes_behind
+from .probe import Map, count, neck_shapes, probe_backbone, run_error
 from .settings import CAFFE, IMAGENET, fit_optimizer, forget_checkpoints, use_images
 
 _BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
@@ -169,8 +169,8 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     # They change no shapes, and may not run here.
     light = {key: value for key, value in old.items() if key not in ('dcn', 'stage_with_dcn')}
     try:
-        built, maps = maps_of(light)
-        shapes = shapes_behind(detector, maps)
+        built, maps = probe_backbone(light)
+        shapes = neck_shapes(detector, maps)
     except Exception as error:
         raise UserError(f'it does not run here as it is: {reason(error)}') from error
     weights = _weights(wanted, pretrained)
@@ -192,7 +192,7 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     heads_differ = rewire(detector, maps, new_maps)
     detector.backbone = {**fitted, 'init_cfg': weights.init_cfg} if weights.init_cfg else fitted
     try:
-        same = shapes_behind(detector, new_maps) == shapes
+        same = neck_shapes(detector, new_maps) == shapes
     except Exception as error:
         raise UserError(f'its neck does not go with the new channels: {reason(error)}') from error
     if not heads_differ and not same:
@@ -200,8 +200,8 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     is_caffe = wanted.get('style') == 'caffe' or 'caffe' in str((weights.init_cfg or {}).get('checkpoint'))
     notes += use_images(cfg, CAFFE if is_caffe else IMAGENET)
     notes += forget_checkpoints(cfg, place)
-    fault = fault_of(detector)
-    if fault and not fault_of(was):
+    fault = run_error(detector)
+    if fault and not run_error(was):
         raise UserError(f'with the new backbone, it does not run: {reason(fault)}') from fault
     if fault:
         notes.append(f'checked up to the neck alone; what is behind it cannot be run here: {reason(fault)}')
