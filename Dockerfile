@@ -5,7 +5,7 @@ FROM python:3.12-slim-bookworm
 
 # The versions that were tested together, openvino and onnxruntime among them.
 COPY constraints/default.txt /opt/ghost_det/constraints.txt
-COPY pyproject.toml README.md LICENSE /opt/ghost_det/source/
+COPY pyproject.toml README.md LICENSE ghost_det_main.py /opt/ghost_det/source/
 COPY ghost_det /opt/ghost_det/source/ghost_det
 RUN pip install --no-cache-dir --disable-pip-version-check \
         -c /opt/ghost_det/constraints.txt "/opt/ghost_det/source[runtime]" \

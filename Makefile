@@ -63,11 +63,11 @@ test: lint ## set up, lint, then run the tests, the slow ones too with ALL=1; AR
 smoke: $(STAMP) ## set up, then run the tests that lean on the mm packages and torch, as in make smoke STACK=official
 	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 -m 'not slow' $(SMOKE) $(ARGS))
 
-soak: $(STAMP) ## kill a training KILLS times, and see that it ends to the bit as one that was not (half an hour)
-	$(call timed,soak,OMP_NUM_THREADS=1 $(PY) -m tests.soak --kills $(KILLS) $(ARGS))
+soak: $(STAMP) ## kill a training KILLS times, and compare its end with that of one that was not (half an hour)
+	$(call timed,soak,OMP_NUM_THREADS=1 $(PY) -m tools.soak --kills $(KILLS) $(ARGS))
 
 sweep: $(STAMP) ## BACKBONE under every kind of detector of mmdet (an hour of one core), into docs/sweep-STACK.md
-	$(call timed,sweep,$(PY) tools/sweep.py --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))
+	$(call timed,sweep,$(PY) -m tools.sweep --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))
 
 docs: $(STAMP) ## build the documentation into build/site
 	$(call timed,docs,NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir build/site)

@@ -2,5 +2,5 @@
 
 from ghost_det.weights.zoo import ENTRIES
 
-dependencies = ['torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'huggingface_hub', 'safetensors']
+dependencies = ['torch', 'huggingface_hub', 'safetensors']
 globals().update(ENTRIES)

@@ -18,30 +18,30 @@ _HOME = {
     'ChannelsLastHook': 'engine.hooks',
     'FullCocoMetric': 'evaluation.metric',
     'GhostModule': 'models',
-    'GhostNet': 'models',
-    'GhostNetV2': 'models',
-    'GhostNetV3': 'models',
-    'GhostPAN': 'models',
-    'GhostResNet': 'models',
+    'GhostResNet': 'engine.networks',
     'InterruptHook': 'engine.hooks',
     'LossGuardHook': 'engine.hooks',
     'ProgressHook': 'engine.hooks',
-    'RepGhostNet': 'models',
     'check_dataset': 'data.checks.check',
     'classifier': 'weights.zoo',
     'ghostify': 'models',
     'load_pretrained': 'weights.load',
-    'optimize': 'models.optimize',
+    'optimize': 'models',
     'swap_backbone': 'swap.swap',
 }
 """The public names, each imported on first use from its module."""
-__all__ = ['__version__', *_HOME]  # noqa: PLE0604
+_NETWORKS = ('GhostNet', 'GhostNetV2', 'GhostNetV3', 'GhostPAN', 'RepGhostNet')
+"""Further ones: mmdet's classes of `engine.networks`, or where it is not installed, torch's of `models`."""
+__all__ = ['__version__', *_HOME, *_NETWORKS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name, or one of the classifiers as ``ghostnet_1x``; see PEP 562."""
     if name in _HOME:
         return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)
+    if name in _NETWORKS:
+        home = 'models' if without_stack(__name__) else 'engine.networks'
+        return getattr(import_module(f'{__name__}.{home}'), name)
     if name.startswith(('ghostnet', 'repghost')):
         from .weights.zoo import ENTRIES
 
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME]
+    return [*globals(), *_HOME, *_NETWORKS]
 
 
 if without_stack(__name__) is None:

@@ -9,9 +9,7 @@ ensure_ops()
 
 # onedl-mmdetection prints, on import, which optional data sets it could not import.
 with contextlib.redirect_stdout(io.StringIO()):
-    from . import models
-    from .engine import hooks, runner
+    from .engine import hooks, networks, runner
     from .evaluation import metric
-    from .weights import load
 
-__all__ = ['hooks', 'load', 'metric', 'models', 'runner']
+__all__ = ['hooks', 'metric', 'networks', 'runner']

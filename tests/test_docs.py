@@ -117,7 +117,7 @@ def test_commands_it_shows_exist(
     text = page.read_text().replace('\\\n', ' ')
     for name, rest in re.findall(r'(?:^|[`$!] ?)ghost-det ([a-z][a-z-]*)([^\n`|]*)', text, re.MULTILINE):
         assert name in COMMANDS, f'ghost-det {name}{rest}'
-        of_its_own = rest.split()[:1] if name in ('benchmark', 'visualize', 'weights') else []
+        of_its_own = rest.split()[:1] if name in ('visualize', 'weights') else []
         monkeypatch.setattr('sys.argv', [f'ghost-det {name}', *of_its_own, '--help'])
         with pytest.raises(SystemExit):
             import_module(f'ghost_det.commands.{name.replace("-", "_")}').main()

@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from ghost_det.commands import COMMANDS
 from tests.conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
@@ -38,8 +39,9 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 def test_options_and_files_it_names_exist() -> None:
     shown = set(re.findall(r'--[a-z]+[0-9]?(?:-[a-z]+)*', README))
     known = {'--traceback', '--nproc-per-node'}  # of all tools; of torchrun
-    for tool in (ROOT / 'tools').glob('*.py'):
-        known |= {*options(import_module(f'ghost_det.commands.{tool.stem}').make_parser())}
+    for name in COMMANDS:
+        module = import_module(f'ghost_det.commands.{name.replace("-", "_")}')
+        known |= {*options(module.make_parser())}
     assert shown and not shown - known
     for path in re.findall(r'(?<![\w/])(?:configs|tools|docs)/[\w./-]+\.\w+', README):
         assert (ROOT / path).exists(), path

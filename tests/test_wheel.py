@@ -143,7 +143,7 @@ def test_a_config_of_ones_own_inherits_by_name_and_is_swapped(bin_folder: Path, 
 
 def test_its_doctor_finds_it_sound(bin_folder: Path, place: Path) -> None:
     printed = ghost_det(bin_folder, place, 'doctor')
-    assert 'All is well.' in printed and f'{bin_folder.parent}/lib' in printed
+    assert 'No problems found.' in printed and f'{bin_folder.parent}/lib' in printed
 
 
 def test_an_interrupt_at_the_start_is_no_traceback(bin_folder: Path, place: Path) -> None:

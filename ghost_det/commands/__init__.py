@@ -36,8 +36,8 @@ GROUPS = {
         'visualize': 'draw feature maps, ghosts, and what carried a detection',
     },
     'This machine': {
-        'doctor': 'examine the installation and say how to mend it',
-        'benchmark': 'measure what training and detecting cost here',
+        'doctor': 'examine the installation and print how to fix it',
+        'benchmark': 'time detectors on this machine, alternating',
         'completion': 'print the completion for your shell',
     },
 }

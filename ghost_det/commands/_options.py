@@ -1,4 +1,4 @@
-"""The command-line arguments that the tools share. Torch is imported only for those that need it."""
+"""What the command lines share; torch is imported only where a command needs it."""
 
 from __future__ import annotations
 
@@ -19,61 +19,66 @@ if TYPE_CHECKING:
 CONFIG_HELP = 'a config: a name of ghost-det configs, a file, or mmdet::FOLDER/NAME.py'
 
 
-def whole(text: str) -> int:
-    """Read a whole number from 1 up, as argparse's ``type``."""
+def positive_int(text: str) -> int:
+    """Read an integer from 1 up, as argparse's ``type``."""
     if not text.isdecimal() or not 0 < int(text[:20]) < 2**31:
-        raise argparse.ArgumentTypeError(f'{text!r}: a whole number from 1 up is wanted')
+        raise argparse.ArgumentTypeError(f'{text!r}: expected an integer from 1 up')
     return int(text)
 
 
-def positive(text: str) -> float:
+def positive_float(text: str) -> float:
     """Read a number above 0, as argparse's ``type``."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f'{text!r}: a number above 0 is wanted')
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a number above 0')
     return number
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     """Read a number from 0 to 1, as argparse's ``type``."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r}: a number from 0 to 1 is wanted')
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a number from 0 to 1')
     return number
 
 
-def part(text: str) -> float:
+def inner_fraction(text: str) -> float:
     """Read a number between 0 and 1, as argparse's ``type``."""
-    number = share(text)
+    number = fraction(text)
     if number in (0, 1):
         raise argparse.ArgumentTypeError(f'{text!r}: expected a number between 0 and 1')
     return number
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser, and with it each of its subcommands', that takes options between the words, too.
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
-    argparse does so by `parse_intermixed_args` alone, which takes no subcommands and forgets ``--``.
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and with it those of its subcommands, that takes options between the words as well.
+
+    `parse_intermixed_args` does so, but it refuses subcommands and forgets ``--``.
     """
 
     _mixing = False
 
+    def add_subparsers(self, **settings: Any) -> Any:
+        """See `argparse.ArgumentParser`."""
+        self._mixing = True
+        return super().add_subparsers(**settings)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See `argparse.ArgumentParser`."""
         args = sys.argv[1:] if args is None else list(args)
-        words = self._get_positional_actions()
-        if self._mixing or len(words) < 2 and all(word.nargs != '+' for word in words):
+        if self._mixing:
             return super().parse_known_args(args, namespace)
-        if '--' in args:  # behind it are files, which may be said so that none looks like an option
+        if '--' in args:  # the words after it are files, which may look like options
             end = args.index('--')
             args[end:] = [f'./{word}' if word.startswith('-') else word for word in args[end + 1 :]]
-        self._mixing = True  # up to Python 3.12, the other calls this one
+        self._mixing = True  # up to Python 3.12, the other method calls this one
         try:
             return self.parse_known_intermixed_args(args, namespace)
         finally:
@@ -148,7 +153,7 @@ def add_parts(parser: Any) -> None:
         )
     parser.add_argument(
         '--val-share',
-        type=part,
+        type=inner_fraction,
         metavar='SHARE',
         help='part of train that becomes val where there is none (default: 0.2)',
     )
@@ -160,16 +165,10 @@ def parse(
     light: bool = False,
     splits: Sequence[str] = (),
 ) -> argparse.Namespace:
-    """Parse the command line, and have torch, MMDetection and all of `ghost_det` ready.
+    """Parse the command line, and unless the command is ``light``, import and register all of `ghost_det`.
 
-    Args:
-        parser: with the arguments of `add_common`, or others.
-        option: an example of the one that takes ``KEY=VALUE``.
-        light: the command needs no torch.
-        splits: those of `add_common`'s data that are needed; they are looked at before torch is imported.
-
-    Raises:
-        UserError: torch or MMDetection is not installed; see also `locate` and `read_environment`.
+    ``option`` is an example of the option that takes ``KEY=VALUE``; the ``splits`` of the data set are found
+    before torch is imported, so that a wrong name is reported at once.
     """
     # Taken from the command line before it is parsed, see `run_tool`.
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
@@ -177,7 +176,7 @@ def parse(
         args = parser.parse_args()
     except ValueError:  # of DictAction, for an option without "="
         name, _, example = option.partition(' ')
-        parser.error(f'{name}: KEY=VALUE is wanted, as {example}')
+        parser.error(f'{name}: expected KEY=VALUE, as {example}')
     if not light:
         require_stack(parser.prog)
         if splits:
@@ -191,6 +190,13 @@ def parse(
             os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         read_environment(args.launcher)
     return args
+
+
+def is_config(model: str) -> bool:
+    """Return whether a MODEL is a config, for torch, and not an exported file."""
+    from ghost_det.config import shipped
+
+    return model.endswith('.py') or '::' in model or shipped.find(model) is not None
 
 
 def register(what: str) -> None:

@@ -1,153 +1,161 @@
-"""Measure what training and detecting cost on this machine."""
+"""Time detectors on this machine, alternating."""
+
+from __future__ import annotations
 
 import argparse
+import json
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from ._options import CONFIG_HELP, Parser, parse, positive, whole
+from ghost_det.errors import UserError
+from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.system import cores, machine, versions
+from ghost_det.utils.timing import Sample, Spread, interleave, ratio, spread
+
+from ._options import Parser, is_config, parse, positive_int, register
+
+CALLS = 2
+"""Calls that a turn times, after one that it does not."""
+PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'onedl-mmdetection', 'mmdet')
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(description='Measure what training and detecting cost on this machine.')
-    commands = parser.add_subparsers(required=True, metavar='COMMAND')
-
-    command = commands.add_parser('annotations', help='start-up time and memory over the size of annotations')
-    command.set_defaults(run=_annotations)
-    command.add_argument(
-        '--scales',
-        type=positive,
-        nargs='+',
-        default=[1.0, 3.0, 10.0],
-        metavar='N',
-        help="sizes in units of COCO train2017's (default: 1 3 10, which needs 15 GB of memory)",
+    parser = Parser(
+        description='Time detectors on this machine, alternating, from an image to boxes.',
+        usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...',
+        epilog='Ratios are to the first model, round by round. Without its checkpoint, a config is timed '
+        'with random weights, which leave post-processing little to do.',
     )
-    command.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
-    command.add_argument('--polygons', action='store_true', help='with masks, as for instance segmentation')
-    command.add_argument('--serialize', choices=['yes', 'no', 'both'], default='both', help='serialize_data')
-    command.add_argument('--folder', type=Path, help='for the generated files (default: the temporary one)')
-
-    command = commands.add_parser('evaluation', help="COCO's figures: faster-coco-eval beside pycocotools")
-    command.set_defaults(run=_evaluation)
-    command.add_argument('--images', type=int, default=5000, help='(default: %(default)s)')
-    command.add_argument('--detections', type=int, default=100, help='an image (default: %(default)s)')
-    command.add_argument('--rounds', type=int, default=2, help='of both by turns (default: %(default)s)')
-
-    command = commands.add_parser('operators', help="mmcv's: stand-ins, and the compiled where there are any")
-    command.set_defaults(run=_operators)
-    command.add_argument('--seconds', type=positive, default=10, help='for each (default: %(default)s)')
-
-    command = commands.add_parser('training', help='a step with mixed precision, EMA, accumulation')
-    command.set_defaults(run=_training)
-    command.add_argument(
-        'config', nargs='?', default='retinanet_ghostnet_fpn_lite', metavar='CONFIG', help=CONFIG_HELP
+    parser.add_argument(
+        'models', nargs='+', metavar='MODEL', help='of ghost-det export; or a config, and its checkpoint'
     )
-    command.add_argument('--batch-size', type=whole, default=8, help='images a step (default: %(default)s)')
-    command.add_argument('--size', type=whole, default=320, help='side of the images (default: %(default)s)')
-    command.add_argument('--rounds', type=whole, default=10, help='steps of each (default: %(default)s)')
-    command.add_argument('--compile', action='store_true', help='torch.compile as well: minutes to begin')
-    command.add_argument('--backbones', action='store_true', help="ours and timm's, 256 x 320, instead")
-
-    command = commands.add_parser('backbones', help="speed in every engine, beside timm's and torchvision's")
-    command.set_defaults(run=_backbones)
-    command.add_argument('--sizes', type=whole, nargs='+', metavar='SIDE', help='(default: 320 640)')
-    command.add_argument('--batch', type=whole, nargs='+', default=[1], metavar='N', help='(default: 1)')
-    command.add_argument('--growth', action='store_true', help='224 to 1280 px, and the exponent over pixels')
-    _add_speed(command)
-
-    command = commands.add_parser('detectors', help="speed from pixels to boxes, beside mmdet's small ones")
-    command.set_defaults(run=_detectors)
-    command.add_argument('configs', nargs='*', metavar='CONFIG', help='(default: two lite ones)')
-    command.add_argument('--size', type=whole, default=320, help='side of the input (default: %(default)s)')
-    _add_speed(command)
-
-    command = commands.add_parser('table', help='Markdown of a RESULTS.json of backbones or detectors')
-    command.set_defaults(run=_show)
-    command.add_argument('results', type=Path, metavar='RESULTS.json')
-
+    parser.add_argument(
+        '--size', type=positive_int, nargs=2, default=(480, 640), metavar=('HEIGHT', 'WIDTH'),
+        help='of the image (default: 480 640)',
+    )  # fmt: skip
+    parser.add_argument('--threads', type=positive_int, metavar='N', help='cores to use (default: all)')
+    parser.add_argument(
+        '--rounds', type=positive_int, default=20, help='turns of each model (default: %(default)s)'
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='for the same figures')
     return parser
 
 
 def main() -> None:
-    """Measure as the command line says."""
-    args = parse(make_parser())
-    logging.disable(logging.WARNING)
-    warnings.simplefilter('ignore')
-    for line in args.run(args):
-        print(line, flush=True)
+    """Time models as the command line says."""
+    args = parse(make_parser(), light=True)
+    if args.json:
+        require_writable(args.json, '--json')
+    args.threads = args.threads or cores()
+    pairs = pair(args.models)
+    if any(is_config(model) for model, _ in pairs.values()):
+        register('ghost-det benchmark')
+        logging.disable(logging.WARNING)
+        warnings.simplefilter('ignore')
+    calls = {name: open_model(*each, args.size, args.threads) for name, each in pairs.items()}
+    for call in calls.values():
+        call()
+    samples = interleave(calls, rounds=args.rounds, calls=CALLS, warm=1)
+    _report(samples, args)
 
 
-def _annotations(args: argparse.Namespace) -> Iterable[str]:
-    from ghost_det.benchmarks.annotations import annotation_table
-
-    serialize = {'yes': [True], 'no': [False], 'both': [True, False]}[args.serialize]
-    return annotation_table(args.scales, args.workers, serialize, args.polygons, args.folder)
-
-
-def _evaluation(args: argparse.Namespace) -> Iterable[str]:
-    from ghost_det.benchmarks.evaluation import evaluation_table
-
-    return evaluation_table(args.images, args.detections, args.rounds)
-
-
-def _operators(args: argparse.Namespace) -> Iterable[str]:
-    from ghost_det.benchmarks.ops import main_table
-
-    return [main_table(args.seconds)]
-
-
-def _add_speed(command: argparse.ArgumentParser) -> None:
-    command.add_argument('--threads', type=whole, nargs='+', metavar='N', help='(default: all cores)')
-    command.add_argument('--only', nargs='+', default=[], metavar='PART', help="of 'NETWORK: ENGINE'")
-    command.add_argument('--int8', action='store_true', help="OpenVINO's INT8 as well: a minute to begin")
-    command.add_argument('--compile', action='store_true', help='torch.compile as well: minutes to begin')
-    command.add_argument('--memory', action='store_true', help='of each in a process of its own')
-    command.add_argument('--seconds', type=positive, default=60, help='for each table (default: %(default)s)')
-    command.add_argument('-o', '--output', type=Path, metavar='FOLDER', help='for RESULTS.json and charts')
+def _report(samples: dict[str, list[Sample]], args: argparse.Namespace) -> None:
+    """Print the quartiles of times and ratios; write them as json."""
+    first = next(iter(samples.values()))
+    about, packages = machine(), versions(PACKAGES)
+    height, width = args.size
+    setting = f'{args.threads} threads, {height} x {width} px, {args.rounds} rounds'
+    print(f'{about["processor"]}, {setting}')
+    print(', '.join(f'{name} {version}' for name, version in packages.items()))
+    print('milliseconds (quartiles), ratio (quartiles), model:')
+    models = {}
+    for name, found in samples.items():
+        times, ratios = spread([1e3 * each.seconds for each in found]), ratio(found, first)
+        print(f'  {_text(times, 1):24}{_text(ratios, 2):22}{name}')
+        models[name] = {'milliseconds': times._asdict(), 'ratio': ratios._asdict()}
+    if args.json:
+        content = {'machine': about, 'versions': packages, 'threads': args.threads, 'size': args.size}
+        with atomic(args.json) as partial:
+            partial.write_text(json.dumps({**content, 'rounds': args.rounds, 'models': models}, indent=1))
 
 
-def _engines(args: argparse.Namespace) -> list[str]:
-    from ghost_det.benchmarks.engines import ENGINES
-
-    left_out = {'compiled': not args.compile, 'openvino int8': not args.int8}
-    return [engine for engine in ENGINES if not left_out.get(engine)]
+def _text(found: Spread, digits: int) -> str:
+    return f'{found.middle:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})'
 
 
-def _backbones(args: argparse.Namespace) -> Iterable[str]:
-    from ghost_det.benchmarks import backbones
-    from ghost_det.benchmarks.report import report
-    from ghost_det.utils.timing import available
-
-    contenders = backbones.chosen(args.only, _engines(args))
-    sizes = args.sizes or (backbones.GROWTH if args.growth else (320, 640))
-    threads = args.threads or [available()]
-    measured = backbones.backbone_results(sizes, args.batch, threads, contenders, args.seconds, args.memory)
-    return report(measured, args.output, args.growth)
-
-
-def _detectors(args: argparse.Namespace) -> Iterable[str]:
-    from ghost_det.benchmarks import detectors
-    from ghost_det.benchmarks.report import report
-    from ghost_det.utils.timing import available
-
-    configs, threads = args.configs or detectors.CONFIGS, args.threads or [available()]
-    measured = detectors.detector_results(
-        configs, args.size, threads, args.only, _engines(args), args.seconds, args.memory
-    )
-    return report(measured, args.output)
+def pair(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return models and their checkpoints by name."""
+    found: list[tuple[str, str | None]] = []
+    for word in words:
+        if not word.endswith('.pth'):
+            found.append((word, None))
+        elif found and is_config(found[-1][0]) and found[-1][1] is None:
+            found[-1] = found[-1][0], word
+        else:
+            raise UserError(f'{word}: expected a checkpoint only after its config')
+    named = {
+        model if checkpoint is None else f'{model} {checkpoint}': (model, checkpoint)
+        for model, checkpoint in found
+    }
+    if len(named) < len(found):
+        raise UserError('a model is named twice: each is timed once')
+    return named
 
 
-def _show(args: argparse.Namespace) -> Iterable[str]:
-    from ghost_det.benchmarks.rows import read_rows, table
+def open_model(
+    model: str, checkpoint: str | None, size: tuple[int, int], threads: int
+) -> Callable[[], object]:
+    """Return a call of a model on a random image of this height and width."""
+    import numpy as np
 
-    return table(read_rows(args.results))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    if is_config(model):
+        return _open_config(model, checkpoint, image, threads)
+    from ghost_det.deploy.detector import Detector
+
+    detector = Detector(model, threads=threads)
+    return lambda: detector(image)
 
 
-def _training(args: argparse.Namespace) -> Iterable[str]:
-    from ghost_det.benchmarks.training import backbone_training_table, training_table
+def _open_config(config: str, checkpoint: str | None, image: Any, threads: int) -> Callable[[], object]:
+    import torch
 
-    if args.backbones:
-        return backbone_training_table(args.batch_size, (256, 320), args.rounds)
-    return training_table(args.config, args.batch_size, args.size, args.rounds, args.compile)
+    from ghost_det.engine.inference import array_pipeline, load_detector
+    from ghost_det.models.fuse import optimize
+
+    torch.set_num_threads(threads)
+    loaded = load_detector(config, checkpoint)
+    model, pipeline = loaded.model, array_pipeline(loaded.config)
+
+    @torch.no_grad()
+    def detect() -> object:
+        loaded = pipeline(dict(img=image, img_id=0))
+        (found,) = model.test_step({key: [value] for key, value in loaded.items()})
+        return found.pred_instances.cpu()
+
+    if checkpoint is None:
+        torch.manual_seed(0)
+        model.init_weights()
+        fit_norms(model, detect)
+    optimize(model)
+    return detect
+
+
+def fit_norms(model: Any, call: Callable[[], object]) -> None:
+    """Set the statistics of an untrained network's batch norms to those of the images of a call.
+
+    Without, activations fade to numbers so small that their arithmetic takes another time than usual.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    call()
+    for norm, momentum in zip(norms, momenta):
+        norm.eval().momentum = momentum

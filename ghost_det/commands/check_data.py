@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import require_stack
 
-from ._options import Parser, add_parts, parse, part, register
-
-if TYPE_CHECKING:
-    from ghost_det.data.checks.check import Report
+from ._options import Parser, add_parts, inner_fraction, parse, positive_int, register
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,20 +30,18 @@ def make_parser() -> argparse.ArgumentParser:
         help='compare its classes and anchors with the data; without FOLDER, its own data',
     )
     parser.add_argument(
-        '--split', type=part, dest='val_share', metavar='SHARE', help='as --val-share; -o writes the split'
+        '--split',
+        type=inner_fraction,
+        dest='val_share',
+        metavar='SHARE',
+        help='as --val-share; -o writes the split',
     )
     parser.add_argument('--quick', action='store_true', help='do not open images')
-    parser.add_argument('--jobs', type=int, metavar='N', help='processes that open images')
+    parser.add_argument('--jobs', type=positive_int, metavar='N', help='processes that open images')
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
     parser.add_argument('--fix', '-o', type=Path, metavar='FOLDER', help='write a fixed copy')
     return parser
-
-
-def _page(report: Report) -> str:
-    from ghost_det.data.checks.report import render
-
-    return render(report)
 
 
 def main() -> None:
@@ -57,8 +50,8 @@ def main() -> None:
     args = parse(parser, light=True)
     require_stack(parser.prog)
     from ghost_det.data.checks.check import check_dataset
-    from ghost_det.data.checks.findings import printable
-    from ghost_det.data.checks.fix import require_apart, require_free, write_mended
+    from ghost_det.data.checks.fix import require_empty, require_outside, write_fixed
+    from ghost_det.data.findings import printable
     from ghost_det.data.layouts import locate
 
     if args.fix and args.quick:
@@ -67,21 +60,20 @@ def main() -> None:
         if file:
             require_writable(file, option)
     if args.fix:
-        require_free(args.fix)
-        require_apart(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
+        require_empty(args.fix)
+        require_outside(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
     parts: list[Path | None] = [args.train_ann, args.train_images, args.val_ann, args.val_images]
     config = None
     if args.config:
         if args.data:  # a wrong folder is reported before torch is imported
-            given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
-            locate(args.data, given, args.val_share)
+            locate(args.data, {'train': (parts[0], parts[1]), 'val': (parts[2], parts[3])}, args.val_share)
         register(parser.prog)
         from ghost_det.config.load import load_config
 
         config = load_config(args.config)
     if args.data is None and not any(parts):
         if config is None:
-            raise UserError('nothing to check: name a FOLDER, --train-ann or --val-ann, or --config')
+            raise UserError('nothing to check: give a FOLDER, --train-ann or --val-ann, or --config')
         from ghost_det.data.checks.config import data_of_config
 
         parts = data_of_config(config)
@@ -90,24 +82,21 @@ def main() -> None:
         args.data, train, train_images, val, val_images, config, args.quick, args.jobs, True, args.val_share
     )
     print(report)
-    writers: list[tuple[Path | None, Callable[[], str]]] = [
-        (args.html, lambda: _page(report)),
-        (args.json, lambda: json.dumps(report.to_dict(), indent=2)),
-    ]
-    for path, write in writers:
-        if path:
-            require_writable(path, '--html or --json', (part.split.annotations for part in report.parts))
-            try:
-                with atomic(path) as partial:
-                    partial.write_text(write(), encoding='utf-8', errors='backslashreplace')
-            except OSError as error:
-                raise UserError(f'{path}: cannot be written ({error.strerror})') from None
+    read = [part.split.annotations for part in report.parts]
+    if args.html:
+        from ghost_det.data.checks.report import render
+
+        require_writable(args.html, '--html', read)
+        with write_or_fail(args.html, '--html') as partial:
+            partial.write_text(render(report), encoding='utf-8', errors='backslashreplace')
+    if args.json:
+        require_writable(args.json, '--json', read)
+        with write_or_fail(args.json, '--json') as partial:
+            partial.write_text(json.dumps(report.to_dict(), indent=2), encoding='utf-8')
     if args.fix:
-        lines = [f'\n{printable(str(args.fix))}: fixed:', *write_mended(report, args.fix)]
+        lines = [f'\n{printable(str(args.fix))}: fixed:', *write_fixed(report, args.fix)]
         print('\n  '.join(lines))
         left = check_dataset(args.fix, jobs=args.jobs, progress=True).errors
-        lines = (
-            ['left in it:', *(error.line(3) for error in left)] if left else ['the fixed copy has no errors']
-        )
-        print('\n'.join(lines))
+        lines = ['errors left in it:', *(error.line(3) for error in left)]
+        print('\n'.join(lines) if left else 'the fixed copy has no errors')
     sys.exit(bool(report.errors))

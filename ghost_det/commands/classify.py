@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ._options import Parser, parse, whole
+from ._options import Parser, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,10 +22,18 @@ def make_parser() -> argparse.ArgumentParser:
         help="file, URL, ghost://NAME, 'none' or 'published' (default)",
     )
     parser.add_argument(
-        '--topk', type=whole, default=5, metavar='K', help='classes of each image (default: %(default)s)'
+        '--topk',
+        type=positive_int,
+        default=5,
+        metavar='K',
+        help='classes of each image (default: %(default)s)',
     )
     parser.add_argument(
-        '--batch-size', type=whole, default=16, metavar='N', help='images at a time (default: %(default)s)'
+        '--batch-size',
+        type=positive_int,
+        default=16,
+        metavar='N',
+        help='images at a time (default: %(default)s)',
     )
     parser.add_argument('--json', metavar='FILE', help="save the results; '-' prints them and nothing else")
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='draw a bar chart for each image')

@@ -2,18 +2,18 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, Parser, parse, whole
+from ._options import CONFIG_HELP, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(description='Count the parameters and multiply-adds of a detector.')
+    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG_HELP)
     what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
     parser.add_argument(
         '--size',
-        type=whole,
+        type=positive_int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
         help="of the input (default: the config's)",

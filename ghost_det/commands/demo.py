@@ -2,7 +2,7 @@
 
 import argparse
 
-from ._options import Parser, parse, whole
+from ._options import Parser, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,8 +22,8 @@ def make_parser() -> argparse.ArgumentParser:
         default='127.0.0.1',
         help='address to listen at (default: %(default)s, this machine alone; 0.0.0.0 for all who reach it)',
     )
-    parser.add_argument('--port', type=whole, default=7860, help='(default: %(default)s)')
-    parser.add_argument('--threads', type=whole, metavar='N', help='cores to use (default: all)')
+    parser.add_argument('--port', type=positive_int, default=7860, help='(default: %(default)s)')
+    parser.add_argument('--threads', type=positive_int, metavar='N', help='cores to use (default: all)')
     return parser
 
 

@@ -4,10 +4,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
 
-from ._options import Parser, parse, share, whole
+from ._options import Parser, fraction, is_config, parse, positive_int, register
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,10 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
         '-o', '--out', type=Path, required=True, metavar='FOLDER', help='for pictures and videos with boxes'
     )
     parser.add_argument(
-        '--score', type=share, default=0.3, help='the least score of an object (default: %(default)s)'
+        '--score', type=fraction, default=0.3, help='the least score of an object (default: %(default)s)'
     )
-    parser.add_argument('--batch', type=whole, default=1, metavar='N', help='images at a time (default: 1)')
-    parser.add_argument('--threads', type=whole, metavar='N', help='cores to use (default: all)')
+    parser.add_argument(
+        '--batch', type=positive_int, default=1, metavar='N', help='images at a time (default: 1)'
+    )
+    parser.add_argument('--threads', type=positive_int, metavar='N', help='cores to use (default: all)')
     parser.add_argument('--json', action='store_true', help='write FOLDER/detections.json')
     parser.add_argument('--no-pictures', action='store_true', help='write neither pictures nor videos')
     return parser
@@ -47,14 +51,31 @@ def main() -> None:
         os.environ[RUNTIME] = '1'  # processes started from here need no torch either
     from ghost_det.deploy.detect import detect_files
 
+    detector, sources = _open(args)
     failed = detect_files(
+        detector,
         args.model,
-        args.sources,
+        sources,
         args.out,
-        score=args.score,
         batch=args.batch,
         threads=args.threads,
         json_file=args.json,
         pictures=not args.no_pictures,
     )
     sys.exit(1 if failed else 0)
+
+
+def _open(args: argparse.Namespace) -> tuple[Any, list[str]]:
+    """Return the detector that the first words name, exported or in torch, and the sources after them."""
+    if not is_config(args.model):
+        from ghost_det.deploy.detector import Detector
+
+        return Detector(args.model, threads=args.threads, score_threshold=args.score), args.sources
+    checkpoint, *sources = args.sources
+    if not sources:
+        raise UserError(f'{args.model}: expected, after a config, its checkpoint and then images')
+    register(args.model)
+    from ghost_det.engine.inference import TorchDetector
+
+    detector = TorchDetector(args.model, checkpoint, threads=args.threads, score_threshold=args.score)
+    return detector, sources

@@ -8,7 +8,7 @@ from pathlib import Path
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME, missing
 
-from ._options import Parser, parse, share, whole
+from ._options import Parser, fraction, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,22 +28,27 @@ def make_parser() -> argparse.ArgumentParser:
         '-o', '--out', required=True, metavar='FOLDER', help='or bucket, for the results, in Parquet'
     )
     parser.add_argument(
-        '--workers', type=whole, metavar='N', help='processes (default: as many as there are cores for)'
+        '--workers',
+        type=positive_int,
+        metavar='N',
+        help='processes (default: as many as there are cores for)',
     )
     parser.add_argument(
-        '--threads', type=whole, default=1, metavar='N', help='cores of a worker (default: 1)'
-    )
-    parser.add_argument('--batch', type=whole, default=1, metavar='N', help='images at a time (default: 1)')
-    parser.add_argument(
-        '--score', type=share, default=0.3, help='the least score of an object (default: %(default)s)'
+        '--threads', type=positive_int, default=1, metavar='N', help='cores of a worker (default: 1)'
     )
     parser.add_argument(
-        '--shard', type=whole, metavar='N', help='images in a Parquet file (default: 1000, or fewer)'
+        '--batch', type=positive_int, default=1, metavar='N', help='images at a time (default: 1)'
+    )
+    parser.add_argument(
+        '--score', type=fraction, default=0.3, help='the least score of an object (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--shard', type=positive_int, metavar='N', help='images in a Parquet file (default: 1000, or fewer)'
     )
     parser.add_argument(
         '--column', default='path', metavar='NAME', help='of the paths in Parquet (default: path)'
     )
-    parser.add_argument('--limit', type=whole, metavar='N', help='take the first N images only')
+    parser.add_argument('--limit', type=positive_int, metavar='N', help='take the first N images only')
     parser.add_argument('--address', metavar='RAY', help='a Ray cluster, as auto (default: this machine)')
     parser.add_argument('--retry-errors', action='store_true', help='do shards again in which images failed')
     parser.add_argument('--coco', type=Path, metavar='JSON', help='also write all results to one file')

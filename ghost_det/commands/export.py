@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ._options import Parser, add_config_options, add_data, data_of, parse, share, whole
+from ._options import Parser, add_config_options, add_data, data_of, fraction, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,19 +26,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--size',
         nargs=2,
-        type=whole,
+        type=positive_int,
         metavar=('HEIGHT', 'WIDTH'),
         help="of the input (default: the config's)",
     )
     parser.add_argument('--dynamic', action='store_true', help='take images of any size')
     parser.add_argument('--half', action='store_true', help='weights in 16 bits: half the file')
-    parser.add_argument('--opset', type=whole, default=18, metavar='N', help='of ONNX (default: %(default)s)')
+    parser.add_argument(
+        '--opset', type=positive_int, default=18, metavar='N', help='of ONNX (default: %(default)s)'
+    )
     parser.add_argument(
         '--int8', action='store_true', help='8-bit integers where mAP allows it; needs data to measure it on'
     )
     parser.add_argument(
         '--max-drop',
-        type=share,
+        type=fraction,
         default=0.005,
         metavar='MAP',
         help='that --int8 may cost (default: %(default)s)',

@@ -1,4 +1,4 @@
-"""Fetch COCO 2017, verify or repair it."""
+"""Download COCO 2017, verify or repair it."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ _CONFIG = 'retinanet_ghostnet_fpn_lite'
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
-        description='Fetch COCO 2017 (20.4 GB), verify or repair it. After a stop, run it again: it goes on.'
+        description='Download COCO 2017 (20.4 GB), verify or repair it. Run it again to resume after a stop.'
     )
     parser.add_argument(
         '--root', type=Path, default=Path('data/coco'), metavar='FOLDER', help='default: %(default)s'
@@ -27,15 +27,15 @@ def make_parser() -> argparse.ArgumentParser:
         help='only N training and N/5 validation images, into ROOT-subset-N, for a first try',
     )
     what.add_argument(
-        '--verify', action='store_true', help='change nothing; say what is missing or wrong (exit code 1)'
+        '--verify', action='store_true', help='change nothing; list what is missing or wrong (exit code 1)'
     )
     parser.add_argument(
         '--splits', nargs='+', choices=['train', 'val'], default=['train', 'val'], help='(default: both)'
     )
     parser.add_argument(
-        '--jobs', type=int, default=8, metavar='N', help='connections at once, and threads (default: 8)'
+        '--jobs', type=int, default=8, metavar='N', help='parallel connections, and threads (default: 8)'
     )
-    parser.add_argument('--keep-zips', action='store_true', help='leave the archives there')
+    parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
     parser.add_argument(
         '--url', metavar='BASE', help='a mirror, laid out as http://images.cocodataset.org (the default)'
     )
@@ -43,11 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Fetch or verify as the command line says; exit code 1 where a copy is not whole."""
+    """Download or verify as the command line says; exit code 1 where a copy is not intact."""
     parser = make_parser()
     args = parse(parser, light=True)
     if args.jobs < 1 or (args.subset is not None and args.subset < 1):
-        parser.error('--jobs and --subset: a number from 1 up')
+        parser.error('--jobs and --subset: expected a whole number from 1 up')
     from ghost_det.data.coco import prepare, subset, verify
 
     root = args.root.expanduser()
@@ -56,8 +56,8 @@ def main() -> None:
     if args.verify:
         states = verify(root, splits, args.jobs)
         print('\n'.join(line for state in states for line in state.lines(root)))
-        if not all(state.whole for state in states):
-            print(f'{command("prepare-coco", "--root", root)} fetches what is missing or wrong, no more')
+        if not all(state.intact for state in states):
+            print(f'{command("prepare-coco", "--root", root)} downloads only what is missing or wrong')
             sys.exit(1)
         return
     if args.subset:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, Parser, Settings, parse, positive, whole
+from ._options import CONFIG_HELP, Parser, Settings, parse, positive_float, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -12,7 +12,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('-o', '--out', metavar='MY_CONFIG', help='the config to write (default: none)')
     parser.add_argument('--backbone', default='GhostNetV2', metavar='NAME[:WIDTH]', help='as GhostNetV2:1.3')
     parser.add_argument(
-        '--width', type=positive, metavar='FACTOR', help='multiplier of the channels of a Ghost network'
+        '--width', type=positive_float, metavar='FACTOR', help='multiplier of the channels of a Ghost network'
     )
     parser.add_argument(
         '--pretrained',
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--size',
-        type=whole,
+        type=positive_int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
         help="of the input, for the multiply-adds (default: the config's)",

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, Parser, add_common, data_of, parse, whole
+from ._options import CONFIG_HELP, Parser, add_common, data_of, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -10,8 +10,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(description='Train a detector and evaluate it.')
     parser.add_argument('config', metavar='CONFIG', help=CONFIG_HELP)
     add_common(parser)
-    parser.add_argument('--epochs', type=whole, metavar='N', help='length of training; the schedule follows')
-    parser.add_argument('--batch-size', type=whole, metavar='N', help='images a step, on each device')
+    parser.add_argument(
+        '--epochs', type=positive_int, metavar='N', help='length of training; the schedule follows'
+    )
+    parser.add_argument('--batch-size', type=positive_int, metavar='N', help='images a step, on each device')
     parser.add_argument(
         '--resume',
         nargs='?',

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._options import Parser, parse, positive, whole
+from ._options import Parser, parse, positive_float, positive_int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,10 +35,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=3,
         help='of the drawn kernels (default: %(default)s)',
     )
-    command.add_argument('--pairs', type=whole, default=5, metavar='N', help='to draw (default: %(default)s)')
+    command.add_argument(
+        '--pairs', type=positive_int, default=5, metavar='N', help='to draw (default: %(default)s)'
+    )
     command.add_argument(
         '--error',
-        type=positive,
+        type=positive_float,
         default=0.1,
         metavar='SHARE',
         help="of a map's variance that may be missing (default: %(default)s)",
@@ -52,7 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         '--layer', metavar='NAME', help='default: the third ghost module; a wrong name lists all'
     )
-    command.add_argument('--maps', type=whole, default=12, metavar='N', help='to draw (default: %(default)s)')
+    command.add_argument(
+        '--maps', type=positive_int, default=12, metavar='N', help='to draw (default: %(default)s)'
+    )
 
     command = _add(commands, 'cam', 'which pixels carried a detection')
     command.set_defaults(work=_cam)

@@ -30,7 +30,7 @@ def main() -> None:
     """Do as the command line says."""
     args = parse(make_parser())
     from ghost_det.utils.files import sha256
-    from ghost_det.weights.catalog import locate
+    from ghost_det.weights.download import locate
     from ghost_det.weights.load import describe, extract_backbone
     from ghost_det.weights.zoo import verify
 
@@ -74,7 +74,8 @@ def _show(name: str) -> None:
 
 
 def _download(names: list[str], source: str | None) -> None:
-    from ghost_det.weights.catalog import PUBLISHED, fetch, published
+    from ghost_det.weights.catalog import PUBLISHED, published
+    from ghost_det.weights.download import fetch
     from ghost_det.weights.zoo import verify
 
     for weights in PUBLISHED.values() if names == ['all'] else map(published, names):

@@ -4,31 +4,49 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ghost_det.data.checks.findings import SHOWN, Finding, found
+import numpy as np
+
 from ghost_det.errors import UserError
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import read_json
+from ghost_det.utils.text import plural
 
-from .table import Table, complete_box, read_table
+from .consistency import duplicate_entries, faulty_boxes, found_at, unknown_ids
+from .entries import (
+    FIELDS,
+    all_sound,
+    as_flag,
+    complete_box,
+    correction_kind,
+    corrections,
+    entry_fault,
+    is_rotated,
+    short,
+    straighten,
+)
+from .findings import SHOWN, Finding, found
+from .outlines import polygon_extents
+from .table import Floats, Table
 
-MENDED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
+FIXED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of faults that do not matter with ``--data``: aligned copies lack them, or other checks find them."""
 ALIGNED = ('number as text', 'empty duplicate category', 'name in another form')
 """Kinds that aligned copies lack, and that spoil or stop a training where there is none."""
-CONVERTED = {
-    'faults': 'wrong label file',
-    'missing images': 'missing file',
-    'labels without image': 'label file without image',
-    'images without label': 'image without labels',
-    'unused': 'data not used',
-    'wrong sizes': 'wrong size',
-    'turned': 'turned boxes',
-}
-"""Lists in the ``info`` of what `convert` makes, and the kinds of what is in them."""
+CONVERTED = (
+    'wrong label file',
+    'missing file',
+    'label file without image',
+    'image without labels',
+    'data not used',
+    'wrong size',
+    'turned boxes',
+)
+"""Kinds of findings that `convert` lists in the ``info`` of the files that it makes."""
 FOREIGN = {
     'LabelMe': (('"shapes"', '"imagePath"'), 'its examples have labelme2voc.py, which writes Pascal VOC'),
     'Label Studio': (('"original_width"', '"original_height"'), 'export it as COCO or YOLO'),
@@ -105,8 +123,8 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
         if collecting:
             gc.enable()
     info = content.get('info')
-    for field, kind in CONVERTED.items():
-        places = info.get(field) if isinstance(info, dict) else None
+    for kind in CONVERTED:
+        places = info.get(kind) if isinstance(info, dict) else None
         places = list(map(str, places)) if isinstance(places, list) else []
         many = kind == 'image without labels' and len(places) > MANY * len(table.files)
         findings += found(kind, split, places, severity='warning' if many else None)
@@ -115,11 +133,82 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
     return content, table, findings
 
 
+def read_table(content: Any, split: str, folder: Path) -> tuple[Table, list[Finding]]:
+    """Make arrays of what json says, and list what is wrong with its entries, ids and boxes.
+
+    ``folder`` is that of the data set, to see whether names of its files have backslashes.
+
+    Raises:
+        ValueError: it is not COCO's format at all.
+    """
+    for key in FIELDS:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"not COCO's detection format: it has no list '{key}'")
+    findings: list[Finding] = []
+    at = {key: list(range(len(content[key]))) for key in FIELDS}
+    if not all_sound(content):
+        findings += straighten(content, split, folder)
+        faults = {key: [entry_fault(entry, FIELDS[key]) for entry in content[key]] for key in FIELDS}
+        at = {key: [n for n, fault in enumerate(faults[key]) if not fault] for key in FIELDS}
+        wrong = (f'{key}[{n}] {fault}' for key in FIELDS for n, fault in enumerate(faults[key]) if fault)
+        findings += found('wrong entry', split, [*wrong])
+    images, boxes, categories = ([content[key][n] for n in at[key]] for key in FIELDS)
+    image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
+    category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
+    ids = [box.get('id') for box in boxes]
+    odd = {n: fixed for n, box in enumerate(boxes) if (fixed := corrections(box))}
+    renamed = any(finding.kind == 'name in another form' for finding in findings)
+    table = Table(
+        [image['file_name'] for image in images],
+        np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
+        np.array(at['images'], np.int64),
+        categories,
+        _numbers([box['bbox'] for box in boxes]),
+        np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
+        np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
+        np.array(at['annotations'], np.int64),
+        np.array([_float(box.get('area')) for box in boxes], np.float64),
+        np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
+        np.array([as_flag(box.get('ignore')) for box in boxes], bool),
+        not (odd or renamed or {*map(type, ids)} - {int} or len({*ids}) < len(ids) or 0 in ids),
+        polygon_extents(boxes),
+    )
+    findings += duplicate_entries(table, split, images, ids) + unknown_ids(table, split, boxes)
+    kinds: dict[str, dict[int, str]] = {}
+    for n, key, value in ((n, *each) for n, fixed in odd.items() for each in fixed.items()):
+        kind = correction_kind(boxes[n], key, value)
+        if kind:
+            kinds.setdefault(kind, {}).setdefault(n, f'{key} {short(boxes[n].get(key))}')
+    for kind, given in kinds.items():
+        places = (f'{table.box_place(n)}: {what}' for n, what in given.items())
+        findings += found(kind, split, places, len(given))
+    findings += found_at('ignored box', split, table.ignored, table.box_place)
+    findings += found_at('rotated box', split, [is_rotated(box) for box in boxes], table.box_place)
+    if not images or not categories:
+        counts = plural(len(content['images']), 'image'), plural(len(content['categories']), 'category')
+        findings += found('empty split', split, [f'empty: {", ".join(counts)}'])
+    return table, findings + faulty_boxes(table, split)
+
+
+def _numbers(boxes: list[list[float]]) -> Floats:
+    try:
+        return np.array(boxes, np.float64).reshape(-1, 4)
+    except OverflowError:  # a whole number that no float can hold
+        return np.array([[_float(value) for value in box] for box in boxes]).reshape(-1, 4)
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        return math.inf
+
+
 def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
     """Raise a `UserError` that lists the errors among pairs of annotation file and finding."""
     errors = [(path, fault) for path, fault in faults if fault.severity == 'error']
     if errors:
-        lines = '\n'.join(f'  {path}: {fault.line(3)}: {fault.mend}' for path, fault in errors[:SHOWN])
+        lines = '\n'.join(f'  {path}: {fault.line(3)}: {fault.fix}' for path, fault in errors[:SHOWN])
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
             f'problems in the data:\n{lines}{more}\n'
@@ -145,6 +234,6 @@ def read_annotations(path: Path) -> dict[str, Any]:
         UserError: see `load`; or there are errors in it that `aligned_annotations` does not fix.
     """
     content, table, findings = load(path)
-    refuse_faults([(path, fault) for fault in findings if fault.kind not in MENDED])
+    refuse_faults([(path, fault) for fault in findings if fault.kind not in FIXED])
     twins = table.twins()
     return {**content, 'categories': [c for n, c in enumerate(content['categories']) if n not in twins]}

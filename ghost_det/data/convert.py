@@ -6,23 +6,27 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic_folder
 from ghost_det.utils.images import visible
 
-from .label_files import Layout, Reader
-from .sample import cache_root
+from .cache import build_once, cache_root
+from .image_facts import header
+from .label_files import Layout, Pair, Reader
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, find_yolo_plain, yolo_reader
 
-VERSION = 4  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 5  # part of the cache folder's name: raise it with any change to what is written
+READ_ERRORS = (OSError, ValueError, SyntaxError, LookupError, OverflowError, Image.DecompressionBombError)
+"""Of Pillow and of the parsers of XML."""
 
 
 def find_layout(root: Path) -> Layout | None:
@@ -59,9 +63,8 @@ def find_layout(root: Path) -> Layout | None:
 def converted(root: Path, layout: Layout | None = None) -> dict[str, Path]:
     """Return COCO annotations of each split of a VOC or YOLO data set; empty for another layout.
 
-    They are kept in the user's cache (see `make_sample`), never in the data's own folder, and made again when
-    any file of the data set was changed, added or removed. Processes may call this at the same time. File
-    names start from ``root``, or the folder of the yaml that it is.
+    They are kept in the user's cache, never in the data's own folder, and made again when a file of the data
+    set has changed. File names start from ``root``, or the folder of the yaml that it is.
 
     Raises:
         UserError: a package is not installed, or the cache cannot be written.
@@ -70,47 +73,38 @@ def converted(root: Path, layout: Layout | None = None) -> dict[str, Path]:
     if layout is None:
         return {}
     base = root.parent if root.is_file() else root
-    done = cached((root, layout.share), _state(base, layout), lambda: _convert(base, layout))
-    return {name: done / f'{name}.json' for name in layout.splits}
+    files = chain.from_iterable(chain(*layout.splits.values()))
+    folder = cached((root, layout.share), [repr(layout), *map(_state, files)], lambda: _convert(base, layout))
+    return {name: folder / f'{name}.json' for name in layout.splits}
 
 
 def cached(
     source: tuple[Path, float | None], state: Iterable[str], make: Callable[[], dict[str, Any]]
 ) -> Path:
-    """Return the folder of the cache with the json files that were made of a data set as it is now."""
-    path, share = source
-    place = hashlib.blake2b(os.fsencode(path) + f'{share}'.encode(), digest_size=8).hexdigest()
-    digest = hashlib.blake2b(digest_size=8)
-    for line in state:
-        digest.update(line.encode('utf-8', 'surrogateescape'))
-    cache = cache_root()
-    done = cache / f'converted-v{VERSION}-{place}-{digest.hexdigest()}'
-    if not done.is_dir():
-        try:
-            with atomic_folder(done) as built:
-                for name, content in make().items():
-                    (built / f'{name}.json').write_text(json.dumps(content), encoding='utf-8')
-        except OSError as error:
-            raise UserError(
-                f'{cache}: converted annotations cannot be written ({error.strerror}); '
-                'GHOST_DET_CACHE names another folder'
-            ) from None
-        for stale in cache.glob(f'converted-v*-{place}-*'):
-            if stale != done:
-                shutil.rmtree(stale, ignore_errors=True)
-    return done
+    """Return the folder of the cache with the json files that were made of a data set in this state."""
+    place, digest = (
+        hashlib.blake2b('\n'.join(map(str, lines)).encode('utf-8', 'surrogateescape'), digest_size=8)
+        for lines in (source, state)
+    )
+
+    def build(folder: Path) -> None:
+        for name, content in make().items():
+            (folder / f'{name}.json').write_text(json.dumps(content), encoding='utf-8')
+
+    name = f'converted-v{VERSION}-{place.hexdigest()}-{digest.hexdigest()}'
+    folder = build_once(cache_root() / name, build)
+    for stale in folder.parent.glob(f'converted-v*-{place.hexdigest()}-*'):
+        if stale != folder:
+            shutil.rmtree(stale, ignore_errors=True)
+    return folder
 
 
-def _state(root: Path, layout: Layout) -> Iterator[str]:
-    """Yield what the result depends on: names, sizes and times of all files, and the class names."""
-    yield f'{layout.kind} {layout.classes} {layout.keypoints} {layout.orphans} {layout.unused}\n'
-    for name, pairs in layout.splits.items():
-        for path in (path for pair in pairs for path in pair):
-            try:
-                found = path.stat()
-                yield f'{name} {path} {found.st_size} {found.st_mtime_ns}\n'
-            except (OSError, ValueError):  # of names that no file system has, too
-                yield f'{name} {path} none\n'
+def _state(file: Path) -> str:
+    try:
+        found = file.stat()
+    except (OSError, ValueError):  # of names that no file system has, too
+        return 'none'
+    return f'{found.st_size} {found.st_mtime_ns}'
 
 
 def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
@@ -118,50 +112,30 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     names = list(layout.classes or [])
     contents = {}
     for split, pairs in layout.splits.items():
-        images: list[dict[str, Any]] = []
-        boxes: list[dict[str, Any]] = []
-        said: dict[str, Any] = defaultdict(list, description=f'converted from {root}')
-        objects = []
-        said['labels without image'] = [os.path.relpath(p, root) for p in layout.orphans.get(split, [])]
-        said['unused'] = layout.unused if split == 'train' else []
-        for path, label in pairs:
-            file = os.path.relpath(path, root)
-            place = f'{os.path.relpath(label, root)} of {file}'
-            if not os.path.isfile(path):
-                said['missing images'].append(file)
-                continue
-            labelled = os.path.isfile(label) or layout.listed
-            said['images without label'] += [] if labelled else [f'{file}: no {os.path.relpath(label, root)}']
-            try:
-                (width, height), tag = _size(path)
-                found, remarks = read(label, (width, height), tag) if labelled else ([], [])
-            # The parsers of XML raise ValueError or SyntaxError, Pillow raises OSError.
-            except (OSError, ValueError, SyntaxError, LookupError, OverflowError) as error:
-                said['faults'].append(f'{place}: {type(error).__name__}: {error}')
-                continue
-            images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
-            objects += [(len(images), *each) for each in found]
-            for key, remark in remarks:
-                said[key].append(f'{place}: {remark}')
+        images, objects, problems = _read_labels(root, pairs, read, layout.listed)
+        problems['description'] = f'converted from {root}'
+        problems['label file without image'] = [
+            os.path.relpath(p, root) for p in layout.orphans.get(split, [])
+        ]
+        problems['data not used'] = [*layout.unused] if split == 'train' else []
         if layout.classes is None:
             names += sorted({name for _, name, *_ in objects} - set(names))
+        first = 1 if layout.classes is None else 0
         ids = {name: number for number, name in enumerate(names, 1)} if layout.classes is None else {}
-        for image, name, (x1, y1, x2, y2), crowd in objects:
-            boxes.append(
+        contents[split] = {
+            'info': problems,
+            'images': images,
+            'annotations': [
                 {
-                    'id': len(boxes) + 1,
+                    'id': number,
                     'image_id': image,
                     'category_id': ids.get(name, name),
                     'bbox': [x1, y1, x2 - x1, y2 - y1],
                     'area': (x2 - x1) * (y2 - y1),
                     'iscrowd': crowd,
                 }
-            )
-        first = 1 if layout.classes is None else 0
-        contents[split] = {
-            'info': said,
-            'images': images,
-            'annotations': boxes,
+                for number, (image, name, (x1, y1, x2, y2), crowd) in enumerate(objects, 1)
+            ],
             'categories': [{'id': number, 'name': name} for number, name in enumerate(names, first)],
         }
     if layout.share is not None:  # which classes a part has is chance
@@ -170,17 +144,36 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     return contents
 
 
+def _read_labels(
+    root: Path, pairs: Iterable[Pair], read: Reader, listed: bool
+) -> tuple[list[dict[str, Any]], list[tuple[int, Any, list[float], int]], dict[str, Any]]:
+    """Return images as COCO has them, objects with the id of theirs, and what is wrong by kind."""
+    images: list[dict[str, Any]] = []
+    objects = []
+    problems: dict[str, Any] = defaultdict(list)
+    for path, label in pairs:
+        file, labels = os.path.relpath(path, root), os.path.relpath(label, root)
+        if not os.path.isfile(path):
+            problems['missing file'].append(file)
+            continue
+        labelled = os.path.isfile(label) or listed
+        if not labelled:
+            problems['image without labels'].append(f'{file}: no {labels}')
+        try:
+            (width, height), tag = _size(path)
+            found, remarks = read(label, (width, height), tag) if labelled else ([], [])
+        except READ_ERRORS as error:
+            problems['wrong label file'].append(f'{labels} of {file}: {type(error).__name__}: {error}')
+            continue
+        images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
+        objects += [(len(images), *each) for each in found]
+        for kind, remark in remarks:
+            problems[kind].append(f'{labels} of {file}: {remark}')
+    return images, objects, problems
+
+
 def _size(path: Path) -> tuple[tuple[int, int], int]:
     """Return width and height as mmcv loads the image, and the orientation by which it is turned for that."""
-    from PIL import Image
-
-    from ghost_det.data.checks.opened import header
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such are named later
-            with Image.open(path) as image:
-                facts = header(image)
-                return facts['loaded'], facts['orientation'] if facts['turned'] else 1
-    except Image.DecompressionBombError as error:
-        raise ValueError(error) from None
+    with Image.open(path) as image:
+        facts = header(image)
+    return facts['loaded'], facts['orientation'] if facts['turned'] else 1

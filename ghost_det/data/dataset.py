@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ghost_det.config.query import all_innermost, evaluators, innermost, leave_first, set_num_classes
-from ghost_det.data.checks.findings import Finding, found
-from ghost_det.data.checks.images import tagged_images
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
 from ghost_det.utils.text import plural
 
 from .annotations import (
-    ALIGNED,
-    MENDED,
+    FIXED,
     complete_boxes,
     has_byte_order_mark,
     read_annotations,
     refuse_faults,
     survey,
 )
-from .layouts import Given, data_root, find_annotations, find_images, misplaced, no_annotations
-from .table import is_there, left_out, reasons
-
-
-@dataclass(frozen=True)
-class Split:
-    """One part of a data set: an annotation file and the folder that its file names start from."""
-
-    annotations: Path
-    images: Path
+from .layouts import Given, Split, data_root, find_annotations, find_images, no_annotations
+from .quick_check import quick_check
+from .table import left_out, reasons
 
 
 @dataclass(frozen=True)
@@ -83,14 +71,9 @@ def find_data(
 ) -> DetectionData:
     """Find both splits of a data set, check them, read the classes from the training annotations.
 
-    Args:
-        folder: ``'sample'`` for the generated one, or a folder in one of `layouts.LAYOUTS`.
-        train_ann: training annotations, where ``folder`` does not lead to them.
-        train_images: folder of the training images.
-        val_ann: validation annotations.
-        val_images: folder of the validation images.
-        classes: those of a trained detector, to evaluate it; no training split is looked for then.
-        val_share: the part of train that becomes val where there is none; 0.2 by default.
+    ``folder`` is in one of `layouts.LAYOUTS`, or ``'sample'`` for the generated one; the parts that are named
+    win. With the ``classes`` of a trained detector, to evaluate it, no training split is looked for.
+    ``val_share`` is the part of train that becomes val where there is none, 0.2 by default.
 
     Raises:
         UserError: something is missing, not in COCO format, or wrong; see `quick_check`.
@@ -111,84 +94,11 @@ def find_splits(
         if name in parts:
             path, images = parts[name]
             splits[name] = Split(path, find_images(name, root, path, images, survey(path).table.files))
-    odd = quick_check([*splits.items()], mended=MENDED)
+    odd = quick_check([*splits.items()], fixed=FIXED)
     for name in names:
         if name not in splits:
             raise no_annotations(name, root, [*parts])
     return Located(splits, tuple(fault.line() for fault in odd), tuple(notes))
-
-
-def quick_check(
-    splits: Sequence[tuple[str, Split]],
-    mended: Sequence[str] = (),
-    more: Sequence[tuple[Path, Finding]] = (),
-) -> list[Finding]:
-    """Check annotations, and that every image is there, without opening any; return warnings.
-
-    Args:
-        splits: names and parts of a data set.
-        mended: kinds of faults that do not matter; without any, those of `ALIGNED` are errors.
-        more: pairs of annotation file and finding, of other checks.
-
-    Raises:
-        UserError: it lists the errors.
-    """
-    faults = [*more]
-    listing: dict[Path, set[str]] = {}
-    for name, split in splits:
-        table, findings = survey(split.annotations)
-        lost = [file for file in table.files if not is_there(split.images, file, listing)]
-        if lost and len(lost) == len(table.files):
-            missing = found(
-                'wrong image folder', '', [misplaced(name, split.annotations, split.images, lost)]
-            )
-        else:
-            missing = found('missing file', '', (str(split.images / file) for file in lost))
-        for fault in (*findings, *missing, *tagged_images(table, name, split.images)):
-            severity = 'error' if fault.kind in ALIGNED and not mended else fault.severity
-            if fault.kind not in mended:
-                faults.append((split.annotations, replace(fault, split=name, severity=severity)))
-    refuse_faults(faults)
-    common = []
-    for train in (split for name, split in splits if name == 'train'):
-        for val in (split for name, split in splits if name == 'val'):
-            common += shared_images(train, val)
-    return [
-        # Not an error here, since some train on what they measure to see whether a network can learn it.
-        *found('image in both splits', '', common, severity='warning'),
-        *(fault for _, fault in faults if fault.severity == 'warning'),
-    ]
-
-
-def shared_images(train: Split, val: Split) -> list[str]:
-    """Return the images of train that are val's, too: the same file, or one of the same name and content.
-
-    Of contents, the sizes and the first blocks are compared.
-    """
-    named: dict[str, list[str]] = defaultdict(list)
-    for other in survey(val.annotations).table.files:
-        named[os.path.basename(other)].append(os.path.normpath(val.images / other))
-    return [
-        file
-        for file in survey(train.annotations).table.files
-        if any(
-            _same(os.path.normpath(train.images / file), other)
-            for other in named.get(os.path.basename(file), ())
-        )
-    ]
-
-
-def _same(first: str, second: str) -> bool:
-    try:
-        if first == second or os.path.samefile(first, second):
-            return True
-        size = os.path.getsize(first)
-        if not size or size != os.path.getsize(second):
-            return False
-        with open(first, 'rb') as one, open(second, 'rb') as two:
-            return one.read(1 << 16) == two.read(1 << 16)
-    except (OSError, ValueError):  # of names that no file system has, too
-        return False
 
 
 def class_names(annotations: Path) -> tuple[str, ...]:
@@ -198,10 +108,8 @@ def class_names(annotations: Path) -> tuple[str, ...]:
         UserError: there are no boxes, or errors in the file.
     """
     table, findings = survey(annotations)
-    refuse_faults([(annotations, fault) for fault in findings if fault.kind not in MENDED])
-    for fault in findings:
-        if fault.kind == 'no boxes':
-            raise UserError(f'{annotations}: {fault.where[0]}')
+    kinds = {*FIXED} - {'no boxes'}
+    refuse_faults([(annotations, fault) for fault in findings if fault.kind not in kinds])
     return tuple(table.categories[index]['name'] for index in table.classes())
 
 

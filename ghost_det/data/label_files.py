@@ -10,45 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from ghost_det.utils.files import decode
-from ghost_det.utils.images import visible
+from ghost_det.utils.images import SUFFIXES, visible
 
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 WORDS = tuple(chain(*SPLITS.values()))
-SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 MAX_LABEL_BYTES = 2**24
 Pair = tuple[Path, Path]
+"""An image and its label file."""
 Read = tuple[list[tuple[Any, list[float], int]], list[tuple[str, str]]]
-"""Class, corners and crowd of each object; and what is wrong, with its key of `annotations.CONVERTED`."""
+"""Class, corners and crowd of each object; and what is wrong, with its kind of `annotations.CONVERTED`."""
 Reader = Callable[[Path, tuple[int, int], int], Read]
 """Of a label file, and the size and the orientation that its image is loaded with."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set that is not COCO's: pairs of image and label file for each split.
+    """A data set that is not COCO's: pairs of image and label file for each split."""
 
-    Attributes:
-        kind: ``'voc'`` or ``'yolo'``.
-        splits: the pairs; of those named in a list, files may be missing.
-        classes: the names, where they are written down.
-        listed: images must have a label file; else one without is of background.
-        orphans: of each split, label files without image.
-        note: where val comes from, if it is none of the data set's own.
-        share: of val, if it was made of train.
-        keypoints: of YOLO, ``kpt_shape``: how many each object has, and numbers each; ``(0, 0)`` for none,
-            ``None`` where the yaml does not say.
-        unused: other data in the folder, of which nothing is read.
-    """
-
-    kind: str
-    splits: dict[str, list[Pair]]
-    classes: list[str] | None = None
-    listed: bool = False
-    orphans: dict[str, list[Path]] = field(default_factory=dict)
-    note: str = ''
-    share: float | None = None
-    keypoints: tuple[int, int] | None = None
-    unused: tuple[str, ...] = ()
+    kind: str  # 'voc' or 'yolo'
+    splits: dict[str, list[Pair]]  # of those named in a list, files may be missing
+    classes: list[str] | None = None  # the names, where they are written down
+    listed: bool = False  # images must have a label file; else one without is of background
+    orphans: dict[str, list[Path]] = field(default_factory=dict)  # of each split, label files without image
+    note: str = ''  # where val comes from, if it is none of the data set's own
+    share: float | None = None  # of val, if it was made of train
+    keypoints: tuple[int, int] | None = None  # YOLO's kpt_shape, where the yaml has it; (0, 0) for polygons
+    unused: tuple[str, ...] = ()  # other data in the folder, of which nothing is read
 
 
 def by_folder(pairs: dict[str, Pair]) -> dict[str, list[Pair]]:

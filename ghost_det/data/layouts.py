@@ -5,15 +5,15 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
 
 from ghost_det.errors import UserError
 from ghost_det.utils.images import visible
 
-from .annotations import MENDED, foreign, survey
+from .annotations import FIXED, foreign, survey
 from .convert import converted, find_layout
 from .label_files import SPLITS
 from .sample import SAMPLES, make_sample
@@ -36,13 +36,18 @@ Parts = dict[str, tuple[Path, Path | None]]
 """Of the splits that there are: annotations, and the folder of their images where it is known."""
 
 
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: an annotation file and the folder that its file names start from."""
+
+    annotations: Path
+    images: Path
+
+
 def data_root(folder: str | Path | None) -> Path | None:
     """Return the folder or ``data.yaml`` that ``--data`` names, generated first where it is ``'sample'``."""
     if folder in SAMPLES:
-        try:
-            folder = make_sample(one_shape=SAMPLES[str(folder)])
-        except OSError as error:
-            raise UserError(f'--data {folder}: {error}') from None
+        folder = make_sample(one_shape=SAMPLES[str(folder)])
     root = None if folder is None else Path(folder).expanduser().absolute()
     if root is not None and not root.is_dir() and not (root.is_file() and root.suffix in ('.yaml', '.yml')):
         there = 'a file' if root.exists() else 'nothing'
@@ -100,12 +105,14 @@ def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str]
         return parts, notes, False
     parts = {'train': (lone[0], None)}
     try:
-        content, images = survey(lone[0]), given['train'][1] or given['val'][1]
-        folder = find_images('train', root, lone[0], images, content.table.files)
+        table, findings = survey(lone[0])
+        folder = find_images('train', root, lone[0], given['train'][1] or given['val'][1], table.files)
     except UserError:  # reported when the file is read
         return parts, [], False
-    faulty = any(each.severity == 'error' and each.kind not in MENDED for each in content.findings)
-    made, note = split_coco(lone[0], share) if given['val'][0] is None and not faulty else ({}, '')
+    faulty = any(each.severity == 'error' and each.kind not in FIXED for each in findings)
+    if faulty or given['val'][0] is not None:
+        return parts, [], False
+    made, note = split_coco(lone[0], table, share)
     return ({n: (path, folder) for n, path in made.items()}, [note], True) if made else (parts, [], False)
 
 
@@ -168,19 +175,8 @@ def _would_do(folder: Path) -> bool:
 
 def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
     """Yield a folder and those in it, the highest first, without hidden ones; not all of too many."""
-    queue = deque([(root, 0)])
-    for _ in range(FOLDERS_PROBED):
-        if not queue:
-            return
-        folder, level = queue.popleft()
-        yield folder
-        if level < depth:
-            try:
-                with os.scandir(folder) as entries:
-                    names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.'))
-            except OSError:
-                continue
-            queue += [(folder / name, level + 1) for name in names]
+    levels = (visible(root, '/'.join('*' * level)) if level else [root] for level in range(depth + 1))
+    return islice(filter(Path.is_dir, chain.from_iterable(levels)), FOLDERS_PROBED)
 
 
 def find_images(
@@ -203,6 +199,19 @@ def find_images(
     if names and not present[best]:
         raise UserError(f'{annotations}: {misplaced(name, annotations, best, names, root)}')
     return best
+
+
+def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
+    """Tell whether a file is in a folder, from a listing that is read once."""
+    parent, _, name = file.rpartition('/')
+    where = folder / parent
+    if where not in listing:
+        try:
+            listing[where] = set(os.listdir(where))
+        except (OSError, ValueError):  # of names that no file system has, too
+            listing[where] = set()
+    # Asked for once more where it is not listed: the names of some file systems do not care for case.
+    return name in listing[where] or os.path.isfile(folder / file)
 
 
 def misplaced(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import read_json
 
 from .convert import cached
 from .label_files import SPLITS, Layout
+from .table import Table
 
 VAL_SHARE = 0.2
 
@@ -57,28 +57,33 @@ def with_val(root: Path, layout: Layout, share: float) -> Layout:
     return replace(layout, splits=splits, note=f'{layout.note}\n{note}'.strip(), share=share)
 
 
-def split_coco(annotations: Path, share: float) -> tuple[dict[str, Path], str]:
-    """Return annotations of train and val, made of one COCO file, kept as those of `converted`; and a note.
+def split_coco(annotations: Path, table: Table, share: float) -> tuple[dict[str, Path], str]:
+    """Return annotations of train and val, made of one COCO file, kept in the cache; and a note.
 
     There are none if the images are too few. The names of images start from where those of the file do.
     """
+    part, note = val_part(annotations, table.files, share)
+    if not part:
+        return {}, ''
+    positions = [at for at, file in zip(table.images_at, table.files) if file in part]
     state = annotations.stat()
     lines = [f'{state.st_size} {state.st_mtime_ns}']
-    done = cached((annotations, share), lines, lambda: _divided(annotations, share))
-    note: str = json.loads((done / 'note.json').read_text(encoding='utf-8'))
-    return {name: done / f'{name}.json' for name in SPLITS} if note else {}, note
+    done = cached((annotations, share), lines, lambda: _divided(annotations, positions))
+    return {name: done / f'{name}.json' for name in SPLITS}, note
 
 
-def _divided(annotations: Path, share: float) -> dict[str, Any]:
+def _divided(annotations: Path, positions: list[int]) -> dict[str, Any]:
     content = read_json(annotations)
-    files = {each['file_name'] for each in content['images']}
-    part, note = val_part(annotations, files, share)
-    ids = {each['id'] for each in content['images'] if each['file_name'] in part}
-    made: dict[str, Any] = {'note': note}
-    for name in SPLITS:
-        own = {
-            'images': [each for each in content['images'] if (each['id'] in ids) is (name == 'val')],
-            'annotations': [e for e in content['annotations'] if (e['image_id'] in ids) is (name == 'val')],
+    ids = {content['images'][position]['id'] for position in positions}
+
+    def side(key: str, field: str, is_val: bool) -> list[Any]:
+        return [entry for entry in content[key] if (entry[field] in ids) is is_val]
+
+    return {
+        name: {
+            **content,
+            'images': side('images', 'id', name == 'val'),
+            'annotations': side('annotations', 'image_id', name == 'val'),
         }
-        made[name] = {**content, **own}
-    return made
+        for name in SPLITS
+    }

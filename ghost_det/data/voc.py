@@ -12,8 +12,8 @@ from typing import Any
 from ghost_det.errors import UserError
 from ghost_det.utils.images import visible
 
+from .entries import as_number
 from .label_files import WORDS, Layout, Pair, Read, by_folder, check_length, choose_splits, images_in
-from .table import as_number
 
 VOC_IMAGES = ('jpegimages', 'images', 'image', 'imgs', 'img')
 VOC_LABELS = ('annotations', 'annotation', 'annots', 'xmls', 'xml', 'labels')
@@ -155,8 +155,8 @@ def read_voc(label: Path, size: tuple[int, int], tag: int) -> Read:
     there = f'orientation {tag}, loaded as {size[0]} x {size[1]}, <size> is {declared[0]:g} x {declared[1]:g}'
     inside = all(x <= size[1] + 1 and y <= size[0] + 1 for _, (_, _, x, y), _ in found)
     if tag < 5 or declared != size[::-1] or not inside:
-        return found, [('wrong sizes', there)]
-    return [(name, _turned(box, size, tag), hard) for name, box, hard in found], [('turned', there)]
+        return found, [('wrong size', there)]
+    return [(name, _turned(box, size, tag), hard) for name, box, hard in found], [('turned boxes', there)]
 
 
 def _turned(box: list[float], size: tuple[int, int], tag: int) -> list[float]:

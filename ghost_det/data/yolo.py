@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import numpy as np
-
 from ghost_det.errors import UserError
 from ghost_det.utils.images import visible, walk
 
+from .keypoints import SLACK, refuse_keypoints
 from .label_files import (
     SPLITS,
     WORDS,
@@ -27,13 +24,8 @@ from .label_files import (
     images_in,
     read_text,
 )
-from .table import Floats
 
 EMPTY = (None, '', '~', 'null')  # what yaml has for nothing
-MAX_CLASSES = 100_000
-SLACK = 0.01  # of the image's side, for what rounding leaves outside of it
-SAMPLED = 500  # label files that are looked at to tell polygons from keypoints
-MOST = 0.9  # of such rows decide
 
 
 def find_yolo(yaml: Path) -> Layout | None:
@@ -41,50 +33,54 @@ def find_yolo(yaml: Path) -> Layout | None:
     content = _read_yaml(yaml)
     if not isinstance(content, dict) or not {'names', 'train'} <= content.keys():
         return None
-    names = content['names']
-    if isinstance(names, dict) and all(str(key).isdecimal() and int(key) < MAX_CLASSES for key in names):
-        named = {int(key): name for key, name in names.items()}
-        names = [named.get(number, f'class {number}') for number in range(max(named, default=-1) + 1)]
-    # What is there is not shown: by aliases, a small file can have a value that fills the memory as text.
-    if not isinstance(names, list) or any(isinstance(name, list | dict) for name in names):
-        raise UserError(
-            f'{yaml}: names: expected a list of class names, or a mapping of numbers '
-            f'from 0 to below {MAX_CLASSES:,} to names'
-        )
+    names = _class_names(yaml, content['names'])
     keypoints = _keypoints(yaml, content['kpt_shape']) if 'kpt_shape' in content else None
     splits: dict[str, list[Pair]] = {}
     folders: dict[str, list[Path]] = {}
     note = ''
     for name, words in SPLITS.items():
-        for word in (word for word in words if content.get(word) not in EMPTY and not splits.get(name)):
-            images: list[Path] = []
-            folders[name] = []
-            given = content[word]
-            for place in given if isinstance(given, list) else [given]:
-                found = _yolo_place(yaml.parent, content.get('path', ''), place)
-                if found is None:
-                    said = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
-                    raise UserError(
-                        f'{yaml}: {name} is {said}: no such folder of images, or .txt list of them'
-                    )
-                if found.is_dir():
-                    images += images_in(found, '**/*')
-                    folders[name].append(found)
-                else:
-                    images += _listed(yaml, found)
+        for word in words:
+            if content.get(word) in EMPTY or splits.get(name):
+                continue
+            images, folders[name] = _images_of(yaml, content, name, word)
             if images and word == 'test':
-                note = (
-                    f'{yaml}: {"val is empty" if name in splits else "there is no val"}: test is taken as val'
-                )
+                why = 'val is empty' if name in splits else 'there is no val'
+                note = f'{yaml}: {why}: test is taken as val'
             splits[name] = [(path, _label(path)) for path in dict.fromkeys(images)]
     orphans: dict[str, list[Path]] = {}
     known = {str(label) for pairs in splits.values() for _, label in pairs}
     for name, pairs in splits.items():
         orphans[name] = list(_orphans(folders[name], {os.path.dirname(label) for _, label in pairs}, known))
         known.update(map(str, orphans[name]))
-    return Layout(
-        'yolo', splits, [str(name) for name in names], orphans=orphans, note=note, keypoints=keypoints
-    )
+    return Layout('yolo', splits, names, orphans=orphans, note=note, keypoints=keypoints)
+
+
+def _class_names(yaml: Path, names: Any) -> list[str]:
+    if isinstance(names, dict):
+        names = [names.get(str(number)) for number in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f'{yaml}: names: expected a list of class names, or a mapping of 0, 1, 2 and so on to names'
+        )
+    return names
+
+
+def _images_of(yaml: Path, content: dict[str, Any], name: str, word: str) -> tuple[list[Path], list[Path]]:
+    """Return the images of a split, and the folders that it names."""
+    images: list[Path] = []
+    folders = []
+    given = content[word]
+    for place in given if isinstance(given, list) else [given]:
+        found = _yolo_place(yaml.parent, content.get('path', ''), place)
+        if found is None:
+            shown = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
+            raise UserError(f'{yaml}: {name} is {shown}: no such folder of images, or .txt list of them')
+        if found.is_dir():
+            images += images_in(found, '**/*')
+            folders.append(found)
+        else:
+            images += _listed(yaml, found)
+    return images, folders
 
 
 def find_yolo_plain(root: Path) -> Layout | None:
@@ -128,7 +124,7 @@ def _read_yaml(yaml: Path) -> Any:
 
 def _keypoints(yaml: Path, shape: Any) -> tuple[int, int]:
     numbers = shape if isinstance(shape, list) else []
-    if len(numbers) != 2 or not all(str(n).isdecimal() and int(n) < MAX_CLASSES for n in numbers):
+    if len(numbers) != 2 or not all(isinstance(n, str) and n.isdecimal() and len(n) < 5 for n in numbers):
         raise UserError(f'{yaml}: kpt_shape: expected two numbers, as [17, 3], or [0, 0] for polygons')
     return int(numbers[0]), int(numbers[1])
 
@@ -206,7 +202,7 @@ def yolo_reader(root: Path, layout: Layout) -> Reader:
     """Return the reader of a layout's label files."""
     classes = len(layout.classes or [])
     if layout.keypoints is None:
-        _refuse_keypoints(root, layout)
+        refuse_keypoints(root, layout)
     count, numbers = layout.keypoints or (0, 0)
 
     def read(label: Path, size: tuple[int, int], tag: int) -> Read:
@@ -218,7 +214,7 @@ def yolo_reader(root: Path, layout: Layout) -> Reader:
                     index, corners = _yolo_box(line.split(), classes, count * numbers)
                     found.append((index, [corner * side for corner, side in zip(corners, size * 2)], 0))
             except ValueError as error:
-                wrong.append(('faults', f'line {number}: {error}'))
+                wrong.append(('wrong label file', f'line {number}: {error}'))
         return found, wrong
 
     return read
@@ -249,67 +245,3 @@ def _yolo_box(words: list[str], classes: int, keypoints: int) -> tuple[int, list
         x, y, width, height = row
         return int(name), [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
     return int(name), [min(row[::2]), min(row[1::2]), max(row[::2]), max(row[1::2])]
-
-
-def _refuse_keypoints(root: Path, layout: Layout) -> None:
-    """Refuse rows that may be polygons by their number, but by what they say are boxes with keypoints.
-
-    Rows with keypoints all have the same length, and the keypoints lie in the box; read as polygons, they
-    cross themselves.
-    """
-    labels = [label for pairs in layout.splits.values() for _, label in pairs if os.path.isfile(label)]
-    rows: list[list[float]] = []
-    for label in labels[:: len(labels) // SAMPLED + 1]:
-        with contextlib.suppress(OSError, ValueError):  # reported when it is converted
-            rows += [[float(word) for word in line.split()[1:]] for line in read_text(label).splitlines()]
-    rows = [row for row in rows if len(row) > 5 and np.isfinite(row).all()]
-    for length, count in Counter(map(len, rows)).most_common(1):
-        same = np.array([row for row in rows if len(row) == length])
-        # Any three points are a triangle, so these say nothing.
-        polygons = length > 6 and length % 2 == 0 and np.mean([_is_polygon(row) for row in same]) > MOST
-        for numbers in (3, 2) if count >= MOST * len(rows) else ():
-            keypoints, rest = divmod(length - 4, numbers)
-            if not rest and _are_keypoints(same, numbers, bool(polygons)):
-                raise UserError(
-                    f'{root}: the labels have {length} numbers after the class, which look like a box and '
-                    f'{keypoints} keypoints, not like a polygon; say which in the yaml: '
-                    f'"kpt_shape: [{keypoints}, {numbers}]", or "kpt_shape: [0, 0]" for polygons'
-                )
-
-
-def _is_polygon(row: Floats) -> bool:
-    """Tell whether x1 y1 x2 y2 ... lie in the image, and the sides touch no others but their neighbours."""
-    points = row.reshape(-1, 2)
-    start = points[(points != np.roll(points, 1, 0)).any(1)]
-    span = np.ptp(start, 0) if len(start) > 2 else np.zeros(2)
-    if not (span > 0).all() or row.min() < -SLACK or row.max() > 1 + SLACK:
-        return False
-    start = (start - start.min(0)) / span
-    end = np.roll(start, -1, 0)
-    low, high = np.minimum(start, end), np.maximum(start, end)
-    near = np.all(low[:, None] <= high + 1e-9, axis=2)
-    (across, down), (x, y) = (end - start).T[..., None], (start - start[:, None]).transpose(2, 0, 1)
-    turn = across * y - down * x  # of the start of side j, seen from side i
-    touching = near & near.T & (turn * np.roll(turn, -1, 1) <= 1e-9)
-    order = np.arange(len(start))
-    distance = abs(order[:, None] - order)
-    apart = (distance > 1) & (distance < len(start) - 1)
-    return not (touching & touching.T & apart).any()
-
-
-def _are_keypoints(rows: Floats, numbers: int, polygons: bool) -> bool:
-    """Tell whether rows (n, 4 + keypoints x numbers) are boxes with most of their labelled keypoints inside.
-
-    Where they may be polygons as well, the keypoints must span the boxes, as the first corner of a polygon is
-    seldom the center of the others.
-    """
-    centers, sizes = rows[:, None, :2], rows[:, None, 2:4]
-    points = rows[:, 4:].reshape(len(rows), -1, numbers)[..., :2]
-    labelled = np.asarray((points > 0).any(2))
-    near = (np.abs(points - centers) <= 0.55 * sizes).all(2) & labelled
-    fit = ((sizes > 0) & (np.abs(centers - 0.5) + sizes / 2 <= 0.5 + SLACK)).all((1, 2))
-    fit &= near.sum(1) >= 0.75 * labelled.sum(1)
-    if fit.mean() < MOST or not polygons:
-        return bool(fit.mean() >= MOST)
-    spans = np.ptp(np.where(labelled[..., None], points, centers)[fit], axis=1) / rows[fit, 2:4]
-    return bool(np.median(spans.min(1)) >= 0.6)

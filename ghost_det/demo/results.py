@@ -17,9 +17,8 @@ import PIL.Image
 
 from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.draw import draw
-from ghost_det.deploy.letterbox import Image
-from ghost_det.deploy.video import MAX_PIXELS, decode_image
 from ghost_det.errors import UserError
+from ghost_det.utils.images import MAX_PIXELS, Image, decode_image
 from ghost_det.utils.system import require_stack
 
 SHOWN = 1600
@@ -126,7 +125,7 @@ def _open(config: str | None, file: str, threads: int | None) -> Model:
 
 
 def read_upload(path: Path) -> tuple[Image, str]:
-    """Return an image as `ghost_det.deploy.video.read_image` does, and a note on it, empty for most.
+    """Return an image as `ghost_det.utils.images.read_image` does, and a note on it, empty for most.
 
     Raises:
         UserError: it cannot be read, or a part of it is missing, which OpenCV would fill with grey.
@@ -227,7 +226,7 @@ def _cells(times: dict[str, float]) -> str:
 
 
 def as_json(seen: Seen, least: float) -> str:
-    """Return what is found in the layout of tools/detect.py's json, a line for each object."""
+    """Return what is found in the layout of ghost-det detect's json, a line for each object."""
     categories = [{'id': label + 1, 'name': name} for label, name in enumerate(seen.classes)]
     image = {'id': 1, 'file_name': seen.path.name, 'height': seen.size[0], 'width': seen.size[1]}
     results = above(seen.found, least).to_coco(1, range(1, len(seen.classes) + 1))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
+from ghost_det.utils.images import Image
 
-from .letterbox import Image
 from .metadata import KEY, Metadata
 
 INPUT, SIZES = 'images', 'sizes'

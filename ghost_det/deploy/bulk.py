@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable
+from ghost_det.utils.images import Image
 from ghost_det.utils.system import RUNTIME
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
@@ -36,7 +37,6 @@ from .backends import cores
 from .coco_json import write_coco
 from .detect import find_each
 from .detector import Detector
-from .letterbox import Image
 from .manifest import PARTS, agree, as_parquet, digest, listed, part_name
 from .stores import Store, brief, list_images, read_anywhere
 

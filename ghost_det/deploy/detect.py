@@ -16,27 +16,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ghost_det.config import shipped
 from ghost_det.errors import UserError, reason
 from ghost_det.utils.files import atomic, require_folder, require_writable
-from ghost_det.utils.images import find_images
-from ghost_det.utils.system import require_stack
+from ghost_det.utils.images import Image, encode_image, find_images, picture_name, read_image, write_file
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
-from .detector import Detections, Detector
+from .detector import Detections
 from .draw import draw
-from .letterbox import Image
-from .video import (
-    VIDEOS,
-    VideoReader,
-    VideoWriter,
-    encode_image,
-    is_camera,
-    picture_name,
-    read_image,
-    write_file,
-)
+from .video import VIDEOS, VideoReader, VideoWriter, is_camera
 
 SCORE = 0.3
 RESULTS = 'detections.json'
@@ -98,10 +86,10 @@ class Found:
 
 
 def detect_files(
+    detector: AnyDetector,
     model: str,
     sources: Sequence[str],
     out: Path,
-    score: float = SCORE,
     batch: int = 1,
     threads: int | None = None,
     json_file: bool = False,
@@ -109,20 +97,14 @@ def detect_files(
 ) -> int:
     """Run a detector over images and videos, and return how many of them cannot be used.
 
-    ``model`` is an exported detector; or a config, for torch: its checkpoint is the first of ``sources``.
-    These are images, folders of them, video files, and numbers of cameras. Pictures in ``out`` are laid out
-    as the images are.
+    ``model`` names the detector in the json file. ``sources`` are images, folders of them, videos, and
+    numbers of cameras. Pictures in ``out`` are laid out as the images are.
 
     Raises:
         UserError: an argument is wrong, or a file cannot be written.
     """
     if not json_file and not pictures:
         raise UserError('--no-pictures without --json: nothing would be written')
-    checkpoint = None
-    if model.endswith('.py') or '::' in model or shipped.find(model):
-        checkpoint, *sources = sources
-        if not sources:
-            raise UserError(f'{model}: after a config, its checkpoint is wanted, and then images')
     videos = [source for source in dict.fromkeys(sources) if is_camera(source) or _is_video(source)]
     files = [Path(source) for source in sources if source not in videos]
     inside = out.resolve()
@@ -132,7 +114,6 @@ def detect_files(
         if len({*targets, *(Path(source).resolve() for source in videos)}) < 2 * len(videos):
             raise UserError(f'-o {out}: a video would be replaced, its own or one of the same name')
     cv2.setLogLevel(0)  # of a damaged file we say more ourselves
-    detector = _open(model, checkpoint, score, threads)
     require_folder(out, '-o')
     if json_file:
         require_writable(out / RESULTS, '--json')
@@ -162,16 +143,6 @@ def _say(text: str, stream: TextIO) -> None:
 
 def _is_video(source: str) -> bool:
     return source.lower().endswith(VIDEOS) and not Path(source).is_dir()
-
-
-def _open(model: str, checkpoint: str | None, score: float, threads: int | None) -> AnyDetector:
-    if checkpoint is None:
-        return Detector(model, threads=threads, score_threshold=score)
-    require_stack(model)
-    import ghost_det.register  # noqa: F401
-    from ghost_det.engine.inference import TorchDetector
-
-    return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)
 
 
 def _detect_images(job: Job, images: Sequence[Path], found: Found) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
+from ghost_det.utils.images import Image
 from ghost_det.utils.threads import ordered
 
 from .backends import Engine, Raw, Sizes, open_model, unusable
-from .letterbox import Image, Placement, image_sizes, letterbox, to_image
+from .letterbox import Placement, image_sizes, letterbox, to_image
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import cv2
 
+from ghost_det.utils.images import Image
+
 from .detector import Detections
-from .letterbox import Image
 
 Colour = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .metadata import Metadata
+from ghost_det.utils.images import Image
 
-Image = NDArray[np.uint8]
-"""``[height, width, 3]``, in OpenCV's order (BGR)."""
+from .metadata import Metadata
 
 
 class Placement(NamedTuple):

@@ -15,10 +15,15 @@ from pyarrow import fs
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import PARTIAL, atomic, decode, require_folder
-from ghost_det.utils.images import SUFFIXES, find_images, is_hidden
-
-from .letterbox import Image
-from .video import MAX_BYTES, decode_image, read_image
+from ghost_det.utils.images import (
+    MAX_BYTES,
+    SUFFIXES,
+    Image,
+    decode_image,
+    find_images,
+    is_hidden,
+    read_image,
+)
 
 
 def is_uri(name: str) -> bool:

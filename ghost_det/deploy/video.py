@@ -1,99 +1,24 @@
-"""Images, videos and cameras, read and written."""
+"""Videos and cameras, read and written."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ghost_det.errors import UserError
-from ghost_det.utils.files import PARTIAL, atomic
+import cv2
+import numpy as np
 
-MAX_PIXELS = 100_000_000
-"""Larger images are not decoded: a small file can claim any size."""
-MAX_BYTES = 2**30
+from ghost_det.errors import UserError
+from ghost_det.utils.files import PARTIAL
+from ghost_det.utils.images import MAX_PIXELS, Image
+
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.ts', '.flv', '.ogv')
 FPS = 25.0
-
-# OpenCV looks at these when it is first imported: too late where mmcv has done that already.
-os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
-os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # of a damaged video we say more ourselves
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-
-from .letterbox import Image  # noqa: E402
-
-
-def read_image(path: Path) -> Image:
-    """Return an image as mmcv loads it: in BGR, 8 bits, turned by EXIF as OpenCV does, no transparency.
-
-    Raises:
-        UserError: the file cannot be read; the message says why.
-    """
-    if not path.is_file():  # a pipe would be waited for
-        found = 'a folder' if path.is_dir() else 'a pipe or a device' if path.exists() else 'nothing'
-        raise UserError(f'{path}: an image is wanted, found {found}')
-    try:
-        with path.open('rb') as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    return decode_image(content, str(path))
-
-
-def decode_image(content: bytes, name: str) -> Image:
-    """Return the image of a file's content, or of its first `MAX_BYTES` and one more; see `read_image`.
-
-    Raises:
-        UserError: it cannot be decoded; the message says why.
-    """
-    if not content or len(content) > MAX_BYTES:
-        raise UserError(f'{name}: {"over 1 GiB" if content else "an empty file"}, no image')
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, MemoryError) as error:
-        image, large = None, 'MAX_IMAGE' in str(error)
-        why = f'over {MAX_PIXELS // 10**6} megapixels' if large else 'damaged, or too large for the memory'
-    else:
-        why = 'damaged, or of a format that OpenCV does not read'
-    if image is None:
-        raise UserError(f'{name}: no image that can be decoded: {why}')
-    return np.asarray(image, np.uint8)
-
-
-def picture_name(path: Path) -> str:
-    """Return the name for a picture of an image: its own where OpenCV writes that format well."""
-    return path.name if path.suffix.lower() in ('.jpg', '.jpeg', '.png') else f'{path.name}.jpg'
-
-
-def encode_image(image: Image, suffix: str) -> bytes:
-    """Return an image as the content of a file of this suffix.
-
-    Raises:
-        UserError: the format does not hold it.
-    """
-    encoded, content = cv2.imencode(suffix.lower(), image)
-    if not encoded:
-        raise UserError(f'{image.shape[1]} x {image.shape[0]} px are too many for a {suffix} picture')
-    return content.tobytes()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, complete or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        with atomic(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror})') from None
 
 
 def is_camera(source: str) -> bool:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ghost_det.errors import Interrupted, UserError
-from ghost_det.models.optimize import optimize
+from ghost_det.models.fuse import optimize
 
 from .checkpoints import ADVICE, INTERRUPTED
 

@@ -19,10 +19,10 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from ghost_det.config.load import load_config
 from ghost_det.config.query import heads, set_num_classes
 from ghost_det.deploy.detector import Detections
-from ghost_det.deploy.letterbox import Image
 from ghost_det.errors import UserError
-from ghost_det.models.optimize import optimize
+from ghost_det.models.fuse import optimize
 from ghost_det.swap.probe import build_detector
+from ghost_det.utils.images import Image
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
 from .loading import safe_loading

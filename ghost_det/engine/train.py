@@ -17,8 +17,8 @@ from ghost_det.models import NETWORKS
 from ghost_det.reports.training import full_metric, report_training
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import require_folder
-from ghost_det.weights.catalog import locate
 from ghost_det.weights.checkpoint import check_fits
+from ghost_det.weights.download import locate
 from ghost_det.weights.load import read_tensors
 
 from .checkpoints import (

@@ -8,11 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from terminaltables import AsciiTable
-
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable
-from ghost_det.utils.text import plural
+from ghost_det.utils.text import plural, table
 
 from .coco import UNDEFINED, Evaluation, IouType, class_table, evaluate, figure_table
 from .errors import KINDS, SCORE, SPECIAL, Analysis, analyse, confused
@@ -61,16 +59,15 @@ def evaluate_saved(
 def error_table(analysis: Analysis) -> str:
     """Return TIDE's errors as a table, with the AP at IoU 0.5 that each costs, and what is confused most."""
     errors = analysis.errors
-    rows = [['error', 'count', 'AP_50 gained without it']]
-    rows += [[name, str(errors.counts[name]), f'{errors.gains[name]:.3f}'] for name in KINDS]
+    rows = [[name, str(errors.counts[name]), f'{errors.gains[name]:.3f}'] for name in KINDS]
     rows += [[f'all {name}', '', f'{errors.gains[name]:.3f}'] for name in SPECIAL]
-    table = AsciiTable(rows).table
+    text = table(['error', 'count', 'AP_50 gained without it'], rows)
     said = [] if errors.ap != UNDEFINED else ['no ground truth: nothing to gain']
     said += [
         f'{true} found as {taken}: {count} of {plural(total, "box")} (score from {analysis.score:g})'
         for true, taken, count, total in confused(analysis)
     ]
-    return '\n'.join([table, *said])
+    return '\n'.join([text, *said])
 
 
 def pictures(evaluation: Evaluation, analysis: Analysis, folder: Path | None) -> dict[str, Path]:

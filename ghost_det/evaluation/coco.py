@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 from pycocotools import mask as masks
-from terminaltables import AsciiTable
 
 from ghost_det.errors import UserError
-from ghost_det.utils.text import cut, plural
+from ghost_det.utils.text import cut, plural, table
 
 IouType = Literal['bbox', 'segm']
 
@@ -284,19 +283,23 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 def figure_table(evaluations: Sequence[Evaluation]) -> str:
     """Return COCO's twelve figures as a table, one column for each evaluation, and `notes` on them."""
-    rows = [['figure', *(each.iou_type for each in evaluations)]]
-    rows += [[name, *(_cell(each.figures[name]) for each in evaluations)] for name in FIGURES]
+    rows = [[name, *(_cell(each.figures[name]) for each in evaluations)] for name in FIGURES]
     said = dict.fromkeys(note for each in evaluations for note in notes(each))
-    return '\n'.join([AsciiTable(rows).table, *said])
+    return '\n'.join([table(['figure', *(each.iou_type for each in evaluations)], rows), *said])
 
 
 def class_table(evaluation: Evaluation) -> str:
     """Return the figures of each class as a table; a class without ground truth of a size has none there."""
-    rows = [['class', 'boxes', *CLASS_FIGURES]]
+    rows = []
     for each in evaluation.classes:
         rows.append([cut(each.name), str(each.boxes), *(_cell(value) for value in each.figures.values())])
     gaps = any(UNDEFINED in each.figures.values() for each in evaluation.classes)
-    return '\n'.join([AsciiTable(rows).table, *['- : no ground truth of this class and size'] * gaps])
+    return '\n'.join(
+        [
+            table(['class', 'boxes', *CLASS_FIGURES], rows),
+            *['- : no ground truth of this class and size'] * gaps,
+        ]
+    )
 
 
 def _cell(value: float) -> str:

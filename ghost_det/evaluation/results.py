@@ -12,10 +12,9 @@ from typing import Any
 
 from ghost_det import __version__
 from ghost_det.data.annotations import complete_boxes, read_annotations
-from ghost_det.data.table import run_lengths
+from ghost_det.data.outlines import run_lengths
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, sha256
-from ghost_det.utils.jsons import read_json
+from ghost_det.utils.files import atomic, read_json, sha256
 
 from .coco import UNDEFINED, Evaluation, IouType, notes
 from .errors import Analysis

@@ -12,13 +12,13 @@ from ghost_det.config.query import innermost
 from ghost_det.data.dataset import DetectionData, missing_data
 from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.metadata import Metadata
-from ghost_det.deploy.video import read_image
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
 from ghost_det.evaluation.assess import evaluate_saved, save_results
 from ghost_det.evaluation.coco import Evaluation, evaluate
 from ghost_det.evaluation.results import read_truth
 from ghost_det.utils.files import require_writable, sha256
+from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
 
 FAR = 0.005

@@ -11,8 +11,9 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.dataset import Compose
 
-from ghost_det.deploy.letterbox import Image, Placement, place
+from ghost_det.deploy.letterbox import Placement, place
 from ghost_det.deploy.metadata import Metadata
+from ghost_det.utils.images import Image
 
 from .graph import is_pad, is_resize
 

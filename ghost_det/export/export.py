@@ -16,12 +16,12 @@ from ghost_det.config.query import test_pipeline
 from ghost_det.data.dataset import DetectionData
 from ghost_det.data.sample import make_sample
 from ghost_det.deploy.detector import Detector
-from ghost_det.deploy.letterbox import Image, padded_size, place
+from ghost_det.deploy.letterbox import padded_size, place
 from ghost_det.deploy.metadata import FORMAT, Metadata
-from ghost_det.deploy.video import read_image
 from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, sha256
+from ghost_det.utils.images import Image, read_image
 
 from .accuracy import Truth
 from .check import compare, predict, shrunk

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ghost_det.config.query import test_pipeline
 from ghost_det.errors import UserError
-from ghost_det.models.rewrite import rewrite
+from ghost_det.models.fuse import rewrite
 
 from .heads import head_of
 

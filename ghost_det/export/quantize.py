@@ -14,7 +14,7 @@ from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
 from ghost_det.deploy.detector import Detector, detections
 from ghost_det.deploy.letterbox import Placement, image_sizes, letterbox
 from ghost_det.deploy.metadata import Metadata
-from ghost_det.deploy.video import read_image
+from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
 
 from .accuracy import Truth, detect_all

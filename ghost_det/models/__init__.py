@@ -1,9 +1,9 @@
-"""The Ghost networks, registered in mmdet's ``MODELS``."""
+"""The Ghost networks, which need only torch; `ghost_det.engine.networks` makes them mmdet's."""
 
-from .gfl_head import GFLSepBNHead
+from .fuse import optimize
 from .ghost_module import GhostModule
 from .ghost_pan import GhostPAN
-from .ghostify import GhostConv2d, GhostResNet, ghostify
+from .ghostify import GhostConv2d, ghostify
 from .ghostnet import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 
 NETWORKS: dict[str, type[GhostNet]] = {
@@ -11,11 +11,10 @@ NETWORKS: dict[str, type[GhostNet]] = {
 }
 
 BACKBONES = (*NETWORKS, 'GhostResNet')
-"""Those whose ``init_cfg`` is verified."""
+"""The backbones registered with mmdet, whose ``init_cfg`` is verified."""
 
 __all__ = [
     'BACKBONES',
-    'GFLSepBNHead',
     'NETWORKS',
     'GhostConv2d',
     'GhostModule',
@@ -23,7 +22,7 @@ __all__ = [
     'GhostNetV2',
     'GhostNetV3',
     'GhostPAN',
-    'GhostResNet',
     'RepGhostNet',
     'ghostify',
+    'optimize',
 ]

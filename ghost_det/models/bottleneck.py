@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .ghost_module import BN, RELU, GhostModule, SqueezeExcite, activation, norm, same_conv
+from .ghost_module import ActLayer, GhostModule, NormLayer, SqueezeExcite, same_conv
 from .reparam import BRANCHES, ConvBn, fold
 
 
@@ -18,20 +18,9 @@ class GhostBottleneck(nn.Module):
 
     Source: GhostNet (arXiv 1911.11907), section 3.2, figure 3.
 
-    Args:
-        inp: channels in.
-        hidden: channels between the two ghost modules.
-        oup: channels out.
-        kernel: side of the depthwise kernels.
-        stride: 1, or 2 to halve the map.
-        se: squeeze ratio of the `SqueezeExcite`, 0 for none.
-        ghost: makes a ghost module of channels in, channels out, ``relu`` and the settings below.
-        gate: further settings of the first ghost module.
-        ratio: reduction of both ghost modules.
-        dw_size: kernel of both cheap operations.
-        norm_cfg: normalisation.
-        act_cfg: activation.
-        with_cp: recompute activations in the backward pass instead of keeping them.
+    ``hidden`` channels lie between the two ghost modules; ``kernel`` is of the strided convolution; ``se`` is
+    the squeeze ratio of the `SqueezeExcite`, 0 for none; ``ghost`` makes a ghost module, the first with the
+    further settings in ``gate``; ``with_cp`` recomputes activations in the backward pass.
 
     Shape:
         ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
@@ -49,32 +38,33 @@ class GhostBottleneck(nn.Module):
         gate: dict[str, Any] | None = None,
         ratio: int = 2,
         dw_size: int = 3,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = nn.ReLU,
         with_cp: bool = False,
     ) -> None:
         super().__init__()
-        settings: dict[str, Any] = dict(ratio=ratio, dw_size=dw_size, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        layers: dict[str, Any] = dict(norm_layer=norm_layer, act_layer=act_layer)
+        settings: dict[str, Any] = dict(layers, ratio=ratio, dw_size=dw_size)
         self.with_cp = with_cp
         self.stride = stride
         self.ghost1 = ghost(inp, hidden, relu=True, **settings, **(gate or {}))
         if stride > 1:
-            self._build_depthwise(hidden, kernel, stride, norm_cfg)
-        self.se = SqueezeExcite(hidden, se, act_cfg) if se else None
+            self._build_depthwise(hidden, kernel, stride, norm_layer)
+        self.se = SqueezeExcite(hidden, se, act_layer) if se else None
         self.ghost2 = ghost(hidden, oup, relu=False, **settings)
         self.shortcut = nn.Sequential()
         if inp != oup or stride > 1:
             self.shortcut = nn.Sequential(
                 same_conv(inp, inp, kernel, stride, groups=inp),
-                norm(norm_cfg, inp),
+                norm_layer(inp),
                 same_conv(inp, oup, 1),
-                norm(norm_cfg, oup),
+                norm_layer(oup),
             )
 
-    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_layer: NormLayer) -> None:
         """Make the layers that shrink the map."""
         self.conv_dw: nn.Module = same_conv(channels, channels, kernel, stride, groups=channels)
-        self.bn_dw = norm(norm_cfg, channels)
+        self.bn_dw = norm_layer(channels)
 
     def depthwise(self, x: Tensor) -> Tensor:
         """Return ``x`` shrunk by the stride."""
@@ -104,12 +94,12 @@ class GhostBottleneckV3(GhostBottleneck):
     Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments and shape are `GhostBottleneck`'s.
     """
 
-    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+    def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_layer: NormLayer) -> None:
         layer: dict[str, int] = dict(inp=channels, oup=channels, stride=stride, groups=channels)
         self.dw_rpr_conv = nn.ModuleList(
-            ConvBn(**layer, kernel=kernel, norm_cfg=norm_cfg) for _ in range(BRANCHES)
+            ConvBn(**layer, kernel=kernel, norm_layer=norm_layer) for _ in range(BRANCHES)
         )
-        self.dw_rpr_scale = ConvBn(**layer, kernel=1, norm_cfg=norm_cfg)
+        self.dw_rpr_scale = ConvBn(**layer, kernel=1, norm_layer=norm_layer)
         self.conv_dw = nn.Identity()
         self.deployed = False
 
@@ -124,11 +114,7 @@ class GhostBottleneckV3(GhostBottleneck):
         return out
 
     def switch_to_deploy(self) -> None:
-        """Fold the branches of the strided convolution; the ghost modules fold theirs.
-
-        Raises:
-            ValueError: the norms are not batch norms.
-        """
+        """Fold the branches of the strided convolution; the ghost modules fold theirs."""
         if self.stride > 1 and not self.deployed:
             branches = [*self.dw_rpr_conv, self.dw_rpr_scale]
             self.conv_dw = fold((branch.conv, branch.bn1) for branch in branches)
@@ -139,9 +125,9 @@ class GhostBottleneckV3(GhostBottleneck):
 class ConvBnAct(ConvBn):
     """The 1x1 convolution that ends the trunk of a classifier."""
 
-    def __init__(self, inp: int, oup: int, norm_cfg: dict[str, Any], act_cfg: dict[str, Any]) -> None:
-        super().__init__(inp, oup, 1, norm_cfg=norm_cfg)
-        self.act1 = activation(act_cfg)
+    def __init__(self, inp: int, oup: int, norm_layer: NormLayer, act_layer: ActLayer) -> None:
+        super().__init__(inp, oup, 1, norm_layer=norm_layer)
+        self.act1 = act_layer()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated output of convolution and norm."""
@@ -150,7 +136,7 @@ class ConvBnAct(ConvBn):
 
 
 def start_as_shortcuts(network: nn.Module) -> None:
-    """Zero the scales of the norms in each bottleneck's second ghost module, which leaves its shortcut alone.
+    """Zero the scales of the norms in each bottleneck's second ghost module, which leaves only its shortcut.
 
     The signal then passes all of them from the first step on (arXiv 1706.02677, section 5.1), which
     matters where training starts from scratch.

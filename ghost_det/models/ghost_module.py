@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_activation_layer, build_norm_layer
-from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
-BN: dict[str, Any] = {'type': 'BN'}
-RELU: dict[str, Any] = {'type': 'ReLU'}
+NormLayer = Callable[[int], nn.Module]
+"""Makes a normalisation layer of a number of channels, as ``nn.BatchNorm2d`` does."""
+ActLayer = Callable[[], nn.Module]
+"""Makes an activation, as ``nn.ReLU`` does."""
 
 
 def make_divisible(value: float, divisor: int = 4) -> int:
@@ -25,59 +24,29 @@ def make_divisible(value: float, divisor: int = 4) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-def norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
-    """Build the normalisation layer of ``norm_cfg`` over ``channels``."""
-    layer: nn.Module = build_norm_layer(norm_cfg, channels)[1]
-    return layer
-
-
-def activation(act_cfg: dict[str, Any] | None) -> nn.Module:
-    """Build the activation of ``act_cfg``; nothing (an empty ``Sequential``) for ``None``."""
-    if act_cfg is None:
-        return nn.Sequential()
-    layer: nn.Module = build_activation_layer(dict(act_cfg))
-    return layer
-
-
 def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Bias-free convolution whose output is the input's size divided by ``stride``, rounded up.
 
-    An even kernel has no symmetric padding that keeps the size; torch then pads one side more, at
-    stride 1 alone.
+    An even kernel has no symmetric padding that keeps the size; torch then pads one side more, only
+    at stride 1.
     """
     padding: int | str = kernel // 2 if kernel % 2 else 'same'
     return nn.Conv2d(inp, oup, kernel, stride, padding, groups=groups, bias=False)
 
 
-def verified(init_cfg: Any) -> Any:
-    """Return mmengine's ``init_cfg`` with `weights.load`'s initialiser for its ``Pretrained`` one.
+def is_plain_conv(module: nn.Module) -> bool:
+    """Tell what convolves as ``nn.Conv2d`` does, by a weight of its own.
 
-    mmengine's own loads with ``strict=False``: a file of another network passes with a warning. As there,
-    files come last.
-
-    Raises:
-        ValueError: ``init_cfg`` is no dictionary with a type, nor a list of such.
+    mmcv's subclass differs from it only with old versions of torch. Other subclasses compute otherwise; and
+    with weight_norm, spectral_norm or pruning the weight is computed from parameters of other names.
     """
-    if isinstance(init_cfg, list | tuple):
-        return sorted(map(verified, init_cfg), key=lambda cfg: cfg['type'] == 'VerifiedPretrained')
-    if init_cfg is None:
-        return None
-    if not isinstance(init_cfg, Mapping) or 'type' not in init_cfg:
-        raise ValueError(
-            f"init_cfg is {init_cfg!r}; dict(type='Pretrained', checkpoint=...) is wanted, or None"
-        )
-    kind = init_cfg['type']
-    if kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained':
-        return {**init_cfg, 'type': 'VerifiedPretrained'}
-    return init_cfg
+    kind = type(module)
+    is_mmcv = kind.__module__ == 'mmcv.cnn.bricks.wrappers' and kind.__name__ == 'Conv2d'
+    return (kind is nn.Conv2d or is_mmcv) and module._parameters.keys() <= {'weight', 'bias'}
 
 
 def check_ghosts(name: str, ratio: int, dw_size: int) -> None:
-    """Refuse settings of ghost modules that make none.
-
-    Raises:
-        ValueError: ``ratio`` is below 2, ``dw_size`` below 1, or one of them no whole number.
-    """
+    """Raise a ``ValueError`` for settings of ghost modules that make none."""
     if not isinstance(ratio, int) or ratio < 2:
         raise ValueError(f'{name}: ratio is {ratio!r}; 2 or more (1 is an ordinary convolution)')
     if not isinstance(dw_size, int) or dw_size < 1:
@@ -95,14 +64,14 @@ class DFCGate(nn.Sequential):
         ``(N, inp, H, W)`` to ``(N, oup, H // 2, W // 2)``, but at least 1 each, in [0, 1].
     """
 
-    def __init__(self, inp: int, oup: int, kernel_size: int, stride: int, norm_cfg: dict[str, Any]) -> None:
+    def __init__(self, inp: int, oup: int, kernel_size: int, stride: int, norm_layer: NormLayer) -> None:
         super().__init__(
             same_conv(inp, oup, kernel_size, stride),
-            norm(norm_cfg, oup),
+            norm_layer(oup),
             nn.Conv2d(oup, oup, (1, 5), padding=(0, 2), groups=oup, bias=False),
-            norm(norm_cfg, oup),
+            norm_layer(oup),
             nn.Conv2d(oup, oup, (5, 1), padding=(2, 0), groups=oup, bias=False),
-            norm(norm_cfg, oup),
+            norm_layer(oup),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,9 +99,9 @@ class GhostModule(nn.Module):
         ratio: ``s``, the reduction; 2 makes half of the features cheaply.
         dw_size: ``d``, kernel of the cheap operation.
         stride: stride of the primary convolution.
-        relu: whether each half ends in ``act_cfg``.
-        norm_cfg: normalisation after both convolutions.
-        act_cfg: the activation that ``relu`` switches.
+        relu: whether each half ends in ``act_layer``.
+        norm_layer: makes the normalisation behind both convolutions of its channels.
+        act_layer: makes the activation that ``relu`` switches.
         gated: multiply the output by a `DFCGate` of the input.
 
     Shape:
@@ -155,28 +124,26 @@ class GhostModule(nn.Module):
         dw_size: int = 3,
         stride: int = 1,
         relu: bool = True,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = nn.ReLU,
         gated: bool = False,
     ) -> None:
         super().__init__()
         check_ghosts('GhostModule', ratio, dw_size)
         self.oup = oup
         intrinsic = math.ceil(oup / ratio)
-        act = activation(act_cfg if relu else None)
+        act = act_layer() if relu else nn.Sequential()
         primary = dict(inp=inp, oup=intrinsic, kernel=kernel_size, stride=stride)
         cheap = dict(inp=intrinsic, oup=intrinsic * (ratio - 1), kernel=dw_size, groups=intrinsic)
-        self._build(primary, cheap, norm_cfg, act)
-        self.short_conv = DFCGate(inp, oup, kernel_size, stride, norm_cfg) if gated else None
+        self._build(primary, cheap, norm_layer, act)
+        self.short_conv = DFCGate(inp, oup, kernel_size, stride, norm_layer) if gated else None
 
     def _build(
-        self, primary: dict[str, int], cheap: dict[str, int], norm_cfg: dict[str, Any], act: nn.Module
+        self, primary: dict[str, int], cheap: dict[str, int], norm_layer: NormLayer, act: nn.Module
     ) -> None:
         """Make the layers of both halves; ``primary`` and ``cheap`` are arguments of `same_conv`."""
-        self.primary_conv: nn.Module = nn.Sequential(
-            same_conv(**primary), norm(norm_cfg, primary['oup']), act
-        )
-        self.cheap_operation: nn.Module = nn.Sequential(same_conv(**cheap), norm(norm_cfg, cheap['oup']), act)
+        self.primary_conv: nn.Module = nn.Sequential(same_conv(**primary), norm_layer(primary['oup']), act)
+        self.cheap_operation: nn.Module = nn.Sequential(same_conv(**cheap), norm_layer(cheap['oup']), act)
 
     def intrinsic(self, x: Tensor) -> Tensor:
         """Return the features of the primary convolution."""
@@ -206,11 +173,11 @@ class SqueezeExcite(nn.Module):
         ``(N, channels, H, W)``, kept.
     """
 
-    def __init__(self, channels: int, ratio: float, act_cfg: dict[str, Any] = RELU) -> None:
+    def __init__(self, channels: int, ratio: float, act_layer: ActLayer = nn.ReLU) -> None:
         super().__init__()
         reduced = make_divisible(channels * ratio)
         self.conv_reduce = nn.Conv2d(channels, reduced, 1)
-        self.act1 = activation(act_cfg)
+        self.act1 = act_layer()
         self.conv_expand = nn.Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:

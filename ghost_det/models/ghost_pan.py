@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
-from mmdet.registry import MODELS
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .bottleneck import GhostBottleneck, start_as_shortcuts
-from .ghost_module import BN, RELU
+from .bottleneck import GhostBottleneck
+from .ghost_module import ActLayer, NormLayer, same_conv
 
 
-@MODELS.register_module()
-class GhostPAN(BaseModule):
+class ConvNormAct(nn.Sequential):
+    """A convolution, its norm and its activation, named and initialised as in mmcv's ``ConvModule``."""
+
+    def __init__(
+        self,
+        inp: int,
+        oup: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        norm_layer: NormLayer,
+        act_layer: ActLayer,
+    ) -> None:
+        conv, norm = same_conv(inp, oup, kernel, stride, groups), norm_layer(oup)
+        nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
+        name = 'gn' if isinstance(norm, nn.GroupNorm) else 'bn'
+        super().__init__(OrderedDict([('conv', conv), (name, norm), ('activate', act_layer())]))
+
+
+class StridedConv(nn.Sequential):
+    """A depthwise convolution of stride 2 and a pointwise one: half the size."""
+
+    def __init__(self, channels: int, kernel: int, **layers: Any) -> None:
+        depthwise = ConvNormAct(channels, channels, kernel, stride=2, groups=channels, **layers)
+        pointwise = ConvNormAct(channels, channels, 1, **layers)
+        super().__init__(OrderedDict([('depthwise_conv', depthwise), ('pointwise_conv', pointwise)]))
+
+
+class GhostPAN(nn.Module):
     """Path aggregation by ghost bottlenecks and strided depthwise convolutions.
 
     From coarse to fine, each level takes in the coarser one, and on the way back the finer one. Extra
@@ -34,10 +60,8 @@ class GhostPAN(BaseModule):
         start_level: the finest map to use; those before it are ignored.
         kernel_size: kernel of all depthwise convolutions, strided and cheap ones; odd.
         num_blocks: bottlenecks in a row after each sum.
-        norm_cfg: normalisation layers, as in mmdet.
-        act_cfg: activations, as in mmdet; the maps returned from the backbone's levels have none.
-        init_cfg: mmengine's; ``None`` leaves torch's own initialisation, but for the bottlenecks, which
-            start as their shortcuts alone.
+        norm_layer: makes the normalisation of a number of channels.
+        act_layer: makes an activation; the maps returned from the backbone's levels have none.
 
     Shape:
         A ``(N, in_channels[i], H[i], W[i])`` for each level, each half of the one before it, rounded up,
@@ -68,11 +92,10 @@ class GhostPAN(BaseModule):
         start_level: int = 0,
         kernel_size: int = 5,
         num_blocks: int = 1,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = nn.ReLU,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         if start_level not in range(len(in_channels)):
             raise ValueError(f'GhostPAN: start_level is {start_level}; 0 to {len(in_channels) - 1}')
         used = list(in_channels[start_level:])
@@ -87,32 +110,20 @@ class GhostPAN(BaseModule):
         self.num_outs = num_outs
         self.start_level = start_level
         c = out_channels
-        layers: dict[str, Any] = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
+        layers: dict[str, Any] = dict(norm_layer=norm_layer, act_layer=act_layer)
 
         def blocks() -> nn.Module:
             return nn.Sequential(
                 *(GhostBottleneck(c, c, c, dw_size=kernel_size, **layers) for _ in range(num_blocks))
             )
 
-        def strided() -> nn.Module:
-            conv: nn.Module = DepthwiseSeparableConvModule(
-                c, c, kernel_size, stride=2, padding=kernel_size // 2, **layers
-            )
-            return conv
-
         steps, extras = range(len(used) - 1), range(num_outs - len(used))
-        self.reduce_layers = nn.ModuleList(ConvModule(inp, c, 1, **layers) for inp in used)
+        self.reduce_layers = nn.ModuleList(ConvNormAct(inp, c, 1, **layers) for inp in used)
         self.top_down_blocks = nn.ModuleList(blocks() for _ in steps)
-        self.downsamples = nn.ModuleList(strided() for _ in steps)
+        self.downsamples = nn.ModuleList(StridedConv(c, kernel_size, **layers) for _ in steps)
         self.bottom_up_blocks = nn.ModuleList(blocks() for _ in steps)
-        self.extra_lvl_in_conv = nn.ModuleList(strided() for _ in extras)
-        self.extra_lvl_out_conv = nn.ModuleList(strided() for _ in extras)
-
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default each bottleneck starts as GhostNet's do."""
-        super().init_weights()
-        if not self.init_cfg:
-            start_as_shortcuts(self)
+        self.extra_lvl_in_conv = nn.ModuleList(StridedConv(c, kernel_size, **layers) for _ in extras)
+        self.extra_lvl_out_conv = nn.ModuleList(StridedConv(c, kernel_size, **layers) for _ in extras)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the aggregated maps and the extra ones, finest first."""

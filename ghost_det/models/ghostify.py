@@ -1,4 +1,4 @@
-"""Ghost convolutions in place of the ordinary ones of any network, and the Ghost-ResNets made that way."""
+"""Ghost convolutions in place of the ordinary ones of any network, as the paper's Ghost-ResNets are made."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks.wrappers import Conv2d as EmptyInputConv2d
-from mmdet.models.backbones import ResNet
-from mmdet.registry import MODELS
-from mmengine.model import initialize
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .ghost_module import GhostModule, check_ghosts, verified
+from .ghost_module import GhostModule, check_ghosts, is_plain_conv
 from .reparam import RepGhostModule
 
 IMAGE_CHANNELS = 4
@@ -30,15 +26,9 @@ class GhostConv2d(nn.Module):
     The first filters and the bias are the old convolution's, so its initialisation keeps its scale.
 
     Source: GhostNet (arXiv 1911.11907), section 3.1, equations 2 and 3. That padding and dilation go to the
-    primary convolution alone is the authors' answer in issue 34 of huawei-noah/Efficient-AI-Backbones.
+    primary convolution only is the authors' answer in issue 34 of huawei-noah/Efficient-AI-Backbones.
 
-    Args:
-        conv: the old convolution, of one group; device, dtype, mode and ``requires_grad`` are kept.
-        ratio: ``s``, the reduction.
-        dw_size: ``d``, kernel of the cheap operation.
-
-    Shape:
-        As ``conv``'s.
+    ``conv`` is of one group; its shape, device, dtype, mode and ``requires_grad`` are kept.
     """
 
     def __init__(self, conv: nn.Conv2d, ratio: int = 2, dw_size: int = 3) -> None:
@@ -112,7 +102,7 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
     """
     check_ghosts('ghostify', ratio, dw_size)
     if isinstance(skip, str):
-        raise ValueError(f'ghostify: skip is {skip!r}; a list of names is wanted, as [{skip!r}]')
+        raise ValueError(f'ghostify: skip is {skip!r}; expected a list of names, such as [{skip!r}]')
     named = list(module.named_modules(remove_duplicate=False))
     kept = [part for _, part in named if _is_closed(part)]
     for pattern in skip:
@@ -139,13 +129,11 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
 
 def _is_closed(part: nn.Module) -> bool:
     """Tell ghost modules, and what convolves in another way than ``nn.Conv2d``."""
-    own = dict(part.named_parameters(recurse=False))
     if isinstance(part, _ConvNd):
-        # mmcv's subclass differs under old torch alone. weight_norm, spectral_norm and pruning keep the
-        # class, but compute the weight from parameters of other names.
-        return type(part) not in (nn.Conv2d, EmptyInputConv2d) or not own.keys() <= {'weight', 'bias'}
+        return not is_plain_conv(part)
     # mmcv's deformable convolutions derive from nn.Module; their kernels give them away.
-    is_kernel = 'weight' in own and own['weight'].dim() == 4
+    weight = part._parameters.get('weight')
+    is_kernel = weight is not None and weight.dim() == 4
     return is_kernel or isinstance(part, GhostConv2d | GhostModule | RepGhostModule)
 
 
@@ -155,85 +143,3 @@ def _gains(conv: nn.Conv2d, ratio: int, dw_size: int) -> bool:
     is_first = conv.in_channels <= IMAGE_CHANNELS
     fits = conv.groups == 1 and conv.out_channels >= ratio
     return fits and not is_first and weights < conv.weight.numel()
-
-
-@MODELS.register_module()
-class GhostResNet(ResNet):
-    """mmdet's ``ResNet`` with ghost convolutions.
-
-    Source: GhostNet (arXiv 1911.11907), section 4.1: Ghost-ResNet-50, at ratios 2 and 4.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        ratio: reduction ``s`` of every ghost convolution.
-        dw_size: kernel ``d`` of every cheap operation.
-        norm_eval: keep batch-norm statistics fixed while training. Off, other than in ``ResNet``, as there
-            are no ImageNet weights that bring statistics.
-        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
-            default, but for cheap operations, which keep torch's.
-        **kwargs: ``ResNet``'s.
-
-    Attributes:
-        out_channels: channels of each returned map, finest first.
-        out_strides: pixels of the input per cell of each returned map.
-
-    Shape:
-        ``(N, in_channels, H, W)`` to a tuple of
-        ``(N, out_channels[i], ceil(H / out_strides[i]), ceil(W / out_strides[i]))``.
-
-    Raises:
-        ValueError: an argument is outside of its range, or ``init_cfg`` names weights of a plain ResNet.
-
-    Example:
-        >>> backbone = GhostResNet(50, out_indices=(1, 2, 3)).eval()
-        >>> backbone.out_channels, backbone.out_strides
-        ((512, 1024, 2048), (8, 16, 32))
-        >>> [tuple(feature.shape) for feature in backbone(torch.rand(1, 3, 64, 64))]
-        [(1, 512, 8, 8), (1, 1024, 4, 4), (1, 2048, 2, 2)]
-    """
-
-    init_cfg: Any
-
-    def __init__(
-        self,
-        depth: int,
-        ratio: int = 2,
-        dw_size: int = 3,
-        norm_eval: bool = False,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(depth, norm_eval=norm_eval, init_cfg=init_cfg, **kwargs)
-        if any(zoo in str(self.init_cfg) for zoo in ('torchvision://', 'open-mmlab://')):
-            raise ValueError(
-                f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers. No weights '
-                'are published for this one. Train from scratch with init_cfg=None, or pass your own file.'
-            )
-        self.init_cfg = verified(self.init_cfg)
-        self._has_default_init = init_cfg is None and kwargs.get('pretrained') is None
-        ghostify(self, ratio, dw_size)
-        returned = [i for i in range(self.num_stages) if i in self.out_indices]
-        self.out_channels = tuple(self.base_channels * 2**i * self.block.expansion for i in returned)
-        self.out_strides = tuple(4 * math.prod(self.strides[: i + 1]) for i in returned)
-
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but for the cheap operations.
-
-        Kaiming fan-out takes a depthwise convolution for a dense one, and makes its weights far too small.
-        Files are loaded last: deformable convolutions initialise themselves after what ``init_cfg`` does.
-        """
-        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
-        files = [cfg for cfg in cfgs if cfg.get('type') == 'VerifiedPretrained']
-        whole, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg and cfg not in files]
-        super().init_weights()
-        self.init_cfg = whole
-        initialize(self, files)
-        if self._has_default_init:
-            for module in self.modules():
-                if isinstance(module, GhostConv2d):
-                    module.cheap_operation.reset_parameters()
-
-    def train(self, mode: bool = True) -> GhostResNet:
-        """Set training mode as ``ResNet`` does, whose own returns nothing, and nor does its ``eval``."""
-        super().train(mode)
-        return self

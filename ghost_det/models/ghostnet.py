@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
-from mmdet.registry import MODELS
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .bottleneck import ConvBnAct, GhostBottleneck, GhostBottleneckV3, start_as_shortcuts
-from .ghost_module import BN, RELU, GhostModule, activation, make_divisible, norm, same_conv, verified
+from .bottleneck import ConvBnAct, GhostBottleneck, GhostBottleneckV3
+from .ghost_module import ActLayer, GhostModule, NormLayer, make_divisible, same_conv
 from .reparam import GhostModuleV3, RepGhostModule
 
 
@@ -58,12 +56,13 @@ REPGHOST_TABLE: tuple[tuple[Row, ...], ...] = tuple(
 )
 
 
-@MODELS.register_module()
-class GhostNet(BaseModule):
+class GhostNet(nn.Module):
     """GhostNet as a backbone: feature maps at the *ends* of the stages of strides 4, 8, 16 and 32.
 
     With ``num_classes`` it is the paper's classifier instead. State-dict keys are those of the
-    reference code, so published ImageNet weights fit without renaming.
+    reference code, so published ImageNet weights fit without renaming. Weights start as torch's own, as in
+    the reference code; `start_as_shortcuts` helps where training starts from scratch. In configs of mmdet the
+    class of this name in `ghost_det.engine.networks` takes ``norm_cfg``, ``act_cfg`` and ``init_cfg``.
 
     Source: GhostNet (arXiv 1911.11907), table 1.
 
@@ -73,16 +72,13 @@ class GhostNet(BaseModule):
         frozen_stages: -1 trains everything; 0 freezes the stem; ``n`` freezes stem and stages 1 to ``n``.
         ratio: reduction ``s`` of every ghost module.
         dw_size: kernel ``d`` of every cheap operation.
-        norm_cfg: normalisation layers, as in mmdet.
-        act_cfg: activations, as in mmdet.
+        norm_layer: makes the normalisation of a number of channels.
+        act_layer: makes an activation.
         norm_eval: keep batch-norm statistics fixed while training.
         with_cp: gradient checkpointing per bottleneck: less memory, more time.
         num_classes: build the classification head and return logits; ``out_indices`` must then
             reach the last stage.
         drop_rate: dropout before the classifier.
-        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. With ``None``,
-            ``init_weights`` keeps torch's own, as the reference code does, but for `start_as_shortcuts`.
-            (mmdet's usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
 
     Attributes:
         out_channels: channels of each returned map, in the order of ``out_indices``.
@@ -126,15 +122,14 @@ class GhostNet(BaseModule):
         frozen_stages: int = -1,
         ratio: int = 2,
         dw_size: int = 3,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = nn.ReLU,
         norm_eval: bool = False,
         with_cp: bool = False,
         num_classes: int | None = None,
         drop_rate: float = 0.2,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        super().__init__(verified(init_cfg))
+        super().__init__()
         ends = self._stage_ends()
         self._check(width, out_indices, frozen_stages, num_classes, len(ends))
         self.width = width
@@ -144,14 +139,14 @@ class GhostNet(BaseModule):
         self.num_classes = num_classes
         self.drop_rate = drop_rate
         self._ends = ends[: self.out_indices[-1] + 1]
-        self._norm_act: dict[str, Any] = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
 
         channels = make_divisible(self.stem_channels * width)
         self.conv_stem = same_conv(3, channels, 3, stride=2)
-        self.bn1 = norm(norm_cfg, channels)
-        self.act1 = activation(act_cfg)
+        self.bn1 = norm_layer(channels)
+        self.act1 = act_layer()
         self.blocks = nn.ModuleList()
-        settings: dict[str, Any] = dict(self._norm_act, ratio=ratio, dw_size=dw_size, with_cp=with_cp)
+        layers: dict[str, Any] = dict(norm_layer=norm_layer, act_layer=act_layer)
+        settings: dict[str, Any] = dict(layers, ratio=ratio, dw_size=dw_size, with_cp=with_cp)
         end_channels, end_strides = [], []
         stride, built = 2, 0
         for position, rows in enumerate(self.table[: self._ends[-1] + 1]):
@@ -172,7 +167,7 @@ class GhostNet(BaseModule):
         self.out_channels = tuple(end_channels[i] for i in self.out_indices)
         self.out_strides = tuple(end_strides[i] for i in self.out_indices)
         if num_classes is not None:
-            self._build_classifier(channels, num_classes)
+            self._build_classifier(channels, num_classes, norm_layer, act_layer)
         self._freeze()
 
     @classmethod
@@ -197,18 +192,14 @@ class GhostNet(BaseModule):
         if num_classes is not None and out_indices[-1] != stages - 1:
             raise ValueError(f'{name}: num_classes needs the whole trunk, so {stages - 1} in out_indices')
 
-    def _build_classifier(self, channels: int, num_classes: int) -> None:
+    def _build_classifier(
+        self, channels: int, num_classes: int, norm_layer: NormLayer, act_layer: ActLayer
+    ) -> None:
         trunk = make_divisible(self.trunk_channels * self.width)
-        self.blocks.append(nn.Sequential(ConvBnAct(channels, trunk, **self._norm_act)))
+        self.blocks.append(nn.Sequential(ConvBnAct(channels, trunk, norm_layer, act_layer)))
         self.conv_head = nn.Conv2d(trunk, self.head_channels, 1)
-        self.act2 = activation(self._norm_act['act_cfg'])
+        self.act2 = act_layer()
         self.classifier = nn.Linear(self.head_channels, num_classes)
-
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut alone."""
-        super().init_weights()
-        if not self.init_cfg:
-            start_as_shortcuts(self)
 
     @classmethod
     def _stage_ends(cls) -> list[int]:
@@ -264,12 +255,12 @@ class GhostNet(BaseModule):
         Raises:
             ValueError: the norms of such branches are not batch norms.
         """
-        for module in self.modules():
+        parts: list[Any] = list(self.modules())
+        for module in parts:
             if module is not self and hasattr(module, 'switch_to_deploy'):
                 module.switch_to_deploy()
 
 
-@MODELS.register_module()
 class GhostNetV2(GhostNet):
     """GhostNet with attention: from the third bottleneck on, a DFC gate weighs the first ghost module.
 
@@ -279,7 +270,6 @@ class GhostNetV2(GhostNet):
     gated_from = 2
 
 
-@MODELS.register_module()
 class GhostNetV3(GhostNetV2):
     """GhostNetV2 with parallel branches while training, which `switch_to_deploy` folds.
 
@@ -290,7 +280,6 @@ class GhostNetV3(GhostNetV2):
     ghost = GhostModuleV3
 
 
-@MODELS.register_module()
 class RepGhostNet(GhostNet):
     """GhostNet whose ghosts are added, not concatenated; ``switch_to_deploy`` leaves plain convolutions.
 

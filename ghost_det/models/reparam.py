@@ -9,29 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ghost_module import BN, RELU, GhostModule, activation, check_ghosts, norm, same_conv
+from .ghost_module import ActLayer, GhostModule, NormLayer, check_ghosts, same_conv
 
 BRANCHES = 3  # GhostNetV3, section 3.1: parallel convolutions of one shape
 
 
 class ConvBn(nn.Module):
-    """A convolution and its norm: one branch of several that are summed.
-
-    Args:
-        inp: channels in.
-        oup: channels out.
-        kernel: side of the kernel.
-        stride: stride.
-        groups: groups of channels.
-        norm_cfg: normalisation; folding needs batch norm.
-    """
+    """A convolution and its norm: one branch of several that are summed. Folding needs batch norms."""
 
     def __init__(
-        self, inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1, *, norm_cfg: dict[str, Any]
+        self, inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1, *, norm_layer: NormLayer
     ) -> None:
         super().__init__()
         self.conv = same_conv(inp, oup, kernel, stride, groups)
-        self.bn1 = norm(norm_cfg, oup)
+        self.bn1 = norm_layer(oup)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised output of the convolution."""
@@ -59,13 +50,9 @@ def _folded(kernel: Tensor, bn: nn.Module) -> tuple[Tensor, Tensor]:
 def fold(branches: Iterable[tuple[Any, Any]], skip: nn.Module | None = None) -> nn.Conv2d:
     """Return the one convolution that equals the sum of convolutions with their norms.
 
-    Args:
-        branches: convolutions, each with its norm, of one stride and number of groups; the first has the
-            largest kernel, in whose centre smaller ones are put.
-        skip: norm of a branch without convolution, beside depthwise ones of stride 1.
-
-    Raises:
-        ValueError: a norm is not a batch norm with statistics.
+    The branches, each a convolution and its norm, have one stride and number of groups; the first has the
+    largest kernel, in whose centre smaller ones are put. ``skip`` is the norm of a branch of no convolution,
+    next to depthwise ones of stride 1. Other norms than batch norms with statistics raise a ``ValueError``.
     """
     branches = list(branches)
     first = branches[0][0]
@@ -95,24 +82,24 @@ class GhostModuleV3(GhostModule):
     """Ghost module whose two convolutions are sums of branches, which `switch_to_deploy` folds.
 
     The primary convolution has three branches. The cheap operation has three, a pointwise one (the
-    *scale*) and one of a norm alone (the *skip*), which repeats each intrinsic map for its ghosts.
+    *scale*) and one of only a norm (the *skip*), which repeats each intrinsic map for its ghosts.
 
     Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments, shape and errors are `GhostModule`'s.
     """
 
     def _build(
-        self, primary: dict[str, int], cheap: dict[str, int], norm_cfg: dict[str, Any], act: nn.Module
+        self, primary: dict[str, int], cheap: dict[str, int], norm_layer: NormLayer, act: nn.Module
     ) -> None:
         def three(layer: dict[str, int]) -> nn.ModuleList:
-            return nn.ModuleList(ConvBn(**layer, norm_cfg=norm_cfg) for _ in range(BRANCHES))
+            return nn.ModuleList(ConvBn(**layer, norm_layer=norm_layer) for _ in range(BRANCHES))
 
         self.primary_conv = nn.Identity()
         self.cheap_operation = nn.Identity()
         self.primary_rpr_conv = three(primary)
         self.primary_activation = act
-        self.cheap_rpr_skip = norm(norm_cfg, cheap['oup'])
+        self.cheap_rpr_skip = norm_layer(cheap['oup'])
         self.cheap_rpr_conv = three(cheap)
-        self.cheap_rpr_scale = ConvBn(**{**cheap, 'kernel': 1}, norm_cfg=norm_cfg)
+        self.cheap_rpr_scale = ConvBn(**{**cheap, 'kernel': 1}, norm_layer=norm_layer)
         self.cheap_activation = act
         self.copies = cheap['oup'] // cheap['inp']
         self.deployed = False
@@ -136,11 +123,7 @@ class GhostModuleV3(GhostModule):
         return features
 
     def switch_to_deploy(self) -> None:
-        """Fold the branches into one convolution each, for inference; a second call changes nothing.
-
-        Raises:
-            ValueError: the norms are not batch norms.
-        """
+        """Fold the branches into one convolution each, for inference; a second call changes nothing."""
         if self.deployed:
             return
         primary = fold([(branch.conv, branch.bn1) for branch in self.primary_rpr_conv])
@@ -158,20 +141,8 @@ class RepGhostModule(nn.Module):
 
     Source: RepGhost (arXiv 2211.06088), section 3.2, figure 3d and e.
 
-    Args:
-        inp: channels in.
-        oup: channels out.
-        ratio: of `GhostModule`, where it halves the intrinsic features. Here they are all made: only 2.
-        dw_size: kernel of the cheap operation.
-        relu: whether both convolutions are activated.
-        norm_cfg: normalisation.
-        act_cfg: the activation that ``relu`` switches.
-
-    Shape:
-        ``(N, inp, H, W)`` to ``(N, oup, H, W)``.
-
-    Raises:
-        ValueError: ``ratio`` is not 2, or ``dw_size`` below 1.
+    Arguments and shape are `GhostModule`'s, at stride 1. ``ratio`` halves the intrinsic features there; here
+    they are all made, so it can only be 2.
     """
 
     def __init__(
@@ -181,8 +152,8 @@ class RepGhostModule(nn.Module):
         ratio: int = 2,
         dw_size: int = 3,
         relu: bool = True,
-        norm_cfg: dict[str, Any] = BN,
-        act_cfg: dict[str, Any] = RELU,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = nn.ReLU,
     ) -> None:
         super().__init__()
         if ratio != 2:
@@ -190,11 +161,11 @@ class RepGhostModule(nn.Module):
                 f'RepGhostModule: ratio is {ratio}; only 2: its ghosts are added, not concatenated'
             )
         check_ghosts('RepGhostModule', ratio, dw_size)
-        act = activation(act_cfg if relu else None)
-        self.primary_conv = nn.Sequential(same_conv(inp, oup, 1), norm(norm_cfg, oup), act)
-        self.fusion_bn = nn.Sequential(norm(norm_cfg, oup))
+        act = act_layer() if relu else nn.Sequential()
+        self.primary_conv = nn.Sequential(same_conv(inp, oup, 1), norm_layer(oup), act)
+        self.fusion_bn = nn.Sequential(norm_layer(oup))
         self.cheap_operation: nn.Module = nn.Sequential(
-            same_conv(oup, oup, dw_size, groups=oup), norm(norm_cfg, oup)
+            same_conv(oup, oup, dw_size, groups=oup), norm_layer(oup)
         )
         self.relu = act
 
@@ -208,11 +179,7 @@ class RepGhostModule(nn.Module):
         return features
 
     def switch_to_deploy(self) -> None:
-        """Fold the added copy into the cheap operation; a second call changes nothing.
-
-        Raises:
-            ValueError: the norms are not batch norms.
-        """
+        """Fold the added copy into the cheap operation; a second call changes nothing."""
         if isinstance(self.cheap_operation, nn.Sequential):
             conv, bn = self.cheap_operation[0], self.cheap_operation[1]
             self.cheap_operation = fold([(conv, bn)], self.fusion_bn[0])

@@ -7,16 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from terminaltables import AsciiTable
-
 from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import FIGURES
 from ghost_det.evaluation.results import SCHEMA
-from ghost_det.utils.files import atomic, require_writable
-from ghost_det.utils.html import Html, chart, element, folded, page, png, shortened, table
-from ghost_det.utils.jsons import read_json
+from ghost_det.reports.elements import Html, chart, element, folded, page, png, shortened, table
+from ghost_det.utils.files import atomic, read_json, require_writable
 from ghost_det.utils.text import cut
+from ghost_det.utils.text import table as text_table
 
 from .logs import by_epoch, curves, last_figures, read_scalars, training_seconds, unfinished
 
@@ -42,7 +40,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     """Compare two or more runs, and yield the lines to print.
 
     Args:
-        paths: work folders; or files, ``report.json`` of one or what ``tools/test.py --json`` wrote.
+        paths: work folders; or files, ``report.json`` of one or what ``ghost-det test --json`` wrote.
         out: an HTML page to write.
 
     Raises:
@@ -80,11 +78,11 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     for title, rows in groups.items():
         if rows:
             yield title
-            yield AsciiTable([['', *names], *([cut(row.name), *_texts(row)] for row in rows)]).table
+            yield text_table(['', *names], [[cut(row.name), *_texts(row)] for row in rows])
     if differences:
         yield 'Config'
         shown = [[cut(value, WIDTH) for value in row] for row in differences]
-        yield AsciiTable([['setting', *names], *shown]).table
+        yield text_table(['setting', *names], shown)
     yield from said
     if out is not None:
         try:

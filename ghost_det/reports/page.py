@@ -7,7 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from ghost_det.evaluation.coco import CLASS_FIGURES, FIGURES
-from ghost_det.utils.html import Bar, Html, chart, element, folded, gallery, page, shortened, table, tiles
+from ghost_det.reports.elements import (
+    Bar,
+    Html,
+    chart,
+    element,
+    folded,
+    gallery,
+    page,
+    shortened,
+    table,
+    tiles,
+)
 from ghost_det.utils.text import plural
 
 OPEN_ROWS = 20  # classes up to which a table is not folded

@@ -11,8 +11,8 @@ import numpy as np
 
 from ghost_det.deploy import Detections
 from ghost_det.deploy.draw import draw
-from ghost_det.deploy.letterbox import Image
 from ghost_det.evaluation.errors import SCORE, matched_images
+from ghost_det.utils.images import Image
 
 SIDE = 336  # px, of the longer side of an image in a picture
 QUALITY = 82  # of JPEG

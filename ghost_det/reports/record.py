@@ -22,9 +22,10 @@ from ghost_det.evaluation.errors import FOREGROUND, SCORE, Analysis, analyse
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.evaluation.plots import draw_confusion, draw_curves, draw_errors
 from ghost_det.evaluation.results import summary
+from ghost_det.reports.elements import png
 from ghost_det.swap.probe import complexity
-from ghost_det.utils.html import png
-from ghost_det.utils.timing import interleave, machine, spread
+from ghost_det.utils.system import machine
+from ghost_det.utils.timing import interleave, spread
 
 from .logs import by_epoch, curves, last_figures, read_scalars, training_seconds
 from .pictures import draw_pair, ends, rank

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files and folders: read in any encoding, written completely or not at all, checked before long work."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import codecs
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ghost_det.errors import UserError
 
@@ -25,6 +27,42 @@ def decode(data: bytes) -> str:
     """
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode('utf-16' if utf16 else 'utf-8-sig')
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8, 16 or 32, if its text fits into half of this machine's memory.
+
+    Raises:
+        UserError: it is no regular file, cannot be read, is too large, or is no JSON; with the line.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f'{path}: cannot be read: expected a json file, got {_kind_of_file(path)}')
+        # The bytes and their text are in memory at once, and then what they say.
+        size, half = path.stat().st_size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+        if size > half:
+            raise UserError(
+                f'{path}: {size / 1e9:.1f} GB of json; this machine has memory for {half / 1e9:.1f} GB: '
+                'split it'
+            )
+        data = path.read_bytes()
+        return json.loads(data.decode(json.detect_encoding(data)))  # as pycocotools, no halves of characters
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
+    except MemoryError:
+        raise UserError(f'{path}: too large for the memory of this machine: split it') from None
+    except RecursionError:
+        raise UserError(f'{path}: not json that can be read: nested too deep') from None
+    except UnicodeError as error:
+        raise UserError(f'{path}: not json in UTF-8: {str(error)[:100]}') from None
+    except ValueError:  # Python's own limit
+        raise UserError(f'{path}: not json: a number of thousands of digits') from None
+
+
+def _kind_of_file(path: Path) -> str:
+    return 'a folder' if path.is_dir() else 'a pipe or a device' if path.exists() else 'nothing'
 
 
 @contextlib.contextmanager
@@ -56,6 +94,21 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
                 _flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def write_or_fail(path: Path, option: str = '') -> Iterator[Path]:
+    """Yield a path to write to, as `atomic` does.
+
+    Raises:
+        UserError: the file cannot be written; ``option`` is what asks for it.
+    """
+    try:
+        with atomic(path) as partial:
+            yield partial
+    except OSError as error:
+        name = f'{option} {path}' if option else path
+        raise UserError(f'{name}: cannot be written ({error.strerror or error})') from None
 
 
 @contextlib.contextmanager

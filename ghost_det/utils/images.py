@@ -1,4 +1,4 @@
-"""Where images are; needs neither torch nor OpenCV."""
+"""Images: where they are, read as arrays, written."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ghost_det.errors import UserError
 
+from .files import atomic
+
+Image = NDArray[np.uint8]
+"""``[height, width, 3]``, in OpenCV's order (BGR)."""
+MAX_PIXELS = 100_000_000
+"""Larger images are not decoded: a small file can claim any size."""
+MAX_BYTES = 2**30
+
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+
+# OpenCV, which is imported where images are decoded, looks at these when it is first imported: too late where
+# mmcv has done that already.
+os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # of a damaged video we say more ourselves
 
 
 def is_hidden(path: str | PurePath) -> bool:
@@ -71,3 +87,74 @@ def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Pat
         for file in files:
             found.setdefault(os.path.abspath(file), file)
     return list(found.values())
+
+
+def read_image(path: Path) -> Image:
+    """Return an image as mmcv loads it: in BGR, 8 bits, turned by EXIF as OpenCV does, no transparency.
+
+    Raises:
+        UserError: the file cannot be read; the message says why.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        found = 'a folder' if path.is_dir() else 'a pipe or a device' if path.exists() else 'nothing'
+        raise UserError(f'{path}: an image is wanted, found {found}')
+    try:
+        with path.open('rb') as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    return decode_image(content, str(path))
+
+
+def decode_image(content: bytes, name: str) -> Image:
+    """Return the image of a file's content, or of its first `MAX_BYTES` and one more; see `read_image`.
+
+    Raises:
+        UserError: it cannot be decoded; the message says why.
+    """
+    import cv2
+
+    if not content or len(content) > MAX_BYTES:
+        raise UserError(f'{name}: {"over 1 GiB" if content else "an empty file"}, no image')
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, MemoryError) as error:
+        image, large = None, 'MAX_IMAGE' in str(error)
+        why = f'over {MAX_PIXELS // 10**6} megapixels' if large else 'damaged, or too large for the memory'
+    else:
+        why = 'damaged, or of a format that OpenCV does not read'
+    if image is None:
+        raise UserError(f'{name}: no image that can be decoded: {why}')
+    return np.asarray(image, np.uint8)
+
+
+def picture_name(path: Path) -> str:
+    """Return the name for a picture of an image: its own where OpenCV writes that format well."""
+    return path.name if path.suffix.lower() in ('.jpg', '.jpeg', '.png') else f'{path.name}.jpg'
+
+
+def encode_image(image: Image, suffix: str) -> bytes:
+    """Return an image as the content of a file of this suffix.
+
+    Raises:
+        UserError: the format does not hold it.
+    """
+    import cv2
+
+    encoded, content = cv2.imencode(suffix.lower(), image)
+    if not encoded:
+        raise UserError(f'{image.shape[1]} x {image.shape[0]} px are too many for a {suffix} picture')
+    return content.tobytes()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, complete or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with atomic(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror})') from None

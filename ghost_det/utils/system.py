@@ -1,14 +1,17 @@
-"""What is installed here, and how our commands are typed; needs the standard library only."""
+"""This machine, what is installed on it, and how our commands are typed; standard library only."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ghost_det.errors import UserError
 
@@ -68,3 +71,38 @@ def near(path: str) -> str:
     """Return a path as seen from the current folder, where that is no detour."""
     relative = os.path.relpath(path)
     return path if relative.startswith('..') else relative
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine, without its name: processor, cores for this process, memory, vector units."""
+    about = {'model name': platform.processor() or platform.machine(), 'flags': ''}
+    path = Path('/proc/cpuinfo')
+    for line in path.read_text().splitlines() if path.exists() else ():
+        key, _, value = line.partition(':')
+        if key.strip() in about:
+            about[key.strip()] = value.strip()
+    units = ('avx2', 'avx512f', 'avx512_vnni', 'avx_vnni', 'avx512_bf16', 'amx_tile', 'asimd')
+    return {
+        'processor': about['model name'],
+        'cores': cores(),
+        'memory_gb': round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9, 1),
+        'units': [unit for unit in units if unit in about['flags'].split()],
+        'system': f'{platform.system()} {platform.machine()}',
+        'python': platform.python_version(),
+    }

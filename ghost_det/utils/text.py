@@ -1,6 +1,8 @@
-"""Words as tables and pictures have room for them."""
+"""Text as tables and pictures have room for it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def cut(text: str, width: int = 40) -> str:
@@ -14,3 +16,12 @@ def plural(number: int, noun: str) -> str:
         return f'1 {noun}'
     many = f'{noun[:-1]}ies' if noun[-1] == 'y' else f'{noun}es' if noun[-1] in 'sx' else f'{noun}s'
     return f'{number} {many}'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as a table of text; spaces at the start of a cell indent it."""
+    from tabulate import tabulate  # which a runtime without MMDetection does not need
+
+    style = dict(tablefmt='pretty', stralign='left', headersglobalalign='left')
+    text: str = tabulate(rows, head, **style, disable_numparse=True, preserve_whitespace=True)
+    return text

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple, TypeVar
 
@@ -84,28 +81,3 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a fresh process, whose memory nothing else has touched."""
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def available() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine, without its name: processor, cores for this process, memory, vector units."""
-    found = {'processor': platform.processor() or platform.machine(), 'flags': ''}
-    path = Path('/proc/cpuinfo')
-    for line in path.read_text().splitlines() if path.exists() else ():
-        key, _, value = line.partition(':')
-        found.update(
-            {'model name': {'processor': value.strip()}, 'flags': {'flags': value}}.get(key.strip(), {})
-        )
-    wanted = ('avx2', 'avx512f', 'avx512_vnni', 'avx_vnni', 'avx512_bf16', 'amx_tile', 'asimd')
-    return {
-        'processor': found['processor'],
-        'cores': available(),
-        'memory_gb': round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9, 1),
-        'units': [unit for unit in wanted if unit in found['flags'].split()],
-        'system': f'{platform.system()} {platform.machine()}',
-        'python': platform.python_version(),
-    }

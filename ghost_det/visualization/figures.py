@@ -15,7 +15,8 @@ from matplotlib.patches import Rectangle
 from ghost_det.deploy.draw import draw
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
-from ghost_det.utils.html import chart, element, page, png
+from ghost_det.utils.html import page
+from ghost_det.utils.plots import png
 
 from .cams import Cam, overlay
 from .ghosts import GhostMaps
@@ -209,10 +210,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def html_page(title: str, pictures: Iterable[tuple[str, Figure]], text: str = '') -> str:
     """Return a page that needs nothing else: figures with captions, and text as it is printed."""
-    parts = [element('h1', title), *([element('pre', text)] if text else [])]
-    for caption, figure in pictures:
-        parts += [element('p', caption), chart(png(figure))]
-    return page(title, parts)
+    drawn = [(caption, png(figure)) for caption, figure in pictures]
+    return page('visualization/figures.html.j2', title=title, text=text, pictures=drawn)
 
 
 def save_page(text: str, path: Path) -> None:

@@ -1,10 +1,11 @@
-"""Checkpoints of training runs, read without unpickling anything but weights and plain data."""
+"""Checkpoints, read without unpickling anything but weights and plain data."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,22 +13,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from ghost_det.errors import UserError
 from ghost_det.utils.text import plural
 
+# What checkpoints hold besides tensors: timm's its options, mmengine's the histories of logged scalars, with
+# arrays. torch calls what a pickle names, with arguments of the pickle: numpy's own constructors would make
+# arrays of pointers from bytes, and its dtypes take flags that do the same. Hence stand-ins for them.
+
+
+class _History:
+    """What mmengine's `HistoryBuffer` is read as where mmengine was not imported; it only holds its data."""
+
+    min = max = current = mean = None
+
+
+def _history() -> Any:
+    return getattr(sys.modules.get('mmengine.logging'), 'HistoryBuffer', _History)
+
 
 def _statistic(owner: Any, name: str) -> Any:
     """Stand in for ``getattr``, which a pickled `HistoryBuffer` calls to find its statistics."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+    if owner is not _history() or name not in ('min', 'max', 'current', 'mean'):
         raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
     return getattr(owner, name)
 
 
 class _Dtype:
-    """Stand in for ``numpy.dtype`` while unpickling: numbers alone, as objects would be pointers."""
+    """Stand in for ``numpy.dtype``: only numbers, as objects would be pointers."""
 
     def __init__(self, name: str, *flags: Any) -> None:
         self.numpy = np.dtype(str(name))
@@ -40,7 +54,7 @@ class _Dtype:
 
 
 class _Array(np.ndarray[Any, Any]):
-    """Stand in for ``numpy.ndarray``, whose own constructor would take any memory for numbers or objects."""
+    """Stand in for ``numpy.ndarray``; only `_empty` makes one, whose content follows by ``__setstate__``."""
 
     def __new__(cls, *arguments: Any) -> _Array:
         raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray(...)')
@@ -56,7 +70,7 @@ class _Array(np.ndarray[Any, Any]):
 
 
 def _empty(*arguments: Any) -> _Array:
-    """Stand in for numpy's ``_reconstruct``; the array's content follows by ``__setstate__``."""
+    """Stand in for numpy's ``_reconstruct``."""
     return np.ndarray.__new__(_Array, (0,))
 
 
@@ -65,17 +79,17 @@ def _scalar(dtype: _Dtype, data: bytes) -> Any:
     return np.frombuffer(data, dtype.numpy, count=1)[0]
 
 
-# What checkpoints hold beside tensors: mmengine's the histories of logged scalars, timm's its options. The
-# unpickler calls what is named here, with what the file says: hence stand-ins for whatever takes memory.
-_PLAIN_DATA: list[Any] = [
-    argparse.Namespace,
-    HistoryBuffer,
-    (_Array, 'numpy.ndarray'),
-    (_Dtype, 'numpy.dtype'),
-    *((_empty, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
-    *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
-    (_statistic, 'builtins.getattr'),
-]
+def _plain_data() -> list[Any]:
+    return [
+        argparse.Namespace,
+        (_history(), 'mmengine.logging.history_buffer.HistoryBuffer'),
+        (_statistic, 'builtins.getattr'),
+        (_Array, 'numpy.ndarray'),
+        (_Dtype, 'numpy.dtype'),
+        *((_empty, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+    ]
+
 
 _SLACK = 64 * 2**20  # bytes by which small archives may grow, which some pack
 
@@ -88,66 +102,48 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        found = 'a folder' if path.is_dir() else 'nothing'
-        raise UserError(f'{path}: a checkpoint file is wanted, found {found}')
+        raise UserError(
+            f'{path}: expected a checkpoint file, found {"a folder" if path.is_dir() else "nothing"}'
+        )
     _check_archive(path)
     content = read_weights(path, torch.load, path, map_location=map_location)
     if not isinstance(content, dict):
-        raise UserError(f'{path}: a dictionary of weights is wanted, found {type(content).__name__}')
+        raise UserError(f'{path}: expected a dictionary of weights, found {type(content).__name__}')
     weights = content.get('state_dict', content)
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
-        raise UserError(f'{path}: a dictionary of named weights is wanted, and it holds none')
+        raise UserError(f'{path}: expected a dictionary of named weights, and it holds none')
     return content
 
 
 def _check_archive(path: Path) -> None:
-    """Stop at a file that is damaged, or is small and would fill the memory.
+    """Raise a `UserError` for archives that do not match their checksums, or would fill the memory.
 
-    Raises:
-        UserError: its parts are much larger than itself, where torch's own are not compressed at all; or
-            they do not match their checksums, which torch does not look at.
+    torch does not look at checksums, and its own archives are not compressed at all.
     """
     try:
-        size = path.stat().st_size
         if not zipfile.is_zipfile(path):
-            _refuse_buffers(path.read_bytes(), path)
             return
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(part.file_size for part in archive.infolist())
-            bomb = unpacked > 4 * size + _SLACK
-            damaged = not bomb and archive.testzip() is not None
-            for part in archive.namelist() if not bomb and not damaged else ():
-                if part.endswith('.pkl'):
-                    _refuse_buffers(archive.read(part), path)
+            size, unpacked = path.stat().st_size, sum(part.file_size for part in archive.infolist())
+            if unpacked > 4 * size + _SLACK:
+                raise UserError(
+                    f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take '
+                    f'{unpacked / 1e6:.0f} MB of memory; checkpoints are not packed like this'
+                )
+            if archive.testzip() is not None:
+                raise UserError(f'{path}: damaged: its content does not match its own checksums')
     except UserError:
         raise
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
     except Exception:  # of zipfile, over nearly any bytes
         raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
-    if bomb:
-        raise UserError(
-            f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take {unpacked / 1e6:.0f} MB of '
-            'memory; checkpoints are not packed like this'
-        )
-    if damaged:
-        raise UserError(f'{path}: damaged: its content does not match its own checksums')
-
-
-def _refuse_buffers(pickled: bytes, path: Path) -> None:
-    """Stop at a pickle that asks for a buffer, which torch makes of any size, and no checkpoint holds."""
-    if re.search(rb'c(?:builtins|__builtin__)\nbytearray\n', pickled):
-        raise UserError(f'{path}: refused: it holds bytearray, which is not weights and takes any memory')
 
 
 def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Let a function of torch read only weights and plain data of a checkpoint.
-
-    Raises:
-        UserError: it is no checkpoint, or holds other objects.
-    """
+    """Let a function of torch, ``read``, read only weights and plain data, or raise a `UserError`."""
     try:
-        with torch.serialization.safe_globals(_PLAIN_DATA):
+        with torch.serialization.safe_globals(_plain_data()):
             content = read(*arguments, **settings, weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
@@ -155,7 +151,7 @@ def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **
             raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
         raise UserError(
             f'{name}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
-            f"If you trust the file, save its weights alone: torch.save({{'state_dict': ...}}, PATH)"
+            f"If you trust the file, save only its weights: torch.save({{'state_dict': ...}}, PATH)"
         ) from None
     except OSError as error:
         raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
@@ -174,35 +170,32 @@ def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(map(str, found)) if isinstance(found, list | tuple) and found else None
 
 
-def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
-    """Say which tensors of a network are missing in ``found`` or have another shape, each in a few words."""
-    faults = [f'{key} is missing' for key in wanted if key not in found]
-    faults += [
-        f'{key} is {tuple(getattr(found[key], "shape", ()))}, {tuple(value.shape)} is wanted'
-        for key, value in wanted.items()
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
+    """Return which tensors of a network are missing in ``found`` or have another shape there."""
+    missing = [f'{key} is missing' for key in expected if key not in found]
+    return missing + [
+        f'{key}: expected {tuple(value.shape)}, got {tuple(getattr(found[key], "shape", ()))}'
+        for key, value in expected.items()
         if key in found and getattr(found[key], 'shape', None) != value.shape
     ]
-    return faults
 
 
 def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | Path, config: str) -> None:
-    """Compare a checkpoint with the model it is for, which mmengine would fill in silence as far as it goes.
-
-    Raises:
-        UserError: tensors are missing or have another shape; the message names the first ones.
-    """
-    weights = checkpoint.get('state_dict', checkpoint)
+    """Raise a `UserError` where a checkpoint does not fit; mmengine would silently load what does."""
     # A model wrapped for several processes has the prefix too.
-    weights, wanted = (
+    weights, expected = (
         {key.removeprefix('module.'): value for key, value in tensors.items()}
-        for tensors in (weights, model.state_dict())
+        for tensors in (checkpoint.get('state_dict', checkpoint), model.state_dict())
     )
-    faults = differences(wanted, weights)
-    if faults:
+    problems = differences(expected, weights)
+    if problems:
         classes = checkpoint_classes(checkpoint)
         names = ', '.join(classes[:6]) if classes else ''
         hint = f' It was trained on {plural(len(classes), "class")} ({names}...).' if classes else ''
         raise UserError(
-            f'{path}: does not fit {config}: {len(faults)} of {len(wanted)} tensors differ: '
-            f'{"; ".join(faults[:3])}.{hint} Use the config (and --data) that it was trained with.'
+            f'{path}: does not fit {config}: {len(problems)} of {len(expected)} tensors differ: '
+            f'{"; ".join(problems[:3])}.{hint} Use the config (and --data) that it was trained with.'
         )
+
+
+_weights = read_weights  # of the readers below

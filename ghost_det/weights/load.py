@@ -1,4 +1,4 @@
-"""Weights into networks: every tensor is loaded, or the reason is told."""
+"""Weights into networks: every tensor is loaded, or an error says why not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
-from mmengine.model import PretrainedInit, update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,8 +18,9 @@ from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import make_divisible
 from ghost_det.utils.files import atomic, sha256
 
-from .catalog import PUBLISHED, SCHEME, Weights, locate, named, refuse_others
+from .catalog import PUBLISHED, SCHEME, Weights, named
 from .checkpoint import differences, load_checkpoint
+from .download import check_format, locate
 
 _WRAPPERS = ('module.', 'model.', '_orig_mod.')  # of DDP, of training scripts, of torch.compile
 _COUNTERS = ('total_ops', 'total_params')  # left in published files by the thop profiler
@@ -36,28 +33,19 @@ _UPSTREAM_V3 = re.compile(r'(_rpr_(?:conv\.\d+|scale))\.bn\.')
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_pretrained` did; as a string, the line for the log.
+    """What `load_pretrained` did; as a string, the line for the log."""
 
-    Attributes:
-        network: class of the network.
-        source: where the tensors came from.
-        loaded: how many of the network's parameters and buffers were loaded.
-        wanted: how many it has.
-        left_out: tensors of the file that the network has no use for, counted by part.
-        missing: what was not loaded, and why; only where partial loading was asked for.
-    """
-
-    network: str
-    source: str
-    loaded: int
-    wanted: int
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
+    network: str  # its class
+    source: str  # of the tensors
+    loaded: int  # parameters and buffers of the network
+    total: int  # how many it has
+    left_out: Mapping[str, int] = field(default_factory=dict)  # the file's other tensors, counted by part
+    missing: tuple[str, ...] = ()  # what was not loaded, and why; only of partial loading
 
     def __str__(self) -> str:
         left = ''.join(f'; {part} left out: {count}' for part, count in self.left_out.items())
         rest = f'; NOT loaded: {_some(self.missing)}' if self.missing else ''
-        return f'{self.network}: {self.loaded} of {self.wanted} tensors from {self.source}{left}{rest}'
+        return f'{self.network}: {self.loaded} of {self.total} tensors from {self.source}{left}{rest}'
 
 
 def _some(items: tuple[str, ...] | list[str], count: int = 3) -> str:
@@ -65,33 +53,23 @@ def _some(items: tuple[str, ...] | list[str], count: int = 3) -> str:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the named tensors of a safetensors or a torch file; code in the file is never run.
+    """Read the named tensors of a local safetensors or torch file; code in the file is never run.
 
-    Args:
-        path: a local file; of a training checkpoint the weights alone are returned.
-
-    Raises:
-        UserError: the file is missing, damaged, a web page, or holds anything but weights.
+    Of a training checkpoint only the weights are returned. A `UserError` names a file that is missing,
+    damaged, a web page, or holds anything but weights.
     """
     path = Path(path).expanduser()
-    head = b''
     try:
-        if path.is_file():
-            refuse_others(path, str(path))
-            with path.open('rb') as file:
-                head = file.read(9)
+        format = check_format(path, str(path)) if path.is_file() else None
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    if head[8:9] == b'{':
+    if format == 'safetensors':
         tensors: dict[str, Tensor] = load_file(path)
-    elif head and path.suffix == '.safetensors':  # by which torch.load takes it for one
+    elif format and path.suffix == '.safetensors':  # by which torch.load takes it for one
         raise UserError(f'{path}: named .safetensors, but a file of torch: rename it to {path.stem}.pth')
     else:
         content: Any = load_checkpoint(path)
-        for key in _CONTENTS:
-            if isinstance(content.get(key), dict):
-                content = content[key]
-                break
+        content = next((content[key] for key in _CONTENTS if isinstance(content.get(key), dict)), content)
         tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f'{path}: holds no tensors')
@@ -162,20 +140,6 @@ def own_tensors(
     return own, left
 
 
-def _group(key: str) -> str:
-    return '.'.join(key.split('.')[: 2 if key.startswith('blocks.') else 1])
-
-
-def _place(key: str, groups: set[str]) -> str | None:
-    """Return the part of a classifier that a tensor is of, where a network has ``groups`` alone."""
-    group = _group(key)
-    if group in groups:
-        return None
-    if group in _CLASSIFIER:
-        return 'classifier'
-    return 'deeper stages' if re.fullmatch(r'blocks\.[0-8]', group) else None
-
-
 def load_pretrained(
     model: nn.Module, source: str | Path, prefix: str | None = None, partial: bool = False
 ) -> Loaded:
@@ -187,18 +151,22 @@ def load_pretrained(
 
     Args:
         model: a network of `ghost_det.models`.
-        source: ``ghost://NAME`` of the catalogue, a path, or an http(s) URL.
+        source: ``ghost://NAME`` of the catalog, a path, or an http(s) URL.
         prefix: of the network's tensors in the file; found out by itself for ``backbone.`` and ``module.``.
         partial: load what fits, and report what does not.
 
+    Returns:
+        what was loaded and what was left out; as a string, one line for a log.
+
     Raises:
-        UserError: the source cannot be had, is no file of weights, or does not fit; the network is
+        UserError: the source is not available, is no file of weights, or does not fit; the network is
             then unchanged.
     """
     path = locate(source)
     own, left = own_tensors(read_tensors(path), prefix, str(source))
     check_is_published(named(source), path, own)
-    return load_tensors(model, own, left, _name(source, path), str(source), partial)
+    name = f'{source} (sha256 {sha256(path)[:8]}, {path})' if str(source) != str(path) else str(source)
+    return load_tensors(model, own, left, name, str(source), partial)
 
 
 def load_tensors(
@@ -209,150 +177,81 @@ def load_tensors(
     source: str,
     partial: bool = False,
 ) -> Loaded:
-    """Do what `load_pretrained` does with what `own_tensors` gave.
-
-    Args:
-        model: a network of `ghost_det.models`.
-        own: tensors under the network's names.
-        left: tensors of the file that are not among them, by part.
-        name: of the source, for the log.
-        source: of the tensors, for errors.
-        partial: load what fits, and report what does not.
-
-    Raises:
-        UserError: the tensors do not fit; the network is then unchanged.
-    """
-    wanted = model.state_dict()
-    groups = set(map(_group, wanted))
-    faults = differences(wanted, own)
+    """Do what `load_pretrained` does with what `own_tensors` gave; ``name`` is for the log."""
+    expected = model.state_dict()
+    groups = set(map(_group, expected))
+    problems = differences(expected, own)
     strange, fits = [], {}
     for key, value in own.items():
-        if key not in wanted:
+        if key not in expected:
             part = _place(key, groups)
             if part is None:
                 strange.append(key)
             else:
                 left[part] += 1
-        elif wanted[key].is_floating_point() and not value.is_floating_point():
-            faults.append(f'{key} is {value.dtype}, {wanted[key].dtype} is wanted')
-        elif wanted[key].shape == value.shape:
-            fits[key] = value.to(wanted[key].dtype)
+        elif expected[key].is_floating_point() and not value.is_floating_point():
+            problems.append(f'{key}: expected {expected[key].dtype}, got {value.dtype}')
+        elif expected[key].shape == value.shape:
+            fits[key] = value.to(expected[key].dtype)
     broken = [key for key, value in fits.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f'{source}: tensors with NaN or infinite values: {len(broken)}: {_some(broken)}')
-    if ((faults or strange) and not partial) or not fits:
-        raise UserError(f'{source}: {_misfit(model, own, faults, strange)}')
+    if ((problems or strange) and not partial) or not fits:
+        network = _title(expected, type(model).__name__, getattr(model, 'width', None))
+        text = f'{source}: does not fit {network}: the file is of {_title(own)}. '
+        if problems:
+            text += f'{len(problems)} of {len(expected)} tensors differ: {_some(problems)}. '
+        if strange:
+            text += f'{len(strange)} of the file have no place: {_some(strange)}. '
+        raise UserError(
+            f'{text}Options: another file or network; from scratch with init_cfg=None (--pretrained none); '
+            'only what fits with partial=True in init_cfg'
+        )
     model.load_state_dict(fits, strict=False)
     if strange:
         left['others'] += len(strange)
-    return Loaded(type(model).__name__, name, len(fits), len(wanted), left, tuple(faults))
+    return Loaded(type(model).__name__, name, len(fits), len(expected), left, tuple(problems))
+
+
+def _group(key: str) -> str:
+    return '.'.join(key.split('.')[: 2 if key.startswith('blocks.') else 1])
+
+
+def _place(key: str, groups: set[str]) -> str | None:
+    """Return the part of a classifier that a tensor is of, where a network has only ``groups``."""
+    group = _group(key)
+    if group in groups:
+        return None
+    if group in _CLASSIFIER:
+        return 'classifier'
+    return 'deeper stages' if re.fullmatch(r'blocks\.[0-8]', group) else None
+
+
+def _title(tensors: Mapping[str, Tensor], name: str = '', width: float | None = None) -> str:
+    """Return network, width and whether it is folded; by the tensors, where name and width are not known."""
+    if not name:
+        name, width = describe(tensors) or ('another kind of network', None)
+    text = name if width is None else f'{name} of width {width:g}'
+    return f'{text}, folded for deployment' if is_folded(tensors) else text
 
 
 def check_is_published(weights: Weights | None, path: Path, own: Mapping[str, Tensor]) -> None:
-    """Compare a file with the network that a published name promises; ``None`` promises nothing.
-
-    Raises:
-        UserError: it is of another network or width.
-    """
-    found = describe(own)
-    if weights is not None and found != (weights.network, weights.width):
-        holds = f'{found[0]} of width {found[1]:g}' if found else 'another kind of network'
+    """Raise a `UserError` where a file is not of the network that a published name promises, if any."""
+    if weights is not None and describe(own) != (weights.network, weights.width):
         raise UserError(
-            f'{SCHEME}{weights.name}: {path} holds {holds}, not {weights.network} of width '
-            f'{weights.width:g}; delete it'
+            f'{SCHEME}{weights.name}: expected {weights.network} of width {weights.width:g}, got '
+            f'{_title(own)} in {path}; delete it'
         )
-
-
-def _name(source: str | Path, path: Path) -> str:
-    return f'{source} (sha256 {sha256(path)[:8]}, {path})' if str(source) != str(path) else str(source)
-
-
-def _misfit(model: nn.Module, own: dict[str, Tensor], faults: list[str], strange: list[str]) -> str:
-    """Say what does not fit, guess why, and say what to do."""
-    wanted = model.state_dict()
-    name, width = type(model).__name__, getattr(model, 'width', None)
-    model_is = name if width is None else f'{name} of width {width:g}'
-    text = f'does not fit {model_is}: '
-    if faults:
-        text += f'{len(faults)} of {len(wanted)} tensors differ: {_some(faults)}. '
-    if strange:
-        text += f'{len(strange)} of the file have no place: {_some(strange)}. '
-    nested = next((key.partition('backbone.')[0] for key in own if 'backbone.' in key), None)
-    if nested:
-        text += f"Its {nested}backbone is chosen by prefix='{nested}backbone' in init_cfg. "
-    kind, own_kind = describe(wanted), describe(own)
-    folded, own_folded = is_folded(wanted), is_folded(own)
-    ends = [end for end in _ENDS if end in wanted and end in own]
-    if own_kind is None or kind is None:
-        text += 'It seems to be of another kind of network. '
-    elif own_kind[0] != kind[0] or any(own[end].shape[0] != wanted[end].shape[0] for end in ends):
-        text += f'It seems to hold {own_kind[0]} of width {own_kind[1]:g}. '
-    elif folded != own_folded:
-        which = ('network', 'file') if folded else ('file', 'network')
-        text += (
-            f'The {which[0]} is folded for deployment, the {which[1]} is not: load, then switch_to_deploy. '
-        )
-    elif all(_group(fault) in _CLASSIFIER and fault.endswith('is missing') for fault in faults) and faults:
-        text += 'The file is a backbone, without a classifier. '
-    elif not strange and all(_group(fault) == 'classifier' for fault in faults):
-        text += 'The classes differ: without num_classes the backbone alone is loaded. '
-    else:
-        text += (
-            'Network and width agree: norm_cfg, ratio, dw_size or out_indices differ, or tensors got lost. '
-        )
-    published = [f'{w.width:g} ({SCHEME}{w.name})' for w in PUBLISHED.values() if w.network == name]
-    if published and width is not None:
-        text += f'Published for {name}: width {", ".join(published)}. '
-    return text + (
-        'Ways on: another file or network; from scratch with init_cfg=None (tools: --pretrained none); '
-        'what fits alone with partial=True in init_cfg'
-    )
-
-
-@WEIGHT_INITIALIZERS.register_module()
-class VerifiedPretrained(PretrainedInit):
-    """mmengine's ``Pretrained`` for Ghost networks, which loads every tensor or raises.
-
-    Networks of this package use it by themselves for ``init_cfg=dict(type='Pretrained', ...)``.
-
-    Args:
-        checkpoint: see ``source`` of `load_pretrained`.
-        prefix: see `load_pretrained`.
-        map_location: not used; tensors are copied to where the network is.
-        partial: see `load_pretrained`.
-    """
-
-    def __init__(
-        self, checkpoint: str, prefix: str | None = None, map_location: Any = 'cpu', partial: bool = False
-    ) -> None:
-        super().__init__(checkpoint, prefix, map_location)
-        self.partial = partial
-
-    def __call__(self, module: nn.Module) -> None:
-        """Load the weights and log how many."""
-        loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
-        print_log(str(loaded), logger='current')
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
 
 
 def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'backbone') -> dict[str, Tensor]:
-    """Write the backbone of a detector's checkpoint as a safetensors file of its own.
+    """Write the backbone of mmengine's checkpoint of a detector as a safetensors file of its own.
 
-    Args:
-        checkpoint: a checkpoint of mmengine.
-        out: the ``.safetensors`` file to write.
-        prefix: of the backbone's tensors in the checkpoint.
-
-    Returns:
-        the tensors written, under the backbone's own names.
-
-    Raises:
-        UserError: the checkpoint has no backbone, or ``out`` cannot be written.
+    Returns the tensors written, under the backbone's own names, which have ``prefix`` in the checkpoint.
     """
     out = Path(out)
     if out.suffix != '.safetensors':
-        raise UserError(f'-o {out}: a name that ends in .safetensors is wanted')
+        raise UserError(f'-o {out}: expected a name that ends in .safetensors')
     own, _ = own_tensors(read_tensors(checkpoint), prefix, str(checkpoint))
     found = describe(own)
     about = {'source': Path(checkpoint).name, 'format': 'pt'}
@@ -364,18 +263,3 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
     except (OSError, SafetensorError) as error:
         raise UserError(f'-o {out}: cannot be written ({getattr(error, "strerror", error)})') from None
     return own
-
-
-def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Answer mmengine's own loaders, which would take what happens to fit.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError(
-        f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
-        "them in the backbone's init_cfg; to start another network from a file, name its path"
-    )
-
-
-CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_load_published, force=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ghost_det.errors import UserError
 from ghost_det.models import NETWORKS, GhostNet
 
-from .catalog import PUBLISHED, SCHEME, Weights, locate, named
+from .catalog import PUBLISHED, SCHEME, Weights, named
+from .download import locate
 from .load import (
     Loaded,
     check_is_published,
@@ -27,47 +29,33 @@ from .load import (
 
 
 class Classifier(NamedTuple):
-    """A named variant.
-
-    Attributes:
-        network: class of `ghost_det.models`.
-        width: its width.
-        weights: name of its published weights, ``None`` where there are none.
-        params: parameters in millions, as the paper prints them; ``None`` where no paper does.
-        macs: multiply-adds at 224 px in millions, likewise.
-    """
+    """A named variant."""
 
     network: type[GhostNet]
     width: float
-    weights: str | None
-    params: float | None
-    macs: int | None
+    weights: str | None  # name of its published weights
+    params: float | None  # millions, as the paper prints them, if one does
+    macs: int | None  # millions of multiply-adds at 224 px, likewise
 
 
-# GhostNetV3's at width 1.6 are second-hand, those at 0.5 not to be had.
-_UNPUBLISHED: dict[str, tuple[str, float, float | None, int | None]] = {
-    'ghostnet_050': ('GhostNet', 0.5, 2.6, 42),
-    'ghostnet_130': ('GhostNet', 1.3, 7.3, 226),
-    'ghostnetv3_050': ('GhostNetV3', 0.5, None, None),
-    'ghostnetv3_130': ('GhostNetV3', 1.3, 8.9, 269),
-    'ghostnetv3_160': ('GhostNetV3', 1.6, 12.3, 400),
-}
+# GhostNetV3's at width 1.6 are second-hand, those at 0.5 not available.
+_UNPUBLISHED: tuple[tuple[str, str, float, float | None, int | None], ...] = (
+    ('ghostnet_050', 'GhostNet', 0.5, 2.6, 42),
+    ('ghostnet_130', 'GhostNet', 1.3, 7.3, 226),
+    ('ghostnetv3_050', 'GhostNetV3', 0.5, None, None),
+    ('ghostnetv3_130', 'GhostNetV3', 1.3, 8.9, 269),
+    ('ghostnetv3_160', 'GhostNetV3', 1.6, 12.3, 400),
+)
 # Names are timm's; `1x` is the seed's own for width 1.0.
-CLASSIFIERS: dict[str, Classifier] = dict(
-    sorted(
-        [
-            (w.name, Classifier(NETWORKS[w.network], w.width, w.name, w.params, w.macs))
-            for w in PUBLISHED.values()
-        ]
-        + [
-            (name, Classifier(NETWORKS[network], width, None, params, macs))
-            for name, (network, width, params, macs) in _UNPUBLISHED.items()
-        ]
-    )
-)
-CLASSIFIERS.update(
-    {name.replace('_100', '_1x'): entry for name, entry in CLASSIFIERS.items() if name.endswith('_100')}
-)
+CLASSIFIERS: dict[str, Classifier] = {
+    w.name: Classifier(NETWORKS[w.network], w.width, w.name, w.params, w.macs) for w in PUBLISHED.values()
+}
+for _name, _network, _width, _params, _macs in _UNPUBLISHED:
+    CLASSIFIERS[_name] = Classifier(NETWORKS[_network], _width, None, _params, _macs)
+CLASSIFIERS = dict(sorted(CLASSIFIERS.items()))
+CLASSIFIERS |= {
+    name.replace('_100', '_1x'): entry for name, entry in CLASSIFIERS.items() if name.endswith('_100')
+}
 
 
 def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> GhostNet:
@@ -78,8 +66,11 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
         pretrained: ``True`` for the published ImageNet weights; or a path, URL or ``ghost://NAME``.
         **settings: arguments of the network, as ``num_classes`` (1000 by default).
 
+    Returns:
+        a network of `ghost_det.models`, from ``(N, 3, H, W)`` to logits, ``(N, num_classes)``.
+
     Raises:
-        UserError: no such name, no published weights for it, or weights that cannot be had or do not fit.
+        UserError: no such name, no published weights for it, or weights that are not available or do not fit.
 
     Example:
         >>> import torch
@@ -93,9 +84,7 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
     if pretrained is True:
         if entry.weights is None:
             known = ', '.join(n for n, e in CLASSIFIERS.items() if e.weights and e.network is entry.network)
-            raise UserError(
-                f'{name}: nobody has published ImageNet weights for it; there are some for {known}'
-            )
+            raise UserError(f'{name}: no ImageNet weights are published for it; there are some for {known}')
         pretrained = SCHEME + entry.weights
     if pretrained:
         load_pretrained(model, pretrained)
@@ -105,13 +94,8 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
 def verify(source: str | Path, expected: Weights | None = None) -> Loaded:
     """Load weights into the network that their keys and shapes tell of, its classifier too if it is there.
 
-    Args:
-        source: a published name, a path, or a URL.
-        expected: what it must be; by default what a published name promises.
-
-    Raises:
-        UserError: the file cannot be had, is of none of our networks, or does not fit; or it is not of the
-            network that the published name promises.
+    A `UserError` says that a file is not available, of none of our networks, or does not fit; or is not
+    ``expected``, by default what a published name promises.
     """
     path = locate(source)
     own, left = own_tensors(read_tensors(path), None, str(source))
@@ -128,7 +112,7 @@ def verify(source: str | Path, expected: Weights | None = None) -> Loaded:
 
 
 def _settings(own: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the arguments of a network, beside its width, that tensors tell of."""
+    """Return the arguments of a network, besides its width, that tensors tell of."""
     first = 'blocks.0.0.ghost1.'
     kernels = {key.removeprefix(first): value for key, value in own.items() if value.dim() == 4}
     primary = kernels.get('primary_rpr_conv.0.conv.weight', kernels.get('primary_conv.0.weight'))
@@ -140,7 +124,7 @@ def _settings(own: dict[str, Tensor]) -> dict[str, Any]:
         if not any('fusion_bn' in key or key.endswith('cheap_operation.weight') for key in own):
             settings['ratio'] = cheap.shape[0] // primary.shape[0] + 1
     if 'bn1.running_mean' not in own:
-        settings['norm_cfg'] = dict(type='GN', num_groups=1)  # of which any number has these tensors
+        settings['norm_layer'] = partial(nn.GroupNorm, 1)  # of which any number has these tensors
     if 'classifier.weight' in own and own['classifier.weight'].dim() == 2:
         settings['num_classes'] = own['classifier.weight'].shape[0]
     return settings
@@ -153,7 +137,7 @@ def _entry(name: str) -> Callable[..., GhostNet]:
     network, width, weights, *_ = CLASSIFIERS[name]
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f'Build {network.__name__} at width {width:g} as a classifier; see `classifier`.' + (
-        '' if weights else ' Nobody has published ImageNet weights for it.'
+        '' if weights else ' No ImageNet weights are published for it.'
     )
     return build
 

@@ -378,19 +378,11 @@ CASES: list[Case] = [
     said('swap LITE -o out.txt', 'out.txt'),
     said('swap LITE -o @file/out.py', 'cannot be written'),
     said('swap LITE -o out.py --settings depth', '--settings'),
-    *(
-        said(f'sweep yolox --{option} {value}', option)
-        for option in ('jobs', 'timeout')
-        for value in ('0', '-1', 'x', 'nan')
-    ),
-    said('sweep nothing', 'nothing', 'no such folder'),
-    said('sweep yolox --backbone Nope', 'Nope'),
-    said('sweep yolox -o @file/table.md', 'cannot be written'),
-    *(said(f'benchmark annotations --scales {value}', '--scales') for value in ('0', '-1', 'x', 'nan')),
-    said('benchmark annotations --workers -1', '--workers'),
-    said('benchmark operators --seconds 0', '--seconds'),
-    said('benchmark training @nothing.py', 'nothing.py'),
-    said('benchmark training --rounds x', '--rounds'),
+    *(said(f'benchmark LITE --rounds {value}', '--rounds') for value in ('0', '-1', 'x')),
+    said('benchmark LITE --size 5', '--size'),
+    said('benchmark @nothing.py', 'nothing.py'),
+    said('benchmark @stem.pth', 'stem.pth', 'after its config'),
+    said('benchmark LITE --json @folder.json', '--json'),
     said('doctor --nope', '--nope'),
     said('train LITE --cfg-options lr', 'KEY=VALUE'),
     said('train LITE --cfg-options model=5 --data SAMPLE', 'model is 5'),

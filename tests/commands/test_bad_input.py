@@ -53,7 +53,7 @@ def check(case: Case, code: Any, printed: str, before: dict[str, int], folder: P
     assert code in (1, 2) if case.command.startswith('classify') else code == 2, printed[-3000:]
     assert 'Traceback' not in printed
     printed = re.sub('[^\n]*\r', '', printed)  # of progress bars
-    messages = re.findall(r'(?m)^(?:error: |\w+\.py(?: \w+)?: error: ).*(?:\n.*)*', printed)
+    messages = re.findall(r'(?m)^(?:error: |ghost-det [\w -]+: error: ).*(?:\n.*)*', printed)
     assert len(messages) == 1, printed[-3000:]
     for part in case.parts:
         assert part in messages[0], messages[0]

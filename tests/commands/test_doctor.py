@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ghost_det.commands import _doctor as doctor
-from ghost_det.commands._doctor import Finding
+from ghost_det.commands import doctor
+from ghost_det.commands.doctor import Finding
 from tests.conftest import ROOT
 
 OURS = Path(sysconfig.get_path('purelib'))
@@ -30,16 +30,13 @@ class Venv:
                 (self.site / path.name).symlink_to(path)
         (self.site / 'clone.pth').write_text(f'{ROOT}\n')
 
-    def package(self, name: str, version: str, **files: str) -> None:
-        """Lay a distribution with RECORD over what is there."""
+    def package(self, name: str, version: str) -> None:
+        """Lay a distribution over what is there."""
         folder = self.site / f'{name.replace("-", "_")}-{version}.dist-info'
         if folder.is_symlink():
             folder.unlink()
         folder.mkdir()
         (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
-        (folder / 'RECORD').write_text(
-            ''.join(f'{file},sha256={digest},1\n' for file, digest in files.items())
-        )
 
     def module(self, name: str, code: str) -> None:
         """Put a package of one file in the place of another."""
@@ -62,16 +59,16 @@ class Venv:
 def test_a_sound_installation(tmp_path: Path) -> None:
     code, printed = Venv(tmp_path / 'v').examine()
     assert code == 0, printed
-    assert 'All is well.' in printed and 'FAULT' not in printed
+    assert 'No problems found.' in printed and 'PROBLEM' not in printed
     assert 'self-test: imported in' in printed and "mmcv's operators:" in printed
 
 
 def test_no_stack_at_all(tmp_path: Path) -> None:
     code, printed = Venv(tmp_path / 'v', without=('mm', 'onedl')).examine()
     assert code == 1
-    assert 'FAULT  neither stack is installed' in printed
+    assert 'PROBLEM  neither stack is installed' in printed
     assert f'-m pip install -c {ROOT}/constraints/default.txt -e "{ROOT}[mm]"' in printed
-    assert 'FAULT  the self-test fails: ImportError: ghost_det needs MMDetection' in printed
+    assert 'PROBLEM  the self-test fails: ImportError: ghost_det needs MMDetection' in printed
 
 
 def test_an_installation_that_only_detects(tmp_path: Path) -> None:
@@ -80,22 +77,20 @@ def test_an_installation_that_only_detects(tmp_path: Path) -> None:
     assert 'ok  openvino' in printed and 'runs exported detectors; no torch' in printed
     code, printed = Venv(tmp_path / 'w', without=('mm', 'onedl', 'torch', 'tqdm')).examine()
     assert code == 1
-    assert "FAULT  ghost_det.deploy does not load: ModuleNotFoundError: No module named 'tqdm'" in printed
+    assert "PROBLEM  ghost_det.deploy does not load: ModuleNotFoundError: No module named 'tqdm'" in printed
     assert f'-e "{ROOT}[runtime]"' in printed
 
 
-def test_two_stacks_one_over_the_other_and_changed_files(tmp_path: Path) -> None:
+def test_two_stacks_one_over_the_other(tmp_path: Path) -> None:
     broken = Venv(tmp_path / 'v')
     if list(OURS.glob('onedl_mmengine-*')):
-        broken.package('mmdet', '3.3.0', **{'mmdet/version.py': 'AAAA', 'mmdet/gone.py': 'BBBB'})
+        broken.package('mmdet', '3.3.0')
     else:
-        broken.package('onedl-mmdetection', '3.5.1', **{'mmdet/version.py': 'AAAA', 'mmdet/gone.py': 'BBBB'})
+        broken.package('onedl-mmdetection', '3.5.1')
     code, printed = broken.examine()
     assert code == 1
-    assert 'FAULT  both stacks are installed, one over the other: onedl-mm' in printed
+    assert 'PROBLEM  both stacks are installed, one over the other: onedl-mm' in printed
     assert 'pip uninstall -y onedl-mm' in printed and ' mmdet' in printed
-    assert '2 of 2 files are missing or changed, as mmdet/version.py' in printed
-    assert '--force-reinstall --no-deps' in printed
 
 
 def test_a_torchvision_for_another_torch(tmp_path: Path) -> None:
@@ -118,24 +113,12 @@ def test_compiled_operators_of_another_torch(tmp_path: Path) -> None:
     (broken.site / f'mmcv/_ext{sysconfig.get_config_var("EXT_SUFFIX")}').write_bytes(b'\x7fELF')
     code, printed = broken.examine()
     assert code == 1
-    assert "FAULT  the self-test fails: ImportError: mmcv's compiled operators do not load" in printed
+    assert "PROBLEM  the self-test fails: ImportError: mmcv's compiled operators do not load" in printed
     assert 'pip uninstall -y mmcv' in printed
 
 
-def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / 'file').touch()
-    for name in ('GHOST_DET_CACHE', 'TORCH_HOME', 'HF_HUB_CACHE'):
-        monkeypatch.setenv(name, str(tmp_path / 'file/below'))
-    monkeypatch.chdir(tmp_path)
-    findings = list(doctor._folders())
-    assert len(findings) == 3
-    for finding, name in zip(findings, ('GHOST_DET_CACHE', 'HF_HUB_CACHE', 'TORCH_HOME')):
-        assert f'{tmp_path}/file is no folder' in finding.what
-        assert finding.mend == f'chown it to you, or name another: {name}=FOLDER'
-
-
 @pytest.mark.parametrize(
-    ('examine', 'said', 'what', 'mend'),
+    ('examine', 'said', 'what', 'fix'),
     [
         ('_opencv', 'ImportError: libGL.so.1: cannot open', 'libGL', 'opencv-python-headless'),
         ('_setuptools', '', 'has no pkg_resources', "'setuptools<81'"),
@@ -143,36 +126,40 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_what_does_not_load(
-    examine: str, said: str, what: str, mend: str, monkeypatch: pytest.MonkeyPatch
+    examine: str, said: str, what: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, '_run', lambda code: (False, said))
-    monkeypatch.setattr(doctor, '_installed', lambda name: '1.0')
-    (finding,) = getattr(doctor, examine)()
-    assert what in finding.what and mend in finding.mend
+    monkeypatch.setattr(doctor, 'versions', lambda names: dict.fromkeys(names, '1.0'))
+    found = getattr(doctor, examine)()
+    (finding,) = [found] if isinstance(found, Finding) else found
+    assert what in finding.what and finding.fix is not None and fix in finding.fix
 
 
 @pytest.mark.parametrize(
-    ('torch', 'driver', 'what', 'is_fault'),
+    ('torch', 'driver', 'what', 'is_problem'),
     [
         ('13.0 True', '580.1', 'torch sees a GPU: CUDA 13.0, driver 580.1', False),
         ('13.0 False', '470.1', 'driver 470.1, but torch, built for CUDA 13.0, does not see it', True),
-        (' False', '580.1', 'torch is built for the CPU alone', True),
+        (' False', '580.1', 'torch is built only for the CPU', True),
         ('13.0 False', None, 'no GPU', False),
     ],
 )
 def test_gpus_drivers_and_builds_of_torch(
-    torch: str, driver: str | None, what: str, is_fault: bool, monkeypatch: pytest.MonkeyPatch
+    torch: str, driver: str | None, what: str, is_problem: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, '_run', lambda code: (True, torch))
     monkeypatch.setattr(doctor, '_driver', lambda: driver)
     (finding,) = doctor._torch()
-    assert what in finding.what and (finding.mend is not None) is is_fault
+    assert what in finding.what and (finding.fix is not None) is is_problem
 
 
-def test_faults_are_counted_and_shown_with_what_mends_them(
+def test_problems_are_counted_and_shown_with_what_fixes_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, 'examine', lambda: iter([Finding('this'), Finding('that', 'do it')]))
-    assert doctor.main() == 1
-    assert capsys.readouterr().out == '   ok  this\nFAULT  that\n       mend it: do it\n1 fault found\n'
+    monkeypatch.setattr(sys, 'argv', ['ghost-det doctor'])
+    with pytest.raises(SystemExit, match='1'):
+        doctor.main()
+    printed = capsys.readouterr().out
+    assert printed == '     ok  this\nPROBLEM  that\n         fix: do it\n1 problem found\n'
     assert sys.executable in doctor.PIP

@@ -15,7 +15,8 @@ from ghost_det import GhostNet
 from ghost_det.config.load import load_config
 from ghost_det.config.overrides import use_pretrained
 from ghost_det.swap.probe import build_detector
-from ghost_det.weights.catalog import PUBLISHED, sha256
+from ghost_det.utils.files import sha256
+from ghost_det.weights.catalog import PUBLISHED
 from ghost_det.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
 
@@ -143,7 +144,7 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
         (
             'train',
             [LITE, '--data', 'sample', '--batch-size', '0'],
-            ['--batch-size', "'0': a whole number from 1 up"],
+            ['--batch-size', "'0': expected an integer from 1 up"],
         ),
         (
             'train',
@@ -151,14 +152,14 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
             ['cannot be built', 'widht'],
         ),
         ('train', [LITE, '--data', 'sample', '--pretrained', 'ghostnet'], ['ghostnet: a checkpoint file']),
-        ('train', [LITE, '--cfg-options', 'foo'], ['--cfg-options: KEY=VALUE is wanted']),
-        ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: a checkpoint file is wanted']),
+        ('train', [LITE, '--cfg-options', 'foo'], ['--cfg-options: expected KEY=VALUE']),
+        ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: expected a checkpoint file']),
         ('weights', ['show', 'ghostnet_200'], ['no such published weights', 'ghostnetv2_160']),
         ('weights', ['verify', 'README.md'], ['README.md: not weights']),
         (
             'weights',
             ['extract', 'none.pth', '-o', 'x.safetensors'],
-            ['none.pth: a checkpoint file is wanted'],
+            ['none.pth: expected a checkpoint file'],
         ),
         ('test', [LITE, 'README.md', '--data', 'sample'], ['README.md: not a checkpoint']),
         ('eval', ['README.md', 'none.json'], ['none.json: cannot be read']),

@@ -1,4 +1,4 @@
-"""COCO's server on loopback, its faults, and a COCO for it to serve that is made of a few images."""
+"""COCO's server on loopback, its failures, and a COCO of a few images for it to serve."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from ghost_det.data.coco import Archive, Catalogue, Part, download
+from ghost_det.data.coco import Archive, Catalog, Part, download
 from tests.conftest import ROOT
 
-Fault = str | int
+Failure = str | int
 BYTES = random.Random(0).randbytes(3 << 20)
 CHUNK = 256 << 10
 
@@ -29,26 +29,17 @@ CHUNK = 256 << 10
 class Server:
     """A server of files, by path.
 
-    Attributes:
-        files: their content.
-        tag: of all of them; what changes when they do.
-        ranges: whether it gives parts.
-        if_range: whether it heeds that header.
-        faults: of the coming requests, probes not counted, one each: 206 (none), another status, ``'cut'``
-            half-way, ``'stall'`` half-way until ``go`` is set, ``'trickle'``, ``'change'`` (of ``tag``).
-        hold_after: bytes after which everything waits for ``go``.
-        served: bytes of content, so far.
-        asked: path and range of each request.
+    ``failures`` are those of the coming requests, probes not counted, one each: 206 (none), another status,
+    ``'cut'`` half-way, ``'stall'`` half-way until ``go`` is set, ``'trickle'``.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.tag = '"1"'
-        self.ranges = self.if_range = True
-        self.faults: list[Fault] = []
-        self.hold_after: int | None = None
-        self.served = 0
-        self.asked: list[tuple[str, str]] = []
+        self.ranges = True
+        self.failures: list[Failure] = []
+        self.hold_after: int | None = None  # bytes, after which everything waits for `go`
+        self.served = 0  # bytes of content
+        self.asked: list[tuple[str, str]] = []  # path and range of each request
         self.go = Event()
         self._lock = Lock()
         server = self
@@ -72,33 +63,29 @@ class Server:
         wanted = request.headers.get('Range', '')
         with self._lock:
             self.asked.append((request.path, wanted))
-            fault = self.faults.pop(0) if self.faults and wanted != 'bytes=0-0' else None
-            if fault == 'change':
-                self.tag = '"2"'
+            failure = self.failures.pop(0) if self.failures and wanted != 'bytes=0-0' else None
         content = self.files.get(request.path)
-        if content is None or (isinstance(fault, int) and fault != 206):
-            request.send_error(fault if isinstance(fault, int) else 404)
+        if content is None or (isinstance(failure, int) and failure != 206):
+            request.send_error(failure if isinstance(failure, int) else 404)
             return
         body, part = content, re.fullmatch(r'bytes=(\d+)-(\d+)', wanted)
-        same = not self.if_range or request.headers.get('If-Range') in (None, self.tag)
-        if part and self.ranges and same:
+        if part and self.ranges:
             body = content[int(part[1]) : int(part[2]) + 1]
             request.send_response(206)
             request.send_header('Content-Range', f'bytes {part[1]}-{part[2]}/{len(content)}')
         else:
             request.send_response(200)
-        request.send_header('ETag', self.tag)
         request.send_header('Content-Length', str(len(body)))
         request.end_headers()
-        step = 1 if fault == 'trickle' else 1 << 14
+        step = 1 if failure == 'trickle' else 1 << 14
         for start in range(0, len(body), step):
             if self.hold_after is not None and self.served >= self.hold_after:
                 self.go.wait(20)
-            if start >= len(body) // 2 and fault in ('cut', 'stall'):
-                if fault == 'stall':
+            if start >= len(body) // 2 and failure in ('cut', 'stall'):
+                if failure == 'stall':
                     self.go.wait(5)
                 return
-            if fault == 'trickle':
+            if failure == 'trickle':
                 time.sleep(0.02)
             request.wfile.write(body[start : start + step])
             self.count(len(body[start : start + step]))
@@ -126,7 +113,7 @@ def archive_of(path: str, content: bytes, folder: str, unpacked: int = 50 << 20)
     return Archive(path, len(content), hashlib.sha256(content).hexdigest(), folder, unpacked)
 
 
-def publish(source: Path, server: Server) -> Catalogue:
+def publish(source: Path, server: Server) -> Catalog:
     """Serve a folder in COCO's layout as COCO's own server does, archives and images."""
     annotations = {f'annotations/{p.name}': p.read_bytes() for p in (source / 'annotations').glob('*.json')}
     annotations['annotations/captions_val2017.json'] = b'{}'
@@ -146,7 +133,7 @@ def publish(source: Path, server: Server) -> Catalogue:
         )
     path = 'annotations/annotations_trainval2017.zip'
     server.files[f'/{path}'] = content = zipped(annotations)
-    return Catalogue(archive_of(path, content, 'annotations'), parts, server.url)
+    return Catalog(archive_of(path, content, 'annotations'), parts, server.url)
 
 
 def names(folder: Path) -> list[str]:
@@ -161,7 +148,7 @@ def wait_for(condition: object, seconds: float = 20) -> None:
 
 
 def settle(server: Server) -> int:
-    """Wait until the requests of a client that is gone have ended; count anew from here."""
+    """Wait until the requests of a client that is gone have ended; count from zero."""
     before = -1
     while before != server.served:
         before = server.served
@@ -171,7 +158,7 @@ def settle(server: Server) -> int:
 
 
 # Without the package's own __init__, which imports mmdet: that takes seconds.
-ALONE = f"""
+IMPORT_DOWNLOAD = f"""
 import importlib, sys, types
 package = types.ModuleType('ghost_det')
 package.__path__ = [{str(ROOT / 'ghost_det')!r}]

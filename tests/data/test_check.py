@@ -1,4 +1,4 @@
-"""Each kind of fault in a folder of its own, all in one, what is mended, and what is said."""
+"""Each kind of problem in a folder of its own, all in one folder, what is fixed, and what is reported."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from ghost_det import check_dataset
 from ghost_det.commands import check_data
 from ghost_det.config.load import load_config
 from ghost_det.data.checks.check import Report
-from ghost_det.data.checks.findings import KINDS
-from ghost_det.data.checks.fix import eight_bits, write_mended
+from ghost_det.data.checks.fix import write_fixed
 from ghost_det.data.checks.images import open_images
+from ghost_det.data.checks.pixels import to_eight_bits
 from ghost_det.data.checks.report import render
 from ghost_det.data.convert import _size
 from ghost_det.data.dataset import find_data
-from ghost_det.deploy.video import read_image
+from ghost_det.data.findings import KINDS
 from ghost_det.engine.messages import NamedCompose
 from ghost_det.errors import UserError
+from ghost_det.utils.images import read_image
 from tests.conftest import ROOT
 
 from .faults import BESIDES, HEIGHT, NAMES, TOGETHER, WIDTH, Folder
@@ -75,7 +76,7 @@ def test_every_kind_is_tested() -> None:
 
 def test_every_kind_is_in_the_docs() -> None:
     page = (ROOT / 'docs/data.md').read_text()
-    lost = [k for k, v in KINDS.items() if f'| {k} | {v.severity} | {v.why} | {v.mend} |' not in page]
+    lost = [k for k, v in KINDS.items() if f'| {k} | {v.severity} | {v.why} | {v.fix} |' not in page]
     assert not lost
 
 
@@ -85,7 +86,7 @@ def test_nothing_is_found_in_a_sound_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('kind', TOGETHER)
-def test_each_fault_is_found_alone_and_mended(tmp_path: Path, kind: str) -> None:
+def test_each_fault_is_found_alone_and_fixed(tmp_path: Path, kind: str) -> None:
     folder = Folder(tmp_path / 'set', train=9, val=3)
     TOGETHER[kind](folder)
     before = tree(folder.save())
@@ -93,9 +94,9 @@ def test_each_fault_is_found_alone_and_mended(tmp_path: Path, kind: str) -> None
     assert kinds(report) == {kind} | BESIDES.get(kind, set()), str(report)
     assert all(f.count == 1 for f in report.findings if f.kind == kind) or kind == 'classes differ'
     assert kind in kinds(check_dataset(folder.root, quick=True)) or kind not in IN_QUICK
-    write_mended(report, tmp_path / 'mended')
+    write_fixed(report, tmp_path / 'fixed')
     assert tree(folder.root) == before
-    after = check_dataset(tmp_path / 'mended', jobs=1)
+    after = check_dataset(tmp_path / 'fixed', jobs=1)
     assert after.errors == [], str(after)
 
 
@@ -108,19 +109,19 @@ def test_one_folder_with_one_of_each(tmp_path: Path) -> None:
     print(f'{len(TOGETHER) - len(missed)} of {len(TOGETHER)} kinds found')
     assert not missed
     assert IN_QUICK <= kinds(check_dataset(root, quick=True))
-    changes = write_mended(report, tmp_path / 'mended')
+    changes = write_fixed(report, tmp_path / 'fixed')
     print('\n'.join(changes))
     assert any('clipped' in line for line in changes)
     assert tree(root) == before
-    after = check_dataset(tmp_path / 'mended')
+    after = check_dataset(tmp_path / 'fixed')
     assert after.errors == [], str(after)
     for name, content in before.items():  # what was not to be changed is the same file
-        twin = tmp_path / 'mended' / name.replace('2017', '')
+        twin = tmp_path / 'fixed' / name.replace('2017', '')
         if name.endswith('0060.jpg'):
             assert hashlib.sha256(twin.read_bytes()).hexdigest() == content
 
 
-def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
+def test_hostile_entries_are_named_and_fixed(tmp_path: Path) -> None:
     folder = Folder(tmp_path / 'set', train=16)
     content = folder.content['train']
     for name in ('\x1b[2Jgone.jpg', 'a\ud800.jpg', 'x' * 5000, '../' * 50 + 'etc/passwd', '/'):
@@ -140,8 +141,8 @@ def test_hostile_entries_are_named_and_mended(tmp_path: Path) -> None:
     (wrong,) = (f for f in report.findings if f.kind == 'wrong entry')
     (infinite,) = (f for f in report.findings if f.kind == 'box not finite')
     assert (lost.count, wrong.count, infinite.count) == (4, 5, 1)  # /etc/passwd is there, and no image
-    assert 'train: 5 entries of another form left out' in write_mended(report, tmp_path / 'mended')
-    assert check_dataset(tmp_path / 'mended').errors == []
+    assert 'train: 5 invalid entries dropped' in write_fixed(report, tmp_path / 'fixed')
+    assert check_dataset(tmp_path / 'fixed').errors == []
     with pytest.raises(UserError, match='wrong entry'):
         find_data(folder.root)
 
@@ -157,7 +158,7 @@ def test_fixed_values_are_those_that_were_meant(tmp_path: Path) -> None:
     counts = {finding.kind: finding.count for finding in report.findings}
     assert counts == {'impossible area': 3, 'number as text': 2, 'crowd box': 2}
     assert 'mmdet trains on 5 of 8 boxes; left out: 1 with an area of 0 or below, 2 crowd' in str(report)
-    assert 'train: 4 areas or flags corrected' in write_mended(report, tmp_path / 'fixed')
+    assert 'train: 4 areas or flags corrected' in write_fixed(report, tmp_path / 'fixed')
     text = (tmp_path / 'fixed/annotations/instances_train.json').read_text()
     fixed = [
         tuple(box.get(key) for key in ('area', 'iscrowd', 'ignore'))
@@ -223,8 +224,8 @@ def test_boxes_that_are_all_corners_are_turned(tmp_path: Path) -> None:
         box['bbox'] = [20.0 + number, 16, 50.0 + number, 36]
     report = check_dataset(folder.save())
     assert [f.kind for f in report.errors] == ['corners for sizes']
-    write_mended(report, tmp_path / 'mended')
-    content = json.loads((tmp_path / 'mended/annotations/instances_train.json').read_text())
+    write_fixed(report, tmp_path / 'fixed')
+    content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
     assert [box['bbox'] for box in content['annotations']] == wanted
 
 
@@ -302,7 +303,7 @@ def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: 
         others = (upright, np.asarray(picture)[..., ::-1])
         fits = [each for each in (loaded, *others) if each.shape[1::-1] == size]
         expected[image['file_name']] = fits[0].astype(float)
-    write_mended(check_dataset(folder.save(), jobs=1), tmp_path / 'fixed')
+    write_fixed(check_dataset(folder.save(), jobs=1), tmp_path / 'fixed')
     for file, pixels in expected.items():
         fixed = mmcv.imread(str(tmp_path / 'fixed/train' / file))
         assert fixed.shape == pixels.shape and np.abs(fixed - pixels).mean() < 6, file
@@ -333,8 +334,8 @@ def test_images_that_only_pillow_decodes_are_errors(tmp_path: Path) -> None:
         (np.uint16([[16, 4095]]), [[1, 255]]),
     ],
 )
-def test_values_of_deep_images_in_eight_bits(pixels: Any, expected: list[list[int]]) -> None:
-    assert eight_bits(pixels).tolist() == expected
+def test_values_of_deep_images_in_to_eight_bits(pixels: Any, expected: list[list[int]]) -> None:
+    assert to_eight_bits(pixels).tolist() == expected
 
 
 @pytest.mark.parametrize('kind', ['float32', 'float64', 'int32'])
@@ -346,7 +347,7 @@ def test_32_bit_images_are_errors_and_fixed(tmp_path: Path, kind: str, channels:
     cv2.imwrite(str(folder.rename(image, path, '.tif')), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     report = check_dataset(folder.save(), jobs=1)
     assert [finding.kind for finding in report.errors] == ['32-bit image']
-    write_mended(report, tmp_path / 'fixed')
+    write_fixed(report, tmp_path / 'fixed')
     assert check_dataset(tmp_path / 'fixed', jobs=1).errors == []
     fixed = mmcv.imread(str(tmp_path / 'fixed/train' / image['file_name']))
     np.testing.assert_array_equal(fixed, np.broadcast_to(pixels, fixed.shape))
@@ -394,7 +395,7 @@ def test_boxes_that_are_not_around_their_polygons(tmp_path: Path) -> None:
         UserError, match=r'(?s)bbox \[10, 5, 20, 10\], its polygon spans \[20, 10, 40, 30\].* --fix takes'
     ):
         find_data(folder.root)
-    write_mended(report, tmp_path / 'fixed')
+    write_fixed(report, tmp_path / 'fixed')
     content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
     fixed = [(box['bbox'], box['area']) for box in content['annotations']]
     assert fixed[1:4] == [([20, 10, 40, 30], 700)] * 3 and fixed[4][0] == [10, 5, 20, 10]
@@ -406,7 +407,7 @@ def test_a_box_that_is_clipped_keeps_the_area_of_its_polygon(tmp_path: Path) -> 
     box, other = folder.content['train']['annotations'][:2]
     box.update(image_id=image['id'], bbox=[5, 5, image['width'], 10], area=77)
     other.update(image_id=image['id'], bbox=[5, 15, image['width'], 10], area=10 * image['width'])
-    write_mended(check_dataset(folder.save(), jobs=1), tmp_path / 'fixed')
+    write_fixed(check_dataset(folder.save(), jobs=1), tmp_path / 'fixed')
     content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
     width = image['width'] - 5
     assert [(each['bbox'], each['area']) for each in content['annotations'][:2]] == [
@@ -432,7 +433,7 @@ def test_the_same_box_twice(tmp_path: Path) -> None:
         'annotations[7]',
         'annotations[9]',
     ]
-    assert 'train: 3 boxes that were there twice removed' in write_mended(report, tmp_path / 'fixed')
+    assert 'train: 3 repeated boxes dropped' in write_fixed(report, tmp_path / 'fixed')
     assert 'same box twice' not in kinds(check_dataset(tmp_path / 'fixed', jobs=1))
     content = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())
     assert len(content['annotations']) == 9
@@ -457,7 +458,7 @@ def test_sizes_and_ids_of_another_form_are_fixed(tmp_path: Path, form: str) -> N
     kind = 'id as text' if form.startswith('ids') else 'image without size'
     with pytest.raises(UserError, match=f'(?s)train: {kind} .*--fix'):
         find_data(folder.root)
-    lines = write_mended(report, tmp_path / 'fixed')
+    lines = write_fixed(report, tmp_path / 'fixed')
     assert any('ids as text' in line or 'sizes' in line for line in lines)
     assert {each.kind for each in report.errors} == {kind}
     assert check_dataset(tmp_path / 'fixed', jobs=1).findings == []
@@ -480,18 +481,18 @@ def test_a_copy_that_would_lose_most_is_refused(tmp_path: Path, what: str) -> No
         path.unlink() if what == 'images' else box.update(category_id=77)
     report = check_dataset(folder.save(), jobs=1)
     reason = 'missing file' if what == 'images' else 'unknown category'
-    with pytest.raises(UserError, match=f'(?s)5 of 9 {what} of train would be left out.*{reason} .5.'):
-        write_mended(report, tmp_path / 'fixed')
+    with pytest.raises(UserError, match=f'(?s)5 of 9 {what} of train would be dropped.*{reason} .5.'):
+        write_fixed(report, tmp_path / 'fixed')
     assert [path.name for path in tmp_path.iterdir()] == ['set']
 
 
-def test_mended_images_are_seen_by_mmcv_as_their_boxes_are_meant(tmp_path: Path) -> None:
+def test_fixed_images_are_seen_by_mmcv_as_their_boxes_are_meant(tmp_path: Path) -> None:
     folder = Folder(tmp_path / 'set', train=9)
     for kind in ('EXIF rotation', 'EXIF against boxes', '16-bit image', 'CMYK image'):
         TOGETHER[kind](folder)
     root = folder.save()
-    write_mended(check_dataset(root), tmp_path / 'mended')
-    old, new = root / 'train2017', tmp_path / 'mended/train'
+    write_fixed(check_dataset(root), tmp_path / 'fixed')
+    old, new = root / 'train2017', tmp_path / 'fixed/train'
 
     def distance(first: Any, second: Any) -> float:
         return float(np.abs(first.astype(float) - second).mean())
@@ -513,7 +514,7 @@ def test_a_decoder_that_dies_takes_one_image_with_it(tmp_path: Path, monkeypatch
         '    if path.endswith("1"): os._exit(9)\n'
         '    print(json.dumps({"hash": path}), flush=True)\n'
     )
-    monkeypatch.setattr('ghost_det.data.checks.images.opened.__file__', str(script))
+    monkeypatch.setattr('ghost_det.data.checks.images.image_facts.__file__', str(script))
     facts = open_images([Path(str(n)) for n in range(5)], 2)
     assert ['error' in each for each in facts] == [False, True, False, False, False]
     assert 'exit code 9' in facts[1]['error']
@@ -530,7 +531,7 @@ def test_an_interruption_does_not_wait_for_the_other_images(tmp_path: Path) -> N
     code = (
         'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'from pathlib import Path; from ghost_det.data.checks import images\n'
-        f'images.opened.__file__ = {str(script)!r}; print("go", flush=True)\n'
+        f'images.image_facts.__file__ = {str(script)!r}; print("go", flush=True)\n'
         'images.open_images([Path("a")] * 1000, 2)'
     )
     with subprocess.Popen(
@@ -554,7 +555,7 @@ def test_formats_that_mmcv_does_not_read_are_not_opened(tmp_path: Path) -> None:
 
 def test_workers_import_no_torch() -> None:
     code = 'import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit("torch" in sys.modules)'
-    script = ROOT / 'ghost_det/data/checks/opened.py'
+    script = ROOT / 'ghost_det/data/image_facts.py'
     subprocess.run([sys.executable, '-c', code, str(script)], check=True)
 
 
@@ -564,7 +565,7 @@ def test_a_training_that_stops_at_an_image_names_the_fix(tmp_path: Path) -> None
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(UserError, match=r'a\.jpg: .*check_data\.py lists all such images; its --fix'):
+        with pytest.raises(UserError, match=r'a\.jpg: .*check-data lists all such images; its --fix'):
             NamedCompose([LoadImageFromFile()])({'img_path': str(path)})
 
 
@@ -576,12 +577,12 @@ def test_the_copy_is_refused_where_it_could_hurt(tmp_path: Path) -> None:
     for out, message in (
         (root / 'train2017/out', 'lies in the data set'),
         (root / 'annotations', 'lies in the data set'),
-        (tmp_path, 'or around it'),
+        (tmp_path, 'or contains it'),
         (tmp_path / 'full', 'not an empty folder'),
         (tmp_path / 'full/file', 'not an empty folder'),
     ):
         with pytest.raises(UserError, match=message):
-            write_mended(report, out)
+            write_fixed(report, out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['full', 'set']
 
 
@@ -593,10 +594,10 @@ def test_names_of_files_cannot_lead_out_of_the_copy(tmp_path: Path) -> None:
     other, _, path = folder.take()
     path.rename(path.with_name('escaped.jpg'))
     other['file_name'] = 'escaped.jpg'
-    write_mended(check_dataset(folder.save()), tmp_path / 'b/c/mended')
+    write_fixed(check_dataset(folder.save()), tmp_path / 'b/c/fixed')
     assert sorted(p.name for p in (tmp_path / 'b').rglob('*escaped*')) == ['_escaped.jpg', 'escaped.jpg']
     assert all(p.parent.name == 'train' for p in (tmp_path / 'b').rglob('*escaped*'))
-    assert check_dataset(tmp_path / 'b/c/mended').findings == []
+    assert check_dataset(tmp_path / 'b/c/fixed').findings == []
 
 
 def test_the_page_needs_nothing_else_and_trusts_no_text(tmp_path: Path) -> None:
@@ -649,19 +650,22 @@ def test_what_a_fix_leaves_is_said_in_words(
     with pytest.raises(SystemExit):
         check_data.main()
     said = capsys.readouterr().out
-    assert 'left in it:\ntrain: no boxes (1): it has images but no boxes' in said and 'Finding(' not in said
+    assert (
+        'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in said
+        and 'Finding(' not in said
+    )
 
 
 @pytest.mark.slow
 def test_the_tool(tmp_path: Path) -> None:
     root = faulty(tmp_path / 'a set')
-    page, machine, mended = tmp_path / 'r.html', tmp_path / 'r.json', tmp_path / 'mended'
-    done = check_tool(root, '--html', page, '--json', machine, '--fix', mended, '--jobs', '2')
+    page, machine, fixed = tmp_path / 'r.html', tmp_path / 'r.json', tmp_path / 'fixed'
+    done = check_tool(root, '--html', page, '--json', machine, '--fix', fixed, '--jobs', '2')
     assert done.returncode == 1, done.stdout + done.stderr
     assert 'the fixed copy has no errors' in done.stdout
     found = {finding['kind'] for finding in json.loads(machine.read_text())['findings']}
     assert set(TOGETHER) <= found and page.read_text().startswith('<!doctype html>')
-    assert NAMES[0] in (mended / 'annotations/instances_train.json').read_text()
+    assert NAMES[0] in (fixed / 'annotations/instances_train.json').read_text()
     truth = root / 'annotations/instances_train2017.json'
     before = truth.read_bytes()
     done = check_tool(root, '--quick', '--json', truth)
@@ -670,7 +674,7 @@ def test_the_tool(tmp_path: Path) -> None:
     for option, place, says in (
         ('--html', tmp_path, 'this is a folder'),
         ('--json', page / 'r.json', 'its folder cannot be made'),
-        ('--fix', mended, 'not an empty folder'),
+        ('--fix', fixed, 'not an empty folder'),
         ('--fix', root / 'new', 'lies in the data set'),
     ):
         done = check_tool(root, option, place)
@@ -706,7 +710,7 @@ def test_a_box_without_bbox_takes_the_extent_of_its_outline(tmp_path: Path, form
     assert (
         found.severity == 'error' and found.count == 1 and kinds(report) >= {'wrong entry'}
     )  # the broken code
-    write_mended(report, tmp_path / 'fixed')
+    write_fixed(report, tmp_path / 'fixed')
     fixed = json.loads((tmp_path / 'fixed/annotations/instances_train.json').read_text())['annotations']
     assert [each['bbox'] for each in fixed if 'segmentation' in each] == [expected]
     assert all(each['area'] == each['bbox'][2] * each['bbox'][3] for each in fixed)

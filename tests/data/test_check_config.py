@@ -71,11 +71,15 @@ def test_a_number_of_classes_is_an_error_where_data_does_not_set_it(folder: Fold
 @pytest.mark.parametrize(
     ('kind', 'metainfo', 'place'),
     [
-        ('class name in config', dict(classes=('cat', 'dgo', 'cow')), "class 1 is 'dgo'; is 'dog' meant?"),
+        (
+            'class name in config',
+            dict(classes=('cat', 'dgo', 'cow')),
+            "is 'dgo'; did you mean 'dog'?",
+        ),
         (
             'class order in config',
             dict(classes=('dog', 'cat', 'cow')),
-            "'dog' stands where the data has",
+            "has 'dog' where the data has",
         ),
         ('CLASSES in config', dict(CLASSES=NAMES), 'metainfo has CLASSES='),
         ('classes is a text', dict(classes='cat'), "classes is 'cat'"),
@@ -205,30 +209,31 @@ def _step(step: dict[str, Any]) -> Any:
 def test_the_suggestion_is_what_its_config_reaches(config: Path, coco_mini: Path) -> None:
     _, table, _ = load(coco_mini / 'annotations/instances_train2017.json')
     cfg = load_config(config)
-    lines, now = check_anchors(cfg, table)
+    _, lines, now = check_anchors(cfg, table, 'train')
     print('\n'.join(lines))
     assert now is not None and sum(now.boxes) == 731 and len(lines) > 2
     generator, _ = find_generator(cfg)
     words = lines[2].partition('   ')[2].rpartition(' (')[0]
     generator.update(eval(f'dict({words.split("   ")[-1]})'))
-    _, then = check_anchors(cfg, table)
+    _, _, then = check_anchors(cfg, table, 'train')
     assert then is not None and then.share > now.share
     assert lines[2].strip().startswith(f'{then.share:.1%}')
 
 
 def test_reasons_where_there_is_nothing_to_measure(coco_mini: Path) -> None:
     _, table, _ = load(coco_mini / 'annotations/instances_train2017.json')
-    lines, now = check_anchors(load_config('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'), table)
+    cfg = load_config('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py')
+    _, lines, now = check_anchors(cfg, table, 'train')
     assert now is None and lines == [
-        'anchors: not examined: FCOS has no anchor generator: anchor-free, or its queries are learnt'
+        'anchors: not examined: FCOS has no anchor generator: it is anchor-free, or its queries are learned'
     ]
 
 
 def test_anchors_that_atss_assigns_by_distance_are_not_examined(coco_mini: Path) -> None:
     _, table, _ = load(coco_mini / 'annotations/instances_train2017.json')
-    lines, now = check_anchors(load_config(GFL), table)
+    _, lines, now = check_anchors(load_config(GFL), table, 'train')
     assert now is None and lines == [
-        'anchors: not examined: ATSSAssigner gives each box the anchors nearest to it, whatever their overlap'
+        'anchors: not examined: ATSSAssigner assigns the nearest anchors to each box, whatever their overlap'
     ]
 
 

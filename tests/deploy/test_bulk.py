@@ -21,8 +21,8 @@ import ray
 from ghost_det.deploy import Detector, Metadata, bulk
 from ghost_det.deploy.bulk import Counts, detect_many
 from ghost_det.deploy.detector import Detections
-from ghost_det.deploy.video import read_image
 from ghost_det.errors import UserError
+from ghost_det.utils.images import read_image
 from tests.conftest import ROOT
 from tests.export.exported import METADATA, save
 

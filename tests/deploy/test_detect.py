@@ -16,9 +16,11 @@ from mmdet.apis import inference_detector, init_detector
 
 from ghost_det.deploy import Metadata, detect
 from ghost_det.deploy.detect import detect_files, find_each
-from ghost_det.deploy.detector import Detections
-from ghost_det.deploy.video import VideoReader, VideoWriter, read_image
+from ghost_det.deploy.detector import Detections, Detector
+from ghost_det.deploy.video import VideoReader, VideoWriter
+from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
+from ghost_det.utils.images import read_image
 from tests.conftest import ROOT
 from tests.demo.torch_files import save_torch
 from tests.export.exported import METADATA, save
@@ -47,10 +49,14 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def detect_by(model: str, sources: list[str], out: Path, score: float = 0.3, **options: Any) -> int:
+    return detect_files(Detector(model, score_threshold=score), model, sources, out, **options)
+
+
 def test_images_and_videos_become_pictures_videos_and_json(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = detect_files('m.onnx', ['images', 'clip.avi.mp4'], work / 'out', batch=3, json_file=True)
+    failed = detect_by('m.onnx', ['images', 'clip.avi.mp4'], work / 'out', batch=3, json_file=True)
     assert failed == 1
     made = sorted(path.relative_to(work / 'out').as_posix() for path in (work / 'out').rglob('*.*'))
     assert made == ['a.png', 'b ü/c d.jpg', 'b ü/e.bmp.jpg', 'clip.avi.mp4', 'detections.json', 'z.png']
@@ -77,36 +83,34 @@ def test_images_and_videos_become_pictures_videos_and_json(
 
 def test_pictures_of_an_earlier_run_are_no_images(work: Path) -> None:
     for _ in range(2):
-        detect_files('m.onnx', ['images'], work / 'images/found', json_file=True)
+        detect_by('m.onnx', ['images'], work / 'images/found', json_file=True)
     assert len(read(work / 'images/found/detections.json')['images']) == 4
 
 
 def test_without_pictures_there_is_json_alone(work: Path) -> None:
-    detect_files(
-        'm.onnx', ['images', 'clip.avi.mp4'], work / 'out', score=0.1, json_file=True, pictures=False
-    )
+    detect_by('m.onnx', ['images', 'clip.avi.mp4'], work / 'out', score=0.1, json_file=True, pictures=False)
     assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
     assert len(read(work / 'out/detections.json')['results']) == 32
     with pytest.raises(UserError, match='--no-pictures without --json'):
-        detect_files('m.onnx', ['images'], work / 'out', pictures=False)
+        detect_by('m.onnx', ['images'], work / 'out', pictures=False)
 
 
 def test_a_folder_in_the_place_of_the_json_is_told_before_the_work(work: Path) -> None:
     (work / 'out/detections.json').mkdir(parents=True)
     with pytest.raises(UserError, match='--json out/detections.json: a file is wanted, this is a folder'):
-        detect_files('m.onnx', ['images'], Path('out'), json_file=True)
+        detect_by('m.onnx', ['images'], Path('out'), json_file=True)
     assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
 
 
 def test_nothing_that_is_read_is_replaced(work: Path) -> None:
     before = {path: path.read_bytes() for path in work.rglob('*') if path.is_file()}
     with pytest.raises(UserError, match='would be replaced'):
-        detect_files('m.onnx', ['images/a.png'], work / 'images')
+        detect_by('m.onnx', ['images/a.png'], work / 'images')
     with pytest.raises(UserError, match='would be replaced'):
-        detect_files('m.onnx', ['clip.avi.mp4'], work)
+        detect_by('m.onnx', ['clip.avi.mp4'], work)
     (work / 'clip.avi').write_bytes(b'')
     with pytest.raises(UserError, match='would be replaced'):
-        detect_files('m.onnx', ['clip.avi', 'clip.avi.mp4'], work / 'out')
+        detect_by('m.onnx', ['clip.avi', 'clip.avi.mp4'], work / 'out')
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -115,8 +119,8 @@ def test_two_images_never_share_a_picture(work: Path) -> None:
     for name in ('x.bmp', 'x.bmp.jpg'):
         cv2.imwrite(str(work / 'images' / name), cv2.imread(str(image)))
     with pytest.raises(UserError, match=r'out/x.bmp.jpg would be the picture of two images'):
-        detect_files('m.onnx', ['images'], work / 'out')
-    detect_files('m.onnx', ['images'], work / 'out', json_file=True, pictures=False)
+        detect_by('m.onnx', ['images'], work / 'out')
+    detect_by('m.onnx', ['images'], work / 'out', json_file=True, pictures=False)
     names = {Path(image['file_name']).name for image in read(work / 'out/detections.json')['images']}
     assert {'x.bmp', 'x.bmp.jpg'} <= names
 
@@ -124,13 +128,13 @@ def test_two_images_never_share_a_picture(work: Path) -> None:
 def test_a_folder_named_by_a_number_is_no_camera(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     (work / 'images').rename(work / '2024')
-    detect_files('m.onnx', ['2024'], work / 'out', batch=500)
+    detect_by('m.onnx', ['2024'], work / 'out', batch=500)
     assert (work / 'out/a.png').is_file()
 
 
 def test_videos_that_cannot_be_read_are_told(work: Path) -> None:
     (work / 'b.mp4').write_text('no video')
-    assert detect_files('m.onnx', ['b.mp4', 'clip.avi.mp4'], work / 'out', json_file=True) == 1
+    assert detect_by('m.onnx', ['b.mp4', 'clip.avi.mp4'], work / 'out', json_file=True) == 1
     found = read(work / 'out/detections.json')
     assert [error['file_name'] for error in found['errors']] == ['b.mp4']
     assert len(found['images']) == 12
@@ -149,7 +153,7 @@ def test_a_camera_goes_on_until_it_is_interrupted(work: Path, monkeypatch: pytes
             raise KeyboardInterrupt
 
     monkeypatch.setattr(detect, 'VideoReader', Camera)
-    assert detect_files('m.onnx', ['0'], work / 'out', json_file=True) == 0
+    assert detect_by('m.onnx', ['0'], work / 'out', json_file=True) == 0
     shown = len(read(work / 'out/detections.json')['images'])
     assert 0 < shown <= 30
     assert len(list(VideoReader(str(work / 'out/camera-0.mp4')))) == shown
@@ -190,9 +194,9 @@ def test_the_tool_needs_no_torch(work: Path) -> None:
         (['m.onnx', 'nowhere', '-o', 'out'], 'nowhere: no such file or folder'),
         (['m.onnx', 'images', '-o', 'm.onnx'], '-o m.onnx: cannot be written'),
         (['m.onnx', 'images', '-o', 'out', '--no-pictures'], '--no-pictures without --json'),
-        (['m.onnx', 'images', '-o', 'out', '--score', '7'], "'7': a number from 0 to 1 is wanted"),
+        (['m.onnx', 'images', '-o', 'out', '--score', '7'], "'7': expected a number from 0 to 1"),
         (['c.py', 'c.pth', 'images', '-o', 'out'], 'needs MMDetection'),
-        (['c.py', 'images', '-o', 'out'], 'after a config, its checkpoint is wanted'),
+        (['c.py', 'images', '-o', 'out'], 'expected, after a config, its checkpoint'),
     ],
 )
 def test_mistakes_are_told_in_one_message(words: list[str], message: str, work: Path) -> None:
@@ -212,8 +216,9 @@ def test_a_checkpoint_finds_what_mmdet_finds(work: Path) -> None:
         torch.nn.init.normal_(parameter, std=0.3)
     meta = {'dataset_meta': {'classes': ('a', 'b', 'c')}}
     torch.save({'state_dict': model.state_dict(), 'meta': meta}, work / 'c.pth')
-    sources = ['c.pth', 'images/a.png', 'images/z.png']
-    assert detect_files(str(config), sources, work / 'out', score=0.4, batch=2, json_file=True) == 0
+    sources = ['images/a.png', 'images/z.png']
+    detector = TorchDetector(str(config), 'c.pth', score_threshold=0.4)
+    assert detect_files(detector, 'c.py', sources, work / 'out', batch=2, json_file=True) == 0
     found = read(work / 'out/detections.json')
     assert [category['name'] for category in found['categories']] == ['a', 'b', 'c']
     theirs = inference_detector(model, read_image(work / 'images/z.png')).pred_instances
@@ -279,10 +284,9 @@ def test_a_thin_image_does_not_stop_a_folder(tmp_path: Path, monkeypatch: pytest
     for name, size in {'a.png': (90, 120), 'thin.png': (2, 3000), 'z.png': (120, 90)}.items():
         cv2.imwrite(str(folder / name), np.full((*size, 3), 90, np.uint8))
     out = tmp_path / 'out'
+    detector = TorchDetector(str(config), str(checkpoint), score_threshold=0.3)
     for batch in (1, 2):
-        assert (
-            detect_files(str(config), [str(checkpoint), str(folder)], out, batch=batch, json_file=True) == 1
-        )
+        assert detect_files(detector, 'c.py', [str(folder)], out, batch=batch, json_file=True) == 1
         found = read(out / 'detections.json')
         assert [image['file_name'] for image in found['images']] == ['a.png', 'z.png']
         (error,) = found['errors']
@@ -292,7 +296,7 @@ def test_a_thin_image_does_not_stop_a_folder(tmp_path: Path, monkeypatch: pytest
 
 def test_a_picture_that_its_format_cannot_hold_stops_no_other(work: Path) -> None:
     cv2.imwrite('images/wide.bmp', np.zeros((4, 66_000, 3), np.uint8))
-    assert detect_files('m.onnx', ['images'], work / 'out', json_file=True) == 2
+    assert detect_by('m.onnx', ['images'], work / 'out', json_file=True) == 2
     found = read(work / 'out/detections.json')
     assert len(found['images']) == 5
     assert 'images/wide.bmp: 66000 x 4 px are too many for a .jpg picture' in found['errors'][-1]['error']

@@ -33,8 +33,8 @@ from ghost_det.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.reports import training as report
 from ghost_det.weights.checkpoint import load_checkpoint
-from tests import soak
 from tests.conftest import ROOT
+from tools import soak
 
 # make soak: 100 kills.
 KILLS = os.environ.get('GHOST_DET_KILLS', '6')
@@ -54,7 +54,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, DetectionData]
 def test_killed_trainings_end_to_the_bit_as_if_they_had_not_been(loop: str) -> None:
     kills = KILLS if loop == 'epochs' else str(max(2, int(KILLS) // 3))
     done = subprocess.run(
-        [sys.executable, '-m', 'tests.soak', '--kills', kills, '--loop', loop],
+        [sys.executable, '-m', 'tools.soak', '--kills', kills, '--loop', loop],
         capture_output=True,
         text=True,
         cwd=ROOT,

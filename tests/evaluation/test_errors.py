@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ghost_det.benchmarks.evaluation import write_scene
 from ghost_det.evaluation.assess import error_table, pictures
 from ghost_det.evaluation.coco import UNDEFINED, evaluate
 from ghost_det.evaluation.errors import KINDS, SCORE, analyse, confused
 from tests.scenes import annotations, hard_scene
+from tools.benchmarks.evaluation import write_scene
 
 from .test_coco import with_masks
 

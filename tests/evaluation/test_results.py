@@ -21,7 +21,7 @@ from ghost_det.evaluation.results import (
     write_results,
     write_summary,
 )
-from ghost_det.weights.catalog import sha256
+from ghost_det.utils.files import sha256
 from tests.scenes import hard_scene
 
 from .test_coco import with_masks

@@ -21,7 +21,8 @@ from filelock import FileLock
 
 from ghost_det.config.load import load_config
 from ghost_det.config.query import test_pipeline as evaluation_steps
-from ghost_det.data.dataset import DetectionData, Split
+from ghost_det.data.dataset import DetectionData
+from ghost_det.data.layouts import Split
 from ghost_det.deploy import Detector
 from ghost_det.deploy import detector as runtime
 from ghost_det.deploy.backends import openvino_core
@@ -305,7 +306,7 @@ def test_mistakes_are_told_before_the_long_work(checkpoint: Path, tmp_path: Path
     fails(checkpoint, '--int8: not with --half', int8=True, half=True)
     fails(checkpoint, '--int8: data is needed', int8=True)
     fails(checkpoint, '--int8: for OpenVINO alone', int8=True, out=tmp_path / 'x.onnx')
-    fails(tmp_path / 'none.pth', 'none.pth: a checkpoint file is wanted')
+    fails(tmp_path / 'none.pth', 'none.pth: expected a checkpoint file')
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ['epoch_1.pth']
 
 

@@ -16,7 +16,7 @@ from ghost_det.export.accuracy import Truth
 from ghost_det.export.int8 import quantization_settings
 from ghost_det.export.onnx import write_openvino
 from ghost_det.export.quantize import quantized
-from ghost_det.models.rewrite import rewrite
+from ghost_det.models.fuse import rewrite
 from tests.models.contract import randomise
 
 from . import exported

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghost_det import GhostNet
+from ghost_det.models import GhostNet
+from ghost_det.models.bottleneck import start_as_shortcuts
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -54,10 +56,6 @@ class BackboneContract:
 
     def small(self, **settings: Any) -> GhostNet:
         return self.network(**{'width': 0.5, **settings})
-
-    def test_registered_in_mmdet(self) -> None:
-        model = MODELS.build(dict(type=f'mmdet.{self.network.__name__}', width=0.5, out_indices=(1, 3)))
-        assert type(model) is self.network and model.out_channels == (20, 80)
 
     def test_every_width_has_its_channels_and_strides(self) -> None:
         for width, channels in self.channels.items():
@@ -131,9 +129,9 @@ class BackboneContract:
         assert not any(m.training for m in model.modules() if isinstance(m, _BatchNorm))
 
     def test_checkpointing_gives_the_same_gradients(self) -> None:
-        group_norm = dict(type='GN', num_groups=2)
-        plain = self.small(norm_cfg=group_norm)
-        saving = self.small(norm_cfg=group_norm, with_cp=True)
+        group_norm = partial(nn.GroupNorm, 2)
+        plain = self.small(norm_layer=group_norm)
+        saving = self.small(norm_layer=group_norm, with_cp=True)
         saving.load_state_dict(plain.state_dict())
         x = torch.rand(1, 3, 64, 64)
         for model in (plain, saving):
@@ -141,31 +139,26 @@ class BackboneContract:
         assert same([p.grad for p in plain.parameters()], [p.grad for p in saving.parameters()], 1e-6)
 
     @pytest.mark.parametrize(
-        ('norm_cfg', 'kind'),
-        [(dict(type='GN', num_groups=2), nn.GroupNorm), (dict(type='SyncBN'), nn.SyncBatchNorm)],
+        ('norm_layer', 'kind'),
+        [(partial(nn.GroupNorm, 2), nn.GroupNorm), (nn.SyncBatchNorm, nn.SyncBatchNorm)],
     )
-    def test_norm_cfg_reaches_every_norm(self, norm_cfg: dict[str, Any], kind: type[nn.Module]) -> None:
-        norms = [
-            m for m in self.small(norm_cfg=norm_cfg).modules() if isinstance(m, _BatchNorm | nn.GroupNorm)
-        ]
+    def test_norm_layer_makes_every_norm(
+        self, norm_layer: Callable[[int], nn.Module], kind: type[nn.Module]
+    ) -> None:
+        model = self.small(norm_layer=norm_layer)
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm | nn.GroupNorm)]
         assert norms and all(isinstance(m, kind) for m in norms)
 
-    def test_act_cfg_reaches_every_activation(self) -> None:
-        model = self.small(act_cfg=dict(type='HSwish'))
+    def test_act_layer_makes_every_activation(self) -> None:
+        model = self.small(act_layer=nn.Hardswish)
         assert not any(isinstance(m, nn.ReLU) for m in model.modules())
 
-    def test_by_default_each_bottleneck_starts_as_its_shortcut(self) -> None:
+    def test_bottlenecks_can_start_as_their_shortcuts(self) -> None:
         model = self.small()
-        model.init_weights()
+        start_as_shortcuts(model)
         block = model.blocks[7][0].eval()
         x = torch.rand(1, block.shortcut[0].in_channels, 4, 4)
         assert torch.equal(block(x), block.shortcut(x))
-
-    def test_init_cfg_of_mmengine_is_obeyed(self) -> None:
-        own = self.small(init_cfg=dict(type='Constant', val=0.5, layer='Conv2d'))
-        own.init_weights()
-        assert all((m.weight == 0.5).all() for m in own.modules() if isinstance(m, nn.Conv2d))
-        assert all((m.weight == 1).all() for m in own.modules() if isinstance(m, _BatchNorm))
 
     @pytest.mark.parametrize(
         ('arguments', 'message'),

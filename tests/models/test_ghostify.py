@@ -4,7 +4,6 @@ import copy
 import math
 import pickle
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 from torchvision.models.vgg import cfgs
 
-from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import GhostModule
-from ghost_det.models.ghostify import GhostConv2d, GhostResNet, ghostify
+from ghost_det.models.ghostify import GhostConv2d, ghostify
 from ghost_det.models.reparam import RepGhostModule
 
 
@@ -315,122 +313,3 @@ def test_copied_pickled_traced_and_exported_networks_are_the_same() -> None:
     traced, exported = torch.jit.trace(net, x), torch.export.export(net, (x,)).module()
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), traced, exported):
         assert torch.equal(other(x), net(x))
-
-
-@pytest.mark.parametrize('depth', [18, 50])
-@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3)])
-def test_backbone_contract(depth: int, out_indices: tuple[int, ...]) -> None:
-    model = MODELS.build(dict(type='GhostResNet', depth=depth, out_indices=out_indices)).eval()
-    widths = {18: (64, 128, 256, 512), 50: (256, 512, 1024, 2048)}[depth]
-    assert model.out_channels == tuple(widths[i] for i in out_indices)
-    assert model.out_strides == tuple(2 ** (i + 2) for i in out_indices)
-    assert [tuple(m.shape[1:]) for m in model(torch.rand(1, 3, 64, 96))] == [
-        (c, 64 // s, 96 // s) for c, s in zip(model.out_channels, model.out_strides)
-    ]
-    convs = [m for m in model.modules() if type(m) is nn.Conv2d and m.groups == 1]
-    assert len(ghosts(model)) == len(convs) - 1  # each has one primary convolution; the stem is the other
-
-
-def test_strides_of_a_dilated_backbone() -> None:
-    model = GhostResNet(18, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), base_channels=16).eval()
-    assert model.out_strides == (4, 8, 16, 16)
-    for m, c, s in zip(model(torch.rand(1, 3, 64, 64)), model.out_channels, model.out_strides, strict=True):
-        assert m.shape == (1, c, 64 // s, 64 // s)
-    assert model.layer4[1].conv1.primary_conv.dilation == (2, 2)
-
-
-def test_ratio_and_dw_size_reach_every_ghost_convolution() -> None:
-    model = GhostResNet(18, ratio=4, dw_size=5, deep_stem=True)
-    for ghost in (model.get_submodule(name) for name in ghosts(model)):
-        assert ghost.primary_conv.out_channels == ghost.out_channels // 4
-        assert ghost.cheap_operation.kernel_size == (5, 5)
-    assert ghosts(model)[:2] == ['stem.3', 'stem.6']
-
-
-@pytest.mark.parametrize('frozen', [-1, 0, 2, 4])
-def test_frozen_stages_do_not_learn_and_keep_their_statistics(frozen: int) -> None:
-    model = GhostResNet(18, frozen_stages=frozen, base_channels=16, zero_init_residual=False).train()
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
-    sum(m.square().mean() for m in model(torch.rand(4, 3, 64, 64).requires_grad_())).backward()
-    optimizer.step()
-    for key, value in model.state_dict().items():
-        stage = int(key[5]) if key.startswith('layer') else 0
-        assert torch.equal(value, before[key]) is (stage <= frozen), key
-
-
-def test_norm_eval_keeps_statistics() -> None:
-    assert GhostResNet(18).train().bn1.training
-    assert not GhostResNet(18, norm_eval=True).train().bn1.training
-
-
-def test_checkpointing_gives_the_same_gradients() -> None:
-    plain = GhostResNet(50, base_channels=16, norm_eval=True).double()
-    saving = GhostResNet(50, base_channels=16, norm_eval=True, with_cp=True).double()
-    saving.load_state_dict(plain.state_dict())
-    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    for model in (plain, saving):
-        sum(m.square().mean() for m in model(x)).backward()
-    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-
-
-def test_deformable_stages_stay_deformable() -> None:
-    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
-    model = GhostResNet(50, dcn=dcn, stage_with_dcn=(False, False, False, True))
-    plain = MODELS.build(
-        dict(type='ResNet', depth=50, dcn=dcn, stage_with_dcn=model.stage_with_dcn, norm_eval=False)
-    )
-    assert type(model.layer4[0].conv2) is type(plain.layer4[0].conv2)
-    assert type(model.layer4[0].conv2.conv_offset) is nn.Conv2d
-    assert isinstance(model.layer4[0].conv1, GhostConv2d)
-
-
-def test_initialisation_leaves_cheap_operations_their_strength() -> None:
-    model = GhostResNet(18)
-    model.init_weights()
-    for ghost in (model.get_submodule(name) for name in ghosts(model)):
-        assert ghost.cheap_operation.weight.std().item() == pytest.approx(1 / math.sqrt(27), rel=0.2)
-        fan_out = ghost.primary_conv.weight[:, 0].numel()
-        assert ghost.primary_conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
-    assert not model.layer1[0].bn2.weight.any()  # a block starts as its shortcut
-
-
-@pytest.mark.parametrize(
-    'wrong',
-    [
-        dict(init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
-        dict(init_cfg=[dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe')]),
-        dict(pretrained='torchvision://resnet50'),
-    ],
-)
-@pytest.mark.filterwarnings('ignore:DeprecationWarning')
-def test_weights_of_a_plain_resnet_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match='a plain ResNet has other layers'):
-        GhostResNet(50, **wrong)
-
-
-def test_pretrained_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
-    size = dict(depth=18, base_channels=16)
-    trained = GhostResNet(**size)
-    torch.save(trained.state_dict(), tmp_path / 'ghost.pth')
-    model = GhostResNet(**size, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth')))
-    model.init_weights()
-    for key, value in trained.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key
-    torch.save(MODELS.build(dict(type='ResNet', **size)).state_dict(), tmp_path / 'plain.pth')
-    model = GhostResNet(**size, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth')))
-    with pytest.raises(UserError, match='does not fit GhostResNet'):
-        model.init_weights()
-
-
-def test_pretrained_weights_reach_deformable_stages(tmp_path: Path) -> None:
-    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
-    size = dict(depth=50, base_channels=4, dcn=dcn, stage_with_dcn=(False, False, False, True))
-    trained = GhostResNet(**size)
-    torch.save(trained.state_dict(), tmp_path / 'ghost.pth')
-    model = GhostResNet(**size, init_cfg=[dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth'))])
-    nn.init.ones_(model.layer4[0].conv2.conv_offset.weight)
-    model.init_weights()
-    for key, value in trained.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key

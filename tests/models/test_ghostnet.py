@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from ghost_det import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
+from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.models.ghostnet import GHOSTNET_TABLE, REPGHOST_TABLE
 
 from .contract import BackboneContract, randomise
@@ -79,7 +80,7 @@ def test_the_gate_is_in_the_first_ghost_module_from_the_third_bottleneck_on(netw
 
 def test_branches_of_another_norm_are_not_folded() -> None:
     for network in (GhostNetV3, RepGhostNet):
-        model = network(width=0.5, norm_cfg=dict(type='GN', num_groups=2))
+        model = network(width=0.5, norm_layer=partial(nn.GroupNorm, 2))
         with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
             model.switch_to_deploy()
 
@@ -91,7 +92,7 @@ def test_frozen_stages_stay_frozen_when_folded() -> None:
     assert all(p.requires_grad for group in model.blocks[3:] for p in group.parameters())
 
 
-def test_tables_differ_in_expansions_alone() -> None:
+def test_tables_differ_only_in_expansions() -> None:
     for ours, theirs in zip(sum(REPGHOST_TABLE, ()), sum(GHOSTNET_TABLE, ()), strict=True):
         assert ours._replace(expansion=0) == theirs._replace(expansion=0)
     # RepGhost, table 2, column of middle channels.
@@ -112,7 +113,7 @@ def test_a_ghost_of_repghost_is_added() -> None:
 
 def test_branches_with_plain_norms_are_folded_too() -> None:
     for network in (GhostNetV3, RepGhostNet):
-        model = randomise(network(width=0.5, norm_cfg=dict(type='BN', affine=False))).eval()
+        model = randomise(network(width=0.5, norm_layer=partial(nn.BatchNorm2d, affine=False))).eval()
         x = torch.rand(1, 3, 64, 64)
         with torch.no_grad():
             want = model(x)

@@ -21,11 +21,11 @@ from ghost_det.evaluation.plots import plot_steps
 from ghost_det.reports import record
 from ghost_det.reports import training as report
 from ghost_det.reports.compare import compare, read_run
+from ghost_det.reports.elements import Html, element, page, picture, table
 from ghost_det.reports.logs import curves, last_figures, read_scalars, training_seconds, unfinished
 from ghost_det.reports.page import render
 from ghost_det.reports.pictures import draw_pair, ends, rank
 from ghost_det.swap.probe import build_detector, complexity
-from ghost_det.utils.html import Html, element, page, picture, table
 from tests.conftest import ROOT
 from tests.scenes import annotations, hard_scene
 

@@ -23,8 +23,8 @@ from ghost_det.swap.channels import fit_levels
 from ghost_det.swap.probe import count
 from ghost_det.swap.settings import IMAGENET, use_images
 from ghost_det.swap.swap import Swap, parse_backbone, swap
-from ghost_det.sweep import exercise
 from tests.conftest import ROOT
+from tools.sweep import exercise
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 OURS = str(ROOT / 'configs/retinanet_ghostnet_fpn.py')

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from ghost_det import sweep as module
 from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
-from ghost_det.sweep import Outcome, exercise, find_configs, page, sweep, try_config
 from tests.conftest import ROOT
+from tools import sweep as module
+from tools.sweep import Outcome, exercise, find_configs, page, sweep, try_config
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 SMALL = f"""
@@ -112,7 +112,7 @@ def test_the_page_counts_configs_and_folders() -> None:
         Outcome('mmdet::b/1.py', 'B', 'ResNet', 'fails', 'KeyError: z', 1.0),
         Outcome('mmdet::c/1.py', 'C', 'ResNet', 'refused', 'no', 1.0),
     ]
-    text = page(rows, 'GhostNet', 'python tools/sweep.py')
+    text = page(rows, 'GhostNet', 'python -m tools.sweep')
     assert '| works | 1 |' in text and '| refused | 2 |' in text and '| in part | 0 |' in text
     assert (
         'Of 3 folders, the swap applies to 2; at least one config works, and none fails, in 1 of these'
@@ -125,7 +125,7 @@ def test_the_page_counts_configs_and_folders() -> None:
 def test_tool(tmp_path: Path, small: Path) -> None:
     # In a process of its own: it forks, which torch forbids where autograd's threads have been at work.
     def tool(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, '-m', 'ghost_det_main', 'sweep', str(small), *words]
+        command = [sys.executable, '-m', 'tools.sweep', str(small), *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
     table = tmp_path / 'new/table.md'

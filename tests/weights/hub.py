@@ -117,4 +117,4 @@ def running(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
 
 def ask(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
     client = partial(hf_hub_download, endpoint=endpoint, cache_dir=cache / 'hf')
-    monkeypatch.setattr('ghost_det.weights.catalog.hf_hub_download', client)
+    monkeypatch.setattr('ghost_det.weights.download.hf_hub_download', client)

@@ -33,7 +33,7 @@ class Borrower:
         return getattr, (HistoryBuffer, '__init__')
 
 
-def test_a_checkpoint_of_mmengine_is_read_whole(tmp_path: Path) -> None:
+def test_a_checkpoint_of_mmengine_is_read_completely(tmp_path: Path) -> None:
     hub = MessageHub.get_instance(f'test_{tmp_path.name}')
     for value in (1.0, np.float32(2), np.float64(3), torch.tensor(4.0)):
         hub.update_scalar('train/loss', value)
@@ -62,7 +62,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, place: str) -> None:
     assert not (tmp_path / 'executed').exists()
 
 
-def test_no_attribute_but_a_statistic_can_be_had(tmp_path: Path) -> None:
+def test_only_statistics_are_attributes_that_it_reads(tmp_path: Path) -> None:
     torch.save({'x': Borrower()}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match='refused: it holds getattr'):
         load_checkpoint(tmp_path / 'a.pth')
@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_tensors(tmp_path: Pa
         'a.pth',
         'c.py',
         '2 of 2 tensors',
-        'weight is (3, 4), (2, 4) is wanted',
+        'weight: expected (2, 4), got (3, 4)',
         '1 class (cat',
     ):
         assert piece in str(error.value)

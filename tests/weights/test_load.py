@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import hashlib
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +13,22 @@ from typing import Any
 import pytest
 import timm
 import torch
-from mmdet.registry import MODELS
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.model import BaseModule, PretrainedInit
-from mmengine.runner import CheckpointLoader
+from mmengine.logging import MessageHub
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ghost_det import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.errors import UserError
-from ghost_det.weights.catalog import PUBLISHED, by_hand
+from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
+from ghost_det.weights.catalog import PUBLISHED
+from ghost_det.weights.download import by_hand
 from ghost_det.weights.load import describe, extract_backbone, load_pretrained, read_tensors
 
 from .hub import Hub, running
 from .test_checkpoint import Canary
 
 State = dict[str, Tensor]
-GROUP_NORM = dict(type='GN', num_groups=2)
+GROUP_NORM = functools.partial(nn.GroupNorm, 2)
 NETWORKS: dict[str, tuple[type[GhostNet], float]] = {  # by timm's names, the smallest of each
     'ghostnet_050': (GhostNet, 0.5),
     'ghostnetv2_100': (GhostNetV2, 1.0),
@@ -218,7 +214,7 @@ def test_another_prefix_is_obeyed_and_a_wrong_one_named(tmp_path: Path) -> None:
     both = {**under('teacher.backbone.', state), **under('student.backbone.', timms('ghostnet_050', 3))}
     path = save(both, tmp_path / 'a.pth')
     loaded = load_pretrained(model, path, 'teacher.backbone')
-    assert loaded.loaded == loaded.wanted == 502 and loaded.left_out == {'student': 512}
+    assert loaded.loaded == loaded.total == 502 and loaded.left_out == {'student': 512}
     assert holds(model, state)
     wrapped = save(under('module.mod.', state), tmp_path / 'b.pth')
     assert load_pretrained(model, wrapped, 'mod').loaded == 502
@@ -258,8 +254,8 @@ def of(network: type[GhostNet], folded: bool = False, **settings: Any) -> State:
     return dict(model.state_dict())
 
 
-SAME = 'Network and width agree: norm_cfg, ratio, dw_size or out_indices differ, or tensors got lost'
 DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
+HALF = 'the file is of GhostNet of width 0.5. '
 
 
 @pytest.mark.parametrize(
@@ -269,76 +265,55 @@ DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
             lambda: GhostNet(width=0.35),
             lambda: timms('ghostnet_050'),
             [
-                'does not fit GhostNet of width 0.35: ',
+                f'does not fit GhostNet of width 0.35: {HALF}',
                 'of 502 tensors differ: blocks.1.0.',
-                'is (12, 8, 1, 1), (8, 8, 1, 1) is wanted',
-                'It seems to hold GhostNet of width 0.5. ',
-                'Published for GhostNet: width 1 (ghost://ghostnet_100). ',
+                ': expected (8, 8, 1, 1), got (12, 8, 1, 1)',
                 'init_cfg=None',
                 'partial=True',
-            ],
-        ),
-        (
-            lambda: RepGhostNet(width=0.58),
-            lambda: timms('repghostnet_050'),
-            [
-                'RepGhostNet of width 0.58',
-                'It seems to hold RepGhostNet of width 0.5. ',
-                'width 0.5 (ghost://repghostnet_050), 0.58 (ghost://repghostnet_058), 0.8 (',
             ],
         ),
         (
             lambda: GhostNet(),
             lambda: timms('ghostnetv2_100'),
             [
-                'does not fit GhostNet of width 1: 252 of the file have no place: ',
+                'GhostNet of width 1: the file is of GhostNetV2 of width 1. 252 of the file have no place: ',
                 ': blocks.2.0.ghost1.short_conv.0.weight; ',
-                'It seems to hold GhostNetV2 of width 1. ',
             ],
         ),
         (
             lambda: GhostNetV2(width=0.5),
             lambda: timms('ghostnet_050'),
             [
-                'does not fit GhostNetV2 of width 0.5: 252 of 754 tensors differ: ',
+                f'does not fit GhostNetV2 of width 0.5: {HALF}252 of 754 tensors differ: ',
                 'short_conv.0.weight is missing',
-                'It seems to hold GhostNet of width 0.5. ',
-                'width 1 (ghost://ghostnetv2_100), 1.3 (ghost://ghostnetv2_130), 1.6 (',
             ],
         ),
         (
             lambda: GhostNet(width=0.5),
             lambda: timms('repghostnet_050'),
-            ['have no place', 'fusion_bn', 'It seems to hold RepGhostNet of width 0.5. '],
+            ['the file is of RepGhostNet of width 0.5. ', 'have no place', 'fusion_bn'],
         ),
         (
             lambda: GhostNet(width=0.5),
             lambda: timm.create_model('resnet10t').state_dict(),
             [
+                'the file is of another kind of network. ',
                 '501 of 502 tensors differ: conv_stem.weight is missing',
                 'of the file have no place: conv1.0.weight; ',
-                'It seems to be of another kind of network. ',
             ],
         ),
         (
             lambda: GhostNet(width=0.5),
             lambda: without(timms('ghostnet_050'), DEEP),
-            [f'1 of 502 tensors differ: {DEEP} is missing. ', SAME],
+            [f'1 of 502 tensors differ: {DEEP} is missing. '],
         ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: {**timms('ghostnet_050'), 'blocks.8.4.extra': torch.zeros(1)},
-            ['GhostNet of width 0.5: 1 of the file have no place: blocks.8.4.extra. ', SAME],
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: {**timms('ghostnet_050'), 'blocks.10.0.conv.weight': torch.zeros(1)},
-            ['1 of the file have no place: blocks.10.0.conv.weight. '],
-        ),
-        (
-            lambda: GhostNet(width=0.5, num_classes=1000),
-            lambda: {**timms('ghostnet_050'), 'classifier.scale': torch.zeros(1)},
-            ['1 of the file have no place: classifier.scale. '],
+        *(
+            (
+                lambda: GhostNet(width=0.5, num_classes=1000),
+                functools.partial(lambda key: {**timms('ghostnet_050'), key: torch.zeros(1)}, key),
+                [f'GhostNet of width 0.5: {HALF}1 of the file have no place: {key}. '],
+            )
+            for key in ('blocks.8.4.extra', 'blocks.10.0.conv.weight', 'classifier.scale')
         ),
         (
             lambda: GhostNet(width=0.5),
@@ -353,55 +328,48 @@ DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
         (
             lambda: GhostNet(width=0.5),
             lambda: changed(timms('ghostnet_050'), DEEP, Tensor.char),
-            [f'1 of 502 tensors differ: {DEEP} is torch.int8, torch.float32 is wanted'],
+            [f'1 of 502 tensors differ: {DEEP}: expected torch.float32, got torch.int8'],
         ),
         (
-            lambda: GhostNet(width=0.5, norm_cfg=GROUP_NORM),
+            lambda: GhostNet(width=0.5, norm_layer=GROUP_NORM),
             lambda: timms('ghostnet_050'),
-            ['of the file have no place: bn1.running_mean; bn1.running_var; ', SAME],
+            ['of the file have no place: bn1.running_mean; bn1.running_var; '],
         ),
         (
             lambda: GhostNet(width=0.5),
-            lambda: of(GhostNet, norm_cfg=GROUP_NORM),
-            ['of 502 tensors differ: bn1.running_mean is missing; ', SAME],
+            lambda: of(GhostNet, norm_layer=GROUP_NORM),
+            ['of 502 tensors differ: bn1.running_mean is missing; '],
         ),
-        (
-            lambda: GhostNet(width=0.5, ratio=4),
-            lambda: timms('ghostnet_050'),
-            ['primary_conv.0.weight is', SAME],
-        ),
+        (lambda: GhostNet(width=0.5, ratio=4), lambda: timms('ghostnet_050'), ['primary_conv.0.weight: ']),
         (
             lambda: GhostNet(width=0.5, dw_size=5),
             lambda: timms('ghostnet_050'),
-            ['cheap_operation.0.weight is (4, 1, 3, 3), (4, 1, 5, 5) is wanted', SAME],
+            ['cheap_operation.0.weight: expected (4, 1, 5, 5), got (4, 1, 3, 3)'],
         ),
         (
             lambda: GhostNet(width=0.5, num_classes=20),
             lambda: timms('ghostnet_050'),
-            [
-                '2 of 512 tensors differ: classifier.weight is (1000, 1280), (20, 1280) is wanted; ',
-                'The classes differ: without num_classes the backbone alone is loaded. ',
-            ],
+            ['2 of 512 tensors differ: classifier.weight: expected (20, 1280), got (1000, 1280); '],
         ),
         (
             lambda: GhostNet(width=1.1, out_indices=(0, 1, 2, 3)),
             lambda: of(GhostNet, width=1.1, out_indices=(0,)),
-            ['blocks.3.0.ghost1.primary_conv.0.weight is missing', SAME],
+            ['blocks.3.0.ghost1.primary_conv.0.weight is missing'],
         ),
         (
             lambda: GhostNetV3(width=0.5),
             lambda: of(GhostNetV3, folded=True),
-            ['The file is folded for deployment, the network is not: load, then switch_to_deploy. '],
+            ['fit GhostNetV3 of width 0.5: ', 'of GhostNetV3 of width 0.5, folded for deployment. '],
         ),
         (
             lambda: RepGhostNet(width=0.5),
             lambda: of(RepGhostNet, folded=True),
-            ['The file is folded for deployment, the network is not: load, then switch_to_deploy. '],
+            ['fit RepGhostNet of width 0.5: ', 'of RepGhostNet of width 0.5, folded for deployment. '],
         ),
         (
             lambda: nn.Linear(2, 2),
             lambda: timms('ghostnet_050'),
-            ['does not fit Linear: 2 of 2 tensors differ'],
+            [f'does not fit Linear: {HALF}2 of 2 tensors differ'],
         ),
     ],
 )
@@ -418,13 +386,16 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     assert holds(network, before)
 
 
-def test_a_folded_network_takes_a_folded_file_alone(tmp_path: Path) -> None:
+def test_a_folded_network_takes_only_a_folded_file(tmp_path: Path) -> None:
     model = RepGhostNet(width=0.5)
     model.switch_to_deploy()
     folded = hubs(of(RepGhostNet, folded=True), tmp_path)
     loaded = load_pretrained(model, folded)
-    assert loaded.loaded == loaded.wanted == len(load_file(folded))
-    with pytest.raises(UserError, match='The network is folded for deployment, the file is not'):
+    assert loaded.loaded == loaded.total == len(load_file(folded))
+    with pytest.raises(
+        UserError,
+        match='folded for deployment: the file is of RepGhostNet of width 0.5. ',
+    ):
         load_pretrained(model, save(of(RepGhostNet), tmp_path / 'a.pth'))
 
 
@@ -451,8 +422,8 @@ def cut(save_to: Callable[[Any, Path], Any], size: int) -> Callable[[Path], None
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
-        (lambda path: None, 'a checkpoint file is wanted, found nothing'),
-        (Path.mkdir, 'a checkpoint file is wanted, found a folder'),
+        (lambda path: None, 'expected a checkpoint file, found nothing'),
+        (Path.mkdir, 'expected a checkpoint file, found a folder'),
         (write(b''), 'empty'),
         (write(b'<!DOCTYPE html>\n<p>'), 'a web page, not weights (a login or an error page, as a browser'),
         (write(b'\xef\xbb\xbf<html lang="en">'), 'a web page, not weights'),
@@ -466,8 +437,8 @@ def cut(save_to: Callable[[Any, Path], Any], size: int) -> Callable[[Path], None
         (cut(save_file, 3000), 'damaged: Error while deserializing header: incomplete metadata'),
         (cut(save_file, 20), 'damaged: Error while deserializing header'),
         (cut(torch.save, 3000), 'damaged: it ends too early'),
-        (lambda path: save([torch.rand(2)], path), 'a dictionary of weights is wanted, found list'),
-        (lambda path: save({1: torch.rand(2)}, path), 'a dictionary of named weights is wanted'),
+        (lambda path: save([torch.rand(2)], path), 'expected a dictionary of weights, found list'),
+        (lambda path: save({1: torch.rand(2)}, path), 'expected a dictionary of named weights'),
         (lambda path: save({'state_dict': {}}, path), 'holds no tensors'),
         (lambda path: save({'epoch': 3}, path), 'holds no tensors'),
         (lambda path: save_file({}, path), 'holds no tensors'),
@@ -485,7 +456,7 @@ def test_a_file_without_weights_is_named_with_what_it_is(
     assert str(error.value).startswith(f'{path}: {message}')
 
 
-def test_a_file_of_torch_under_the_other_name_is_told_its_own(tmp_path: Path) -> None:
+def test_a_file_of_torch_under_the_other_name_is_answered_by_its_own(tmp_path: Path) -> None:
     path = save(timms('ghostnet_050'), tmp_path / 'a.safetensors')
     with pytest.raises(UserError, match=f'^{path}: named .safetensors, .* rename it to a.pth$'):
         read_tensors(path)
@@ -535,124 +506,22 @@ def test_code_in_a_file_is_never_run(hub: Hub, place: str, zipped: bool, tmp_pat
     assert trap.is_dir()  # the trap works
 
 
-class Detector(BaseModule):
-    def __init__(self, **backbone: Any) -> None:
-        super().__init__()
-        self.backbone = MODELS.build(dict(type='GhostNet', width=0.5, **backbone))
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if 'tensors from' in record.getMessage():
-                lines.append(record.getMessage())
-
-    logger, collect = MMLogger.get_current_instance(), Collect()
-    logger.addHandler(collect)
-    yield lines
-    logger.removeHandler(collect)
-
-
-PRETRAINED = dict(type='Pretrained', checkpoint='ghost://ghostnet_100')
-
-
-@pytest.mark.parametrize(
-    'init_cfg',
-    [
-        PRETRAINED,
-        {**PRETRAINED, 'type': PretrainedInit},
-        [PRETRAINED],
-        [dict(type='Constant', val=0.5, layer='Conv2d'), PRETRAINED],
-        {**PRETRAINED, 'prefix': '', 'map_location': 'cpu'},
-        {**PRETRAINED, 'partial': True},
-    ],
-)
-def test_init_cfg_loads_every_tensor_and_logs_it(hub: Hub, init_cfg: Any, log: list[str]) -> None:
-    detector = Detector(init_cfg=init_cfg)
-    detector.init_weights()
-    assert holds(detector.backbone, timms('ghostnet_050'))
-    (line,) = log
-    content = hub.files[f'/{PUBLISHED["ghostnet_100"].hub}/resolve/main/model.safetensors'][0]
-    digest = hashlib.sha256(content).hexdigest()
-    assert line.startswith(f'GhostNet: 502 of 502 tensors from ghost://ghostnet_100 (sha256 {digest[:8]}, /')
-    assert line.endswith('/model.safetensors); classifier left out: 10')
-
-
-def test_pretrained_weights_come_last_as_in_mmengine(hub: Hub) -> None:
-    detector = Detector(init_cfg=[PRETRAINED, dict(type='Constant', val=0.5, layer='Conv2d')])
-    detector.init_weights()
-    assert holds(detector.backbone, timms('ghostnet_050'))
-
-
-def test_init_cfg_that_does_not_fit_stops(hub: Hub) -> None:
-    detector = Detector(init_cfg=PRETRAINED, dw_size=5)
-    with pytest.raises(UserError, match='ghost://ghostnet_100: does not fit GhostNet of width 0.5: '):
-        detector.init_weights()
-
-
-def test_of_a_shallow_backbone_the_deeper_stages_are_left_out(hub: Hub, log: list[str]) -> None:
-    detector = Detector(init_cfg=PRETRAINED, out_indices=(0, 1))
-    detector.init_weights()
-    state = timms('ghostnet_050')
-    deeper = sum(key.startswith(tuple(f'blocks.{i}.' for i in (5, 6, 7, 8))) for key in state)
-    count = 512 - CLASSIFIER - deeper
-    assert holds(detector.backbone, state)
-    assert log[0].startswith(f'GhostNet: {count} of {count} tensors')
-    assert log[0].endswith(f'; deeper stages left out: {deeper}; classifier left out: 10')
-
-
-def test_partial_loads_what_fits_and_says_what_not(hub: Hub, log: list[str]) -> None:
-    state = timms('ghostnet_050')
-    detector = Detector(init_cfg={**PRETRAINED, 'partial': True}, num_classes=20, dw_size=5)
-    before = copy.deepcopy(detector.backbone.state_dict())
-    detector.init_weights()
-    other = {key for key, value in before.items() if value.shape != state[key].shape}
-    assert len(other) == 2 + 32 and all('cheap_operation' in key or 'classifier' in key for key in other)
-    assert holds(detector.backbone, {key: (before if key in other else state)[key] for key in before})
-    assert f'GhostNet: {512 - 34} of 512 tensors from ' in log[0]
-    assert '; NOT loaded: blocks.0.0.ghost1.cheap_operation.0.weight is (4, 1, 3, 3), (4, 1, 5, 5)' in log[0]
-    assert log[0].endswith('; and 31 more')
-
-
 def test_partial_needs_something_that_fits(tmp_path: Path) -> None:
-    model, before = trained(norm_cfg=GROUP_NORM)
+    model, before = trained(norm_layer=GROUP_NORM)
     model.load_state_dict(before)
     path = save({'a': torch.rand(2)}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match='does not fit GhostNet'):
         load_pretrained(model, path, partial=True)
     both = {'a': torch.rand(2), 'bn1.weight': torch.rand(8)}
     loaded = load_pretrained(model, save(both, path), partial=True)
-    assert (
-        loaded.loaded == 1 and loaded.left_out == {'others': 1} and len(loaded.missing) == loaded.wanted - 1
-    )
+    assert loaded.loaded == 1 and loaded.left_out == {'others': 1} and len(loaded.missing) == loaded.total - 1
     assert holds(model, {**before, 'bn1.weight': both['bn1.weight']})
-
-
-def test_mmengines_own_loaders_which_check_nothing_get_no_published_weights(hub: Hub) -> None:
-    with pytest.raises(UserError, match="name them in the backbone's init_cfg"):
-        CheckpointLoader.load_checkpoint('ghost://ghostnet_100', map_location='cpu')
 
 
 def test_a_published_name_promises_its_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PUBLISHED, 'ghostnet_100', replace(PUBLISHED['ghostnet_100'], width=1.3))
-    with pytest.raises(UserError, match='holds GhostNet of width 0.5, not GhostNet of width 1.3; delete it'):
+    with pytest.raises(UserError, match='of width 1.3, got GhostNet of width 0.5 in .*; delete it'):
         load_pretrained(GhostNet(width=0.5), 'ghost://ghostnet_100')
-
-
-@pytest.mark.parametrize('kind', ['Pretrained', 'mmengine.Pretrained', PretrainedInit])
-def test_every_name_of_mmengines_initialiser_means_ours(kind: Any, hub: Hub) -> None:
-    model = GhostNetV2(width=0.5, init_cfg=dict(type=kind, checkpoint='ghost://ghostnet_100'))
-    with pytest.raises(UserError, match='does not fit GhostNetV2 of width 0.5'):
-        model.init_weights()
-
-
-@pytest.mark.parametrize('init_cfg', ['ghost://ghostnet_100', [dict(checkpoint='x')], dict(checkpoint='x')])
-def test_an_init_cfg_without_type_is_refused(init_cfg: Any) -> None:
-    with pytest.raises(ValueError, match='is wanted, or None'):
-        GhostNet(width=0.5, init_cfg=init_cfg)
 
 
 @pytest.mark.parametrize(
@@ -661,7 +530,7 @@ def test_an_init_cfg_without_type_is_refused(init_cfg: Any) -> None:
         (torch.zeros(1, device='meta').expand(8, 3, 3, 3), 'no plain tensor'),
         (torch.zeros(8, 3, 3, 3).to_sparse(), 'no plain tensor'),
         (torch.zeros(1).expand(10**9, 1280), 'has fewer numbers in the file'),
-        (torch.zeros(()), 'conv_stem.weight is \\(\\)'),
+        (torch.zeros(()), r'conv_stem.weight: expected \(8, 3, 3, 3\), got \(\)'),
     ],
 )
 def test_odd_tensors_are_named(tensor: torch.Tensor, message: str, tmp_path: Path) -> None:
@@ -685,7 +554,7 @@ def test_widths_are_told_apart(width: float) -> None:
         assert network(width=found[1]).out_channels == network(width=width).out_channels
 
 
-def test_an_extracted_backbone_is_whole(tmp_path: Path) -> None:
+def test_an_extracted_backbone_is_complete(tmp_path: Path) -> None:
     model, state = trained()
     state['conv_stem.weight'] = state['conv_stem.weight'].to(memory_format=torch.channels_last)
     state['bn1.bias'] = state['bn1.weight']  # safetensors refuses what shares memory
@@ -701,12 +570,12 @@ def test_an_extracted_backbone_is_whole(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_what_cannot_be_extracted_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_extracted_is_reported(tmp_path: Path) -> None:
     _, state = trained()
     path = save(detector(state), tmp_path / 'epoch_1.pth')
     (tmp_path / 'folder.safetensors').mkdir()
     for out, message in (
-        ('backbone.pth', '-o .*backbone.pth: a name that ends in .safetensors is wanted'),
+        ('backbone.pth', '-o .*backbone.pth: expected a name that ends in .safetensors'),
         ('epoch_1.pth/a.safetensors', r'-o .*a.safetensors: cannot be written \(.+\)'),
         ('folder.safetensors', r'-o .*folder.safetensors: cannot be written \(Is a directory\)'),
     ):

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import ghost_det
-from ghost_det import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet, classifier
+from ghost_det import classifier
 from ghost_det.errors import UserError
+from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.weights.zoo import CLASSIFIERS, verify
 from tests.conftest import ROOT
 
@@ -29,10 +32,10 @@ def test_torch_hub_builds_and_loads_from_a_checkout(name: str, tmp_path: Path) -
     assert all(torch.equal(value, own.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_names_without_a_network_or_weights_are_told() -> None:
+def test_names_without_a_network_or_weights_are_named() -> None:
     with pytest.raises(UserError, match='ghostnet_2x: no such classifier; there are ghostnet_050'):
         classifier('ghostnet_2x')
-    with pytest.raises(UserError, match='ghostnet_050: nobody has published.*for ghostnet_100, ghostnet_1x'):
+    with pytest.raises(UserError, match='ghostnet_050: no ImageNet weights .*for ghostnet_100, ghostnet_1x'):
         classifier('ghostnet_050', pretrained=True)
 
 
@@ -59,13 +62,13 @@ def test_a_file_is_verified_by_the_network_it_tells_of(tmp_path: Path) -> None:
         RepGhostNet(width=1.11, num_classes=5),
         GhostNet(width=0.73, dw_size=5, ratio=3),
         GhostNetV2(width=1.3, out_indices=(0, 1)),
-        GhostNetV3(width=0.5, norm_cfg=dict(type='GN', num_groups=2)),
+        GhostNetV3(width=0.5, norm_layer=partial(nn.GroupNorm, 2)),
         folded,
     ):
         torch.save(model.state_dict(), path)
         loaded = verify(path)
         assert loaded.network == f'{type(model).__name__} of width {model.width:g}'
-        assert loaded.loaded == loaded.wanted == len(model.state_dict())
+        assert loaded.loaded == loaded.total == len(model.state_dict())
     torch.save({'layer1.weight': torch.zeros(1)}, path)
     with pytest.raises(UserError, match='of none of GhostNet, .*its first tensor is layer1.weight'):
         verify(path)

@@ -1,8 +1,7 @@
-"""Which true boxes the anchors of a config reach, by size, and which other anchors would reach more."""
+"""Which ground truth the anchors of a config reach, by size, and which other anchors would reach more."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps
 
 from ghost_det.config.query import test_pipeline
+from ghost_det.data.findings import Finding, found
 from ghost_det.data.table import IOU, LIMITS, SIZES, Floats, Table, sound_boxes
 
 MOST = 20_000  # boxes are enough for a share: its standard error is under 0.4 %
@@ -22,19 +22,12 @@ ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Coverage:
-    """Shares of boxes that an anchor reaches.
+    """Shares of boxes that an anchor reaches."""
 
-    Attributes:
-        anchors: what was asked, in words.
-        boxes: the number of boxes of each of `SIZES`.
-        reached: the number of them that have an anchor at IoU 0.5.
-        overlaps: (n,) the best IoU of each box.
-    """
-
-    anchors: str
-    boxes: tuple[int, ...]
-    reached: tuple[int, ...]
-    overlaps: Floats
+    anchors: str  # what was measured, in words
+    boxes: tuple[int, ...]  # of each of `SIZES`
+    reached: tuple[int, ...]  # those of them with an anchor at an IoU of 0.5
+    overlaps: Floats  # (n,) the best IoU of each box
 
     @property
     def share(self) -> float:
@@ -53,7 +46,7 @@ class Coverage:
 def find_generator(cfg: Any) -> tuple[Any, str]:
     """Return the anchor generator of a detector's config, or ``None``, and its place or the reason."""
     model = cfg.model
-    while 'detector' in model:  # of semi-supervised ones
+    while 'detector' in model:  # semi-supervised
         model = model.detector
     for name in ('rpn_head', 'bbox_head'):
         head = model.get(name)
@@ -62,15 +55,15 @@ def find_generator(cfg: Any) -> tuple[Any, str]:
             continue
         kind = str(generator.type).rpartition('.')[2]
         if (model.get('train_cfg') or {}).get('assigner', {}).get('type') == 'ATSSAssigner':
-            return None, 'ATSSAssigner gives each box the anchors nearest to it, whatever their overlap'
+            return None, 'ATSSAssigner assigns the nearest anchors to each box, whatever their overlap'
         if kind in ('AnchorGenerator', 'SSDAnchorGenerator', 'YOLOAnchorGenerator', 'LegacyAnchorGenerator'):
             return generator, f'model.{name}.anchor_generator'
         return None, f'{kind} of model.{name}: its anchors are not a fixed grid'
-    return None, f'{model.get("type")} has no anchor generator: anchor-free, or its queries are learnt'
+    return None, f'{model.get("type")} has no anchor generator: it is anchor-free, or its queries are learned'
 
 
 def resize_factors(pipeline: Sequence[Any], sizes: Floats) -> Floats | str:
-    """Return by what a test pipeline multiplies images of widths and heights (n, 2), or why it is unknown."""
+    """Return the factors by which a test pipeline resizes images of sizes (n, 2), or why they are unknown."""
     steps = [
         step for step in pipeline if 'Resize' in str(step.get('type')) or step.get('type') == 'TestTimeAug'
     ]
@@ -79,29 +72,22 @@ def resize_factors(pipeline: Sequence[Any], sizes: Floats) -> Floats | str:
     step = steps[0]
     scale = step.get('scale')
     if str(step.type).rpartition('.')[2] not in ('Resize', 'FixScaleResize') or not scale:
-        return f'its test pipeline resizes by {step.type}, which is not followed here'
-    wanted = np.array([scale, scale] if isinstance(scale, int) else scale, np.float64)
+        return f'its test pipeline resizes by {step.type}, which is not supported here'
+    target = np.array([scale, scale] if isinstance(scale, int) else scale, np.float64)
     if not step.get('keep_ratio', False):
-        return np.asarray(wanted / sizes)
+        return np.asarray(target / sizes)
     # As mmcv.rescale_size: the long side under the longer number, the short one under the shorter.
-    factor = np.minimum(wanted.max() / sizes.max(1), wanted.min() / sizes.min(1))
+    factor = np.minimum(target.max() / sizes.max(1), target.min() / sizes.min(1))
     return np.asarray(np.floor(sizes * factor[:, None] + 0.5) / sizes)
 
 
 def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
     """Return the best IoU of each box with the anchors of all levels.
 
-    The anchors of one shape all lie on a grid, and the IoU of two boxes of fixed shapes does not rise with
-    the distance of their centres along either axis: so only the four cells around a box's centre can hold the
-    best of each shape, or, at the image's edge, the nearest cells that exist.
-
-    Args:
-        generator: built, of mmdet.
-        boxes: (n, 4) corners in the resized image.
-        shapes: (n, 2) widths and heights of the images, padded as the network sees them.
-
-    Returns:
-        (n,) IoU.
+    The anchors of one shape lie on a grid, and the IoU of two boxes of fixed shapes does not rise with the
+    distance of their centres along either axis: so only the four cells around a box's centre can hold the
+    best of each shape, or, at the image's edge, the nearest cells that exist. Boxes are corners (n, 4) in
+    resized images whose padded widths and heights are ``shapes`` (n, 2).
     """
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     best = boxes.new_zeros(len(boxes))
@@ -120,11 +106,11 @@ def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> 
 
 
 def cover(
-    generator: dict[str, Any], table: Table, pipeline: Sequence[Any], divisor: int, words: str = ''
+    generator: dict[str, Any], table: Table, pipeline: Sequence[Any], divisor: int, words: str
 ) -> Coverage | str:
     """Measure which boxes the anchors reach, after the config's own resizing, or return why it is unknown.
 
-    Images are padded to multiples of ``divisor``; ``words`` are what to call the anchors.
+    Images are padded to multiples of ``divisor``.
     """
     chosen = np.flatnonzero(sound_boxes(table) & ~table.crowd)
     chosen = chosen[table.sizes[table.image[chosen]].all(1)]
@@ -151,59 +137,41 @@ def cover(
     return Coverage(f'{words} ({cell} a cell)', tuple(counts.tolist()), tuple(reached.tolist()), overlaps)
 
 
-def variants(generator: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Return a few other anchors to try, with what to write in the config."""
+def alternatives(generator: Any) -> dict[str, dict[str, Any]]:
+    """Return three others to try, by what to write in the config: smaller anchors, more ratios, both."""
     old = dict(generator)
     if old['type'].rpartition('.')[2] not in ('AnchorGenerator', 'LegacyAnchorGenerator'):
-        return []
-    tries: list[tuple[str, dict[str, Any]]] = []
+        return {}
+    smaller: dict[str, Any] = {'scales': [scale / 2 for scale in old.get('scales') or ()]}
     if old.get('octave_base_scale'):
-        base, per_octave = old['octave_base_scale'], old['scales_per_octave']
-        for factor in (0.75, 0.5, 0.375, 1.5):
-            scale = round(base * factor, 2)
-            text, change = f'octave_base_scale={scale:g}', {'octave_base_scale': scale}
-            finer = {**change, 'scales_per_octave': per_octave + 1}
-            tries.append((text, change))
-            tries.append((f'{text}, scales_per_octave={per_octave + 1}', finer))
-        tries.append((f'scales_per_octave={per_octave + 1}', {'scales_per_octave': per_octave + 1}))
-    else:
-        scales = list(old['scales'])
-        for factor in (0.5, 0.25, 2):
-            other = [round(scale * factor, 2) for scale in scales]
-            tries.append((f'scales={other}', {'scales': other}))
-        more = sorted({round(s * f, 2) for s in scales for f in (1 / math.sqrt(2), 1, math.sqrt(2))})
-        tries.append((f'scales={more}', {'scales': more}))
-        halves = sorted({round(s * f, 2) for s in scales for f in (0.5, 1)})
-        tries.append((f'scales={halves}', {'scales': halves}))
-    ratios = [float(ratio) for ratio in old['ratios']]
-    wider = sorted({*ratios, round(min(ratios) * 0.6, 2), round(max(ratios) / 0.6, 2)})
-    tries.append((f'ratios={wider}', {'ratios': wider}))
-    tries += [
-        (f'{words}, ratios={wider}', {**change, 'ratios': wider})
-        for words, change in tries
-        if 'ratios' not in change
-    ]
-    return [(words, {**old, **change}) for words, change in tries]
+        smaller = {'octave_base_scale': old['octave_base_scale'] / 2}
+    ratios = sorted(map(float, old['ratios']))
+    wider = {'ratios': [round(ratios[0] * 0.6, 2), *ratios, round(ratios[-1] / 0.6, 2)]}
+    return {
+        ', '.join(f'{key}={value}' for key, value in change.items()): {**old, **change}
+        for change in (smaller, wider, {**smaller, **wider})
+    }
 
 
-def check_anchors(cfg: Any, table: Table) -> tuple[list[str], Coverage | None]:
+def check_anchors(cfg: Any, table: Table, split: str) -> tuple[list[Finding], list[str], Coverage | None]:
     """Measure the anchors of a config, and some others, on a split.
 
-    Returns lines to print, and the shares of the config's own anchors where they can be said.
+    Returns the finding if too few boxes are reached, lines to print, and the config's own coverage, if known.
     """
     generator, place = find_generator(cfg)
     if generator is None:
-        return [f'anchors: not examined: {place}'], None
+        return [], [f'anchors: not examined: {place}'], None
     pipeline = test_pipeline(cfg)
     divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
     now = cover(generator, table, pipeline, divisor, 'now')
     if isinstance(now, str):
-        return [f'anchors: not examined: {now}'], None
-    tried = [cover(other, table, pipeline, divisor, words) for words, other in variants(generator)]
+        return [], [f'anchors: not examined: {now}'], None
+    tried = [
+        cover(other, table, pipeline, divisor, words) for words, other in alternatives(generator).items()
+    ]
     better = [each for each in tried if isinstance(each, Coverage) and each.share > now.share + 0.005]
     better.sort(key=lambda each: -each.share)
     lines = [f'boxes that an anchor reaches at IoU {IOU}, {place}:', f'  {now.line()}']
-    lines += [f'  {each.line()}' for each in better[:3]]
-    if not better:
-        lines.append('  none of the others that were tried reaches more')
-    return lines, now
+    lines += [f'  {each.line()}' for each in better] or ['  none of the others that were tried reaches more']
+    few = [now.line().strip()] if any(now.boxes) and now.share < ENOUGH else []
+    return found('few anchors fit', split, few), lines, now

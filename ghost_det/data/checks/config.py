@@ -9,11 +9,11 @@ from typing import Any
 
 from ghost_det.config.query import all_innermost, evaluators, heads, innermost
 from ghost_det.data.annotations import survey
-from ghost_det.data.dataset import Split, quick_check
+from ghost_det.data.findings import Finding, found
+from ghost_det.data.layouts import Split
+from ghost_det.data.quick_check import quick_check
 from ghost_det.data.table import Table
 from ghost_det.errors import UserError
-
-from .findings import Finding, found
 
 
 def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
@@ -25,7 +25,7 @@ def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
         file = str(dataset.get('ann_file') or '')
         images = str((dataset.get('data_prefix') or {}).get('img') or '')
         known = str(dataset.get('type')).rpartition('.')[2] == 'CocoDataset'
-        # Of a hidden test set there are only the images' names.
+        # A hidden test set has only the names of its images.
         blind = name != 'train' and any(e and e.get('format_only') for e in evaluators(cfg, name))
         remote = '://' in f'{root}{file}{images}' or dataset.get('backend_args')
         if known and not blind and not remote and (Path(root) / file).is_file():
@@ -44,45 +44,43 @@ def check_configured(cfg: Any, names: Sequence[str]) -> list[Finding]:
 
 
 def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -> list[Finding]:
-    """List where the classes that a config says do not fit its data.
+    """List where the classes in a config do not fit the annotations of each split.
 
-    Args:
-        cfg: of a detector.
-        tables: the annotations of each split.
-        defaults: a config without classes stands for those of its dataset class, as in mmdet; otherwise it
-            is a recipe for any data, in which ``--data`` sets classes and their number.
+    With ``defaults``, a config without classes has those of its dataset class, as in mmdet; otherwise it is a
+    recipe for any data, in which ``--data`` sets classes and their number.
     """
     findings: list[Finding] = []
     for name, table in tables.items():
-        if not cfg.get(f'{name}_dataloader'):
-            continue
-        dataset = innermost(cfg[f'{name}_dataloader'])
-        metainfo = dataset.get('metainfo') or {}
-        place = f'{name}_dataloader.dataset.metainfo'
-        if 'CLASSES' in metainfo and 'classes' not in metainfo:
-            findings += found('CLASSES in config', name, [f'{place} has CLASSES={metainfo["CLASSES"]}'])
-            continue
-        classes = metainfo.get('classes')
-        if isinstance(classes, str):
-            if not Path(classes).is_file():
-                findings += found('classes is a text', name, [f'{place}.classes is {classes!r}'])
-            continue
-        if classes is None and defaults:
-            from mmdet.registry import DATASETS
+        if cfg.get(f'{name}_dataloader'):
+            dataset = innermost(cfg[f'{name}_dataloader'])
+            findings += _check_dataset(dataset, cfg.model, table, name, defaults)
+    return findings
 
-            classes = DATASETS.get(dataset.type).METAINFO.get('classes')
-            place = f'{dataset.type}, which is asked without metainfo.classes,'
-        names = [str(category['name']) for category in table.categories]
-        if classes is not None:
-            findings += _check_names(list(classes), names, name, place)
-        # Detectors of any text have more outputs than classes.
-        if classes is not None and not dataset.get('return_classes'):
-            places = [
-                f'{at}.num_classes is {head["num_classes"]}, the data has {len(classes)}'
-                for at, head in heads(cfg.model)
-            ]
-            if len(classes) not in (head['num_classes'] for _, head in heads(cfg.model)):
-                findings += found('num_classes', name, places, severity='error' if defaults else 'note')
+
+def _check_dataset(dataset: Any, model: Any, table: Table, split: str, defaults: bool) -> list[Finding]:
+    metainfo = dataset.get('metainfo') or {}
+    place = f'{split}_dataloader.dataset.metainfo'
+    if 'CLASSES' in metainfo and 'classes' not in metainfo:
+        return found('CLASSES in config', split, [f'{place} has CLASSES={metainfo["CLASSES"]}'])
+    classes = metainfo.get('classes')
+    if isinstance(classes, str):
+        is_file = Path(classes).is_file()
+        return [] if is_file else found('classes is a text', split, [f'{place}.classes is {classes!r}'])
+    if classes is None and defaults:
+        from mmdet.registry import DATASETS
+
+        classes = DATASETS.get(dataset.type).METAINFO.get('classes')
+        place = f'{dataset.type}, used without metainfo.classes,'
+    if classes is None:
+        return []
+    names = [str(category['name']) for category in table.categories]
+    findings = _check_names(list(classes), names, split, place)
+    if dataset.get('return_classes'):  # detectors of any text have more outputs than classes
+        return findings
+    counts = {f'{at}.num_classes': head['num_classes'] for at, head in heads(model)}
+    if len(classes) not in counts.values():
+        places = [f'{at} is {count}, the data has {len(classes)}' for at, count in counts.items()]
+        findings += found('num_classes', split, places, severity='error' if defaults else 'note')
     return findings
 
 
@@ -92,25 +90,20 @@ def _check_names(classes: list[str], names: list[str], split: str, place: str) -
     for index, name in enumerate(classes):
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            hint = f'; is {near[0]!r} meant?' if near else f'; the data has {", ".join(names[:10])}'
-            unknown.append(f'{place}: class {index} is {name!r}{hint}')
+            hint = f'did you mean {near[0]!r}?' if near else f'the data has {", ".join(names[:10])}'
+            unknown.append(f'{place}: class {index} is {name!r}; {hint}')
     findings = found('class name in config', split, unknown)
-    inside = [name for name in names if name in classes]
-    wanted = [name for name in classes if name in names]
-    if inside != wanted and len(set(names)) == len(names):
-        first = next((a, b) for a, b in zip(wanted, inside) if a != b)
-        findings += found(
-            'class order in config', split, [f'{place}: {first[0]!r} stands where the data has {first[1]!r}']
-        )
+    pairs = zip([name for name in classes if name in names], [name for name in names if name in classes])
+    moved = [
+        f'{place}: has {ours!r} where the data has {theirs!r}' for ours, theirs in pairs if ours != theirs
+    ]
+    if len(set(names)) == len(names):
+        findings += found('class order in config', split, moved[:1])
     return findings
 
 
 def data_of_config(cfg: Any) -> list[Path | None]:
-    """Return annotations and images of train, then of val, that a config names.
-
-    Raises:
-        UserError: none of them are in COCO's format and on this machine.
-    """
+    """Return annotations and images of train, then of val, that a config names."""
     splits = dict(reversed(config_splits(cfg, ('train', 'val'))))  # of several of a loader, the first
     if not splits:
         raise UserError(f'{cfg.filename}: names no COCO annotations that are on this machine; give a FOLDER')

@@ -1,10 +1,8 @@
-"""Checking images by opening them, on all cores."""
+"""Checking images by opening them, in processes of their own: a decoder that dies takes one image with it."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -14,26 +12,18 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from PIL import Image
+from tqdm import tqdm
 
+from ghost_det.data import image_facts
+from ghost_det.data.findings import Finding, found
 from ghost_det.data.table import Table
 
-from . import opened
-from .findings import Finding, found
-
 BATCH = 500
-HEADERS = 5000
-TAGGED = re.compile(rb'\A(II|MM)|Exif\0\0|eXIf')  # the start of files that may have an orientation
-Facts = dict[str, Any]
+Facts = dict[str, Any]  # see `image_facts.open_image`
 
 
 def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list[Facts]:
-    """Return what `opened.open_image` says of each image; ``jobs`` processes open them.
-
-    These import Pillow and OpenCV only.
-    """
-    from tqdm import tqdm
-
+    """Return the facts of each image; ``jobs`` processes, which import only Pillow and OpenCV, open them."""
     size = max(1, min(BATCH, -(-len(paths) // jobs)))
     batches = [[str(path) for path in paths[n : n + size]] for n in range(0, len(paths), size)]
     stop = Event()
@@ -42,11 +32,8 @@ def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list
         ThreadPoolExecutor(jobs) as pool,
     ):
         try:
-            return [
-                facts
-                for batch in pool.map(lambda paths: _open_batch(paths, bar.update, stop), batches)
-                for facts in batch
-            ]
+            results = pool.map(lambda batch: _open_batch(batch, bar.update, stop), batches)
+            return [facts for batch in results for facts in batch]
         finally:
             stop.set()  # after Ctrl-C, as the pool waits for its threads
 
@@ -55,7 +42,7 @@ def _open_batch(paths: list[str], tick: Callable[[], object], stop: Event) -> li
     facts: list[Facts] = []
     while len(facts) < len(paths) and not stop.is_set():
         with subprocess.Popen(
-            [sys.executable, opened.__file__],
+            [sys.executable, image_facts.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -70,82 +57,52 @@ def _open_batch(paths: list[str], tick: Callable[[], object], stop: Event) -> li
                 if stop.is_set():
                     process.kill()
                     return facts
-        if len(facts) < len(paths):  # killed by the next one: a decoder's fault, or memory
-            facts.append({'error': f'the decoder died of it (exit code {process.returncode})'})
+        if len(facts) < len(paths):  # killed by the next one: a bug of the decoder, or memory
+            facts.append({'error': f'the decoder crashed on it (exit code {process.returncode})'})
             tick()
     return facts
 
 
-def image_kind(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    """Yield the kinds of faults of an image, annotated as (width, height), with what is there."""
+def image_kinds(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    """Yield the kinds of problems of an image, annotated as (width, height), with what is there."""
     if 'error' in facts:
         yield 'unreadable image', facts['error']
         return
     width, height = facts['size']
-    tag = facts['orientation']
-    sizes = f'stored as {width} x {height}, annotated as {size[0]} x {size[1]}'
-    if 0 in size:
-        pass  # the table lists it
-    elif size != tuple(facts['loaded']):
-        if tag >= 5 and sorted(size) == sorted((width, height)):
-            yield 'EXIF against boxes', f'orientation {tag}, {sizes}'
-        else:
-            yield 'wrong size', sizes
-    elif tag > 1:
-        turned = 'turned' if facts['turned'] else 'not turned'
-        yield 'EXIF rotation', f'orientation {tag}, {turned} by mmcv, {sizes}'
-    if width * height > opened.MAX_PIXELS:
+    yield from image_facts.size_kind(facts, size)
+    if width * height > image_facts.MAX_PIXELS:
         yield 'huge image', f'{width} x {height}'
+    mode = f'mode {facts["mode"]}'
     if facts['bits'] > 16:
-        yield '32-bit image', f'mode {facts["mode"]}'
+        yield '32-bit image', mode
     elif facts['bits'] > 8:
-        yield '16-bit image', f'mode {facts["mode"]}'
+        yield '16-bit image', mode
     elif facts['mode'] in ('1', 'L'):
-        yield 'grey image', f'mode {facts["mode"]}'
+        yield 'grey image', mode
     elif facts['mode'] in ('RGBA', 'LA', 'PA'):
-        yield 'image with alpha', f'mode {facts["mode"]}'
+        yield 'image with alpha', mode
     elif facts['mode'] in ('CMYK', 'YCCK'):
-        yield 'CMYK image', f'mode {facts["mode"]}'
+        yield 'CMYK image', mode
 
 
 def check_images(table: Table, split: str, facts: Sequence[Facts | None]) -> list[Finding]:
     """List what is wrong with the images of a split; ``facts`` are ``None`` where there is no file."""
-    faults: dict[str, list[str]] = defaultdict(list)
+    places: dict[str, list[str]] = defaultdict(list)
     first: dict[str, int] = {}
     for index, each in enumerate(facts):
         if each is None:
             continue
         width, height = table.sizes[index].tolist()
-        for kind, what in image_kind(each, (width, height)):
-            faults[kind].append(f'{table.image_place(index)}: {what}')
+        for kind, what in image_kinds(each, (width, height)):
+            places[kind].append(f'{table.image_place(index)}: {what}')
         if 'error' not in each:
-            twin = first.setdefault(each['hash'], index)
-            if table.files[twin] != table.files[index]:
-                faults['same image twice'].append(f'{table.image_place(index)} is {table.files[twin]}')
-    return [finding for kind, places in faults.items() for finding in found(kind, split, places)]
+            same = first.setdefault(each['hash'], index)
+            if table.files[same] != table.files[index]:
+                places['same image twice'].append(f'{table.image_place(index)} is {table.files[same]}')
+    return [finding for kind, where in places.items() for finding in found(kind, split, where)]
 
 
-def tagged_images(table: Table, split: str, folder: Path) -> list[Finding]:
-    """List images that EXIF turns against their annotated size, by `HEADERS` headers of a split."""
-    places = []
-    for index in range(0, len(table.files), -(-len(table.files) // HEADERS) or 1):
-        path = folder / table.files[index]
-        try:
-            with path.open('rb') if path.is_file() else io.BytesIO() as file:
-                if not TAGGED.search(file.read(4096)):
-                    continue
-                with Image.open(file) as image:
-                    facts = opened.header(image)
-        except Exception:  # as a damaged image raises anything; opening all of them lists it
-            continue
-        width, height = table.sizes[index].tolist()
-        kinds = dict(image_kind(facts | {'bits': 8, 'mode': ''}, (width, height)))
-        if 'EXIF against boxes' in kinds:
-            places.append(f'{table.image_place(index)}: {kinds["EXIF against boxes"]}')
-    return found('EXIF against boxes', split, places)
-
-
-def common_images(tables: Sequence[Table], facts: Sequence[Sequence[Facts | None]]) -> list[int]:
-    """Return the indices of the images of the first split whose bytes are also in the second."""
-    known = {each['hash'] for each in facts[1] if each and 'error' not in each}
-    return [n for n, each in enumerate(facts[0]) if each and 'error' not in each and each['hash'] in known]
+def common_images(train: Sequence[Facts | None], val: Sequence[Facts | None]) -> list[int]:
+    """Return the indices of the images of train whose bytes are also in val."""
+    known = {each['hash'] for each in val if each and 'error' not in each}
+    return [n for n, each in enumerate(train) if each and 'error' not in each and each['hash'] in known]

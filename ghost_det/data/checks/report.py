@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from ghost_det.data.table import IOU, LIMITS, SIZES, sound_boxes
-from ghost_det.utils.html import element, page, picture, png
-from ghost_det.utils.text import cut
+from ghost_det.utils.html import page
+from ghost_det.utils.plots import label, make_figure, png
 
 from .check import Part, Report
 
@@ -18,33 +18,13 @@ CLASSES_SHOWN = 40
 
 def render(report: Report) -> str:
     """Return the report as the text of an HTML page."""
-    parts = [element('h1', f'{len(report.errors)} kinds of errors')]
-    parts += [
-        element(
-            'p',
-            f'{part.name}: {part.split.annotations}, images in {part.split.images}: ' + part.counts(),
-        )
-        for part in report.parts
-    ]
-    for finding in report.findings:
-        title = (
-            f'{finding.severity}: {finding.kind}, {finding.count} {finding.split and "in " + finding.split}'
-        )
-        more = finding.count - len(finding.where)
-        places = '\n'.join(finding.where) + (f'\nand {more} more' if more else '')
-        parts.append(element('h2', title, finding.severity))
-        parts.append(element('p', f'{finding.what}. Fix: {finding.mend}.') + element('pre', places))
-    if report.coverage:
-        parts.append(element('h2', 'Anchors') + element('pre', '\n'.join(report.coverage)))
-    parts += [element('h2', title) + picture(data) for title, data in pictures(report)]
-    return page('Data check', parts)
+    return page('data/checks/report.html.j2', title='Data check', report=report, pictures=pictures(report))
 
 
 def pictures(report: Report) -> list[tuple[str, bytes]]:
     """Return titles and PNG files: class balance, box sizes, and the anchors' reach where it is known."""
-    matplotlib.use('Agg')
     parts = [part for part in report.parts if len(part.table.boxes)]
-    drawn: list[tuple[str, Any]] = []
+    drawn: list[tuple[str, Figure]] = []
     if parts:
         drawn = [('Boxes of each class', _classes(parts)), ('Sizes of boxes', _sizes(parts))]
     if report.reach is not None and len(report.reach.overlaps):
@@ -52,16 +32,8 @@ def pictures(report: Report) -> list[tuple[str, bytes]]:
     return [(title, png(figure)) for title, figure in drawn]
 
 
-def _plain(name: Any) -> str:
-    """Return a name that matplotlib takes for no formula, and that has a bounded length."""
-    text = ''.join(letter if letter.isprintable() else '?' for letter in str(name)).replace('$', r'\$')
-    return cut(text, 30)
-
-
-def _classes(parts: list[Part]) -> Any:
+def _classes(parts: list[Part]) -> Figure:
     """Bars of the shares of each split's boxes by class, the most frequent first."""
-    import matplotlib.pyplot as plt
-
     counts: list[dict[str, int]] = []
     for part in parts:
         table = part.table
@@ -71,7 +43,8 @@ def _classes(parts: list[Part]) -> Any:
     shown = names[:CLASSES_SHOWN]
     if len(names) > CLASSES_SHOWN:  # the rare ones are what one looks for
         shown = names[: CLASSES_SHOWN // 2] + names[-CLASSES_SHOWN // 2 :]
-    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.22 * len(shown)), layout='constrained')
+    figure = make_figure(10, 1.2 + 0.22 * len(shown))
+    axes: Any = figure.subplots()
     rows = np.arange(len(shown))
     height = 0.8 / len(parts)
     for number, (part, count) in enumerate(zip(parts, counts)):
@@ -79,7 +52,7 @@ def _classes(parts: list[Part]) -> Any:
         values = [100 * count.get(name, 0) / total for name in shown]
         bars = axes.barh(rows + number * height, values, height, align='edge', label=part.name)
         axes.bar_label(bars, [str(count.get(name, 0)) for name in shown], fontsize=6, padding=2)
-    axes.set_yticks(rows + 0.4, [_plain(name) for name in shown], fontsize=8)
+    axes.set_yticks(rows + 0.4, [label(name, 30) for name in shown], fontsize=8)
     axes.margins(y=0.01)
     axes.invert_yaxis()
     rest = (
@@ -90,11 +63,10 @@ def _classes(parts: list[Part]) -> Any:
     return figure
 
 
-def _sizes(parts: list[Part]) -> Any:
+def _sizes(parts: list[Part]) -> Figure:
     """Histograms of the square root of the area in the original image, and of width over height."""
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
+    figure = make_figure(10, 3.6)
+    left, right = figure.subplots(1, 2)
     for part in parts:
         boxes = part.table.boxes[sound_boxes(part.table)]
         if not len(boxes):
@@ -118,13 +90,12 @@ def _sizes(parts: list[Part]) -> Any:
     return figure
 
 
-def _reach(report: Report) -> Any:
+def _reach(report: Report) -> Figure:
     """Histogram of the best IoU of each box, and the share reached by size."""
-    import matplotlib.pyplot as plt
-
     reach = report.reach
     assert reach is not None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout='constrained')
+    figure = make_figure(10, 3.4)
+    left, right = figure.subplots(1, 2)
     left.hist(reach.overlaps, np.linspace(0, 1, 41), color='tab:blue')
     left.axvline(IOU, color='grey', linestyle=':')
     left.set(xlabel='IoU with the best anchor', ylabel='boxes', xlim=(0, 1))

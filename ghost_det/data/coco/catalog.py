@@ -8,21 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip as published.
+    """A published zip."""
 
-    Attributes:
-        path: below the server's address.
-        size: in bytes.
-        sha256: of it.
-        folder: the one that it unpacks to.
-        unpacked: bytes of its files together, at most.
-    """
-
-    path: str
-    size: int
+    path: str  # below the server's address
+    size: int  # in bytes
     sha256: str
-    folder: str
-    unpacked: int
+    folder: str  # all its files are in
+    unpacked: int  # bytes of its files together, at most
 
     @property
     def name(self) -> str:
@@ -32,21 +24,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class Part:
-    """A split as published.
+    """A published split."""
 
-    Attributes:
-        name: of its folder, as ``'val2017'``.
-        archive: its images.
-        images: how many.
-        boxes: how many, crowds among them.
-        sha256: of its ``instances_*.json``.
-    """
-
-    name: str
-    archive: Archive
+    name: str  # of its folder, as 'val2017'
+    archive: Archive  # its images
     images: int
-    boxes: int
-    sha256: str
+    boxes: int  # including crowds
+    sha256: str  # of its instances_*.json
 
     @property
     def annotations(self) -> Path:
@@ -55,8 +39,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """What there is to fetch, and where; ``parts`` are by the names of ``--splits``."""
+class Catalog:
+    """What can be downloaded, and from where; ``parts`` by the names of ``--splits``."""
 
     annotations: Archive
     parts: dict[str, Part]
@@ -66,8 +50,8 @@ class Catalogue:
 # COCO publishes no hashes. Sizes and SHA-256 of the archives are those of TensorFlow Datasets
 # (tensorflow_datasets/url_checksums/coco.txt); torchvision has the same hashes
 # (torchvision/prototype/datasets/_builtin/coco.py). The hashes of the two json files, and the numbers of
-# boxes, are as several who unpacked these archives wrote them down.
-COCO = Catalogue(
+# boxes, are as several people who unpacked these archives published them.
+COCO = Catalog(
     Archive(
         'annotations/annotations_trainval2017.zip',
         252_907_541,

@@ -6,94 +6,86 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Container
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
+from ghost_det.utils.threads import ordered
 
-from .download import disk_fault, run_all
+from .download import disk_error
 
 RATIO = 50  # of a member's size to its packed size; COCO's: at most 6, of the captions
 MARGIN = 1 << 20  # bytes that any member may have
 _BLOCK = 1 << 20
 
 
-def members(archive: zipfile.ZipFile, folder: str, limit: int) -> list[zipfile.ZipInfo]:
-    """Return an archive's files, all of which are fit to be unpacked.
+def safe_members(archive: zipfile.ZipFile, folder: str, limit: int) -> list[zipfile.ZipInfo]:
+    """Return an archive's files, after checking that all of them can be unpacked safely.
 
-    Args:
-        archive: what to look at.
-        folder: the one that every member must lie in, as ``'val2017'``.
-        limit: bytes that all of them may have together.
-
-    Raises:
-        UserError: one would land elsewhere, is a link or encrypted, appears twice, or they are a bomb.
+    Raises a `UserError` where one would land outside of ``folder``, is a link or encrypted, appears twice, or
+    where they are a bomb: over ``limit`` bytes together.
     """
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.orig_filename
-        parts = name.removesuffix('/').split('/')
-        mode = info.external_attr >> 16
-        fault = None
-        if parts[0] != folder or {'', '.', '..'} & set(parts) or re.search(r'[\\:\0]', name):
-            fault = f'does not stay in {folder}/'
-        elif stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            fault = 'is a link or a device, not a file'
-        elif info.flag_bits & 1:
-            fault = 'is encrypted'
-        elif name in found:
-            fault = 'is there twice'
-        elif info.file_size > RATIO * info.compress_size + MARGIN:
-            fault = f'is a bomb: {info.file_size:,} bytes from {info.compress_size:,}'
-        if fault:
-            raise UserError(f'{archive.filename}: {name!r} {fault}; nothing was unpacked')
+        problem = _problem(info, folder, repeated=name in found)
+        if problem:
+            raise UserError(f'{archive.filename}: {name!r} {problem}; nothing was unpacked')
         if not info.is_dir():
             found[name] = info
     total = sum(info.file_size for info in found.values())
     if total > limit:
         raise UserError(
-            f'{archive.filename}: a bomb: it unpacks to {total:,} bytes, {limit:,} at most are wanted; '
+            f'{archive.filename}: a bomb: it unpacks to {total:,} bytes, expected at most {limit:,}; '
             'nothing was unpacked'
         )
     return list(found.values())
 
 
+def _problem(info: zipfile.ZipInfo, folder: str, repeated: bool) -> str | None:
+    name = info.orig_filename
+    parts = name.removesuffix('/').split('/')
+    if parts[0] != folder or {'', '.', '..'} & set(parts) or re.search(r'[\\:\0]', name):
+        return f'does not stay in {folder}/'
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return 'is a link or a device, not a file'
+    if info.flag_bits & 1:
+        return 'is encrypted'
+    if repeated:
+        return 'appears twice'
+    if info.file_size > RATIO * info.compress_size + MARGIN:
+        return f'is a bomb: {info.file_size:,} bytes from {info.compress_size:,}'
+    return None
+
+
 def unpack(
-    path: Path, root: Path, folder: str, limit: int, jobs: int, wanted: Callable[[str], bool] | None = None
+    path: Path, root: Path, folder: str, limit: int, jobs: int, only: Container[str] | None = None
 ) -> None:
-    """Unpack an archive; a file that is there already, of the right size and CRC, is left alone.
+    """Unpack an archive, or ``only`` some of its files; files that are there with the right CRC are kept.
 
-    Args:
-        path: the archive.
-        root: where its folder goes.
-        folder: see `members`.
-        limit: see `members`.
-        jobs: threads: no gain on a local disk, but where each new file waits for a network.
-        wanted: says of a member's name whether to unpack it; default: all.
-
-    Raises:
-        UserError: it is damaged, unfit (see `members`), or the disk is full.
+    Threads gain nothing on a local disk, but where each new file waits for a network. See `safe_members` for
+    ``folder`` and ``limit``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            chosen = members(archive, folder, limit)
-            if wanted is not None:
-                chosen = [info for info in chosen if wanted(info.filename)]
-            total = sum(info.file_size for info in chosen)
+            members = safe_members(archive, folder, limit)
+            chosen = [info for info in members if only is None or info.filename in only]
 
-            def one(info: zipfile.ZipInfo) -> None:
+            def unpack_one(info: zipfile.ZipInfo) -> int:
                 _unpack(archive, info, root / info.filename)
-                bar.update(info.file_size)
+                return info.file_size
 
+            total = sum(info.file_size for info in chosen)
             with tqdm(total=total, desc=f'{folder}/', unit='B', unit_scale=True, disable=None) as bar:
-                run_all(one, chosen, jobs)
+                for size in ordered(unpack_one, chosen, jobs):
+                    bar.update(size)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f'{path}: damaged ({error}); delete it, and run this again') from None
     except OSError as error:
-        raise disk_fault(error, root) from None
+        raise disk_error(error, root) from None
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,120 +14,90 @@ from tqdm import tqdm
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import sha256
+from ghost_det.utils.threads import ordered
 
-from .catalog import COCO, Catalogue, Part
-from .download import disk_fault, run_all
+from .catalog import COCO, Catalog, Part
+from .download import disk_error
 
-SHOWN = 10  # faults of each kind
+SHOWN = 10  # names of images for each kind of problem
 _TAIL = 1024
 
 
 @dataclass
-class State:
-    """What is wrong with a split.
-
-    Attributes:
-        part: which one.
-        annotations: the annotation file's fault, if it has one.
-        images: the faults of images, by file name.
-        sizes: (width, height) of each image that the annotations list.
-        boxes: how many they have.
-    """
+class SplitState:
+    """What is wrong with a split."""
 
     part: Part
-    annotations: str | None = None
-    images: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    annotations: str | None = None  # the annotation file's problem, if it has one
+    images: dict[str, str] = field(default_factory=dict)  # the problems of images, by file name
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # (width, height), by file name
     boxes: int = 0
 
     @property
-    def whole(self) -> bool:
+    def intact(self) -> bool:
         """Whether nothing is wrong."""
         return not self.annotations and not self.images
 
     def lines(self, root: Path) -> list[str]:
-        """Say it, the first of each kind by name."""
-        counts = f'{len(self.sizes):,} images, {self.boxes:,} boxes'
-        if self.whole:
-            return [f'{self.part.name}: whole: {counts}']
-        said = [f'{root / self.part.annotations}: {self.annotations}'] if self.annotations else []
-        for fault, count in Counter(self.images.values()).most_common():
-            names = sorted(name for name, its in self.images.items() if its == fault)
-            more = ' ...' if count > SHOWN else ''
-            said.append(f'{root / self.part.name}: {count:,} {fault}: {", ".join(names[:SHOWN])}{more}')
-        return said
+        """Describe it, with the first names of each kind of problem."""
+        if self.intact:
+            return [f'{self.part.name}: intact: {len(self.sizes):,} images, {self.boxes:,} boxes']
+        lines = [f'{root / self.part.annotations}: {self.annotations}'] if self.annotations else []
+        for problem in dict.fromkeys(self.images.values()):
+            names = sorted(name for name, its in self.images.items() if its == problem)
+            more = ' ...' if len(names) > SHOWN else ''
+            shown = ', '.join(names[:SHOWN])
+            lines.append(f'{root / self.part.name}: {len(names):,} {problem}: {shown}{more}')
+        return lines
 
 
-def verify(root: Path, splits: Sequence[str], jobs: int = 8, catalogue: Catalogue = COCO) -> list[State]:
-    """Compare a copy with what was published: annotations by their hash, images by their headers and ends.
-
-    Args:
-        root: the copy, as ``data/coco``.
-        splits: ``'train'``, ``'val'``.
-        jobs: threads.
-        catalogue: what was published.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+def verify(root: Path, splits: Sequence[str], jobs: int = 8, catalog: Catalog = COCO) -> list[SplitState]:
+    """Compare a copy with what was published: annotations by their hash, images by their headers and ends."""
     if not root.is_dir():
-        raise UserError(f'--root {root}: no such folder; without --verify, it is made')
-    return [examine(root, catalogue.parts[split], jobs) for split in splits]
+        raise UserError(f'--root {root}: no such folder; without --verify, it is created')
+    return [examine(root, catalog.parts[split], jobs) for split in splits]
 
 
-def examine(root: Path, part: Part, jobs: int) -> State:
+def examine(root: Path, part: Part, jobs: int) -> SplitState:
     """Find out what is wrong with a split."""
-    state = State(part)
+    state = SplitState(part)
     path = root / part.annotations
     if not path.is_file():
         state.annotations = 'missing'
         return state
     try:
-        found = sha256(path)
-        state.sizes, state.boxes = _contents(path)
+        digest = sha256(path)
+        content = read_without_boxes(path)
+        state.sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
+        state.boxes = len(content['annotations'])
     except OSError as error:
-        raise disk_fault(error, root) from None
+        raise disk_error(error, root) from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        state.annotations = 'not the published file: not whole, or no COCO annotations'
+        state.annotations = 'not the published file: incomplete, or not COCO annotations'
         return state
-    if found != part.sha256:
+    if digest != part.sha256:
         state.annotations = (
-            f'not the published file: {len(state.sizes):,} images and {state.boxes:,} boxes, '
-            f'{part.images:,} and {part.boxes:,} are wanted; SHA-256 {found}, {part.sha256} is wanted'
+            f'not the published file: expected {part.images:,} images and {part.boxes:,} boxes, got '
+            f'{len(state.sizes):,} and {state.boxes:,}; expected SHA-256 {part.sha256}, got {digest}'
         )
-    folder = root / part.name
 
-    def look(name: str) -> None:
-        fault = image_fault(folder / name, state.sizes[name])
-        if fault:
-            state.images[name] = fault
-        bar.update()
+    def look(name: str) -> tuple[str, str | None]:
+        return name, image_problem(root / part.name / name, state.sizes[name])
 
-    with tqdm(total=len(state.sizes), desc=f'looking at {part.name}/', unit='image', disable=None) as bar:
-        run_all(look, list(state.sizes), jobs)
+    results = ordered(look, state.sizes, jobs)
+    bar = tqdm(results, f'checking {part.name}/', len(state.sizes), unit='image', disable=None)
+    state.images = {name: problem for name, problem in bar if problem}
     return state
 
 
-def _contents(path: Path) -> tuple[dict[str, tuple[int, int]], int]:
-    """Return the images' sizes by name, and the number of boxes."""
-    content = read_light(path)
-    sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
-    return sizes, len(content['annotations'])
-
-
-def read_light(path: Path) -> Any:
-    """Return an annotation file's content with no more of each box than the ``image_id`` that it is of."""
+def read_without_boxes(path: Path) -> Any:
+    """Return an annotation file's content with only the ``image_id`` of each box, to save memory."""
     with path.open('rb') as file:
         return json.load(file, object_hook=lambda entry: entry['image_id'] if 'bbox' in entry else entry)
 
 
-def image_fault(path: Path, size: tuple[int, int]) -> str | None:
-    """Say what is wrong with an image file, if anything is, without decoding it unless its end looks odd.
-
-    Args:
-        path: the file.
-        size: (width, height) that it should have.
-    """
+def image_problem(path: Path, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with an image of (width, height), if anything; only odd ones are decoded."""
     try:
         with path.open('rb') as file, Image.open(file) as image:
             found = image.size
@@ -143,5 +112,5 @@ def image_fault(path: Path, size: tuple[int, int]) -> str | None:
     except FileNotFoundError:
         return 'missing'
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return 'truncated' if 'truncated' in str(error) else 'no image, or not readable'
+        return 'truncated' if 'truncated' in str(error) else 'not a readable image'
     return None

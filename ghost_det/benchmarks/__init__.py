@@ -1,1 +1,0 @@
-"""What things cost, measured on the machine at hand."""

@@ -1,0 +1,36 @@
+"""The user's cache: data that is generated or converted once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ghost_det.errors import UserError
+from ghost_det.utils.files import atomic_folder
+
+
+def cache_root() -> Path:
+    """Return ``$GHOST_DET_CACHE``, else ``$XDG_CACHE_HOME/ghost_det``, else ``~/.cache/ghost_det``."""
+    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(os.environ.get('GHOST_DET_CACHE') or f'{caches}/ghost_det').expanduser().absolute()
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return a folder, which ``build`` fills where there is none; it appears when it is complete.
+
+    Processes may call this at the same time.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if not folder.is_dir():
+        try:
+            with atomic_folder(folder) as built:
+                build(built)
+        except OSError as error:
+            raise UserError(
+                f'{folder}: cannot be written ({error.strerror or error}); GHOST_DET_CACHE names another'
+                ' folder'
+            ) from None
+    return folder

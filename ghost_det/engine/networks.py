@@ -1,0 +1,299 @@
+"""The networks as MMDetection builds them: ``norm_cfg``, ``act_cfg`` and a verified ``init_cfg``."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmcv.cnn import DepthwiseSeparableConvModule, Scale, build_activation_layer, build_norm_layer
+from mmdet.models import GFLHead
+from mmdet.models.backbones import ResNet
+from mmdet.models.utils import multi_apply
+from mmdet.registry import MODELS
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, PretrainedInit, initialize, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from ghost_det import models
+from ghost_det.errors import UserError
+from ghost_det.models import GhostConv2d, ghostify
+from ghost_det.models.bottleneck import start_as_shortcuts
+from ghost_det.models.ghost_module import ActLayer, NormLayer
+from ghost_det.weights.catalog import SCHEME
+from ghost_det.weights.load import load_pretrained
+
+BN: dict[str, Any] = {'type': 'BN'}
+RELU: dict[str, Any] = {'type': 'ReLU'}
+_VERIFIED = 'VerifiedPretrained'
+
+
+def norm_layer(norm_cfg: dict[str, Any]) -> NormLayer:
+    """Return what makes the normalisation layers of ``norm_cfg`` from channels."""
+    return lambda channels: build_norm_layer(norm_cfg, channels)[1]
+
+
+def act_layer(act_cfg: dict[str, Any] | None) -> ActLayer:
+    """Return what makes the activations of ``act_cfg``; empty ones for ``None``."""
+    if act_cfg is None:
+        return nn.Sequential
+    return lambda: build_activation_layer(dict(act_cfg))
+
+
+def verified(init_cfg: Any) -> Any:
+    """Return mmengine's ``init_cfg`` with `VerifiedPretrained` for its ``Pretrained``; files come last.
+
+    mmengine's own loads with ``strict=False``: a file of another network passes with a warning.
+    """
+    if isinstance(init_cfg, list | tuple):
+        return sorted(map(verified, init_cfg), key=lambda cfg: cfg['type'] == _VERIFIED)
+    if init_cfg is None:
+        return None
+    if not isinstance(init_cfg, Mapping) or 'type' not in init_cfg:
+        raise ValueError(
+            f"init_cfg is {init_cfg!r}; expected dict(type='Pretrained', checkpoint=...) or None"
+        )
+    kind = init_cfg['type']
+    if kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained':
+        return {**init_cfg, 'type': _VERIFIED}
+    return init_cfg
+
+
+class _Configured:
+    """The settings of layers and the initialisation that mmdet's configs have, over a network of torch.
+
+    `BaseModule` comes last, as the networks pass nothing on to their base class.
+    """
+
+    init_cfg: Any
+
+    def __init__(
+        self,
+        *args: Any,
+        norm_cfg: dict[str, Any] = BN,
+        act_cfg: dict[str, Any] | None = RELU,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        layers: dict[str, Any] = dict(norm_layer=norm_layer(norm_cfg), act_layer=act_layer(act_cfg))
+        super().__init__(*args, **layers, **kwargs)
+        self.init_cfg = copy.deepcopy(verified(init_cfg))
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut only."""
+        network: Any = super()
+        network.init_weights()
+        if not self.init_cfg:
+            start_as_shortcuts(self)  # type: ignore[arg-type]
+
+
+@MODELS.register_module()
+class GhostNet(_Configured, models.GhostNet, BaseModule):
+    """GhostNet as a backbone of mmdet: `ghost_det.models.GhostNet`, whose other arguments it takes too.
+
+    Args:
+        norm_cfg: normalisation layers, as in mmdet.
+        act_cfg: activations, as in mmdet.
+        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. With ``None``,
+            ``init_weights`` keeps torch's own, as the reference code does, but for `start_as_shortcuts`.
+            (mmdet's usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
+
+    Raises:
+        ValueError: an argument is outside of its range; the message names it.
+
+    Example:
+        >>> backbone = GhostNet(out_indices=(1, 2, 3), norm_cfg=dict(type='GN', num_groups=2)).eval()
+        >>> backbone.out_channels, backbone.out_strides
+        ((40, 112, 160), (8, 16, 32))
+    """
+
+
+@MODELS.register_module()
+class GhostNetV2(GhostNet, models.GhostNetV2):
+    """`ghost_det.models.GhostNetV2` with the arguments of `GhostNet`."""
+
+
+@MODELS.register_module()
+class GhostNetV3(GhostNetV2, models.GhostNetV3):
+    """`ghost_det.models.GhostNetV3` with the arguments of `GhostNet`."""
+
+
+@MODELS.register_module()
+class RepGhostNet(GhostNet, models.RepGhostNet):
+    """`ghost_det.models.RepGhostNet` with the arguments of `GhostNet`."""
+
+
+@MODELS.register_module()
+class GhostPAN(_Configured, models.GhostPAN, BaseModule):
+    """`ghost_det.models.GhostPAN` with ``norm_cfg``, ``act_cfg`` and ``init_cfg``, as `GhostNet` has them."""
+
+
+@MODELS.register_module()
+class GhostResNet(ResNet):
+    """mmdet's ``ResNet`` with ghost convolutions.
+
+    Source: GhostNet (arXiv 1911.11907), section 4.1: Ghost-ResNet-50, at ratios 2 and 4.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        ratio: reduction ``s`` of every ghost convolution.
+        dw_size: kernel ``d`` of every cheap operation.
+        norm_eval: keep batch-norm statistics fixed while training. Off, other than in ``ResNet``, as there
+            are no ImageNet weights that bring statistics.
+        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
+            default, but for cheap operations, which keep torch's.
+        **kwargs: ``ResNet``'s.
+
+    Attributes:
+        out_channels: channels of each returned map, finest first.
+        out_strides: pixels of the input per cell of each returned map.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a tuple of
+        ``(N, out_channels[i], ceil(H / out_strides[i]), ceil(W / out_strides[i]))``.
+
+    Raises:
+        ValueError: an argument is outside of its range, or ``init_cfg`` names weights of a plain ResNet.
+
+    Example:
+        >>> backbone = GhostResNet(50, out_indices=(1, 2, 3))
+        >>> backbone.out_channels, backbone.out_strides
+        ((512, 1024, 2048), (8, 16, 32))
+    """
+
+    init_cfg: Any
+
+    def __init__(
+        self,
+        depth: int,
+        ratio: int = 2,
+        dw_size: int = 3,
+        norm_eval: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(depth, norm_eval=norm_eval, init_cfg=init_cfg, **kwargs)
+        if any(zoo in str(self.init_cfg) for zoo in ('torchvision://', 'open-mmlab://')):
+            raise ValueError(
+                f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers. No weights '
+                'are published for this one. Train from scratch with init_cfg=None, or pass your own file.'
+            )
+        self.init_cfg = verified(self.init_cfg)
+        self._has_default_init = init_cfg is None and kwargs.get('pretrained') is None
+        ghostify(self, ratio, dw_size)
+        returned = [i for i in range(self.num_stages) if i in self.out_indices]
+        self.out_channels = tuple(self.base_channels * 2**i * self.block.expansion for i in returned)
+        self.out_strides = tuple(4 * math.prod(self.strides[: i + 1]) for i in returned)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but for the cheap operations.
+
+        Kaiming fan-out takes a depthwise convolution for a dense one, and makes its weights far too small.
+        Files are loaded last: deformable convolutions initialise themselves after what ``init_cfg`` does.
+        """
+        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        files = [cfg for cfg in cfgs if cfg.get('type') == _VERIFIED]
+        whole, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg and cfg not in files]
+        super().init_weights()
+        self.init_cfg = whole
+        initialize(self, files)
+        if self._has_default_init:
+            for module in self.modules():
+                if isinstance(module, GhostConv2d):
+                    module.cheap_operation.reset_parameters()
+
+    def train(self, mode: bool = True) -> GhostResNet:
+        """Set training mode as ``ResNet`` does, whose own returns nothing, and nor does its ``eval``."""
+        super().train(mode)
+        return self
+
+
+@MODELS.register_module()
+class GFLSepBNHead(GFLHead):
+    """mmdet's ``GFLHead`` with depthwise separable convolutions, and 1x1 ones for its predictions.
+
+    The levels share the convolutions, and each has batch norms of its own, as their activations differ:
+    mmdet's ``RetinaSepBNHead`` is made so, and its ``RTMDetSepBNHead``, which cannot share separable ones.
+
+    Source: the method is GFL (arXiv 2006.04388); the light head is that of NanoDet
+    (https://github.com/RangiLyu/nanodet, Apache-2.0). Arguments and shapes are ``GFLHead``'s, but for the odd
+    ``kernel_size`` of the depthwise convolutions and batch norm for its ``norm_cfg``.
+    """
+
+    def __init__(self, kernel_size: int = 5, norm_cfg: Any = BN, **kwargs: Any) -> None:
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f'GFLSepBNHead: kernel_size is {kernel_size}; expected an odd number')
+        self.kernel_size = kernel_size
+        super().__init__(norm_cfg=norm_cfg, **kwargs)
+
+    def _init_layers(self) -> None:
+        self.cls_convs = self._towers()
+        self.reg_convs = self._towers()
+        self.gfl_cls = nn.Conv2d(self.feat_channels, self.cls_out_channels, 1)
+        self.gfl_reg = nn.Conv2d(self.feat_channels, 4 * (self.reg_max + 1), 1)
+        self.scales = nn.ModuleList(Scale(1.0) for _ in self.cls_convs)
+
+    def _towers(self) -> nn.ModuleList:
+        widths = [self.in_channels, *[self.feat_channels] * self.stacked_convs]
+        towers: list[nn.Sequential] = []
+        for _ in self.prior_generator.strides:
+            layers = [
+                DepthwiseSeparableConvModule(
+                    inp, oup, self.kernel_size, padding=self.kernel_size // 2, norm_cfg=self.norm_cfg
+                )
+                for inp, oup in zip(widths, widths[1:])
+            ]
+            for layer, first in zip(layers, towers[0] if towers else layers):
+                layer.depthwise_conv.conv = first.depthwise_conv.conv
+                layer.pointwise_conv.conv = first.pointwise_conv.conv
+            towers.append(nn.Sequential(*layers))
+        return nn.ModuleList(towers)
+
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the logits of the classes and of the distances, a map of each for each level."""
+        outs: tuple[list[Tensor], list[Tensor]] = multi_apply(
+            self.forward_single, x, self.scales, self.cls_convs, self.reg_convs
+        )
+        return outs
+
+    def forward_single(
+        self, x: Tensor, scale: nn.Module, cls_convs: nn.Module, reg_convs: nn.Module
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of one level."""
+        return self.gfl_cls(cls_convs(x)), scale(self.gfl_reg(reg_convs(x))).float()
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class VerifiedPretrained(PretrainedInit):
+    """mmengine's ``Pretrained`` for Ghost networks, which loads every tensor or raises.
+
+    Networks of this package use it by themselves for ``init_cfg=dict(type='Pretrained', ...)``. The arguments
+    are `load_pretrained`'s; ``map_location`` is not used, as tensors are copied to where the network is.
+    """
+
+    def __init__(
+        self, checkpoint: str, prefix: str | None = None, map_location: Any = 'cpu', partial: bool = False
+    ) -> None:
+        super().__init__(checkpoint, prefix, map_location)
+        self.partial = partial
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the weights and log how many."""
+        loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
+        print_log(str(loaded), logger='current')
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
+
+
+def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Refuse mmengine's own loaders, which would take what happens to fit."""
+    raise UserError(
+        f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
+        "them in the backbone's init_cfg; to start another network from a file, name its path"
+    )
+
+
+CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_load_published, force=True)

@@ -1,0 +1,81 @@
+"""The best scores of a detector's head, selected before they are sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+Selected = tuple[Tensor, Tensor, Tensor, Any]
+
+NAME = 'filter_scores_and_topk'
+"""mmdet's function, which its heads call by this global name."""
+
+
+def select_fast(model: nn.Module) -> None:
+    """Have the heads of this one detector of mmdet select by `select`; mmdet itself stays as it is.
+
+    At 320 pixels and 80 classes, the scores of an untrained RetinaNet take longer to sort than its network to
+    run. A method that calls mmdet's function gets a copy on the instance, in whose globals `NAME` is ours.
+    """
+    for module in model.modules():
+        for name in dir(type(module)):
+            method = getattr(type(module), name, None)
+            if isinstance(method, FunctionType) and NAME in method.__code__.co_names:
+                setattr(module, name, MethodType(_with_fast_selection(method), module))
+
+
+def _with_fast_selection(method: FunctionType) -> FunctionType:
+    scope = {**method.__globals__, NAME: partial(select, method.__globals__[NAME])}
+    copy = FunctionType(method.__code__, scope, method.__name__, method.__defaults__, method.__closure__)
+    copy.__kwdefaults__ = method.__kwdefaults__
+    return copy
+
+
+def select(
+    original: Callable[..., Selected], scores: Tensor, score_thr: float, topk: int, results: Any = None
+) -> Selected:
+    """Return what mmdet's ``filter_scores_and_topk`` does, without sorting the scores that it then drops.
+
+    Of equal scores at the cut the first are taken, in order; mmdet leaves that to ``torch.sort``, which on a
+    CPU is not stable. Elsewhere than on a CPU, and without a limit, mmdet's own function is called.
+
+    Args:
+        original: mmdet's function.
+        scores: ``(n, classes)``, without NaN.
+        score_thr: only higher scores are taken.
+        topk: how many of them at most.
+        results: a tensor of n rows, or a list or dictionary of such, whose rows are taken along.
+
+    Returns:
+        the scores, falling; their classes and rows, int64; and what ``results`` has at those rows.
+    """
+    if topk < 1 or scores.device.type != 'cpu':
+        return original(scores, score_thr, topk, results)
+    # The best of as many rows as are asked for are as many scores: no row below all of them has a part.
+    rows, _ = _above(scores.amax(1), score_thr, topk)
+    found, values = _above(scores[rows].flatten(), score_thr, topk)
+    values, order = values.sort(descending=True, stable=True)
+    found = found[order[:topk]]
+    classes = scores.shape[1]
+    rows, labels = rows[found // classes], found % classes
+    if isinstance(results, dict):
+        results = {key: value[rows] for key, value in results.items()}
+    elif isinstance(results, list):
+        results = [value[rows] for value in results]
+    elif results is not None:
+        results = results[rows]
+    return values[:topk], labels, rows, results
+
+
+def _above(values: Tensor, threshold: float, topk: int) -> tuple[Tensor, Tensor]:
+    """Return where values are above the threshold and not below the ``topk``-th of them, and those values."""
+    places = (values > threshold).nonzero().squeeze(1)
+    values = values[places]
+    if len(values) > topk:
+        kept = values >= values.topk(topk).values[-1]
+        places, values = places[kept], values[kept]
+    return places, values

@@ -1,0 +1,55 @@
+"""matplotlib's figures without a screen, whatever backend the process has."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+from .files import atomic
+from .text import cut
+
+MARKED = 20  # points up to which a curve has a mark at each
+FONTS = (
+    *('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans CJK KR', 'Noto Sans Arabic', 'Noto Sans Hebrew'),
+    *('Noto Sans Devanagari', 'Noto Sans Thai', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei'),
+    *('Droid Sans Fallback', 'Arial Unicode MS', 'Microsoft YaHei', 'PingFang SC'),
+)
+"""Taken, where they are installed, for letters that matplotlib's own font does not have."""
+
+
+def make_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches; from then on text may be in any script (`FONTS`)."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    matplotlib.rcParams['font.family'] = ['DejaVu Sans', *(name for name in FONTS if name in installed)]
+    return Figure(figsize=(width, height), layout='constrained')
+
+
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """Return a figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=dpi)
+    return file.getvalue()
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure as a PNG file, complete or not at all."""
+    with atomic(path) as partial:
+        partial.write_bytes(png(figure, dpi))
+
+
+def label(name: object, width: int = 20) -> str:
+    """Return a name of bounded length, in which matplotlib sees no mathematics."""
+    text = ''.join(letter if letter.isprintable() else '?' for letter in str(name))
+    return cut(text, width).replace('$', r'\$')
+
+
+def plot_steps(axis: Any, steps: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
+    """Plot over integer steps; few points are marked, as a line through a single one shows nothing."""
+    axis.plot(steps, values, marker='o' if len(steps) <= MARKED else '', **style)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

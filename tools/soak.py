@@ -1,0 +1,291 @@
+"""Kills a small training again and again, and compares its end with that of one that was never killed.
+
+    python -m tools.soak --kills 100
+
+Each kill is a SIGKILL of a process: at a random moment, within a training step (after its backward pass),
+within the writing of a checkpoint (half of it written, or all but the old one not removed yet), or within an
+evaluation. Processes are forked from one that has imported everything, as imports are most of a start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ghost_det.data import dataset as data
+from ghost_det.data.sample import make_sample
+from ghost_det.engine import checkpoints as saving
+from ghost_det.engine import train as run
+from ghost_det.errors import EXIT_INTERRUPTED, run_tool
+from ghost_det.evaluation import metric as evaluation
+from ghost_det.utils import files
+from ghost_det.weights import checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+MOMENTS = ('random', 'step', 'save', 'before removal', 'evaluation', 'signal')
+# All that draws random numbers or keeps a state: augmentations in workers, sizes in the main process,
+# averaged weights, accumulated gradients that an epoch's end does not use up, moments, a schedule by steps.
+CONFIG = """
+_base_ = [{base!r}]
+custom_hooks = [
+    dict(type='ChannelsLastHook', enabled=True),
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, update_buffers=True),
+]
+model = dict(
+    data_preprocessor=dict(
+        batch_augments=[
+            dict(type='BatchSyncRandomResize', random_size_range=(64, 128), size_divisor=32, interval=1)
+        ]
+    ),
+    backbone=dict(init_cfg=None),
+)
+train_dataloader = dict(batch_size=4, num_workers=2)
+val_dataloader = dict(batch_size=4)
+test_dataloader = val_dataloader
+optim_wrapper = dict(accumulative_counts=2)
+train_cfg = dict(max_epochs=4, val_interval=1)
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=10)]
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1), logger=dict(interval=1))
+randomness = dict(seed=3)
+"""
+STEPS_AN_EPOCH, EPOCHS = 5, 4
+# A loop of iterations, over data without end, with checkpoints and evaluations at steps that do not coincide.
+ITERATIONS = (
+    CONFIG
+    + """
+train_dataloader['sampler'] = dict(_delete_=True, type='InfiniteSampler', shuffle=True)
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=20, val_interval=7)
+default_hooks['checkpoint'].update(by_epoch=False, interval=3)
+log_processor = dict(by_epoch=False)
+"""
+)
+CONFIGS = {'epochs': CONFIG, 'iterations': ITERATIONS}
+
+
+def make_config(folder: Path, loop: str = 'epochs') -> Path:
+    path = folder / 'small.py'
+    base = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
+    path.write_text(CONFIGS[loop].replace('{base!r}', repr(str(base))))
+    return path
+
+
+def in_child(work: Callable[[], Any], log: Path) -> int:
+    """Start a function in a forked process, whose output goes to a file, and return the process."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    os.setpgid(0, 0)
+    try:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        run_tool(work)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_call(function: Callable[..., Any], number: int, then: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function whose call of this number does something else."""
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return then(*args, **kwargs) if calls == number else function(*args, **kwargs)
+
+    return counted
+
+
+def arm(moment: str, dice: random.Random) -> None:
+    """Have this process kill itself at a moment of the training it is about to run."""
+    if moment == 'step':  # gradients are there, the weights are not yet changed, or some are
+        torch.optim.Optimizer.zero_grad = on_call(torch.optim.Optimizer.zero_grad, dice.randint(1, 8), die)
+    elif moment == 'signal':  # all processes of the group get it, loader workers among them
+
+        def tell(*args: Any, **kwargs: Any) -> Any:
+            # Not by the program kill, of which a version takes -1234 for -1: all processes of all.
+            code = f'import os; os.killpg({os.getpgid(0)}, {int(signal.SIGTERM)})'
+            subprocess.run([sys.executable, '-S', '-c', code], start_new_session=True)
+            return zero_grad(*args, **kwargs)
+
+        zero_grad = torch.optim.Optimizer.zero_grad
+        torch.optim.Optimizer.zero_grad = on_call(zero_grad, dice.randint(1, 8), tell)
+    elif moment == 'save':
+
+        def half(path: Path) -> None:
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+        files._flush = on_call(files._flush, dice.randint(1, 8), half)
+    elif moment == 'before removal':
+        hook = saving.KeepingCheckpointHook
+        hook._remove = on_call(hook._remove, dice.randint(1, 3), die)
+    elif moment == 'evaluation':
+        where = dice.choice(['process', 'compute_metrics'])
+        number = dice.randint(1, 3)
+        metric = evaluation.FullCocoMetric
+        setattr(metric, where, on_call(getattr(metric, where), number, die))
+
+
+def state(work_dir: Path) -> dict[str, Any]:
+    """Return everything that a training leaves and that time does not change."""
+    (last,) = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
+    (best,) = work_dir.glob('best_*.pth')
+    found: dict[str, Any] = {'last': last.name, 'best': best.name}
+    for name, path in (('last', last), ('best', best)):
+        content = checkpoint.load_checkpoint(path)
+        hub = content.pop('message_hub')
+        for key in [key for key in hub['log_scalars'] if 'time' in key or 'memory' in key]:
+            del hub['log_scalars'][key]
+        for key in ('cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id'):
+            hub['runtime_info'].pop(key, None)
+            content['meta'].pop(key, None)
+        for key in ('time', 'began'):
+            content['meta'].pop(key, None)
+        hub['log_scalars'] = {
+            key: (value._log_history.tolist(), value._count_history.tolist())
+            for key, value in hub['log_scalars'].items()
+        }
+        found[f'content of {name}'] = {**content, 'hub': hub}
+    losses = {}
+    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in log.read_text().split('\n')[:-1]:
+            row = json.loads(line)
+            losses['loss' in row, row['step']] = {
+                k: v for k, v in row.items() if 'time' not in k and k != 'memory'
+            }
+    found['log'] = losses
+    return found
+
+
+def differences(one: Any, other: Any, place: str = '') -> list[str]:
+    """Name the places where two nested structures are not bit-identical."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        lone = [f'{place}/{key}: in one only' for key in one.keys() ^ other.keys()]
+        return lone + [
+            d
+            for key in one.keys() & other.keys()
+            for d in differences(one[key], other[key], f'{place}/{key}')
+        ]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return [d for i, pair in enumerate(zip(one, other)) for d in differences(*pair, f'{place}/{i}')]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.dtype == other.dtype and torch.equal(one, other)
+    elif isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        same = bool(np.array_equal(one, other))
+    else:
+        same = one == other or (one != one and other != other)
+    return [] if same else [f'{place}: {str(one)[:60]} against {str(other)[:60]}']
+
+
+def steps_done(work_dir: Path) -> int:
+    """Return how many steps the logs of a work folder have in all, those done twice counted twice."""
+    logs = work_dir.glob('*/vis_data/scalars.json')
+    return sum('"loss"' in line for log in logs for line in log.read_text().split('\n')[:-1])
+
+
+@dataclass
+class Soak:
+    """Trainings in a folder, some of them killed."""
+
+    folder: Path
+    loop: str
+
+    def __post_init__(self) -> None:
+        self.config = make_config(self.folder, self.loop)
+        self.data = data.find_data(make_sample(self.folder, train=STEPS_AN_EPOCH * 4, val=6))
+
+    def train(self, name: str, moment: str | None = None, dice: Any = random, **settings: Any) -> int:
+        """Start a training that may kill itself, in a process of its own, and return that."""
+
+        def work() -> None:
+            if moment:
+                arm(moment, dice)
+            run.train(str(self.config), data=self.data, work_dir=str(self.folder / name), **settings)
+
+        return in_child(work, self.folder / f'{name}.log')
+
+    def is_killed(self, name: str, pid: int) -> bool:
+        """Wait for a process and tell whether it was killed or told to stop; it must have ended well else."""
+        status = os.waitpid(pid, 0)[1]
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            return True
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == EXIT_INTERRUPTED:
+            return True
+        assert status == 0, (self.folder / f'{name}.log').read_text()[-3000:]
+        return False
+
+
+def soak(
+    folder: Path, kills: int, seed: int, moments: Sequence[str] = MOMENTS, loop: str = 'epochs'
+) -> dict[str, Any]:
+    """Train once without and, from new beginnings as often as needed, with kills; compare each end."""
+    dice = random.Random(seed)
+    trainings = Soak(folder, loop)
+    start = time.perf_counter()
+    assert not trainings.is_killed('whole', trainings.train('whole'))
+    whole, length = state(folder / 'whole'), time.perf_counter() - start
+    report: dict[str, Any] = collections.Counter()
+    faults: list[str] = []
+    while report['kills'] < kills:
+        name = f'killed{report["trainings"]}'
+        report['trainings'] += 1
+        killed = True
+        while killed:
+            moment = dice.choice(moments) if report['kills'] < kills else None
+            pid = trainings.train(name, moment, random.Random(dice.random()), resume='auto')
+            if moment == 'random':
+                time.sleep(dice.uniform(0.1, 1.0) * length)
+                os.kill(pid, signal.SIGKILL)
+            killed = trainings.is_killed(name, pid)
+            report.update({'kills': killed, f'kills: {moment}': killed})
+        found = sorted(differences(whole, state(folder / name)))
+        found += [f'{path.name} is left' for path in (folder / name).glob('.partial-*')]
+        faults += [f'{name}{fault}' for fault in found[:10]]
+        report['trainings that ended to the bit as the whole one'] += not found
+        report['steps done twice'] += steps_done(folder / name) - STEPS_AN_EPOCH * EPOCHS
+        print(f'{dict(report)}, {len(faults)} differences', file=sys.stderr, flush=True)
+    return {**{key: count for key, count in report.items() if count}, 'differences': faults}
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--kills', type=int, default=100)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--moments', nargs='+', choices=MOMENTS, default=MOMENTS)
+    parser.add_argument('--loop', choices=CONFIGS, default='epochs')
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        found = soak(Path(temporary), args.kills, args.seed, args.moments, args.loop)
+    print(json.dumps(found, indent=2))
+    sys.exit(bool(found['differences']))

@@ -1,0 +1,382 @@
+"""A backbone under every kind of detector that mmdet ships: swapped, trained for a step, asked for boxes.
+
+python -m tools.sweep --backbone GhostNet -o docs/sweep-default.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copy
+import logging
+import multiprocessing
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs, demo_track_inputs
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
+from tqdm import tqdm
+
+from ghost_det.config.load import load_config
+from ghost_det.config.query import get_path, necks
+from ghost_det.config.shipped import MMDET, mmdet_folder
+from ghost_det.errors import UserError, reason, run_tool
+from ghost_det.models import BACKBONES
+from ghost_det.swap.probe import PROPOSALS, without_sync_bn, without_weights
+from ghost_det.swap.swap import parse_backbone, swap
+from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.system import cores, versions
+
+PACKAGES = ('torch', 'mmdet', 'onedl-mmdetection', 'mmcv', 'mmcv-lite', 'onedl-mmcv', 'scikit-learn')
+SIDES = (128, 256, 512)
+"""Pixels of the square images, the next where a detector wants more cells of its maps."""
+RESULTS = {
+    'works': 'swapped, one step of its own optimizer, and a prediction',
+    'in part': 'swapped; what is behind the neck runs neither before nor after on random images here',
+    'refused': 'the swap says why not',
+    'unreadable': 'its config cannot be read here, before or after',
+    'fails': 'it runs as it was, and not with the new backbone',
+}
+
+
+_STARTING = threading.Lock()
+"""One process starts at a time: another would inherit the end that tells of the first one's."""
+_PIECE = 'a config without data, for others to inherit from'
+
+
+class Outcome(NamedTuple):
+    """What became of one config."""
+
+    config: str
+    detector: str
+    backbone: str
+    result: str
+    reason: str
+    seconds: float
+
+
+def find_configs(folders: Sequence[str] = ()) -> list[str]:
+    """Return one of mmdet's configs for each kind of detector, backbone, neck, head and dcn, by folder.
+
+    All of mmdet's folders are searched by default; configs, as ``mmdet::NAME``, stand for themselves.
+
+    Raises:
+        UserError: there is no such folder, or a config that is named cannot be read.
+    """
+    root = mmdet_folder()
+    known = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != '_base_')
+    chosen = []
+    for folder in folders or known:
+        folder = folder.rstrip('/')
+        if folder.startswith(MMDET) or folder.endswith('.py'):
+            load_config(folder)  # or it is told what is wrong with it
+            chosen.append(folder)
+            continue
+        if folder not in known:
+            raise UserError(f'{folder}: mmdet ships no such folder of configs; it has {", ".join(known)}')
+        kinds: dict[Any, str] = {}
+        pieces: list[str] = []
+        paths = sorted((root / folder).glob('*.py'), key=lambda p: (len(p.name), p.name))
+        for path in tqdm(paths, desc=f'reading {folder}', leave=False):
+            name = f'{MMDET}{folder}/{path.name}'
+            kind = _kind(name)
+            if kind == _PIECE:
+                pieces.append(name)
+            elif kind is not None:
+                kinds.setdefault(kind, name)
+        chosen += list(kinds.values()) or pieces[:1]
+    return chosen
+
+
+def _kind(name: str) -> Any:
+    """Return what makes a config another case for the swap; ``None`` if it has no model."""
+    try:
+        # Not as load_config does: through ``mmdet::``, mmengine reads all of mmdet's index for each.
+        cfg = Config.fromfile(str(mmdet_folder() / name.removeprefix(MMDET)))
+    except Exception as error:
+        return reason(error)[:60]
+    if not cfg.get('model'):
+        return None
+    if 'train_dataloader' not in cfg or 'val_dataloader' not in cfg:
+        return _PIECE
+    model = cfg.model
+    detector = model if 'backbone' in model else model.get('detector') or model
+    backbone = detector.get('backbone') or {}
+    heads = sorted(_types({key: part for key, part in detector.items() if key.endswith('head')}))
+    return (
+        *(str(part.get('type')) for part in (model, detector, backbone, *necks(detector))),
+        *heads,
+        str((backbone.get('dcn') or {}).get('type')),
+        bool(backbone.get('plugins')),
+        tuple(backbone.get('out_indices') or ()),
+    )
+
+
+def _types(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get('type'), str) and node['type'].endswith('Head'):
+            yield node['type']
+        for value in node.values():
+            yield from _types(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _types(value)
+
+
+def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
+    """Train a detector for one step on random images, by SGD by default, let it predict, and return it.
+
+    Raises:
+        RuntimeError: the loss is not finite, or does not reach most of the backbone.
+        Exception: whatever its parts raise.
+    """
+    MessageHub.get_current_instance().update_info_dict({'iter': 0, 'epoch': 0})  # which a training does
+    for side in SIDES:
+        try:
+            return _exercise(without_sync_bn(dict(detector)), copy.deepcopy(optim_wrapper), side)
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            if side == SIDES[-1]:
+                raise
+    raise AssertionError('SIDES is empty')
+
+
+def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
+    for key in ('backbone', 'teacher_backbone'):
+        if key in cfg:
+            cfg[key] = ConfigDict(without_weights(cfg[key]))
+    cfg.pop('init_cfg', None)
+    if isinstance(cfg.get('teacher_config'), str):  # a path in a clone of mmdet
+        cfg['teacher_config'] = str(mmdet_folder() / cfg['teacher_config'].removeprefix('configs/'))
+    if 'teacher_ckpt' in cfg:
+        cfg['teacher_ckpt'] = None
+    cfg.setdefault('data_preprocessor', ConfigDict(type='DetDataPreprocessor', pad_size_divisor=32))
+    if cfg['data_preprocessor'].get('batch_augments'):
+        cfg['data_preprocessor']['batch_augments'] = None  # some pad to 1024 pixels
+    for part, key in (('train_cfg', 'rpn_proposal'), ('test_cfg', 'rpn')):
+        if (cfg.get(part) or {}).get(key):
+            cfg[part][key]['max_per_img'] = PROPOSALS  # mask heads take seconds for a thousand
+    torch.manual_seed(0)
+    detector = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg)))
+    detector.init_weights()
+    detector.train()
+    if hasattr(detector, 'set_epoch'):
+        detector.set_epoch(0)  # which a hook does
+    data = _inputs(cfg, side)
+    wrapper = build_optim_wrapper(detector, optim_wrapper or dict(optimizer=dict(type='SGD', lr=1e-3)))
+    images = detector.data_preprocessor(data, True)
+    loss, _ = detector.parse_losses(detector(**images, mode='loss'))
+    if not loss.isfinite():
+        raise RuntimeError(f'the loss is {loss.item()}')
+    wrapper.backward(loss)
+    slopes = [p.grad for p in detector.backbone.parameters() if p.requires_grad]
+    reached = sum(slope is not None for slope in slopes)
+    moved = any(slope is not None and slope.any() for slope in slopes[: len(slopes) // 2])  # not zero by init
+    if slopes and (reached <= len(slopes) / 2 or not moved):
+        raise RuntimeError(f'the loss reaches {reached} of {len(slopes)} tensors of the backbone')
+    wrapper.step()
+    detector.eval()
+    first = {key: batch[:1] for key, batch in data.items()}
+    with torch.no_grad():
+        found = detector.test_step(first)
+    if len(found) != 1:
+        raise RuntimeError(f'one image gave {len(found)} predictions')
+    return detector
+
+
+def _inputs(cfg: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """Make two random images, or two frames of a video, with random boxes."""
+    with_mask = 'mask' in str(cfg).lower()  # others take them for boxes
+    settings = dict(image_shapes=(3, side, side), num_classes=_classes(cfg), with_mask=with_mask)
+    if cfg['data_preprocessor'].get('type') == 'TrackDataPreprocessor':
+        found: dict[str, Any] = demo_track_inputs(1, 2, key_frames_inds=[0], num_items=[2], **settings)
+        return found
+    found = demo_mm_inputs(2, num_items=[2, 3], with_semantic=True, **settings)
+    for sample in found['data_samples']:
+        sample.gt_instances.labels -= 1  # its generator starts at 1
+        if not cfg.get('rpn_head'):
+            sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)  # which Fast R-CNN is given
+    return found
+
+
+def _classes(detector: Mapping[str, Any]) -> int:
+    """Return the smallest number of classes that a part knows, plus one, as mmdet's generator counts."""
+    counts: list[int] = []
+
+    def look(node: Any) -> None:
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            if key in ('num_classes', 'num_things_classes') and isinstance(value, int) and value > 0:
+                counts.append(value)
+            elif isinstance(value, Mapping | list | tuple):
+                look(value)
+
+    look(detector)
+    return min([*counts, 80]) + 1
+
+
+def try_config(name: str, backbone: str) -> Outcome:
+    """Swap the backbone of a config and exercise what comes of it.
+
+    Args:
+        name: a path, or ``mmdet::NAME``.
+        backbone: ``NAME`` or ``NAME:WIDTH``.
+    """
+    start = time.perf_counter()
+    if not DefaultScope.check_instance_created('ghost_det'):
+        DefaultScope.get_instance('ghost_det', scope_name='mmdet')
+    detector = old = ''
+
+    def outcome(result: str, why: str = '') -> Outcome:
+        for folder in (mmdet_folder(), mmdet_folder().parents[2]):  # no paths of this machine
+            why = why.replace(f'{folder}/', '')
+        why = ' '.join(why.partition(', the current sys.path')[0].split())  # a row of a table is one line
+        return Outcome(name, detector, old, result, why, time.perf_counter() - start)
+
+    try:
+        source = load_config(name)
+    except UserError as error:
+        return outcome('unreadable', str(error).removeprefix(f'{name}: '))
+    detector = str(source.model.get('type'))
+    network, settings = parse_backbone(backbone)
+    try:
+        swapped = swap(source, network, 'none', **settings)
+    except UserError as error:
+        return outcome('refused', str(error).partition('cannot be swapped: ')[2] or str(error))
+    was, now = (get_path(cfg, swapped.place) for cfg in (source, swapped.config))
+    old = str(was.backbone.type)
+    wrapper = swapped.config.get('optim_wrapper') if len(swapped.place) == 1 else None
+    try:
+        exercise(now, _full_precision(wrapper))
+    except Exception as error:
+        fault = reason(error)
+        try:
+            exercise(was)
+        except Exception as before:
+            return outcome('in part', reason(before))
+        return outcome('fails', fault)
+    return outcome('works')
+
+
+def _full_precision(wrapper: Any) -> Any:
+    """Return an optimizer's config without the loss scale of a GPU, and without accumulation."""
+    if not wrapper:
+        return wrapper
+    kept = ('optimizer', 'paramwise_cfg', 'clip_grad', 'constructor')
+    return ConfigDict({key: value for key, value in wrapper.items() if key in kept}, type='OptimWrapper')
+
+
+def _send(pipe: Any, name: str, backbone: str) -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # a line for each tensor that is initialised
+    warnings.simplefilter('ignore')
+    pipe.send(try_config(name, backbone))
+
+
+def _alone(name: str, backbone: str, seconds: float) -> Outcome:
+    """Do `try_config` in a process of its own, so that neither a crash nor a loop ends the others."""
+    context = multiprocessing.get_context()
+    with _STARTING:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(there, name, backbone), daemon=True)
+        process.start()
+        there.close()
+    try:
+        if here.poll(seconds):
+            outcome: Outcome = here.recv()
+            return outcome
+        why = f'still at work after {seconds:g} s'
+    except EOFError:
+        process.join()
+        why = f'its process ended with exit code {process.exitcode}'
+    finally:
+        process.kill()
+        process.join()
+    return Outcome(name, '', '', 'fails', why, seconds)
+
+
+def sweep(configs: Sequence[str], backbone: str, jobs: int = 1, seconds: float = 600) -> list[Outcome]:
+    """Do `try_config` with many configs, ``jobs`` at once, of one thread each; see `find_configs`."""
+    if MODELS.get(parse_backbone(backbone)[0]) is None:
+        raise UserError(f'--backbone {backbone}: there is no such backbone; ours are {", ".join(BACKBONES)}')
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = pool.map(lambda name: _alone(name, backbone, seconds), configs)
+        return list(tqdm(rows, total=len(configs), unit='config'))
+
+
+def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
+    """Return the outcomes as a page of Markdown: counts, folders, and every config."""
+    rows = sorted(outcomes, key=lambda o: o.config)
+    counts = collections.Counter(o.result for o in rows)
+    families: dict[str, set[str]] = collections.defaultdict(set)
+    for o in rows:
+        families[_folder(o)].add(o.result)
+    fit = {name: found for name, found in families.items() if found & {'works', 'in part', 'fails'}}
+    works = [name for name, found in fit.items() if 'works' in found and 'fails' not in found]
+    packages = ', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items())
+    lines = [
+        f'# {backbone} under every kind of detector of mmdet',
+        '',
+        f'Written by `{command}` with {packages}.',
+        'In each folder of those that mmdet ships: one config for each kind of detector, backbone, neck, '
+        'heads and deformable convolution.',
+        '',
+        '| result | configs | meaning |',
+        '|---|---|---|',
+        *(f'| {name} | {counts[name]} | {meaning} |' for name, meaning in RESULTS.items()),
+        '',
+        f'Of {len(families)} folders, the swap applies to {len(fit)}; at least one config works, and none '
+        f'fails, in {len(works)} of these ({100 * len(works) / max(len(fit), 1):.1f} %).',
+        '',
+        '| config | detector | old backbone | result | reason |',
+        '|---|---|---|---|---|',
+    ]
+    for o in rows:
+        why = o.reason.replace('|', '\\|').replace('<', '&lt;')
+        lines.append(f'| {o.config.removeprefix(MMDET)} | {o.detector} | {o.backbone} | {o.result} | {why} |')
+    return '\n'.join(lines) + '\n'
+
+
+def _folder(outcome: Outcome) -> str:
+    return outcome.config.removeprefix(MMDET).split('/')[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        'folders', nargs='*', help="of mmdet's configs, or mmdet::NAME configs (default: all)"
+    )
+    parser.add_argument('--backbone', default='GhostNet', metavar='NAME[:WIDTH]', help='default: GhostNet')
+    parser.add_argument('-o', '--out', type=Path, metavar='TABLE.md', help='the table (default: printed)')
+    parser.add_argument('--jobs', type=int, default=cores(), help='at once, of one thread each')
+    parser.add_argument('--timeout', type=float, default=600, help='seconds for one config (default: 600)')
+    args = parser.parse_args()
+    if args.out:  # now, not after an hour
+        require_writable(args.out, '-o')
+    outcomes = sweep(find_configs(args.folders), args.backbone, args.jobs, args.timeout)
+    command = ' '.join(['python -m tools.sweep', *args.folders, '--backbone', args.backbone])
+    text = page(outcomes, args.backbone, command)
+    if args.out:
+        with atomic(args.out) as partial:
+            partial.write_text(text, encoding='utf-8')
+    else:
+        print(text)
+    failed = [o.config for o in outcomes if o.result == 'fails']
+    if failed:
+        raise UserError(f'{len(failed)} of {len(outcomes)} fail: {", ".join(failed)}')
+    print(f'{len(outcomes)} configs, none fails', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    run_tool(main)
