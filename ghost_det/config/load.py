@@ -138,10 +138,6 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     """Write a config that inherits from ``base`` and says only what differs; return its text.
 
     ``base`` is a path, ``mmdet::NAME`` or ``ghost_det::NAME``; ``comment`` becomes the first line.
-
-    Raises:
-        UserError: ``base`` cannot be read; ``out`` is no name for a config, exists, is its own base, or
-            cannot be written.
     """
     if not base:
         raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a whole config')

@@ -49,11 +49,7 @@ def mmdet_folder() -> Path:
 
 
 def config_file(path: str | Path) -> Path:
-    """Return the file of a config; see `ghost_det.config.load.load_config`.
-
-    Raises:
-        UserError: there is none, or its name is not that of a config.
-    """
+    """Return the file of a config; see `ghost_det.config.load.load_config`."""
     name = str(path)
     path = Path(name).expanduser()
     if name.startswith(MMDET):

@@ -75,11 +75,7 @@ class KeepingCheckpointHook(CheckpointHook):
     _best_before: Mapping[str, str | None] = {}
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save a network with NaN or infinite values, in whose favour a good one would be removed.
-
-        Raises:
-            UserError: parameters are not finite.
-        """
+        """Refuse to save a network with NaN or infinite values, for which a good one would be removed."""
         model = runner.model  # whose weights may be next to averaged ones in the checkpoint
         statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
         state = dict([*model.named_parameters(), *statistics])
@@ -196,11 +192,7 @@ def newest_checkpoint(work_dir: str) -> tuple[Saved | None, list[str]]:
 
 
 def read_saved(path: str | Path) -> Saved:
-    """Read the checkpoint of a training.
-
-    Raises:
-        UserError: the file is damaged, or holds no state of a training.
-    """
+    """Read the checkpoint of a training."""
     content = load_checkpoint(path)
     meta = content.get('meta')
     if not isinstance(meta, dict) or 'optimizer' not in content:
@@ -216,15 +208,7 @@ def read_saved(path: str | Path) -> Saved:
 
 
 def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, list[str]]:
-    """Return what a training resumes from, if anything, and a line on each newer one that is damaged.
-
-    Args:
-        work_dir: of the training.
-        resume: ``'auto'`` for the newest there, a path, or ``None``.
-
-    Raises:
-        UserError: there are checkpoints, but none to resume from.
-    """
+    """Return what ``--resume`` means, if anything, and a line on each newer checkpoint that is damaged."""
     if resume != 'auto':
         return (None if resume is None else read_saved(resume)), []
     newest, damaged = newest_checkpoint(work_dir)

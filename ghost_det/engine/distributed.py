@@ -40,15 +40,7 @@ def is_first() -> bool:
 
 
 def read_environment(launcher: str) -> None:
-    """Check what the launcher says of this process, and have it under PyTorch's names (``RANK``, ...).
-
-    Args:
-        launcher: as in mmengine's ``Runner``: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-
-    Raises:
-        UserError: the launcher's variables are not there or no numbers, or there are several processes and
-            no launcher.
-    """
+    """Check what the launcher says of this process, and have it under PyTorch's names (``RANK``, ...)."""
     env = os.environ
     for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', *_SLURM.values(), *_MPI.values()):
         if not env.get(key, '0').isdecimal():
@@ -111,15 +103,7 @@ def _first_host(hosts: str) -> str:
 
 
 def join(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> None:
-    """Join the processes of a run into one group: by mmengine's launcher, or, without a GPU, over gloo.
-
-    Args:
-        launcher: as in mmengine's ``Runner``.
-        dist_cfg: the config's ``env_cfg.dist_cfg``: ``backend`` for GPUs, ``timeout`` in seconds for all.
-
-    Raises:
-        UserError: see `read_environment`; or the processes do not find each other or their GPUs.
-    """
+    """Join the processes of a run into one group: by mmengine's launcher, or, without a GPU, over gloo."""
     read_environment(launcher)
     if launcher == 'none' or is_distributed():
         return
@@ -166,16 +150,7 @@ def first_on_host() -> Iterator[None]:
 
 
 def require_same(value: str | None, what: str, advice: str) -> None:
-    """Stop where processes differ in what they found, as hosts without a shared file system may.
-
-    Args:
-        value: what this process found.
-        what: what it is, for the message.
-        advice: what to do.
-
-    Raises:
-        UserError: in every process; the message names a host that differs from the first process's.
-    """
+    """Stop where processes differ in what they found, as hosts without a shared file system may."""
     found: list[tuple[str, str | None]] = all_gather_object((socket.gethostname(), value))
     for rank, (host, other) in enumerate(found):
         if other != found[0][1]:

@@ -76,11 +76,7 @@ class InterruptHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Save and stop, if told to.
-
-        Raises:
-            Interrupted: the state is saved.
-        """
+        """Save and stop, if told to."""
         if not self._agreed():
             return
         self.restore()
@@ -98,11 +94,7 @@ class InterruptHook(Hook):
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Stop, if told to.
-
-        Raises:
-            Interrupted: the evaluation is left; a resumption makes up for it.
-        """
+        """Stop, if told to."""
         if not self._before or batch_idx >= self._rounds or not self._agreed():
             return
         self.restore()
@@ -141,11 +133,7 @@ class LossGuardHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Look at the loss.
-
-        Raises:
-            UserError: it names the step and its images.
-        """
+        """Look at the loss."""
         if not outputs or 'loss' not in outputs:
             return
         loss = float(outputs['loss'].detach())

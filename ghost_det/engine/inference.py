@@ -79,14 +79,7 @@ def array_pipeline(cfg: Any) -> Compose:
 
 
 class TorchDetector:
-    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out.
-
-    Attributes:
-        classes: names, by label.
-
-    Raises:
-        UserError: see `load_detector`.
-    """
+    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out."""
 
     def __init__(
         self,

@@ -230,11 +230,7 @@ def skip_pretrained(model: Any) -> None:
 
 
 def starts_from_detector(cfg: Any, config: str) -> bool:
-    """Tell whether ``load_from`` names a local file that has the backbone, too.
-
-    Raises:
-        UserError: nothing in that file fits a detector.
-    """
+    """Tell whether ``load_from`` names a local file that has the backbone, too."""
     if not cfg.get('load_from') or not Path(cfg.load_from).is_file():
         return False
     keys = read_tensors(cfg.load_from).keys()

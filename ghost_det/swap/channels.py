@@ -20,11 +20,7 @@ METHODS = {
 
 
 def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys that lead from a config to the detector with the backbone.
-
-    Raises:
-        UserError: there is none, or its backbone is part of the method; the message says which.
-    """
+    """Return the keys that lead from a config to the detector with the backbone."""
     place = detector_path(model)
     detector = get_path({'model': model}, place)
     name = model.get('type')
@@ -57,9 +53,6 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     """Return the config of a backbone that gives one map of each stride, and the maps.
 
     Of several maps of a stride, the last is taken: the end of the stage.
-
-    Raises:
-        UserError: it cannot be built, or lacks one of the strides.
     """
     name = backbone['type']
     if len(set(strides)) < len(strides):
@@ -94,14 +87,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
 
 
 def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> bool:
-    """Put the new channels, in place, where a detector's config has the old.
-
-    Returns:
-        whether that changes what the heads get, as their channels were put in, too.
-
-    Raises:
-        UserError: the config does not have the old channels where it should.
-    """
+    """Put the new channels where a detector's config has the old, in place; return whether heads had them."""
     before, after = [m.channels for m in old], [m.channels for m in new]
     heads = {
         key: part

@@ -172,11 +172,7 @@ def parameter_names(detector: Mapping[str, Any]) -> list[str]:
 
 @torch.no_grad()
 def count_macs(module: nn.Module, *inputs: Any, **settings: Any) -> dict[str, int]:
-    """Run a module and count multiply-adds of convolutions and matrix products, as papers do.
-
-    Returns:
-        those of each submodule that was called, by name; ``''`` is the module.
-    """
+    """Run a module and count multiply-adds as papers do, of each submodule by name; ``''`` is all."""
     with FlopCounterMode(display=False) as counter:
         module(*inputs, **settings)
     root = type(module).__name__
@@ -188,12 +184,7 @@ def count_macs(module: nn.Module, *inputs: Any, **settings: Any) -> dict[str, in
 
 
 def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
-    """Count a detector's parameters and multiply-adds.
-
-    Returns:
-        part of the detector (``backbone``, ``neck``, ...) to (parameters, multiply-adds); those of
-        heads that work on proposals are for the ones that untrained weights propose.
-    """
+    """Count parameters and multiply-adds of a detector's parts; those on proposals, for untrained ones."""
     macs = count_macs(detector, torch.zeros(1, 3, height, width), [_sample(height, width)], mode='tensor')
     found = {}
     for part, module in detector.named_children():
@@ -209,9 +200,6 @@ def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
     """Count parameters and multiply-adds of a detector's parts, folded for deployment, computing nothing.
 
     Multiply-adds of what depends on values, as on the proposals of a first stage, are not counted.
-
-    Raises:
-        UserError: the backbone does not take images of that size.
     """
     try:
         with torch.device('meta'):

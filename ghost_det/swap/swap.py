@@ -131,11 +131,7 @@ def swap(
 
 
 def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``NAME[:WIDTH]`` of the command line into a name and settings.
-
-    Raises:
-        UserError: the width is no number above 0.
-    """
+    """Split ``NAME[:WIDTH]`` of the command line into a name and settings."""
     name, _, width = text.partition(':')
     if not name:
         raise UserError(f'--backbone {text}: NAME or NAME:WIDTH is wanted, as GhostNetV2:1.3')
@@ -205,7 +201,7 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
         raise UserError(f'with the new backbone, it does not run: {reason(fault)}') from fault
     if fault:
         notes.append(f'checked up to the neck alone; what is behind it cannot be run here: {reason(fault)}')
-    notes += fit_optimizer(cfg, was, detector, whole=not fault and len(place) == 1)
+    notes += fit_optimizer(cfg, was, detector, complete=not fault and len(place) == 1)
     if wanted['type'] in BACKBONES:
         custom = cfg.get('custom_imports') or {}
         names = custom.get('imports') or []
