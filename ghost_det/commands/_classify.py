@@ -16,17 +16,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
 from ghost_det.utils.images import find_images
+from ghost_det.weights.imagenet import CLASSES, preprocess
 from ghost_det.weights.zoo import classifier
-
-# ResNet18 stands for any network: torchvision keeps ImageNet's class names and the usual input
-# (Resize 256, CenterCrop 224, Normalize) with the description of its weights.
-CLASSES: tuple[str, ...] = tuple(ResNet18_Weights.IMAGENET1K_V1.meta['categories'])
-preprocess = ResNet18_Weights.IMAGENET1K_V1.transforms()
 
 CHART = '.classes.png'
 CHART_BARS = 20

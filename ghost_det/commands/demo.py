@@ -20,7 +20,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--host',
         default='127.0.0.1',
-        help='address to listen at (default: %(default)s, this machine alone; 0.0.0.0 for all who reach it)',
+        help='address to listen at (default: %(default)s, only this machine; 0.0.0.0: all who reach it, '
+        'without a password or limits beyond those of gradio: only on networks that you trust)',
     )
     parser.add_argument('--port', type=positive_int, default=7860, help='(default: %(default)s)')
     parser.add_argument('--threads', type=positive_int, metavar='N', help='cores to use (default: all)')

@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Evaluate as the command line says."""
     args = parse(make_parser())
-    from ghost_det.evaluation.assess import evaluate_saved
+    from ghost_det.evaluation.results import evaluate_saved
 
     for line in evaluate_saved(
         args.results, args.annotations, args.iou_type, args.json, args.out_dir, args.score

@@ -1,14 +1,27 @@
 """Download COCO 2017, verify or repair it."""
 
 import argparse
+import contextlib
+import re
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ghost_det.utils.system import command
 
-from ._options import Parser, parse
+from ._options import Parser, parse, positive_int
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
+
+
+def base_url(text: str) -> str:
+    """Read the address of a server of http or https, as argparse's ``type``."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        host = (parts.hostname or '').encode('idna')  # as the connection does; the port is read, too
+        if parts.scheme in ('http', 'https') and host and parts.port != 0 and not re.search(r'\s', text):
+            return text.rstrip('/')
+    raise argparse.ArgumentTypeError(f'expected http://... or https://..., got {text!r}')
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         '--subset',
-        type=int,
+        type=positive_int,
         metavar='N',
         help='only N training and N/5 validation images, into ROOT-subset-N, for a first try',
     )
@@ -33,11 +46,14 @@ def make_parser() -> argparse.ArgumentParser:
         '--splits', nargs='+', choices=['train', 'val'], default=['train', 'val'], help='(default: both)'
     )
     parser.add_argument(
-        '--jobs', type=int, default=8, metavar='N', help='parallel connections, and threads (default: 8)'
+        '--jobs', type=positive_int, default=8, metavar='N', help='parallel connections, and threads (default: 8)'
     )
     parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
     parser.add_argument(
-        '--url', metavar='BASE', help='a mirror, laid out as http://images.cocodataset.org (the default)'
+        '--url',
+        type=base_url,
+        metavar='BASE',
+        help='a mirror, laid out as http://images.cocodataset.org (the default)',
     )
     return parser
 
@@ -46,13 +62,10 @@ def main() -> None:
     """Download or verify as the command line says; exit code 1 where a copy is not intact."""
     parser = make_parser()
     args = parse(parser, light=True)
-    if args.jobs < 1 or (args.subset is not None and args.subset < 1):
-        parser.error('--jobs and --subset: expected a whole number from 1 up')
     from ghost_det.data.coco import prepare, subset, verify
 
     root = args.root.expanduser()
     splits = list(dict.fromkeys(args.splits))
-    url = args.url and args.url.rstrip('/')
     if args.verify:
         states = verify(root, splits, args.jobs)
         print('\n'.join(line for state in states for line in state.lines(root)))
@@ -61,8 +74,8 @@ def main() -> None:
             sys.exit(1)
         return
     if args.subset:
-        root = subset(root, args.subset, splits, args.jobs, args.keep_zips, url)
+        root = subset(root, args.subset, splits, args.jobs, args.keep_zips, args.url)
     else:
-        prepare(root, splits, args.jobs, args.keep_zips, url)
+        prepare(root, splits, args.jobs, args.keep_zips, args.url)
     data = [] if root == Path('data/coco') else ['--data', root]
     print(f'train with: {command("train", _CONFIG, *data)}')

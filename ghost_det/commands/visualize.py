@@ -25,73 +25,51 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = _add(commands, 'redundancy', 'similar feature maps of a layer, and how many a kernel makes')
     command.set_defaults(work=_redundancy)
-    command.add_argument(
-        '--layer', metavar='NAME', help='default: the last of stride 4; a wrong name lists all'
-    )
-    command.add_argument(
-        '--size',
-        type=int,
-        choices=(1, 3, 5, 7),
-        default=3,
-        help='of the drawn kernels (default: %(default)s)',
-    )
+    layer = 'default: the last of stride 4; a wrong name lists all'
+    command.add_argument('--layer', metavar='NAME', help=layer)
+    size = 'of the drawn kernels (default: %(default)s)'
+    command.add_argument('--size', type=int, choices=(1, 3, 5, 7), default=3, help=size)
     command.add_argument(
         '--pairs', type=positive_int, default=5, metavar='N', help='to draw (default: %(default)s)'
     )
-    command.add_argument(
-        '--error',
-        type=positive_float,
-        default=0.1,
-        metavar='SHARE',
-        help="of a map's variance that may be missing (default: %(default)s)",
-    )
-    command.add_argument(
-        '--unseen', type=Path, nargs='+', metavar='IMAGE', help='others to try the fitted kernels on'
-    )
+    error = "of a map's variance that may be missing (default: %(default)s)"
+    command.add_argument('--error', type=positive_float, default=0.1, metavar='SHARE', help=error)
+    unseen = 'others to try the fitted kernels on'
+    command.add_argument('--unseen', type=Path, nargs='+', default=[], metavar='IMAGE', help=unseen)
 
-    command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module beside their ghosts')
+    command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module next to their ghosts')
     command.set_defaults(work=_ghost)
-    command.add_argument(
-        '--layer', metavar='NAME', help='default: the third ghost module; a wrong name lists all'
-    )
+    layer = 'default: the third ghost module; a wrong name lists all'
+    command.add_argument('--layer', metavar='NAME', help=layer)
     command.add_argument(
         '--maps', type=positive_int, default=12, metavar='N', help='to draw (default: %(default)s)'
     )
 
     command = _add(commands, 'cam', 'which pixels carried a detection')
     command.set_defaults(work=_cam)
-    command.add_argument(
-        '--index', type=int, default=0, metavar='N', help='of the box; 0, the default: the surest'
-    )
-    command.add_argument(
-        '--level', type=int, default=0, metavar='N', help='for Eigen-CAM; 0, the default: the finest'
-    )
+    index = 'of the box; 0, the default: the highest-scoring'
+    command.add_argument('--index', type=int, default=0, metavar='N', help=index)
+    level = 'for Eigen-CAM; 0, the default: the finest'
+    command.add_argument('--level', type=int, default=0, metavar='N', help=level)
 
     command = _add(commands, 'pyramid', "the activity of each level of a detector's neck or backbone")
     command.set_defaults(work=_pyramid)
-    command.add_argument(
-        '--part', choices=('neck', 'backbone'), default='neck', help='(default: %(default)s)'
-    )
+    part = '(default: %(default)s)'
+    command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help=part)
     return parser
 
 
 def _add(commands: argparse._SubParsersAction[Parser], name: str, what: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=what, description=f'Draw {what}.')
-    command.add_argument(
-        'model', metavar='MODEL', help='as resnet50 or ghostnet_1x, or the config of a detector'
-    )
+    model = 'as resnet50 or ghostnet_1x, or the config of a detector'
+    command.add_argument('model', metavar='MODEL', help=model)
     command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='a file of its weights')
     command.add_argument('image', type=Path, metavar='IMAGE')
     command.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.png', help='the figure')
-    command.add_argument(
-        '--html', type=Path, metavar='FILE.html', help='a page with figure and text, in one file'
-    )
-    command.add_argument(
-        '--pretrained',
-        choices=('published', 'none'),
-        default='published',
-        help="without CHECKPOINT: ImageNet's (default), or none: random weights",
-    )
+    html = 'a page with figure and text, in one file'
+    command.add_argument('--html', type=Path, metavar='FILE.html', help=html)
+    weights = "without CHECKPOINT: ImageNet's (default), or none: random weights"
+    command.add_argument('--pretrained', choices=('published', 'none'), default='published', help=weights)
     return command
 
 
@@ -104,13 +82,11 @@ def main() -> None:
 
     from ._classify import read_image
 
-    if args.out.suffix.lower() != '.png':
-        raise UserError(f'-o {args.out}: a name that ends in .png is wanted')
-    if args.html is not None and args.html.suffix.lower() not in ('.html', '.htm'):
-        raise UserError(f'--html {args.html}: a name that ends in .html is wanted')
-    read = [args.image, *(getattr(args, 'unseen', None) or ()), Path(args.model), Path(args.checkpoint or '')]
-    for option, path in (('-o', args.out), ('--html', args.html)):
+    read = [args.image, *getattr(args, 'unseen', ()), Path(args.model), Path(args.checkpoint or '')]
+    for option, path, suffixes in (('-o', args.out, ('.png',)), ('--html', args.html, ('.html', '.htm'))):
         if path is not None:
+            if path.suffix.lower() not in suffixes:
+                raise UserError(f'{option} {path}: expected a name that ends in {suffixes[0]}')
             require_writable(path, option, read)
     image = read_image(args.image)
     network = open_network(args.model, args.checkpoint, args.pretrained)
@@ -130,17 +106,14 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
     from ._classify import read_image
 
     layer, values = maps_at(network, image, args.layer)
-    unseen = [maps_at(network, read_image(path), layer).values for path in args.unseen or ()]
+    unseen = [maps_at(network, read_image(path), layer).values for path in args.unseen]
     if len({each.shape for each in unseen}) > 1:
-        raise UserError('--unseen: images of one shape are wanted, as a detector keeps the shape')
+        raise UserError('--unseen: expected images of one shape, as a detector keeps the shape')
     found = redundancy(values, held_out=np.stack(unseen) if unseen else None)
     if args.size not in found.errors:
-        raise UserError(
-            f'--size {args.size}: the maps of {layer} are too small; a layer before it has larger ones'
-        )
+        raise UserError(f'--size {args.size}: the maps of {layer} are too small; choose a layer before it')
     channels, height, width = values.shape
-    constant = int((~found.alive).sum())
-    caption = f'{layer}, {channels} maps of {height} x {width}' + f', {constant} constant' * (constant > 0)
+    caption = f'{layer}, {channels} maps of {height} x {width}, {(~found.alive).sum()} constant'
     pairs = [
         f'map {pair.target} of map {pair.source}: error {pair.error:.4f}, cosine {pair.cosine:.3f}'
         for pair in found.pairs(args.size, args.pairs)
@@ -162,16 +135,13 @@ def _cam(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
     from ghost_det.visualization import cam, draw_cam, eigen_cam
 
     found = cam(network, image, args.index)
+    eigen = eigen_cam(network, image, args.level)
     name, score = network.classes[int(found.found.labels[0])], float(found.found.scores[0])
     box = ', '.join(f'{value:.0f}' for value in found.found.boxes[0])
     levels = ', '.join(f'{share:.1%}' for share in found.levels)
     caption = f'{name}, score {score:.2f}, box {box}'
     text = f'evidence by level, finest first: {levels}'
-    return (
-        draw_cam(image, found, network.classes, eigen_cam(network, image, args.level), network.title),
-        caption,
-        text,
-    )
+    return draw_cam(image, found, network.classes, eigen, network.title), caption, text
 
 
 def _pyramid(network: Network, image: Image, args: argparse.Namespace) -> Drawn:

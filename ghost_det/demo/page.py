@@ -1,4 +1,4 @@
-"""The page: what is on it, what happens at a click, and the application that serves it."""
+"""The page: what is on it, and what happens at a click."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
 
 from ghost_det.deploy.detect import SCORE
 from ghost_det.errors import UserError
 
-from .calls import checked
-from .results import Model, Seen, as_json, look, picture, summary
+from .results import ImageResult, Model, detect, draw_boxes, to_html, to_json
 
 MAX_UPLOAD = '20mb'
-WAITING = 16
-"""Visitors who wait for a model; others are told to try again."""
+QUEUE = 16
+"""Requests that wait for a model; later ones get a message."""
 KEPT = 600
 """Seconds for which an image is kept."""
-VISITORS = 50
-"""Whose last image is kept in memory, at most 8 MB of each."""
 FONTS = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
+"""Those of the visitor's system: gradio's own come from Google."""
 ABOUT = 'See what detectors find in an image. It stays on the machine that serves this page.'
 CSS = """
 footer { display: none !important }
@@ -44,50 +41,40 @@ input[type=radio]:checked { background-color: var(--color-accent) !important } /
 .numbers :is(th, td):first-child { text-align: left; padding-left: 0 !important; overflow-wrap: anywhere }
 .numbers tbody tr { border-top: 1px solid var(--border-color-primary) !important }
 """
+NOTHING = None, '', ''
+"""The views before an image is chosen."""
 
 
-def build(models: Mapping[str, Model]) -> gr.Blocks:
-    """Return the page.
+def make_page(models: Mapping[str, Model]) -> gr.Blocks:
+    """Return the page of some models, which it shows by these names."""
 
-    Args:
-        models: by the name that the page gives them.
-    """
-
-    def run(upload: dict[str, Any] | None, name: str, least: float, before: Seen | None) -> tuple[Any, ...]:
+    def run(
+        upload: dict[str, Any] | None, name: str, least: float, before: ImageResult | None
+    ) -> tuple[Any, ...]:
         """Find objects; a file that is no image is taken off the page, with a message in its place."""
         if upload is None:
-            return None, '', None, *nothing
+            return None, '', None, *NOTHING
         try:
-            seen = look(Path(upload['path']), name, models[name], before)
+            result = detect(Path(upload['path']), name, models[name], before)
         except UserError as error:
-            return None, problem(error), None, *nothing
-        return gr.skip(), '', seen, *show(least, seen)
+            return None, problem_html(error), None, *NOTHING
+        return gr.skip(), '', result, *filter_boxes(least, result)
 
-    def show(least: float, seen: Seen | None) -> tuple[Any, ...]:
-        """Filter the boxes that were found."""
-        if seen is None:
-            return nothing
-        return picture(seen, least), summary(seen, least), as_json(seen, least)
-
-    def show_maps(upload: dict[str, Any] | None, name: str) -> str:
-        """Draw feature maps."""
+    def draw_maps(upload: dict[str, Any] | None, name: str) -> str:
         files = models[name].files
+        if files is None:
+            return problem_html(f'{name}: feature maps are shown only of torch models')
+        if upload is None:
+            return problem_html('choose an image first')
+        from .maps import draw_all  # imports torch, which exported detectors do without
+
         try:
-            if upload is None or files is None:
-                raise UserError(
-                    'choose an image first'
-                    if files
-                    else f'{name}: feature maps are shown of torch models alone'
-                )
-            from .maps import maps_page
-
-            return maps_page(Path(upload['path']), *files)
+            return draw_all(Path(upload['path']), *files)
         except UserError as error:
-            return problem(error)
+            return problem_html(error)
 
-    nothing = None, '', ''
     with gr.Blocks(title='ghost_det', analytics_enabled=False, delete_cache=(60, KEPT)) as page:
-        seen = gr.State(time_to_live=KEPT)
+        last = gr.State(time_to_live=KEPT)
         gr.HTML(ABOUT, padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -100,11 +87,8 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
                 message = gr.HTML(elem_classes='message')
-                choice = gr.Radio(
-                    [(f'{name} ({model.kind})', name) for name, model in models.items()],
-                    value=next(iter(models)),
-                    label='Model',
-                )
+                choices = [(f'{name} ({model.kind})', name) for name, model in models.items()]
+                choice = gr.Radio(choices, value=choices[0][1], label='Model')
                 least = gr.Slider(0, 1, SCORE, step=0.01, label='Score threshold')
                 numbers = gr.HTML(elem_classes='numbers')
             with gr.Column(scale=3, min_width=300):
@@ -123,46 +107,27 @@ def build(models: Mapping[str, Model]) -> gr.Blocks:
                     maps = gr.HTML(elem_classes='maps')
         views = [boxes, numbers, text]
         # No preprocessing: gradio's own opens the file, and ends in a traceback where it is no image.
-        alone: dict[str, Any] = dict(preprocess=False, concurrency_limit=1, concurrency_id='models')
+        exclusive: dict[str, Any] = dict(preprocess=False, concurrency_limit=1, concurrency_id='models')
         gr.on(
             [upload.input, choice.input],
             run,
-            [upload, choice, least, seen],
-            [upload, message, seen, *views],
+            [upload, choice, least, last],
+            [upload, message, last, *views],
             show_progress_on=boxes,
-            **alone,
+            **exclusive,
         )
-        least.input(show, [least, seen], views, trigger_mode='always_last', show_progress='hidden')
-        button.click(show_maps, [upload, choice], maps, **alone)
-    return page.queue(max_size=WAITING)
+        least.input(filter_boxes, [least, last], views, trigger_mode='always_last', show_progress='hidden')
+        button.click(draw_maps, [upload, choice], maps, **exclusive)
+    return page.queue(max_size=QUEUE)
 
 
-def problem(error: UserError) -> str:
+def filter_boxes(least: float, result: ImageResult | None) -> tuple[Any, ...]:
+    """Filter the boxes that were found; no model runs for it."""
+    if result is None:
+        return NOTHING
+    return draw_boxes(result, least), to_html(result, least), to_json(result, least)
+
+
+def problem_html(error: UserError | str) -> str:
     """Return a message as HTML."""
     return f'<p class="problem" role="alert">{escape(str(error))}</p>'
-
-
-def application(models: Mapping[str, Model], folder: Path) -> FastAPI:
-    """Return an application that has the page at ``/``; see `build`, and `checked` of the folder."""
-    page = build(models)
-    page.state_session_capacity = VISITORS
-    # Of a page that is not "launched", and one that is mounted is not, gradio takes any path of this machine
-    # that a client calls its upload, copies the file, and gives it out.
-    page.has_launched = True
-    app = gr.mount_gradio_app(
-        FastAPI(openapi_url=None),
-        page,
-        '/',
-        theme=gr.themes.Default(**FONTS),
-        css=CSS,
-        footer_links=[],
-        run_history=False,
-        max_file_size=MAX_UPLOAD,
-        show_error=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        enable_monitoring=False,
-    )
-    app.add_middleware(checked, page=page, folder=folder)
-    return app

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
 from ghost_det.utils.images import Image
+from ghost_det.utils.system import cores
 
 from .metadata import KEY, Metadata
 
@@ -29,60 +29,41 @@ Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 class Engine(NamedTuple):
-    """A model made ready to run.
-
-    Attributes:
-        run: canvases ``[N, H, W, 3]`` and the images' sizes on them ``[N, 2]`` to `Raw`; may be called by
-            several threads at a time.
-        requests: batches that it works at, at a time.
-    """
+    """A model made ready to run; several threads may call ``run``, which works at ``requests`` batches."""
 
     run: Callable[[Image, Sizes], Raw]
     requests: int
 
 
 class Model(Protocol):
-    """A file, opened and found to be an exported detector."""
+    """An opened file."""
 
     metadata: Metadata
 
     def engine(self, batch: int, streams: int | None) -> Engine:
-        """Make the model ready.
-
-        Args:
-            batch: images at a time, at most.
-            streams: batches at a time, which share the cores; ``None`` has the engine choose.
-        """
+        """Make the model ready for batches of at most ``batch`` images, ``streams`` of them at a time."""
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+def model_files(path: Path) -> list[Path]:
+    """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``.
+
+    Raises:
+        UserError: it has another suffix, or one of its files is missing or empty.
+    """
+    if path.suffix not in ('.onnx', '.xml'):
+        raise UserError(f'{path}: expected an exported detector, NAME.onnx or NAME.xml, of ghost-det export')
+    files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]
+    for file in files:
+        if not file.is_file() or file.stat().st_size == 0:
+            found = 'an empty file' if file.is_file() else 'a folder' if file.is_dir() else 'nothing'
+            pair = '' if file == path else f', of which {path.name} is the other half'
+            raise UserError(f'{file}: expected a file of ghost-det export{pair}, got {found}')
+    return files
 
 
 def open_model(path: Path, device: str, threads: int | None) -> Model:
-    """Open an exported detector.
-
-    Args:
-        path: ``NAME.onnx``, or ``NAME.xml`` beside its ``NAME.bin``.
-        device: ``'CPU'``; with OpenVINO, also others that it has.
-        threads: of all engines' work; ``None`` for one a core.
-
-    Raises:
-        UserError: it is no such file, or damaged, or was not exported by this project; or the package that
-            runs it is not installed.
-    """
-    if path.suffix not in ('.onnx', '.xml'):
-        raise UserError(f'{path}: an exported detector is wanted, NAME.onnx or NAME.xml, of ghost-det export')
-    for file in [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]:
-        if not file.is_file():
-            found = 'a folder' if file.is_dir() else 'something else' if file.exists() else 'nothing'
-            beside = f'; {path.name} is half of a detector' if file != path else ''
-            raise UserError(f'{file}: a file is wanted, found {found}{beside}')
-        if file.stat().st_size == 0:
-            raise UserError(f'{file}: an empty file; export the detector again with ghost-det export')
-    if path.suffix == '.xml' and not _is_openvino(path):
-        raise UserError(f"{path}: not OpenVINO's; export the detector with ghost-det export")
+    """Open an exported detector by the engine that is installed; see `Detector`."""
+    model_files(path)
     has = {name: find_spec(name) is not None for name in ('openvino', 'onnxruntime')}
     if path.suffix == '.onnx' and has['onnxruntime']:
         return OnnxModel(path, device, threads)
@@ -90,12 +71,6 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
         return OpenVinoModel(path, device, threads)
     needed = 'onnxruntime' if path.suffix == '.onnx' else 'openvino'
     raise UserError(f'{path}: needs {needed}, which is not installed: {RUNTIME}')
-
-
-def _is_openvino(path: Path) -> bool:
-    """Tell whether a file begins as OpenVINO's do, which of others tries every reader, and each complains."""
-    with path.open('rb') as file:
-        return b'<net' in file.read(4096)
 
 
 @functools.cache
@@ -124,6 +99,9 @@ class OpenVinoModel:
         here = [*self._core.available_devices, 'AUTO']
         if device not in here and device not in {name.partition('.')[0] for name in here}:
             raise UserError(f'device {device}: OpenVINO has {", ".join(here)} here')
+        with path.open('rb') as file:  # of another file, it tries every reader, and each complains
+            if path.suffix == '.xml' and b'<net' not in file.read(4096):
+                raise unusable(path, 'not in the format of OpenVINO')
         try:
             self._model = self._core.read_model(path)
         except Exception as error:  # RuntimeError, and what its bindings make of others
@@ -131,15 +109,6 @@ class OpenVinoModel:
         # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
         place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
         self.metadata = _metadata(None if place is None else str(self._model.get_rt_info(place).value), path)
-        inputs, outputs = (
-            {
-                name: [each.element_type.to_string(), *_sizes(each.partial_shape)]
-                for each in ports
-                for name in each.names
-            }
-            for ports in (self._model.inputs, self._model.outputs)
-        )
-        _check_ports(inputs, outputs, self.metadata, path)
 
     def engine(self, batch: int, streams: int | None) -> Engine:
         """See `Model`."""
@@ -189,17 +158,8 @@ class OnnxModel:
         if device != 'CPU':
             raise UserError(f'device {device}: {path} runs on the CPU; others need an .xml for OpenVINO')
         self._path, self._threads = path, threads or cores()
-        session = self._session(self._threads)
-        self.metadata = _metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        inputs, outputs = (
-            {
-                each.name: [each.type, *(n if isinstance(n, int) else None for n in each.shape)]
-                for each in ports
-            }
-            for ports in (session.get_inputs(), session.get_outputs())
-        )
-        _check_ports(inputs, outputs, self.metadata, path)
-        self._first: Any = session
+        self._first = self._session(self._threads)
+        self.metadata = _metadata(self._first.get_modelmeta().custom_metadata_map.get(KEY), path)
 
     def _session(self, threads: int) -> Any:
         import onnxruntime
@@ -227,54 +187,17 @@ class OnnxModel:
 
 def _metadata(text: str | None, path: Path) -> Metadata:
     if text is None:
-        raise UserError(
-            f'{path}: was not exported by ghost-det export: it has no {KEY} metadata, which say how '
-            'images go in and what comes out'
-        )
+        raise UserError(f'{path}: was not exported by ghost-det export: it has no {KEY} metadata')
     return Metadata.from_json(text, str(path))
 
 
-def _sizes(shape: Any) -> list[int | None]:
-    if shape.rank.is_dynamic:
-        return []
-    return [None if each.is_dynamic else each.get_length() for each in shape]
-
-
-def _check_ports(
-    inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], metadata: Metadata, path: Path
-) -> None:
-    """Stop at a graph that is not as the metadata say.
-
-    Args:
-        inputs: by name, the type and then the size of each dimension, ``None`` for any.
-        outputs: likewise.
-        metadata: of the file.
-        path: of the file.
-    """
-    sides = [None, None] if metadata.dynamic else [metadata.height, metadata.width]
-    floats, integers = ('f32', 'tensor(float)'), ('i64', 'tensor(int64)')
-    kind, *shape = inputs.get(INPUT, [None])
-    sound = kind in ('u8', 'tensor(uint8)') and shape[1:] == [*sides, 3] and len(inputs) == 2
-    kind, *shape = inputs.get(SIZES, [None])
-    sound = sound and kind in integers and shape[1:] == [2]
-    for name, kinds, rank in zip(OUTPUTS, (floats, floats, integers), (3, 2, 2)):
-        kind, *shape = outputs.get(name, [None])
-        sound = sound and kind in kinds and len(shape) == rank and (name != 'boxes' or shape[2] in (4, None))
-    if not sound:
-        raise UserError(
-            f"{path}: expected a graph from '{INPUT}', uint8 {[None, *sides, 3]}, and '{SIZES}', int64 "
-            f'{[None, 2]}, to {", ".join(OUTPUTS)}, got {str(inputs)[:120]} and outputs {str(outputs)[:99]}; '
-            f'export it again with ghost-det export'
-        )
-
-
 def _filled(array: NDArray[Any], batch: int) -> NDArray[Any]:
-    """Return an array with rows of zeros added, up to a whole batch."""
+    """Return an array with rows of zeros added, up to a complete batch."""
     return np.pad(array, ((0, batch - len(array)), *[(0, 0)] * (array.ndim - 1)))
 
 
-def unusable(path: Path, error: Exception) -> UserError:
-    """Return the error of an engine as the fault of the file that it is."""
+def unusable(path: Path, error: Exception | str) -> UserError:
+    """Return the error of an engine as that of the file that it is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
     return UserError(f'{path}: cannot be run: {why[:200]}; export it again with ghost-det export')

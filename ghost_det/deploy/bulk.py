@@ -1,22 +1,22 @@
 """Any number of images through an exported detector, by many processes and machines, with Ray Data.
 
-The list of images is cut into shards. A worker makes of each one Parquet file, whose name follows from the
-shard alone and which appears whole or not at all. So whatever is killed, what is there is right, and the same
-command does what is not there.
+The list of images is cut into shards. A worker makes one Parquet file of each, whose name follows only from
+the shard and which appears complete or not at all. So whatever is killed, what is there is right, and the
+same command does what is not there.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 import logging
 import re
 import socket
 import tempfile
 import time
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,17 +28,26 @@ from tqdm import tqdm
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable
-from ghost_det.utils.images import Image
-from ghost_det.utils.system import RUNTIME
+from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
-from .backends import cores
-from .coco_json import write_coco
-from .detect import find_each
+from .backends import model_files
+from .coco import say, write_coco
+from .detect import find_each, try_to_read
 from .detector import Detector
-from .manifest import PARTS, agree, as_parquet, digest, listed, part_name
-from .stores import Store, brief, list_images, read_anywhere
+from .stores import (
+    PARTS,
+    Store,
+    agree,
+    as_parquet,
+    brief,
+    digest,
+    list_images,
+    part_name,
+    read_anywhere,
+    read_shard,
+)
 
 SHARD = 1000
 """Images of a shard, at most, unless the user wants others."""
@@ -54,13 +63,14 @@ SCHEMA = pa.schema(
     ]
 )
 """Of the parts: a row an image, with its size and boxes (x1 y1 x2 y2) in pixels, or why it cannot be read."""
+_COUNTS = b'counts'  # of a part, in its footer
 _READERS = 4  # threads a core that read images, as most of that time may be a bucket's
 _RETRIES = 3  # of a shard whose worker died
 _FOOTERS = 32  # threads that look into parts
 
 
 class Counts(NamedTuple):
-    """What is in parts: images, those of them that cannot be read, and objects found."""
+    """What is in parts: images, those of them that cannot be used, and objects found."""
 
     images: int
     failed: int
@@ -76,15 +86,9 @@ class Settings(NamedTuple):
 
 
 class Worker:
-    """A detector in a process of its own, which makes parts of shards.
+    """A detector in a process of its own, which makes parts of shards; see `open_detector`."""
 
-    Args:
-        model: name and content of each of the detector's files; the main one is the first.
-        store: where results go.
-        settings: of the detector.
-    """
-
-    def __init__(self, model: Any, store: Store, settings: Settings) -> None:
+    def __init__(self, model: dict[str, bytes], store: Store, settings: Settings) -> None:
         import cv2
 
         cv2.setNumThreads(1)
@@ -103,53 +107,27 @@ class Worker:
         return dict(zip(('images', 'errors', 'stop'), map(list, zip(*rows))))
 
     def _part(self, shard: int) -> tuple[int, list[str]]:
-        paths = listed(self._store, shard)
-        found = list(self._rows(paths))
-        columns = [pa.array(column, kind) for column, kind in zip(zip(*found), SCHEMA.types)]
-        self._store.write(part_name(shard), as_parquet(pa.Table.from_arrays(columns, schema=SCHEMA)))
-        return len(found), [row[-1] for row in found if row[-1]][:3]
+        rows = list(self._rows(read_shard(self._store, shard)))
+        errors = [row[-1] for row in rows if row[-1]]
+        counts = Counts(len(rows), len(errors), sum(len(row[4]) for row in rows))
+        columns = [pa.array(column, kind) for column, kind in zip(zip(*rows), SCHEMA.types)]
+        schema = SCHEMA.with_metadata({_COUNTS: json.dumps(counts)})
+        self._store.write(part_name(shard), as_parquet(pa.Table.from_arrays(columns, schema=schema)))
+        return len(rows), errors[:3]
 
     def _rows(self, paths: list[str]) -> Iterator[tuple[Any, ...]]:
         """Yield a row of `SCHEMA` for each image, in order."""
-        waiting: deque[tuple[str, tuple[int, int] | UserError]] = deque()
-
-        def readable() -> Iterator[Image]:
-            for path, content in ordered(_try_to_read, paths, _READERS * self._settings.threads):
-                if isinstance(content, UserError):
-                    waiting.append((path, content))
-                else:
-                    waiting.append((path, (content.shape[1], content.shape[0])))
-                    yield content
-
-        def bad() -> Iterator[tuple[Any, ...]]:
-            while waiting and isinstance(waiting[0][1], UserError):
-                path, error = waiting.popleft()
-                yield path, None, None, [], [], [], str(error)
-
-        for _, each in find_each(self._detector, readable(), self._settings.batch):
-            yield from bad()
-            path, size = waiting.popleft()
-            assert isinstance(size, tuple)  # errors are gone
-            if isinstance(each, UserError):
-                yield path, None, None, [], [], [], f'{path}: {each}'
+        loaded = ordered(partial(try_to_read, read_anywhere), paths, _READERS * self._settings.threads)
+        for path, image, found in find_each(self._detector, loaded, self._settings.batch):
+            if isinstance(found, UserError):
+                yield path, None, None, [], [], [], str(found)
             else:
-                yield path, *size, list(each.boxes), each.scores, each.labels, None
-        yield from bad()
-
-
-def _try_to_read(path: str) -> tuple[str, Image | UserError]:
-    try:
-        return path, read_anywhere(path)
-    except UserError as error:
-        return path, error
+                height, width = image.shape[:2]
+                yield path, width, height, list(found.boxes), found.scores, found.labels, None
 
 
 def open_detector(model: dict[str, bytes], settings: Settings) -> Detector:
-    """Open a detector of files that are in memory, and have it ready.
-
-    Raises:
-        UserError: it cannot be used.
-    """
+    """Open a detector of files by name that are in memory, the main one first, and have it ready."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in model.items():
             Path(folder, name).write_bytes(content)
@@ -179,26 +157,14 @@ def detect_many(
 ) -> Counts:
     """Detect in all images of a source that ``out`` has no results of, and return what it has then.
 
-    Args:
-        model: an exported detector.
-        source: see `list_images`.
-        out: a folder, which all machines share, or a bucket's prefix.
-        workers: processes; by default as many as there are cores for.
-        batch: images that a worker gives its detector at a time.
-        threads: cores of a worker.
-        score: the least of what is found.
-        shard: images in one Parquet file; by default 1000, or fewer where there are few images.
-        column: of the paths, where the source is Parquet.
-        limit: take the first images of the source only.
-        address: of a Ray cluster, as ``'auto'``; by default, Ray is started on this machine.
-        retry: do those shards again in which images could not be read.
-        coco: a json file for all results.
+    The options are those of ``ghost-det detect-many``. Ray is started on this machine where it does not run
+    and no ``address`` is given.
 
     Raises:
         UserError: an argument is wrong, or a file cannot be read or written; or ``out`` holds results of
             another model, list or setting.
     """
-    files = read_model(model)
+    files = {file.name: file.read_bytes() for file in model_files(Path(model))}
     detector = open_detector(files, Settings(batch, threads, score))
     store = Store.made(out, '-o')
     if coco:
@@ -222,7 +188,7 @@ def detect_many(
     count = -(-len(paths) // manifest['shard'])
     todo = _missing(store, count, retry)
     done = len(paths) - sum(min(manifest['shard'], len(paths) - each * manifest['shard']) for each in todo)
-    _say(f'{plural(len(paths), "image")} in {plural(count, "shard")}; {done} are done already')
+    say(f'{plural(len(paths), "image")} in {plural(count, "shard")}; {done} are done already')
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         resources: Any = ray.cluster_resources  # untyped
@@ -234,24 +200,6 @@ def detect_many(
     if coco:
         write_coco(coco, Path(model).name, manifest['classes'], folder, lambda: _tables(store, count))
     return total
-
-
-def read_model(model: str) -> dict[str, bytes]:
-    """Return name and content of each file of an exported detector.
-
-    Raises:
-        UserError: one is missing.
-    """
-    path = Path(model)
-    files = [path, path.with_suffix('.bin')] if path.suffix == '.xml' else [path]
-    if path.suffix not in ('.onnx', '.xml'):
-        raise UserError(
-            f'{model}: an exported detector is wanted, NAME.onnx or NAME.xml, of ghost-det export'
-        )
-    try:
-        return {file.name: file.read_bytes() for file in files}
-    except OSError as error:
-        raise UserError(f'{error.filename}: cannot be read ({error.strerror})') from None
 
 
 def _missing(store: Store, count: int, retry: bool) -> list[int]:
@@ -311,7 +259,7 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
                     raise UserError(row['stop'])
                 bar.update(int(row['images']))
                 for line in filter(None, row['errors'].split('\n')):
-                    _say(f'error: {line}')
+                    say(f'error: {line}')
     except ray.exceptions.RayActorError as error:
         raise UserError(
             f'workers died {_RETRIES + 1} times over one shard: of too little memory, or of an image that '
@@ -320,34 +268,18 @@ def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tu
     seconds = time.perf_counter() - start
     count = total - done
     by = plural(workers, 'worker')
-    _say(f'{plural(count, "image")} in {seconds:.1f} s by {by}: {count / seconds:.1f} images/s')
-
-
-def _say(text: str) -> None:
-    tqdm.write(text.encode(errors='backslashreplace').decode())
+    say(f'{plural(count, "image")} in {seconds:.1f} s by {by}: {count / seconds:.1f} images/s')
 
 
 def _count(store: Store, shard: int) -> Counts:
     with store.open(part_name(shard)) as file:
         try:
-            footer = pq.ParquetFile(file).metadata
-        except pa.ArrowInvalid as error:
-            raise UserError(f'{store.root}/{part_name(shard)}: damaged; remove it: {brief(error)}') from None
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
-    fine, boxes = (
-        sum(getattr(each.statistics, count) for each in columns if each.path_in_schema == name)
-        for name, count in (('error', 'null_count'), ('scores.list.element', 'num_values'))
-    )
-    return Counts(footer.num_rows, footer.num_rows - fine, boxes)
+            return Counts(*json.loads(pq.ParquetFile(file).metadata.metadata[_COUNTS]))
+        except (pa.ArrowInvalid, KeyError, TypeError):
+            raise UserError(f'{store.root}/{part_name(shard)}: damaged; remove it') from None
 
 
 def _total(store: Store, count: int, images: int) -> Counts:
-    """Return what is in all parts.
-
-    Raises:
-        UserError: not all are there, as where machines write to folders that they do not share.
-    """
     absent = _missing(store, count, retry=False)
     if absent:
         raise UserError(
@@ -357,11 +289,11 @@ def _total(store: Store, count: int, images: int) -> Counts:
     counts = ordered(lambda each: _count(store, each), range(count), _FOOTERS)
     total = Counts(*map(sum, zip(*counts)))
     if total.images != images:
-        raise UserError(f'-o {store.root}: parts hold {total.images} images, {images} are wanted; start anew')
+        raise UserError(f'-o {store.root}: expected {images} images, got {total.images}; use another folder')
     return total
 
 
 def _tables(store: Store, count: int) -> Iterable[Any]:
     for shard in range(count):
         with store.open(part_name(shard)) as file:
-            yield pq.read_table(io.BytesIO(file.read()))
+            yield pq.read_table(file)

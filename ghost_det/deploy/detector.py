@@ -17,13 +17,13 @@ from ghost_det.errors import UserError
 from ghost_det.utils.images import Image
 from ghost_det.utils.threads import ordered
 
-from .backends import Engine, Raw, Sizes, open_model, unusable
+from .backends import Engine, Raw, open_model, unusable
 from .letterbox import Placement, image_sizes, letterbox, to_image
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in an image, the surest first.
+    """What was found in an image, the highest-scoring first.
 
     Attributes:
         boxes: ``[n, 4]`` float32: x1 y1 x2 y2 in pixels of the image.
@@ -88,9 +88,9 @@ class Detector:
     ) -> None:
         for name, number in (('threads', threads), ('streams', streams)):
             if number is not None and number < 1:
-                raise UserError(f'{name} {number}: a number from 1 up is wanted')
+                raise UserError(f'{name}: expected a number from 1 up, got {number}')
         if score_threshold is not None and not 0 <= score_threshold <= 1:
-            raise UserError(f'score_threshold {score_threshold}: a number from 0 to 1 is wanted')
+            raise UserError(f'score_threshold: expected a number from 0 to 1, got {score_threshold}')
         self._path = Path(path)
         self._model = open_model(self._path, device, threads)
         self.metadata = self._model.metadata
@@ -129,7 +129,7 @@ class Detector:
             UserError: an image is something else.
         """
         if batch < 1:
-            raise UserError(f'batch {batch}: a number from 1 up is wanted')
+            raise UserError(f'batch: expected a number from 1 up, got {batch}')
         source = iter(images)
         first = list(islice(source, batch))  # all, perhaps: for one image, no graph for a hundred is made
         engine = self._engine(max(1, len(first)), self._streams)
@@ -138,7 +138,7 @@ class Detector:
         return chain.from_iterable(found)
 
     def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
-        """Find objects in an image as a call does, and tell the seconds that each step took.
+        """Find objects in an image as a call does, and measure the seconds that each step takes.
 
         Returns:
             What is found; and the seconds of ``'prepare'`` (onto the canvas), ``'network'`` (with its
@@ -154,17 +154,7 @@ class Detector:
         times.append(perf_counter())
         return found, dict(zip(('prepare', 'network', 'boxes'), np.diff(times).tolist()))
 
-    def raw(self, canvases: Image, sizes: Sizes) -> Raw:
-        """Return the graph's boxes in pixels of the canvases ``[N, H, W, 3]``, scores and labels.
-
-        Args:
-            canvases: images with padding to their right and below.
-            sizes: ``[N, 2]``, height and width of each image without the padding.
-        """
-        return self._engine(len(canvases), 1).run(canvases, sizes)
-
     def _engine(self, batch: int, streams: int | None) -> Engine:
-        """Return the engine for such work, made at its first use."""
         if (batch, streams) not in self._engines:
             self._engines[batch, streams] = self._model.engine(batch, streams)
         return self._engines[batch, streams]
@@ -180,42 +170,20 @@ class Detector:
 
     def _run(self, engine: Engine, canvases: Image, places: Sequence[Placement]) -> Raw:
         try:
-            raw = engine.run(canvases, image_sizes(canvases, places, self.metadata))
+            return engine.run(canvases, image_sizes(canvases, places, self.metadata))
         except Exception as error:  # a graph that does not keep to its metadata
             raise unusable(self._path, error) from None
-        if {len(part) for part in raw} != {len(canvases)}:
-            wrong = f'it gives {len(raw[0])} results of {len(canvases)} images'
-            raise unusable(self._path, ValueError(wrong))
-        return raw
 
     def _finish(self, raw: Raw, places: Sequence[Placement]) -> list[Detections]:
-        return [
-            self._detections(boxes, scores, labels, at) for boxes, scores, labels, at in zip(*raw, places)
-        ]
-
-    def _detections(
-        self, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement
-    ) -> Detections:
-        found = detections(boxes, scores, labels, at, self._least)
-        if len(found) and found.labels.max() >= len(self.classes):
-            raise UserError(
-                f'{self._path}: the graph gives the label {found.labels.max()}, and its metadata name '
-                f'{len(self.classes)} classes: export it again with ghost-det export'
-            )
-        return found
+        return [detections(*each, self._least) for each in zip(*raw, places)]
 
 
 def detections(
     boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement, least: float = 0.0
 ) -> Detections:
-    """Return what a graph found in one image, in the image's pixels; rows of other kinds are left out.
+    """Return what a graph found in one image, in the image's pixels.
 
-    Args:
-        boxes: ``[K, 4]``, in pixels of the canvas.
-        scores: ``[K]``.
-        labels: ``[K]``; -1 where there is no detection.
-        at: where the image lies on the canvas.
-        least: the lowest score to keep.
+    Boxes ``[K, 4]`` are in pixels of the canvas; rows without a detection have label -1.
     """
     kept = (labels >= 0) & (scores >= least) & np.isfinite([*boxes.T, scores]).all(axis=0)
     boxes = to_image(boxes, at)
@@ -224,11 +192,10 @@ def detections(
 
 
 def _check_image(image: Any) -> None:
-    """Stop at what is no image."""
     if not isinstance(image, np.ndarray):
         found = type(image).__name__
     elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
         return
     else:
         found = f'{image.dtype} {image.shape}'
-    raise UserError(f'an image is an array of uint8 [height, width, 3] in BGR, found {found}')
+    raise UserError(f'expected an image, uint8 [height, width, 3] in BGR, got {found}')

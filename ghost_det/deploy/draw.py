@@ -1,4 +1,4 @@
-"""Boxes drawn on images, with numpy and OpenCV alone."""
+"""Boxes drawn on images, with numpy and OpenCV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def colour_of(label: int) -> Colour:
 
 
 def caption(label: int, score: float | None, classes: Sequence[str]) -> str:
-    """Return the text of a box, a true one without score; OpenCV's fonts have ASCII alone."""
+    """Return the text of a box, of ground truth without a score; OpenCV's fonts have only ASCII."""
     name = classes[label]
     if not (name.isascii() and name.isprintable() and name.strip()):
         name = f'class {label}'
@@ -34,14 +34,7 @@ def caption(label: int, score: float | None, classes: Sequence[str]) -> str:
 
 
 def draw(image: Image, found: Detections, classes: Sequence[str], scored: bool = True) -> Image:
-    """Return a copy of an image with boxes, and name and score of each; the surest on top.
-
-    Args:
-        image: ``[height, width, 3]`` in BGR.
-        found: in it.
-        classes: names, by label.
-        scored: write the scores, too.
-    """
+    """Return a copy of an image with boxes, and name and score of each; the highest-scoring on top."""
     drawn = image.copy()
     unit = max(image.shape[0], image.shape[1]) / 640
     width = max(1, round(2 * unit))

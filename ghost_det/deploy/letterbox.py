@@ -28,11 +28,6 @@ def place(width: int, height: int, metadata: Metadata) -> Placement:
 
     A canvas of one fixed size that is not square is wide or high, and an image of the other kind would be
     larger than it: such a one, which mmdet would give another canvas, is made to fit.
-
-    Args:
-        width: of the image, in pixels.
-        height: of the image.
-        metadata: of the detector.
     """
     if not metadata.keep_ratio:
         return Placement(width, height, *metadata.scale)
@@ -45,15 +40,7 @@ def place(width: int, height: int, metadata: Metadata) -> Placement:
 
 
 def letterbox(images: Sequence[Image], metadata: Metadata) -> tuple[Image, list[Placement]]:
-    """Put images on canvases of one size: at the top left, and the mean colour beside and below.
-
-    Args:
-        images: of any sizes.
-        metadata: of the detector.
-
-    Returns:
-        The canvases, ``[N, H, W, 3]``, and where each image lies.
-    """
+    """Return canvases ``[N, H, W, 3]`` with an image each at the top left, and where the images lie."""
     places = [place(image.shape[1], image.shape[0], metadata) for image in images]
     height, width = padded_size(places, metadata) if metadata.dynamic else (metadata.height, metadata.width)
     canvases = np.empty((len(images), height, width, 3), np.uint8)
@@ -80,12 +67,7 @@ def padded_size(places: Sequence[Placement], metadata: Metadata) -> tuple[int, i
 
 
 def to_image(boxes: NDArray[Any], at: Placement) -> NDArray[np.float32]:
-    """Return boxes of a canvas in the pixels of the image on it, cut at its border.
-
-    Args:
-        boxes: ``[n, 4]``, x1 y1 x2 y2.
-        at: where the image lies.
-    """
+    """Return boxes ``[n, 4]`` of a canvas in the pixels of the image on it, clipped at its border."""
     scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2, np.float32)
     limit = np.array([at.width, at.height] * 2, np.float32)
     return np.clip(boxes.astype(np.float32) / scale, 0, limit)

@@ -22,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ghost_det.errors import Interrupted, UserError
 from ghost_det.models.fuse import optimize
+from ghost_det.reports.training import report_evaluation
 
 from .checkpoints import ADVICE, INTERRUPTED
 
@@ -266,6 +267,17 @@ class ProgressHook(Hook):
         self._close()
 
     after_test_epoch = after_val_epoch
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """Write ``report.json`` after each evaluation of a training, by which an unfinished one is compared."""
+
+    priority = 'VERY_LOW'  # the log has the figures by then
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Write what is known so far."""
+        report_evaluation(runner)
 
 
 @HOOKS.register_module()

@@ -37,6 +37,7 @@ OUR_HOOKS = (
     'MeanLossHook',
     'LossGuardHook',
     'ProgressHook',
+    'ReportHook',
     'InterruptHook',
     'DueEvaluationHook',
 )

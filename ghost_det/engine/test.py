@@ -9,7 +9,8 @@ from ghost_det.config.load import load_config
 from ghost_det.config.query import evaluators
 from ghost_det.data.dataset import DetectionData
 from ghost_det.errors import UserError
-from ghost_det.reports.training import full_metric, report_test
+from ghost_det.evaluation.metric import full_metric
+from ghost_det.reports.training import report_test
 from ghost_det.utils.files import require_folder, require_writable
 from ghost_det.weights.checkpoint import check_fits, load_checkpoint
 

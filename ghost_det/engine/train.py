@@ -13,8 +13,9 @@ from ghost_det.config.query import backbone_of
 from ghost_det.data.checks.config import check_configured
 from ghost_det.data.dataset import DetectionData, missing_data, use_data
 from ghost_det.errors import UserError
+from ghost_det.evaluation.metric import full_metric
 from ghost_det.models import NETWORKS
-from ghost_det.reports.training import full_metric, report_training
+from ghost_det.reports.training import report_training
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import require_folder
 from ghost_det.weights.checkpoint import check_fits

@@ -15,11 +15,10 @@ import numpy as np
 from pycocotools import mask as masks
 
 from ghost_det.errors import UserError
-from ghost_det.utils.text import cut, plural, table
 
 IouType = Literal['bbox', 'segm']
 
-# In the order of COCO's own summary. COCO's limits of detections an image are 1, 10, 100.
+# In the order of COCO's own summary. COCO's limits of detections per image are 1, 10, 100.
 FIGURES = (
     'mAP',
     'mAP_50',
@@ -35,9 +34,8 @@ FIGURES = (
     'AR_l@100',
 )
 CLASS_FIGURES = ('AP', 'AP_50', 'AP_75', 'AP_s', 'AP_m', 'AP_l')
-SIZES = {'s': 'small, area to 32² pixels', 'm': 'medium, 32² to 96²', 'l': 'large, from 96²'}
 UNDEFINED = -1.0
-LIMIT = 100  # detections an image and class
+LIMIT = 100  # detections per image and class
 _OCTAVES = 0.5 ** np.arange(32)
 
 FAST, REFERENCE = 'faster-coco-eval', 'pycocotools'
@@ -46,37 +44,20 @@ EVALUATOR = FAST if importlib.util.find_spec('faster_coco_eval') is not None els
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """The figures of one class; `UNDEFINED` where it has no ground truth of a size.
-
-    Attributes:
-        name: of the class.
-        category_id: the data set's own.
-        boxes: true boxes that count, so without crowds.
-        figures: by the names in `CLASS_FIGURES`, fractions of 1.
-    """
+    """The figures of one class by the names in `CLASS_FIGURES`; `UNDEFINED` where a size has no boxes."""
 
     name: str
-    category_id: int
-    boxes: int
+    category_id: int  # the data set's own
+    boxes: int  # in the ground truth, without crowds
     figures: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation finds.
+    """COCO's twelve figures by the names in `FIGURES`, fractions of 1, and what they are of.
 
-    Attributes:
-        iou_type: ``'bbox'`` or ``'segm'``.
-        figures: COCO's twelve by the names in `FIGURES`, fractions of 1; `UNDEFINED` without ground truth.
-        classes: each class's own figures, in the order of category ids.
-        precision: over IoU 0.50 to 0.95, recall 0 to 1 and classes, shape (10, 101, classes), at up to 100
-            detections an image and class; `UNDEFINED` for classes without ground truth.
-        images: in the annotations.
-        boxes: true boxes that count.
-        crowds: true regions in which detections are neither right nor wrong.
-        detections: given, before any limit.
-        evaluator: the library and its version.
-        seconds: that it took.
+    ``precision`` is over IoU 0.50 to 0.95, recall 0 to 1 and classes by category id, shape (10, 101, C), at
+    up to 100 detections per image and class; `UNDEFINED` for classes without ground truth.
     """
 
     iou_type: IouType
@@ -84,15 +65,15 @@ class Evaluation:
     classes: list[ClassFigures]
     precision: np.ndarray[Any, np.dtype[np.float64]]
     images: int
-    boxes: int
-    crowds: int
-    detections: int
+    boxes: int  # in the ground truth, without crowds
+    crowds: int  # regions in which detections are neither right nor wrong
+    detections: int  # before any limit
     evaluator: str
     seconds: float
 
 
-def _library(evaluator: str) -> tuple[Any, Any]:
-    """Return an evaluator's data set class and its evaluation class."""
+def _load_evaluator(evaluator: str) -> tuple[Any, Any]:
+    """Return an evaluator's class of data sets and its class of evaluations."""
     if evaluator == FAST:
         from faster_coco_eval import COCO, COCOeval_faster
 
@@ -103,7 +84,7 @@ def _library(evaluator: str) -> tuple[Any, Any]:
     return COCO, COCOeval
 
 
-def _found(results: Sequence[dict[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
+def _as_annotations(results: Sequence[dict[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
     """Return results as the evaluators' own ``loadRes`` makes them, without the polygons it draws.
 
     An object's size is that of its box, or of its mask where masks are evaluated.
@@ -132,12 +113,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate detections by COCO's rules; both evaluators give the same figures to the last digit.
 
-    Args:
-        truth: the content of an annotation file, whose boxes have ``id`` from 1 on, ``area``, ``iscrowd``.
-        results: COCO's, ``{'image_id', 'category_id', 'score'}`` and ``'bbox'`` as x, y, width, height in
-            pixels, or ``'segmentation'`` as a compressed run-length code.
-        iou_type: what overlaps are measured on, ``'bbox'`` or ``'segm'``.
-        evaluator: `FAST` or `REFERENCE`.
+    ``truth`` is the content of an annotation file, whose boxes have ``id`` from 1 on, ``area``, ``iscrowd``;
+    ``results`` are COCO's: ``image_id``, ``category_id``, ``score``, and ``bbox`` as x, y, width, height in
+    pixels or ``segmentation`` as a compressed run-length code.
 
     Raises:
         UserError: a detection has an image or category that ``truth`` does not have.
@@ -145,13 +123,13 @@ def evaluate(
     Source: COCO detection evaluation, https://cocodataset.org/#detection-eval
     """
     started = time.perf_counter()
-    dataset_class, evaluation_class = _library(evaluator)
+    dataset_class, evaluation_class = _load_evaluator(evaluator)
     ids = sorted(category['id'] for category in truth['categories'])
     truth, results = _numbered(truth, results)
     with contextlib.redirect_stdout(io.StringIO()):
         true, found = dataset_class(), dataset_class()
         true.dataset = truth
-        found.dataset = {**truth, 'annotations': _found(results, iou_type)}
+        found.dataset = {**truth, 'annotations': _as_annotations(results, iou_type)}
         true.createIndex()
         found.createIndex()
         run = evaluation_class(true, found, iou_type)
@@ -167,7 +145,7 @@ def evaluate(
     return Evaluation(
         iou_type=iou_type,
         figures={name: float(value) for name, value in zip(FIGURES, run.stats)},
-        classes=_classes(truth, kept, ids, run.eval['precision']),
+        classes=_class_figures(truth, kept, ids, run.eval['precision']),
         precision=np.array(run.eval['precision'][:, :, :, 0, -1]),
         images=len(truth['images']),
         boxes=len(kept),
@@ -212,7 +190,7 @@ def _round_as_reference(run: Any, truth: dict[str, Any], recalls: Any) -> None:
 
     pycocotools divides right detections by all so far plus 2^-52, which is lost in every sum but 1: the
     precision of a first detection that is right is just under 1, unless the second is right too and lifts
-    it to 1. So it is for a curve that is 1 at the recall of one true box of N, and no longer at that of two.
+    it to 1. So it is for a curve that is 1 at the recall of one box of N, and no longer at that of two.
     Between the two lies a power of 1/2, whatever N is.
     """
     asked = run.params.recThrs
@@ -225,21 +203,18 @@ def _round_as_reference(run: Any, truth: dict[str, Any], recalls: Any) -> None:
         for size, (low, high) in enumerate(run.params.areaRng):
             count = sum(bool(low <= area <= high) for area in areas)
             curves = precision[:, :, index, size]  # a view: IoUs, recalls, limits
-            alone = np.ones_like(curves[:, :1], dtype=bool)
+            only_first = np.ones_like(curves[:, :1], dtype=bool)
             if count > 1:
                 two = np.searchsorted(asked, 0.5 ** ((count - 1).bit_length() - 1))
-                alone = curves[:, two : two + 1] != 1
-            curves[(curves == 1) & alone] = 1 / (1 + np.spacing(1))
+                only_first = curves[:, two : two + 1] != 1
+            curves[(curves == 1) & only_first] = 1 / (1 + np.spacing(1))
     run.eval['precision'] = precision[:, np.searchsorted(asked, recalls)]
 
 
-def _classes(
+def _class_figures(
     truth: dict[str, Any], kept: list[dict[str, Any]], ids: Sequence[int], precision: Any
 ) -> list[ClassFigures]:
-    """Return the figures of each class from precisions of shape (IoUs, recalls, classes, sizes, limits).
-
-    Categories are numbered from 1 on in ``truth``; ``ids`` are the data set's own.
-    """
+    """Return the figures of each class from precisions of shape (IoUs, recalls, classes, sizes, limits)."""
     names = {category['id']: category['name'] for category in truth['categories']}
     counts = dict.fromkeys(names, 0)
     for box in kept:
@@ -256,51 +231,3 @@ def _classes(
 def _mean(values: Any) -> float:
     defined = values[values > UNDEFINED]
     return float(defined.mean()) if defined.size else UNDEFINED
-
-
-def notes(evaluation: Evaluation) -> list[str]:
-    """Say in words why figures are undefined, or all of them 0."""
-    said = []
-    if not evaluation.boxes:
-        said.append('- : the annotations have no true box that counts, so no figure is defined')
-    else:
-        for size, meaning in SIZES.items():
-            if evaluation.figures[f'mAP_{size}'] == UNDEFINED:
-                said.append(
-                    f'- : no ground truth of this size ({meaning}) among {plural(evaluation.boxes, "box")}'
-                )
-        empty = [each.name for each in evaluation.classes if not each.boxes]
-        if empty:
-            listed = ', '.join(empty[:10]) + ', ...' * (len(empty) > 10)
-            said.append(f'{plural(len(empty), "class")} without ground truth, not counted: {listed}')
-    if evaluation.boxes and not evaluation.detections:
-        said.append(
-            f'All 0: there is not one detection in {plural(evaluation.images, "image")}; an untrained '
-            'detector, or model.test_cfg.score_thr above all its scores'
-        )
-    return said
-
-
-def figure_table(evaluations: Sequence[Evaluation]) -> str:
-    """Return COCO's twelve figures as a table, one column for each evaluation, and `notes` on them."""
-    rows = [[name, *(_cell(each.figures[name]) for each in evaluations)] for name in FIGURES]
-    said = dict.fromkeys(note for each in evaluations for note in notes(each))
-    return '\n'.join([table(['figure', *(each.iou_type for each in evaluations)], rows), *said])
-
-
-def class_table(evaluation: Evaluation) -> str:
-    """Return the figures of each class as a table; a class without ground truth of a size has none there."""
-    rows = []
-    for each in evaluation.classes:
-        rows.append([cut(each.name), str(each.boxes), *(_cell(value) for value in each.figures.values())])
-    gaps = any(UNDEFINED in each.figures.values() for each in evaluation.classes)
-    return '\n'.join(
-        [
-            table(['class', 'boxes', *CLASS_FIGURES], rows),
-            *['- : no ground truth of this class and size'] * gaps,
-        ]
-    )
-
-
-def _cell(value: float) -> str:
-    return '-' if value == UNDEFINED else f'{value:.3f}'

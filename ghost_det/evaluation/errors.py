@@ -31,56 +31,48 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Errors:
-    """TIDE's errors at IoU 0.5.
+    """TIDE's errors at IoU 0.5, by the names in `KINDS`; `gains` also has the two of `SPECIAL`.
 
-    Attributes:
-        ap: AP at IoU 0.5, COCO's mAP_50; `UNDEFINED` without ground truth.
-        counts: detections of each kind in `KINDS`; of ``'missed'``, true boxes.
-        gains: how much AP would grow, as a fraction of 1, were this kind of error alone mended, by the names
-            in `KINDS`; and were all of ``'false positives'`` or ``'false negatives'``.
+    A gain is how much AP would grow, as a fraction of 1, were only this kind of error fixed.
     """
 
-    ap: float
-    counts: dict[str, int]
+    ap: float  # COCO's mAP_50; `UNDEFINED` without ground truth
+    counts: dict[str, int]  # of detections; of 'missed', objects
     gains: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyse` finds.
+    """The errors, and which classes are taken for which; classes are in the order of category ids.
 
-    Attributes:
-        errors: by kind.
-        classes: names in the order of category ids.
-        confusion: counts of shape (classes + 1, classes + 1), true classes down, found ones across; the last
-            row is of detections where nothing is, the last column of true boxes that are not found.
-        score: from which on detections count in ``confusion``.
+    ``confusion`` are counts of shape (classes + 1, classes + 1), ground truth down, detections across; the
+    last row is of detections where nothing is, the last column of objects that are not detected.
     """
 
     errors: Errors
     classes: list[str]
     confusion: Array
-    score: float
+    score: float  # from which on detections count in the confusion
 
 
 @dataclass(frozen=True)
 class MatchedImage:
-    """The detections of one image by falling score, (D,), and its true boxes that count, (G,)."""
+    """The detections of one image by falling score, (D,), and its ground truth without crowds, (G,)."""
 
     id: int
-    found: Array
-    scores: Array
-    true: Array
-    overlaps: Array
-    in_crowd: Array
-    match: Array
+    found: Array  # (D,) labels
+    scores: Array  # (D,)
+    true: Array  # (G,) labels
+    overlaps: Array  # (D, G) IoU, whatever the classes
+    in_crowd: Array  # (D,)
+    match: Array  # (D,) places in `true`, -1 for none
 
     def wrong(self) -> Array:
         """Return which detections are not right."""
         return (self.match < 0) & ~self.in_crowd
 
     def left(self, match: Array) -> Array:
-        """Return which true boxes a matching leaves over."""
+        """Return which objects a matching leaves over."""
         left = np.ones(len(self.true), dtype=bool)
         left[match[match >= 0]] = False
         return left
@@ -94,14 +86,9 @@ def analyse(
 ) -> Analysis:
     """Find the errors in detections, and which classes they take for which.
 
-    A detection is right by COCO's rules: by falling score, each takes the free true box of its class that it
-    overlaps most, from IoU 0.5 on; what lies in a crowd of its class does not count.
-
-    Args:
-        truth: as in `ghost_det.evaluation.coco.evaluate`.
-        results: as there.
-        iou_type: as there.
-        score: from which on a detection counts in the confusion matrix; errors are of all detections.
+    A detection is right by COCO's rules: by falling score, each takes the free object of its class that it
+    overlaps most, from IoU 0.5 on; what lies in a crowd of its class does not count. Detections from
+    ``score`` on count in the confusion matrix, errors are of all detections.
     """
     order = sorted(category['id'] for category in truth['categories'])
     names = {category['id']: category['name'] for category in truth['categories']}
@@ -112,9 +99,9 @@ def analyse(
     rows: list[Array] = []
     for image in matched_images(truth, results, iou_type, labels):
         _confuse(confusion, image, score)
-        kinds, mended, claimed = _kinds(image)
+        kinds, fixed, claimed = _kinds(image)
         counts = ~image.in_crowd
-        rows.append(np.stack([image.found, image.scores, kinds, mended])[:, counts])
+        rows.append(np.stack([image.found, image.scores, kinds, fixed])[:, counts])
         true_counts += np.bincount(image.true, minlength=len(order))
         left = image.left(image.match)
         unfound += np.bincount(image.true[left], minlength=len(order))
@@ -125,7 +112,7 @@ def analyse(
 
 
 def confused(analysis: Analysis, most: int = 5) -> list[tuple[str, str, int, int]]:
-    """Return what is confused most, from twice up: true class, found class, how often, of how many boxes."""
+    """Return what is confused most, from twice up: class, detected class, how often, of how many boxes."""
     counts = analysis.confusion[:-1, :-1].copy()
     np.fill_diagonal(counts, 0)
     totals = analysis.confusion.sum(axis=1)
@@ -143,11 +130,7 @@ def matched_images(
 ) -> Iterator[MatchedImage]:
     """Yield every image with its detections matched by COCO's rules at IoU 0.5, the best 100 of each class.
 
-    Args:
-        truth: as in `analyse`.
-        results: as there.
-        iou_type: as there.
-        labels: a number from 0 on for each category id.
+    ``labels`` are numbers from 0 on by category id.
     """
     by_image: dict[int, tuple[list[Any], list[Any], list[Any]]] = {
         image: ([], [], []) for image in sorted(image['id'] for image in truth['images'])
@@ -183,7 +166,7 @@ def _within_limit(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _shapes(truth: dict[str, Any], iou_type: IouType) -> Any:
-    """Return what turns results or true boxes into the shapes that pycocotools compares."""
+    """Return what turns results or ground truth into the shapes that pycocotools compares."""
     if iou_type == 'bbox':
         return lambda entries: np.array([entry['bbox'] for entry in entries], dtype=float).reshape(-1, 4)
     api = COCO()
@@ -201,7 +184,7 @@ def _overlaps(found: Any, true: Any, crowd: bool) -> Array:
 
 
 def _match(overlaps: Array, true: int) -> Array:
-    """Return which true box each detection takes, or -1; of equal overlaps the last, as in pycocotools."""
+    """Return which object each detection takes, or -1; of equal overlaps the last, as in pycocotools."""
     match = np.full(len(overlaps), -1)
     free = np.ones(true, dtype=bool)
     for index in np.flatnonzero((overlaps >= FOREGROUND).any(axis=1)):
@@ -229,16 +212,16 @@ def _confuse(confusion: Array, image: MatchedImage, score: float) -> None:
 
 
 def _kinds(image: MatchedImage) -> tuple[Array, Array, Array]:
-    """Return each detection's kind of error, the class it would be right for, and the boxes so won.
+    """Return each detection's kind of error, the class it would be right for, and the objects so won.
 
-    Of several detections that would be right for one true box the best counts, the others would be
+    Of several detections that would be right for one object the best counts, the others would be
     duplicates: their class is -1, as is that of errors which only vanish.
     """
     kinds = np.where(image.wrong(), BKG, RIGHT)
-    mended = np.full(len(kinds), -1)
+    fixed = np.full(len(kinds), -1)
     claimed = np.zeros(len(image.true), dtype=bool)
     if not len(image.true):
-        return kinds, mended, claimed
+        return kinds, fixed, claimed
     left = image.left(image.match)
     same = image.found[:, None] == image.true
     own, other = np.where(same, image.overlaps, 0), np.where(same, 0, image.overlaps)
@@ -252,31 +235,31 @@ def _kinds(image: MatchedImage) -> tuple[Array, Array, Array]:
             continue
         if left[box] and not claimed[box]:
             claimed[box] = True
-            mended[index] = image.true[box]
-    return kinds, mended, claimed
+            fixed[index] = image.true[box]
+    return kinds, fixed, claimed
 
 
 def _errors(found: Array, true: Array, missed: Array, unfound: Array) -> Errors:
-    """Return the errors of detections, given as rows: label, score, kind, label when mended."""
+    """Return the errors of detections, given as rows: label, score, kind, label once fixed."""
     kinds = found[2]
     ap = _mean_ap(found, true, true)
     counts = {name: int((kinds == kind).sum()) for kind, name in enumerate(KINDS)}
     counts[KINDS[MISS]] = int(missed.sum())
-    mended = {}
+    fixed = {}
     for kind in (CLS, LOC, BOTH, DUPE, BKG):
         better = found.copy()
         won = (kinds == kind) & (found[3] >= 0)
         better[0, won] = found[3, won]
         better[2, won] = RIGHT
-        mended[KINDS[kind]] = _mean_ap(better[:, (kinds != kind) | won], true, true)
-    mended[KINDS[MISS]] = _mean_ap(found, true - missed, true)
-    mended[SPECIAL[0]] = _mean_ap(found[:, kinds == RIGHT], true, true)
-    mended[SPECIAL[1]] = _mean_ap(found, true - unfound, true)
-    return Errors(ap, counts, {name: max(value - ap, 0.0) for name, value in mended.items()})
+        fixed[KINDS[kind]] = _mean_ap(better[:, (kinds != kind) | won], true, true)
+    fixed[KINDS[MISS]] = _mean_ap(found, true - missed, true)
+    fixed[SPECIAL[0]] = _mean_ap(found[:, kinds == RIGHT], true, true)
+    fixed[SPECIAL[1]] = _mean_ap(found, true - unfound, true)
+    return Errors(ap, counts, {name: max(value - ap, 0.0) for name, value in fixed.items()})
 
 
 def _mean_ap(found: Array, true: Array, all_true: Array) -> float:
-    """Return the mean AP of the classes with ground truth, ``true`` boxes of which are to be found."""
+    """Return the mean AP of the classes with ground truth, of which ``true`` objects are to be detected."""
     by_score = found[:, np.argsort(-found[1], kind='stable')]
     values = []
     for label in np.flatnonzero(all_true):

@@ -13,7 +13,8 @@ from mmengine.logging import MMLogger
 
 from ghost_det.data.annotations import complete_boxes
 
-from .coco import Evaluation, class_table, evaluate, figure_table
+from .coco import Evaluation, evaluate
+from .tables import class_table, figure_table
 
 
 @METRICS.register_module()
@@ -27,7 +28,7 @@ class FullCocoMetric(CocoMetric):
         ann_file: annotations in COCO's format.
         metric: ``'bbox'``, ``'segm'`` or both.
         collect_device: what gathers detections of several processes; despite its name, ``'gpu'`` goes over
-            whatever connects them. mmdet's own choice, ``'cpu'``, goes through files in the present folder,
+            whatever connects them. mmdet's own choice, ``'cpu'``, goes through files in the current folder,
             which hosts do not share.
         **kwargs: mmdet's ``format_only``, ``outfile_prefix``, ``backend_args``, ``prefix``,
             ``sort_categories``.
@@ -35,7 +36,7 @@ class FullCocoMetric(CocoMetric):
     Attributes:
         ann_file: as given.
         evaluations: the last one of each metric.
-        keep: set by who wants to have the detections afterwards.
+        keep: set to have the detections afterwards.
         detections: those of the last evaluation as COCO results for each metric, where they are kept.
 
     Raises:
@@ -54,7 +55,7 @@ class FullCocoMetric(CocoMetric):
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(ann_file=ann_file, metric=metric, collect_device=collect_device, **kwargs)
         if not set(self.metrics) <= {'bbox', 'segm'}:
-            raise ValueError(f'FullCocoMetric: metric {metric!r}: bbox and segm are understood')
+            raise ValueError(f'FullCocoMetric: expected metric bbox, segm or both, got {metric!r}')
         complete_boxes(self._coco_api.dataset)
         self.ann_file = ann_file
         self.evaluations: dict[str, Evaluation] = {}
@@ -94,14 +95,9 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Return predictions in COCO's results format, unrounded.
 
-    Args:
-        predictions: mmdet's, one of each image: ``img_id``, ``bboxes`` of shape (N, 4) as corners in pixels,
-            ``scores`` and ``labels`` of shape (N), and for masks ``masks``, N run-length codes.
-        categories: the data set's ids in the order of labels.
-        metric: ``'bbox'``, or ``'segm'`` for results with masks as well.
-
-    Raises:
-        KeyError: masks are asked for and the detector makes none.
+    Predictions are mmdet's, one of each image: ``img_id``, ``bboxes`` of shape (N, 4) as corners in pixels,
+    ``scores`` and ``labels`` of shape (N), and for ``'segm'`` ``masks``, N run-length codes. ``categories``
+    are the data set's ids in the order of labels.
     """
     found = []
     for each in predictions:
@@ -123,3 +119,8 @@ def coco_results(
                 result['segmentation'] = {'size': list(code['size']), 'counts': text}
             found.append(result)
     return found
+
+
+def full_metric(evaluator: Any) -> FullCocoMetric | None:
+    """Return the metric of a runner's evaluator that keeps what reports need, if it has it."""
+    return next((metric for metric in evaluator.metrics if isinstance(metric, FullCocoMetric)), None)

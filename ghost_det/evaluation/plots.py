@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
-from ghost_det.utils.files import atomic
-from ghost_det.utils.fonts import drawable
-from ghost_det.utils.text import cut, plural
+from ghost_det.utils.plots import label, make_figure, save_figure
+from ghost_det.utils.text import plural
 
 from .coco import UNDEFINED, Evaluation
 from .errors import KINDS, SPECIAL, Analysis
 
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
-
 NAMED = 10  # classes that get a colour and a name of their own
-MARKED = 20  # points up to which a curve has a mark at each
 NUMBERED = 25  # classes up to which each cell of the confusion matrix has its count
 
 
 def draw_all(evaluation: Evaluation, analysis: Analysis, folder: Path) -> dict[str, Path]:
     """Draw the pictures of an evaluation, of masks with ``segm`` in their names, and return them by name."""
     suffix = '' if evaluation.iou_type == 'bbox' else f'_{evaluation.iou_type}'
-    drawn: dict[str, Callable[[], Any]] = {
-        'pr_curves': lambda: draw_curves(evaluation),
-        'confusion': lambda: draw_confusion(analysis),
-        'errors': lambda: draw_errors(analysis),
+    figures = {
+        'pr_curves': plot_pr_curves(evaluation),
+        'confusion': plot_confusion(analysis),
+        'errors': plot_errors(analysis),
     }
-    paths = {}
-    for name, draw in drawn.items():
-        path = folder / f'{name}{suffix}.png'
-        figure = draw()
-        with atomic(path) as partial:
-            figure.savefig(partial, format='png', dpi=110, bbox_inches='tight')
-        plt.close(figure)
-        paths[f'{name}{suffix}'] = path
+    paths = {f'{name}{suffix}': folder / f'{name}{suffix}.png' for name in figures}
+    for path, figure in zip(paths.values(), figures.values()):
+        save_figure(figure, path)
     return paths
 
 
-def draw_curves(evaluation: Evaluation) -> Any:
+def plot_pr_curves(evaluation: Evaluation) -> Figure:
     """Draw precision over recall: the mean of all classes by IoU (left), each class at IoU 0.5 (right)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5.2), layout='constrained')
+    figure = make_figure(14, 5.2)
+    left, right = figure.subplots(1, 2)
     recalls = np.linspace(0, 1, evaluation.precision.shape[1])
     counted = [index for index, each in enumerate(evaluation.classes) if each.boxes]
     curves = evaluation.precision[:, :, counted]
     curves = curves[:, :, (curves > UNDEFINED).all(axis=(0, 1))]
     if curves.size:
-        for index, colour in enumerate(plt.get_cmap('viridis')(np.linspace(0, 0.95, len(curves)))):
+        for index, colour in enumerate(colormaps['viridis'](np.linspace(0, 0.95, len(curves)))):
             mean = curves[index].mean(axis=1)
             left.plot(recalls, mean, color=colour, label=f'IoU {0.5 + index * 0.05:.2f}: {mean.mean():.3f}')
         left.legend(title='AP', fontsize=8)
@@ -59,11 +49,10 @@ def draw_curves(evaluation: Evaluation) -> Any:
     for index in by_boxes[NAMED:]:
         right.plot(recalls, evaluation.precision[0, :, index], color='lightgrey', linewidth=0.7, zorder=1)
     named = sorted(by_boxes[:NAMED], key=lambda index: -evaluation.classes[index].figures['AP_50'])
-    shown = drawable([each.name for each in evaluation.classes])
     for index in named:
         each = evaluation.classes[index]
-        label = f'{each.figures["AP_50"]:.3f} {_short(shown[index])} ({each.boxes})'
-        right.plot(recalls, evaluation.precision[0, :, index], label=label)
+        text = f'{each.figures["AP_50"]:.3f} {label(each.name)} ({each.boxes})'
+        right.plot(recalls, evaluation.precision[0, :, index], label=text)
     if named:
         title = 'AP_50 class (boxes)' + '\nthose with most boxes' * (len(by_boxes) > NAMED)
         place = dict(loc='upper left', bbox_to_anchor=(1.01, 1.01))
@@ -74,23 +63,24 @@ def draw_curves(evaluation: Evaluation) -> Any:
         axis.grid(alpha=0.3)
     figure.suptitle(
         f'{evaluation.iou_type}: {plural(evaluation.detections, "detection")}, '
-        f'{plural(evaluation.boxes, "true box")}, {plural(evaluation.images, "image")}'
+        f'{plural(evaluation.boxes, "box")} in the ground truth, {plural(evaluation.images, "image")}'
     )
     return figure
 
 
-def draw_confusion(analysis: Analysis) -> Any:
-    """Draw which true class is found as which, in shares of the true boxes; unseen classes are left out."""
+def plot_confusion(analysis: Analysis) -> Figure:
+    """Draw which class is found as which, in shares of the ground truth; unseen classes are left out."""
     counts = analysis.confusion
     shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     shown = shown if len(counts) - 1 in shown else np.append(shown, len(counts) - 1)
     counts = counts[np.ix_(shown, shown)]
-    names = [_short(name) for name in (*drawable(analysis.classes), 'background')]
-    labels = [names[index] for index in shown]
+    names = (*analysis.classes, 'background')
+    labels = [label(names[index]) for index in shown]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(labels) <= NUMBERED
     side = max(5.0, 0.5 * len(labels) + 2) if few else min(30.0, 0.19 * len(labels) + 2.5)
-    figure, axis = plt.subplots(figsize=(side + 1, side), layout='constrained')
+    figure = make_figure(side + 1, side)
+    axis = figure.subplots()
     picture = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     size = 9 if few else 7
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
@@ -113,10 +103,11 @@ def draw_confusion(analysis: Analysis) -> Any:
     return figure
 
 
-def draw_errors(analysis: Analysis) -> Any:
+def plot_errors(analysis: Analysis) -> Figure:
     """Draw how much AP at IoU 0.5 each kind of error costs, and how many there are."""
     errors = analysis.errors
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout='constrained', width_ratios=(3, 1.4))
+    figure = make_figure(11, 3.8)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1.4))
     places = range(len(KINDS))
     colours = [f'C{place}' for place in places]
     gains = [100 * errors.gains[name] for name in KINDS]
@@ -124,24 +115,14 @@ def draw_errors(analysis: Analysis) -> Any:
     texts = [f'{gain:.1f}  ({errors.counts[name]})' for gain, name in zip(gains, KINDS)]
     left.bar_label(bars, texts, padding=3, fontsize=9)
     left.set_yticks(places, KINDS)
-    whole = [100 * errors.gains[name] for name in SPECIAL]
-    bars = right.barh(range(len(SPECIAL)), whole, color=['C6', 'C7'])
-    right.bar_label(bars, [f'{gain:.1f}' for gain in whole], padding=3, fontsize=9)
+    all_of_kind = [100 * errors.gains[name] for name in SPECIAL]
+    bars = right.barh(range(len(SPECIAL)), all_of_kind, color=['C6', 'C7'])
+    right.bar_label(bars, [f'{gain:.1f}' for gain in all_of_kind], padding=3, fontsize=9)
     right.set_yticks(range(len(SPECIAL)), SPECIAL)
-    for axis, values in ((left, gains), (right, whole)):
+    for axis, values in ((left, gains), (right, all_of_kind)):
         axis.invert_yaxis()
         axis.set(xlim=(0, max(*values, 1) * 1.25), xlabel='AP points gained without it')
     ap = 'undefined' if errors.ap == UNDEFINED else f'{100 * errors.ap:.1f}'
-    left.set_title(f'AP at IoU 0.5 is {ap}; what each error alone costs (and how often)', fontsize=10)
+    left.set_title(f'AP at IoU 0.5 is {ap}; what each error costs (and how often)', fontsize=10)
     right.set_title('All of them', fontsize=10)
     return figure
-
-
-def plot_steps(axis: Any, steps: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
-    """Plot over whole steps; few points are marked, as a line through one alone shows nothing."""
-    axis.plot(steps, values, marker='o' if len(steps) <= MARKED else '', **style)
-    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-
-
-def _short(name: str) -> str:
-    return cut(name, 20).replace('$', r'\$')  # which is mathematics to matplotlib

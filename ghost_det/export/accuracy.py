@@ -14,9 +14,8 @@ from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
-from ghost_det.evaluation.assess import evaluate_saved, save_results
 from ghost_det.evaluation.coco import Evaluation, evaluate
-from ghost_det.evaluation.results import read_truth
+from ghost_det.evaluation.results import evaluate_saved, read_truth, write_results
 from ghost_det.utils.files import require_writable, sha256
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
@@ -27,14 +26,7 @@ FAR = 0.005
 
 @dataclass(frozen=True)
 class Truth:
-    """Images with known objects.
-
-    Attributes:
-        annotations: COCO's json.
-        content: what it holds.
-        images: of each, the id and the file.
-        categories: the data set's id of each of the detector's classes.
-    """
+    """Images with known objects: ``categories`` are the data set's ids of the detector's classes."""
 
     annotations: Path
     content: dict[str, Any]
@@ -43,16 +35,7 @@ class Truth:
 
     @classmethod
     def read(cls, annotations: Path, folder: Path, classes: Sequence[str]) -> Truth:
-        """Read annotations.
-
-        Args:
-            annotations: COCO's json.
-            folder: with the images.
-            classes: of the detector, by label.
-
-        Raises:
-            UserError: see `read_truth`; or the data set does not have one of the classes.
-        """
+        """Read annotations of images in a folder, with all classes of a detector."""
         content = read_truth(annotations)
         ids = {category['name']: category['id'] for category in content['categories']}
         absent = [name for name in classes if name not in ids]
@@ -100,11 +83,7 @@ class Truth:
 
 
 def detect_all(detector: Detector, truth: Truth) -> list[Detections]:
-    """Return what a detector finds in each image.
-
-    Raises:
-        UserError: an image cannot be read.
-    """
+    """Return what a detector finds in each image."""
     return list(detector.stream(read_image(path) for _, path in truth.images))
 
 
@@ -120,23 +99,13 @@ def evaluate_file(
 ) -> Iterator[str]:
     """Evaluate an exported detector as `ghost_det.engine.train.test` does one in torch; yield lines to print.
 
-    Args:
-        model: the file.
-        config: path of the config, whose data is used where none is given.
-        options: ``--cfg-options``.
-        data: a data set.
-        work_dir: for pictures and detections.
-        out: a file for the detections as COCO results.
-        json_file: a file for the figures and their analysis.
-        checkpoint: that the model was exported from, where it is not in the model's folder.
-
-    Raises:
-        UserError: the file or the data cannot be used.
+    ``model`` is the file, and ``checkpoint`` what it was exported from, where that is not in its folder. The
+    other arguments are those of ``ghost-det test``.
     """
     folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
     results = Path(out) if out else folder / 'found.json'
     if results.suffix != '.json':
-        raise UserError(f'--out {out}: detections of an exported file are written as .json (COCO results)')
+        raise UserError(f'--out: expected a .json file, for COCO results, got {out}')
     require_writable(results, '--out', (Path(model),))
     cfg = load_config(config, options)
     detector = Detector(model)
@@ -146,7 +115,7 @@ def evaluate_file(
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
     found = detect_all(detector, truth)
-    save_results(results, truth.results(found))
+    write_results(results, truth.results(found))
     yield from evaluate_saved(
         results, truth.annotations, json_file=Path(json_file) if json_file else None, folder=folder
     )
@@ -175,11 +144,7 @@ def compared(
 
 
 def exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
-    """Return the checkpoint that a file was exported from: the one given, or one in the file's folder.
-
-    Raises:
-        UserError: the one given is another.
-    """
+    """Return the checkpoint that a file was exported from: the one given, or one in the file's folder."""
     for path in model.parent.glob('*.pth') if checkpoint is None else [checkpoint]:
         if path.is_file() and sha256(path) == metadata.checkpoint_sha256:
             return path

@@ -13,23 +13,11 @@ from ghost_det.config.query import test_pipeline
 from ghost_det.errors import UserError
 from ghost_det.models.fuse import rewrite
 
-from .heads import head_of
+from .heads import head_of, longer
 
 
 class Canvas(NamedTuple):
-    """How a config's images are brought to the network's input.
-
-    Attributes:
-        height: in pixels.
-        width: in pixels.
-        scale: width and height that images are resized to, or within: those above, or what they were
-            before they were rounded up to multiples of ``size_divisor``.
-        keep_ratio: whether images keep their proportions.
-        size_divisor: the sides are multiples of it.
-        pad_value: what fills the rest, in OpenCV's order.
-        clip_to_canvas: whether boxes may reach into the padding, as mmdet has it where the pipeline itself
-            pads (its ``Pad`` makes the padded size the image's).
-    """
+    """How a config's images are brought to the network's input: a part of `Metadata`, which describes it."""
 
     height: int
     width: int
@@ -41,18 +29,12 @@ class Canvas(NamedTuple):
 
 
 class DetectorGraph(nn.Module):
-    """A detector with everything before and behind it.
-
-    Args:
-        detector: one of mmdet's, in evaluation mode.
+    """A detector of mmdet, in evaluation mode, with everything before and behind it.
 
     Shape:
         Images ``(N, H, W, 3)``, uint8 in OpenCV's order, and ``sizes`` ``(N, 2)``, int64: height and width
         of each image on its canvas, without the padding; to boxes ``(N, K, 4)`` (x1 y1 x2 y2 in pixels),
         scores ``(N, K)`` and labels ``(N, K)``, best first; of what is missing, label -1 and score 0.
-
-    Raises:
-        UserError: the detector has a head or a preprocessor that cannot be exported.
     """
 
     mean: Tensor
@@ -79,16 +61,12 @@ class DetectorGraph(nn.Module):
         inside = (down[:, None] < sizes[:, 0, None, None]) & (across < sizes[:, 1, None, None])
         x = torch.where(inside.unsqueeze(1), x, self.fill)
         maps = self.detector.extract_feat(x)
-        boxes, scores, labels = self.find(maps, images.shape[1:3], sizes)
+        boxes, scores, labels = self.find(maps, longer(*images.shape[1:3]), sizes)
         return boxes, scores, labels
 
 
 def normalisation(detector: Any) -> tuple[bool, list[float], list[float]]:
-    """Return what a detector's preprocessor does to pixels: whether it swaps BGR to RGB, mean, deviation.
-
-    Raises:
-        UserError: it does something else.
-    """
+    """Return what a detector's preprocessor does to pixels: whether it swaps BGR to RGB, mean, deviation."""
     before = getattr(detector, 'data_preprocessor', None)
     if before is None or not hasattr(before, '_channel_conversion'):
         raise UserError(
@@ -98,20 +76,14 @@ def normalisation(detector: Any) -> tuple[bool, list[float], list[float]]:
     if before._enable_normalize:
         mean, std = before.mean.flatten().tolist(), before.std.flatten().tolist()
     if len(mean) != 3 or len(std) != 3:
-        raise UserError('data_preprocessor: mean and std of three channels are wanted for an export')
+        raise UserError(f'data_preprocessor: expected mean and std of three channels, got {mean} and {std}')
     return bool(before._channel_conversion), mean, std
 
 
 def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> Canvas:
-    """Return the input that a config's own evaluation gives its network.
+    """Return the input that a config's own evaluation gives its network, or one of another ``size``.
 
-    Args:
-        cfg: the detector's config; its test pipeline says size and proportions.
-        detector: its preprocessor says what is filled up, and how.
-        size: another height and width.
-
-    Raises:
-        UserError: the pipeline has no size and none is given; or a size that does not fit the network.
+    ``size`` is height and width. Sides are rounded up to multiples of what the preprocessor pads to.
     """
     pipeline = test_pipeline(cfg)
     resize: Any = next((step for step in pipeline if is_resize(step)), {})
@@ -122,17 +94,15 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
     if size is None:
         scale = resize.get('scale')
         if not isinstance(scale, list | tuple) or len(scale) != 2:
-            raise UserError(
-                'the config has no Resize with a scale in its test pipeline: name a --size HEIGHT WIDTH'
-            )
+            raise UserError('the test pipeline has no Resize with a scale: name a --size HEIGHT WIDTH')
         scale = int(scale[0]), int(scale[1])
         width, height = (-(-side // divisor) * divisor for side in scale)
     else:
         scale = width, height = size[1], size[0]
         if min(size) < 1 or max(size) > 16384 or height % divisor or width % divisor:
             raise UserError(
-                f'--size {height} {width}: multiples of {divisor} from {divisor} up are wanted, to which '
-                "the config's data_preprocessor pads"
+                f"--size: expected multiples of {divisor}, to which the config's data_preprocessor pads, "
+                f'got {height} {width}'
             )
     swapped, mean, std = normalisation(detector)
     fill = [float(before.pad_value) * s + m for m, s in zip(mean, std)]

@@ -1,4 +1,4 @@
-"""Exported files: a graph as ONNX or OpenVINO, with its description inside, whole or not there."""
+"""A detector's graph as an ONNX or OpenVINO file, with its description inside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,9 @@ from ghost_det.deploy.metadata import KEY, Metadata
 from ghost_det.errors import UserError
 
 from .graph import Canvas, DetectorGraph, deployed
-from .standard import translations
 
 OPSET = 18
-"""What torch exports to; others are converted from it."""
-OLDEST = 17
+"""What torch exports to; later ones are converted from it."""
 TRACED = 512
 """Pixels, of a side of any length, at which all maps of a pyramid have more than one row."""
 
@@ -34,25 +32,16 @@ TRACED = 512
 def to_onnx(
     detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = False, opset: int = OPSET
 ) -> None:
-    """Write a detector as ONNX, with everything from raw pixels to boxes.
+    """Write a detector in evaluation mode as ONNX, with everything from raw pixels to boxes.
 
-    Args:
-        detector: in evaluation mode; a folded copy is exported.
-        canvas: the size of its input.
-        path: the file.
-        dynamic: whether the input may be of any size.
-        opset: of ONNX.
-
-    Raises:
-        UserError: the detector cannot be exported, or an opset that is not known.
+    It is a folded copy, whose input has the size of ``canvas`` or, where ``dynamic``, any.
     """
-    onnx = need('onnx')
-    need('onnxscript')
+    import onnx
+    from onnx import version_converter
+
     newest = onnx.defs.onnx_opset_version()
-    if not OLDEST <= opset <= newest:
-        raise UserError(
-            f'--opset {opset}: {OLDEST} to {newest}, which the installed onnx {onnx.__version__} knows'
-        )
+    if not OPSET <= opset <= newest:
+        raise UserError(f'--opset: expected {OPSET} to {newest}, which the installed onnx knows, got {opset}')
     graph = DetectorGraph(deployed(detector)).eval().requires_grad_(False)
     height, width = canvas.height, canvas.width
     if dynamic:  # torch takes the size of a map for fixed where it is 1
@@ -85,33 +74,75 @@ def to_onnx(
         del part.metadata_props[:]  # where in torch each came from, with the paths of this machine
         part.doc_string = ''
     if opset != OPSET:
-        model = converted(model, opset)
+        model = version_converter.convert_version(model, opset)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def converted(model: Any, opset: int) -> Any:
-    """Return an ONNX model in another opset."""
-    if opset >= OPSET:
-        from onnx import version_converter
+def translations() -> dict[Any, Callable[..., Any]]:
+    """Return, for ``torch.onnx.export``, the operators that ONNX has under other names."""
+    from onnxscript import opset18
 
-        return version_converter.convert_version(model, opset)
-    # Of what opset 18 changed in the operators that are here, onnx converts back only a part.
-    from onnx import helper, numpy_helper
+    op: Any = opset18
 
-    constants: dict[str, Any] = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == 'Constant':
-            constants[node.output[0]] = helper.get_attribute_value(node.attribute[0])
-        if node.op_type.startswith('Reduce') and node.op_type != 'ReduceSum' and len(node.input) > 1:
-            axes = constants[node.input.pop()]
-            axes = numpy_helper.to_array(axes) if hasattr(axes, 'dims') else np.asarray(axes)
-            node.attribute.append(helper.make_attribute('axes', axes.flatten().tolist()))
-        new = ('num_outputs', 'noop_with_empty_axes', 'antialias', 'keep_aspect_ratio_policy')
-        for attribute in [each for each in node.attribute if each.name in new]:
-            node.attribute.remove(attribute)
-    model.opset_import[0].version = opset
-    return model
+    def suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
+        threshold, zero = op.Constant(value_floats=[iou_threshold]), op.Constant(value_floats=[0.0])
+        most, one = op.Constant(value_ints=[limit]), op.Constant(value_ints=[1])
+        chosen = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, one), most, threshold, zero)
+        image = op.Slice(chosen, op.Constant(value_ints=[0]), one, one)
+        place = op.Slice(chosen, op.Constant(value_ints=[2]), op.Constant(value_ints=[3]), one)
+        found = op.GatherND(scores, op.Concat(image, place, axis=1))
+        # What was chosen comes in one list over all images, whose length the data decide: a row for each
+        # image with the others' scores hidden, and enough more for as many as are wanted.
+        images = op.Range(
+            op.Constant(value_int=0),
+            op.Squeeze(op.Shape(scores, end=1), op.Constant(value_ints=[0])),
+            op.Constant(value_int=1),
+        )
+        own = op.Equal(op.Unsqueeze(images, one), op.Reshape(image, op.Constant(value_ints=[1, -1])))
+        table = op.Where(own, found, op.Constant(value_float=-1.0))
+        more = op.Concat(op.Shape(scores, end=1), most, axis=0)
+        padded = op.Concat(table, op.Expand(op.Constant(value_float=-1.0), more), axis=1)
+        best, column = op.TopK(padded, most, axis=1)
+        places = op.Concat(
+            op.Reshape(place, op.Constant(value_ints=[-1])), op.Constant(value_ints=[-1] * limit), axis=0
+        )
+        return op.Where(
+            op.Greater(best, op.Constant(value_float=0.0)),
+            op.Gather(places, column),
+            op.Constant(value_int=-1),
+        )
+
+    def align(
+        features: Any,
+        rois: Any,
+        spatial_scale: float,
+        pooled_height: int,
+        pooled_width: int,
+        sampling_ratio: int,
+        aligned: bool,
+    ) -> Any:
+        one = op.Constant(value_ints=[1])
+        boxes = op.Slice(rois, one, op.Constant(value_ints=[5]), one)
+        images = op.Cast(
+            op.Reshape(op.Slice(rois, op.Constant(value_ints=[0]), one, one), op.Constant(value_ints=[-1])),
+            to=7,
+        )
+        return op.RoiAlign(
+            features,
+            boxes,
+            images,
+            coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
+            output_height=pooled_height,
+            output_width=pooled_width,
+            sampling_ratio=max(sampling_ratio, 0),
+            spatial_scale=spatial_scale,
+        )
+
+    return {
+        torch.ops.ghost_det.keep_best.default: suppress,
+        torch.ops.torchvision.roi_align.default: align,
+    }
 
 
 def halve(model: Any) -> None:
@@ -133,40 +164,31 @@ def halve(model: Any) -> None:
 
 
 def write_model(source: Path, out: Path, metadata: Metadata) -> None:
-    """Write the finished file: metadata in, precision as they say, whole or not at all.
-
-    Args:
-        source: an ONNX file.
-        out: ``.onnx``, or ``.xml`` for OpenVINO, beside which its weights get ``.bin``.
-        metadata: of the file.
-    """
-    half = metadata.precision == 'fp16'
-    if out.suffix == '.onnx':
-        import onnx
-
-        model = onnx.load(source)
-        if half:
-            halve(model)
-        onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
-        with publishing(out) as folder:
-            onnx.save(model, folder / out.name)
+    """Write an ONNX file as ``.onnx``, or as ``.xml`` for OpenVINO, in the precision of its metadata."""
+    if out.suffix == '.xml':
+        # Not convert_model, which takes a path with a comma for two.
+        write_openvino(openvino_core().read_model(source), out, metadata)
         return
-    need('openvino')
-    # Not convert_model, which takes a path with a comma for two.
-    write_openvino(openvino_core().read_model(source), out, metadata)
+    import onnx
+
+    model = onnx.load(source)
+    if metadata.precision == 'fp16':
+        halve(model)
+    onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
+    onnx.save(model, out)
 
 
 def write_openvino(model: Any, out: Path, metadata: Metadata) -> None:
-    """Write an OpenVINO model with its metadata, whole or not at all."""
-    ov = need('openvino')
+    """Write an OpenVINO model with its metadata; beside the ``.xml``, its weights get ``.bin``."""
+    import openvino
+
     model.set_rt_info(metadata.to_json(), [KEY])
-    with publishing(out) as folder:
-        ov.save_model(model, folder / out.name, compress_to_fp16=metadata.precision == 'fp16')
+    openvino.save_model(model, out, compress_to_fp16=metadata.precision == 'fp16')
 
 
 @contextlib.contextmanager
 def publishing(out: Path) -> Iterator[Path]:
-    """Yield a folder for a model's files, which appear beside each other in the end; its main file last."""
+    """Yield a folder for a model's files, which are moved next to ``out`` at the end; the main file last."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.partial-', dir=out.parent) as name:
         yield Path(name)
@@ -177,26 +199,18 @@ def publishing(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep to itself what torch's exporter says of its own workings."""
-    noisy = logging.getLogger('torch.onnx'), logging.getLogger('onnxscript'), logging.getLogger('onnx_ir')
-    levels = [logger.level for logger in noisy]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        for logger in noisy:
-            logger.setLevel(logging.ERROR)
-        try:
+    """Leave out what torch's exporter prints of its own workings."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
             yield
-        finally:
-            for logger, level in zip(noisy, levels):
-                logger.setLevel(level)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def need(package: str) -> Any:
-    """Import a package of the extra ``export``.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import a package of the extra ``export``, or raise a `UserError`."""
     try:
         return importlib.import_module(package)
     except ImportError:

@@ -11,14 +11,14 @@ from typing import Any
 
 from ghost_det.data.dataset import DetectionData
 from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
-from ghost_det.deploy.detector import Detector, detections
+from ghost_det.deploy.detector import Detections, Detector, detections
 from ghost_det.deploy.letterbox import Placement, image_sizes, letterbox
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
 
 from .accuracy import Truth, detect_all
-from .onnx import need, write_openvino
+from .onnx import write_openvino
 
 CALIBRATION = 300
 """Images that ranges are read off."""
@@ -27,49 +27,32 @@ MEASURED = 500
 RANKED = 32
 """Of them, those that each layer alone is put back for, to see which are worth it."""
 
+_CONVOLVING = ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul')
+_OUTER = ('Constant', 'Parameter', 'Result')
 
-def quantized(
+
+def quantize(
     source: Path, out: Path, metadata: Metadata, data: DetectionData | None, truth: Truth, max_drop: float
 ) -> Iterator[str]:
-    """Write an OpenVINO file in 8-bit integers; layers that cost too much stay as they were.
+    """Write an OpenVINO file in 8-bit integers; layers that cost over ``max_drop`` of mAP stay as they were.
 
-    Args:
-        source: the file in 32 bits.
-        out: the file to write.
-        metadata: of it.
-        data: calibrated on its training images, where there are any, else on those that are measured.
-        truth: mAP is measured on it.
-        max_drop: of mAP.
-
-    Raises:
-        UserError: an image cannot be read, or NNCF is not installed.
+    Ranges are read off the training images of ``data``, where there are any, else off those of ``truth``, on
+    which mAP is measured.
     """
-    nncf = need('nncf')
-    from .int8 import quantization_settings
+    import nncf
 
     measured = truth.some(range(min(MEASURED, len(truth.images))))
     model = openvino_core().read_model(source)
     model.reshape({INPUT: [1, metadata.height, metadata.width, 3], SIZES: [1, 2]})
-    files = [path for _, path in measured.images]
+    calibration = measured
     if data is not None and data.train is not None:
-        files = [
-            path for _, path in Truth.read(data.train.annotations, data.train.images, metadata.classes).images
-        ]
-    step = max(1, len(files) // CALIBRATION)
-
-    def placed(path: Path) -> tuple[dict[str, Any], Placement]:
-        canvases, places = letterbox([read_image(path)], metadata)
-        return {INPUT: canvases, SIZES: image_sizes(canvases, places, metadata)}, places[0]
+        calibration = Truth.read(data.train.annotations, data.train.images, metadata.classes)
+    files = [path for _, path in calibration.images]
+    files = files[:: max(1, len(files) // CALIBRATION)][:CALIBRATION]
 
     def measure(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
-        request = compiled.create_infer_request()
         some = measured.some(list(places))
-        found = []
-        for _, path in some.images:
-            inputs, place = placed(path)
-            request.infer(inputs)
-            boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
-            found.append(detections(boxes, scores, labels, place))
+        found = _detect(compiled, some, metadata)
         each = [some.some([place]).evaluate([one]).figures['mAP'] for place, one in enumerate(found)]
         return some.evaluate(found).figures['mAP'], each
 
@@ -79,7 +62,7 @@ def quantized(
     with _listening(log):
         small = nncf.quantize_with_accuracy_control(
             model,
-            nncf.Dataset(files[::step][:CALIBRATION], lambda path: placed(path)[0]),
+            nncf.Dataset(files, lambda path: _inputs(path, metadata)[0]),
             nncf.Dataset(list(range(len(measured.images)))),
             validation_fn=measure,
             max_drop=max_drop,
@@ -102,6 +85,22 @@ def quantized(
         yield f'warning: the drop is larger than --max-drop {max_drop:g}'
 
 
+def _inputs(path: Path, metadata: Metadata) -> tuple[dict[str, Any], Placement]:
+    canvases, places = letterbox([read_image(path)], metadata)
+    return {INPUT: canvases, SIZES: image_sizes(canvases, places, metadata)}, places[0]
+
+
+def _detect(compiled: Any, truth: Truth, metadata: Metadata) -> list[Detections]:
+    request = compiled.create_infer_request()
+    found = []
+    for _, path in truth.images:
+        inputs, at = _inputs(path, metadata)
+        request.infer(inputs)
+        boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
+        found.append(detections(boxes, scores, labels, at))
+    return found
+
+
 @contextlib.contextmanager
 def _listening(to: io.StringIO) -> Iterator[None]:
     """Have NNCF's messages and bars in ``to`` instead of on the console."""
@@ -113,3 +112,31 @@ def _listening(to: io.StringIO) -> Iterator[None]:
             yield
     finally:
         logger.handlers, logger.propagate = handlers, propagate
+
+
+def quantization_settings(model: Any) -> dict[str, Any]:
+    """Return the arguments of NNCF's functions with which quantising an OpenVINO model of a detector pays.
+
+    All that follows the last convolutions stays in floating point, as boxes are computed there. Activations
+    have symmetric ranges. Nothing inside of the network is left out: squeeze-excite in floating point makes a
+    ghost network a tenth slower (docs/deploy-speed.md).
+    """
+    import nncf
+
+    return dict(
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        ignored_scope=nncf.IgnoredScope(names=_behind_convolutions(model), validate=False),
+    )
+
+
+def _behind_convolutions(model: Any) -> list[str]:
+    """Return the operations whose results reach no convolution."""
+    reaching: set[str] = set()
+    found = []
+    for operation in reversed(model.get_ordered_ops()):
+        name, kind = operation.get_friendly_name(), operation.get_type_name()
+        if kind in _CONVOLVING or name in reaching:
+            reaching.update(source.get_node().get_friendly_name() for source in operation.input_values())
+        elif kind not in _OUTER:
+            found.append(name)
+    return found

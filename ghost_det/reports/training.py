@@ -1,7 +1,8 @@
-"""What a person looks at after a run: curves, found boxes beside true ones, and the next commands."""
+"""What a training and a test leave for a person to look at, and the commands that come next."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -10,133 +11,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-import torch
-from matplotlib.figure import Figure
-from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
 from mmengine.runner import find_latest_checkpoint
 
-from ghost_det.deploy import Detections
-from ghost_det.deploy.draw import colour_of
-from ghost_det.evaluation.assess import error_table, pictures, save_results, save_summary
+from ghost_det.evaluation.coco import CLASS_FIGURES
 from ghost_det.evaluation.errors import analyse
-from ghost_det.evaluation.metric import FullCocoMetric
-from ghost_det.evaluation.plots import plot_steps
-from ghost_det.evaluation.results import summary, write_summary
+from ghost_det.evaluation.metric import full_metric
+from ghost_det.evaluation.plots import draw_all
+from ghost_det.evaluation.results import summary, write_results, write_summary
+from ghost_det.evaluation.tables import error_table
 from ghost_det.utils.files import atomic
-from ghost_det.utils.fonts import drawable
+from ghost_det.utils.html import page
+from ghost_det.utils.plots import save_figure
 from ghost_det.utils.system import command, near
 
-from .logs import by_epoch, curves, read_scalars
-from .page import render
-from .pictures import GAP, SIDE, draw_beside
-from .record import make_record
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
-
-SCORE = 0.3
-PICTURES = 6
-HEAD = 24  # px, above a picture
+from .logs import by_epoch, read_scalars
+from .pictures import plot_detections, plot_training_curves
+from .record import RECORD, Pictures, make_record, record_progress
 
 
-def draw_curves(work_dir: Path, epochs: bool = True) -> Path:
-    """Draw losses, learning rate and mAP of a work folder into its ``curves.png``.
+@master_only
+def report_evaluation(runner: Any) -> None:
+    """Write ``report.json`` after an evaluation of a training, for `compare` where the training does not end.
 
-    Args:
-        work_dir: the folder.
-        epochs: what `curves` asks.
+    A report that cannot be written is a warning.
     """
-    rows = read_scalars(work_dir)
-    losses = [row for row in rows if 'loss' in row]
-    found = curves(rows, epochs)
-    names = sorted({name for row in losses for name in row if name.startswith('loss')})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
-    for name in names:
-        plot_steps(left, [r['iter'] for r in losses], [r.get(name) for r in losses], label=name)
-    left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
-    rate = left.twinx()
-    style = {'linestyle': ':', 'color': 'grey', 'label': 'learning rate'}
-    plot_steps(rate, [r['iter'] for r in losses], [r.get('lr') for r in losses], **style)
-    rate.set(ylabel='learning rate', ylim=(0, None))
-    handles = left.get_legend_handles_labels()[0] + rate.get_legend_handles_labels()[0]
-    left.legend(handles=handles)
-    for key, label in (
-        ('mAP', 'mAP (IoU 0.50 to 0.95)'),
-        ('mAP_50', 'mAP at IoU 0.50'),
-        ('mAP_75', 'mAP at IoU 0.75'),
-    ):
-        plot_steps(right, [r['step'] for r in found['mAP']], [r[key] for r in found['mAP']], label=label)
-    right.set(xlabel=found['unit'], ylabel='mAP', ylim=(0, 1), title='COCO mAP on the validation split')
-    right.grid(alpha=0.3)
-    right.legend()
-    path = work_dir / 'curves.png'
-    with atomic(path) as partial:
-        figure.savefig(partial, format='png', dpi=110)
-    plt.close(figure)
-    return path
-
-
-@torch.no_grad()
-def draw_detections(model: Any, dataset: Any, path: Path) -> Path:
-    """Draw true boxes (left) beside found ones (right) for images spread over a dataset.
-
-    Args:
-        model: a trained detector.
-        dataset: an mmdet dataset in test mode.
-        path: the picture to write.
-    """
-    picks = np.linspace(0, len(dataset) - 1, min(PICTURES, len(dataset))).round().astype(int)
-    model.eval()
-    pairs = []
-    for pick in picks:
-        sample = model.test_step(pseudo_collate([dataset[int(pick)]]))[0].cpu()
-        info = dataset.get_data_info(int(pick))
-        # By the data set's own loader, as img_path may be a key in a database or a URL.
-        image = dataset.pipeline.transforms[0](info)['img']
-        found = sample.pred_instances
-        found = found[found.scores >= SCORE]
-        masked = image.copy()
-        for mask, label in zip(found.get('masks', ()), found.labels):
-            masked[mask.numpy()] = masked[mask.numpy()] // 2 + np.array(colour_of(int(label))) // 2
-        boxes = Detections(found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy())
-        pair = draw_beside((image, masked), (_true_boxes(info), boxes), dataset.metainfo['classes'])
-        pairs.append((Path(sample.img_path).name, pair))
-    width = 2 * SIDE + 3 * GAP
-    rows = [pairs[start : start + 2] for start in range(0, len(pairs), 2)]
-    heights = [HEAD + max(len(pair) for _, pair in row) for row in rows]
-    left = sum(heights)
-    figure = Figure(figsize=(2 * width / 100, left / 100), dpi=100)
-    drawable([name for name, _ in pairs])
-    for row, height in zip(rows, heights):
-        for place, (name, pair) in enumerate(row):
-            x, top = place * width + GAP, left - HEAD
-            figure.figimage(pair[..., ::-1], x, top - len(pair))
-            title = f'{name}: true | found (score from {SCORE})'
-            figure.text(x / 2 / width, (top + GAP) / sum(heights), title, fontsize=9, parse_math=False)
-        left -= height
-    figure.savefig(path, dpi=100)
-    return path
-
-
-def _true_boxes(info: dict[str, Any]) -> Detections:
-    """Return an image's true boxes in pixels of the file, whatever the test pipeline does to them."""
-    boxes = [(each['bbox'], each['bbox_label']) for each in info['instances'] if not each['ignore_flag']]
-    corners = np.array([box for box, _ in boxes], np.float32).reshape(-1, 4)
-    return Detections(corners, np.ones(len(boxes), np.float32), np.array([n for _, n in boxes], np.int64))
+    metric = full_metric(runner.val_evaluator)
+    if metric is None or not metric.evaluations:
+        return
+    try:
+        write_summary(Path(runner.work_dir) / RECORD, record_progress(runner, metric))
+    except Exception as error:
+        runner.logger.warning(f'{RECORD} is not written: {type(error).__name__}: {error}')
 
 
 @master_only
 def report_training(runner: Any, seconds: dict[str, float]) -> None:
-    """Write ``report.html`` and ``.json``, ``curves.png``, ``detections.png``, ``commands.txt``; say where.
+    """Write ``report.html`` and ``.json``, ``curves.png``, ``detections.png``, ``commands.txt``; print where.
 
-    The training is done: what cannot be written is told, and takes nothing else with it.
-
-    Args:
-        runner: mmengine's, after ``train()``.
-        seconds: wall time of the whole training, ``'train'``, and of its evaluations, ``'evaluate'``.
+    The training is done: what cannot be written is a warning, and takes nothing else with it. ``seconds`` are
+    those of this process for ``'train'``, evaluations included, and for ``'evaluate'``.
     """
     work_dir = Path(runner.work_dir)
     commands = _commands(runner)
@@ -156,13 +70,73 @@ def report_training(runner: Any, seconds: dict[str, float]) -> None:
     make('report', lambda: _write_report(runner, commands, seconds))
     shown.update({name: commands[name] for name in ('evaluate', 'resume')})
     times = f'{seconds["train"] - seconds["evaluate"]:.0f} s training, {seconds["evaluate"]:.0f} s evaluation'
-    runner.logger.info('Done: ' + times + ''.join(f'\n  {name:<11}{value}' for name, value in shown.items()))
+    runner.logger.info('Done: ' + times + _lines(shown))
     for line in lost:
         runner.logger.warning(line)
 
 
+@master_only
+def report_test(
+    runner: Any,
+    config: str,
+    checkpoint: str,
+    seconds: float,
+    out: Path | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Write ``detections.png`` and the pictures of the evaluation into the work folder, and print where.
+
+    The detections go to ``out`` as COCO results, those with masks to ``.segm.json`` next to it; the figures
+    and the analysis to ``json_file``. ``seconds`` are those of the evaluation.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    work_dir = Path(runner.work_dir)
+    metric = full_metric(runner.test_evaluator)
+    shown: dict[str, Any] = {}
+    found = {} if metric is None else metric.detections
+    if metric is not None and out is not None:
+        for kind, detections in found.items():
+            path = out if kind == 'bbox' else out.with_suffix(f'.{kind}.json')
+            write_results(path, detections)
+            shown[kind] = path
+            options = [] if kind == 'bbox' else ['--iou-type', kind]
+            shown[f'{kind} again'] = command('eval', path, metric.ann_file, *options)
+    dataset = runner.test_dataloader.dataset
+    shown['detections'] = draw_detections(runner.model, dataset, work_dir / 'detections.png')
+    if metric is not None and found:
+        analyses = {}
+        for kind, evaluation in metric.evaluations.items():
+            analyses[kind] = analyse(metric.truth, found[kind], evaluation.iou_type)
+            runner.logger.info(f'{kind} errors\n{error_table(analyses[kind])}')
+            shown.update(draw_all(evaluation, analyses[kind], work_dir))
+        if json_file is not None:
+            annotations, weights = Path(metric.ann_file), Path(checkpoint)
+            evaluations = metric.evaluations
+            write_summary(
+                json_file,
+                summary(evaluations, analyses, annotations, out, config, weights, round(seconds, 3)),
+            )
+            shown['json'] = json_file
+    runner.logger.info(f'Done: {seconds:.0f} s evaluation' + _lines(shown))
+
+
+def draw_curves(work_dir: Path, epochs: bool = True) -> Path:
+    """Draw losses, learning rate and mAP of a work folder into its ``curves.png``."""
+    path = work_dir / 'curves.png'
+    save_figure(plot_training_curves(read_scalars(work_dir), epochs), path)
+    return path
+
+
+def draw_detections(model: Any, dataset: Any, path: Path) -> Path:
+    """Draw ground truth next to detections for images spread over a dataset."""
+    save_figure(plot_detections(model, dataset), path, 100)
+    return path
+
+
 def _commands(runner: Any) -> dict[str, str]:
-    """Return the commands that evaluate, go on with, and repeat a training, from the config that it left."""
+    """Return the commands that evaluate, resume and repeat a training, by the config that it left."""
     work_dir = Path(runner.work_dir)
     dumped = work_dir / Path(runner.cfg.filename).name
     best = sorted(work_dir.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
@@ -187,6 +161,10 @@ def _commands(runner: Any) -> dict[str, str]:
     }
 
 
+def _lines(shown: dict[str, Any]) -> str:
+    return ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
+
+
 def _listing(commands: dict[str, str]) -> str:
     return '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
 
@@ -205,70 +183,45 @@ def _write_report(runner: Any, commands: dict[str, str], seconds: dict[str, floa
     metric = full_metric(runner.val_evaluator)
     if metric is not None and not metric.evaluations and path.exists():
         return path
-    record, pictures = make_record(runner, runner.cfg.filename, metric, commands, seconds)
+    record, pictures = make_record(runner, metric, commands, seconds)
     curves = work_dir / 'curves.png'
     if curves.exists():
         pictures['curves'] = [('Loss, learning rate and mAP', curves.read_bytes())]
+    write_summary(work_dir / RECORD, record)
     _write_text(path, render(record, pictures))
-    write_summary(work_dir / 'report.json', record)
     for name, reason in record['lacking'].items():
         runner.logger.warning(f'report.html has no {name}: {reason}')
     runner.logger.debug(f'The report took {time.perf_counter() - started:.1f} s')
     return path
 
 
-def full_metric(evaluator: Any) -> FullCocoMetric | None:
-    """Return the metric of a runner's evaluator that keeps what reports need, if it has it."""
-    return next((metric for metric in evaluator.metrics if isinstance(metric, FullCocoMetric)), None)
+def render(record: dict[str, Any], pictures: Pictures) -> str:
+    """Return ``report.html`` of what `make_record` returns; ``pictures`` may have ``'curves'``, too."""
+    parts = record['cost']['parts'].values() if 'cost' in record else ()
+    scored = [row for row in record['curves']['mAP'] if row['mAP'] is not None]
+    return page(
+        'reports/templates/training.html.j2',
+        title=f'{record["name"]}: training report',
+        record=record,
+        pictures=pictures,
+        best=max(scored, key=lambda row: float(row['mAP']), default=None),
+        total={key: sum(part[key] for part in parts) for key in ('parameters', 'macs')},
+        class_figures=list(CLASS_FIGURES),
+        classes={
+            kind: sorted(metric['classes'], key=lambda each: -(each['AP'] or 0))
+            for kind, metric in record['metrics'].items()
+        },
+        data_classes=list(
+            dict.fromkeys(n for part in record.get('data', {}).values() for n in part['by_class'])
+        ),
+        data_names=[f'{name} boxes' for name in record.get('data', {})],
+        settings=json.dumps(record['settings'], indent=1),
+        duration=duration,
+    )
 
 
-@master_only
-def report_test(
-    runner: Any,
-    config: str,
-    checkpoint: str,
-    seconds: float,
-    out: Path | None = None,
-    json_file: Path | None = None,
-) -> None:
-    """Write ``detections.png`` and the pictures of the evaluation into the work folder, and say where.
-
-    Args:
-        runner: mmengine's, after ``test()``.
-        config: path of the config.
-        checkpoint: path of the weights.
-        seconds: wall time of the evaluation.
-        out: where the detections go as COCO results; those with masks, into ``.segm.json`` beside it.
-        json_file: where the figures and the analysis go for other programs.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    work_dir = Path(runner.work_dir)
-    dataset = runner.test_dataloader.dataset
-    metric = full_metric(runner.test_evaluator)
-    shown: dict[str, Any] = {}
-    found = {} if metric is None else metric.detections
-    if metric is not None and out is not None:
-        for kind, detections in found.items():
-            path = out if kind == 'bbox' else out.with_suffix(f'.{kind}.json')
-            save_results(path, detections)
-            shown[kind] = path
-            options = [] if kind == 'bbox' else ['--iou-type', kind]
-            shown[f'{kind} again'] = command('eval', path, metric.ann_file, *options)
-    shown['detections'] = draw_detections(runner.model, dataset, work_dir / 'detections.png')
-    if metric is not None and found:
-        analyses = {}
-        for kind, evaluation in metric.evaluations.items():
-            analyses[kind] = analyse(metric.truth, found[kind], evaluation.iou_type)
-            runner.logger.info(f'{kind} errors\n{error_table(analyses[kind])}')
-            shown.update(pictures(evaluation, analyses[kind], work_dir))
-        if json_file is not None:
-            annotations = Path(metric.ann_file)
-            content = summary(
-                metric.evaluations, analyses, annotations, out, config, Path(checkpoint), round(seconds, 3)
-            )
-            save_summary(json_file, content)
-            shown['json'] = json_file
-    lines = ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
-    runner.logger.info(f'Done: {seconds:.0f} s evaluation{lines}')
+def duration(seconds: float) -> str:
+    """Return a time as ``2 h 5 min``, ``3 min 20 s`` or ``8 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes} min' if hours else f'{minutes} min {rest} s' if minutes else f'{rest} s'

@@ -47,9 +47,6 @@ def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield the files in a folder, to any depth; hidden ones are left out.
 
     Links to folders are followed, but not back to one of ``above``, the real paths that led here.
-
-    Raises:
-        UserError: a folder cannot be read.
     """
     here = os.path.realpath(folder)
     if here in above:
@@ -69,10 +66,7 @@ def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
 def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
     """Return files as they are, and what looks like an image in folders, to any depth, sorted; each once.
 
-    Files in folders that ``skip`` tells of are left out, as the pictures that an earlier run made.
-
-    Raises:
-        UserError: a path does not exist, a folder cannot be read or has no images.
+    Files in folders for which ``skip`` is true are left out, as the pictures that an earlier run made.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -90,14 +84,10 @@ def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Pat
 
 
 def read_image(path: Path) -> Image:
-    """Return an image as mmcv loads it: in BGR, 8 bits, turned by EXIF as OpenCV does, no transparency.
-
-    Raises:
-        UserError: the file cannot be read; the message says why.
-    """
+    """Return an image as mmcv loads it: in BGR, 8 bits, turned by EXIF as OpenCV does, no transparency."""
     if not path.is_file():  # a pipe would be waited for
         found = 'a folder' if path.is_dir() else 'a pipe or a device' if path.exists() else 'nothing'
-        raise UserError(f'{path}: an image is wanted, found {found}')
+        raise UserError(f'{path}: expected an image, got {found}')
     try:
         with path.open('rb') as file:
             content = file.read(MAX_BYTES + 1)
@@ -107,11 +97,7 @@ def read_image(path: Path) -> Image:
 
 
 def decode_image(content: bytes, name: str) -> Image:
-    """Return the image of a file's content, or of its first `MAX_BYTES` and one more; see `read_image`.
-
-    Raises:
-        UserError: it cannot be decoded; the message says why.
-    """
+    """Return the image of a file's content, or of its first `MAX_BYTES` and one more; see `read_image`."""
     import cv2
 
     if not content or len(content) > MAX_BYTES:
@@ -134,11 +120,7 @@ def picture_name(path: Path) -> str:
 
 
 def encode_image(image: Image, suffix: str) -> bytes:
-    """Return an image as the content of a file of this suffix.
-
-    Raises:
-        UserError: the format does not hold it.
-    """
+    """Return an image as the content of a file of this suffix."""
     import cv2
 
     encoded, content = cv2.imencode(suffix.lower(), image)
@@ -148,11 +130,7 @@ def encode_image(image: Image, suffix: str) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, complete or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a file, complete or not at all."""
     try:
         with atomic(path) as partial:
             partial.write_bytes(content)

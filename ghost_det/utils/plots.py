@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from .files import atomic
+from .files import write_or_fail
 from .text import cut
 
 MARKED = 20  # points up to which a curve has a mark at each
@@ -39,7 +39,7 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
 
 def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
     """Write a figure as a PNG file, complete or not at all."""
-    with atomic(path) as partial:
+    with write_or_fail(path) as partial:
         partial.write_bytes(png(figure, dpi))
 
 

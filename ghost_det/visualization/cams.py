@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ PARTS = ('neck', 'backbone')
 
 
 class _Attached(TorchFunctionMode):
-    """Let gradients through where mmdet's heads detach their scores, before they choose among boxes."""
+    """Let gradients through where mmdet's heads detach their scores before they choose among boxes."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
@@ -33,7 +34,7 @@ class Cam:
 
     Attributes:
         heat: ``[height, width]`` of the image, 0 to 1.
-        found: the detection, alone.
+        found: only this detection.
         levels: for each map of the neck, its share of the evidence.
     """
 
@@ -43,7 +44,7 @@ class Cam:
 
 
 def detect(network: Network, image: Picture, score: float = 0.3) -> Detections:
-    """Return what a detector finds with a score of at least ``score``, the surest first."""
+    """Return what a detector finds with a score of at least ``score``, the highest-scoring first."""
     with torch.no_grad():
         found = _found(_detector(network).run(image))
     return _some(found, np.flatnonzero(found.scores >= score))
@@ -51,7 +52,7 @@ def detect(network: Network, image: Picture, score: float = 0.3) -> Detections:
 
 def _detector(network: Network) -> Network:
     if network.pipeline is None:
-        raise UserError(f'{network.name}: a classifier; a detector (CONFIG and CHECKPOINT) is wanted')
+        raise UserError(f'{network.name}: expected a detector (CONFIG and CHECKPOINT), got a classifier')
     return network
 
 
@@ -78,7 +79,7 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
     Args:
         network: a detector.
         image: to look at.
-        index: of the detection, the surest is 0.
+        index: of the detection, the highest-scoring is 0.
 
     Raises:
         UserError: no such detection, or a head that lets no gradient through.
@@ -86,7 +87,9 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
     levels, sample = _run(network, image, 'neck', grad=True)
     found = _found(sample)
     if not 0 <= index < len(found):
-        raise UserError(f'--index {index}: {network.name} finds {len(found)} objects; the surest is 0')
+        raise UserError(
+            f'--index {index}: {network.name} finds {len(found)} objects; the highest-scoring is 0'
+        )
     scores = sample.pred_instances.scores
     if not scores.requires_grad:
         raise UserError(f'{network.name}: its head lets no gradient through from score to maps')
@@ -183,8 +186,8 @@ def _run(network: Network, image: Picture, part: str, grad: bool = False) -> tup
 
 def _own(cells: Tensor, sample: Any) -> Array:
     """Return the cells that lie over the image; behind them, right and below, is padding."""
-    (height, width), whole = sample.img_shape[:2], sample.batch_input_shape
-    rows, columns = (-(-n * side // all_) for n, side, all_ in zip(cells.shape, (height, width), whole))
+    sides = zip(cells.shape, sample.img_shape, sample.batch_input_shape)
+    rows, columns = (math.ceil(count * side / padded) for count, side, padded in sides)
     values: Array = cells.detach().float().cpu().numpy()[:rows, :columns]
     return values
 

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ghost_det.deploy.draw import draw
-from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic
+from ghost_det.utils.files import write_or_fail
 from ghost_det.utils.html import page
 from ghost_det.utils.plots import png
 
@@ -45,7 +44,7 @@ def draw_redundancy(
         size: of the kernels.
         count: of the pairs.
         title: of the figure.
-        stacked: whether the pairs are below the maps, for a narrow place, not beside them.
+        stacked: whether the pairs are below the maps, for a narrow place, not to their right.
     """
     pairs = found.pairs(size, count)
     colours = [colormaps['tab10'](number % 10) for number in range(len(pairs))]
@@ -129,7 +128,7 @@ def draw_ghosts(found: GhostMaps, count: int = 12, title: str = '') -> Figure:
 def draw_cam(
     image: Picture, found: Cam, classes: Sequence[str], eigen: Array | None = None, title: str = ''
 ) -> Figure:
-    """Draw a detection, the evidence for it and, beside it, an Eigen-CAM.
+    """Draw a detection, the evidence for it and an Eigen-CAM.
 
     Args:
         image: that was looked at.
@@ -200,12 +199,13 @@ def _blank(figure: Any) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG, complete or not at all.
 
     Raises:
         UserError: the file cannot be written.
     """
-    _write(path, png(figure))
+    with write_or_fail(path) as partial:
+        partial.write_bytes(png(figure))
 
 
 def html_page(title: str, pictures: Iterable[tuple[str, Figure]], text: str = '') -> str:
@@ -215,17 +215,10 @@ def html_page(title: str, pictures: Iterable[tuple[str, Figure]], text: str = ''
 
 
 def save_page(text: str, path: Path) -> None:
-    """Write a page of HTML, whole or not at all.
+    """Write a page of HTML, complete or not at all.
 
     Raises:
         UserError: the file cannot be written.
     """
-    _write(path, text.encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with atomic(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror})') from None
+    with write_or_fail(path) as partial:
+        partial.write_text(text, encoding='utf-8')

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghost_det.commands._classify import CLASSES, preprocess
 from ghost_det.config import shipped
 from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError
 from ghost_det.weights.checkpoint import differences
+from ghost_det.weights.imagenet import CLASSES, preprocess
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
@@ -138,27 +138,29 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
             f'{name}: no such network; near are {", ".join(near) or "none"}. Names are those of torchvision, '
             f'and {", ".join(CLASSIFIERS)}; a config ends in .py'
         )
-    tensors: dict[str, Tensor] = {}
-    settings: dict[str, Any] = {} if random else {'weights': 'DEFAULT'}
-    if checkpoint is not None:
-        tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
-        last = next(reversed(tensors.values()))  # the bias of what tells the classes apart
-        settings = {'num_classes': last.numel()}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of slow initialisation
+    if checkpoint is None:
         try:
-            model: nn.Module = torchvision.models.get_model(name, **settings)
+            return _torchvision_model(name, weights=None if random else 'DEFAULT')
         except OSError as error:  # urllib's are such
             raise UserError(
-                f'{name}: its weights cannot be fetched ({error}); name a file of them behind it, or '
+                f'{name}: its weights could not be downloaded ({error}); name a file of them after it, or '
                 '--pretrained none for random ones'
             ) from None
-    if checkpoint is not None:
-        faults = differences(model.state_dict(), tensors)
-        if faults:
-            raise UserError(f'{checkpoint}: not of {name}: {"; ".join(faults[:3])}; {len(faults)} in all')
-        model.load_state_dict(tensors, strict=False)
+    tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
+    last = next(reversed(tensors.values()))  # the bias of what tells the classes apart
+    model = _torchvision_model(name, num_classes=last.numel())
+    wrong = differences(model.state_dict(), tensors)
+    if wrong:
+        raise UserError(f'{checkpoint}: not of {name}: {"; ".join(wrong[:3])}; {len(wrong)} in all')
+    model.load_state_dict(tensors, strict=False)
     return model
+
+
+def _torchvision_model(name: str, **settings: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of slow initialisation
+        model: nn.Module = torchvision.models.get_model(name, **settings)
+        return model
 
 
 @contextlib.contextmanager
@@ -230,15 +232,13 @@ def maps_at(network: Network, image: Picture, layer: str | None = None) -> Maps:
 
     def see(_: str, __: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() == 4 and not found:
-            found.append(
-                output[0].float().cpu().numpy().copy()
-            )  # a copy, as the next layer may work in place
+            found.append(output[0].float().cpu().numpy().copy())  # as the next layer may work in place
 
     if layer in known and layer:
         with watched(network.module, see, layer):
             network.run(image)
     if not found:
         there = layers(network, image)
-        listed = ', '.join(f'{name} ({c}, {h} x {w})' for name, (c, h, w) in there.items())
-        raise UserError(f'--layer {layer}: no layer of {network.name} that makes maps; there are {listed}')
+        names = ', '.join(f'{name} ({c}, {h} x {w})' for name, (c, h, w) in there.items())
+        raise UserError(f'--layer {layer}: no layer of {network.name} that makes maps; there are {names}')
     return Maps(layer, found[0])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ghost_det.errors import UserError
+from ghost_det.utils.text import table
 
 Array = NDArray[Any]
 SIZES = (1, 3, 5, 7)
@@ -66,7 +67,7 @@ class Redundancy:
     def best(self, size: int) -> tuple[Array, Array]:
         """Return, for each map that is not constant, the least error and, where there are any, that unseen.
 
-        The unseen error is that of the source that fitted best: to choose it anew would be to fit again.
+        The unseen error is that of the source that fitted best: to choose it again would be to fit again.
         """
         sources = self.errors[size].argmin(0)[self.alive]
         places = sources, np.flatnonzero(self.alive)
@@ -108,7 +109,7 @@ class Redundancy:
         alive = int(self.alive.sum())
         head = ['kernel', 'median error', f'made within {error:g}', 'maps needed']
         head += ['median error, unseen', 'within, unseen'] if self.unseen else []
-        rows = [head]
+        rows = []
         for size in self.errors:
             fitted, unseen = self.best(size)
             needed = len(self.intrinsic(size, error))
@@ -116,8 +117,7 @@ class Redundancy:
             row += [f'{needed} of {alive} (s = {alive / max(1, needed):.2f})']
             row += [_median(unseen), f'{self.share(size, error, unseen=True):.1%}'] if self.unseen else []
             rows.append(row)
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return '\n'.join('  '.join(map(str.rjust, row, widths)) for row in rows)
+        return table(head, rows)
 
 
 def _median(values: Array) -> str:
@@ -143,8 +143,8 @@ def redundancy(maps: Array, sizes: Sequence[int] = SIZES, held_out: Array | None
     fitting = [size for size in sizes if (size * size + 1) * PIXELS <= pixels]
     if channels < 2 or not fitting:
         raise UserError(
-            f'{channels} maps of {values.shape[2]} x {values.shape[3]}: at least two, of enough pixels for '
-            f'kernels of {", ".join(map(str, sizes))}, are wanted; choose another layer'
+            f'{channels} maps of {values.shape[2]} x {values.shape[3]}: expected at least two, of enough '
+            f'pixels for kernels of {", ".join(map(str, sizes))}; choose another layer'
         )
     mean, spread = values.mean((0, 2, 3)), values.std((0, 2, 3), correction=0)
     alive = spread > 1e-6 * values.abs().amax((0, 2, 3)).clamp(min=1e-30)
@@ -216,7 +216,7 @@ def _array(left: Tensor, spread: Tensor, alive: Tensor) -> Array:
 def _batch(maps: Array) -> Tensor:
     values = torch.as_tensor(np.asarray(maps), dtype=torch.float64)
     if values.dim() not in (3, 4) or not values.isfinite().all():
-        raise UserError(f'maps of shape {tuple(values.shape)}: finite numbers, [C, H, W], are wanted')
+        raise UserError(f'maps of shape {tuple(values.shape)}: expected finite numbers, [C, H, W]')
     return values if values.dim() == 4 else values[None]
 
 
@@ -229,9 +229,9 @@ def fit_kernel(source: Array, target: Array, size: int) -> Fit:
         size: odd side of the kernel.
     """
     maps = _batch(np.stack([source, target]))
-    columns, wanted = _columns(maps[:, :1], size)[0].T, maps[0, 1].flatten()
-    weights = torch.linalg.lstsq(columns, wanted[:, None], driver='gelsd').solution[:, 0]
+    columns, goal = _columns(maps[:, :1], size)[0].T, maps[0, 1].flatten()
+    weights = torch.linalg.lstsq(columns, goal[:, None], driver='gelsd').solution[:, 0]
     made = columns @ weights
-    error = (wanted - made).square().sum() / (wanted - wanted.mean()).square().sum()
+    error = (goal - made).square().sum() / (goal - goal.mean()).square().sum()
     kernel = weights[:-1].view(size, size).numpy()
     return Fit(kernel, float(weights[-1]), made.view(*np.shape(target)).numpy(), float(error))

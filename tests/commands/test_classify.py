@@ -22,16 +22,15 @@ from torch import Tensor, nn
 from ghost_det.commands import _classify as module
 from ghost_det.commands._classify import (
     CHART,
-    CLASSES,
     Prediction,
     Result,
     classify,
     classify_files,
     draw_chart,
-    preprocess,
     read_image,
 )
 from ghost_det.errors import UserError
+from ghost_det.weights.imagenet import CLASSES, preprocess
 from tests.conftest import ROOT
 
 

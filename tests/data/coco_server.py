@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from ghost_det.data.coco import Archive, Catalog, Part, download
-from tests.conftest import ROOT
 
 Failure = str | int
 BYTES = random.Random(0).randbytes(3 << 20)
@@ -155,17 +154,6 @@ def settle(server: Server) -> int:
         time.sleep(0.3)
     server.served = 0
     return before
-
-
-# Without the package's own __init__, which imports mmdet: that takes seconds.
-IMPORT_DOWNLOAD = f"""
-import importlib, sys, types
-package = types.ModuleType('ghost_det')
-package.__path__ = [{str(ROOT / 'ghost_det')!r}]
-sys.modules['ghost_det'] = package
-download = importlib.import_module('ghost_det.data.coco.download')
-download.CHUNK, download.BLOCK = {CHUNK}, 1 << 15
-"""
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""A generated data set in COCO's layout, and a way to put each kind of fault into it."""
+"""A generated data set in COCO's layout, and a way to put each kind of problem into it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -12,12 +13,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ghost_det.data.checks.check import Report
+
 NAMES = ('cat', 'dog', 'cow')
 WIDTH, HEIGHT = 64, 48
 
 
 class Folder:
-    """A sound data set; faults take an image each, in turn, so that they do not meet."""
+    """A data set without problems; each problem takes an image of its own, so that they do not meet."""
 
     def __init__(self, root: Path, train: int = 40, val: int = 8) -> None:
         self.root = root
@@ -52,7 +55,7 @@ class Folder:
         }  # fmt: skip
 
     def take(self) -> tuple[dict[str, Any], dict[str, Any], Path]:
-        """An image of train that no fault has had, its box, its file."""
+        """An image of train that has no problem yet, its box, its file."""
         image, box = (self.content['train'][key][self.next] for key in ('images', 'annotations'))
         self.next += 1
         return image, box, self.root / 'train2017' / image['file_name']
@@ -65,8 +68,11 @@ class Folder:
     def save(self) -> Path:
         for split, content in self.content.items():
             path = self.root / f'annotations/instances_{split}2017.json'
-            mark = '\ufeff' if content.pop('mark', False) else ''
-            path.write_text(content if isinstance(content, str) else mark + json.dumps(content))
+            if isinstance(content, str):
+                path.write_text(content)
+            else:
+                mark = '\ufeff' if content.pop('mark', False) else ''
+                path.write_text(mark + json.dumps(content))
         return self.root
 
 
@@ -177,7 +183,44 @@ def category(folder: Folder) -> None:
         content['categories'].append({'id': 5, 'name': 'hen', 'supercategory': 'bird'})
 
 
-# Faults that one folder can have together.
+def kinds(report: Report) -> set[str]:
+    return {finding.kind for finding in report.findings}
+
+
+def hashes(root: Path) -> dict[str, str]:
+    files = (path for path in sorted(root.rglob('*')) if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}"/>'
+    '</rdf:RDF></x:xmpmeta>'
+)
+
+
+def save_tagged(picture: Image.Image, path: Path, orientation: int) -> Path:
+    """Save an image with an orientation in EXIF, or in XMP where the file's name starts with it."""
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    options: dict[str, Any] = {'exif': tag}
+    if path.name.startswith('xmp'):
+        xmp = XMP.format(orientation).encode()
+        options = {'tiffinfo': {700: xmp}} if path.suffix == '.tif' else {'xmp': xmp}
+    elif path.suffix in ('.bmp', '.gif'):
+        options = {}  # they have no place for it
+    picture.save(path, lossless=True, **options)
+    return path
+
+
+# Problems that leave no room for others in the split.
+ALONE: dict[str, Callable[[Folder], object]] = {
+    'wrong json': lambda folder: folder.content.update(train='{"images": [],\n"annotations": [,]}'),
+    'empty split': lambda folder: folder.content['train'].update(images=[], annotations=[]),
+    'no boxes': lambda folder: folder.content['train'].update(annotations=[]),
+    'missing split': lambda folder: folder.content.pop('train'),  # a val would be made
+}
+# Problems that one folder can have together.
 TOGETHER: dict[str, Callable[[Folder], None]] = {
     'wrong entry': set_both(lambda image, box, path: box.update(bbox=['1', 2, 3])),
     'id as text': set_both(lambda image, box, path: box.update(image_id=str(image['id']))),
@@ -230,7 +273,7 @@ TOGETHER: dict[str, Callable[[Folder], None]] = {
     'class unknown in train': class_in_val,
     'classes differ': lambda folder: folder.content['val']['categories'].reverse(),
 }
-# What else the fault brings with it.
+# What else the problem brings with it.
 BESIDES = {
     'wrong entry': {'image without boxes'},
     'no bbox': {'no area or iscrowd'},

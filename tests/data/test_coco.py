@@ -299,8 +299,9 @@ def test_the_tool_ends_with_a_message_and_a_code(server: Server, tmp_path: Path)
             2,
             '--url: expected http://... or https://..., got',
         ),
-        (['--url', 'http://[x'], 2, 'got http://[x'),
-        (['--url', 'http://localhost:x', '--splits', 'val'], 2, 'got http://localhost:x/annotations/'),
+        (['--url', 'http://[x'], 2, "got 'http://[x'"),
+        (['--url', 'http://localhost:x'], 2, "got 'http://localhost:x'"),
+        (['--url', 'http://a..b'], 2, "got 'http://a..b'"),
     ],
 )
 def test_exit_codes_of_the_tool(

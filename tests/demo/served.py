@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +21,15 @@ ABSENT = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
 
 
 class Served(NamedTuple):
-    """A page, what it said at its start, its process, and the folder that has its temporary ones."""
+    """A page, its process, and the folder that has its temporary ones."""
 
     url: str
-    said: str
     process: subprocess.Popen[str]
-    folder: Path
+    temporary: Path
 
 
 def start(folder: Path, *words: object, absent: tuple[str, ...] = ABSENT) -> subprocess.Popen[str]:
-    """Run the tool where packages, torch and those of mm, cannot be imported."""
+    """Run the command where packages, torch and those of mm, cannot be imported."""
     for part in ('block', 'temporary'):
         (folder / part).mkdir(exist_ok=True)
     code = f'import sys\nsys.modules.update(dict.fromkeys({absent}))\n'
@@ -63,25 +61,14 @@ def serving(
         save(folder / name, Metadata(**METADATA))
     port = free_port()
     process = start(folder, 'a.onnx', 'b.xml', *words, '--host', host, '--port', port, absent=absent)
-    address = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+    url = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
     try:
         assert process.stdout is not None and process.stderr is not None
-        said = next((line for line in process.stdout if line.startswith('http://')), '')  # torch says more
-        assert said.startswith(f'http://{address}'), process.stderr.read()
-        wait_for(host, port)
-        yield Served(f'http://{address}', said, process, folder)
+        printed = next(
+            (line for line in process.stdout if line.startswith('http://')), ''
+        )  # torch prints more
+        assert printed.startswith(url), process.stderr.read()
+        yield Served(url, process, folder / 'temporary')
     finally:
         process.kill()
         process.wait()
-
-
-def wait_for(host: str, port: int) -> None:
-    """Wait for the server to answer: its socket is open before it does."""
-    for _ in range(100):
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 5) as connection:
-            connection.settimeout(5)
-            connection.sendall(b'GET /config HTTP/1.0\r\n\r\n')
-            if connection.recv(4):
-                return
-        time.sleep(0.1)
-    raise TimeoutError

@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip('mmdet')
 
-from ghost_det.demo.maps import maps_page
+from ghost_det.demo.maps import draw_all
 from ghost_det.errors import UserError
 from tests.export.settled import canvases
 
@@ -31,7 +31,7 @@ def pictures(page: str) -> list[Image.Image]:
 
 
 def test_all_parts_of_a_ghost_detector(image: Path, tmp_path: Path) -> None:
-    page = maps_page(image, *map(str, save_torch(tmp_path)))
+    page = draw_all(image, *map(str, save_torch(tmp_path)))
     captions = re.findall('<figcaption>(.*?)</figcaption>', page)
     assert [caption.split(': ')[-1] for caption in captions] == [
         'maps, and the ghosts made of them',
@@ -44,8 +44,8 @@ def test_all_parts_of_a_ghost_detector(image: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_a_line_and_the_rest_is_drawn(image: Path, tmp_path: Path) -> None:
     config, checkpoint = map(str, save_torch(tmp_path, **PLAIN))
-    page = maps_page(image, config, checkpoint)
+    page = draw_all(image, config, checkpoint)
     assert page.startswith('<p>light: has no ghost modules') and len(pictures(page)) == 2
     (tmp_path / 'text.png').write_text('no image')
-    with pytest.raises(UserError, match=r'text\.png: no image that can be read'):
-        maps_page(tmp_path / 'text.png', config, checkpoint)
+    with pytest.raises(UserError, match=r'text\.png: no image that can be decoded'):
+        draw_all(tmp_path / 'text.png', config, checkpoint)

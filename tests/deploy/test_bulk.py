@@ -228,14 +228,14 @@ def test_mistakes(model: str, tmp_path: Path) -> None:
         ('empty.txt', 'path', 'names no images'),
         ('no.parquet', 'path', 'no.parquet: cannot be read'),
         ('n.parquet', 'path', "has no column 'path' but n"),
-        ('n.parquet', 'n', 'paths are wanted'),
+        ('n.parquet', 'n', "expected paths in column 'n', got int64"),
         ('../model', 'path', 'no such'),
     ):
         with pytest.raises(UserError, match=message):
             detect_many(model, str(tmp_path / source), str(tmp_path / 'out'), column=column)
     with pytest.raises(UserError, match='nosuch://bucket: cannot be used'):
         detect_many(model, 'nosuch://bucket/folder', str(tmp_path / 'out'))
-    with pytest.raises(UserError, match='an exported detector is wanted'):
+    with pytest.raises(UserError, match='expected an exported detector'):
         detect_many(str(tmp_path / 'n.parquet'), str(tmp_path), str(tmp_path / 'out'))
     assert list((tmp_path / 'out').iterdir()) == []
 

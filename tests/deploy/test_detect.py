@@ -17,16 +17,16 @@ from mmdet.apis import inference_detector, init_detector
 from ghost_det.deploy import Metadata, detect
 from ghost_det.deploy.detect import detect_files, find_each
 from ghost_det.deploy.detector import Detections, Detector
-from ghost_det.deploy.video import VideoReader, VideoWriter
+from ghost_det.deploy.video import VideoReader, write_video
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
 from ghost_det.utils.images import read_image
 from tests.conftest import ROOT
 from tests.demo.torch_files import save_torch
 from tests.export.exported import METADATA, save
+from tests.utils.test_images import huge
 
 from .test_detector import box, bright
-from .test_video import huge
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(path.suffix, bright(number))[1].tobytes())
     (tmp_path / 'images/d.jpg').write_text('no image')
-    with VideoWriter(tmp_path / 'clip.avi.mp4', 8) as writer:
+    with write_video(tmp_path / 'clip.avi.mp4', 8) as write:
         for number in range(12):
-            writer.write(bright(number))
+            write(bright(number))
     return tmp_path
 
 
@@ -118,7 +118,7 @@ def test_two_images_never_share_a_picture(work: Path) -> None:
     image = work / 'images/a.png'
     for name in ('x.bmp', 'x.bmp.jpg'):
         cv2.imwrite(str(work / 'images' / name), cv2.imread(str(image)))
-    with pytest.raises(UserError, match=r'out/x.bmp.jpg would be the picture of two images'):
+    with pytest.raises(UserError, match=r'out/x.bmp.jpg would be replaced: .*made of two sources'):
         detect_by('m.onnx', ['images'], work / 'out')
     detect_by('m.onnx', ['images'], work / 'out', json_file=True, pictures=False)
     names = {Path(image['file_name']).name for image in read(work / 'out/detections.json')['images']}
@@ -190,7 +190,10 @@ def test_the_tool_needs_no_torch(work: Path) -> None:
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['nowhere.onnx', 'images', '-o', 'out'], 'nowhere.onnx: a file is wanted, found nothing'),
+        (
+            ['nowhere.onnx', 'images', '-o', 'out'],
+            'nowhere.onnx: expected a file of ghost-det export',
+        ),
         (['m.onnx', 'nowhere', '-o', 'out'], 'nowhere: no such file or folder'),
         (['m.onnx', 'images', '-o', 'm.onnx'], '-o m.onnx: cannot be written'),
         (['m.onnx', 'images', '-o', 'out', '--no-pictures'], '--no-pictures without --json'),
@@ -253,23 +256,26 @@ def of_height(height: int) -> Any:
 
 @pytest.mark.parametrize('batch', [1, 3, 20])
 def test_an_image_that_stops_the_network_is_left_out_and_every_other_one_kept_in_order(batch: int) -> None:
-    heights = [2, 10, 11, 1, 12, 13, 14, 2, 2, 15, 1]
-    images, found = zip(*find_each(Picky(), map(of_height, heights), batch))
-    assert [len(image) for image in images] == heights
+    heights = [2, 10, 0, 11, 1, 12, 13, 14, 2, 2, 0, 15, 1, 0]  # 0: cannot be read
+    items = [(height, of_height(height) if height else UserError('damaged')) for height in heights]
+    names, images, found = zip(*find_each(Picky(), items, batch))
+    assert list(names) == heights
+    assert [0 if image is None or isinstance(image, UserError) else len(image) for image in images] == heights
     assert [None if isinstance(each, UserError) else round(100 * each.scores[0]) for each in found] == [
         height if height > 2 else None for height in heights
     ]
-    assert str(found[0]) == 'the detector cannot run on 20 x 2 px: error: too thin'
+    assert str(found[0]) == '2: the detector cannot run on 20 x 2 px: error: too thin'
+    assert str(found[2]) == 'damaged'
 
 
 def test_a_detector_that_fails_on_every_image_stops() -> None:
     with pytest.raises(cv2.error):
-        list(find_each(Picky(broken=True), map(of_height, [10, 11]), 2))
+        list(find_each(Picky(broken=True), enumerate(map(of_height, [10, 11])), 2))
 
 
 def test_a_source_that_fails_loses_no_image_silently() -> None:
     def source() -> Any:
-        yield of_height(10)
+        yield 0, of_height(10)
         raise MemoryError('no memory')
 
     with pytest.raises(MemoryError):

@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import openvino
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from ghost_det.deploy import Detector, Metadata, backends
-from ghost_det.deploy.metadata import KEY
 from ghost_det.errors import UserError
-from tests.export.exported import METADATA, bright_model, save
+from tests.export.exported import METADATA, save
 
 FORMATS = ('onnx', 'xml')
 
@@ -103,7 +99,7 @@ def test_an_error_of_the_images_reaches_the_caller(detector: Detector) -> None:
 def test_the_score_threshold(model: Path) -> None:
     assert len(Detector(model, score_threshold=0.5)(bright())) == 1
     assert len(Detector(model, score_threshold=0.0)(bright())) == 2
-    with pytest.raises(UserError, match='score_threshold 1.5: a number from 0 to 1'):
+    with pytest.raises(UserError, match='score_threshold: expected a number from 0 to 1, got 1.5'):
         Detector(model, score_threshold=1.5)
 
 
@@ -157,13 +153,13 @@ def test_an_engine_that_is_not_installed(
     ],
 )
 def test_what_is_no_image(image: Any, detector: Detector) -> None:
-    with pytest.raises(UserError, match='an image is an array of uint8'):
+    with pytest.raises(UserError, match='expected an image, uint8'):
         detector([bright(), image])
 
 
 @pytest.mark.parametrize('option', [{'threads': 0}, {'streams': -1}])
 def test_numbers_out_of_range(option: dict[str, int], model: Path) -> None:
-    with pytest.raises(UserError, match='a number from 1 up is wanted'):
+    with pytest.raises(UserError, match='expected a number from 1 up'):
         Detector(model, **option)
 
 
@@ -179,51 +175,10 @@ def test_a_graph_without_metadata(suffix: str, tmp_path: Path) -> None:
         Detector(path)
 
 
-@pytest.mark.parametrize('suffix', FORMATS)
-def test_a_graph_with_more_classes_than_names(suffix: str, tmp_path: Path) -> None:
-    detector = Detector(save(tmp_path / f'm.{suffix}', Metadata(**METADATA), label=2))
-    with pytest.raises(UserError, match='gives the label 2, and its metadata name 2 classes'):
-        detector(bright())
-
-
-@pytest.mark.parametrize('suffix', FORMATS)
-def test_a_graph_of_another_size_than_its_metadata_say(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f'm.{suffix}'
-    save(path, text=Metadata(**METADATA | {'height': 96}).to_json())
-    with pytest.raises(
-        UserError, match=rf'{path.name}: expected a graph from .* \[None, 96, 64, 3\], .* to boxes'
-    ):
-        Detector(path)
-
-
-@pytest.mark.parametrize('suffix', FORMATS)
-@pytest.mark.parametrize(
-    'output', [('boxes', 'FLOAT', ['N', 4, 5]), ('scores', 'FLOAT', ['N']), ('labels', 'STRING', ['N', 4])]
-)
-def test_a_graph_with_outputs_of_another_kind(
-    output: tuple[str, str, list[Any]], suffix: str, tmp_path: Path
-) -> None:
-    name, kind, shape = output
-    sizes = [1 if side == 'N' else side for side in shape]
-    filler = np.full(sizes, 'a' if kind == 'STRING' else 0, object if kind == 'STRING' else np.float32)
-    model = bright_model(Metadata(**METADATA))
-    producer = next(node for node in model.graph.node if node.output[0] == name)
-    model.graph.node.remove(producer)
-    model.graph.initializer.append(numpy_helper.from_array(filler, name))
-    port = next(each for each in model.graph.output if each.name == name)
-    port.CopyFrom(helper.make_tensor_value_info(name, getattr(TensorProto, kind), sizes))
-    helper.set_model_props(model, {KEY: Metadata(**METADATA).to_json()})
-    path = tmp_path / 'm.onnx'
-    onnx.save(model, path)
-    if suffix == 'xml':
-        if kind == 'STRING':
-            pytest.skip('OpenVINO does not read a string that nothing makes')
-        opened = backends.openvino_core().read_model(path)
-        opened.set_rt_info(Metadata(**METADATA).to_json(), [KEY])
-        path = tmp_path / 'm.xml'
-        openvino.save_model(opened, path, compress_to_fp16=False)
-    with pytest.raises(UserError, match=rf'{path.name}: expected a graph from .* got '):
-        Detector(path)
+def test_a_graph_of_another_size_than_its_metadata_says(tmp_path: Path) -> None:
+    path = save(tmp_path / 'm.onnx', text=Metadata(**METADATA | {'height': 96}).to_json())
+    with pytest.raises(UserError, match=rf'{path.name}: cannot be run: .*; export it again'):
+        Detector(path)(bright())
 
 
 @pytest.mark.parametrize('suffix', FORMATS)
@@ -243,24 +198,24 @@ def test_weights_that_are_missing_or_cut(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='m.xml: cannot be run: '):
         Detector(path)
     weights.write_bytes(b'')
-    with pytest.raises(UserError, match='m.bin: an empty file'):
+    with pytest.raises(
+        UserError, match='m.bin: expected .*, of which m.xml is the other half, got an empty file'
+    ):
         Detector(path)
     weights.unlink()
-    with pytest.raises(
-        UserError, match='m.bin: a file is wanted, found nothing; m.xml is half of a detector'
-    ):
+    with pytest.raises(UserError, match='m.bin: expected .*, of which m.xml is the other half, got nothing'):
         Detector(path)
 
 
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('nowhere.onnx', 'a file is wanted, found nothing'),
-        ('folder.xml', 'a file is wanted, found a folder'),
-        ('empty.onnx', 'an empty file'),
-        ('model.pth', 'an exported detector is wanted'),
+        ('nowhere.onnx', 'expected a file of ghost-det export, got nothing'),
+        ('folder.xml', 'expected a file of ghost-det export, got a folder'),
+        ('empty.onnx', 'expected a file of ghost-det export, got an empty file'),
+        ('model.pth', 'expected an exported detector, NAME.onnx or NAME.xml'),
         ('text.onnx', 'cannot be run: '),
-        ('text.xml', "not OpenVINO's; export the detector"),
+        ('text.xml', 'cannot be run: not in the format of OpenVINO; export it again'),
     ],
 )
 def test_files_that_are_no_detectors(

@@ -21,7 +21,7 @@ from ghost_det.engine.runner import OUR_HOOKS, GhostRunner, is_no_listing
 from ghost_det.engine.test import test as evaluate
 from ghost_det.engine.train import batch_note, prepare, train
 from ghost_det.errors import UserError
-from ghost_det.reports.training import read_scalars
+from ghost_det.reports.logs import read_scalars
 from ghost_det.swap.probe import build_detector
 from tests.conftest import ROOT
 from tests.data.faults import Folder

@@ -190,5 +190,5 @@ def test_masks_are_evaluated_beside_boxes(sample: Path, tmp_path: Path) -> None:
 
 def test_another_metric_is_refused(sample: Path) -> None:
     path = str(sample / 'annotations/instances_val2017.json')
-    with pytest.raises(ValueError, match='bbox and segm are understood'):
+    with pytest.raises(ValueError, match='expected metric bbox, segm or both, got .proposal'):
         METRICS.build(dict(type='FullCocoMetric', ann_file=path, metric='proposal'))

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pycocotools import mask as masks
 
 from ghost_det.errors import UserError
-from ghost_det.evaluation.assess import evaluate_saved
 from ghost_det.evaluation.coco import CLASS_FIGURES, FIGURES, evaluate
 from ghost_det.evaluation.errors import KINDS, SPECIAL, analyse
 from ghost_det.evaluation.results import (
     SCHEMA,
+    evaluate_saved,
     read_results,
     read_truth,
     summary,
@@ -55,16 +54,16 @@ def test_missing_areas_and_crowd_flags_are_filled_in(files: tuple[Path, Path]) -
 
 
 BAD: list[tuple[Any, str]] = [
-    ({'image_id': 999}, 'image_id 999, which the annotations have not: results and annotations are of dif'),
+    ({'image_id': 999}, 'image_id 999, which is not in the annotations: results and annotations are of dif'),
     ({'image_id': '1'}, "image_id '1'"),
     ({'image_id': True}, 'image_id True'),
-    ({'category_id': 5}, 'category_id 5, which the annotations have not (3, 7, 12, 44, 90): results carry'),
+    ({'category_id': 5}, 'category_id 5, which is not in the annotations (3, 7, 12, 44, 90): results'),
     ({'category_id': None}, 'category_id None'),
-    ({'score': float('nan')}, 'score nan; a number is wanted'),
+    ({'score': float('nan')}, 'score nan; expected a number'),
     ({'score': float('inf')}, 'score inf'),
     ({'score': '0.5'}, "score '0.5'"),
-    ({'bbox': [1, 2, 3]}, '[1, 2, 3]; [x, y, width, height] is wanted'),
-    ({'bbox': [1, 2, 3, float('nan')]}, 'nan]; [x, y, width, height]'),
+    ({'bbox': [1, 2, 3]}, '[1, 2, 3]; expected [x, y, width, height] in pixels'),
+    ({'bbox': [1, 2, 3, float('nan')]}, 'nan]; expected [x, y, width'),
     ({'bbox': None}, 'bbox None'),
     ({'bbox': [1, 2, 3, 10**400]}, '[x, y, width, height]'),
     ({'image_id': ...}, "has no 'image_id'"),
@@ -91,10 +90,10 @@ def test_a_bad_result_is_named(change: dict[str, Any], message: str, files: tupl
     [
         ('', 'not json: Expecting value in line 1'),
         ('[{]', 'not json: '),
-        ('{"images": []}', 'a list of COCO results is wanted, found an object; annotations are the second'),
-        ('5', 'found a number'),
+        ('{"images": []}', 'expected a list of COCO results, got an object; annotations are the second'),
+        ('5', 'got a number'),
         ('[' + '9' * 5000 + ']', 'not json: '),
-        ('[3]', 'entry 0 of 1 is a number; an object with image_id'),
+        ('[3]', 'entry 0 of 1 is a number; expected an object with image_id'),
         (b'\x80\x04\x95', 'not json in UTF-8'),
         ('[' * 100_000, 'nested too deep'),
     ],
@@ -125,37 +124,17 @@ def test_masks_are_evaluated_from_files(masked: tuple[Path, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    'code', [None, [1], {'counts': 'x'}, {'counts': [120_000], 'size': [300, 400]}, {'size': [300, 400]}]
+    'code',
+    [
+        *(None, [1], {'counts': 'x'}, {'counts': [120_000], 'size': [300, 400]}, {'size': [300, 400]}),
+        {'counts': 'x', 'size': [400, 300]},
+    ],
 )
 def test_a_bad_mask_is_named(code: Any, masked: tuple[Path, Path]) -> None:
     content = json.loads(masked[0].read_text())
     masked[0].write_text(json.dumps([{**content[0], 'segmentation': code}]))
-    with pytest.raises(UserError, match=r'a compressed run-length code of the size \[300, 400\]'):
+    with pytest.raises(UserError, match=r'expected a compressed run-length code of the size \[300, 400\]'):
         list(evaluate_saved(*masked, iou_type='segm'))
-
-
-def test_broken_run_length_codes_are_named(masked: tuple[Path, Path]) -> None:
-    """pycocotools never returns from some of them, and dies of others."""
-    content = json.loads(masked[0].read_text())
-    truth = read_truth(masked[1], 'segm')
-    whole = max((each['segmentation']['counts'] for each in content), key=len)
-    rng = random.Random(0)
-    broken = ['', '\0', 'é', whole + '0', *(whole[:end] for end in range(1, len(whole)))]
-    for _ in range(300):
-        text = list(whole)
-        text[rng.randrange(len(text))] = chr(rng.randrange(32, 127))
-        broken.append(''.join(text))
-    refused = 0
-    for text in broken:
-        entry = {**content[0], 'segmentation': {'size': [300, 400], 'counts': text}}
-        masked[0].write_text(json.dumps([entry]))
-        try:
-            read_results(masked[0], truth, 'segm')
-        except UserError:
-            refused += 1
-        else:  # another mask of the same size, if a digit changed into one that fits
-            assert masks.decode(entry['segmentation']).shape == (300, 400)
-    assert refused > len(broken) - 30
 
 
 @pytest.mark.parametrize('shape', [None, [], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [['a'] * 6], {}])
@@ -175,10 +154,10 @@ def test_odd_options_are_refused_and_a_link_is_followed(files: tuple[Path, Path]
     for path in files:
         with pytest.raises(UserError, match='--json .*: would replace what is read'):
             next(iter(evaluate_saved(*files, json_file=path)))
-    with pytest.raises(OSError, match='a pipe or a device is there'):
+    with pytest.raises(UserError, match='pipe: cannot be written .a pipe or a device is there'):
         write_results(pipe, [])
     assert pipe.is_fifo()
-    with pytest.raises(UserError, match='--score nan: a number is wanted'):
+    with pytest.raises(UserError, match='--score nan: expected a number'):
         next(iter(evaluate_saved(*files, score=float('nan'))))
     link.symlink_to(target)
     write_results(link, [])
@@ -238,4 +217,4 @@ def test_undefined_figures_are_null(files: tuple[Path, Path], tmp_path: Path) ->
     write_summary(tmp_path / 'out.json', content)
     found = json.loads((tmp_path / 'out.json').read_text())['metrics']['bbox']
     assert set(found['figures'].values()) == {None} and found['errors']['AP_50'] is None
-    assert 'no true box that counts' in ' '.join(found['notes'])
+    assert 'no box that counts' in ' '.join(found['notes'])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from ghost_det.errors import UserError
 from ghost_det.export.check import compare, predict
 from ghost_det.export.export import describe
 from ghost_det.export.graph import DetectorGraph, canvas_of
-from ghost_det.export.heads import strongest
-from ghost_det.export.standard import keep_best
+from ghost_det.export.nms import keep_best, strongest
 from ghost_det.swap.probe import build_detector
 from tests.conftest import CONFIGS
 
@@ -43,7 +41,7 @@ def found(detector: Any, images: list[Any], metadata: Metadata, sizes: Any = Non
     sizes = image_sizes(pixels, places, metadata) if sizes is None else sizes
     with torch.no_grad():
         outs = DetectorGraph(detector).eval()(torch.from_numpy(pixels), torch.from_numpy(sizes))
-    return [astuple(detections(*each, at)) for *each, at in zip(*(out.numpy() for out in outs), places)]
+    return [detections(*each, at) for *each, at in zip(*(out.numpy() for out in outs), places)]
 
 
 def described(cfg: Any, detector: Any, side: int = 160) -> Metadata:
@@ -61,7 +59,7 @@ def test_graph_finds_what_mmdet_finds_in_images_of_every_shape(name: str) -> Non
     apart = compare(theirs, mine, 0.5, metadata.max_detections)
     assert apart.unmatched <= 0.01 * apart.boxes and apart.boxes > 20, apart
     assert apart.pixels < 0.1 and apart.score < 1e-3, apart
-    assert all((np.diff(scores) <= 0).all() for _, scores, _ in mine)
+    assert all((np.diff(each.scores) <= 0).all() for each in mine)
 
 
 def test_boxes_over_padding_take_no_place_of_others() -> None:
@@ -71,7 +69,7 @@ def test_boxes_over_padding_take_no_place_of_others() -> None:
         described(cfg, detector),
     )  # 16:9: of the canvas, 70 of 160 rows are padding
     theirs = predict(detector, evaluation_steps(cfg), image, metadata)
-    assert len(theirs[1]) == metadata.max_detections
+    assert len(theirs) == metadata.max_detections
     # The sizes that files were made without: the padding is taken for image.
     blind = found(detector, [image], metadata, np.array([[160, 160]]))
     (seen,) = found(detector, [image], metadata)
@@ -125,5 +123,5 @@ def test_canvas_is_that_of_the_config() -> None:
     canvas = canvas_of(cfg, detector)
     assert canvas == (320, 320, (320, 320), True, 32, (104, 116, 124), False)
     assert canvas_of(cfg, detector, (64, 96))[:2] == (64, 96)
-    with pytest.raises(UserError, match='--size 60 96: multiples of 32'):
+    with pytest.raises(UserError, match='--size: expected multiples of 32, .*, got 60 96'):
         canvas_of(cfg, detector, (60, 96))

@@ -132,9 +132,9 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / 'cut.png').write_bytes(whole[:20])
     huge(tmp_path / 'huge.png', 60_000, 60_000)
     for name, message in (
-        ('nowhere.png', 'an image is wanted, found nothing'),
-        ('folder.png', 'an image is wanted, found a folder'),
-        ('pipe.png', 'an image is wanted, found a pipe'),
+        ('nowhere.png', 'expected an image, got nothing'),
+        ('folder.png', 'expected an image, got a folder'),
+        ('pipe.png', 'expected an image, got a pipe'),
         ('empty.jpg', 'an empty file'),
         ('text.png', 'no image that can be decoded: damaged, or of a format'),
         ('cut.png', 'no image that can be decoded'),

@@ -1,4 +1,4 @@
-"""Feature maps against naive twins, evidence against known gradients, and the tool by its files."""
+"""Feature maps against naive references, evidence against known gradients, and the command by its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from ghost_det import GhostNet
-from ghost_det.commands._classify import preprocess
 from ghost_det.commands.visualize import main
 from ghost_det.errors import UserError
 from ghost_det.visualization import (
@@ -36,6 +35,7 @@ from ghost_det.visualization import (
     redundancy,
 )
 from ghost_det.visualization.cams import component, evidence
+from ghost_det.weights.imagenet import preprocess
 from ghost_det.weights.zoo import classifier
 from tests.conftest import ROOT
 
@@ -69,11 +69,11 @@ def naive_rows(sources: list[Array], size: int) -> Array:
 
 
 def naive_error(sources: list[Array], targets: list[Array], weights: Array, size: int) -> float:
-    wanted = np.concatenate([t.ravel() for t in targets])
-    return float(np.mean((naive_rows(sources, size) @ weights - wanted) ** 2) / wanted.var())
+    expected = np.concatenate([t.ravel() for t in targets])
+    return float(np.mean((naive_rows(sources, size) @ weights - expected) ** 2) / expected.var())
 
 
-def test_errors_are_those_of_a_naive_twin() -> None:
+def test_errors_equal_those_of_a_naive_reference() -> None:
     random = np.random.default_rng(0)
     maps = np.maximum(random.standard_normal((2, 3, 13, 11)), 0) + 0.3
     maps[:, 2] += 3 * np.roll(maps[:, 0], 1, 2)
@@ -106,14 +106,14 @@ def test_a_known_kernel_is_found(size: int) -> None:
     np.testing.assert_allclose(fit.made, filtered(source, kernel) + 0.7, atol=1e-8)
 
 
-def test_ghosts_among_maps_are_told_from_others() -> None:
+def test_ghosts_among_maps_are_distinguished_from_others() -> None:
     random = np.random.default_rng(0)
     kernels = random.standard_normal((2, 5, 5))
 
     def image() -> Array:
-        base, alone = random.random((2, 50, 50))
+        base, other = random.random((2, 50, 50))
         ghosts = [filtered(base, kernel) for kernel in kernels]
-        return np.stack([ghosts[0], base, np.full((50, 50), 2.5), alone, ghosts[1]])
+        return np.stack([ghosts[0], base, np.full((50, 50), 2.5), other, ghosts[1]])
 
     found = redundancy(image(), held_out=image())
     assert found.alive.tolist() == [True, True, False, True, True]
@@ -122,7 +122,7 @@ def test_ghosts_among_maps_are_told_from_others() -> None:
     assert sorted(found.intrinsic(5)) == [1, 3] and sorted(found.intrinsic(1)) == [0, 1, 3, 4]
     best = found.pairs(5, 9)
     assert len(best) == 2 and best[0].source == 1 and best[0].target in (0, 4) and best[0].error < 1e-9
-    assert '2 of 4 (s = 2.00)' in found.table().splitlines()[3]
+    assert '2 of 4 (s = 2.00)' in found.table().splitlines()[5]
     swapped = image()
     swapped[[0, 4]] = swapped[[4, 0]]
     assert redundancy(image(), (5,), swapped).share(5, unseen=True) == 0.0
@@ -132,7 +132,7 @@ def test_kernels_too_large_for_the_maps_are_left_out() -> None:
     maps = np.random.default_rng(0).random((4, 10, 12))
     assert list(redundancy(maps).errors) == [1, 3]
     for faulty in (maps[:, :3, :3], maps[:1], np.full_like(maps, np.nan), maps[0]):
-        with pytest.raises(UserError, match='are wanted'):
+        with pytest.raises(UserError, match='expected'):
             redundancy(faulty)
 
 
@@ -163,7 +163,7 @@ def test_maps_of_a_layer_are_those_that_pass_there(resnet: Network) -> None:
         maps_at(resnet, image, 'fc')
 
 
-def test_files_of_weights_are_loaded_whole_or_refused(tmp_path: Path) -> None:
+def test_files_of_weights_are_loaded_completely_or_refused(tmp_path: Path) -> None:
     path, trained = tmp_path / 'six.pth', resnet18(num_classes=6).eval()
     torch.save({'state_dict': {f'module.{key}': value for key, value in trained.state_dict().items()}}, path)
     opened = open_network('resnet18', str(path))
@@ -302,7 +302,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ('words', 'told'),
+    ('words', 'printed'),
     [
         (
             ('redundancy', 'resnet18', '{image}', '--unseen', '{image}'),
@@ -315,7 +315,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 )
 def test_commands_write_figure_and_page(
     words: tuple[str, ...],
-    told: tuple[str, ...],
+    printed: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -324,8 +324,8 @@ def test_commands_write_figure_and_page(
     Image.fromarray(picture()).save(image)
     words = tuple(word.format(image=image) for word in words)
     run(monkeypatch, *words, '-o', out, '--html', page, '--pretrained', 'none')
-    printed = capsys.readouterr().out
-    assert '(random weights)' in printed and all(text in printed for text in told)
+    output = capsys.readouterr().out
+    assert '(random weights)' in output and all(text in output for text in printed)
     assert Image.open(out).format == 'PNG' and '(random weights)' in page.read_text()
     assert sorted(path.name for path in out.parent.iterdir()) == ['a.html', 'a.png']
 
@@ -338,14 +338,14 @@ def test_commands_write_figure_and_page(
         (('redundancy', LITE, '{image}'), 'name the checkpoint behind it, or --pretrained none'),
         (('redundancy', 'resnet18', 'nowhere.pth', '{image}'), 'nowhere.pth'),
         (('redundancy', 'resnet18', 'nowhere.jpg'), 'nowhere.jpg: not a readable image'),
-        (('cam', 'resnet18', '{image}', '--pretrained', 'none'), 'resnet18: a classifier; a detector'),
+        (('cam', 'resnet18', '{image}', '--pretrained', 'none'), 'resnet18: expected a detector'),
         (
             ('redundancy', 'resnet18', '{image}', '--pretrained', 'none', '--layer', 'layer3', '--size', '7'),
             '--size 7: the maps of layer3 are too small',
         ),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_written(
+def test_user_errors_write_nothing(
     words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, out = tmp_path / 'image.png', tmp_path / 'out/a.png'
@@ -353,7 +353,7 @@ def test_mistakes_are_told_and_nothing_is_written(
     with pytest.raises(UserError, match=re.escape(message)):
         run(monkeypatch, *(word.format(image=image) for word in words), '-o', out)
     assert not any(path.is_file() for path in tmp_path.glob('out/*'))
-    with pytest.raises(UserError, match=r'a\.jpg: a name that ends in \.png'):
+    with pytest.raises(UserError, match=r'a\.jpg: expected a name that ends in \.png'):
         run(monkeypatch, 'ghost', 'ghostnet_1x', image, '-o', tmp_path / 'a.jpg')
     with pytest.raises(UserError, match='would replace what is read'):
         run(monkeypatch, 'ghost', 'ghostnet_1x', image, '-o', image)

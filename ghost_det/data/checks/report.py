@@ -59,7 +59,7 @@ def _classes(parts: list[Part]) -> Figure:
         '' if len(shown) == len(names) else f' ({len(names)} classes: the first and last {len(shown) // 2})'
     )
     axes.set(xlabel=f'percent of the boxes of the split, and their number{rest}')
-    axes.legend()
+    axes.legend(loc='lower right')
     return figure
 
 
@@ -86,7 +86,7 @@ def _sizes(parts: list[Part]) -> Figure:
     )
     right.set(xscale='log', xlabel='width / height')
     right.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ['1/8', '1/4', '1/2', '1', '2', '4', '8'])
-    left.legend()
+    left.legend(loc='upper right')
     return figure
 
 

@@ -20,7 +20,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic, sha256
 
 from .catalog import COCO, Archive, Catalog, Part
-from .download import check_url, disk_error, download, fetch_small, kept_bytes, run_all
+from .download import disk_error, download, fetch_small, kept_bytes, run_all
 from .unpack import unpack
 from .verify import SplitState, examine, image_problem, read_without_boxes
 
@@ -42,7 +42,7 @@ def prepare(
     After an error, what is there stays, and the next call resumes.
     """
     parts = [catalog.parts[split] for split in splits]
-    url = check_url(url or catalog.url)
+    url = url or catalog.url
     with _locked(root):
         needed = _missing_annotation_bytes(root, catalog.annotations, parts)
         _require_space(root, needed + sum(_missing_image_bytes(root, part) for part in parts))
@@ -70,7 +70,7 @@ def subset(
     one validation image. All 80 categories stay. The full annotations, which this needs, go to ``root``.
     """
     parts = [catalog.parts[split] for split in splits]
-    url = check_url(url or catalog.url)
+    url = url or catalog.url
     folder = root.with_name(f'{root.name}-subset-{count}')
     with _locked(root):
         _remove_partial(folder)

@@ -13,9 +13,8 @@ from ghost_det import GhostNet
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.export.accuracy import Truth
-from ghost_det.export.int8 import quantization_settings
 from ghost_det.export.onnx import write_openvino
-from ghost_det.export.quantize import quantized
+from ghost_det.export.quantize import quantization_settings, quantize
 from ghost_det.models.fuse import rewrite
 from tests.models.contract import randomise
 
@@ -119,7 +118,7 @@ def test_a_layer_that_costs_too_much_is_put_back(tmp_path: Path) -> None:
     for allowed in (1.0, 0.01):
         out = tmp_path / f'small-{allowed}.xml'
         small = replace(METADATA, precision='int8')
-        lines[allowed] = list(quantized(source, out, small, None, truth, allowed))
+        lines[allowed] = list(quantize(source, out, small, None, truth, allowed))
     assert '1.0000 in 32 bits' in lines[1.0][1] and '1.0000 in 8' not in lines[1.0][1], lines
     assert 'none put back' in lines[1.0][2]
     assert '1.0000 in 32 bits, 1.0000 in 8 (+0.0000)' in lines[0.01][1], lines

@@ -1,0 +1,110 @@
+"""Which boxes are kept in a batch of images: the highest scores, and of overlapping boxes the best."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import nms
+
+from ghost_det.errors import UserError
+
+
+class Candidates(NamedTuple):
+    """Boxes that compete, K of each of N images."""
+
+    boxes: Tensor
+    """``(N, K, 4)``, x1 y1 x2 y2 in pixels of the canvas."""
+    scores: Tensor
+    """``(N, K)``; 0 where there is none."""
+    labels: Tensor
+    """``(N, K)``, whole numbers."""
+
+
+@torch.library.custom_op('ghost_det::keep_best', mutates_args=())
+def keep_best(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
+    """Return the places ``(N, limit)`` of boxes ``(N, K, 4)`` that non-maximum suppression keeps.
+
+    The best are first; boxes of score 0 are no candidates; -1 is where no box is left.
+    """
+    kept = torch.full((len(boxes), limit), -1, dtype=torch.int64, device=boxes.device)
+    for image in range(len(boxes)):
+        places = (scores[image] > 0).nonzero().flatten()
+        best = places[nms(boxes[image, places], scores[image, places], iou_threshold)[:limit]]
+        kept[image, : len(best)] = best
+    return kept
+
+
+@keep_best.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
+    return boxes.new_empty((boxes.shape[0], limit), dtype=torch.int64)
+
+
+def rows(table: Tensor, places: Tensor) -> Tensor:
+    """Return ``(N, K, D)``: of each image's ``(N, A, D)`` table, the rows ``(N, K)`` at some places."""
+    images, height, width = table.shape
+    # Whole rows out of one table: Tensor.gather would have an index for each of their values.
+    first = torch.arange(images, device=table.device).unsqueeze(-1) * height
+    return F.embedding(places + first, table.reshape(-1, width))
+
+
+def best(found: Candidates, cfg: Any, side: Any) -> Candidates:
+    """Suppress boxes that overlap better ones of the same label, and return those that a ``test_cfg`` allows.
+
+    One label's boxes are moved by ``side``, out of reach of the other's. Missing ones have score 0, label -1.
+    """
+    iou_threshold, limit = suppression(cfg)
+    apart = found.boxes + (found.labels.to(found.boxes) * (side + 1)).unsqueeze(-1)
+    places = keep_best(apart, found.scores, iou_threshold, limit)
+    there, places = places >= 0, places.clamp(min=0)
+    return Candidates(
+        rows(found.boxes, places) * there.unsqueeze(-1),
+        found.scores.gather(1, places) * there,
+        torch.where(there, found.labels.gather(1, places), -1),
+    )
+
+
+def strongest(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the highest of scores ``(N, A, C)``, and their boxes' places and classes, ``(N, limit)`` each.
+
+    A box that is not among the ``limit`` best by its best class has none of the ``limit`` best scores:
+    most are put aside before the classes are looked at one by one.
+    """
+    boxes, classes = scores.shape[1:]
+    places = None
+    if classes > 1 and not (isinstance(boxes, int) and boxes <= limit):
+        places = scores.amax(-1).topk(_least(limit, boxes), sorted=False).indices.sort().values
+        scores = rows(scores, places)
+    count = scores.shape[1] * classes
+    if isinstance(count, int) and count <= limit:
+        top = scores.flatten(1)
+        index = torch.arange(count, device=scores.device).expand_as(top)
+    else:
+        top, index = scores.flatten(1).topk(_least(limit, count))
+    box, label = index // classes, index % classes
+    return top, box if places is None else places.gather(1, box), label
+
+
+def _least(limit: int, count: Any) -> Any:
+    return min(limit, count) if isinstance(count, int) else torch.sym_min(limit, count)
+
+
+def suppression(cfg: Any) -> tuple[float, int]:
+    """Return the overlap and the number of boxes that a ``test_cfg`` with plain suppression allows."""
+    nms = dict(cfg.get('nms') or {})
+    if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
+        raise UserError(
+            f'test_cfg.nms is {nms}: exported detectors have plain non-maximum suppression; '
+            '--cfg-options model.test_cfg.nms="dict(type=\'nms\',iou_threshold=0.5)"'
+        )
+    return float(nms['iou_threshold']), int(cfg.get('max_per_img', 100))
+
+
+def large_enough(found: Candidates, least: float) -> Candidates:
+    """Return boxes with the scores of those set to 0 that are not wider and higher than ``least``."""
+    if least < 0:
+        return found
+    width, height = (found.boxes[..., 2:] - found.boxes[..., :2]).unbind(-1)
+    return found._replace(scores=found.scores * ((width > least) & (height > least)))

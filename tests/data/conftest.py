@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ghost_det.data.image_facts import open_image
+
+
+@pytest.fixture
+def images_opened_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have checks open images in this process: starting others takes most of their time."""
+
+    def open_images(paths: Sequence[Path], jobs: int, progress: bool) -> list[Any]:
+        return [json.loads(json.dumps(open_image(str(path)))) for path in paths]
+
+    monkeypatch.setattr('ghost_det.data.checks.check.open_images', open_images)
