@@ -46,7 +46,11 @@ def make_parser() -> argparse.ArgumentParser:
         '--splits', nargs='+', choices=['train', 'val'], default=['train', 'val'], help='(default: both)'
     )
     parser.add_argument(
-        '--jobs', type=positive_int, default=8, metavar='N', help='parallel connections, and threads (default: 8)'
+        '--jobs',
+        type=positive_int,
+        default=8,
+        metavar='N',
+        help='parallel connections, and threads (default: 8)',
     )
     parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
     parser.add_argument(
