@@ -22,7 +22,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ghost_det.errors import Interrupted, UserError
 from ghost_det.models.fuse import optimize
-from ghost_det.reports.training import report_evaluation
 
 from .checkpoints import ADVICE, INTERRUPTED
 
@@ -277,6 +276,8 @@ class ReportHook(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Write what is known so far."""
+        from ghost_det.reports.training import report_evaluation  # an import of ghost_det draws nothing
+
         report_evaluation(runner)
 
 

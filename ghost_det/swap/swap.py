@@ -15,8 +15,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ghost_det.config.load import load_config, name_of, write_child
+from ghost_det.config.load import load_config, name_of
 from ghost_det.config.query import default_arguments, get_path
+from ghost_det.config.write import write_child
 from ghost_det.errors import UserError, reason
 from ghost_det.models import BACKBONES, NETWORKS
 from ghost_det.weights.catalog import PUBLISHED, address

@@ -14,9 +14,10 @@ from mmengine.registry import DefaultScope
 
 import ghost_det_main
 from ghost_det import swap_backbone
-from ghost_det.config.load import changes, load_config
+from ghost_det.config.load import load_config
 from ghost_det.config.overrides import use_pretrained
 from ghost_det.config.query import input_size
+from ghost_det.config.write import changes
 from ghost_det.engine.train import prepare
 from ghost_det.errors import UserError
 from ghost_det.swap.channels import fit_levels
