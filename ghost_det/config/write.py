@@ -20,7 +20,7 @@ _WIDTH = 100
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a child of ``old`` has to say to be ``new``, as mmengine merges them.
 
-    A dictionary that lost a key is repeated whole, after ``_delete_=True``; so are lists.
+    A dictionary that lost a key is repeated in full, after ``_delete_=True``; so are lists.
     """
     if old.keys() - new.keys() - {_SCOPE}:
         return {'_delete_': True, **new}
@@ -46,7 +46,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     ``base`` is a path, ``mmdet::NAME`` or ``ghost_det::NAME``; ``comment`` becomes the first line.
     """
     if not base:
-        raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a whole config')
+        raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a complete config')
     parent = load_config(base)
     said = changes(parent._cfg_dict, cfg._cfg_dict)
     out = Path(out)

@@ -55,8 +55,8 @@ def disk_full(path: Path, size: int | None = None) -> str:
     """Return a message: a file could not be written, what is needed, and what is still there."""
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(path.parent).free
-        wanted = f', {size / 1e6:.1f} MB are needed' if size else ''
-        path = Path(f'{path} ({free / 1e6:.1f} MB are free{wanted})')
+        needed = f', {size / 1e6:.1f} MB are needed' if size else ''
+        path = Path(f'{path} ({free / 1e6:.1f} MB are free{needed})')
     return (
         f'no space left on the disk for {path}. The checkpoints before it are intact: free some space, then '
         'resume with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
@@ -222,7 +222,7 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
 
 def resume_with(cfg: Any, resume: str | None, saved: Saved | None) -> None:
     """Set, in place, what a config says of resuming: the seed is the checkpoint's."""
-    cfg.resume = False  # the runner is told what to resume from
+    cfg.resume = False  # the runner gets what to resume from
     if resume is not None:
         cfg.load_from = None
     seed = saved and saved.meta.get('seed')

@@ -34,7 +34,7 @@ def default_launcher() -> str:
     return 'pytorch' if 'TORCHELASTIC_RUN_ID' in os.environ else 'none'
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Tell whether this is the first of all processes, also before they have joined."""
     return os.environ.get('RANK', '0') == '0'
 
@@ -45,7 +45,7 @@ def read_environment(launcher: str) -> None:
     for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', *_SLURM.values(), *_MPI.values()):
         if not env.get(key, '0').isdecimal():
             raise UserError(
-                f'{key}={env[key]}: a whole number is wanted in this variable, which launchers set; unset it'
+                f'{key}={env[key]}: expected a whole number in this variable, which launchers set; unset it'
             )
     if launcher == 'none':
         # Slurm sets SLURM_NTASKS and SLURM_PROCID for the one process of a batch script too.
@@ -57,7 +57,7 @@ def read_environment(launcher: str) -> None:
             if rank in env and int(env.get(size, 1)) > 1:
                 raise UserError(
                     f'{starter} started {env[size]} processes, and without --launcher each of them would '
-                    f'train alone, all into one work folder: add --launcher {right}'
+                    f'train on its own, all into one work folder: add --launcher {right}'
                 )
     elif launcher == 'pytorch':
         absent = [key for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR') if key not in env]
@@ -97,8 +97,8 @@ def _first_host(hosts: str) -> str:
         raise UserError('--launcher slurm: no scontrol here to name the first host: set MASTER_ADDR to it')
     done = subprocess.run(['scontrol', 'show', 'hostname', hosts], capture_output=True, text=True)
     if done.returncode or not done.stdout.split():
-        fault = done.stderr.strip() or 'it names none'
-        raise UserError(f'--launcher slurm: scontrol show hostname {hosts}: {fault}; or set MASTER_ADDR')
+        problem = done.stderr.strip() or 'it names none'
+        raise UserError(f'--launcher slurm: scontrol show hostname {hosts}: {problem}; or set MASTER_ADDR')
     return done.stdout.split()[0]
 
 

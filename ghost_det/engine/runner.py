@@ -91,7 +91,7 @@ class GhostRunner(Runner):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall time of the whole training and of the evaluations, by `ProgressHook`."""
+        """Wall time of all the training and of the evaluations, by `ProgressHook`."""
         return next(hook for hook in self.hooks if isinstance(hook, ProgressHook)).seconds
 
     def resume_at_start(self, checkpoint: str) -> None:

@@ -31,7 +31,7 @@ from .checkpoints import (
     resume_with,
     saved_in,
 )
-from .distributed import first_on_host, is_first, join, read_environment, require_same
+from .distributed import first_on_host, is_rank_zero, join, read_environment, require_same
 from .loading import safe_loading
 from .messages import BUILDING, explain_errors
 from .runner import GhostRunner
@@ -50,13 +50,13 @@ def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
             '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
         )
     warnings = check_configured(cfg, splits)
-    if is_first():
+    if is_rank_zero():
         for warning in warnings[:5]:
             print(f'warning: {warning.line()}')
 
 
 def work_dir_of(cfg: Any, config: str, options: dict[str, Any] | None = None) -> str:
-    """Return where a run writes that is not told where: as options or the config say, or by its name."""
+    """Return where a run writes by default: as options or the config say, or by its name."""
     default = Path('work_dirs') / Path(config.rpartition('::')[2]).stem
     return str((options or {}).get('work_dir') or cfg.get('work_dir') or default)
 
@@ -105,7 +105,7 @@ def prepare(
 def _with_backbone(config: str, backbone: str) -> Any:
     network, settings = parse_backbone(backbone)
     swapped = swap(config, network, **settings)
-    if is_first():
+    if is_rank_zero():
         print('\n'.join(swapped.notes))
     return swapped.config
 

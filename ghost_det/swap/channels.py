@@ -29,7 +29,7 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
         raise UserError('Detectron2Wrapper runs a network of detectron2, with its own backbone')
     if not isinstance(name, str):
         raise UserError(
-            'its types are classes, as in pure Python configs; the text config mmdet::... is wanted'
+            'its types are classes, as in pure Python configs; expected the text config mmdet::...'
         )
     if not isinstance(backbone, Mapping):
         raise UserError(f'{name} has no backbone, neither in model nor in model.detector')

@@ -23,7 +23,7 @@ def use_images(cfg: Any, wanted: Mapping[str, Any]) -> list[str]:
         cfg.model.data_preprocessor = dict(type='DetDataPreprocessor', pad_size_divisor=32)
         found = [cfg.model.data_preprocessor]
     changed = [p for p in found if any(_plain(p.get(key)) != value for key, value in wanted.items())]
-    # Mask2Former's configs name it once more outside of the model.
+    # Mask2Former's configs name it again outside of the model.
     named = [cfg.data_preprocessor] if 'mean' in (cfg.get('data_preprocessor') or {}) else []
     for preprocessor in changed + (named if changed else []):
         preprocessor.update(copy.deepcopy(dict(wanted)))
