@@ -7,9 +7,20 @@ exported detectors (`ghost_det.deploy`) not even that.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .utils.system import without_stack
+
+if TYPE_CHECKING:  # for editors, type checkers and the API page
+    from .data.checks.check import check_dataset
+    from .engine.hooks import ChannelsLastHook, InterruptHook, LossGuardHook, ProgressHook
+    from .engine.networks import GhostNet, GhostNetV2, GhostNetV3, GhostPAN, GhostResNet, RepGhostNet
+    from .engine.runner import Bf16OptimWrapper
+    from .evaluation.metric import FullCocoMetric
+    from .models import GhostModule, ghostify, optimize
+    from .swap.swap import swap_backbone
+    from .weights.load import load_pretrained
+    from .weights.zoo import classifier
 
 __version__ = '0.1.0'
 
@@ -32,7 +43,28 @@ _HOME = {
 """The public names, each imported on first use from its module."""
 _NETWORKS = ('GhostNet', 'GhostNetV2', 'GhostNetV3', 'GhostPAN', 'RepGhostNet')
 """Further ones: mmdet's classes of `engine.networks`, or where it is not installed, torch's of `models`."""
-__all__ = ['__version__', *_HOME, *_NETWORKS]  # noqa: PLE0604
+__all__ = [
+    'Bf16OptimWrapper',
+    'ChannelsLastHook',
+    'FullCocoMetric',
+    'GhostModule',
+    'GhostNet',
+    'GhostNetV2',
+    'GhostNetV3',
+    'GhostPAN',
+    'GhostResNet',
+    'InterruptHook',
+    'LossGuardHook',
+    'ProgressHook',
+    'RepGhostNet',
+    '__version__',
+    'check_dataset',
+    'classifier',
+    'ghostify',
+    'load_pretrained',
+    'optimize',
+    'swap_backbone',
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -51,7 +83,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME, *_NETWORKS]
+    return [*globals(), *__all__]
 
 
 if without_stack(__name__) is None:

@@ -21,7 +21,7 @@ ORDER = LAYERS.split()
 TORCH, MM = {'torch', 'torchvision'}, {'mmengine', 'mmcv', 'mmdet'}
 FOREIGN = {'errors': TORCH | MM, 'utils': TORCH | MM, 'deploy': TORCH | MM, 'models': MM, 'weights': MM}
 """What a folder must not import, not even within a function."""
-ABOVE = {'register': ORDER, '__init__': ['errors', 'utils', 'weights'], '__main__': ['commands']}
+ABOVE = {'register': ORDER, '__init__': ORDER, '__main__': ['commands']}
 """What the modules at the root of the package may import; `register` is for the commands and the demo."""
 OWN = {'deploy': ['errors', 'utils'], 'models': ['errors', 'utils']}
 

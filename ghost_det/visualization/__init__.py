@@ -6,7 +6,8 @@ Functions take an opened `Network` and an image, and return arrays; ``draw_*`` m
 from .cams import Cam, cam, detect, eigen_cam, overlay, pyramid
 from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy, html_page, save_figure, save_page
 from .ghosts import GhostMaps, ghost_maps, ghost_modules
-from .networks import Maps, Network, layers, maps_at, open_network
+from .maps import Maps, layers, maps_at
+from .networks import Network, open_network
 from .redundancy import Pair, Redundancy, fit_kernel, redundancy
 
 __all__ = [

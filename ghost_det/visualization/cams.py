@@ -16,9 +16,8 @@ from torch.overrides import TorchFunctionMode
 from ghost_det.deploy.detector import Detections
 from ghost_det.errors import UserError
 
-from .networks import Array, Network, Picture, watched
-
-PARTS = ('neck', 'backbone')
+from .maps import watched
+from .networks import Array, Network, Picture
 
 
 class _Attached(TorchFunctionMode):
@@ -46,8 +45,8 @@ class Cam:
 def detect(network: Network, image: Picture, score: float = 0.3) -> Detections:
     """Return what a detector finds with a score of at least ``score``, the highest-scoring first."""
     with torch.no_grad():
-        found = _found(_detector(network).run(image))
-    return _some(found, np.flatnonzero(found.scores >= score))
+        found = _sorted(_detector(network).run(image))
+    return _detections(found[found.scores >= score])
 
 
 def _detector(network: Network) -> Network:
@@ -56,15 +55,15 @@ def _detector(network: Network) -> Network:
     return network
 
 
-def _found(sample: Any) -> Detections:
+def _sorted(sample: Any) -> Any:
+    """Return mmdet's instances of a sample, the highest-scoring first."""
     found = sample.pred_instances
-    order = found.scores.detach().argsort(descending=True, stable=True)
-    arrays = (each[order].detach().cpu().numpy() for each in (found.bboxes, found.scores, found.labels))
-    return Detections(*arrays)
+    return found[found.scores.detach().argsort(descending=True, stable=True)]
 
 
-def _some(found: Detections, places: Any) -> Detections:
-    return Detections(found.boxes[places], found.scores[places], found.labels[places])
+def _detections(instances: Any) -> Detections:
+    found = instances.detach().cpu().numpy()
+    return Detections(found.bboxes, found.scores, found.labels)
 
 
 def cam(network: Network, image: Picture, index: int = 0) -> Cam:
@@ -85,21 +84,17 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
         UserError: no such detection, or a head that lets no gradient through.
     """
     levels, sample = _run(network, image, 'neck', grad=True)
-    found = _found(sample)
+    found = _sorted(sample)
     if not 0 <= index < len(found):
-        raise UserError(
-            f'--index {index}: {network.name} finds {len(found)} objects; the highest-scoring is 0'
-        )
-    scores = sample.pred_instances.scores
-    if not scores.requires_grad:
+        raise UserError(f'--index {index}: {network.name} finds {len(found)} objects; the first is 0')
+    if not found.scores.requires_grad:
         raise UserError(f'{network.name}: its head lets no gradient through from score to maps')
-    score = scores[scores.detach().argsort(descending=True, stable=True)[index]]
-    cells = evidence(score, levels)
+    cells = evidence(found.scores[index], levels)
     sums = np.array([float(each.sum()) for each in cells])
     height, width = np.asarray(image).shape[:2]
     # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.
     heat = sum(_fit(_own(each, sample), height, width) * each.numel() for each in cells)
-    return Cam(_unit(heat), _some(found, [index]), tuple((sums / max(sums.sum(), 1e-30)).tolist()))
+    return Cam(_unit(heat), _detections(found[index]), tuple((sums / max(sums.sum(), 1e-30)).tolist()))
 
 
 def evidence(score: Tensor, levels: list[Tensor]) -> list[Tensor]:

@@ -12,7 +12,8 @@ from ghost_det.models.ghost_module import GhostModule
 from ghost_det.models.ghostify import GhostConv2d
 from ghost_det.models.reparam import RepGhostModule
 
-from .networks import Array, Network, Picture, watched
+from .maps import watched
+from .networks import Array, Network, Picture
 
 KINDS = (GhostModule, RepGhostModule, GhostConv2d)
 

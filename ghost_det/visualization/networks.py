@@ -1,14 +1,12 @@
-"""Any network to look into, by name or config, and the maps that it makes of an image."""
+"""Any network to look into, by name or config."""
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ import torchvision
 from mmengine.dataset import Compose
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghost_det.config import shipped
@@ -31,15 +29,6 @@ from ghost_det.weights.zoo import CLASSIFIERS, classifier
 Array = NDArray[Any]
 Picture = Image.Image | NDArray[np.uint8]
 """A PIL image, or ``[height, width, 3]`` in RGB."""
-STRIDE = 4
-"""Of the layer that is looked at where none is named: that of ResNet-50's first group, the paper's choice."""
-
-
-class Maps(NamedTuple):
-    """The feature maps of a layer, ``[C, H, W]``."""
-
-    layer: str
-    values: Array
 
 
 @dataclass(frozen=True)
@@ -91,22 +80,20 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
         pretrained: without a file, ``'published'`` ImageNet weights, or ``'none'``: random ones.
 
     Raises:
-        UserError: there is no such network, or its weights cannot be had or do not fit.
+        UserError: there is no such network, or its weights are not available or do not fit.
     """
     if checkpoint is None and pretrained not in ('published', 'none'):
         raise UserError(
-            f"--pretrained {pretrained}: 'published' or 'none'; a file is named after the network"
+            f"--pretrained {pretrained}: expected 'published' or 'none'; name a file as CHECKPOINT"
         )
     if model.endswith(('.xml', '.onnx')):
-        raise UserError(
-            f'{model}: an exported file gives its boxes alone; name its config and its checkpoint'
-        )
+        raise UserError(f'{model}: an exported file gives only boxes; name its config and its checkpoint')
     random = checkpoint is None and pretrained == 'none'
     if model.endswith(('.py', '.json')) or model.startswith(shipped.MMDET) or shipped.find(model):
         network = _detector(model, checkpoint, random)
     else:
-        module = _of_ours(model, checkpoint, random) if model in CLASSIFIERS else None
-        network = Network(model, module or _of_torchvision(model, checkpoint, random), random, CLASSES)
+        build = _of_ours if model in CLASSIFIERS else _of_torchvision
+        network = Network(model, build(model, checkpoint, random), random, CLASSES)
     network.module.eval()
     for norm in network.module.modules() if random else ():
         if isinstance(norm, _BatchNorm):
@@ -116,7 +103,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
 
 def _detector(config: str, checkpoint: str | None, random: bool) -> Network:
     if checkpoint is None and not random:
-        raise UserError(f'{config}: name the checkpoint behind it, or --pretrained none for random weights')
+        raise UserError(f'{config}: name its checkpoint after it, or --pretrained none for random weights')
     device = 'cuda' if torch.cuda.is_available() and not random else 'cpu'
     cfg, module, classes = load_detector(config, checkpoint, device=device)
     return Network(Path(config).stem, module, random, classes, array_pipeline(cfg))
@@ -161,84 +148,3 @@ def _torchvision_model(name: str, **settings: Any) -> nn.Module:
         warnings.simplefilter('ignore')  # of slow initialisation
         model: nn.Module = torchvision.models.get_model(name, **settings)
         return model
-
-
-@contextlib.contextmanager
-def watched(module: nn.Module, see: Callable[[str, Any, Any], None], *names: str) -> Iterator[None]:
-    """Call ``see`` with name, first argument and output of each module that runs, or of those named."""
-    modules = {name: each for name, each in module.named_modules() if name}
-    handles = [
-        modules[name].register_forward_hook(
-            lambda _, arguments, output, name=name: see(name, arguments[0] if arguments else None, output)
-        )
-        for name in names or modules
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def layers(network: Network, image: Picture) -> dict[str, tuple[int, int, int]]:
-    """Return the layers that make maps, in the order in which they are done, as channels, height and width.
-
-    Of a detector these are the backbone's.
-    """
-    return _shapes(network, image)[0]
-
-
-def _shapes(network: Network, image: Picture) -> tuple[dict[str, tuple[int, int, int]], int]:
-    """Return the layers, and the height of the network's input."""
-    found: dict[str, tuple[int, int, int]] = {}
-    heights: list[int] = []
-
-    def see(name: str, given: Any, output: Any) -> None:
-        if isinstance(given, Tensor) and given.dim() == 4:
-            heights.append(given.shape[2])
-        if isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
-            if network.pipeline is None or name.startswith('backbone.'):
-                found.setdefault(name, tuple(output.shape[1:]))  # type: ignore[arg-type]
-
-    with watched(network.module, see):
-        network.run(image)
-    if not found:
-        raise UserError(f'{network.name}: no layer of it makes feature maps')
-    return found, heights[0]
-
-
-def _usual(shapes: dict[str, tuple[int, int, int]], height: int) -> str:
-    """Return the last layer at the stride nearest to `STRIDE`, of those that are least deep inside others."""
-
-    def unlike(name: str) -> tuple[float, int]:
-        return abs(np.log2(height / shapes[name][1] / STRIDE)), name.count('.')
-
-    least = min(map(unlike, shapes))
-    return [name for name in shapes if unlike(name) == least][-1]
-
-
-@torch.no_grad()
-def maps_at(network: Network, image: Picture, layer: str | None = None) -> Maps:
-    """Return the feature maps of a layer; by default the last whose cells are `STRIDE` pixels apart.
-
-    Raises:
-        UserError: there is no such layer; the message names those there are.
-    """
-    if layer is None:
-        layer = _usual(*_shapes(network, image))
-    known = dict(network.module.named_modules())
-    found: list[Array] = []
-
-    def see(_: str, __: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and not found:
-            found.append(output[0].float().cpu().numpy().copy())  # as the next layer may work in place
-
-    if layer in known and layer:
-        with watched(network.module, see, layer):
-            network.run(image)
-    if not found:
-        there = layers(network, image)
-        names = ', '.join(f'{name} ({c}, {h} x {w})' for name, (c, h, w) in there.items())
-        raise UserError(f'--layer {layer}: no layer of {network.name} that makes maps; there are {names}')
-    return Maps(layer, found[0])

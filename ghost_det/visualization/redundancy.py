@@ -149,20 +149,14 @@ def redundancy(maps: Array, sizes: Sequence[int] = SIZES, held_out: Array | None
     mean, spread = values.mean((0, 2, 3)), values.std((0, 2, 3), correction=0)
     alive = spread > 1e-6 * values.abs().amax((0, 2, 3)).clamp(min=1e-30)
     scale = torch.where(alive, 1 / spread, torch.zeros_like(spread))
-    seen = _moments(values, mean, scale, max(fitting))
-    other = None
-    if held_out is not None:
-        other = _moments(_batch(held_out), mean, scale, max(fitting))
+    other = None if held_out is None else _batch(held_out)
     errors, unseen = {}, {}
     for size in fitting:
-        part = _inner(size, max(fitting))
-        gram, cross = seen.gram[:, part][:, :, part], seen.cross[:, part]
-        kernels = torch.linalg.pinv(gram, rtol=1e-11, hermitian=True) @ cross
-        errors[size] = _array(seen.energy - (kernels * cross).sum(1), seen.spread, alive)
+        seen = _moments(values, mean, scale, size)
+        kernels = torch.linalg.pinv(seen.gram, rtol=1e-11, hermitian=True) @ seen.cross
+        errors[size] = _errors(seen, kernels, alive)
         if other is not None:
-            gram, cross = other.gram[:, part][:, :, part], other.cross[:, part]
-            left = other.energy - 2 * (kernels * cross).sum(1) + (kernels * (gram @ kernels)).sum(1)
-            unseen[size] = _array(left, other.spread, alive)
+            unseen[size] = _errors(_moments(other, mean, scale, size), kernels, alive)
     flat = ((values - mean[:, None, None]) * scale[:, None, None]).transpose(0, 1).flatten(1)
     cosines = (flat @ flat.T / pixels).numpy()
     return Redundancy(errors, unseen, cosines, alive.numpy())
@@ -196,15 +190,10 @@ def _columns(maps: Tensor, size: int) -> Tensor:
     return torch.cat([shifted, torch.ones_like(shifted[:, :1])], dim=1)
 
 
-def _inner(size: int, largest: int) -> Tensor:
-    """Return the places of a smaller kernel's columns, and of the ones, among those of the largest."""
-    edge = (largest - size) // 2
-    grid = torch.arange(largest * largest).view(largest, largest)
-    inner = grid[edge : edge + size, edge : edge + size].flatten()
-    return torch.cat([inner, torch.tensor([largest * largest])])
-
-
-def _array(left: Tensor, spread: Tensor, alive: Tensor) -> Array:
+def _errors(moments: _Moments, kernels: Tensor, alive: Tensor) -> Array:
+    """Return the error ``[C, C]`` of kernels ``[C, n, C]`` as a share of each target's variance."""
+    gram, cross, energy, spread = moments
+    left = energy - 2 * (kernels * cross).sum(1) + (kernels * (gram @ kernels)).sum(1)
     errors = left.clamp(min=0) / spread.clamp(min=1e-12)
     errors[~alive] = torch.inf
     errors[:, ~alive] = torch.inf

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghost_det import models
-from ghost_det.config.load import load_config, use_pretrained
+from ghost_det.config.load import load_config
+from ghost_det.config.overrides import use_pretrained
 from ghost_det.engine import networks
 from ghost_det.engine.networks import GFLSepBNHead, GhostResNet
 from ghost_det.errors import UserError

@@ -334,8 +334,8 @@ def test_commands_write_figure_and_page(
     ('words', 'message'),
     [
         (('redundancy', 'resnet51', '{image}'), 'resnet51: no such network; near are resnet50'),
-        (('pyramid', 'detector.xml', '{image}'), 'detector.xml: an exported file gives its boxes alone'),
-        (('redundancy', LITE, '{image}'), 'name the checkpoint behind it, or --pretrained none'),
+        (('pyramid', 'detector.xml', '{image}'), 'detector.xml: an exported file gives only boxes'),
+        (('redundancy', LITE, '{image}'), 'name its checkpoint after it, or --pretrained none'),
         (('redundancy', 'resnet18', 'nowhere.pth', '{image}'), 'nowhere.pth'),
         (('redundancy', 'resnet18', 'nowhere.jpg'), 'nowhere.jpg: not a readable image'),
         (('cam', 'resnet18', '{image}', '--pretrained', 'none'), 'resnet18: expected a detector'),

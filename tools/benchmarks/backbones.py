@@ -27,8 +27,8 @@ from ghost_det.commands.benchmark import CALLS
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.errors import UserError
 from ghost_det.export.graph import deployed
-from ghost_det.export.int8 import quantization_settings
 from ghost_det.export.onnx import need, quiet
+from ghost_det.export.quantize import quantization_settings
 from ghost_det.utils.timing import interleave
 
 from ._common import (
