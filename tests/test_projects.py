@@ -63,7 +63,7 @@ def wrapped() -> Any:
 def test_a_neck_for_images_of_one_size_is_swapped() -> None:
     swapped = swap(atss(neck=dict(type='WeighedFPN')), 'GhostNet', pretrained='none')
     assert swapped.config.model.neck.in_channels == [24, 40, 112, 160]
-    assert not any('checked up to the neck alone' in note for note in swapped.notes), swapped.notes
+    assert not any('checked only up to the neck' in note for note in swapped.notes), swapped.notes
 
 
 def test_a_part_that_no_import_brings_is_told_with_the_line_to_add() -> None:

@@ -227,10 +227,10 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
         return None
     if not classes and 'train' not in args.located.splits:  # the weights do not say what they detect
         args.located = locate(args, ('train', 'val'))
-    from ghost_det.engine.distributed import is_first
+    from ghost_det.engine.distributed import is_rank_zero
 
     data: DetectionData = args.located.with_classes(classes)
-    if not is_first():
+    if not is_rank_zero():
         return data
     for name, split in (('train', data.train), ('val', data.val)):
         if split is not None:

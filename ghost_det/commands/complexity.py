@@ -27,7 +27,7 @@ def main() -> None:
     from ghost_det.config.load import load_config
     from ghost_det.config.query import input_size
     from ghost_det.engine.messages import BUILDING, explain_errors
-    from ghost_det.swap.complexity import build_detector, classifier_table, complexity
+    from ghost_det.swap.probe import build_detector, classifier_table, complexity
 
     if args.classifiers:
         print(classifier_table())
@@ -35,7 +35,7 @@ def main() -> None:
     cfg = load_config(args.config)
     size = args.size or input_size(cfg)
     with explain_errors(args.config, BUILDING):
-        detector = build_detector(cfg)
+        detector = build_detector(cfg.model)
     parts = complexity(detector, *size)
     total = tuple(map(sum, zip(*parts.values())))
     print(f'{"part":<12}{"parameters (M)":>16}{"multiply-adds (G)":>19}, {size[0]} x {size[1]}')

@@ -31,7 +31,8 @@ def main() -> None:
             print('\n    '.join([name, *shipped.purpose(name)]))
         return
     register('writing a config')
-    from ghost_det.config.load import load_config, write_child
+    from ghost_det.config.load import load_config
+    from ghost_det.config.write import write_child
 
     base = f'{shipped.PREFIX}{args.name}.py'
     print(write_child(args.out, base, load_config(base), shipped.purpose(args.name)[0], args.force), end='')

@@ -82,7 +82,6 @@ def fit_to_cpu(cfg: Any) -> None:
         loader = cfg.get(f'{name}_dataloader')
         if loader is not None:
             loader.num_workers = min(loader.get('num_workers', 0), max(1, cores // processes // 2))
-            loader.persistent_workers = loader.num_workers > 0
 
 
 def use_amp(cfg: Any) -> None:
@@ -106,13 +105,6 @@ def use_pretrained(cfg: Any, source: str) -> None:
     """Start the backbone from other weights than the config's, or, with ``'none'``, from scratch.
 
     Statistics and stages that the config keeps fixed are those of its weights: from scratch they are trained.
-
-    Args:
-        cfg: the config of a detector.
-        source: ``'none'``, a published name as ``ghostnet_100``, a path, or a URL.
-
-    Raises:
-        UserError: the config has no backbone, or not one of ours.
     """
     backbone = backbone_of(cfg.model)
     if backbone is None:

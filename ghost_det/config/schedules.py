@@ -16,11 +16,7 @@ _PROGRESS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose
 
 
 def set_epochs(cfg: Any, epochs: int) -> None:
-    """Change the length of an epoch-based training, and of its schedules with it.
-
-    Raises:
-        UserError: the config counts iterations, or ``epochs`` is below 1.
-    """
+    """Change the length of an epoch-based training, and of its schedules with it."""
     if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
         raise UserError(f'--epochs {epochs}: a number from 1 up, for a config that counts epochs')
     scale = epochs / cfg.train_cfg.max_epochs
@@ -75,10 +71,6 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
     mmengine takes the schedule from the checkpoint, with its length: one that had come to its end stays
     there, however long the training now is (mmengine issue 1565). Here it runs again from its start, as the
     rate of a step may depend on the one before. The first rate is the checkpoint's.
-
-    Args:
-        runner: which has loaded the checkpoint.
-        fresh: the `states` of its schedulers before that.
     """
     loop = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)

@@ -1,4 +1,4 @@
-"""The configs of this project, by name; needs the standard library alone."""
+"""The configs of this project, by name; needs only the standard library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREFIX = 'ghost_det::'
 """Of such a config in ``_base_`` and on the command line, as ``mmdet::`` is of mmdet's."""
 _INSIDE = Path(__file__).parents[1] / 'configs'
 FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).resolve().parents[2] / 'configs'
-"""Where they are: inside the package, as a wheel has them, or beside it, as a clone has them."""
+"""Where they are: inside the package, as a wheel has them, or next to it, as a clone has them."""
 
 
 def names() -> list[str]:
@@ -30,9 +30,9 @@ def purpose(name: str) -> list[str]:
 
 
 def find(name: str) -> Path | None:
-    """Return the file of a config named ``ghost_det::NAME``, or by NAME alone, with or without ``.py``.
+    """Return the file of a config named ``ghost_det::NAME``, or only by NAME, with or without ``.py``.
 
-    A file in the present folder wins over one of this project that is named by NAME alone.
+    A file in the present folder wins over one of this project that is named only by NAME.
     """
     bare = name.removeprefix(PREFIX)
     path = Path(bare if bare.endswith('.py') else f'{bare}.py')
@@ -49,11 +49,7 @@ def mmdet_folder() -> Path:
 
 
 def config_file(path: str | Path) -> Path:
-    """Return the file of a config; see `ghost_det.config.load.load_config`.
-
-    Raises:
-        UserError: there is none, or its name is not that of a config.
-    """
+    """Return the file of a config; see `ghost_det.config.load.load_config`."""
     name = str(path)
     path = Path(name).expanduser()
     if name.startswith(MMDET):
@@ -63,9 +59,7 @@ def config_file(path: str | Path) -> Path:
     if not os.path.isfile(path):
         near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''
-        raise UserError(
-            f'{name}: no such config file{listing}; by their names alone there are {", ".join(names())}'
-        )
+        raise UserError(f'{name}: no such config file{listing}; by name there are {", ".join(names())}')
     if path.suffix not in ('.py', '.json'):
         raise UserError(f'{name}: not a config: the name of one ends in .py (reading .yaml could run code)')
     return path

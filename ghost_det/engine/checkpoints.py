@@ -55,8 +55,8 @@ def disk_full(path: Path, size: int | None = None) -> str:
     """Return a message: a file could not be written, what is needed, and what is still there."""
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(path.parent).free
-        wanted = f', {size / 1e6:.1f} MB are needed' if size else ''
-        path = Path(f'{path} ({free / 1e6:.1f} MB are free{wanted})')
+        needed = f', {size / 1e6:.1f} MB are needed' if size else ''
+        path = Path(f'{path} ({free / 1e6:.1f} MB are free{needed})')
     return (
         f'no space left on the disk for {path}. The checkpoints before it are intact: free some space, then '
         'resume with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
@@ -75,11 +75,7 @@ class KeepingCheckpointHook(CheckpointHook):
     _best_before: Mapping[str, str | None] = {}
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save a network with NaN or infinite values, in whose favour a good one would be removed.
-
-        Raises:
-            UserError: parameters are not finite.
-        """
+        """Refuse to save a network with NaN or infinite values, for which a good one would be removed."""
         model = runner.model  # whose weights may be next to averaged ones in the checkpoint
         statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
         state = dict([*model.named_parameters(), *statistics])
@@ -196,11 +192,7 @@ def newest_checkpoint(work_dir: str) -> tuple[Saved | None, list[str]]:
 
 
 def read_saved(path: str | Path) -> Saved:
-    """Read the checkpoint of a training.
-
-    Raises:
-        UserError: the file is damaged, or holds no state of a training.
-    """
+    """Read the checkpoint of a training."""
     content = load_checkpoint(path)
     meta = content.get('meta')
     if not isinstance(meta, dict) or 'optimizer' not in content:
@@ -216,15 +208,7 @@ def read_saved(path: str | Path) -> Saved:
 
 
 def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, list[str]]:
-    """Return what a training resumes from, if anything, and a line on each newer one that is damaged.
-
-    Args:
-        work_dir: of the training.
-        resume: ``'auto'`` for the newest there, a path, or ``None``.
-
-    Raises:
-        UserError: there are checkpoints, but none to resume from.
-    """
+    """Return what ``--resume`` means, if anything, and a line on each newer checkpoint that is damaged."""
     if resume != 'auto':
         return (None if resume is None else read_saved(resume)), []
     newest, damaged = newest_checkpoint(work_dir)
@@ -238,7 +222,7 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
 
 def resume_with(cfg: Any, resume: str | None, saved: Saved | None) -> None:
     """Set, in place, what a config says of resuming: the seed is the checkpoint's."""
-    cfg.resume = False  # the runner is told what to resume from
+    cfg.resume = False  # the runner gets what to resume from
     if resume is not None:
         cfg.load_from = None
     seed = saved and saved.meta.get('seed')

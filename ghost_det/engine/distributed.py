@@ -34,26 +34,18 @@ def default_launcher() -> str:
     return 'pytorch' if 'TORCHELASTIC_RUN_ID' in os.environ else 'none'
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Tell whether this is the first of all processes, also before they have joined."""
     return os.environ.get('RANK', '0') == '0'
 
 
 def read_environment(launcher: str) -> None:
-    """Check what the launcher says of this process, and have it under PyTorch's names (``RANK``, ...).
-
-    Args:
-        launcher: as in mmengine's ``Runner``: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-
-    Raises:
-        UserError: the launcher's variables are not there or no numbers, or there are several processes and
-            no launcher.
-    """
+    """Check what the launcher says of this process, and have it under PyTorch's names (``RANK``, ...)."""
     env = os.environ
     for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', *_SLURM.values(), *_MPI.values()):
         if not env.get(key, '0').isdecimal():
             raise UserError(
-                f'{key}={env[key]}: a whole number is wanted in this variable, which launchers set; unset it'
+                f'{key}={env[key]}: expected a whole number in this variable, which launchers set; unset it'
             )
     if launcher == 'none':
         # Slurm sets SLURM_NTASKS and SLURM_PROCID for the one process of a batch script too.
@@ -65,7 +57,7 @@ def read_environment(launcher: str) -> None:
             if rank in env and int(env.get(size, 1)) > 1:
                 raise UserError(
                     f'{starter} started {env[size]} processes, and without --launcher each of them would '
-                    f'train alone, all into one work folder: add --launcher {right}'
+                    f'train on its own, all into one work folder: add --launcher {right}'
                 )
     elif launcher == 'pytorch':
         absent = [key for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR') if key not in env]
@@ -105,21 +97,13 @@ def _first_host(hosts: str) -> str:
         raise UserError('--launcher slurm: no scontrol here to name the first host: set MASTER_ADDR to it')
     done = subprocess.run(['scontrol', 'show', 'hostname', hosts], capture_output=True, text=True)
     if done.returncode or not done.stdout.split():
-        fault = done.stderr.strip() or 'it names none'
-        raise UserError(f'--launcher slurm: scontrol show hostname {hosts}: {fault}; or set MASTER_ADDR')
+        problem = done.stderr.strip() or 'it names none'
+        raise UserError(f'--launcher slurm: scontrol show hostname {hosts}: {problem}; or set MASTER_ADDR')
     return done.stdout.split()[0]
 
 
 def join(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> None:
-    """Join the processes of a run into one group: by mmengine's launcher, or, without a GPU, over gloo.
-
-    Args:
-        launcher: as in mmengine's ``Runner``.
-        dist_cfg: the config's ``env_cfg.dist_cfg``: ``backend`` for GPUs, ``timeout`` in seconds for all.
-
-    Raises:
-        UserError: see `read_environment`; or the processes do not find each other or their GPUs.
-    """
+    """Join the processes of a run into one group: by mmengine's launcher, or, without a GPU, over gloo."""
     read_environment(launcher)
     if launcher == 'none' or is_distributed():
         return
@@ -166,16 +150,7 @@ def first_on_host() -> Iterator[None]:
 
 
 def require_same(value: str | None, what: str, advice: str) -> None:
-    """Stop where processes differ in what they found, as hosts without a shared file system may.
-
-    Args:
-        value: what this process found.
-        what: what it is, for the message.
-        advice: what to do.
-
-    Raises:
-        UserError: in every process; the message names a host that differs from the first process's.
-    """
+    """Stop where processes differ in what they found, as hosts without a shared file system may."""
     found: list[tuple[str, str | None]] = all_gather_object((socket.gethostname(), value))
     for rank, (host, other) in enumerate(found):
         if other != found[0][1]:

@@ -32,29 +32,29 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class InterruptHook(Hook):
     """Saves the training's state and ends it at SIGTERM or SIGINT; a second signal ends it at once.
 
-    All processes of a run stop after the same step, whichever was told first. An evaluation is left at once,
+    All processes of a run stop after the same step, whichever got the signal. An evaluation is left at once,
     and the state before it saved.
     """
 
     priority = 'LOWEST'  # after everything else that a step changes
 
     def __init__(self) -> None:
-        self._told = self._rounds = 0
+        self._signal = self._rounds = 0
         self._before: dict[int, Any] = {}
 
     def before_train(self, runner: Any) -> None:
         """Listen to signals."""
         for number in SIGNALS:
             try:
-                self._before[number] = signal.signal(number, self._tell)
+                self._before[number] = signal.signal(number, self._note_signal)
             except ValueError:  # not in the main thread, where signals are Python's caller's
                 return
 
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        if self._told:
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal:
             self.restore()
             signal.raise_signal(number)
-        self._told = number
+        self._signal = number
         # Not print, which fails where the signal has come in the midst of another one.
         with contextlib.suppress(OSError):
             os.write(2, f'{signal.Signals(number).name}: stopping after this step\n'.encode())
@@ -67,27 +67,23 @@ class InterruptHook(Hook):
 
     def _agreed(self) -> bool:
         if get_world_size() == 1:
-            return bool(self._told)
-        told = torch.tensor(self._told)
-        all_reduce(told, op='max')
-        self._told = int(told)
-        return bool(self._told)
+            return bool(self._signal)
+        agreed = torch.tensor(self._signal)
+        all_reduce(agreed, op='max')
+        self._signal = int(agreed)
+        return bool(self._signal)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Save and stop, if told to.
-
-        Raises:
-            Interrupted: the state is saved.
-        """
+        """Save and stop after a signal."""
         if not self._agreed():
             return
         self.restore()
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, by_epoch=False)
         raise Interrupted(
-            f'{signal.Signals(self._told).name} after step {runner.iter + 1} of {runner.max_iters}: saved '
-            f'{runner.work_dir}/{INTERRUPTED}; go on with --resume'
+            f'{signal.Signals(self._signal).name} after step {runner.iter + 1} of {runner.max_iters}: saved '
+            f'{runner.work_dir}/{INTERRUPTED}; continue with --resume'
         )
 
     def before_val_epoch(self, runner: Any) -> None:
@@ -98,11 +94,7 @@ class InterruptHook(Hook):
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Stop, if told to.
-
-        Raises:
-            Interrupted: the evaluation is left; a resumption makes up for it.
-        """
+        """Stop after a signal."""
         if not self._before or batch_idx >= self._rounds or not self._agreed():
             return
         self.restore()
@@ -112,8 +104,8 @@ class InterruptHook(Hook):
         done = dict(epoch=runner.epoch, iter=runner.iter)
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=done)
         raise Interrupted(
-            f'{signal.Signals(self._told).name} during the evaluation after step {runner.iter}: saved '
-            f'{runner.work_dir}/{INTERRUPTED}; go on with --resume'
+            f'{signal.Signals(self._signal).name} during the evaluation after step {runner.iter}: saved '
+            f'{runner.work_dir}/{INTERRUPTED}; continue with --resume'
         )
 
     def after_train(self, runner: Any) -> None:
@@ -123,7 +115,7 @@ class InterruptHook(Hook):
 
 @HOOKS.register_module()
 class LossGuardHook(Hook):
-    """Stops a training whose loss is no number any more, or far above all that it was.
+    """Stops a training whose loss is NaN or infinite, or far above all that it was.
 
     Args:
         factor: how many times the median of the last hundred losses is too much; ``None`` for no limit.
@@ -141,11 +133,7 @@ class LossGuardHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Look at the loss.
-
-        Raises:
-            UserError: it names the step and its images.
-        """
+        """Look at the loss."""
         if not outputs or 'loss' not in outputs:
             return
         loss = float(outputs['loss'].detach())
@@ -211,10 +199,10 @@ class OptimizeHook(Hook):
 class ProgressHook(Hook):
     """tqdm's bar, with the time left, over training and evaluation; nothing where stderr is no terminal.
 
-    mmengine's log lines, which carry the losses and the time left as well, go on above the bar.
+    mmengine's log lines, which carry the losses and the time left as well, continue above the bar.
 
     Attributes:
-        seconds: wall time of the whole training, and of the evaluations within it.
+        seconds: wall time of all the training, and of the evaluations within it.
     """
 
     priority = 'LOW'
@@ -241,7 +229,7 @@ class ProgressHook(Hook):
             self._redirect = None
 
     def before_train(self, runner: Any) -> None:
-        """Open the bar of the whole training."""
+        """Open the bar of all the training."""
         self._open(runner, 'train', runner.max_iters, runner.iter)
 
     def after_train_iter(

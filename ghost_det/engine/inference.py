@@ -21,7 +21,7 @@ from ghost_det.config.query import heads, set_num_classes
 from ghost_det.deploy.detector import Detections
 from ghost_det.errors import UserError
 from ghost_det.models.fuse import optimize
-from ghost_det.swap.probe import build_alone
+from ghost_det.swap.probe import build_detector
 from ghost_det.utils.images import Image
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
 
@@ -55,7 +55,7 @@ def load_detector(
         set_num_classes(cfg.model, len(classes))
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     with safe_loading(), explain_errors(config, BUILDING):
-        model = revert_sync_batchnorm(build_alone(cfg.model))
+        model = revert_sync_batchnorm(build_detector(cfg.model))
     if checkpoint is not None and content is not None:
         check_fits(model, content, checkpoint, config)
         weights = content.get('state_dict', content)
@@ -79,14 +79,7 @@ def array_pipeline(cfg: Any) -> Compose:
 
 
 class TorchDetector:
-    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out.
-
-    Attributes:
-        classes: names, by label.
-
-    Raises:
-        UserError: see `load_detector`.
-    """
+    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out."""
 
     def __init__(
         self,

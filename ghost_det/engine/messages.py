@@ -23,11 +23,7 @@ _OVER_A_CONFIG = (TypeError, ValueError, KeyError, AttributeError, IndexError, A
 
 
 class NamedCompose(Compose):
-    """mmengine's ``Compose``, whose errors name the image and the transform.
-
-    Raises:
-        UserError: an image cannot be read, or a transform fails over one.
-    """
+    """mmengine's ``Compose``, whose errors name the image and the transform."""
 
     def __call__(self, data: Any) -> Any:
         """Apply the transforms one after the other."""
@@ -62,11 +58,7 @@ def _unreadable(path: str, error: Exception) -> str:
 
 
 def name_images(dataset: Any) -> None:
-    """Let the errors of a data set, and of those it wraps, name the image.
-
-    Args:
-        dataset: of mmengine; changed in place.
-    """
+    """Let the errors of a data set, and of those it wraps, name the image."""
     for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]:
         if inner is not None:
             name_images(inner)

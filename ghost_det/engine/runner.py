@@ -28,8 +28,9 @@ from ghost_det.swap.probe import fix_ssd, without_sync_bn
 
 from .checkpoints import ATOMIC, KeepingCheckpointHook
 from .hooks import ProgressHook
+from .loops import LOOP_TYPES
 from .messages import BUILDING, explain_errors, name_images
-from .resume import LOOP_TYPES, PatientWorker
+from .resume import PatientWorker
 
 # Of those of one priority, the first comes first.
 OUR_HOOKS = (
@@ -90,7 +91,7 @@ class GhostRunner(Runner):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall time of the whole training and of the evaluations, by `ProgressHook`."""
+        """Wall time of all the training and of the evaluations, by `ProgressHook`."""
         return next(hook for hook in self.hooks if isinstance(hook, ProgressHook)).seconds
 
     def resume_at_start(self, checkpoint: str) -> None:
@@ -193,11 +194,7 @@ class GhostRunner(Runner):
             return super().build_param_scheduler(scheduler)
 
     def build_train_loop(self, loop: Any) -> Any:
-        """Build the training loop, mmengine's own two as those that resume exactly; log `used_boxes`.
-
-        Raises:
-            UserError: no box or image can be used.
-        """
+        """Build the training loop, mmengine's own two as those that resume exactly; log `used_boxes`."""
         if isinstance(loop, dict):
             loop = dict(loop)
             by_epoch = loop.pop('by_epoch', None)
@@ -227,10 +224,15 @@ class GhostRunner(Runner):
             return super().build_test_loop(_our_loop(loop, 'TestLoop'))
 
     @staticmethod
-    def build_dataloader(*args: Any, **kwargs: Any) -> Any:
+    def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """Build a loader without pycocotools' printed account; errors name images, its workers survive."""
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            dataloader = {
+                **dataloader,
+                'persistent_workers': False,
+            }  # torch refuses them where there are none
         with contextlib.redirect_stdout(io.StringIO()):
-            loader = Runner.build_dataloader(*args, **kwargs)
+            loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         if isinstance(loader, DataLoader):
             loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
         name_images(loader.dataset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from .checkpoints import (
     resume_with,
     saved_in,
 )
-from .distributed import first_on_host, is_first, join, read_environment, require_same
+from .distributed import first_on_host, is_rank_zero, join, read_environment, require_same
 from .loading import safe_loading
 from .messages import BUILDING, explain_errors
 from .runner import GhostRunner
@@ -50,15 +49,14 @@ def require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
             '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
         )
     warnings = check_configured(cfg, splits)
-    if is_first():
+    if is_rank_zero():
         for warning in warnings[:5]:
             print(f'warning: {warning.line()}')
 
 
-def work_dir_of(cfg: Any, config: str, options: dict[str, Any] | None = None) -> str:
-    """Return where a run writes that is not told where: as options or the config say, or by its name."""
-    default = Path('work_dirs') / Path(config.rpartition('::')[2]).stem
-    return str((options or {}).get('work_dir') or cfg.get('work_dir') or default)
+def work_dir_of(cfg: Any, config: str) -> str:
+    """Return where a run writes by default: as its config says, or by the config's name."""
+    return str(cfg.get('work_dir') or Path('work_dirs') / Path(config.rpartition('::')[2]).stem)
 
 
 def prepare(
@@ -90,14 +88,18 @@ def prepare(
     """
     read_environment(launcher)
     cfg = load_config(config) if backbone is None else _with_backbone(config, backbone)
-    cfg.work_dir = work_dir or work_dir_of(cfg, config, options)
+    cfg.work_dir = (options or {}).get('work_dir') or work_dir or work_dir_of(cfg, config)
     cfg.launcher = launcher
-    require_folder(cfg.work_dir, '--work-dir')
-    if data is not None:
-        edits = [partial(use_data, data=data, folder=Path(cfg.work_dir) / 'annotations'), *edits]
-    finish_config(cfg, config, edits, options=options, **settings)
+
+    def edit(cfg: Any) -> None:
+        if data is not None:
+            require_folder(cfg.work_dir, '--work-dir')
+            use_data(cfg, data, Path(cfg.work_dir) / 'annotations')
+
+    finish_config(cfg, config, [edit, *edits], options=options, **settings)
     if data is None:
         require_data(cfg, config, splits)
+        require_folder(cfg.work_dir, '--work-dir')
     join(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     return cfg
 
@@ -105,7 +107,7 @@ def prepare(
 def _with_backbone(config: str, backbone: str) -> Any:
     network, settings = parse_backbone(backbone)
     swapped = swap(config, network, **settings)
-    if is_first():
+    if is_rank_zero():
         print('\n'.join(swapped.notes))
     return swapped.config
 
@@ -231,11 +233,7 @@ def skip_pretrained(model: Any) -> None:
 
 
 def starts_from_detector(cfg: Any, config: str) -> bool:
-    """Tell whether ``load_from`` names a local file that has the backbone, too.
-
-    Raises:
-        UserError: nothing in that file fits a detector.
-    """
+    """Tell whether ``load_from`` names a local file that has the backbone, too."""
     if not cfg.get('load_from') or not Path(cfg.load_from).is_file():
         return False
     keys = read_tensors(cfg.load_from).keys()

@@ -22,7 +22,7 @@ from ghost_det.evaluation.errors import FOREGROUND, SCORE, Analysis, analyse
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.evaluation.plots import plot_confusion, plot_errors, plot_pr_curves
 from ghost_det.evaluation.results import summary
-from ghost_det.swap.complexity import complexity
+from ghost_det.swap.probe import complexity
 from ghost_det.utils.files import read_json
 from ghost_det.utils.plots import png
 from ghost_det.utils.system import machine

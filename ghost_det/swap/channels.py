@@ -8,7 +8,7 @@ from typing import Any
 from ghost_det.config.query import detector_path, get_path, necks
 from ghost_det.errors import UserError, reason
 
-from .probe import Map, maps_of
+from .probe import Map, probe_backbone
 
 METHODS = {
     'HourglassNet': 'the heads are trained on each of its stacked hourglasses',
@@ -20,11 +20,7 @@ METHODS = {
 
 
 def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys that lead from a config to the detector with the backbone.
-
-    Raises:
-        UserError: there is none, or its backbone is part of the method; the message says which.
-    """
+    """Return the keys that lead from a config to the detector with the backbone."""
     place = detector_path(model)
     detector = get_path({'model': model}, place)
     name = model.get('type')
@@ -33,7 +29,7 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
         raise UserError('Detectron2Wrapper runs a network of detectron2, with its own backbone')
     if not isinstance(name, str):
         raise UserError(
-            'its types are classes, as in pure Python configs; the text config mmdet::... is wanted'
+            'its types are classes, as in pure Python configs; expected the text config mmdet::...'
         )
     if not isinstance(backbone, Mapping):
         raise UserError(f'{name} has no backbone, neither in model nor in model.detector')
@@ -57,15 +53,12 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     """Return the config of a backbone that gives one map of each stride, and the maps.
 
     Of several maps of a stride, the last is taken: the end of the stage.
-
-    Raises:
-        UserError: it cannot be built, or lacks one of the strides.
     """
     name = backbone['type']
     if len(set(strides)) < len(strides):
         raise UserError(f'its backbone gives several maps of one stride ({_list(strides)}); {name} gives one')
     try:
-        built, maps = maps_of(backbone)
+        built, maps = probe_backbone(backbone)
     except Exception as error:
         raise UserError(f'{name}: cannot be built: {reason(error)}') from error
     seen = maps
@@ -73,7 +66,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     for indices in (backbone.get('out_indices') or getattr(built, 'out_indices', None), *variants):
         if indices in variants:
             try:
-                _, maps = maps_of({**backbone, 'out_indices': indices})
+                _, maps = probe_backbone({**backbone, 'out_indices': indices})
             except Exception:  # it has fewer
                 continue
             seen = max(seen, maps, key=len)
@@ -94,14 +87,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
 
 
 def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> bool:
-    """Put the new channels, in place, where a detector's config has the old.
-
-    Returns:
-        whether that changes what the heads get, as their channels were put in, too.
-
-    Raises:
-        UserError: the config does not have the old channels where it should.
-    """
+    """Put the new channels where a detector's config has the old, in place; return whether heads had them."""
     before, after = [m.channels for m in old], [m.channels for m in new]
     heads = {
         key: part

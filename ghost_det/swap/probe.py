@@ -11,19 +11,20 @@ from mmdet.models import SSDHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ghost_det.config.query import necks
 from ghost_det.errors import UserError, reason
 from ghost_det.models import GhostNet
-
-from .complexity import complexity, count_macs
+from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
 T = TypeVar('T')
 SIDE = 128
 """Pixels of the square image that shapes are found out with."""
 LARGER = (4 * SIDE, 8 * SIDE)
-"""Tried where that fails: SSD's neck needs larger maps, and some are made for 1024 pixels alone."""
+"""Tried where that fails: SSD's neck needs larger maps, and some are made for only 1024 pixels."""
 PROPOSALS = 8
 """Of a first stage; a thousand, as is usual, take a mask head most of a minute."""
 
@@ -38,18 +39,8 @@ class Map(NamedTuple):
     stride: int
 
 
-def abstract(work: Callable[[], T]) -> T:
-    """Return what ``work`` does on the meta device, which knows shapes and computes nothing, or else here."""
-    with torch.no_grad():
-        try:
-            with torch.device('meta'):
-                return work()
-        except Exception:  # whatever needs a value, as Tensor.item does
-            return work()
-
-
 def without_sync_bn(cfg: Any) -> Any:
-    """Return a copy of a config with ``BN`` for ``MMSyncBN``, which a process without others cannot build."""
+    """Return a copy of a config with ``BN`` for ``MMSyncBN``, which only a group of processes can build."""
     if isinstance(cfg, Mapping):
         kept = {key: without_sync_bn(value) for key, value in cfg.items()}
         if kept.get('type') == 'MMSyncBN':
@@ -60,6 +51,11 @@ def without_sync_bn(cfg: Any) -> Any:
     return copy.deepcopy(cfg)
 
 
+def without_weights(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a backbone's config that loads nothing, neither when built nor when initialised."""
+    return {key: value for key, value in backbone.items() if key not in ('init_cfg', 'pretrained')}
+
+
 def build_part(cfg: Any) -> Any:
     """Build a backbone or neck in evaluation mode, without loading anything."""
     built = MODELS.build(without_sync_bn(without_weights(cfg) if isinstance(cfg, Mapping) else cfg))
@@ -67,9 +63,11 @@ def build_part(cfg: Any) -> Any:
     return built
 
 
-def build_alone(detector: Mapping[str, Any]) -> Any:
+def build_detector(model: Mapping[str, Any]) -> Any:
     """Build a detector in evaluation mode, without loading anything; a teacher is left out."""
-    cfg = without_sync_bn(dict(detector))
+    if DefaultScope.get_current_instance() is None:
+        DefaultScope.get_instance('ghost_det', scope_name='mmdet')
+    cfg = without_sync_bn(dict(model))
     if any(key.startswith('teacher') for key in cfg):
         cfg = {key: value for key, value in cfg.items() if 'teacher' not in key}
         cfg['type'] = 'SingleStageDetector'
@@ -86,18 +84,9 @@ def fix_ssd(detector: Any) -> Any:
     return detector
 
 
-def without_weights(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a backbone's config that loads nothing, neither when built nor when initialised."""
-    return {key: value for key, value in backbone.items() if key not in ('init_cfg', 'pretrained')}
-
-
 @torch.no_grad()
-def maps_of(backbone: Mapping[str, Any]) -> tuple[Any, list[Map]]:
-    """Build a backbone and return it with its maps.
-
-    Raises:
-        UserError: what it returns is no list of maps.
-    """
+def probe_backbone(backbone: Mapping[str, Any]) -> tuple[Any, list[Map]]:
+    """Build a backbone and return it with its maps."""
     built = build_part(backbone)
     maps = built(torch.zeros(1, 3, SIDE, SIDE))
     if not isinstance(maps, list | tuple) or any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
@@ -106,7 +95,7 @@ def maps_of(backbone: Mapping[str, Any]) -> tuple[Any, list[Map]]:
 
 
 @torch.no_grad()
-def shapes_behind(detector: Mapping[str, Any], maps: Sequence[Map]) -> list[tuple[int, ...]]:
+def neck_shapes(detector: Mapping[str, Any], maps: Sequence[Map]) -> list[tuple[int, ...]]:
     """Return the shapes of what a detector's first neck, if there is one, makes of maps."""
     chain = [build_part(neck) for neck in necks(detector)[:1]]
     for side in (SIDE, *LARGER):
@@ -131,30 +120,41 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def fault_of(detector: Mapping[str, Any]) -> Exception | None:
+def run_error(detector: Mapping[str, Any]) -> Exception | None:
     """Build and run a detector, on few proposals; return what goes wrong, if anything does.
 
-    The later tries are for those whose bare pass wants annotations, or that want more cells of their maps.
+    The later tries are for those whose bare pass needs annotations, or that need more cells of their maps.
     """
     few = copy.deepcopy(dict(detector))
     if (few.get('test_cfg') or {}).get('rpn'):
         few['test_cfg']['rpn']['max_per_img'] = PROPOSALS
-    fault = None
+    problem = None
     for side, mode in ((SIDE, 'tensor'), (2 * SIDE, 'predict'), *((n, 'tensor') for n in LARGER)):
         try:
-            _run(build_alone(few), side, mode)
+            build_detector(few)(torch.zeros(1, 3, side, side), [_sample(side, side)], mode=mode)
         except Exception as error:
-            fault = error
+            problem = error
         else:
             return None
-    return fault
+    return problem
 
 
-def _run(detector: Any, side: int, mode: str) -> None:
-    shape = (side, side)
+def _sample(height: int, width: int) -> Any:
     names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
-    about = dict.fromkeys(names, shape) | dict(scale_factor=(1.0, 1.0), border=(0, side, 0, side), img_id=0)
-    detector(torch.zeros(1, 3, side, side), [DetDataSample(metainfo=about)], mode=mode)
+    about = dict.fromkeys(names, (height, width))
+    return DetDataSample(
+        metainfo={**about, 'scale_factor': (1.0, 1.0), 'border': (0, height, 0, width), 'img_id': 0}
+    )
+
+
+def _abstract(work: Callable[[], T]) -> T:
+    """Return what ``work`` does on the meta device, which knows shapes and computes nothing, or else here."""
+    with torch.no_grad():
+        try:
+            with torch.device('meta'):
+                return work()
+        except Exception:  # whatever needs a value, as Tensor.item does
+            return work()
 
 
 def parameter_names(detector: Mapping[str, Any]) -> list[str]:
@@ -162,28 +162,51 @@ def parameter_names(detector: Mapping[str, Any]) -> list[str]:
 
     def run() -> list[str]:
         try:
-            built = build_alone(detector)
+            built = build_detector(detector)
         except Exception:
             built = nn.ModuleDict({'backbone': build_part(detector['backbone'])})
         return [name for name, _ in built.named_parameters()]
 
-    return abstract(run)
+    return _abstract(run)
+
+
+@torch.no_grad()
+def count_macs(module: nn.Module, *inputs: Any, **settings: Any) -> dict[str, int]:
+    """Run a module and count multiply-adds as papers do, of each submodule by name; ``''`` is all."""
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs, **settings)
+    root = type(module).__name__
+    found = {'': counter.get_total_flops() // 2}
+    for name, counts in counter.get_flop_counts().items():
+        if name.startswith(f'{root}.'):
+            found[name.removeprefix(f'{root}.')] = sum(counts.values()) // 2
+    return found
+
+
+def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
+    """Count parameters and multiply-adds of a detector's parts; those on proposals, for untrained ones."""
+    macs = count_macs(detector, torch.zeros(1, 3, height, width), [_sample(height, width)], mode='tensor')
+    found = {}
+    for part, module in detector.named_children():
+        inside = [name for name in macs if name == part or name.startswith(f'{part}.')]
+        # mmdet calls heads by forward(), which no counter sees: then their own parts are summed.
+        outermost = [name for name in inside if not any(name.startswith(f'{other}.') for other in inside)]
+        if _parameters(module):
+            found[part] = (_parameters(module), sum(macs[name] for name in outermost))
+    return found
 
 
 def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
     """Count parameters and multiply-adds of a detector's parts, folded for deployment, computing nothing.
 
     Multiply-adds of what depends on values, as on the proposals of a first stage, are not counted.
-
-    Raises:
-        UserError: the backbone does not take images of that size.
     """
     try:
         with torch.device('meta'):
-            return dict(complexity(_folded(build_alone(detector)), height, width))
+            return dict(complexity(_folded(build_detector(detector)), height, width))
     except Exception:
         try:
-            return abstract(lambda: _count_dense(detector, height, width))
+            return _abstract(lambda: _count_dense(detector, height, width))
         except RuntimeError as error:
             raise UserError(
                 f'--size {height} {width}: {detector["backbone"]["type"]} does not take it; multiples of 32 '
@@ -192,7 +215,7 @@ def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
 
 
 def _folded(detector: Any) -> Any:
-    """Fold the branches of our networks, which are for training alone."""
+    """Fold the branches of our networks, which are only for training."""
     if isinstance(detector.backbone, GhostNet):
         detector.backbone.switch_to_deploy()
     return detector
@@ -200,26 +223,51 @@ def _folded(detector: Any) -> Any:
 
 def _count_dense(detector: Mapping[str, Any], height: int, width: int) -> Parts:
     try:
-        built = build_alone(detector)
+        built = build_detector(detector)
     except Exception:
         parts = {name: detector[name] for name in ('backbone', 'neck') if detector.get(name)}
         built = nn.ModuleDict({name: build_part(part) for name, part in parts.items()})
-    found: Parts = {}
-    for name, part in _folded(built).named_children():
-        parameters = sum(p.numel() for p in part.parameters())
-        if parameters:
-            found[name] = (parameters, None)
+    found: Parts = {
+        name: (_parameters(part), None) for name, part in _folded(built).named_children() if _parameters(part)
+    }
     maps = torch.zeros(1, 3, height, width)
     for name in ('backbone', 'neck', 'rpn_head', 'bbox_head'):
         if name not in found:
             continue
-        with count_macs(built.get_submodule(name)) as macs:
+        with FlopCounterMode(display=False) as counter:
             try:
                 out = built.get_submodule(name)(maps)
             except Exception:
                 if name != 'bbox_head':
                     raise
                 break  # it takes queries, not maps
-        found[name] = (found[name][0], macs.total())
+        found[name] = (found[name][0], counter.get_total_flops() // 2)
         maps = maps if name == 'rpn_head' else out
     return found
+
+
+def classifier_table() -> str:
+    """Return a Markdown table of every classifier's size next to what the papers print, at 224 px.
+
+    Multiply-adds are those of the network folded for deployment, as the papers count.
+    """
+    rows = [
+        '| variant | tensors | parameters (M) | folded (M) | paper (M) | multiply-adds (M) | paper (M) |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for name, entry in CLASSIFIERS.items():
+        if name.endswith('1x'):
+            continue
+        model = classifier(name).eval()
+        tensors, training = len(model.state_dict()), _parameters(model)
+        model.switch_to_deploy()
+        macs = count_macs(model, torch.zeros(1, 3, 224, 224))['']
+        rows.append(
+            f'| {name} | {tensors} | {training / 1e6:.2f} | {_parameters(model) / 1e6:.2f} '
+            f'| {entry.params or "?"} | {macs / 1e6:.1f} | {entry.macs or "?"} |'
+        )
+    return '\n'.join(rows)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -17,21 +17,13 @@ _PER_LAYER = ('decay_rate', 'decay_type', 'num_layers', 'layer_decay_rate')
 
 
 def use_images(cfg: Any, wanted: Mapping[str, Any]) -> list[str]:
-    """Normalise images in another way, in every preprocessor and pipeline of a config.
-
-    Args:
-        cfg: changed in place.
-        wanted: `IMAGENET` or `CAFFE`.
-
-    Returns:
-        notes on what was changed.
-    """
+    """Normalise images as `IMAGENET` or `CAFFE` in all of a config, in place; return notes on it."""
     found = list(_preprocessors({'model': cfg.model}))
     if not found and 'backbone' in cfg.model:
         cfg.model.data_preprocessor = dict(type='DetDataPreprocessor', pad_size_divisor=32)
         found = [cfg.model.data_preprocessor]
     changed = [p for p in found if any(_plain(p.get(key)) != value for key, value in wanted.items())]
-    # Mask2Former's configs name it once more outside of the model.
+    # Mask2Former's configs name it again outside of the model.
     named = [cfg.data_preprocessor] if 'mean' in (cfg.get('data_preprocessor') or {}) else []
     for preprocessor in changed + (named if changed else []):
         preprocessor.update(copy.deepcopy(dict(wanted)))
@@ -76,7 +68,7 @@ def _normalisations(node: Any) -> Iterator[Any]:
 
 
 def forget_checkpoints(cfg: Any, place: tuple[str, ...]) -> list[str]:
-    """Remove, in place, checkpoints of the whole detector, which have the old backbone; return notes."""
+    """Remove, in place, checkpoints of the complete detector, which have the old backbone; return notes."""
     notes = []
     if cfg.get('load_from'):
         notes.append(f'removed: load_from={cfg.load_from}, of the old backbone')
@@ -89,17 +81,10 @@ def forget_checkpoints(cfg: Any, place: tuple[str, ...]) -> list[str]:
     return notes
 
 
-def fit_optimizer(cfg: Any, old: Mapping[str, Any], new: Mapping[str, Any], whole: bool) -> list[str]:
-    """Remove, in place, what the optimizer does to single layers of the old backbone.
+def fit_optimizer(cfg: Any, old: Mapping[str, Any], new: Mapping[str, Any], complete: bool) -> list[str]:
+    """Remove, in place, what the optimizer does to single layers of the old backbone; return notes.
 
-    Args:
-        cfg: changed in place.
-        old: the detector before.
-        new: the detector after.
-        whole: all parameters of the model are the detector's, and it can be built.
-
-    Returns:
-        notes on what was removed, and on what to look at.
+    ``complete`` says that all parameters of the model are the detector's, and that it can be built.
     """
     wrapper = cfg.get('optim_wrapper')
     rules = wrapper.get('paramwise_cfg') if wrapper else None
@@ -123,7 +108,7 @@ def fit_optimizer(cfg: Any, old: Mapping[str, Any], new: Mapping[str, Any], whol
         if (key in _EMBEDDINGS or any(key in name for name in before))
         and not any(key in name for name in after)
         # Other keys may be for parts that are not built here.
-        and (whole or key in _EMBEDDINGS or key.startswith('backbone'))
+        and (complete or key in _EMBEDDINGS or key.startswith('backbone'))
     ]
     for key in dead:
         del keys[key]

@@ -15,14 +15,15 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ghost_det.config.load import load_config, name_of, write_child
+from ghost_det.config.load import load_config, name_of
 from ghost_det.config.query import default_arguments, get_path
+from ghost_det.config.write import write_child
 from ghost_det.errors import UserError, reason
 from ghost_det.models import BACKBONES, NETWORKS
 from ghost_det.weights.catalog import PUBLISHED, address
 
 from .channels import fit_levels, place_of, rewire
-from .probe import Map, count, fault_of, maps_of, shapes_behind
+from .probe import Map, count, neck_shapes, probe_backbone, run_error
 from .settings import CAFFE, IMAGENET, fit_optimizer, forget_checkpoints, use_images
 
 _BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
@@ -107,13 +108,13 @@ def swap(
 
     The levels that the neck, or the heads, take stay the same; channels, weights, image normalisation,
     optimizer and imports follow from the new backbone. Backbone and neck are run, before and after, and must
-    hand maps of the same shapes on; then the whole detector is run, where that is possible without
+    hand maps of the same shapes on; then the complete detector is run, where that is possible without
     data. No weights are loaded.
 
     Args:
         config: path of a config, ``mmdet::NAME``, or a config, which is not changed.
         backbone: one of ours, as ``'GhostNetV2'``; any other of mmdet, as ``'ResNet'``; or
-            its whole dictionary.
+            its complete dictionary.
         pretrained: ``'none'``, a published name as ``'ghostnet_100'``, a path, or a URL. By default what is
             published for the network at its width (for ``ResNet``, torchvision's), or nothing.
         **settings: arguments of the backbone, as ``width=1.3``.
@@ -131,20 +132,16 @@ def swap(
 
 
 def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
-    """Split ``NAME[:WIDTH]`` of the command line into a name and settings.
-
-    Raises:
-        UserError: the width is no number above 0.
-    """
+    """Split ``NAME[:WIDTH]`` of the command line into a name and settings."""
     name, _, width = text.partition(':')
     if not name:
-        raise UserError(f'--backbone {text}: NAME or NAME:WIDTH is wanted, as GhostNetV2:1.3')
+        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, as GhostNetV2:1.3')
     try:
         settings = {'width': float(width)} if width else {}
     except ValueError:
         settings = {'width': math.nan}
     if not all(0 < value < math.inf for value in settings.values()):
-        raise UserError(f'--backbone {text}: NAME or NAME:WIDTH is wanted, as GhostNetV2:1.3')
+        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, as GhostNetV2:1.3')
     return name, settings
 
 
@@ -169,8 +166,8 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     # They change no shapes, and may not run here.
     light = {key: value for key, value in old.items() if key not in ('dcn', 'stage_with_dcn')}
     try:
-        built, maps = maps_of(light)
-        shapes = shapes_behind(detector, maps)
+        built, maps = probe_backbone(light)
+        shapes = neck_shapes(detector, maps)
     except Exception as error:
         raise UserError(f'it does not run here as it is: {reason(error)}') from error
     weights = _weights(wanted, pretrained)
@@ -192,7 +189,7 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     heads_differ = rewire(detector, maps, new_maps)
     detector.backbone = {**fitted, 'init_cfg': weights.init_cfg} if weights.init_cfg else fitted
     try:
-        same = shapes_behind(detector, new_maps) == shapes
+        same = neck_shapes(detector, new_maps) == shapes
     except Exception as error:
         raise UserError(f'its neck does not go with the new channels: {reason(error)}') from error
     if not heads_differ and not same:
@@ -200,12 +197,12 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
     is_caffe = wanted.get('style') == 'caffe' or 'caffe' in str((weights.init_cfg or {}).get('checkpoint'))
     notes += use_images(cfg, CAFFE if is_caffe else IMAGENET)
     notes += forget_checkpoints(cfg, place)
-    fault = fault_of(detector)
-    if fault and not fault_of(was):
-        raise UserError(f'with the new backbone, it does not run: {reason(fault)}') from fault
-    if fault:
-        notes.append(f'checked up to the neck alone; what is behind it cannot be run here: {reason(fault)}')
-    notes += fit_optimizer(cfg, was, detector, whole=not fault and len(place) == 1)
+    problem = run_error(detector)
+    if problem and not run_error(was):
+        raise UserError(f'with the new backbone, it does not run: {reason(problem)}') from problem
+    if problem:
+        notes.append(f'checked only up to the neck; what is behind it cannot be run here: {reason(problem)}')
+    notes += fit_optimizer(cfg, was, detector, complete=not problem and len(place) == 1)
     if wanted['type'] in BACKBONES:
         custom = cfg.get('custom_imports') or {}
         names = custom.get('imports') or []
@@ -251,7 +248,7 @@ def _weights(wanted: Mapping[str, Any], pretrained: str | None) -> Weights:
 def _kept(wanted: Mapping[str, Any], old: Mapping[str, Any], built: Any, pretrained: bool) -> dict[str, Any]:
     """Return the training settings of the old backbone that the new one takes over, but for its defaults.
 
-    Freezing is for pretrained weights alone. Stage n ends at stride 2 ** (n + 1) in ours as in ResNet.
+    Freezing is only for pretrained weights. Stage n ends at stride 2 ** (n + 1) in ours as in ResNet.
     """
     settings = dict(
         frozen_stages=min(getattr(built, 'frozen_stages', -1), 4) if pretrained else -1,

@@ -14,7 +14,7 @@ import torch
 from ghost_det import GhostNet
 from ghost_det.config.load import load_config
 from ghost_det.config.overrides import use_pretrained
-from ghost_det.swap.complexity import build_detector
+from ghost_det.swap.probe import build_detector
 from ghost_det.utils.files import sha256
 from ghost_det.weights.catalog import PUBLISHED
 from ghost_det.weights.checkpoint import load_checkpoint
@@ -197,7 +197,7 @@ def test_a_trained_backbone_is_extracted_and_starts_another_detector(
     assert f'GhostNet of width 1: {count} of {count} tensors from {out}' in done.stdout
     cfg = load_config(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py')
     use_pretrained(cfg, str(out))
-    detector = build_detector(cfg)
+    detector = build_detector(cfg.model)
     detector.init_weights()
     for key, value in load_checkpoint(folder / 'epoch_2.pth')['state_dict'].items():
         if key.startswith('backbone.'):

@@ -27,7 +27,8 @@ from ghost_det import InterruptHook, LossGuardHook, ProgressHook
 from ghost_det.data.dataset import DetectionData, find_data
 from ghost_det.engine import hooks
 from ghost_det.engine.checkpoints import AtomicBackend, newest_checkpoint
-from ghost_det.engine.resume import NumberedBatches, PatientWorker, SeededImages, Turn, seed_all
+from ghost_det.engine.loops import NumberedBatches, SeededImages, SeededIndex, seed_all
+from ghost_det.engine.resume import PatientWorker
 from ghost_det.engine.train import train
 from ghost_det.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from ghost_det.evaluation.metric import FullCocoMetric
@@ -150,8 +151,8 @@ def test_a_sampler_that_draws_from_the_common_generators_is_repeated_too() -> No
 
 
 def test_a_turn_is_an_index_that_survives_the_way_to_a_worker() -> None:
-    turn = pickle.loads(pickle.dumps(Turn(7, (1, 2))))
-    assert turn == 7 and turn.key == (1, 2) and [10, 11][Turn(1)] == 11
+    turn = pickle.loads(pickle.dumps(SeededIndex(7, (1, 2))))
+    assert turn == 7 and turn.key == (1, 2) and [10, 11][SeededIndex(1)] == 11
 
 
 def start_tool(small: tuple[str, DetectionData], work_dir: Path, *words: str) -> subprocess.Popen[str]:

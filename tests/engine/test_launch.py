@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ghost_det.engine.distributed import default_launcher, is_first, join, read_environment
+from ghost_det.engine.distributed import default_launcher, is_rank_zero, join, read_environment
 from ghost_det.engine.hooks import MeanLossHook
 from ghost_det.errors import UserError
 from tests.conftest import ROOT
@@ -69,7 +69,7 @@ def test_one_process_needs_no_launcher(env: dict[str, str]) -> None:
     for variables in ({}, {**SLURM}, {**TORCHRUN, 'WORLD_SIZE': '1'}):  # a batch script has Slurm's variables
         env.update(variables)
         read_environment('none')
-    assert default_launcher() == 'none' and not is_first()
+    assert default_launcher() == 'none' and not is_rank_zero()
     env['TORCHELASTIC_RUN_ID'] = 'x'
     assert default_launcher() == 'pytorch'
 

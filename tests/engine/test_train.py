@@ -22,7 +22,7 @@ from ghost_det.engine.test import test as evaluate
 from ghost_det.engine.train import batch_note, prepare, train
 from ghost_det.errors import UserError
 from ghost_det.reports.logs import read_scalars
-from ghost_det.swap.complexity import build_detector
+from ghost_det.swap.probe import build_detector
 from tests.conftest import ROOT
 from tests.data.faults import Folder
 
@@ -271,7 +271,7 @@ def test_pretrained_weights_are_for_our_backbones() -> None:
 def test_a_whole_detector_to_start_from_needs_no_weights_of_its_backbone(
     sample: Path, tmp_path: Path
 ) -> None:
-    detector = build_detector(load_config(LITE, {'model.bbox_head.num_classes': 6}))
+    detector = build_detector(load_config(LITE, {'model.bbox_head.num_classes': 6}).model)
     torch.save({'state_dict': detector.state_dict()}, tmp_path / 'whole.pth')
     runner = train(
         str(LITE),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghost_det.config.load import load_config
-from ghost_det.swap.probe import build_alone
+from ghost_det.swap.probe import build_detector
 from tests.conftest import ROOT
 
 HEIGHT, WIDTH = 128, 160
@@ -34,7 +34,7 @@ def settled(name: str, **options: Any) -> tuple[Any, Any]:
     torch.manual_seed(1)
     cfg = load_config(str(ROOT / name) if '::' not in name else name, options)
     init_default_scope('mmdet')
-    detector: Any = build_alone(cfg.model)
+    detector: Any = build_detector(cfg.model)
     images = [torch.from_numpy(each.transpose(2, 0, 1).copy()) for each in canvases()]
     x = detector.data_preprocessor(dict(inputs=images, data_samples=None), False)['inputs']
     head = getattr(detector, 'bbox_head', None) or detector.rpn_head

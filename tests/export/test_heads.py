@@ -19,7 +19,7 @@ from ghost_det.export.check import compare, predict
 from ghost_det.export.export import describe
 from ghost_det.export.graph import DetectorGraph, canvas_of
 from ghost_det.export.nms import keep_best, strongest
-from ghost_det.swap.probe import build_alone
+from ghost_det.swap.probe import build_detector
 from tests.conftest import CONFIGS
 
 from .settled import HEIGHT, WIDTH, canvases, photos, settled
@@ -90,7 +90,7 @@ def test_boxes_over_padding_take_no_place_of_others() -> None:
 def test_what_has_no_export_is_refused_by_name(name: str, message: str) -> None:
     init_default_scope('mmdet')
     with pytest.raises(UserError, match=message):
-        DetectorGraph(build_alone(load_config(name).model))
+        DetectorGraph(build_detector(load_config(name).model))
 
 
 def test_soft_suppression_is_refused() -> None:

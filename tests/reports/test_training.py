@@ -16,7 +16,7 @@ from ghost_det.reports import training as report
 from ghost_det.reports.logs import read_scalars
 from ghost_det.reports.pictures import draw_pair
 from ghost_det.reports.training import render
-from ghost_det.swap.complexity import build_detector, complexity
+from ghost_det.swap.probe import build_detector, complexity
 
 from .conftest import LITE, bare_record, require_self_contained, tiny
 
@@ -42,7 +42,7 @@ def test_the_report_has_the_runs_own_figures(runs: tuple[Path, Path], sample: Pa
         assert part['boxes'] == len(truth['annotations'])
         small = [box for box in truth['annotations'] if box['bbox'][2] * box['bbox'][3] < 32**2]
         assert part['by_size'][0] == len(small)
-    parts = complexity(build_detector(load_config(folder / LITE.name)), 320, 320)
+    parts = complexity(build_detector(load_config(folder / LITE.name).model), 320, 320)
     assert found['cost']['input'] == [320, 320] and all(value > 0 for value in found['cost']['latency_ms'])
     assert {n: (p['parameters'], p['macs']) for n, p in found['cost']['parts'].items()} == parts
     assert f'{parts["backbone"][0] / 1e6:.3f}' in text

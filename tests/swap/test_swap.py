@@ -14,9 +14,10 @@ from mmengine.registry import DefaultScope
 
 import ghost_det_main
 from ghost_det import swap_backbone
-from ghost_det.config.load import changes, load_config
+from ghost_det.config.load import load_config
 from ghost_det.config.overrides import use_pretrained
 from ghost_det.config.query import input_size
+from ghost_det.config.write import changes
 from ghost_det.engine.train import prepare
 from ghost_det.errors import UserError
 from ghost_det.swap.channels import fit_levels
@@ -390,7 +391,7 @@ def test_what_depends_on_proposals_is_not_counted_and_sizes_that_do_not_fit_are_
 def test_width_is_part_of_the_name_on_the_command_line() -> None:
     assert parse_backbone('GhostNet') == ('GhostNet', {})
     assert parse_backbone('GhostNetV2:1.3') == ('GhostNetV2', {'width': 1.3})
-    with pytest.raises(UserError, match='NAME or NAME:WIDTH is wanted'):
+    with pytest.raises(UserError, match='expected NAME or NAME:WIDTH'):
         parse_backbone('GhostNetV2:wide')
 
 

@@ -29,8 +29,7 @@ from ghost_det.errors import UserError
 from ghost_det.export.export import describe
 from ghost_det.export.graph import canvas_of
 from ghost_det.export.onnx import to_onnx, write_model
-from ghost_det.swap.complexity import build_detector
-from ghost_det.swap.probe import fix_ssd
+from ghost_det.swap.probe import build_detector
 from ghost_det.swap.swap import swap_backbone
 from ghost_det.utils.timing import interleave
 
@@ -84,7 +83,7 @@ def build(cfg: Any, image: np.ndarray, candidates: int | None) -> tuple[Any, int
     if 'bbox_head' not in cfg.model:
         raise UserError(f'{cfg.filename}: expected a one-stage detector (with model.bbox_head)')
     torch.manual_seed(0)
-    detector = fix_ssd(build_detector(cfg))
+    detector = build_detector(cfg.model)
     noise = np.random.default_rng(1).integers(0, 256, (4, SETTLED, SETTLED, 3), dtype=np.uint8)
     data = prepare(detector, noise)
     settle(detector, data['inputs'], data_samples=data['data_samples'], mode='tensor')

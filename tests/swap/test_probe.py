@@ -8,13 +8,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ghost_det.config.load import load_config
-from ghost_det.swap.complexity import build_detector, complexity
+from ghost_det.swap.probe import build_detector, complexity
 from tests.conftest import CONFIGS, ROOT
 
 
 @pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
 def test_parts_add_up(config: str) -> None:
-    detector = build_detector(load_config(config))
+    detector = build_detector(load_config(config).model)
     parts = complexity(detector, 96, 128)
     assert sum(parameters for parameters, _ in parts.values()) == sum(
         p.numel() for p in detector.parameters()
