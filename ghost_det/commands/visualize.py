@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._options import Parser, parse, positive_float, positive_int
 
@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: argparse._SubParsersAction[Parser], name: str, what: str) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=what, description=f'Draw {what}.')
     model = 'as resnet50 or ghostnet_1x, or the config of a detector'
     command.add_argument('model', metavar='MODEL', help=model)

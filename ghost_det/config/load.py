@@ -33,7 +33,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
             if name.startswith(own.MMDET) and is_inheritable(name):
                 # As a child inherits it, so that what differs between the two is the child's own.
                 inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
-                cfg = Config(inherited._cfg_dict, filename=str(path))
+                cfg = Config(inherited.to_dict(), filename=str(path))
             else:
                 cfg = Config.fromfile(str(path))
     except SyntaxError as error:

@@ -48,7 +48,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     if not base:
         raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a complete config')
     parent = load_config(base)
-    said = changes(parent._cfg_dict, cfg._cfg_dict)
+    said = changes(parent.to_dict(), cfg.to_dict())
     out = Path(out)
     if out.suffix != '.py':
         raise UserError(f'-o {out}: expected a name that ends in .py')

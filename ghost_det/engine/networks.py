@@ -285,7 +285,7 @@ class VerifiedPretrained(PretrainedInit):
         loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
         print_log(str(loaded), logger='current')
         if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
+            update_init_info(module, init_info=f'{type(self).__name__}: load from {self.checkpoint}')
 
 
 def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:

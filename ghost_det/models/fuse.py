@@ -14,16 +14,17 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ghost_det.errors import UserError
 
 from .bottleneck import GhostBottleneck
-from .ghost_module import GhostModule, is_plain_conv
+from .ghost_module import GhostModule, children_of, is_plain_conv
 from .selection import select_fast
 
 Module = TypeVar('Module', bound=nn.Module)
+NORMS = (nn.GroupNorm, _BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def optimize(model: Module, compile: bool = False, threads: int | None = None) -> Module:
@@ -81,9 +82,9 @@ def rewrite(model: Module) -> Module:
     """
     fold_norms(model)
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
+        for name, child in children_of(parent):
             if isinstance(child, GhostBottleneck) and _is_plain(child):
-                parent._modules[name] = SplitBottleneck(child)
+                setattr(parent, name, SplitBottleneck(child))
     return model.eval()
 
 
@@ -94,11 +95,11 @@ def fold_norms(model: nn.Module) -> None:
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
     for parent, conv_name, norm_name in list(_pairs(model)):
-        conv, norm = parent._modules[conv_name], parent._modules[norm_name]
+        conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm)
         # A copy: other levels may share the convolution, but not the norm.
-        parent._modules[conv_name] = fuse_conv_bn_eval(conv, norm)
-        parent._modules[norm_name] = nn.Identity()
+        setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+        setattr(parent, norm_name, nn.Identity())
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -107,7 +108,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
         order = getattr(parent, 'order', None)  # in which mmcv's ConvModule runs its layers
         if isinstance(order, tuple) and order[:2] != ('conv', 'norm'):
             continue
-        children: list[tuple[str, Any]] = list(parent._modules.items())
+        children: list[tuple[str, Any]] = [*children_of(parent)]
         for (conv_name, conv), (norm_name, norm) in zip(children, children[1:]):
             if (
                 is_plain_conv(conv)
@@ -204,7 +205,7 @@ class SplitBottleneck(nn.Module):
 
 def _is_plain(block: GhostBottleneck) -> bool:
     has_halves = isinstance(block.ghost1, GhostModule) and isinstance(block.ghost2, GhostModule)
-    return has_halves and not any(isinstance(layer, nn.GroupNorm | _NormBase) for layer in block.modules())
+    return has_halves and not any(isinstance(layer, NORMS) for layer in block.modules())
 
 
 def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Conv2d:

@@ -42,7 +42,15 @@ def is_plain_conv(module: nn.Module) -> bool:
     """
     kind = type(module)
     is_mmcv = kind.__module__ == 'mmcv.cnn.bricks.wrappers' and kind.__name__ == 'Conv2d'
-    return (kind is nn.Conv2d or is_mmcv) and module._parameters.keys() <= {'weight', 'bias'}
+    return (kind is nn.Conv2d or is_mmcv) and {
+        name for name, _ in module.named_parameters(recurse=False)
+    } <= {'weight', 'bias'}
+
+
+def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the children of a module by name; one that has two names is there twice."""
+    named = module.named_modules(remove_duplicate=False)
+    return [(name, child) for name, child in named if name and '.' not in name]
 
 
 def check_ghosts(name: str, ratio: int, dw_size: int) -> None:

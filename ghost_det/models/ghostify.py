@@ -10,10 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-from .ghost_module import GhostModule, check_ghosts, is_plain_conv
+from .ghost_module import GhostModule, check_ghosts, children_of, is_plain_conv
 from .reparam import RepGhostModule
+
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 IMAGE_CHANNELS = 4
 
@@ -121,7 +129,7 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
         and _gains(part, ratio, dw_size)
     }
     for parent in list(module.modules()):
-        for name, child in list(parent._modules.items()):
+        for name, child in children_of(parent):
             if child in ghosts:
                 setattr(parent, name, ghosts[child])
     return ghosts.get(module, module)
@@ -129,7 +137,7 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
 
 def _is_closed(part: nn.Module) -> bool:
     """Tell ghost modules, and what convolves in another way than ``nn.Conv2d``."""
-    if isinstance(part, _ConvNd):
+    if isinstance(part, CONVOLUTIONS):
         return not is_plain_conv(part)
     # mmcv's deformable convolutions derive from nn.Module; their kernels give them away.
     weight = part._parameters.get('weight')

@@ -29,7 +29,7 @@ def use_images(cfg: Any, wanted: Mapping[str, Any]) -> list[str]:
         preprocessor.update(copy.deepcopy(dict(wanted)))
         if preprocessor.get('rgb_to_bgr'):
             preprocessor['rgb_to_bgr'] = False
-    for step in _normalisations(cfg._cfg_dict):
+    for step in _normalisations(list(cfg.values())):
         step.update(mean=wanted['mean'], std=wanted['std'], to_rgb=wanted['bgr_to_rgb'])
     if not changed:
         return []
