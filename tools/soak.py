@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ghost_det.data import dataset as data
+from ghost_det.data.dataset import find_data
 from ghost_det.data.sample import make_sample
-from ghost_det.engine import checkpoints as saving
-from ghost_det.engine import train as run
+from ghost_det.engine.checkpoints import KeepingCheckpointHook
+from ghost_det.engine.train import train
 from ghost_det.errors import EXIT_INTERRUPTED, run_tool
-from ghost_det.evaluation import metric as evaluation
+from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.utils import files
-from ghost_det.weights import checkpoint
+from ghost_det.weights.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ('random', 'step', 'save', 'before removal', 'evaluation', 'signal')
@@ -145,13 +145,12 @@ def arm(moment: str, dice: random.Random) -> None:
 
         files._flush = on_call(files._flush, dice.randint(1, 8), half)
     elif moment == 'before removal':
-        hook = saving.KeepingCheckpointHook
+        hook = KeepingCheckpointHook
         hook._remove = on_call(hook._remove, dice.randint(1, 3), die)
     elif moment == 'evaluation':
         where = dice.choice(['process', 'compute_metrics'])
         number = dice.randint(1, 3)
-        metric = evaluation.FullCocoMetric
-        setattr(metric, where, on_call(getattr(metric, where), number, die))
+        setattr(FullCocoMetric, where, on_call(getattr(FullCocoMetric, where), number, die))
 
 
 def state(work_dir: Path) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def state(work_dir: Path) -> dict[str, Any]:
     (best,) = work_dir.glob('best_*.pth')
     found: dict[str, Any] = {'last': last.name, 'best': best.name}
     for name, path in (('last', last), ('best', best)):
-        content = checkpoint.load_checkpoint(path)
+        content = load_checkpoint(path)
         hub = content.pop('message_hub')
         for key in [key for key in hub['log_scalars'] if 'time' in key or 'memory' in key]:
             del hub['log_scalars'][key]
@@ -220,7 +219,7 @@ class Soak:
 
     def __post_init__(self) -> None:
         self.config = make_config(self.folder, self.loop)
-        self.data = data.find_data(make_sample(self.folder, train=STEPS_AN_EPOCH * 4, val=6))
+        self.data = find_data(make_sample(self.folder, train=STEPS_AN_EPOCH * 4, val=6))
 
     def train(self, name: str, moment: str | None = None, dice: Any = random, **settings: Any) -> int:
         """Start a training that may kill itself, in a process of its own, and return that."""
@@ -228,7 +227,7 @@ class Soak:
         def work() -> None:
             if moment:
                 arm(moment, dice)
-            run.train(str(self.config), data=self.data, work_dir=str(self.folder / name), **settings)
+            train(str(self.config), data=self.data, work_dir=str(self.folder / name), **settings)
 
         return in_child(work, self.folder / f'{name}.log')
 
@@ -269,7 +268,7 @@ def soak(
         found = sorted(differences(whole, state(folder / name)))
         found += [f'{path.name} is left' for path in (folder / name).glob('.partial-*')]
         faults += [f'{name}{fault}' for fault in found[:10]]
-        report['trainings that ended to the bit as the whole one'] += not found
+        report['trainings that ended bit-identical'] += not found
         report['steps done twice'] += steps_done(folder / name) - STEPS_AN_EPOCH * EPOCHS
         print(f'{dict(report)}, {len(faults)} differences', file=sys.stderr, flush=True)
     return {**{key: count for key, count in report.items() if count}, 'differences': faults}

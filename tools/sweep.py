@@ -35,7 +35,7 @@ from ghost_det.config.query import get_path, necks
 from ghost_det.config.shipped import MMDET, mmdet_folder
 from ghost_det.errors import UserError, reason, run_tool
 from ghost_det.models import BACKBONES
-from ghost_det.swap.probe import PROPOSALS, without_sync_bn, without_weights
+from ghost_det.swap.probe import PROPOSALS, fix_ssd, without_sync_bn, without_weights
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import atomic, require_writable
 from ghost_det.utils.system import cores, versions
@@ -72,9 +72,6 @@ def find_configs(folders: Sequence[str] = ()) -> list[str]:
     """Return one of mmdet's configs for each kind of detector, backbone, neck, head and dcn, by folder.
 
     All of mmdet's folders are searched by default; configs, as ``mmdet::NAME``, stand for themselves.
-
-    Raises:
-        UserError: there is no such folder, or a config that is named cannot be read.
     """
     root = mmdet_folder()
     known = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != '_base_')
@@ -82,7 +79,7 @@ def find_configs(folders: Sequence[str] = ()) -> list[str]:
     for folder in folders or known:
         folder = folder.rstrip('/')
         if folder.startswith(MMDET) or folder.endswith('.py'):
-            load_config(folder)  # or it is told what is wrong with it
+            load_config(folder)  # which raises a UserError where it cannot be read
             chosen.append(folder)
             continue
         if folder not in known:
@@ -137,12 +134,7 @@ def _types(node: Any) -> Iterator[str]:
 
 
 def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
-    """Train a detector for one step on random images, by SGD by default, let it predict, and return it.
-
-    Raises:
-        RuntimeError: the loss is not finite, or does not reach most of the backbone.
-        Exception: whatever its parts raise.
-    """
+    """Train a detector for one step on random images, by SGD by default, let it predict, and return it."""
     MessageHub.get_current_instance().update_info_dict({'iter': 0, 'epoch': 0})  # which a training does
     for side in SIDES:
         try:
@@ -169,7 +161,7 @@ def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
         if (cfg.get(part) or {}).get(key):
             cfg[part][key]['max_per_img'] = PROPOSALS  # mask heads take seconds for a thousand
     torch.manual_seed(0)
-    detector = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg)))
+    detector = fix_ssd(revert_sync_batchnorm(MODELS.build(ConfigDict(cfg))))
     detector.init_weights()
     detector.train()
     if hasattr(detector, 'set_epoch'):
@@ -227,12 +219,7 @@ def _classes(detector: Mapping[str, Any]) -> int:
 
 
 def try_config(name: str, backbone: str) -> Outcome:
-    """Swap the backbone of a config and exercise what comes of it.
-
-    Args:
-        name: a path, or ``mmdet::NAME``.
-        backbone: ``NAME`` or ``NAME:WIDTH``.
-    """
+    """Swap the backbone, ``NAME`` or ``NAME:WIDTH``, of a config and exercise the result."""
     start = time.perf_counter()
     if not DefaultScope.check_instance_created('ghost_det'):
         DefaultScope.get_instance('ghost_det', scope_name='mmdet')

@@ -1,4 +1,4 @@
-"""The command ``ghost-det``: one module for each of its commands, which a clone's tools call as well.
+"""The command ``ghost-det``: one module for each of its commands.
 
 A command's parser needs neither torch nor MMDetection, so that ``--help`` is quick; its work imports them.
 """
@@ -14,7 +14,7 @@ from ghost_det.utils.system import COMMAND
 
 GROUPS = {
     'Data': {
-        'check-data': 'look for mistakes in a data set',
+        'check-data': 'look for problems in a data set',
         'prepare-coco': 'fetch COCO 2017, verify or repair it',
     },
     'Detectors': {
@@ -55,11 +55,7 @@ def usage() -> str:
 
 
 def run() -> None:
-    """Run the command that the first argument names.
-
-    Raises:
-        UserError: there is no such command.
-    """
+    """Run the command that the first argument names."""
     _, name, *words = [*sys.argv, '--help'][: max(2, len(sys.argv))]
     if name in ('-h', '--help'):
         print(usage())
@@ -73,5 +69,5 @@ def run() -> None:
 
 
 def main() -> None:
-    """Be the program ``ghost-det``."""
+    """Run the program ``ghost-det``."""
     run_tool(run)

@@ -21,7 +21,7 @@ _FUNCTION = '_ghost_det_configs'
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        description='Print the completion of ghost-det for a shell. It belongs into a file, once:',
+        description='Print the completion of ghost-det for a shell. Save it once:',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='\n'.join(f'  {COMMAND} completion {shell:<5}> {place}' for shell, place in _PLACES.items()),
     )
@@ -30,11 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Print the completion, which holds the names of the configs, too.
-
-    Raises:
-        UserError: shtab is not installed.
-    """
+    """Print the completion, which holds the names of the configs, too."""
     args = parse(make_parser(), light=True)
     if missing(['shtab']):
         raise UserError('needs shtab: pip install "shtab>=1.13,<2"')
@@ -51,12 +47,7 @@ def main() -> None:
 
 
 def whole_parser(configs: Any, files: Any) -> argparse.ArgumentParser:
-    """Return one parser with all commands.
-
-    Args:
-        configs: what completes the name of a config, by shell.
-        files: what completes all else that has no choices.
-    """
+    """Return one parser with all commands; ``configs`` completes names of configs, ``files`` the rest."""
     from . import GROUPS
 
     parser = argparse.ArgumentParser(COMMAND)

@@ -10,7 +10,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG_HELP)
-    what.add_argument('--classifiers', action='store_true', help='every classifier, beside the papers')
+    what.add_argument('--classifiers', action='store_true', help="every classifier, and the papers' figures")
     parser.add_argument(
         '--size',
         type=positive_int,

@@ -28,10 +28,10 @@ def make_parser() -> argparse.ArgumentParser:
         'sources', nargs='+', metavar='SOURCE', help='image, folder of images, video, or number of a camera'
     )
     parser.add_argument(
-        '-o', '--out', type=Path, required=True, metavar='FOLDER', help='for pictures and videos with boxes'
+        '-o', '--out', type=Path, required=True, metavar='FOLDER', help='for the pictures and videos'
     )
     parser.add_argument(
-        '--score', type=fraction, default=0.3, help='the least score of an object (default: %(default)s)'
+        '--score', type=fraction, default=0.3, help='the minimum score (default: %(default)s)'
     )
     parser.add_argument(
         '--batch', type=positive_int, default=1, metavar='N', help='images at a time (default: 1)'
@@ -45,8 +45,6 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Detect as the command line says; exit code 1 where some images failed."""
     args = parse(make_parser(), light=True)
-    # Before OpenCV is imported, which reads it then.
-    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
     if args.model.endswith(('.xml', '.onnx')):
         os.environ[RUNTIME] = '1'  # processes started from here need no torch either
     from ghost_det.deploy.detect import detect_files

@@ -15,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         description='Find objects in any number of images, by many processes or machines. '
-        'The same command again goes on after any stop.',
+        'The same command again resumes after any stop.',
         epilog='Exit code 1: some images failed; the column error says why.',
     )
     parser.add_argument('model', metavar='MODEL', help='of ghost-det export')
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         '--batch', type=positive_int, default=1, metavar='N', help='images at a time (default: 1)'
     )
     parser.add_argument(
-        '--score', type=fraction, default=0.3, help='the least score of an object (default: %(default)s)'
+        '--score', type=fraction, default=0.3, help='the minimum score (default: %(default)s)'
     )
     parser.add_argument(
         '--shard', type=positive_int, metavar='N', help='images in a Parquet file (default: 1000, or fewer)'

@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
         '--out',
         type=Path,
         metavar='FILE',
-        help='NAME.onnx or NAME.xml (default: beside the checkpoint)',
+        help='NAME.onnx or NAME.xml (default: next to the checkpoint)',
     )
     parser.add_argument(
         '--size',

@@ -80,7 +80,7 @@ def main() -> None:
     from ghost_det.utils.files import require_writable
     from ghost_det.visualization import html_page, open_network, save_figure, save_page
 
-    from ._classify import read_image
+    from .classify import read_rgb
 
     read = [args.image, *getattr(args, 'unseen', ()), Path(args.model), Path(args.checkpoint or '')]
     for option, path, suffixes in (('-o', args.out, ('.png',)), ('--html', args.html, ('.html', '.htm'))):
@@ -88,7 +88,7 @@ def main() -> None:
             if path.suffix.lower() not in suffixes:
                 raise UserError(f'{option} {path}: expected a name that ends in {suffixes[0]}')
             require_writable(path, option, read)
-    image = read_image(args.image)
+    image = read_rgb(args.image)
     network = open_network(args.model, args.checkpoint, args.pretrained)
     figure, caption, text = args.work(network, image, args)
     print(f'{network.title}: {caption}\n{text}')
@@ -103,10 +103,10 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
     from ghost_det.errors import UserError
     from ghost_det.visualization import draw_redundancy, maps_at, redundancy
 
-    from ._classify import read_image
+    from .classify import read_rgb
 
     layer, values = maps_at(network, image, args.layer)
-    unseen = [maps_at(network, read_image(path), layer).values for path in args.unseen]
+    unseen = [maps_at(network, read_rgb(path), layer).values for path in args.unseen]
     if len({each.shape for each in unseen}) > 1:
         raise UserError('--unseen: expected images of one shape, as a detector keeps the shape')
     found = redundancy(values, held_out=np.stack(unseen) if unseen else None)

@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mmdet.registry import MODELS
-
 
 def all_innermost(part: Any) -> Iterator[Any]:
     """Yield the datasets of a loader, in a config or built, under wrappers such as ``ConcatDataset``."""
@@ -95,6 +93,8 @@ def necks(detector: Mapping[str, Any]) -> list[Any]:
 
 def default_arguments(kind: str) -> dict[str, Any]:
     """Return the defaults of a registered type's arguments, those of its base classes included."""
+    from mmdet.registry import MODELS  # not above, as the data set is looked for before torch is imported
+
     found: dict[str, Any] = {}
     for cls in reversed(getattr(MODELS.get(kind), '__mro__', ())):  # there may be no such type
         if '__init__' in vars(cls) and cls is not object:

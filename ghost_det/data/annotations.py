@@ -88,9 +88,6 @@ def survey(path: Path) -> Survey:
     """Read an annotation file once, however often it is asked for while it stays the same.
 
     Its content, gigabytes for large data sets, is not kept.
-
-    Raises:
-        UserError: it cannot be read, or is not COCO's format at all.
     """
     try:
         state = path.stat()
@@ -106,11 +103,7 @@ def _survey(path: Path, state: tuple[int, ...]) -> Survey:
 
 
 def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
-    """Return what an annotation file says, the sound part of it as arrays, and what is wrong.
-
-    Raises:
-        UserError: it cannot be read, is not json, or is not COCO's format at all.
-    """
+    """Return what an annotation file says, the sound part of it as arrays, and what is wrong."""
     collecting = gc.isenabled()
     gc.disable()  # which would look through millions of new objects again and again
     try:
@@ -136,10 +129,8 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
 def read_table(content: Any, split: str, folder: Path) -> tuple[Table, list[Finding]]:
     """Make arrays of what json says, and list what is wrong with its entries, ids and boxes.
 
-    ``folder`` is that of the data set, to see whether names of its files have backslashes.
-
-    Raises:
-        ValueError: it is not COCO's format at all.
+    ``folder`` is that of the data set, to see whether names of its files have backslashes. Raises a
+    `ValueError` where it is not COCO's format at all.
     """
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -228,11 +219,7 @@ def complete_boxes(content: dict[str, Any]) -> None:
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO-format annotation file, without its empty duplicates of categories.
-
-    Raises:
-        UserError: see `load`; or there are errors in it that `aligned_annotations` does not fix.
-    """
+    """Read a COCO-format annotation file, without its empty duplicates of categories."""
     content, table, findings = load(path)
     refuse_faults([(path, fault) for fault in findings if fault.kind not in FIXED])
     twins = table.twins()

@@ -20,9 +20,6 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return a folder, which ``build`` fills where there is none; it appears when it is complete.
 
     Processes may call this at the same time.
-
-    Raises:
-        UserError: it cannot be written.
     """
     if not folder.is_dir():
         try:

@@ -30,11 +30,7 @@ READ_ERRORS = (OSError, ValueError, SyntaxError, LookupError, OverflowError, Ima
 
 
 def find_layout(root: Path) -> Layout | None:
-    """Recognise the layout of a folder or ``data.yaml`` as Pascal VOC's or YOLO's, or return ``None``.
-
-    Raises:
-        UserError: a YOLO ``data.yaml`` that does not lead to images.
-    """
+    """Recognise the layout of a folder or ``data.yaml`` as Pascal VOC's or YOLO's, or return ``None``."""
     if root.is_file():
         layout = find_yolo(root)
         if layout is None:
@@ -65,9 +61,6 @@ def converted(root: Path, layout: Layout | None = None) -> dict[str, Path]:
 
     They are kept in the user's cache, never in the data's own folder, and made again when a file of the data
     set has changed. File names start from ``root``, or the folder of the yaml that it is.
-
-    Raises:
-        UserError: a package is not installed, or the cache cannot be written.
     """
     layout = layout or find_layout(root)
     if layout is None:

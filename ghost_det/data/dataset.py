@@ -49,11 +49,7 @@ class Located:
     notes: tuple[str, ...]
 
     def with_classes(self, classes: Sequence[str] | None = None) -> DetectionData:
-        """Return the data set with the classes of train, or those of a trained detector.
-
-        Raises:
-            UserError: train has no boxes, or val has boxes of other classes.
-        """
+        """Return the data set with the classes of train, or those of a trained detector."""
         train, val = self.splits.get('train') if not classes else None, self.splits['val']
         names = class_names(train.annotations) if train else tuple(classes or ())
         _check_same_classes(names, val.annotations)
@@ -74,9 +70,6 @@ def find_data(
     ``folder`` is in one of `layouts.LAYOUTS`, or ``'sample'`` for the generated one; the parts that are named
     win. With the ``classes`` of a trained detector, to evaluate it, no training split is looked for.
     ``val_share`` is the part of train that becomes val where there is none, 0.2 by default.
-
-    Raises:
-        UserError: something is missing, not in COCO format, or wrong; see `quick_check`.
     """
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
     names = ('val',) if classes else ('train', 'val')
@@ -102,11 +95,7 @@ def find_splits(
 
 
 def class_names(annotations: Path) -> tuple[str, ...]:
-    """Return the class names of an annotation file in its order, which is that of mmdet's labels.
-
-    Raises:
-        UserError: there are no boxes, or errors in the file.
-    """
+    """Return the class names of an annotation file in its order, which is that of mmdet's labels."""
     table, findings = survey(annotations)
     kinds = {*FIXED} - {'no boxes'}
     refuse_faults([(annotations, fault) for fault in findings if fault.kind not in kinds])
@@ -129,9 +118,6 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
 
     mmdet numbers labels by the file's own order, whatever order ``classes`` has, so a validation
     file in another order silently shifts them. The copy, in ``folder``, also has what `complete_boxes` adds.
-
-    Raises:
-        UserError: the file has boxes of a class that is not in ``classes``.
     """
     table = survey(annotations).table
     order = [category['name'] for category in table.categories if category['name'] in classes]
@@ -181,9 +167,6 @@ def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
 
     Datasets that read no COCO file, or in their own way, are passed over. Yields a line for each other, and
     whether it is a warning: its numbers do not add up.
-
-    Raises:
-        UserError: none of the boxes are used.
     """
     from mmdet.datasets import CocoDataset
 

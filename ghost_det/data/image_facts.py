@@ -1,4 +1,4 @@
-"""Opening images: a script of its own, so that its processes need but Pillow and OpenCV.
+"""Opening images: a script of its own, so that its processes import only Pillow and OpenCV.
 
 It reads a json list of paths from stdin, and writes a line of json for each to stdout.
 """
@@ -28,12 +28,10 @@ SAME = {'JPEG': ('L', 'RGB'), 'PNG': ('1', 'L', 'P', 'RGB', 'RGBA')}
 
 
 def open_image(path: str) -> dict[str, Any]:
-    """Read, identify and decode one image.
+    """Read, identify and decode one image; ``error`` is why it cannot be read, or not to its end.
 
-    Returns:
-        ``hash`` of the bytes; ``size`` (width, height) as stored, ``loaded`` as mmcv loads it, ``mode`` of
-        Pillow, ``bits`` of a channel, EXIF ``orientation``, and whether mmcv has ``turned`` it by that, where
-        it can be read; ``error`` where it cannot, or not to its end.
+    Else: ``hash`` of the bytes; ``size`` (width, height) as stored, ``loaded`` as mmcv loads it, Pillow's
+    ``mode``, ``bits`` of a channel, EXIF ``orientation``, and whether mmcv has ``turned`` it by that.
     """
     found: dict[str, Any] = {}
     if not os.path.isfile(path):  # a pipe would be waited for
@@ -127,7 +125,7 @@ def orientation(image: Any) -> tuple[int, bool]:
 
 
 def size_kind(facts: dict[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    """Yield the kind of fault, if any, of an image annotated as (width, height), with what is there."""
+    """Yield the kind of problem, if any, of an image annotated as (width, height), with what is there."""
     width, height = facts['size']
     tag = facts['orientation']
     sizes = f'stored as {width} x {height}, annotated as {size[0]} x {size[1]}'

@@ -182,11 +182,7 @@ def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
 def find_images(
     name: str, root: Path | None, annotations: Path, images: Path | None, files: Sequence[str]
 ) -> Path:
-    """Return the folder that the file names of a split start from, which is ``images`` where that is given.
-
-    Raises:
-        UserError: the first images are in none of the folders in which they may be.
-    """
+    """Return the folder that the file names of a split start from: ``images`` where that is given."""
     root = root.parent if root is not None and root.is_file() else root
     names = files[:IMAGES_PROBED]
     folders = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask
 
 Floats = NDArray[np.float64]
 CHUNK = 20_000
@@ -44,14 +45,10 @@ def outline_extents(boxes: Sequence[dict[str, Any]]) -> Floats:
     for index, box in enumerate(boxes):
         code = box.get('segmentation')
         size = code.get('size') if isinstance(code, dict) else None
-        if type(size) is not list or [type(side) for side in size] != [int, int] or max(size) > 2**24:
-            continue
-        ends = np.cumsum(run_lengths(code, size) or [])
-        first, last = ends[:-1:2], ends[1::2] - 1  # of the ones, down the columns
-        (left, top), (right, low) = (np.divmod(each[last >= first], size[0]) for each in (first, last))
-        if len(left):
-            high, foot = (0, size[0] - 1) if (left != right).any() else (top.min(), low.max())
-            extents[index] = left[0], high, right[-1] + 1 - left[0], foot + 1 - high
+        if type(size) is list and len(size) == 2 and all(type(n) is int and 0 < n < 2**16 for n in size):
+            counts = run_lengths(code, size) or []
+            if sum(counts[1::2]):
+                extents[index] = mask.toBbox(mask.frPyObjects({'size': size, 'counts': counts}, *size))
     return extents
 
 

@@ -31,10 +31,7 @@ def quick_check(
     """Check annotations, and that every image is there, without opening any; return warnings.
 
     Kinds of faults that are ``fixed`` do not matter; without any, those of `ALIGNED` are errors. ``more``
-    are pairs of annotation file and finding, of other checks.
-
-    Raises:
-        UserError: it lists the errors.
+    are pairs of annotation file and finding, of other checks. Raises a `UserError` that lists the errors.
     """
     faults = [*more]
     listing: dict[Path, set[str]] = {}

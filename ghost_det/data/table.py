@@ -23,37 +23,21 @@ FAR = 0.1  # of the image's side: what sticks out further and fits as corners wa
 
 @dataclass(frozen=True)
 class Table:
-    """The sound entries of an annotation file, n boxes on m images, as arrays.
+    """The sound entries of an annotation file, n boxes on m images, as arrays."""
 
-    Attributes:
-        files: m file names.
-        sizes: (m, 2) widths and heights in pixels, 0 where the file does not say.
-        images_at: (m,) positions in the json.
-        categories: those of the file, in its order.
-        boxes: (n, 4) x, y, width, height in pixels.
-        image: (n,) index of a box's image in ``files``, -1 if there is none.
-        category: (n,) index of its category, -1 if there is none.
-        boxes_at: (n,) positions in the json.
-        area: (n,) as the file says it, NaN where that is no number.
-        crowd: (n,) whether it is a group.
-        ignored: (n,) whether it has ``ignore``.
-        complete: each box has ``area`` and ``iscrowd`` as numbers that can be, and an id of its own, not 0.
-        extents: (n, 4) what the polygons of a box span, as ``boxes``; NaN where it has none.
-    """
-
-    files: list[str]
-    sizes: Ints
-    images_at: Ints
-    categories: list[dict[str, Any]]
-    boxes: Floats
-    image: Ints
-    category: Ints
-    boxes_at: Ints
-    area: Floats
-    crowd: Mask
-    ignored: Mask
-    complete: bool
-    extents: Floats
+    files: list[str]  # m file names
+    sizes: Ints  # (m, 2) widths and heights in pixels, 0 where the file does not say
+    images_at: Ints  # (m,) positions in the json
+    categories: list[dict[str, Any]]  # those of the file, in its order
+    boxes: Floats  # (n, 4) x, y, width, height in pixels
+    image: Ints  # (n,) index of a box's image in `files`, -1 if there is none
+    category: Ints  # (n,) index of its category, -1 if there is none
+    boxes_at: Ints  # (n,) positions in the json
+    area: Floats  # (n,) as the file says it, NaN where that is no number
+    crowd: Mask  # (n,) whether it is a group
+    ignored: Mask  # (n,) whether it has `ignore`
+    complete: bool  # each box has `area` and `iscrowd` as numbers that can be, and an id of its own, not 0
+    extents: Floats  # (n, 4) what the polygons of a box span, as `boxes`; NaN where it has none
 
     def used(self) -> list[Any]:
         """Return the ids of the categories that have boxes."""

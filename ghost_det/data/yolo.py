@@ -104,11 +104,7 @@ def find_yolo_plain(root: Path) -> Layout | None:
 
 
 def _read_yaml(yaml: Path) -> Any:
-    """Read a yaml file, whose scalars stay texts: ``no``, ``007`` and ``12:30`` are names of classes.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Read a yaml file, whose scalars stay texts: ``no``, ``007`` and ``12:30`` are names of classes."""
     import yaml as pyyaml
 
     class Loader(pyyaml.SafeLoader):
@@ -221,11 +217,7 @@ def yolo_reader(root: Path, layout: Layout) -> Reader:
 
 
 def _yolo_box(words: list[str], classes: int, keypoints: int) -> tuple[int, list[float]]:
-    """Return the class of a row, and the corners x1, y1, x2, y2 of its box as shares of the image's sides.
-
-    Raises:
-        ValueError: it is not a box, a box with that many numbers of keypoints, or a polygon.
-    """
+    """Return the class of a row, and the corners x1, y1, x2, y2 of its box as shares of the image's sides."""
     try:
         name, *row = map(float, words)
     except ValueError:

@@ -45,11 +45,7 @@ class Model(Protocol):
 
 
 def model_files(path: Path) -> list[Path]:
-    """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``.
-
-    Raises:
-        UserError: it has another suffix, or one of its files is missing or empty.
-    """
+    """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``."""
     if path.suffix not in ('.onnx', '.xml'):
         raise UserError(f'{path}: expected an exported detector, NAME.onnx or NAME.xml, of ghost-det export')
     files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]
@@ -75,7 +71,7 @@ def open_model(path: Path, device: str, threads: int | None) -> Model:
 
 @functools.cache
 def openvino_core() -> Any:
-    """Return OpenVINO, one for the whole process.
+    """Return OpenVINO, one for the process.
 
     Its CPU plugin gives the thread that first uses it a stack of its own for signal handlers, and frees that
     with the plugin, which may be another thread's doing: the next signal then ends the process.
@@ -99,12 +95,12 @@ class OpenVinoModel:
         here = [*self._core.available_devices, 'AUTO']
         if device not in here and device not in {name.partition('.')[0] for name in here}:
             raise UserError(f'device {device}: OpenVINO has {", ".join(here)} here')
-        with path.open('rb') as file:  # of another file, it tries every reader, and each complains
-            if path.suffix == '.xml' and b'<net' not in file.read(4096):
-                raise unusable(path, 'not in the format of OpenVINO')
         try:
+            with path.open('rb') as file:  # of another file, it tries every reader, and each complains
+                if path.suffix == '.xml' and b'<net' not in file.read(4096):
+                    raise ValueError('not in the format of OpenVINO')
             self._model = self._core.read_model(path)
-        except Exception as error:  # RuntimeError, and what its bindings make of others
+        except Exception as error:  # also what its bindings make of others
             raise unusable(path, error) from None
         # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
         place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
@@ -196,7 +192,7 @@ def _filled(array: NDArray[Any], batch: int) -> NDArray[Any]:
     return np.pad(array, ((0, batch - len(array)), *[(0, 0)] * (array.ndim - 1)))
 
 
-def unusable(path: Path, error: Exception | str) -> UserError:
+def unusable(path: Path, error: Exception) -> UserError:
     """Return the error of an engine as that of the file that it is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)

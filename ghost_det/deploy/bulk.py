@@ -41,6 +41,7 @@ from .stores import (
     Store,
     agree,
     as_parquet,
+    attempt,
     brief,
     digest,
     list_images,
@@ -159,13 +160,11 @@ def detect_many(
 
     The options are those of ``ghost-det detect-many``. Ray is started on this machine where it does not run
     and no ``address`` is given.
-
-    Raises:
-        UserError: an argument is wrong, or a file cannot be read or written; or ``out`` holds results of
-            another model, list or setting.
     """
-    files = {file.name: file.read_bytes() for file in model_files(Path(model))}
-    detector = open_detector(files, Settings(batch, threads, score))
+    names = model_files(Path(model))
+    files = attempt('read', model, lambda: {file.name: file.read_bytes() for file in names})
+    settings = Settings(batch, threads, score)
+    classes = list(open_detector(files, settings).classes)
     store = Store.made(out, '-o')
     if coco:
         require_writable(coco, '--coco')
@@ -173,18 +172,17 @@ def detect_many(
     paths = paths if limit is None else paths[:limit]
     # Enough shards that no worker is long without one while others end theirs.
     few = -(-len(paths) // (4 * (workers or cores())))
-    wanted = {
+    expected = {
         'format': 1,
         'model': hashlib.sha256(b''.join(files.values())).hexdigest(),
-        'classes': list(detector.classes),
+        'classes': classes,
         'score': score,
         'folder': folder,
         'images': len(paths),
         'list': digest(paths),
         'shard': shard or min(SHARD, few),
     }
-    del detector
-    manifest = agree(store, wanted, shard, paths)
+    manifest = agree(store, expected, shard, paths)
     count = -(-len(paths) // manifest['shard'])
     todo = _missing(store, count, retry)
     done = len(paths) - sum(min(manifest['shard'], len(paths) - each * manifest['shard']) for each in todo)
@@ -193,12 +191,11 @@ def detect_many(
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         resources: Any = ray.cluster_resources  # untyped
         workers = workers or max(1, int(resources()['CPU']) // threads)
-        settings = Settings(batch, threads, score)
         _run(todo, (files, store, settings), min(workers, len(todo)), (done, len(paths)))
     total = _total(store, count, len(paths))
     store.sweep(PARTS)
     if coco:
-        write_coco(coco, Path(model).name, manifest['classes'], folder, lambda: _tables(store, count))
+        write_coco(coco, Path(model).name, classes, folder, lambda: _tables(store, count))
     return total
 
 

@@ -64,9 +64,6 @@ def detect_files(
 
     ``model`` names the detector in the json file. ``sources`` are images, folders of them, videos, and
     numbers of cameras. Pictures in ``out`` are laid out as the images are.
-
-    Raises:
-        UserError: an argument is wrong, or a file cannot be written.
     """
     if not json_file and not pictures:
         raise UserError('--no-pictures without --json: nothing would be written')

@@ -34,7 +34,7 @@ class Metadata:
         max_detections: rows of its outputs.
         precision: ``'fp32'``, ``'fp16'`` or ``'int8'``.
         ghost_det_version: that exported it.
-        config_sha256: of the config's whole text.
+        config_sha256: of the config's complete text.
         checkpoint_sha256: of the file with its weights.
         opset: of ONNX.
     """

@@ -60,7 +60,7 @@ def locate(name: str) -> tuple[Any, str]:
     scheme, _, rest = name.partition('://')
     bucket, _, key = rest.partition('/')
     try:
-        # Of a whole URI, pyarrow would take a % or ? in the name of an object for its own.
+        # Of a complete URI, pyarrow would take a % or ? in the name of an object for its own.
         system, root = _system(f'{scheme}://{bucket or "/"}')
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f'{scheme}://{bucket}: cannot be used: {brief(error)}') from None
@@ -72,7 +72,8 @@ def brief(error: Exception) -> str:
     return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
-def _attempt(what: str, name: str, action: Callable[[], T]) -> T:
+def attempt(what: str, name: str, action: Callable[[], T]) -> T:
+    """Return what an action on a file returns, or raise a `UserError` where it fails."""
     try:
         return action()
     except (OSError, ValueError) as error:
@@ -84,8 +85,8 @@ def read_anywhere(name: str) -> Image:
     if not is_uri(name):
         return read_image(Path(name))
     system, path = locate(name)
-    with _attempt('read', name, lambda: system.open_input_stream(path)) as stream:
-        return decode_image(_attempt('read', name, lambda: stream.read(MAX_BYTES + 1)), name)
+    with attempt('read', name, lambda: system.open_input_stream(path)) as stream:
+        return decode_image(attempt('read', name, lambda: stream.read(MAX_BYTES + 1)), name)
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,17 @@ class Store:
         """Return the names of the files in a folder of it, which need not be there."""
         system, path = locate(f'{self.root}/{folder}')
         selector = fs.FileSelector(path, allow_not_found=True)
-        infos = _attempt('listed', f'{self.root}/{folder}', lambda: system.get_file_info(selector))
+        infos = attempt('listed', f'{self.root}/{folder}', lambda: system.get_file_info(selector))
         return [info.base_name for info in infos if info.type == fs.FileType.File]
 
     def open(self, name: str) -> Any:
         """Open a file of it for reading at any place."""
         system, path = locate(f'{self.root}/{name}')
-        return _attempt('read', f'{self.root}/{name}', lambda: system.open_input_file(path))
+        return attempt('read', f'{self.root}/{name}', lambda: system.open_input_file(path))
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write a file, in place of the one of that name."""
-        _attempt('written', f'{self.root}/{name}', lambda: self._put(name, content))
+        attempt('written', f'{self.root}/{name}', lambda: self._put(name, content))
 
     def _put(self, name: str, content: bytes | pa.Buffer) -> None:
         if not is_uri(self.root):
@@ -144,7 +145,7 @@ def list_images(source: str, column: str, out: str) -> tuple[str, Any]:
     """
     name = source.rstrip('/') if is_uri(source) else os.path.abspath(source)
     system, path = locate(name)
-    return _attempt('read', source, lambda: _list(system, path, name, source, column, out))
+    return attempt('read', source, lambda: _list(system, path, name, source, column, out))
 
 
 def _list(system: Any, path: str, name: str, source: str, column: str, out: str) -> tuple[str, Any]:
@@ -237,20 +238,16 @@ def digest(paths: Any) -> str:
     return total.hexdigest()
 
 
-def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -> dict[str, Any]:
-    """Return the manifest of a folder of results, which is made if there is none.
-
-    Raises:
-        UserError: there is one, of another run.
-    """
+def agree(store: Store, expected: dict[str, Any], shard: int | None, paths: Any) -> dict[str, Any]:
+    """Return the manifest of a folder of results, which is made if there is none."""
     if MANIFEST in store.names(''):
         with store.open(MANIFEST) as file:
-            found = _attempt('read', f'{store.root}/{MANIFEST}', lambda: dict(json.loads(file.read())))
+            found = attempt('read', f'{store.root}/{MANIFEST}', lambda: dict(json.loads(file.read())))
         if shard is None:
-            wanted['shard'] = found.get('shard')
+            expected['shard'] = found.get('shard')
         differing = [
             f'{key} {str(value)[:40]}, there {str(found.get(key))[:40]}'
-            for key, value in wanted.items()
+            for key, value in expected.items()
             if found.get(key) != value
         ]
         if differing:
@@ -261,11 +258,11 @@ def agree(store: Store, wanted: dict[str, Any], shard: int | None, paths: Any) -
         return found
     if store.names(PARTS):
         raise UserError(f'-o {store.root}: has parts of no known run; choose another folder')
-    size = wanted['shard']
+    size = expected['shard']
     for number, start in enumerate(range(0, len(paths), size * _LISTED)):
         table = pa.table({'path': paths[start : start + size * _LISTED]})
         store.write(_list_name(number), as_parquet(table, size))
     # Last, as it says that the list is there.
-    made = {**wanted, 'ghost_det_version': __version__}
+    made = {**expected, 'ghost_det_version': __version__}
     store.write(MANIFEST, json.dumps(made, indent=1).encode())
     return made

@@ -33,10 +33,12 @@ class VideoReader:
         self.is_camera = is_camera(source)
         if self.is_camera:
             self._capture = cv2.VideoCapture(int(source[:9]))
+        elif not Path(source).is_file():  # FFMPEG would wait for a pipe, or fetch a URL
+            raise UserError(f'{source}: expected a video, got a folder, a pipe or nothing')
         else:  # only by FFMPEG, as other readers take a name with % for a pattern
             self._capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
-            what = 'no such camera' if self.is_camera else 'no video that OpenCV reads: not there, or damaged'
+            what = 'no such camera' if self.is_camera else 'no video that OpenCV reads: damaged, or no video'
             raise UserError(f'{source}: {what}')
         width, height = self._get(cv2.CAP_PROP_FRAME_WIDTH), self._get(cv2.CAP_PROP_FRAME_HEIGHT)
         if width * height > MAX_PIXELS:
@@ -64,9 +66,6 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
     """Yield a function that adds a frame to an MP4 file, which is complete or not there at the end.
 
     All frames are given the size of the first.
-
-    Raises:
-        UserError: it cannot be written.
     """
     writers: list[cv2.VideoWriter] = []
     size = 0, 0

@@ -269,19 +269,6 @@ class ProgressHook(Hook):
 
 
 @HOOKS.register_module()
-class ReportHook(Hook):
-    """Write ``report.json`` after each evaluation of a training, by which an unfinished one is compared."""
-
-    priority = 'VERY_LOW'  # the log has the figures by then
-
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Write what is known so far."""
-        from ghost_det.reports.training import report_evaluation  # an import of ghost_det draws nothing
-
-        report_evaluation(runner)
-
-
-@HOOKS.register_module()
 class MeanLossHook(Hook):
     """Log the mean of the losses of all processes, where mmengine logs those of the first."""
 

@@ -196,9 +196,9 @@ class GhostResNet(ResNet):
         """
         cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
         files = [cfg for cfg in cfgs if cfg.get('type') == _VERIFIED]
-        whole, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg and cfg not in files]
+        complete, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg and cfg not in files]
         super().init_weights()
-        self.init_cfg = whole
+        self.init_cfg = complete
         initialize(self, files)
         if self._has_default_init:
             for module in self.modules():

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from ghost_det.config.schedules import recompute, shorten_warm_up, states
 from ghost_det.data.dataset import used_boxes
 from ghost_det.errors import UserError
+from ghost_det.reports.training import ReportHook
 from ghost_det.swap.probe import fix_ssd, without_sync_bn
 
 from .checkpoints import ATOMIC, KeepingCheckpointHook
@@ -37,7 +38,6 @@ OUR_HOOKS = (
     'MeanLossHook',
     'LossGuardHook',
     'ProgressHook',
-    'ReportHook',
     'InterruptHook',
     'DueEvaluationHook',
 )
@@ -134,6 +134,7 @@ class GhostRunner(Runner):
         for name in OUR_HOOKS:
             if name not in present:
                 self.register_hook(dict(type=name))
+        self.register_hook(ReportHook())
 
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """Build the logger; its console handler leaves the listings out."""

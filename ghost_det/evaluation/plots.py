@@ -69,7 +69,7 @@ def plot_pr_curves(evaluation: Evaluation) -> Figure:
 
 
 def plot_confusion(analysis: Analysis) -> Figure:
-    """Draw which class is found as which, in shares of the ground truth; unseen classes are left out."""
+    """Draw which class is detected as which, in shares of the ground truth; unseen classes are left out."""
     counts = analysis.confusion
     shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     shown = shown if len(counts) - 1 in shown else np.append(shown, len(counts) - 1)
@@ -93,10 +93,10 @@ def plot_confusion(analysis: Analysis) -> Figure:
         for row, column in zip(*np.nonzero(counts)):
             colour = 'white' if shares[row, column] > 0.5 else 'black'
             axis.text(column, row, counts[row, column], ha='center', va='center', color=colour, fontsize=8)
-    axis.set(xlabel='found as', ylabel='true class')
+    axis.set(xlabel='detected as', ylabel='ground truth')
     axis.set_title(
         f'Detections with a score from {analysis.score:g}, IoU 0.5\n'
-        f'last column: not found; last row: found where nothing is ({counts[-1].sum()})',
+        f'last column: not detected; last row: detected where nothing is ({counts[-1].sum()})',
         fontsize=10,
     )
     figure.colorbar(picture, ax=axis, shrink=0.6, pad=0.01, label='share of the row')

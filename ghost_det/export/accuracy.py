@@ -10,6 +10,7 @@ from typing import Any
 from ghost_det.config.load import load_config
 from ghost_det.config.query import innermost
 from ghost_det.data.dataset import DetectionData, missing_data
+from ghost_det.deploy.detect import AnyDetector
 from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.engine.inference import TorchDetector
@@ -25,7 +26,7 @@ FAR = 0.005
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """Images with known objects: ``categories`` are the data set's ids of the detector's classes."""
 
     annotations: Path
@@ -34,7 +35,7 @@ class Truth:
     categories: list[int]
 
     @classmethod
-    def read(cls, annotations: Path, folder: Path, classes: Sequence[str]) -> Truth:
+    def read(cls, annotations: Path, folder: Path, classes: Sequence[str]) -> GroundTruth:
         """Read annotations of images in a folder, with all classes of a detector."""
         content = read_truth(annotations)
         ids = {category['name']: category['id'] for category in content['categories']}
@@ -48,7 +49,7 @@ class Truth:
         return cls(annotations, content, images, [ids[name] for name in classes])
 
     @classmethod
-    def of(cls, cfg: Any, data: DetectionData | None, classes: Sequence[str]) -> Truth | None:
+    def of(cls, cfg: Any, data: DetectionData | None, classes: Sequence[str]) -> GroundTruth | None:
         """Read the validation data of a data set, or of a config where it is on this machine."""
         if data is not None:
             return cls.read(data.val.annotations, data.val.images, classes)
@@ -58,7 +59,7 @@ class Truth:
         root = Path(dataset.get('data_root') or '')
         return cls.read(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
 
-    def some(self, places: Sequence[int]) -> Truth:
+    def some(self, places: Sequence[int]) -> GroundTruth:
         """Return the images at some places, in their order, and what is in them."""
         images = [self.images[place] for place in places]
         ids = {number for number, _ in images}
@@ -67,7 +68,7 @@ class Truth:
             'images': [self.content['images'][place] for place in places],
             'annotations': [box for box in self.content['annotations'] if box['image_id'] in ids],
         }
-        return Truth(self.annotations, content, images, self.categories)
+        return GroundTruth(self.annotations, content, images, self.categories)
 
     def results(self, found: Sequence[Detections]) -> list[dict[str, Any]]:
         """Return detections, of the images in their order, as COCO results."""
@@ -82,7 +83,7 @@ class Truth:
         return evaluate(self.content, self.results(found))
 
 
-def detect_all(detector: Detector, truth: Truth) -> list[Detections]:
+def detect_all(detector: AnyDetector, truth: GroundTruth) -> list[Detections]:
     """Return what a detector finds in each image."""
     return list(detector.stream(read_image(path) for _, path in truth.images))
 
@@ -97,7 +98,7 @@ def evaluate_file(
     json_file: str | None = None,
     checkpoint: str | None = None,
 ) -> Iterator[str]:
-    """Evaluate an exported detector as `ghost_det.engine.train.test` does one in torch; yield lines to print.
+    """Evaluate an exported detector as `ghost_det.engine.test.test` does one in torch; yield lines to print.
 
     ``model`` is the file, and ``checkpoint`` what it was exported from, where that is not in its folder. The
     other arguments are those of ``ghost-det test``.
@@ -110,7 +111,7 @@ def evaluate_file(
     cfg = load_config(config, options)
     detector = Detector(model)
     weights = exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
-    truth = Truth.of(cfg, data, detector.classes)
+    truth = GroundTruth.of(cfg, data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
@@ -124,13 +125,11 @@ def evaluate_file(
         yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
     else:
         in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
-        yield compared(
-            detector, truth, found, list(in_torch.stream(read_image(path) for _, path in truth.images))
-        )
+        yield compare_figures(detector.metadata, truth, found, detect_all(in_torch, truth))
 
 
-def compared(
-    detector: Detector, truth: Truth, found: Sequence[Detections], in_torch: Sequence[Detections]
+def compare_figures(
+    metadata: Metadata, truth: GroundTruth, found: Sequence[Detections], in_torch: Sequence[Detections]
 ) -> str:
     """Return how far a file's mAP is from that of torch, by mmdet's own pipeline, image by image."""
     figure, reference = (truth.evaluate(each).figures['mAP'] for each in (found, in_torch))
@@ -138,7 +137,7 @@ def compared(
     line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch ({apart:+.4f})'
     if abs(apart) <= FAR:
         return line
-    fixed = not detector.metadata.dynamic and detector.metadata.precision != 'int8'
+    fixed = not metadata.dynamic and metadata.precision != 'int8'
     why = '; a fixed canvas pads more than mmdet does: export with --dynamic, or with a --size that fits'
     return f'warning: {line}: over {FAR} apart' + (why if fixed else '')
 

@@ -18,6 +18,7 @@ from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.letterbox import Placement, place
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.errors import UserError
+from ghost_det.models.selection import select_fast
 from ghost_det.utils.images import Image, read_image
 
 from .graph import is_pad, is_resize
@@ -39,7 +40,7 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     """
     runtime = Detector(path)
     metadata = runtime.metadata
-    wanted: list[Detections] = []
+    expected: list[Detections] = []
     found: list[Detections] = []
     smaller = 0
     for image in images:
@@ -47,9 +48,9 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
         smaller += is_shrunk(at, metadata)
         # Compared in pixels of the canvas: those of a large image are finer than the network's own steps.
         scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2)
-        for each, to in ((predict(detector, steps, image, metadata), wanted), (runtime(image), found)):
+        for each, to in ((predict(detector, steps, image, metadata), expected), (runtime(image), found)):
             to.append(replace(each, boxes=each.boxes * scale))
-    apart = compare(wanted, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
+    apart = compare(expected, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
     figures = (
         f'{len(images)} images through mmdet and through the file: {apart.boxes} boxes matched, the largest '
         f'differences {apart.pixels:.2g} pixels and {apart.score:.2g} of score'
@@ -92,8 +93,10 @@ def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadat
 
     For a file of a fixed canvas, the image is in a batch with one that fills the canvas, so that mmdet's own
     preprocessor pads it to the same size. Boxes are clipped to the image, and those without area dropped,
-    where mmdet leaves them (YOLOX).
+    where mmdet leaves them (YOLOX). Of equal scores at a cut, mmdet may take any: ``detector`` takes
+    the first from then on, as the file does.
     """
+    select_fast(detector)
     at = place(image.shape[1], image.shape[0], metadata)
     batch = [Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))]
     if not metadata.dynamic:
@@ -139,7 +142,9 @@ class Difference:
     unmatched: int
 
 
-def compare(wanted: Sequence[Detections], found: Sequence[Detections], near: float, limit: int) -> Difference:
+def compare(
+    expected: Sequence[Detections], found: Sequence[Detections], near: float, limit: int
+) -> Difference:
     """Match the detections of each image, by class and distance.
 
     A match may differ by ``near`` pixels, and a hundredth of that in score. Where an image has ``limit``
@@ -147,7 +152,7 @@ def compare(wanted: Sequence[Detections], found: Sequence[Detections], near: flo
     """
     boxes = unmatched = 0
     pixels = score = 0.0
-    for a, b in zip(wanted, found):
+    for a, b in zip(expected, found):
         if not len(a) or not len(b):
             unmatched += len(a) + len(b)
             continue

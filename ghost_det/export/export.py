@@ -18,7 +18,7 @@ from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, sha256
 
-from .accuracy import Truth
+from .accuracy import GroundTruth
 from .check import check_file, check_images
 from .graph import Canvas, canvas_of
 from .nms import suppression
@@ -96,7 +96,7 @@ def export(
     canvas = canvas_of(cfg, detector, size)
     metadata = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
     metadata = replace(metadata, precision='int8' if int8 else 'fp16' if half else 'fp32', opset=opset)
-    truth = Truth.of(cfg, data, classes)
+    truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
         raise UserError(
             f'--int8: data is needed to measure mAP on, and that of {config} is not here: --data FOLDER'
@@ -131,8 +131,8 @@ def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> P
         source = Path(checkpoint)
         return source.with_name(source.stem + kind + suffix)
     if out.suffix not in SUFFIXES.values() or (form and out.suffix != suffix):
-        wanted = suffix if form else '.onnx or .xml (OpenVINO)'
-        raise UserError(f'-o: expected a name that ends in {wanted}, got {out}')
+        expected = suffix if form else '.onnx or .xml (OpenVINO)'
+        raise UserError(f'-o: expected a name that ends in {expected}, got {out}')
     return out
 
 
@@ -141,7 +141,7 @@ def _megabytes(out: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def _size_hint(truth: Truth, metadata: Metadata) -> Iterator[str]:
+def _size_hint(truth: GroundTruth, metadata: Metadata) -> Iterator[str]:
     """Yield the canvas that would do, where one that is smaller holds all images as mmdet pads them."""
     free = replace(metadata, dynamic=True)
     sizes = [(image['width'], image['height']) for image in truth.content['images']]

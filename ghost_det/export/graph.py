@@ -1,4 +1,4 @@
-"""A whole detector as one network: raw pixels in, boxes out."""
+"""A detector as one network: raw pixels in, boxes out."""
 
 from __future__ import annotations
 

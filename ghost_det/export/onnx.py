@@ -51,7 +51,7 @@ def to_onnx(
     sides = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC} if dynamic else {}
     with quiet(), torch.no_grad():
         # Not left to torch.onnx: while it exports, mmdet's box coders take branches that import a module
-        # long gone, and it traces all again in another way, which takes a third of the whole time.
+        # long gone, and it traces all again in another way, which takes a third of the time.
         traced = torch.export.export(graph, example, dynamic_shapes=(free | sides, free), strict=False)
         program: Any = torch.onnx.export(
             traced,
@@ -93,7 +93,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         place = op.Slice(chosen, op.Constant(value_ints=[2]), op.Constant(value_ints=[3]), one)
         found = op.GatherND(scores, op.Concat(image, place, axis=1))
         # What was chosen comes in one list over all images, whose length the data decide: a row for each
-        # image with the others' scores hidden, and enough more for as many as are wanted.
+        # image with the others' scores hidden, and enough more for `limit`.
         images = op.Range(
             op.Constant(value_int=0),
             op.Squeeze(op.Shape(scores, end=1), op.Constant(value_ints=[0])),

@@ -17,7 +17,7 @@ from ghost_det.deploy.metadata import Metadata
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
 
-from .accuracy import Truth, detect_all
+from .accuracy import GroundTruth, detect_all
 from .onnx import write_openvino
 
 CALIBRATION = 300
@@ -25,14 +25,19 @@ CALIBRATION = 300
 MEASURED = 500
 """Images that mAP is measured on, at most, each time."""
 RANKED = 32
-"""Of them, those that each layer alone is put back for, to see which are worth it."""
+"""Of them, those that each layer on its own is put back for, to see which are worth it."""
 
 _CONVOLVING = ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul')
 _OUTER = ('Constant', 'Parameter', 'Result')
 
 
 def quantize(
-    source: Path, out: Path, metadata: Metadata, data: DetectionData | None, truth: Truth, max_drop: float
+    source: Path,
+    out: Path,
+    metadata: Metadata,
+    data: DetectionData | None,
+    truth: GroundTruth,
+    max_drop: float,
 ) -> Iterator[str]:
     """Write an OpenVINO file in 8-bit integers; layers that cost over ``max_drop`` of mAP stay as they were.
 
@@ -46,7 +51,7 @@ def quantize(
     model.reshape({INPUT: [1, metadata.height, metadata.width, 3], SIZES: [1, 2]})
     calibration = measured
     if data is not None and data.train is not None:
-        calibration = Truth.read(data.train.annotations, data.train.images, metadata.classes)
+        calibration = GroundTruth.read(data.train.annotations, data.train.images, metadata.classes)
     files = [path for _, path in calibration.images]
     files = files[:: max(1, len(files) // CALIBRATION)][:CALIBRATION]
 
@@ -90,7 +95,7 @@ def _inputs(path: Path, metadata: Metadata) -> tuple[dict[str, Any], Placement]:
     return {INPUT: canvases, SIZES: image_sizes(canvases, places, metadata)}, places[0]
 
 
-def _detect(compiled: Any, truth: Truth, metadata: Metadata) -> list[Detections]:
+def _detect(compiled: Any, truth: GroundTruth, metadata: Metadata) -> list[Detections]:
     request = compiled.create_infer_request()
     found = []
     for _, path in truth.images:

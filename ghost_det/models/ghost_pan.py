@@ -46,7 +46,7 @@ class GhostPAN(nn.Module):
     """Path aggregation by ghost bottlenecks and strided depthwise convolutions.
 
     From coarse to fine, each level takes in the coarser one, and on the way back the finer one. Extra
-    levels go on from the coarsest level as it was before this exchange and as it is after it: each is
+    levels continue from the coarsest level as it was before this exchange and as it is after it: each is
     the sum of both, strided.
 
     Source: the neck of NanoDet-Plus (https://github.com/RangiLyu/nanodet, Apache-2.0). That one

@@ -86,7 +86,7 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
         ratio: ``s``, the reduction; 2 makes half of the features cheaply.
         dw_size: ``d``, kernel of the cheap operations.
         skip: names of modules to leave, with all inside them: dotted, from ``module`` on, and with
-            shell wildcards where wanted (``'*.downsample'``).
+            optional shell wildcards (``'*.downsample'``).
 
     Returns:
         ``module``; where it is itself replaced, its replacement.

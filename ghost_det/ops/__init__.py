@@ -21,7 +21,7 @@ import torch
 
 from ghost_det.utils.system import INSTALL, MM, explain, missing
 
-from .table import STAND_INS, USERS
+from .table import STAND_INS
 
 EXTENSION = 'mmcv._ext'
 
@@ -63,7 +63,7 @@ def _mmcv_source() -> str:
 
 
 class _StandInFinder(MetaPathFinder, Loader):
-    """Answers for ``mmcv._ext`` alone, and is asked after every finder that could know a compiled one."""
+    """Finds only ``mmcv._ext``, and is asked after every finder that could know a compiled one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -81,13 +81,11 @@ def _missing(name: str) -> Callable[..., Any]:
         raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
 
     def operator(*args: Any, **kwargs: Any) -> Any:
-        users = ', '.join(user for user, prefixes in USERS.items() if name.startswith(prefixes))
         raise NotImplementedError(
             f"mmcv's operator {name!r} is not available: {_mmcv_source()} has no compiled operators, and "
-            'ghost_det has no stand-in for this one. Needed by: no model family of mmdet'
-            f'{users and ", but by " + users}. Build a compiled mmcv for torch {torch.__version__} '
-            "(ghost_det's docs/operators.md says how), or choose a "
-            f'model that does without {name!r}.'
+            'ghost_det has no stand-in for this one, which no model family of mmdet needs. Options: build a '
+            f"compiled mmcv for torch {torch.__version__}, as ghost_det's docs/operators.md shows, or choose "
+            f'a model that does without {name!r}.'
         )
 
     operator.__name__ = operator.__qualname__ = name

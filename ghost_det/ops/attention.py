@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor
 
-from .numeric import add_gradients, wide
+from .sampling import add_gradients, wide
 
 
 def ms_deform_attn_forward(

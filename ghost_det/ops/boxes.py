@@ -10,7 +10,7 @@ import torchvision  # noqa: F401  # loads torch.ops.torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .numeric import wide
+from .sampling import wide
 
 
 def _overlaps(a: Tensor, b: Tensor, offset: int = 0, of_first: bool = False) -> Tensor:

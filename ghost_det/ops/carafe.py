@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .numeric import add_gradients, wide
-from .sampling import gather
+from .sampling import add_gradients, gather, wide
 
 
 def carafe_naive_forward(

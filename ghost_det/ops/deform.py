@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .numeric import add_gradients, wide
-from .sampling import corners, gather
+from .sampling import add_gradients, corners, gather, wide
 
 # The first version's names for the second's.
 _NAMES = {

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .numeric import wide
+from .sampling import wide
 
 
 def _sigmoid_terms(

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 import torchvision  # noqa: F401  # loads torch.ops.torchvision
 from torch import Tensor
 
-from .numeric import add_gradients, wide
-from .sampling import corners, vectors
+from .sampling import add_gradients, corners, vectors, wide
 
 # Row and column of no sample: more than a cell beyond every map, where nothing has a weight.
 _OUTSIDE = -2
@@ -129,16 +128,10 @@ def _samples(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points at which RoIAlign samples a map, in cells, and how many.
 
-    Args:
-        rois: ``(r, 5)``.
-        size: Rows and columns of bins.
-        scale: Cells per pixel.
-        ratio: Samples along either side of a bin; 0 takes about one in a cell.
-        aligned: Whether the middle of a cell is at a half.
-        shift: Of each bin by x and y, as a part of the RoI's sides, ``(r, 2, *size)``.
-
-    Returns:
-        y, x and RoI of each point ``(n,)``, RoI by RoI, bin by bin; points in a bin of each RoI ``(r,)``.
+    ``scale`` is cells per pixel; ``ratio`` samples along either side of a bin, 0 for about one in a cell;
+    ``aligned`` puts the middle of a cell at a half; ``shift`` ``(r, 2, *size)`` moves each bin by x and y, as
+    a part of the RoI's sides. Returns y, x and RoI of each point ``(n,)``, RoI by RoI, bin by bin, and the
+    number of points in a bin of each RoI ``(r,)``.
     """
     start, end = (rois[:, 1:] * scale - 0.5 * aligned).chunk(2, 1)
     side = end - start

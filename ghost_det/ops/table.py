@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import attention, boxes, carafe, losses, regions, sync_bn
-from . import deform as convolution
+from . import attention, boxes, carafe, deform, losses, regions, sync_bn
 
 STAND_INS: dict[str, Callable[..., Any]] = {
     'get_compiler_version': lambda: 'n/a',
@@ -30,13 +29,13 @@ STAND_INS: dict[str, Callable[..., Any]] = {
             carafe.carafe_forward,
             carafe.carafe_naive_backward,
             carafe.carafe_naive_forward,
-            convolution.deform_conv_backward_input,
-            convolution.deform_conv_backward_parameters,
-            convolution.deform_conv_forward,
-            convolution.masked_col2im_forward,
-            convolution.masked_im2col_forward,
-            convolution.modulated_deform_conv_backward,
-            convolution.modulated_deform_conv_forward,
+            deform.deform_conv_backward_input,
+            deform.deform_conv_backward_parameters,
+            deform.deform_conv_forward,
+            deform.masked_col2im_forward,
+            deform.masked_im2col_forward,
+            deform.modulated_deform_conv_backward,
+            deform.modulated_deform_conv_forward,
             losses.sigmoid_focal_loss_backward,
             losses.sigmoid_focal_loss_forward,
             losses.softmax_focal_loss_backward,
@@ -54,47 +53,4 @@ STAND_INS: dict[str, Callable[..., Any]] = {
             sync_bn.sync_bn_forward_var,
         )
     },
-}
-
-# Who calls the operators that have no stand-in, by the first letters of their names.
-USERS = {
-    'MMAction2': ('tin_shift',),
-    'MMDetection3D': (
-        'assign_score',
-        'ball_query',
-        'diff_iou_rotated',
-        'dynamic_',
-        'furthest_point',
-        'fused_indice',
-        'gather_points',
-        'get_indice',
-        'group_points',
-        'hard_voxelize',
-        'indice_',
-        'iou3d',
-        'knn',
-        'points_in_boxes',
-        'roiaware_pool3d',
-        'roipoint_pool3d',
-        'stack_',
-        'three_',
-    ),
-    'MMFlow': ('correlation',),
-    'MMOCR': ('bezier_align', 'contour_expand', 'pixel_group'),
-    'MMRotate': (
-        'active_rotated',
-        'box_iou',
-        'convex_',
-        'diff_iou_rotated',
-        'min_area_polygons',
-        'nms_quadri',
-        'nms_rotated',
-        'points_in_polygons',
-        'riroi_align',
-        'roi_align_rotated',
-        'rotated_feature',
-    ),
-    'MMSegmentation': ('psamask',),
-    'MMTracking': ('prroi_pool',),
-    'MMagic': ('bias_act', 'filtered_lrelu', 'fused_bias', 'upfirdn2d'),
 }

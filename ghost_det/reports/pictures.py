@@ -125,7 +125,8 @@ def plot_detections(model: Any, dataset: Any) -> Figure:
         pair = _draw_both((image, masked), (_ground_truth(info), boxes), dataset.metainfo['classes'])
         axis.imshow(pair[..., ::-1])
         name = label(Path(sample.img_path).name, 60)
-        axis.set_title(f'{name}: ground truth | detections (score from {SCORE})', fontsize=9)
+        axis.set_title(f'{name}: ground truth | detections (score from {SCORE})', fontsize=9, loc='left')
+        axis.set_anchor('NW')
     for axis in axes:
         axis.axis('off')
     return figure

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import master_only
+from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 
 from ghost_det.evaluation.coco import CLASS_FIGURES
@@ -30,19 +31,24 @@ from .pictures import plot_detections, plot_training_curves
 from .record import RECORD, Pictures, make_record, record_progress
 
 
-@master_only
-def report_evaluation(runner: Any) -> None:
-    """Write ``report.json`` after an evaluation of a training, for `compare` where the training does not end.
+class ReportHook(Hook):
+    """Write ``report.json`` after each evaluation of a training, by which an unfinished one is compared.
 
     A report that cannot be written is a warning.
     """
-    metric = full_metric(runner.val_evaluator)
-    if metric is None or not metric.evaluations:
-        return
-    try:
-        write_summary(Path(runner.work_dir) / RECORD, record_progress(runner, metric))
-    except Exception as error:
-        runner.logger.warning(f'{RECORD} is not written: {type(error).__name__}: {error}')
+
+    priority = 'VERY_LOW'  # the log has the figures by then
+
+    @master_only
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Write what is known so far."""
+        metric = full_metric(runner.val_evaluator)
+        if metric is None:
+            return
+        try:
+            write_summary(Path(runner.work_dir) / RECORD, record_progress(runner, metric))
+        except Exception as error:
+            runner.logger.warning(f'{RECORD} is not written: {type(error).__name__}: {error}')
 
 
 @master_only

@@ -12,12 +12,9 @@ R = TypeVar('R')
 
 
 def ordered(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Yield ``function(item)`` of each item, in the items' order.
+    """Yield ``function(item)``, which threads run, of each item, in the items' order.
 
-    Args:
-        function: may be run by several threads at a time.
-        items: taken one by one, by the caller's thread, at most twice as many ahead as there are threads.
-        threads: that run ``function``.
+    Items are taken by the caller's thread, at most twice as many ahead as there are threads.
     """
     running: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(threads)

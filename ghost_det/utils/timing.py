@@ -38,14 +38,6 @@ def interleave(
     """Time contenders in turns, so that what else the machine does slows all of them down.
 
     Each round starts with another contender. Turn by turn, the n-th samples of all are of one round.
-
-    Args:
-        contenders: name to what is called.
-        rounds: at least so many.
-        seconds: go on until these have passed.
-        calls: how many calls a turn times; its sample is their mean.
-        warm: calls before these, in each turn, which give the caches back to the contender and outlast the
-            threads of the one before, that spin for a while in wait of work.
     """
     samples: dict[Name, list[Sample]] = {name: [] for name in contenders}
     names = list(contenders)

@@ -95,11 +95,7 @@ _SLACK = 64 * 2**20  # bytes by which small archives may grow, which some pack
 
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run.
-
-    Raises:
-        UserError: the file is missing, is no checkpoint, or holds objects other than weights.
-    """
+    """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(
@@ -196,6 +192,3 @@ def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | P
             f'{path}: does not fit {config}: {len(problems)} of {len(expected)} tensors differ: '
             f'{"; ".join(problems[:3])}.{hint} Use the config (and --data) that it was trained with.'
         )
-
-
-_weights = read_weights  # of the readers below

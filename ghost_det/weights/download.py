@@ -24,11 +24,7 @@ _HUB_FILE = 'model.safetensors'
 
 
 def locate(source: str | Path) -> Path:
-    """Return the local file of a published name, an http(s) URL, or a path; downloaded if need be.
-
-    Raises:
-        UserError: it is not available; the message names the options.
-    """
+    """Return the local file of a published name, an http(s) URL, or a path; downloaded if need be."""
     text = str(source)
     weights = named(text)
     if weights is not None:

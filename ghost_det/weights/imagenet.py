@@ -1,4 +1,4 @@
-"""ImageNet's class names, and the usual input of its classifiers."""
+"""ImageNet's classes, and how an image becomes the input of its classifiers."""
 
 from __future__ import annotations
 

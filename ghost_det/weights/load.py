@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,19 +165,16 @@ def load_pretrained(
     path = locate(source)
     own, left = own_tensors(read_tensors(path), prefix, str(source))
     check_is_published(named(source), path, own)
-    name = f'{source} (sha256 {sha256(path)[:8]}, {path})' if str(source) != str(path) else str(source)
-    return load_tensors(model, own, left, name, str(source), partial)
+    loaded = load_tensors(model, own, left, str(source), partial)
+    if str(source) == str(path):
+        return loaded
+    return replace(loaded, source=f'{source} (sha256 {sha256(path)[:8]}, {path})')
 
 
 def load_tensors(
-    model: nn.Module,
-    own: dict[str, Tensor],
-    left: Counter[str],
-    name: str,
-    source: str,
-    partial: bool = False,
+    model: nn.Module, own: dict[str, Tensor], left: Counter[str], source: str, partial: bool = False
 ) -> Loaded:
-    """Do what `load_pretrained` does with what `own_tensors` gave; ``name`` is for the log."""
+    """Do what `load_pretrained` does with what `own_tensors` gave."""
     expected = model.state_dict()
     groups = set(map(_group, expected))
     problems = differences(expected, own)
@@ -210,7 +207,7 @@ def load_tensors(
     model.load_state_dict(fits, strict=False)
     if strange:
         left['others'] += len(strange)
-    return Loaded(type(model).__name__, name, len(fits), len(expected), left, tuple(problems))
+    return Loaded(type(model).__name__, source, len(fits), len(expected), left, tuple(problems))
 
 
 def _group(key: str) -> str:

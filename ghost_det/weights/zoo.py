@@ -107,7 +107,7 @@ def verify(source: str | Path, expected: Weights | None = None) -> Loaded:
     model = NETWORKS[network](width=width, **_settings(own))
     if is_folded(own):
         model.switch_to_deploy()
-    loaded = load_tensors(model, own, left, str(source), str(path))
+    loaded = load_tensors(model, own, left, str(source))
     return replace(loaded, network=f'{network} of width {width:g}')
 
 

@@ -15,16 +15,17 @@ from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
 from ghost_det import check_dataset
+from ghost_det.commands import check_data
 from ghost_det.config.load import load_config
 from ghost_det.data.checks.fix import write_fixed
 from ghost_det.data.checks.report import render
 from ghost_det.data.dataset import find_data
 from ghost_det.data.findings import KINDS
 from ghost_det.engine.messages import NamedCompose
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, run_tool
 from tests.conftest import ROOT
 
-from .faults import ALONE, BESIDES, NAMES, TOGETHER, Folder, hashes, kinds
+from .faults import ALONE, BESIDES, NAMES, TOGETHER, Folder, hashes, kinds, save_tagged
 
 pytestmark = pytest.mark.usefixtures('images_opened_here')
 
@@ -146,31 +147,29 @@ def test_places_are_positions_and_files_and_only_ten_are_shown(tmp_path: Path) -
     assert finding.where[0] == 'annotations[17] (0018.jpg): bbox [1, 2, -3, 4] in 64 x 48'
 
 
-FITTING_POLYGONS: dict[str, Any] = {
-    'none': [],
-    'run lengths': {'counts': [9, 3], 'size': [48, 64]},
-    'the same': [[4, 5, 24, 5, 24, 17, 4, 17]],
-    'two parts': [[4, 5, 10, 5, 10, 8], [20, 10, 24, 12, 20, 17]],
-    'rounded': [[4.4, 5.4, 23.6, 16.6, 8, 9]],
-    'of pixel centres': [[4, 5, 23, 5, 23, 16, 4, 16]],
-    'a line': [[1, 1, 1, 1, 1, 30]],
-    'two corners': [[40, 30, 60, 40]],
-    'not a list of lists': [40, 30, 60, 40, 50, 10],
-    'no numbers': [['a', None, 60, 40, 50, 10]],
-    'too large a number': [[10**400, 1, 60, 40, 50, 10]],
-}
+FITTING_POLYGONS: list[Any] = [
+    [],
+    {'counts': [9, 3], 'size': [48, 64]},
+    [[4, 5, 24, 5, 24, 17, 4, 17]],
+    [[4, 5, 10, 5, 10, 8], [20, 10, 24, 12, 20, 17]],
+    [[4.4, 5.4, 23.6, 16.6, 8, 9]],  # rounded
+    [[4, 5, 23, 5, 23, 16, 4, 16]],  # of pixel centres
+    [[1, 1, 1, 1, 1, 30]],  # a line
+    [[40, 30, 60, 40]],  # two corners
+    [40, 30, 60, 40, 50, 10],  # not a list of lists
+    [['a', None, 60, 40, 50, 10]],
+    [[10**400, 1, 60, 40, 50, 10]],
+]
 
 
-@pytest.mark.parametrize('case', FITTING_POLYGONS)
-def test_boxes_that_fit_their_polygons(tmp_path: Path, case: str) -> None:
-    folder = Folder(tmp_path / 'set', train=5, val=3)
-    folder.content['train']['annotations'][0].update(bbox=[4, 5, 20, 12], segmentation=FITTING_POLYGONS[case])
-    folder.content['train']['annotations'][1].update(
-        bbox=[44, 5, 20, 12],
-        segmentation=[[44, 5, 90, 5, 90, 17, 44, 17]],  # the box is cut off at the side
-    )
-    folder.content['train']['annotations'][2].update(bbox=[4, 5, 3, 3], segmentation=[[4.5, 5.5, 6, 7, 5, 6]])
-    assert kinds(check_dataset(folder.save(), quick=True)) == set()
+def test_boxes_that_fit_their_polygons(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=len(FITTING_POLYGONS) + 2, val=3)
+    cut_off, small, *boxes = folder.content['train']['annotations']
+    cut_off.update(bbox=[44, 5, 20, 12], segmentation=[[44, 5, 90, 5, 90, 17, 44, 17]])
+    small.update(bbox=[4, 5, 3, 3], segmentation=[[4.5, 5.5, 6, 7, 5, 6]])
+    for box, polygon in zip(boxes, FITTING_POLYGONS, strict=True):
+        box.update(bbox=[4, 5, 20, 12], segmentation=polygon)
+    assert check_dataset(folder.save(), quick=True).findings == []
 
 
 def test_a_training_that_stops_at_an_image_names_the_fix(tmp_path: Path) -> None:
@@ -219,50 +218,50 @@ def test_training_continues_after_warnings(tmp_path: Path) -> None:
     assert warning.startswith('train: box sticks out (1): annotations[0] (0001.jpg)')
 
 
-def check_tool(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-m', 'ghost_det_main', 'check-data', *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
-
-
 @pytest.mark.slow
-def test_the_tool(tmp_path: Path) -> None:
+def test_the_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = folder_with_all(tmp_path / 'a set')
     page, machine, fixed = tmp_path / 'r.html', tmp_path / 'r.json', tmp_path / 'fixed'
-    done = check_tool(root, '--html', page, '--json', machine, '--fix', fixed, '--jobs', '2')
+    options = ['--html', page, '--json', machine, '--fix', fixed, '--jobs', '2']
+    command = [sys.executable, '-m', 'ghost_det_main', 'check-data', root, *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert 'the fixed copy has no errors' in done.stdout
     found = {finding['kind'] for finding in json.loads(machine.read_text())['findings']}
     assert set(TOGETHER) <= found and page.read_text().startswith('<!doctype html>')
     assert NAMES[0] in (fixed / 'annotations/instances_train.json').read_text()
-    truth = root / 'annotations/instances_train2017.json'
-    before = truth.read_bytes()
-    done = check_tool(root, '--quick', '--json', truth)
-    assert done.returncode == 2 and 'would replace what is read' in done.stderr
-    assert truth.read_bytes() == before
-    for option, place, says in (
-        ('--html', tmp_path, 'this is a folder'),
-        ('--json', page / 'r.json', 'its folder cannot be made'),
-        ('--fix', fixed, 'not an empty folder'),
-        ('--fix', root / 'new', 'lies in the data set'),
+
+    annotations = root / 'annotations/instances_train2017.json'
+    before = annotations.read_bytes()
+    for words, message in (
+        (['--quick', '--json', annotations], 'would replace what is read'),
+        (['--html', tmp_path], 'this is a folder'),
+        (['--json', page / 'r.json'], 'its folder cannot be made'),
+        (['--fix', fixed], 'not an empty folder'),
+        (['--fix', root / 'new'], 'lies in the data set'),
+        (['--fix', tmp_path / 'new', '--quick'], 'leave --quick out'),
+        (['--jobs', '0'], 'from 1 up'),
     ):
-        done = check_tool(root, option, place)
-        assert done.returncode == 2 and says in done.stderr and not done.stdout  # before the check
-    done = check_tool(tmp_path / 'nowhere')
-    assert done.returncode == 2 and 'Traceback' not in done.stderr and 'expected a folder' in done.stderr
+        monkeypatch.setattr(sys, 'argv', ['check-data', str(root), *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            run_tool(check_data.main)
+        printed = capsys.readouterr()
+        assert ended.value.code == 2 and message in printed.err and 'Traceback' not in printed.err
+        assert '--quick' in words or not printed.out  # refused before the check
+    assert annotations.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ('attributes', 'count'),
-    [({'rotation': 42.5}, 1), ({'rotation': '90'}, 1), ({'rotation': 0.0}, 0), ({'rotation': 180}, 0)]
-    + [({'rotation': 'left'}, 0), ({'occluded': True}, 0), ([{'rotation': 5}], 0), (None, 0)],
-)
-def test_boxes_of_objects_that_cvat_has_turned_are_counted(
-    tmp_path: Path, attributes: Any, count: int
-) -> None:
-    folder = Folder(tmp_path / 'set', train=4, val=3)
-    folder.content['train']['annotations'][1]['attributes'] = attributes
-    findings = check_dataset(folder.save(), quick=True).findings
-    assert [(f.kind, f.severity, f.count) for f in findings] == [('rotated box', 'warning', 1)][:count]
+def test_boxes_of_objects_that_cvat_has_turned_are_counted(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=8, val=3)
+    attributes: list[Any] = [{'rotation': 42.5}, {'rotation': '90'}, {'rotation': 0.0}, {'rotation': 180}]
+    attributes += [{'rotation': 'left'}, {'occluded': True}, [{'rotation': 5}], None]
+    for box, value in zip(folder.content['train']['annotations'], attributes, strict=True):
+        box['attributes'] = value
+    (finding,) = check_dataset(folder.save(), quick=True).findings
+    assert (finding.kind, finding.severity) == ('rotated box', 'warning')
+    assert finding.where == ('annotations[0] (0001.jpg)', 'annotations[1] (0002.jpg)')
 
 
 @pytest.mark.parametrize('flag', ['iscrowd', 'ignore'])
@@ -278,10 +277,8 @@ def test_tags_against_the_annotated_size_stop_a_training(tmp_path: Path) -> None
     folder = Folder(tmp_path / 'set', train=6, val=3)
     TOGETHER['EXIF against boxes'](folder)
     image, _, path = folder.take()
-    tag = Image.Exif()
-    tag[0x0112] = 8
     picture = Image.open(path)
-    picture.save(folder.rename(image, path, '.tif'), exif=tag)
+    save_tagged(picture, folder.rename(image, path, '.tif'), 8)
     TOGETHER['EXIF rotation'](folder)
     folder.save()
     (found,) = check_dataset(folder.root, quick=True).errors

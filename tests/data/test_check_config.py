@@ -16,11 +16,12 @@ from ghost_det.data.checks.anchors import best_overlaps, check_anchors, find_gen
 from ghost_det.data.checks.config import check_configured, data_of_config
 from ghost_det.engine.train import prepare
 from ghost_det.errors import UserError
-from tests.conftest import CONFIGS, ROOT
+from tests.conftest import ROOT
 
 from .faults import NAMES, TOGETHER, Folder
 
 LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
+FASTER = ROOT / 'configs/faster-rcnn_ghostnet_fpn.py'
 GFL = ROOT / 'configs/gfl_ghostnet_ghostpan_lite.py'
 
 
@@ -87,7 +88,7 @@ def test_a_number_of_classes_is_an_error_where_data_does_not_set_it(folder: Fold
         ('class name in config', dict(palette=[(0, 0, 0)]), "class 0 is 'person'"),
     ],
 )
-def test_each_mistake_about_classes_stops_the_training(
+def test_each_wrong_class_in_a_config_stops_the_training(
     folder: Folder, tmp_path: Path, kind: str, metainfo: dict[str, Any], place: str
 ) -> None:
     cfg = named(folder.save(), **metainfo)
@@ -99,21 +100,6 @@ def test_each_mistake_about_classes_stops_the_training(
     with pytest.raises(UserError, match=f'(?s)train: {kind} .*val: {kind} ') as error:
         prepare(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'work'))
     assert place in str(error.value)
-
-
-def test_what_mmdet_would_do_with_a_mistyped_class(folder: Folder) -> None:
-    """The reason for the check: labels behind the mistyped one are shifted, in silence."""
-    from mmdet.datasets import CocoDataset
-
-    root = folder.save()
-    dataset = CocoDataset(
-        ann_file=str(root / 'annotations/instances_train2017.json'),
-        data_prefix=dict(img=''),
-        metainfo=dict(classes=('cat', 'dgo', 'cow')),
-        pipeline=[],
-    )
-    labels = {instance['bbox_label'] for n in range(9) for instance in dataset.get_data_info(n)['instances']}
-    assert labels == {0, 1}  # cows are called dgo
 
 
 def test_data_that_a_config_names_is_checked_before_the_training(
@@ -152,7 +138,7 @@ def test_every_part_of_concatenated_data_is_checked_and_kept(folder: Folder, tmp
 
 
 def brute(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
-    """The twin: every anchor of mmdet's grid."""
+    """The reference: every anchor of mmdet's grid."""
     from mmdet.structures.bbox import bbox_overlaps
 
     best = []
@@ -165,10 +151,9 @@ def brute(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Te
 
 @pytest.mark.parametrize(
     'name',
-    [str(LITE), str(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py'), 'mmdet::ssd/ssd300_coco.py',
-     'mmdet::yolo/yolov3_d53_8xb8-ms-608-273e_coco.py'],
-)  # fmt: skip
-def test_the_best_anchor_is_that_of_all_anchors(name: str) -> None:
+    [LITE, FASTER, 'mmdet::ssd/ssd300_coco.py', 'mmdet::yolo/yolov3_d53_8xb8-ms-608-273e_coco.py'],
+)
+def test_the_best_anchor_is_that_of_all_anchors(name: str | Path) -> None:
     from mmdet.registry import TASK_UTILS
 
     generator = TASK_UTILS.build(find_generator(load_config(name))[0])
@@ -178,9 +163,6 @@ def test_the_best_anchor_is_that_of_all_anchors(name: str) -> None:
     size = torch.exp(torch.rand(300, 2, generator=draw, dtype=torch.float64) * 5.5)
     boxes = torch.cat([first, torch.minimum(first + size, shapes)], 1)
     ours, theirs = best_overlaps(generator, boxes, shapes), brute(generator, boxes, shapes)
-    print(
-        name, f'{(theirs >= 0.5).float().mean():.3f} reached, largest difference', (ours - theirs).abs().max()
-    )
     assert 0.1 < (theirs >= 0.5).float().mean() < 0.999
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
@@ -205,12 +187,11 @@ def _step(step: dict[str, Any]) -> Any:
     return ConfigDict(type='Resize', **step)
 
 
-@pytest.mark.parametrize('config', [c for c in CONFIGS if c != GFL], ids=lambda p: p.stem)
+@pytest.mark.parametrize('config', [LITE, FASTER], ids=lambda p: p.stem)
 def test_the_suggestion_is_what_its_config_reaches(config: Path, coco_mini: Path) -> None:
     _, table, _ = load(coco_mini / 'annotations/instances_train2017.json')
     cfg = load_config(config)
     _, lines, now = check_anchors(cfg, table, 'train')
-    print('\n'.join(lines))
     assert now is not None and sum(now.boxes) == 731 and len(lines) > 2
     generator, _ = find_generator(cfg)
     words = lines[2].partition('   ')[2].rpartition(' (')[0]

@@ -150,6 +150,11 @@ OUTSIDE = (
         ('<annotation><object><name>dog</name></object></annotation>', 'Missing bndbox'),
         (f'<annotation>{thing("dog", 1, 1, float("nan"), 4)}</annotation>', 'nan'),
         (' ' * (2**24 + 1), 'over 16 MiB'),
+        ('<annotations/>', 'expected <annotation>, got <annotations>'),
+        (f'<annotation>{thing("", 1, 1, 9, 9)}</annotation>', 'Missing name'),
+        (f'<annotation>{thing("dog", 1, 1, 9)}</annotation>', 'Missing ymax'),
+        (f'<annotation>{thing("dog", 1, 1, float("inf"), 9)}</annotation>', 'xmax is inf'),
+        (f'<annotation>{thing("dog", 1, 1, 9, 9).replace("1", "a", 1)}</annotation>', "'a'"),
     ],
 )
 def test_wrong_label_files_are_named(tmp_path: Path, xml: str, says: str) -> None:

@@ -188,7 +188,7 @@ def test_parquet_in_and_what_could_not_be_read_again(
         detect_many(model, source, str(out), **arguments)
 
 
-def test_no_other_run_goes_on_in_its_folder(
+def test_no_other_run_resumes_in_its_folder(
     model: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[int] = []
@@ -217,7 +217,7 @@ def test_no_other_run_goes_on_in_its_folder(
         detect_many(model, str(images), out, workers=1)
 
 
-def test_mistakes(model: str, tmp_path: Path) -> None:
+def test_user_errors(model: str, tmp_path: Path) -> None:
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'no.parquet').write_bytes(b'PAR1 no')
     (tmp_path / 'empty.txt').touch()

@@ -87,7 +87,7 @@ def test_pictures_of_an_earlier_run_are_no_images(work: Path) -> None:
     assert len(read(work / 'images/found/detections.json')['images']) == 4
 
 
-def test_without_pictures_there_is_json_alone(work: Path) -> None:
+def test_without_pictures_there_is_only_json(work: Path) -> None:
     detect_by('m.onnx', ['images', 'clip.avi.mp4'], work / 'out', score=0.1, json_file=True, pictures=False)
     assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
     assert len(read(work / 'out/detections.json')['results']) == 32
@@ -95,7 +95,7 @@ def test_without_pictures_there_is_json_alone(work: Path) -> None:
         detect_by('m.onnx', ['images'], work / 'out', pictures=False)
 
 
-def test_a_folder_in_the_place_of_the_json_is_told_before_the_work(work: Path) -> None:
+def test_a_folder_in_the_place_of_the_json_is_reported_before_the_work(work: Path) -> None:
     (work / 'out/detections.json').mkdir(parents=True)
     with pytest.raises(UserError, match='--json out/detections.json: a file is wanted, this is a folder'):
         detect_by('m.onnx', ['images'], Path('out'), json_file=True)
@@ -132,7 +132,7 @@ def test_a_folder_named_by_a_number_is_no_camera(work: Path, monkeypatch: pytest
     assert (work / 'out/a.png').is_file()
 
 
-def test_videos_that_cannot_be_read_are_told(work: Path) -> None:
+def test_videos_that_cannot_be_read_are_reported(work: Path) -> None:
     (work / 'b.mp4').write_text('no video')
     assert detect_by('m.onnx', ['b.mp4', 'clip.avi.mp4'], work / 'out', json_file=True) == 1
     found = read(work / 'out/detections.json')
@@ -202,7 +202,7 @@ def test_the_tool_needs_no_torch(work: Path) -> None:
         (['c.py', 'images', '-o', 'out'], 'expected, after a config, its checkpoint'),
     ],
 )
-def test_mistakes_are_told_in_one_message(words: list[str], message: str, work: Path) -> None:
+def test_user_errors_are_one_message(words: list[str], message: str, work: Path) -> None:
     done = run_tool(work, *words)
     assert done.returncode == 2
     assert message in done.stderr

@@ -122,7 +122,7 @@ def test_coco_results(detector: Detector) -> None:
     assert type(first['score']) is float
 
 
-def test_onnx_is_run_by_openvino_where_that_alone_is_here(
+def test_onnx_is_run_by_openvino_where_only_that_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / 'bright.onnx', Metadata(**METADATA))

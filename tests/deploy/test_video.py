@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,11 @@ def test_files_that_are_no_videos(tmp_path: Path) -> None:
     (tmp_path / 'empty.mp4').touch()
     (tmp_path / 'text.mp4').write_text('no video')
     (tmp_path / 'folder.mp4').mkdir()
+    os.mkfifo(tmp_path / 'pipe.mp4')
     for name, message in (
-        ('nowhere.mp4', 'no video that OpenCV reads'),
-        ('folder.mp4', 'no video that OpenCV reads'),
+        ('nowhere.mp4', 'expected a video, got a folder, a pipe or nothing'),
+        ('folder.mp4', 'expected a video, got a folder, a pipe or nothing'),
+        ('pipe.mp4', 'expected a video, got a folder, a pipe or nothing'),
         ('empty.mp4', 'no video that OpenCV reads'),
         ('text.mp4', 'no video that OpenCV reads'),
     ):

@@ -296,9 +296,9 @@ def test_statistics_of_a_level_are_of_that_level_alone(head: GFLSepBNHead) -> No
 
 def test_a_checkpoint_of_it_loads_whole(head: GFLSepBNHead) -> None:
     state = head.state_dict()
-    twin = GFLSepBNHead(num_classes=3, in_channels=6, feat_channels=8, **SHAPE)
-    twin.load_state_dict(state)
-    for ours, theirs in zip(head.eval()(maps()), twin.eval()(maps())):
+    other = GFLSepBNHead(num_classes=3, in_channels=6, feat_channels=8, **SHAPE)
+    other.load_state_dict(state)
+    for ours, theirs in zip(head.eval()(maps()), other.eval()(maps())):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 

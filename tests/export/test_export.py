@@ -148,7 +148,7 @@ def test_file_is_valid_and_runs_in_each_opset(source: Path, opset: int) -> None:
     assert boxes[0].max(axis=0).tolist() <= [160, 96, 160, 96] and boxes[1].max() <= 128
 
 
-def test_file_has_standard_operators_alone_and_no_trace_of_this_machine(source: Path) -> None:
+def test_file_has_only_standard_operators_and_no_trace_of_this_machine(source: Path) -> None:
     model = onnx.load(source)
     assert {node.domain for node in model.graph.node} == {''} and not model.functions
     assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
@@ -228,7 +228,7 @@ def test_an_image_that_mmdet_would_turn_the_canvas_for_is_reported(source: Path,
 def test_a_canvas_that_fits_the_data_is_proposed() -> None:
     def hint(*sizes: tuple[int, int]) -> list[str]:
         images = [{'width': width, 'height': height} for width, height in sizes]
-        truth: Any = type('Truth', (), {'content': {'images': images}})
+        truth: Any = type('GroundTruth', (), {'content': {'images': images}})
         square = metadata(dynamic=False, height=320, width=320, scale=(320, 320))
         return list(exporting._size_hint(truth, square))
 

@@ -111,7 +111,7 @@ def test_strongest_are_the_highest_scores(boxes: int, classes: int) -> None:
     assert len({tuple(pair) for pair in torch.stack([box[0], label[0]], 1).tolist()}) == top.shape[1]
 
 
-def test_keep_best_suppresses_each_image_alone() -> None:
+def test_keep_best_suppresses_each_image_on_its_own() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]]).repeat(2, 1, 1)
     scores = torch.tensor([[0.5, 0.9, 0.3], [0.5, 0.0, 0.0]])
     assert keep_best(boxes, scores, 0.5, 3).tolist() == [[1, 2, -1], [0, -1, -1]]

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from ghost_det import GhostNet
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.backends import openvino_core
-from ghost_det.export.accuracy import Truth
+from ghost_det.export.accuracy import GroundTruth
 from ghost_det.export.onnx import write_openvino
 from ghost_det.export.quantize import quantization_settings, quantize
 from ghost_det.models.fuse import rewrite
@@ -113,7 +113,7 @@ def test_a_layer_that_costs_too_much_is_put_back(tmp_path: Path) -> None:
     )
     source = tmp_path / 'source.xml'
     write_openvino(openvino_core().read_model(careful_model().SerializeToString()), source, METADATA)
-    truth = Truth.read(annotations, tmp_path, METADATA.classes)
+    truth = GroundTruth.read(annotations, tmp_path, METADATA.classes)
     lines = {}
     for allowed in (1.0, 0.01):
         out = tmp_path / f'small-{allowed}.xml'

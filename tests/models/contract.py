@@ -99,10 +99,10 @@ class BackboneContract:
     def test_nothing_is_built_behind_the_deepest_map(self, deepest: int, groups: int) -> None:
         model = self.small(out_indices=(deepest,))
         assert len(model.blocks) == groups
-        whole = self.small()
-        whole.load_state_dict({**whole.state_dict(), **model.state_dict()})
+        deep = self.small()
+        deep.load_state_dict({**deep.state_dict(), **model.state_dict()})
         x = torch.rand(1, 3, 64, 64)
-        assert torch.equal(model.eval()(x)[0], whole.eval()(x)[deepest])
+        assert torch.equal(model.eval()(x)[0], deep.eval()(x)[deepest])
         total(model.train()(torch.rand(2, 3, 64, 64))).backward()
         assert all(p.grad is not None for p in model.parameters())
 
@@ -229,10 +229,10 @@ class BackboneContract:
             keys = list(model.state_dict())
             model.switch_to_deploy()
             assert list(model.state_dict()) == keys
-            twin = self.small(**settings).eval()
-            twin.switch_to_deploy()
-            twin.load_state_dict(model.state_dict())
-            assert same(want, twin(x), 1e-5)
+            other = self.small(**settings).eval()
+            other.switch_to_deploy()
+            other.load_state_dict(model.state_dict())
+            assert same(want, other(x), 1e-5)
         assert not any(key.split('.')[-3:-1] == ['bn1'] for key in keys if '_rpr_' in key)
 
     def test_the_classifier_gives_logits(self) -> None:

@@ -1,4 +1,4 @@
-"""Our networks beside timm's, which were written by others: the same weights give the same maps."""
+"""Our networks compared with timm's, which were written by others: the same weights give the same maps."""
 
 from __future__ import annotations
 

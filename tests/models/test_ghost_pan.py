@@ -55,7 +55,7 @@ def test_kernel_and_blocks_reach_every_level(kernel_size: int, num_blocks: int) 
     assert [out.shape[2] for out in neck(maps(64, 64, batch=2))] == [8, 4, 2, 1, 1]
 
 
-def test_the_forward_pass_is_that_of_a_naive_twin() -> None:
+def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
     neck = randomise(small()).eval()
     inputs = maps(75, 100)
     low, middle, high = (neck.reduce_layers[i](inputs[i + 1]) for i in range(3))

@@ -56,7 +56,7 @@ def naive(ghost: GhostConv2d, x: Tensor, ratio: int, out: int) -> Tensor:
 @pytest.mark.parametrize(('ratio', 'out'), [(2, 8), (2, 9), (3, 8), (4, 5)])
 @pytest.mark.parametrize('d', [1, 2, 3, 5])
 @pytest.mark.parametrize('mode', ['zeros', 'reflect', 'circular'])
-def test_ghost_convolution_against_its_naive_twin(
+def test_ghost_convolution_equals_its_naive_reference(
     mode: str, d: int, ratio: int, out: int, bias: bool
 ) -> None:
     conv = nn.Conv2d(6, out, 3, 2, 1, bias=bias, padding_mode=mode)

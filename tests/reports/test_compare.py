@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import json
 import re
-from html import escape
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from ghost_det.errors import UserError, run_tool
 from ghost_det.evaluation.coco import FIGURES

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
+from mmengine.hooks import Hook
 
 from ghost_det.config.load import load_config
 from ghost_det.evaluation.coco import FIGURES
@@ -99,11 +100,11 @@ def test_a_report_that_fails_does_not_fail_the_training(
 def test_an_unfinished_training_has_a_report_for_programs(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(runner: Any) -> None:
-        report.report_evaluation(runner)
-        raise RuntimeError('killed')
+    def stop(self: Hook, runner: Any) -> None:
+        if runner.epoch == 1:
+            raise RuntimeError('killed')
 
-    monkeypatch.setattr('ghost_det.engine.runner.report_evaluation', stop)
+    monkeypatch.setattr(report.ReportHook, 'before_train_epoch', stop)
     with pytest.raises(Exception, match='killed'):
         tiny(sample, tmp_path, epochs=2)
     found = json.loads((tmp_path / 'report.json').read_text())

@@ -18,7 +18,7 @@ from huggingface_hub import hf_hub_download
 
 from ghost_det.weights.catalog import Weights
 
-Fault = str | int | None
+Failure = str | int | None
 
 
 def _plain(path: str) -> str:
@@ -29,15 +29,15 @@ class Hub:
     """A server of files, by path.
 
     Attributes:
-        files: content, and the faults of the coming downloads, one each; the last one stays: ``'cut'``
-            half-way, ``'close'`` the same where no length was told, ``'hold'`` half-way until ``go`` is
+        files: content, and the failures of the coming downloads, one each; the last one stays: ``'cut'``
+            half-way, ``'close'`` the same without a length, ``'hold'`` half-way until ``go`` is
             set, ``'flip'`` the last byte, a status, or a path to redirect to.
         asked: the downloads, as ``'/path'`` or ``'/path from BYTE'``.
-        go: lets held downloads go on.
+        go: lets held downloads continue.
     """
 
     def __init__(self) -> None:
-        self.files: dict[str, tuple[bytes, list[Fault]]] = {}
+        self.files: dict[str, tuple[bytes, list[Failure]]] = {}
         self.asked: list[str] = []
         self.go = Event()
         hub = self
@@ -56,23 +56,23 @@ class Hub:
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
 
-    def serve(self, path: str, content: bytes, *faults: Fault) -> str:
-        self.files[_plain(path)] = content, list(faults or [None])
+    def serve(self, path: str, content: bytes, *failures: Failure) -> str:
+        self.files[_plain(path)] = content, list(failures or [None])
         return self.url + path
 
-    def publish(self, weights: Weights, content: bytes, *faults: Fault) -> str:
+    def publish(self, weights: Weights, content: bytes, *failures: Failure) -> str:
         """Serve a file where the hub has these weights."""
-        return self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content, *faults)
+        return self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content, *failures)
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         path, download = _plain(request.path), request.command == 'GET'
         resumed = re.fullmatch(r'bytes=(\d+)-', request.headers.get('Range', ''))
         start = int(resumed[1]) if resumed else 0
-        content, faults = self.files.get(path, (b'', [404]))
-        fault = faults[0] if download or path not in self.files else None
+        content, failures = self.files.get(path, (b'', [404]))
+        failure = failures[0] if download or path not in self.files else None
         if download:
             self.asked.append(path + (f' from {start}' if resumed else ''))
-            del faults[: len(faults) > 1]
+            del failures[: len(failures) > 1]
         status, body = (206 if resumed else 200), content[start:]
         headers = {
             'X-Repo-Commit': 'c' * 40 if '/main/' in path else path.split('/')[-2],
@@ -80,13 +80,13 @@ class Hub:
         }
         if resumed:
             headers['Content-Range'] = f'bytes {start}-{len(content) - 1}/{len(content)}'
-        if isinstance(fault, int):
-            status, body = fault, b''
-        elif fault and fault.startswith('/'):
-            status, body, headers['Location'] = 302, b'', self.url + fault
-        elif fault == 'flip':
+        if isinstance(failure, int):
+            status, body = failure, b''
+        elif failure and failure.startswith('/'):
+            status, body, headers['Location'] = 302, b'', self.url + failure
+        elif failure == 'flip':
             body = body[:-1] + bytes([body[-1] ^ 1])
-        headers |= {'Connection': 'close'} if fault == 'close' else {'Content-Length': str(len(body))}
+        headers |= {'Connection': 'close'} if failure == 'close' else {'Content-Length': str(len(body))}
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)
@@ -94,8 +94,8 @@ class Hub:
         if download:
             half = len(body) // 2
             request.wfile.write(body[:half])
-            request.close_connection = fault in ('cut', 'close')
-            if fault == 'hold':
+            request.close_connection = failure in ('cut', 'close')
+            if failure == 'hold':
                 self.go.wait(10)
             if not request.close_connection:
                 with suppress(ConnectionError):  # of a client that was killed

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from torch import nn
 
 from ghost_det.engine.loading import safe_loading
 from ghost_det.errors import UserError
+from ghost_det.models import GhostNet
 from ghost_det.weights.checkpoint import check_fits, checkpoint_classes, load_checkpoint
+from tests.conftest import ROOT
 
 
 class Canary:
@@ -49,6 +53,36 @@ def test_a_checkpoint_of_mmengine_is_read_completely(tmp_path: Path) -> None:
     assert got['message_hub']['log_scalars']['train/loss'].data[0].tolist() == [1, 2, 3, 4]
     assert checkpoint_classes(got) == ('cat', 'dog')
     assert checkpoint_classes({'state_dict': {}}) is None
+
+
+WITHOUT_MMENGINE = """
+import sys
+sys.modules.update(dict.fromkeys(('mmengine', 'mmcv', 'mmdet')))
+from ghost_det import load_pretrained, ghostnet_050
+from ghost_det.models import GhostNet
+from ghost_det.weights.checkpoint import load_checkpoint
+path = sys.argv[1]
+history = load_checkpoint(path)['message_hub']['log_scalars']['train/loss']
+assert history._log_history.tolist() == [1.0, 2.0]
+print(load_pretrained(GhostNet(width=0.5), path))
+assert ghostnet_050(num_classes=2).classifier.out_features == 2
+"""
+
+
+def test_a_checkpoint_of_mmengine_is_read_without_mmengine(tmp_path: Path) -> None:
+    hub = MessageHub.get_instance(f'test_{tmp_path.name}')
+    for value in (1.0, 2.0):
+        hub.update_scalar('train/loss', value)
+    weights = {f'backbone.{key}': value for key, value in GhostNet(width=0.5).state_dict().items()}
+    torch.save({'state_dict': weights, 'message_hub': hub.state_dict()}, tmp_path / 'a.pth')
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_MMENGINE, tmp_path / 'a.pth'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0 and '502 of 502 tensors' in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize('place', ['meta', 'state_dict', 'message_hub', 'top'])

@@ -1,4 +1,4 @@
-"""Two forms of an operator, held against each other."""
+"""Two forms of an operator, compared with each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def outcome(operator: Callable[..., Any], arguments: tuple[Any, ...], named: dic
 def same(
     ours: Callable[..., Any], theirs: Callable[..., Any], *arguments: Any, ulps: float = 8, **named: Any
 ) -> list[Any]:
-    """Hold our form of an operator against theirs; return the outcome of theirs.
+    """Compare our form of an operator with theirs; return the outcome of theirs.
 
     Sums may be taken in another order: a difference of some units in the last place of the largest entry.
     """
@@ -48,7 +48,7 @@ def same_roi_align(
     rois: Tensor,
     *numbers: Any,
 ) -> None:
-    """Hold RoIAlign, forward and backward, in two forms against each other."""
+    """Compare RoIAlign, forward and backward, in two forms."""
     height, width, _, _, mode, _ = numbers
     output = features.new_full((len(rois), features.shape[1], height, width), 9)
     if mode:

@@ -1,4 +1,6 @@
-"""The stand-ins held against mmcv's compiled operators, where an mmcv with these is installed.
+"""The stand-ins compared with mmcv's compiled operators, where an mmcv with these is installed.
+
+    python -m pytest tools/verify_operators/test_compiled.py
 
 docs/operators.md says how to build one. Each operator gets the same tensors in both forms; what it returns,
 the buffers it fills and the inputs it must leave alone are compared.
@@ -27,7 +29,7 @@ if ensure_ops() != 'compiled':
 
 import mmcv._ext as ext  # noqa: E402
 
-# What a build for the CPU alone has, of the operators that have a stand-in.
+# What a build only for the CPU has, of the operators that have a stand-in.
 ON_THE_CPU = {
     'bbox_overlaps',
     'deform_conv_backward_input',

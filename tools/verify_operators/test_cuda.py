@@ -1,7 +1,9 @@
-"""The stand-ins held against the sources of mmcv's CUDA kernels, compiled as C++ for the CPU.
+"""The stand-ins compared with the sources of mmcv's CUDA kernels, compiled as C++ for the CPU.
 
-A compiled mmcv has many operators for GPUs alone. Their kernels, which come with every mmcv, are C++ but for
-a few words: tests/cuda_kernels.cpp supplies these, and here are mmcv's launchers in Python.
+    python -m pytest tools/verify_operators/test_cuda.py
+
+A compiled mmcv has many operators only for GPUs. Their kernels, which come with every mmcv, are C++ but for
+a few words: cuda_kernels.cpp supplies these, and here are mmcv's launchers in Python.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from torch import Tensor
 
 from ghost_det.ops import ensure_ops
 from ghost_det.ops.table import STAND_INS
-from tests.conftest import ROOT
 
 from .operators import MAPS, close, map_with_ties, outcome, regions, same, same_roi_align
 
@@ -43,7 +44,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     folder = tmp_path_factory.mktemp('kernels')
     for header in ('cuda.h', 'pytorch_cuda_helper.hpp'):
         (folder / header).touch()
-    source, built = ROOT / 'tests/cuda_kernels.cpp', folder / 'kernels.so'
+    source, built = Path(__file__).with_name('cuda_kernels.cpp'), folder / 'kernels.so'
     options = ['-std=c++17', '-O1', '-shared', '-fPIC', f'-I{folder}', f'-I{KERNELS}']
     subprocess.run([str(COMPILER), *options, source, '-o', built], check=True)
     library = ctypes.CDLL(str(built))

@@ -13,10 +13,9 @@ from mmdet.structures.bbox import bbox_overlaps
 
 from ghost_det.config.query import test_pipeline
 from ghost_det.data.findings import Finding, found
-from ghost_det.data.table import IOU, LIMITS, SIZES, Floats, Table, sound_boxes
+from ghost_det.data.table import IOU, LIMITS, SIZES, Floats, Ints, Table, sound_boxes
 
 MOST = 20_000  # boxes are enough for a share: its standard error is under 0.4 %
-CHUNK = 4096
 ENOUGH = 0.9
 
 
@@ -105,12 +104,13 @@ def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> 
     return best
 
 
-def cover(
-    generator: dict[str, Any], table: Table, pipeline: Sequence[Any], divisor: int, words: str
-) -> Coverage | str:
-    """Measure which boxes the anchors reach, after the config's own resizing, or return why it is unknown.
+def resize_boxes(
+    table: Table, pipeline: Sequence[Any], divisor: int
+) -> tuple[torch.Tensor, torch.Tensor, Ints] | str:
+    """Return boxes as a test pipeline resizes them, or why that is unknown.
 
-    Images are padded to multiples of ``divisor``.
+    Corners (n, 4), the sizes of their images (n, 2), padded to multiples of ``divisor``, and which of `SIZES`
+    each box had before (n,).
     """
     chosen = np.flatnonzero(sound_boxes(table) & ~table.crowd)
     chosen = chosen[table.sizes[table.image[chosen]].all(1)]
@@ -122,15 +122,15 @@ def cover(
         return factors
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) * np.tile(factors, 2)
     shapes = np.ceil(np.round(sizes * factors) / divisor) * divisor
+    return torch.from_numpy(corners), torch.from_numpy(shapes), np.digitize(boxes[:, 2:].prod(1), LIMITS)
+
+
+def measure_coverage(
+    generator: dict[str, Any], words: str, corners: torch.Tensor, shapes: torch.Tensor, size: Ints
+) -> Coverage:
+    """Measure which of the boxes of `resize_boxes` the anchors reach; ``words`` are what to call them."""
     built = TASK_UTILS.build(generator)
-    parts = [
-        best_overlaps(
-            built, torch.from_numpy(corners[n : n + CHUNK]), torch.from_numpy(shapes[n : n + CHUNK])
-        )
-        for n in range(0, len(chosen), CHUNK)
-    ]
-    overlaps = torch.cat(parts).numpy() if parts else np.zeros(0)
-    size = np.digitize(boxes[:, 2] * boxes[:, 3], LIMITS)
+    overlaps = best_overlaps(built, corners, shapes).numpy()
     counts = np.bincount(size, minlength=3)
     reached = np.bincount(size[overlaps >= IOU], minlength=3)
     cell = '/'.join(str(count) for count in dict.fromkeys(built.num_base_priors))
@@ -163,13 +163,12 @@ def check_anchors(cfg: Any, table: Table, split: str) -> tuple[list[Finding], li
         return [], [f'anchors: not examined: {place}'], None
     pipeline = test_pipeline(cfg)
     divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
-    now = cover(generator, table, pipeline, divisor, 'now')
-    if isinstance(now, str):
-        return [], [f'anchors: not examined: {now}'], None
-    tried = [
-        cover(other, table, pipeline, divisor, words) for words, other in alternatives(generator).items()
-    ]
-    better = [each for each in tried if isinstance(each, Coverage) and each.share > now.share + 0.005]
+    resized = resize_boxes(table, pipeline, divisor)
+    if isinstance(resized, str):
+        return [], [f'anchors: not examined: {resized}'], None
+    now = measure_coverage(generator, 'now', *resized)
+    tried = [measure_coverage(other, words, *resized) for words, other in alternatives(generator).items()]
+    better = [each for each in tried if each.share > now.share + 0.005]
     better.sort(key=lambda each: -each.share)
     lines = [f'boxes that an anchor reaches at IoU {IOU}, {place}:', f'  {now.line()}']
     lines += [f'  {each.line()}' for each in better] or ['  none of the others that were tried reaches more']

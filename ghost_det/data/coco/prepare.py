@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -42,13 +43,13 @@ def prepare(
     After an error, what is there stays, and the next call resumes.
     """
     parts = [catalog.parts[split] for split in splits]
-    url = url or catalog.url
+    copy = _Copy(root, url or catalog.url, jobs, keep_zips)
     with _locked(root):
-        needed = _missing_annotation_bytes(root, catalog.annotations, parts)
-        _require_space(root, needed + sum(_missing_image_bytes(root, part) for part in parts))
-        _ensure_annotations(root, catalog.annotations, parts, url, jobs, keep_zips)
+        needed = copy.missing_annotation_bytes(catalog.annotations, parts)
+        _require_space(root, needed + sum(copy.missing_image_bytes(part) for part in parts))
+        copy.ensure_annotations(catalog.annotations, parts)
         for part in parts:
-            state = _ensure_images(root, part, url, jobs, keep_zips)
+            state = copy.ensure_images(part)
             print('\n'.join(state.lines(root)))
             if not state.intact:
                 print(f'{part.name}: the published archive has these problems')
@@ -70,19 +71,19 @@ def subset(
     one validation image. All 80 categories stay. The full annotations, which this needs, go to ``root``.
     """
     parts = [catalog.parts[split] for split in splits]
-    url = url or catalog.url
+    copy = _Copy(root, url or catalog.url, jobs, keep_zips)
     folder = root.with_name(f'{root.name}-subset-{count}')
     with _locked(root):
         _remove_partial(folder)
-        needed = _missing_annotation_bytes(root, catalog.annotations, parts)
+        needed = copy.missing_annotation_bytes(catalog.annotations, parts)
         _require_space(root, needed + count * IMAGE_BYTES * (VAL_SHARE + 1) // VAL_SHARE)
-        _ensure_annotations(root, catalog.annotations, parts, url, jobs, keep_zips)
+        copy.ensure_annotations(catalog.annotations, parts)
         for split, part in zip(splits, parts):
             number = count if split == 'train' else max(1, count // VAL_SHARE)
             content = _reduced_annotations(root / part.annotations, number)
             sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
             lost = {n: size for n, size in sizes.items() if image_problem(folder / part.name / n, size)}
-            _fetch_images(f'{url}/{part.name}', folder / part.name, lost, jobs)
+            _fetch_images(f'{copy.url}/{part.name}', folder / part.name, lost, jobs)
             with atomic(folder / part.annotations) as partial:
                 partial.write_text(json.dumps(content))
             print(f'{part.name}: {number:,} images, {len(content["annotations"]):,} boxes in {folder}')
@@ -110,58 +111,86 @@ def _reduced_annotations(path: Path, count: int) -> dict[str, Any]:
     return content
 
 
-def _is_published(root: Path, part: Part) -> bool:
-    file = root / part.annotations
-    return file.is_file() and sha256(file) == part.sha256
+@dataclass(frozen=True)
+class _Copy:
+    """A copy of COCO in a folder, and how to complete it."""
 
+    root: Path
+    url: str
+    jobs: int
+    keep_zips: bool
 
-def _ensure_annotations(
-    root: Path, archive: Archive, parts: Sequence[Part], url: str, jobs: int, keep_zips: bool
-) -> None:
-    wrong = [part for part in parts if not _is_published(root, part)]
-    if not wrong:
-        return
-    path = _ensure_archive(root, archive, url, jobs)
-    for old in (root / part.annotations for part in wrong):
-        if old.is_file():
-            copy = old.replace(old.with_name(f'{old.name}.replaced'))
-            print(f'{old}: not the published file; kept as {copy.name}')
-    unpack(path, root, archive.folder, archive.unpacked, jobs, {p.annotations.as_posix() for p in wrong})
-    for part in wrong:
-        if not _is_published(root, part):
-            raise UserError(f'{path}: has no {part.annotations} as published')
-    if not keep_zips:
-        _delete_archive(path)
+    def ensure_annotations(self, archive: Archive, parts: Sequence[Part]) -> None:
+        wrong = [part for part in parts if not self._has_annotations(part)]
+        if not wrong:
+            return
+        path = self._ensure_archive(archive)
+        for old in (self.root / part.annotations for part in wrong):
+            if old.is_file():
+                backup = old.replace(old.with_name(f'{old.name}.replaced'))
+                print(f'{old}: not the published file; kept as {backup.name}')
+        self._unpack(path, archive, {part.annotations.as_posix() for part in wrong})
+        for part in wrong:
+            if not self._has_annotations(part):
+                raise UserError(f'{path}: has no {part.annotations} as published')
+        self._drop_archive(path)
 
+    def ensure_images(self, part: Part) -> SplitState:
+        state = examine(self.root, part, self.jobs)
+        path = self.root / part.archive.name
+        if not state.intact:
+            if len(state.images) < len(state.sizes):  # else, as before the first download, there are none
+                print('\n'.join(state.lines(self.root)))
+            if len(state.images) <= FEW * part.images and not path.exists():
+                lost = {name: state.sizes[name] for name in state.images}
+                _fetch_images(f'{self.url}/{part.name}', self.root / part.name, lost, self.jobs)
+            else:
+                self._unpack(self._ensure_archive(part.archive), part.archive)
+            state = examine(self.root, part, self.jobs)
+        self._drop_archive(path)
+        return state
 
-def _ensure_images(root: Path, part: Part, url: str, jobs: int, keep_zips: bool) -> SplitState:
-    state = examine(root, part, jobs)
-    path = root / part.archive.name
-    if not state.intact:
-        if len(state.images) < len(state.sizes):  # else, as before the first download, there are none
-            print('\n'.join(state.lines(root)))
-        if len(state.images) <= FEW * part.images and not path.exists():
-            lost = {name: state.sizes[name] for name in state.images}
-            _fetch_images(f'{url}/{part.name}', root / part.name, lost, jobs)
-        else:
-            path = _ensure_archive(root, part.archive, url, jobs)
-            unpack(path, root, part.archive.folder, part.archive.unpacked, jobs)
-        state = examine(root, part, jobs)
-    if path.exists() and not keep_zips:
-        _delete_archive(path)
-    return state
+    def missing_annotation_bytes(self, archive: Archive, parts: Sequence[Part]) -> int:
+        if all((self.root / part.annotations).is_file() for part in parts):
+            return 0
+        return self._missing_archive_bytes(archive) + archive.unpacked
 
+    def missing_image_bytes(self, part: Part) -> int:
+        folder = self.root / part.name
+        present = sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
+        missing = max(0, part.images - present)
+        archive = self._missing_archive_bytes(part.archive) if missing > FEW * part.images else 0
+        return archive + part.archive.unpacked * missing // part.images
 
-def _ensure_archive(root: Path, archive: Archive, url: str, jobs: int) -> Path:
-    path = root / archive.name
-    if not path.exists():
-        download(f'{url}/{archive.path}', path, archive.size, archive.sha256, jobs)
-    elif path.stat().st_size != archive.size or sha256(path) != archive.sha256:
-        raise UserError(
-            f'{path}: not the published archive, or incomplete: expected {archive.size:,} bytes and SHA-256 '
-            f'{archive.sha256}, got {path.stat().st_size:,} bytes; delete it, and run this again'
-        )
-    return path
+    def _has_annotations(self, part: Part) -> bool:
+        file = self.root / part.annotations
+        return file.is_file() and sha256(file) == part.sha256
+
+    def _ensure_archive(self, archive: Archive) -> Path:
+        path = self.root / archive.name
+        if not path.exists():
+            download(f'{self.url}/{archive.path}', path, archive.size, archive.sha256, self.jobs)
+        elif path.stat().st_size != archive.size or sha256(path) != archive.sha256:
+            raise UserError(
+                f'{path}: not the published archive, or incomplete: expected {archive.size:,} bytes and '
+                f'SHA-256 {archive.sha256}, got {path.stat().st_size:,} bytes; delete it, and run this again'
+            )
+        return path
+
+    def _missing_archive_bytes(self, archive: Archive) -> int:
+        path = self.root / archive.name
+        return 0 if path.exists() else archive.size - kept_bytes(path, archive.sha256)
+
+    def _unpack(self, path: Path, archive: Archive, only: set[str] | None = None) -> None:
+        unpack(path, self.root, archive.folder, archive.unpacked, self.jobs, only)
+
+    def _drop_archive(self, path: Path) -> None:
+        """Delete an archive, unless it is to stay, once the disk has what was in it."""
+        if self.keep_zips or not path.exists():
+            return
+        if hasattr(os, 'sync'):
+            os.sync()
+        path.unlink()
 
 
 def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], jobs: int) -> None:
@@ -178,13 +207,6 @@ def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], job
 
     with tqdm(total=len(sizes), desc=f'{folder.name}/', unit='image', disable=None) as bar:
         run_all(fetch, list(sizes), jobs, stop)
-
-
-def _delete_archive(path: Path) -> None:
-    """Delete an archive once the disk has what was in it."""
-    if hasattr(os, 'sync'):
-        os.sync()
-    path.unlink()
 
 
 @contextlib.contextmanager
@@ -204,25 +226,6 @@ def _locked(root: Path) -> Iterator[None]:
 def _remove_partial(root: Path) -> None:
     for path in root.glob('*/.partial-*'):
         path.unlink(missing_ok=True)
-
-
-def _missing_annotation_bytes(root: Path, archive: Archive, parts: Sequence[Part]) -> int:
-    if all((root / part.annotations).is_file() for part in parts):
-        return 0
-    return _missing_archive_bytes(root, archive) + archive.unpacked
-
-
-def _missing_image_bytes(root: Path, part: Part) -> int:
-    folder = root / part.name
-    present = sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
-    missing = max(0, part.images - present)
-    archive = _missing_archive_bytes(root, part.archive) if missing > FEW * part.images else 0
-    return archive + part.archive.unpacked * missing // part.images
-
-
-def _missing_archive_bytes(root: Path, archive: Archive) -> int:
-    path = root / archive.name
-    return 0 if path.exists() else archive.size - kept_bytes(path, archive.sha256)
 
 
 def _require_space(root: Path, needed: int) -> None:
