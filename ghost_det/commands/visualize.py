@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=what, description=f'Draw {what}.')
+    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'Draw {what}.')
     model = 'as resnet50 or ghostnet_1x, or the config of a detector'
     command.add_argument('model', metavar='MODEL', help=model)
     command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='a file of its weights')
