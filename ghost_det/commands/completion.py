@@ -61,7 +61,7 @@ def whole_parser(configs: Any, files: Any) -> argparse.ArgumentParser:
 
 def _complete(parser: argparse.ArgumentParser, configs: Any, files: Any) -> None:
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action.choices, dict):
             for each in action.choices.values():
                 _complete(each, configs, files)
         elif action.nargs != 0 and action.choices is None:

@@ -144,7 +144,7 @@ class _Numbered(_Loop):
 
     def _build(self, runner: Any, **changed: Any) -> Any:
         """Return a loader whose images are seeded."""
-        varied = runner._randomness_cfg.get('diff_rank_seed', False)
+        varied = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
         loader = runner.build_dataloader({**self._settings, **changed}, runner.seed, varied)
         if not hasattr(loader.dataset, '__getitems__'):
             loader.dataset.__getitems__ = SeededImages(loader.dataset)

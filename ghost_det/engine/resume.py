@@ -30,7 +30,7 @@ class RepeatableHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed by the step."""
-        rank = get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0
+        rank = get_rank() if runner.cfg.get('randomness', {}).get('diff_rank_seed') else 0
         seed_all(runner.seed, rank, runner.iter)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
@@ -46,7 +46,7 @@ class RepeatableHook(Hook):
         meta['batches'] = len(loop.dataloader)
         meta['began'] = getattr(runner, 'began', 0)
         meta['sizes'] = [module._input_size for module in _resizers(runner.model)]
-        every = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        every = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
         if step % every and 'optimizer' in checkpoint:
             checkpoint['gradients'] = {
                 name: parameter.grad

@@ -73,7 +73,7 @@ def normalisation(detector: Any) -> tuple[bool, list[float], list[float]]:
             f'{type(before).__name__}: no export for this data_preprocessor: DetDataPreprocessor has one'
         )
     mean, std = [0.0] * 3, [1.0] * 3
-    if before._enable_normalize:
+    if hasattr(before, 'mean'):
         mean, std = before.mean.flatten().tolist(), before.std.flatten().tolist()
     if len(mean) != 3 or len(std) != 3:
         raise UserError(f'data_preprocessor: expected mean and std of three channels, got {mean} and {std}')

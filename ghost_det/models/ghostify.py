@@ -140,7 +140,7 @@ def _is_closed(part: nn.Module) -> bool:
     if isinstance(part, CONVOLUTIONS):
         return not is_plain_conv(part)
     # mmcv's deformable convolutions derive from nn.Module; their kernels give them away.
-    weight = part._parameters.get('weight')
+    weight = dict(part.named_parameters(recurse=False)).get('weight')
     is_kernel = weight is not None and weight.dim() == 4
     return is_kernel or isinstance(part, GhostConv2d | GhostModule | RepGhostModule)
 
