@@ -108,8 +108,8 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     return buffer.getvalue()
 
 
-def archive_of(path: str, content: bytes, folder: str, unpacked: int = 50 << 20) -> Archive:
-    return Archive(path, len(content), hashlib.sha256(content).hexdigest(), folder, unpacked)
+def archive_of(path: str, content: bytes, unpacked: int = 50 << 20) -> Archive:
+    return Archive(path, len(content), hashlib.sha256(content).hexdigest(), unpacked)
 
 
 def publish(source: Path, server: Server) -> Catalog:
@@ -125,14 +125,14 @@ def publish(source: Path, server: Server) -> Catalog:
         own = annotations[f'annotations/instances_{name}.json']
         parts[split] = Part(
             name,
-            archive_of(f'zips/{name}.zip', content, name),
+            archive_of(f'zips/{name}.zip', content),
             len(images),
             len(json.loads(own)['annotations']),
             hashlib.sha256(own).hexdigest(),
         )
     path = 'annotations/annotations_trainval2017.zip'
     server.files[f'/{path}'] = content = zipped(annotations)
-    return Catalog(archive_of(path, content, 'annotations'), parts, server.url)
+    return Catalog(archive_of(path, content), parts, server.url)
 
 
 def names(folder: Path) -> list[str]:

@@ -41,13 +41,13 @@ def server() -> Iterator[Server]:
 
 
 def get(server: Server, folder: Path, jobs: int = 4, content: bytes = BYTES) -> bytes:
-    archive = archive_of('a.zip', content, '')
+    archive = archive_of('a.zip', content)
     download.download(f'{server.url}/a.zip', folder / 'a.zip', archive.size, archive.sha256, jobs)
     return (folder / 'a.zip').read_bytes()
 
 
 def kept_bytes(folder: Path) -> int:
-    return download.kept_bytes(folder / 'a.zip', archive_of('a.zip', BYTES, '').sha256)
+    return download.kept_bytes(folder / 'a.zip', archive_of('a.zip', BYTES).sha256)
 
 
 def test_ranges_come_in_parallel_and_only_the_file_is_left(server: Server, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_journal_counts_only_for_its_own_file(server: Server, tmp_path: Path) 
 
     (tmp_path / 'a.zip').write_bytes(BYTES)
     (tmp_path / 'a.zip').rename(tmp_path / 'a.zip.part')
-    digest = archive_of('a.zip', BYTES, '').sha256
+    digest = archive_of('a.zip', BYTES).sha256
     (tmp_path / 'a.zip.part.journal').write_text(f'{digest} {CHUNK}\n0\n2\n1')  # of 11, which was cut
     server.served, server.files['/a.zip'] = 0, BYTES
     assert get(server, tmp_path) == BYTES and server.served == len(BYTES) - 2 * CHUNK + 1
@@ -148,7 +148,7 @@ def test_a_small_file_has_a_limit_and_a_cut_one_is_retried(
 
 def test_a_killed_download_resumes_where_it_was(server: Server, tmp_path: Path) -> None:
     server.hold_after = len(BYTES) // 2
-    archive = archive_of('a.zip', BYTES, '')
+    archive = archive_of('a.zip', BYTES)
     target = [f'{server.url}/a.zip', str(tmp_path / 'a.zip'), archive.size, archive.sha256]
     script = (
         'from pathlib import Path; from ghost_det.data.coco import download\n'

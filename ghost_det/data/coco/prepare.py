@@ -129,7 +129,7 @@ class _Copy:
             if old.is_file():
                 backup = old.replace(old.with_name(f'{old.name}.replaced'))
                 print(f'{old}: not the published file; kept as {backup.name}')
-        self._unpack(path, archive, {part.annotations.as_posix() for part in wrong})
+        unpack(path, self.root, self.jobs, {part.annotations.as_posix() for part in wrong})
         for part in wrong:
             if not self._has_annotations(part):
                 raise UserError(f'{path}: has no {part.annotations} as published')
@@ -145,7 +145,7 @@ class _Copy:
                 lost = {name: state.sizes[name] for name in state.images}
                 _fetch_images(f'{self.url}/{part.name}', self.root / part.name, lost, self.jobs)
             else:
-                self._unpack(self._ensure_archive(part.archive), part.archive)
+                unpack(self._ensure_archive(part.archive), self.root, self.jobs)
             state = examine(self.root, part, self.jobs)
         self._drop_archive(path)
         return state
@@ -180,9 +180,6 @@ class _Copy:
     def _missing_archive_bytes(self, archive: Archive) -> int:
         path = self.root / archive.name
         return 0 if path.exists() else archive.size - kept_bytes(path, archive.sha256)
-
-    def _unpack(self, path: Path, archive: Archive, only: set[str] | None = None) -> None:
-        unpack(path, self.root, archive.folder, archive.unpacked, self.jobs, only)
 
     def _drop_archive(self, path: Path) -> None:
         """Delete an archive, unless it is to stay, once the disk has what was in it."""
