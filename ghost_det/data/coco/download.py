@@ -87,32 +87,14 @@ def _open(url: str, headers: dict[str, str] | None = None) -> Any:
     return urllib.request.urlopen(request, timeout=STALL)
 
 
-def _sends_ranges(url: str, size: int) -> bool:
-    """Ask for the first byte, which tells more of a server than HEAD does: some refuse that."""
-    retry = RetryPolicy(url, Event())
-    while True:
-        try:
-            with _open(url, {'Range': 'bytes=0-0'}) as response:
-                status, headers = response.status, response.headers
-            break
-        except _NETWORK as error:
-            retry.wait(error)
-    ranges = bool(status == http.client.PARTIAL_CONTENT)
-    sent = headers.get('Content-Range', '').rpartition('/')[2] if ranges else headers.get('Content-Length')
-    if sent and sent.isdigit() and int(sent) != size:
-        raise UserError(f'{url}: not the published file: expected {size:,} bytes, got {int(sent):,}')
-    return ranges
-
-
-def _read(url: str, start: int, end: int, ranges: bool, stop: Event) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, bytes) of a range; after a cut from there on, or from the start without ranges."""
+def _read(url: str, start: int, end: int, size: int, stop: Event) -> Iterator[tuple[int, bytes]]:
+    """Yield (position, bytes) of a range of a file of this size; after a cut from there on."""
     retry, position = RetryPolicy(url, stop), start
     while position < end:
-        position = first = position if ranges else start
+        first = position
         try:
-            with _open(url, {'Range': f'bytes={position}-{end - 1}'} if ranges else None) as response:
-                if ranges and not response.headers.get('Content-Range', '').startswith(f'bytes {position}-'):
-                    raise http.client.HTTPException('the server did not send the range that was asked for')
+            with _open(url, {'Range': f'bytes={position}-{end - 1}'}) as response:
+                _check_range(url, response.headers.get('Content-Range', ''), position, size)
                 began = time.monotonic()
                 while position < end and (block := response.read1(min(BLOCK, end - position))):
                     yield position, block
@@ -125,9 +107,20 @@ def _read(url: str, start: int, end: int, ranges: bool, stop: Event) -> Iterator
             if position < end:
                 raise EOFError
         except _NETWORK as error:
-            if ranges and position - first >= BLOCK:
+            if position - first >= BLOCK:
                 retry.failures = 0
             retry.wait(error)
+
+
+def _check_range(url: str, header: str, position: int, size: int) -> None:
+    sent, _, total = header.partition('/')
+    if not sent.startswith(f'bytes {position}-'):
+        raise UserError(
+            f'{url}: the server, or a proxy, sends no ranges; use another with --url, or save the file in '
+            '--root by other means'
+        )
+    if total.isdigit() and int(total) != size:
+        raise UserError(f'{url}: not the published file: expected {size:,} bytes, got {int(total):,}')
 
 
 class _Journal:
@@ -177,7 +170,6 @@ def download(url: str, path: Path, size: int, digest: str, jobs: int = 8) -> Non
         _fill(url, partial, size, journal, jobs)
         found = sha256(partial)
         if found != digest:
-            partial.unlink()
             journal.path.unlink()
             raise UserError(
                 f'{url}: wrong content: expected SHA-256 {digest}, got {found}; the file was removed: '
@@ -187,6 +179,10 @@ def download(url: str, path: Path, size: int, digest: str, jobs: int = 8) -> Non
         journal.path.unlink()
     except OSError as error:
         raise disk_error(error, path.parent) from None
+    finally:
+        if not journal.chunks():
+            for rest in (partial, journal.path):
+                rest.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, folder: Path) -> UserError:
@@ -201,31 +197,28 @@ def disk_error(error: OSError, folder: Path) -> UserError:
 
 def _fill(url: str, partial: Path, size: int, journal: _Journal, jobs: int) -> None:
     """Write what a partial file lacks."""
-    ranges = _sends_ranges(url, size)
     complete = partial.is_file() and partial.stat().st_size == size
-    done = journal.chunks() if complete and ranges else set()
+    done = journal.chunks() if complete else set()
     if not done:
         journal.path.unlink(missing_ok=True)  # first, as it describes the old content
         with partial.open('wb') as file:
             file.truncate(size)  # not reserved: where that is emulated it writes the whole file
         journal.start()
-    step = CHUNK if ranges else size
-    missing = [chunk for chunk in range(-(-size // step)) if chunk not in done]
+    missing = [chunk for chunk in range(-(-size // CHUNK)) if chunk not in done]
     stop = Event()
 
     def fetch(chunk: int) -> None:
-        reached = start = step * chunk
+        start = CHUNK * chunk
         with partial.open('r+b') as file:
-            for position, block in _read(url, start, min(start + step, size), ranges, stop):
+            for position, block in _read(url, start, min(start + CHUNK, size), size, stop):
                 file.seek(position)
                 file.write(block)
-                bar.update(position + len(block) - reached)  # negative after a fresh start
-                reached = position + len(block)
+                bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
         journal.add(chunk)
 
-    present = size - sum(min(step, size - step * chunk) for chunk in missing)
+    present = size - sum(min(CHUNK, size - CHUNK * chunk) for chunk in missing)
     name = partial.name.removesuffix('.part')
     with tqdm(total=size, initial=present, desc=name, unit='B', unit_scale=True, disable=None) as bar:
         run_all(fetch, missing, jobs, stop)
