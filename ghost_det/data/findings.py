@@ -49,10 +49,7 @@ def found(
     count: int | None = None,
     severity: str | None = None,
 ) -> list[Finding]:
-    """Return the finding as a list of one, or an empty list where there are no places.
-
-    Only the first ten places are read where ``count`` is given.
-    """
+    """Return the finding as a list of one, or an empty list; with a ``count``, only ten places are read."""
     if count is None:
         where = list(where)
         count = len(where)

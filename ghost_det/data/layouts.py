@@ -56,11 +56,7 @@ def data_root(folder: str | Path | None) -> Path | None:
 
 
 def find_annotations(root: Path | None, given: Given, share: float | None = None) -> tuple[Parts, list[str]]:
-    """Return the splits that there are, and lines that say how val was chosen.
-
-    Those of VOC and YOLO are converted. Where there is no val, a ``share`` of train becomes it, `VAL_SHARE`
-    by default.
-    """
+    """Return the splits that there are, of VOC and YOLO converted, and lines that say how val was chosen."""
     parts: Parts = {}
     for name, (path, images) in given.items():
         if path is not None:

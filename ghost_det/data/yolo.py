@@ -163,10 +163,7 @@ def _replaced(path: str, old: str, new: str) -> str:
 
 
 def _orphans(images: Iterable[Path], labels: set[str], known: set[str]) -> Iterator[Path]:
-    """Yield label files without an image: of folders of images, to any depth, and of folders of labels.
-
-    ``known`` are those with an image.
-    """
+    """Yield label files that are not ``known``, and whose image is not there."""
     roots = {os.path.dirname(_replaced(f'{folder}/x', 'images', 'labels')) for folder in images}
     files = {file for root in roots if os.path.isdir(root) for file in walk(root)}
     files |= {

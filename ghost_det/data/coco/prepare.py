@@ -38,10 +38,7 @@ def prepare(
     url: str | None = None,
     catalog: Catalog = COCO,
 ) -> None:
-    """Make a folder a complete copy of COCO; only what is missing or wrong there is downloaded.
-
-    After an error, what is there stays, and the next call resumes.
-    """
+    """Make a folder a complete copy of COCO: what is missing or wrong is downloaded; a next call resumes."""
     parts = [catalog.parts[split] for split in splits]
     copy = _Copy(root, url or catalog.url, jobs, keep_zips)
     with _locked(root):
@@ -66,9 +63,7 @@ def subset(
 ) -> Path:
     """Make ``ROOT-subset-COUNT``, a small part of COCO next to ``root``, and return that folder.
 
-    Of the images with boxes, those whose file names have the lowest SHA-256 are taken: as good as random, the
-    same on every machine, and a smaller subset is part of each larger one. For five training images there is
-    one validation image. All 80 categories stay. The full annotations, which this needs, go to ``root``.
+    Of the images with boxes, those whose names have the lowest SHA-256: it is part of each larger subset.
     """
     parts = [catalog.parts[split] for split in splits]
     copy = _Copy(root, url or catalog.url, jobs, keep_zips)

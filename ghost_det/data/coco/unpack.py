@@ -19,10 +19,7 @@ _BLOCK = 1 << 20
 
 
 def unpack(path: Path, root: Path, jobs: int, only: Container[str] | None = None) -> None:
-    """Unpack a known archive, or ``only`` some of its files; those there with the right CRC are kept.
-
-    Threads gain nothing on a local disk, but where each new file waits for a network.
-    """
+    """Unpack a known archive, or ``only`` some of its files; those there with the right CRC are kept."""
     try:
         with zipfile.ZipFile(path) as archive:
             files = [info for info in archive.infolist() if not info.is_dir()]
@@ -34,6 +31,7 @@ def unpack(path: Path, root: Path, jobs: int, only: Container[str] | None = None
 
             total = sum(info.file_size for info in chosen)
             with tqdm(total=total, desc=path.name, unit='B', unit_scale=True, disable=None) as bar:
+                # Threads help where each new file waits for a network.
                 for size in ordered(unpack_one, chosen, jobs):
                     bar.update(size)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
