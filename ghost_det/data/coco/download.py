@@ -123,66 +123,68 @@ def _check_range(url: str, header: str, position: int, size: int) -> None:
         raise UserError(f'{url}: not the published file: expected {size:,} bytes, got {int(total):,}')
 
 
-class _Journal:
-    """Which chunks of a partial file are on the disk: a line for the file, then one for each chunk."""
+class _Partial:
+    """``NAME.part``, and ``NAME.part.journal``: a line for the file, then one for each chunk on the disk."""
 
     def __init__(self, path: Path, digest: str) -> None:
-        self.path = path.with_name(f'{path.name}.part.journal')
+        self.path = path.with_name(f'{path.name}.part')
+        self.journal = path.with_name(f'{path.name}.part.journal')
         self._head = f'{digest} {CHUNK}'
         self._lock = Lock()
 
     def chunks(self) -> set[int]:
         """Return the finished chunks, none if they are of another file; a cut line does not count."""
         try:
-            head, *lines = self.path.read_text().split('\n')[:-1]
+            head, *lines = self.journal.read_text().split('\n')[:-1]
         except (OSError, ValueError):
             return set()
         return {int(line) for line in lines if line.isdigit()} if head == self._head else set()
 
-    def start(self) -> None:
-        self.path.write_text(f'{self._head}\n')
+    def start(self, size: int) -> None:
+        self.journal.unlink(missing_ok=True)  # first, as it describes the old content
+        with self.path.open('wb') as file:
+            file.truncate(size)  # not reserved: where that is emulated it writes the whole file
+        self.journal.write_text(f'{self._head}\n')
 
     def add(self, chunk: int) -> None:
-        with self._lock, self.path.open('a') as file:
+        with self._lock, self.journal.open('a') as file:
             file.write(f'{chunk}\n')
 
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f'{path.name}.part')
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
 
 
 def kept_bytes(path: Path, digest: str) -> int:
     """Return how many bytes of ``path`` an interrupted download left on the disk."""
-    partial = _partial(path)
-    size = partial.stat().st_size if partial.is_file() else 0
-    return min(size, CHUNK * len(_Journal(path, digest).chunks()))
+    partial = _Partial(path, digest)
+    size = partial.path.stat().st_size if partial.path.is_file() else 0
+    return min(size, CHUNK * len(partial.chunks()))
 
 
 def download(url: str, path: Path, size: int, digest: str, jobs: int = 8) -> None:
     """Download a file of known size and SHA-256, which gets its name only when it is complete and verified.
 
-    Until then ``NAME.part``, of its full size but sparse, and ``NAME.part.journal``, by which the next call
-    resumes whatever ended this one, are next to it. One process at a time may call this for a ``path``.
+    Until then `_Partial` is next to it, of its full size but sparse, by which the next call resumes whatever
+    ended this one. One process at a time may call this for a ``path``.
     """
-    partial, journal = _partial(path), _Journal(path, digest)
+    partial = _Partial(path, digest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fill(url, partial, size, journal, jobs)
-        found = sha256(partial)
+        _fill(url, partial, size, jobs)
+        found = sha256(partial.path)
         if found != digest:
-            journal.path.unlink()
+            partial.remove()
             raise UserError(
                 f'{url}: wrong content: expected SHA-256 {digest}, got {found}; the file was removed: '
                 'run this again, or use another source with --url'
             )
-        partial.replace(path)
-        journal.path.unlink()
+        partial.path.replace(path)
     except OSError as error:
         raise disk_error(error, path.parent) from None
     finally:
-        if not journal.chunks():
-            for rest in (partial, journal.path):
-                rest.unlink(missing_ok=True)
+        if path.exists() or not partial.chunks():
+            partial.remove()
 
 
 def disk_error(error: OSError, folder: Path) -> UserError:
@@ -195,31 +197,28 @@ def disk_error(error: OSError, folder: Path) -> UserError:
     return UserError(f'{error.filename or folder}: cannot be read or written ({error.strerror or error})')
 
 
-def _fill(url: str, partial: Path, size: int, journal: _Journal, jobs: int) -> None:
+def _fill(url: str, partial: _Partial, size: int, jobs: int) -> None:
     """Write what a partial file lacks."""
-    complete = partial.is_file() and partial.stat().st_size == size
-    done = journal.chunks() if complete else set()
+    complete = partial.path.is_file() and partial.path.stat().st_size == size
+    done = partial.chunks() if complete else set()
     if not done:
-        journal.path.unlink(missing_ok=True)  # first, as it describes the old content
-        with partial.open('wb') as file:
-            file.truncate(size)  # not reserved: where that is emulated it writes the whole file
-        journal.start()
+        partial.start(size)
     missing = [chunk for chunk in range(-(-size // CHUNK)) if chunk not in done]
     stop = Event()
 
     def fetch(chunk: int) -> None:
         start = CHUNK * chunk
-        with partial.open('r+b') as file:
+        with partial.path.open('r+b') as file:
             for position, block in _read(url, start, min(start + CHUNK, size), size, stop):
                 file.seek(position)
                 file.write(block)
                 bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
-        journal.add(chunk)
+        partial.add(chunk)
 
     present = size - sum(min(CHUNK, size - CHUNK * chunk) for chunk in missing)
-    name = partial.name.removesuffix('.part')
+    name = partial.path.stem
     with tqdm(total=size, initial=present, desc=name, unit='B', unit_scale=True, disable=None) as bar:
         run_all(fetch, missing, jobs, stop)
 
