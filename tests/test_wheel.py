@@ -77,7 +77,7 @@ def test_it_holds_the_configs_and_no_tests(wheel: Path) -> None:
     modules = {f'{path.relative_to(ROOT)}' for path in (ROOT / 'ghost_det').rglob('*.py')}
     assert modules <= {*names} and 'ghost_det/py.typed' in names
     templates = {f'{path.relative_to(ROOT)}' for path in (ROOT / 'ghost_det').rglob('*.html.j2')}
-    assert templates and templates <= {*names}
+    assert templates and templates <= {*names} and 'ghost_det/data/kinds.txt' in names
     assert {name.partition('/')[0].partition('-')[0] for name in names} == {'ghost_det'}
 
 

@@ -14,7 +14,7 @@ from ghost_det.utils.system import require_stack
 from ghost_det.utils.text import plural
 
 if TYPE_CHECKING:
-    from ghost_det.data.dataset import DetectionData, Located
+    from ghost_det.data.dataset import DetectionData
 
 CONFIG_HELP = 'a config: a name of ghost-det configs, a file, or mmdet::FOLDER/NAME.py'
 
@@ -205,7 +205,7 @@ def register(what: str) -> None:
     import ghost_det.register  # noqa: F401
 
 
-def locate(args: argparse.Namespace, splits: Sequence[str]) -> Located | None:
+def locate(args: argparse.Namespace, splits: Sequence[str]) -> DetectionData | None:
     """Find the splits of the data set that the arguments name; ``None`` where they leave it to the config."""
     given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
     if args.data is None and not any(map(any, given.values())):
@@ -225,7 +225,7 @@ def data_of(args: argparse.Namespace, classes: Sequence[str] | None = None) -> D
     """
     if args.located is None:
         return None
-    if not classes and 'train' not in args.located.splits:  # the weights do not say what they detect
+    if not classes and args.located.train is None:  # the weights do not say what they detect
         args.located = locate(args, ('train', 'val'))
     from ghost_det.engine.distributed import is_rank_zero
 

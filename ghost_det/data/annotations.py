@@ -85,10 +85,7 @@ class Survey(NamedTuple):
 
 
 def survey(path: Path) -> Survey:
-    """Read an annotation file once, however often it is asked for while it stays the same.
-
-    Its content, gigabytes for large data sets, is not kept.
-    """
+    """Read an annotation file once while it stays the same; its content, maybe gigabytes, is not kept."""
     try:
         state = path.stat()
     except OSError as error:
@@ -127,11 +124,7 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
 
 
 def read_table(content: Any, split: str, folder: Path) -> tuple[Table, list[Finding]]:
-    """Make arrays of what json says, and list what is wrong with its entries, ids and boxes.
-
-    ``folder`` is that of the data set, to see whether names of its files have backslashes. Raises a
-    `ValueError` where it is not COCO's format at all.
-    """
+    """Make arrays of what json says, and list what is wrong; `ValueError` where it is not COCO's at all."""
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"not COCO's detection format: it has no list '{key}'")
@@ -209,10 +202,7 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
 
 
 def complete_boxes(content: dict[str, Any]) -> None:
-    """Give boxes, in place, what mmdet and COCO's evaluation need: see `complete_box`, and ids from 1 on.
-
-    Its matcher takes id 0 for "no match".
-    """
+    """Correct boxes in place, and number them from 1: COCO's matcher takes id 0 for "no match"."""
     for number, box in enumerate(content['annotations'], start=1):
         complete_box(box)
         box['id'] = number

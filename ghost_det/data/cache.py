@@ -17,10 +17,7 @@ def cache_root() -> Path:
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return a folder, which ``build`` fills where there is none; it appears when it is complete.
-
-    Processes may call this at the same time.
-    """
+    """Return a folder that ``build`` fills where there is none; processes may call this at the same time."""
     if not folder.is_dir():
         try:
             with atomic_folder(folder) as built:

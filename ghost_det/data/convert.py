@@ -67,7 +67,7 @@ def converted(root: Path, layout: Layout | None = None) -> dict[str, Path]:
         return {}
     base = root.parent if root.is_file() else root
     files = chain.from_iterable(chain(*layout.splits.values()))
-    folder = cached((root, layout.share), [repr(layout), *map(_state, files)], lambda: _convert(base, layout))
+    folder = cached((root, None), [repr(layout), *map(_state, files)], lambda: _convert(base, layout))
     return {name: folder / f'{name}.json' for name in layout.splits}
 
 
@@ -131,9 +131,6 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
             ],
             'categories': [{'id': number, 'name': name} for number, name in enumerate(names, first)],
         }
-    if layout.share is not None:  # which classes a part has is chance
-        for content in contents.values():
-            content['categories'] = contents['val']['categories']
     return contents
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +28,20 @@ from .table import left_out, reasons
 
 @dataclass(frozen=True)
 class DetectionData:
-    """A data set in COCO format; ``classes`` in the order of their labels.
-
-    ``warnings`` tell what is odd, ``notes`` how its splits were chosen.
-    """
+    """A data set in COCO format."""
 
     train: Split | None
     val: Split
-    classes: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Located:
-    """The splits of a data set whose classes were not looked at; see `DetectionData`."""
-
-    splits: dict[str, Split]
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
+    classes: tuple[str, ...] = ()  # in the order of their labels; none before `with_classes`
+    warnings: tuple[str, ...] = ()  # what is odd
+    notes: tuple[str, ...] = ()  # how its splits were chosen
 
     def with_classes(self, classes: Sequence[str] | None = None) -> DetectionData:
-        """Return the data set with the classes of train, or those of a trained detector."""
-        train, val = self.splits.get('train') if not classes else None, self.splits['val']
+        """Return it with the classes of train, or, without train, with those of a trained detector."""
+        train = None if classes else self.train
         names = class_names(train.annotations) if train else tuple(classes or ())
-        _check_same_classes(names, val.annotations)
-        return DetectionData(train, val, names, self.warnings, self.notes)
+        _check_same_classes(names, self.val.annotations)
+        return replace(self, train=train, classes=names)
 
 
 def find_data(
@@ -78,7 +66,7 @@ def find_data(
 
 def find_splits(
     folder: str | Path | None, given: Given, names: Sequence[str], share: float | None = None
-) -> Located:
+) -> DetectionData:
     """Find the splits of these names and check them; see `find_data`."""
     root = data_root(folder)
     parts, notes = find_annotations(root, given, share)
@@ -91,7 +79,8 @@ def find_splits(
     for name in names:
         if name not in splits:
             raise no_annotations(name, root, [*parts])
-    return Located(splits, tuple(fault.line() for fault in odd), tuple(notes))
+    warnings = tuple(fault.line() for fault in odd)
+    return DetectionData(splits.get('train'), splits['val'], warnings=warnings, notes=tuple(notes))
 
 
 def class_names(annotations: Path) -> tuple[str, ...]:
@@ -114,10 +103,9 @@ def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
 
 
 def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path) -> Path:
-    """Return annotations whose categories are ``classes`` in this order: the file itself, or a copy.
+    """Return annotations with ``classes`` in this order: the file itself, or a copy in ``folder``.
 
-    mmdet numbers labels by the file's own order, whatever order ``classes`` has, so a validation
-    file in another order silently shifts them. The copy, in ``folder``, also has what `complete_boxes` adds.
+    mmdet numbers labels by the file's own order, so one in another order silently shifts them.
     """
     table = survey(annotations).table
     order = [category['name'] for category in table.categories if category['name'] in classes]
@@ -139,10 +127,7 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
 
 
 def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
-    """Point every loader, evaluator and head of a config, in place, at ``data``.
-
-    Aligned copies of annotations go to ``folder``, if any are needed.
-    """
+    """Point loaders, evaluators and heads of a config, in place, at ``data``; copies go to ``folder``."""
     for name, split in (('train', data.train), ('val', data.val), ('test', data.val)):
         if split is None or not cfg.get(f'{name}_dataloader'):
             continue
@@ -163,11 +148,7 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
 
 
 def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
-    """Compare the boxes that built datasets of mmdet yield to a training with those in their files.
-
-    Datasets that read no COCO file, or in their own way, are passed over. Yields a line for each other, and
-    whether it is a warning: its numbers do not add up.
-    """
+    """Yield a line for each built COCO dataset, how many boxes of its file it uses; and whether to warn."""
     from mmdet.datasets import CocoDataset
 
     for dataset in all_innermost(loader):
@@ -206,10 +187,7 @@ def _palette(count: int) -> dict[str, Any]:
 
 
 def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:
-    """Return the annotation files and image folders of a config that are not on this machine.
-
-    Files of remote storage (``s3://...``) are not looked for.
-    """
+    """Return annotation files and image folders of a config that are not here; remote ones are left out."""
     missing = []
     for dataset in (each for name in splits for each in all_innermost(cfg[f'{name}_dataloader'])):
         root = dataset.get('data_root') or ''

@@ -33,7 +33,6 @@ class Layout:
     listed: bool = False  # images must have a label file; else one without is of background
     orphans: dict[str, list[Path]] = field(default_factory=dict)  # of each split, label files without image
     note: str = ''  # where val comes from, if it is none of the data set's own
-    share: float | None = None  # of val, if it was made of train
     keypoints: tuple[int, int] | None = None  # YOLO's kpt_shape, where the yaml has it; (0, 0) for polygons
     unused: tuple[str, ...] = ()  # other data in the folder, of which nothing is read
 

@@ -17,7 +17,7 @@ from .annotations import FIXED, foreign, survey
 from .convert import converted, find_layout
 from .label_files import SPLITS
 from .sample import SAMPLES, make_sample
-from .split import VAL_SHARE, split_coco, with_val
+from .split import VAL_SHARE, split_coco
 
 IMAGES_PROBED = 200
 FOLDERS_PROBED = 300
@@ -56,11 +56,7 @@ def data_root(folder: str | Path | None) -> Path | None:
 
 
 def find_annotations(root: Path | None, given: Given, share: float | None = None) -> tuple[Parts, list[str]]:
-    """Return the splits that there are, and lines that say how val was chosen.
-
-    Those of VOC and YOLO are converted. Where there is no val, a ``share`` of train becomes it, `VAL_SHARE`
-    by default.
-    """
+    """Return the splits that there are, of VOC and YOLO converted, and lines that say how val was chosen."""
     parts: Parts = {}
     for name, (path, images) in given.items():
         if path is not None:
@@ -91,29 +87,32 @@ def locate(
 def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str], bool]:
     """Return the splits of a folder, lines that say how val was chosen, and whether it was made of train."""
     found, notes = _named_files(root)
-    if not any(map(has_boxes, found.values())):
-        layout = find_layout(root)
-        if layout:
-            if given['val'][0] is None:
-                layout = with_val(root, layout, share)
-            base = root.parent if root.is_file() else root
-            parts: Parts = {name: (file, base) for name, file in converted(root, layout).items()}
-            return parts, layout.note.splitlines(), layout.share is not None
-    parts = {name: (path, None) for name, path in found.items()}
-    lone = [path for pattern in ('*.json', '*/*.json') for path in visible(root, pattern) if has_boxes(path)]
-    if 'val' in found or len(lone) != 1 or found.get('train', lone[0]) != lone[0]:
-        return parts, notes, False
-    parts = {'train': (lone[0], None)}
-    try:
-        table, findings = survey(lone[0])
-        folder = find_images('train', root, lone[0], given['train'][1] or given['val'][1], table.files)
-    except UserError:  # reported when the file is read
-        return parts, [], False
-    faulty = any(each.severity == 'error' and each.kind not in FIXED for each in findings)
-    if faulty or given['val'][0] is not None:
-        return parts, [], False
-    made, note = split_coco(lone[0], table, share)
-    return ({n: (path, folder) for n, path in made.items()}, [note], True) if made else (parts, [], False)
+    layout = None if any(map(has_boxes, found.values())) else find_layout(root)
+    if layout:
+        source, base = root, root.parent if root.is_file() else root
+        parts: Parts = {name: (file, base) for name, file in converted(root, layout).items()}
+        notes = layout.note.splitlines()
+        if 'train' not in parts or layout.splits.get('val'):
+            return parts, notes, False
+    else:
+        parts = {name: (path, None) for name, path in found.items()}
+        jsons = chain(visible(root, '*.json'), visible(root, '*/*.json'))
+        lone = [path for path in jsons if has_boxes(path)]
+        if 'val' in found or len(lone) != 1 or found.get('train', lone[0]) != lone[0]:
+            return parts, notes, False
+        source, notes, parts = lone[0], [], {'train': (lone[0], None)}
+        try:
+            table, findings = survey(source)
+            base = find_images('train', root, source, given['train'][1] or given['val'][1], table.files)
+        except UserError:  # reported when the file is read
+            return parts, [], False
+        if any(each.severity == 'error' and each.kind not in FIXED for each in findings):
+            return parts, [], False
+    made: dict[str, Path] = {}
+    if given['val'][0] is None:
+        made, note = split_coco(source, parts['train'][0], share)
+        notes += [note] * bool(note)
+    return {name: (path, base) for name, path in made.items()} or parts, notes, bool(made)
 
 
 def _named_files(root: Path) -> tuple[dict[str, Path], list[str]]:

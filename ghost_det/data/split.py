@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ghost_det.utils.files import read_json
 
+from .annotations import CONVERTED, survey
 from .convert import cached
-from .label_files import SPLITS, Layout
-from .table import Table
+from .label_files import SPLITS
 
 VAL_SHARE = 0.2
 
@@ -26,7 +25,11 @@ def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str]
     nothing would be left to train on, and a note.
     """
     stems = {file: os.path.splitext(Path(file).as_posix())[0] for file in files}
-    place = {file: _hash(stem.partition('.rf.')[0]) for file, stem in stems.items()}
+    hashes = {
+        file: hashlib.blake2b(stem.partition('.rf.')[0].encode('utf-8', 'surrogatepass'), digest_size=8)
+        for file, stem in stems.items()
+    }
+    place = {file: int.from_bytes(each.digest(), 'big') for file, each in hashes.items()}
     limit = max(share * 2**64, min(place.values(), default=0) + 1)
     part = {file for file, number in place.items() if number < limit}
     if len(part) == len(place):
@@ -37,44 +40,28 @@ def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str]
     )
 
 
-def _hash(name: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'big'
-    )
-
-
-def with_val(root: Path, layout: Layout, share: float) -> Layout:
-    """Return a layout that has a val, made of train where nobody has chosen one; see `val_part`."""
-    pairs = layout.splits.get('train')
-    if not pairs or layout.splits.get('val'):
-        return layout
-    base = root.parent if root.is_file() else root
-    files = {os.path.relpath(image, base): (image, label) for image, label in pairs}
-    part, note = val_part(root, files, share)
-    if not part:
-        return layout
-    splits = {name: [files[f] for f in files if (f in part) is (name == 'val')] for name in SPLITS}
-    return replace(layout, splits=splits, note=f'{layout.note}\n{note}'.strip(), share=share)
-
-
-def split_coco(annotations: Path, table: Table, share: float) -> tuple[dict[str, Path], str]:
+def split_coco(source: Path, annotations: Path, share: float) -> tuple[dict[str, Path], str]:
     """Return annotations of train and val, made of one COCO file, kept in the cache; and a note.
 
     There are none if the images are too few. The names of images start from where those of the file do.
+    ``source`` is the data set that the file is, or was converted from.
     """
-    part, note = val_part(annotations, table.files, share)
+    table = survey(annotations).table
+    part, note = val_part(source, table.files, share)
     if not part:
         return {}, ''
     positions = [at for at, file in zip(table.images_at, table.files) if file in part]
     state = annotations.stat()
-    lines = [f'{state.st_size} {state.st_mtime_ns}']
-    done = cached((annotations, share), lines, lambda: _divided(annotations, positions))
+    lines = [str(annotations), f'{state.st_size} {state.st_mtime_ns}']
+    done = cached((source, share), lines, lambda: _divided(annotations, positions))
     return {name: done / f'{name}.json' for name in SPLITS}, note
 
 
 def _divided(annotations: Path, positions: list[int]) -> dict[str, Any]:
     content = read_json(annotations)
     ids = {content['images'][position]['id'] for position in positions}
+    info = content.get('info') if isinstance(content.get('info'), dict) else {}
+    val_info = {key: value for key, value in info.items() if key not in CONVERTED}  # all are listed in train
 
     def side(key: str, field: str, is_val: bool) -> list[Any]:
         return [entry for entry in content[key] if (entry[field] in ids) is is_val]
@@ -82,6 +69,7 @@ def _divided(annotations: Path, positions: list[int]) -> dict[str, Any]:
     return {
         name: {
             **content,
+            'info': val_info if name == 'val' else info,
             'images': side('images', 'id', name == 'val'),
             'annotations': side('annotations', 'image_id', name == 'val'),
         }

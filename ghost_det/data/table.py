@@ -170,10 +170,7 @@ def unlike_polygons(table: Table) -> Mask:
 
 
 def left_out(table: Table, classes: Iterable[str], min_size: int = 0) -> dict[str, int]:
-    """Count the boxes that mmdet's ``CocoDataset`` does not train on, each for the first reason that holds.
-
-    ``min_size`` is the shorter side, in px, from which it uses images.
-    """
+    """Count the boxes that mmdet's ``CocoDataset`` does not train on, by the first reason that holds."""
     names = set(classes)
     known = np.array([*(category['name'] in names for category in table.categories), False])
     sizes = table.box_sizes()

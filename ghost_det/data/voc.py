@@ -110,10 +110,7 @@ def _voc_pairs(base: Path) -> tuple[dict[str, Pair], list[Path]]:
 
 
 def _index(folder: Path, files: list[Path]) -> dict[str, Path | None]:
-    """Return files by their path in a folder and by their name, both with and without suffix.
-
-    Of a name that several have, it is ``None``.
-    """
+    """Return files by path and by name, both with and without suffix; ``None`` for a name of several."""
     index: dict[str, Path | None] = {}
     for path in files:
         for key in {path.name, path.stem}:

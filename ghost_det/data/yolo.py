@@ -35,22 +35,20 @@ def find_yolo(yaml: Path) -> Layout | None:
         return None
     names = _class_names(yaml, content['names'])
     keypoints = _keypoints(yaml, content['kpt_shape']) if 'kpt_shape' in content else None
-    splits: dict[str, list[Pair]] = {}
+    parts: dict[str, list[Pair]] = {}
     folders: dict[str, list[Path]] = {}
-    note = ''
-    for name, words in SPLITS.items():
-        for word in words:
-            if content.get(word) in EMPTY or splits.get(name):
-                continue
-            images, folders[name] = _images_of(yaml, content, name, word)
-            if images and word == 'test':
-                why = 'val is empty' if name in splits else 'there is no val'
-                note = f'{yaml}: {why}: test is taken as val'
-            splits[name] = [(path, _label(path)) for path in dict.fromkeys(images)]
+    for word in WORDS:
+        if content.get(word) not in EMPTY and not any(parts.get(val) for val in SPLITS['val']):
+            images, folders[word] = _images_of(yaml, content, word)
+            parts[word] = [(path, _label(path)) for path in dict.fromkeys(images)]
+    splits, note = choose_splits(yaml, parts)
+    if 'train' in parts:
+        splits['train'] = parts['train']  # also without images, which is reported
     orphans: dict[str, list[Path]] = {}
     known = {str(label) for pairs in splits.values() for _, label in pairs}
     for name, pairs in splits.items():
-        orphans[name] = list(_orphans(folders[name], {os.path.dirname(label) for _, label in pairs}, known))
+        named = next(folders[word] for word in folders if parts[word] is pairs)
+        orphans[name] = list(_orphans(named, {os.path.dirname(label) for _, label in pairs}, known))
         known.update(map(str, orphans[name]))
     return Layout('yolo', splits, names, orphans=orphans, note=note, keypoints=keypoints)
 
@@ -65,7 +63,7 @@ def _class_names(yaml: Path, names: Any) -> list[str]:
     return names
 
 
-def _images_of(yaml: Path, content: dict[str, Any], name: str, word: str) -> tuple[list[Path], list[Path]]:
+def _images_of(yaml: Path, content: dict[str, Any], word: str) -> tuple[list[Path], list[Path]]:
     """Return the images of a split, and the folders that it names."""
     images: list[Path] = []
     folders = []
@@ -74,7 +72,7 @@ def _images_of(yaml: Path, content: dict[str, Any], name: str, word: str) -> tup
         found = _yolo_place(yaml.parent, content.get('path', ''), place)
         if found is None:
             shown = repr(place) if isinstance(place, str) else f'a {type(place).__name__}'
-            raise UserError(f'{yaml}: {name} is {shown}: no such folder of images, or .txt list of them')
+            raise UserError(f'{yaml}: {word} is {shown}: no such folder of images, or .txt list of them')
         if found.is_dir():
             images += images_in(found, '**/*')
             folders.append(found)
@@ -163,10 +161,7 @@ def _replaced(path: str, old: str, new: str) -> str:
 
 
 def _orphans(images: Iterable[Path], labels: set[str], known: set[str]) -> Iterator[Path]:
-    """Yield label files without an image: of folders of images, to any depth, and of folders of labels.
-
-    ``known`` are those with an image.
-    """
+    """Yield label files that are not ``known``, and whose image is not there."""
     roots = {os.path.dirname(_replaced(f'{folder}/x', 'images', 'labels')) for folder in images}
     files = {file for root in roots if os.path.isdir(root) for file in walk(root)}
     files |= {

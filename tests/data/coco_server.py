@@ -28,7 +28,7 @@ CHUNK = 256 << 10
 class Server:
     """A server of files, by path.
 
-    ``failures`` are those of the coming requests, probes not counted, one each: 206 (none), another status,
+    ``failures`` are those of the coming requests, one each: 206 (none), another status,
     ``'cut'`` half-way, ``'stall'`` half-way until ``go`` is set, ``'trickle'``.
     """
 
@@ -62,7 +62,7 @@ class Server:
         wanted = request.headers.get('Range', '')
         with self._lock:
             self.asked.append((request.path, wanted))
-            failure = self.failures.pop(0) if self.failures and wanted != 'bytes=0-0' else None
+            failure = self.failures.pop(0) if self.failures else None
         content = self.files.get(request.path)
         if content is None or (isinstance(failure, int) and failure != 206):
             request.send_error(failure if isinstance(failure, int) else 404)
@@ -108,8 +108,8 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     return buffer.getvalue()
 
 
-def archive_of(path: str, content: bytes, folder: str, unpacked: int = 50 << 20) -> Archive:
-    return Archive(path, len(content), hashlib.sha256(content).hexdigest(), folder, unpacked)
+def archive_of(path: str, content: bytes, unpacked: int = 50 << 20) -> Archive:
+    return Archive(path, len(content), hashlib.sha256(content).hexdigest(), unpacked)
 
 
 def publish(source: Path, server: Server) -> Catalog:
@@ -125,14 +125,14 @@ def publish(source: Path, server: Server) -> Catalog:
         own = annotations[f'annotations/instances_{name}.json']
         parts[split] = Part(
             name,
-            archive_of(f'zips/{name}.zip', content, name),
+            archive_of(f'zips/{name}.zip', content),
             len(images),
             len(json.loads(own)['annotations']),
             hashlib.sha256(own).hexdigest(),
         )
     path = 'annotations/annotations_trainval2017.zip'
     server.files[f'/{path}'] = content = zipped(annotations)
-    return Catalog(archive_of(path, content, 'annotations'), parts, server.url)
+    return Catalog(archive_of(path, content), parts, server.url)
 
 
 def names(folder: Path) -> list[str]:

@@ -7,7 +7,6 @@ import random
 import runpy
 import struct
 import sys
-import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -38,49 +37,10 @@ def server() -> Iterator[Server]:
 
 
 def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, server: Server) -> None:
-    huge = Catalog(
-        archive_of('a.zip', BYTES, 'annotations', unpacked=10**15), {'val': COCO.parts['val']}, server.url
-    )
+    huge = Catalog(archive_of('a.zip', BYTES, unpacked=10**15), {'val': COCO.parts['val']}, server.url)
     with pytest.raises(UserError, match=r'GB free, up to 1000\d\d\d\.\d GB needed .* --root'):
         prepare(tmp_path, ['val'], catalog=huge)
     assert not server.asked
-
-
-def link(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)
-    info.external_attr = 0o120777 << 16
-    return info
-
-
-@pytest.mark.parametrize(
-    ('members', 'message'),
-    [
-        ({'../evil.jpg': b'x'}, r"'../evil.jpg' does not stay in val2017/"),
-        ({'val2017/../../evil.jpg': b'x'}, 'does not stay'),
-        ({'/etc/evil.jpg': b'x'}, 'does not stay'),
-        ({'val2017//evil.jpg': b'x'}, 'does not stay'),
-        ({'C:/evil.jpg': b'x'}, 'does not stay'),
-        ({'val2017/C:evil.jpg': b'x'}, 'does not stay'),
-        ({'val2017\\..\\..\\evil.jpg': b'x'}, 'does not stay'),
-        ({'val2017/..\\..\\evil.jpg': b'x'}, 'does not stay'),
-        ({'train2017/a.jpg': b'x'}, 'does not stay'),
-        ({link('val2017/link'): b'/etc/passwd'}, 'is a link'),
-        ({'val2017/bomb.jpg': bytes(20 << 20)}, 'is a bomb: 20,971,520 bytes from'),
-        (
-            {f'val2017/{n}.jpg': BYTES for n in range(3)},
-            'a bomb: it unpacks to 9,437,188 bytes',
-        ),
-    ],
-)
-def test_an_evil_archive_is_refused_before_a_byte_is_written(
-    members: dict[str, bytes], message: str, tmp_path: Path
-) -> None:
-    path = tmp_path / 'in/a.zip'
-    path.parent.mkdir()
-    path.write_bytes(zipped({'val2017/good.jpg': b'good', **members}))
-    with pytest.raises(UserError, match=message):
-        unpack.unpack(path, tmp_path / 'root', 'val2017', 8 << 20, 2)
-    assert sorted(tmp_path.rglob('*')) == [path.parent, path]
 
 
 def test_a_member_that_lies_about_its_size_and_a_cut_archive_are_damaged(tmp_path: Path) -> None:
@@ -91,7 +51,7 @@ def test_a_member_that_lies_about_its_size_and_a_cut_archive_are_damaged(tmp_pat
         path = tmp_path / f'{number}.zip'
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=rf'{number}.zip: damaged .* delete it'):
-            unpack.unpack(path, tmp_path, 'val2017', 8 << 20, 1)
+            unpack.unpack(path, tmp_path, 1)
         assert not (tmp_path / 'val2017/a.jpg').exists() and not list(tmp_path.glob('*/.partial*'))
 
 
@@ -110,13 +70,13 @@ def test_unpacking_resumes_and_keeps_only_intact_files(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, 'replace', interrupted)
-        unpack.unpack(path, tmp_path, 'val2017', 1 << 20, 1)
+        unpack.unpack(path, tmp_path, 1)
     there = sorted((tmp_path / 'val2017').iterdir())
     assert 15 <= len(there) < 40
     assert all(images[f'val2017/{p.name}'] == p.read_bytes() for p in there)
     there[0].write_bytes(bytes(1000))  # of the right size, but with other bytes
     before = {p: p.stat().st_ino for p in there}
-    unpack.unpack(path, tmp_path, 'val2017', 1 << 20, 4)
+    unpack.unpack(path, tmp_path, 4)
     assert all(images[name] == (tmp_path / name).read_bytes() for name in images)
     assert [p for p in there if p.stat().st_ino != before[p]] == there[:1]
 

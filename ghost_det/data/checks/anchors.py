@@ -154,10 +154,7 @@ def alternatives(generator: Any) -> dict[str, dict[str, Any]]:
 
 
 def check_anchors(cfg: Any, table: Table, split: str) -> tuple[list[Finding], list[str], Coverage | None]:
-    """Measure the anchors of a config, and some others, on a split.
-
-    Returns the finding if too few boxes are reached, lines to print, and the config's own coverage, if known.
-    """
+    """Measure anchors on a split: the finding if they reach too few boxes, lines to print, their coverage."""
     generator, place = find_generator(cfg)
     if generator is None:
         return [], [f'anchors: not examined: {place}'], None

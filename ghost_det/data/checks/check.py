@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,21 +40,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a data set.
+    """What was found in a data set."""
 
-    Attributes:
-        findings: the most severe first.
-        parts: the splits that could be read.
-        coverage: lines on the anchors of the config, empty without one.
-        reach: the shares of boxes that they reach, where they could be measured.
-        left: how many boxes of train mmdet does not train on, by reason.
-    """
-
-    findings: list[Finding]
-    parts: list[Part]
-    coverage: list[str] = field(default_factory=list)
-    reach: Coverage | None = None
-    left: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding]  # the most severe first
+    parts: list[Part]  # the splits that could be read
+    coverage: list[str]  # lines on the anchors of the config, empty without one
+    reach: Coverage | None  # the shares of boxes that they reach, where they could be measured
+    left: dict[str, int]  # how many boxes of train mmdet does not train on, by reason
 
     @property
     def errors(self) -> list[Finding]:

@@ -28,9 +28,7 @@ Entry = dict[str, Any]
 def write_fixed(report: Report, out: Path) -> list[str]:
     """Write a copy of a data set without the problems that can be fixed; return what was changed.
 
-    The report must be of a check that opened the images. Annotations go to
-    ``annotations/instances_SPLIT.json``, images to ``SPLIT/``: those that need no change are hard links, or
-    copies where the file system has none. The folder appears complete or not at all.
+    The report must be of a check that opened the images. Those that need no change are hard links or copies.
     """
     out = out.expanduser().absolute()
     for part in report.parts:

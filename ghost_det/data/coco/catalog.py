@@ -13,7 +13,6 @@ class Archive:
     path: str  # below the server's address
     size: int  # in bytes
     sha256: str
-    folder: str  # all its files are in
     unpacked: int  # bytes of its files together, at most
 
     @property
@@ -56,7 +55,6 @@ COCO = Catalog(
         'annotations/annotations_trainval2017.zip',
         252_907_541,
         '113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268',
-        'annotations',
         900_000_000,
     ),
     {
@@ -66,7 +64,6 @@ COCO = Catalog(
                 'zips/train2017.zip',
                 19_336_861_798,
                 '69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929',
-                'train2017',
                 21_000_000_000,
             ),
             118_287,
@@ -79,7 +76,6 @@ COCO = Catalog(
                 'zips/val2017.zip',
                 815_585_330,
                 '4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05',
-                'val2017',
                 900_000_000,
             ),
             5_000,

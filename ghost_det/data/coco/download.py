@@ -87,32 +87,14 @@ def _open(url: str, headers: dict[str, str] | None = None) -> Any:
     return urllib.request.urlopen(request, timeout=STALL)
 
 
-def _sends_ranges(url: str, size: int) -> bool:
-    """Ask for the first byte, which tells more of a server than HEAD does: some refuse that."""
-    retry = RetryPolicy(url, Event())
-    while True:
-        try:
-            with _open(url, {'Range': 'bytes=0-0'}) as response:
-                status, headers = response.status, response.headers
-            break
-        except _NETWORK as error:
-            retry.wait(error)
-    ranges = bool(status == http.client.PARTIAL_CONTENT)
-    sent = headers.get('Content-Range', '').rpartition('/')[2] if ranges else headers.get('Content-Length')
-    if sent and sent.isdigit() and int(sent) != size:
-        raise UserError(f'{url}: not the published file: expected {size:,} bytes, got {int(sent):,}')
-    return ranges
-
-
-def _read(url: str, start: int, end: int, ranges: bool, stop: Event) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, bytes) of a range; after a cut from there on, or from the start without ranges."""
+def _read(url: str, start: int, end: int, size: int, stop: Event) -> Iterator[tuple[int, bytes]]:
+    """Yield (position, bytes) of a range of a file of this size; after a cut from there on."""
     retry, position = RetryPolicy(url, stop), start
     while position < end:
-        position = first = position if ranges else start
+        first = position
         try:
-            with _open(url, {'Range': f'bytes={position}-{end - 1}'} if ranges else None) as response:
-                if ranges and not response.headers.get('Content-Range', '').startswith(f'bytes {position}-'):
-                    raise http.client.HTTPException('the server did not send the range that was asked for')
+            with _open(url, {'Range': f'bytes={position}-{end - 1}'}) as response:
+                _check_range(url, response.headers.get('Content-Range', ''), position, size)
                 began = time.monotonic()
                 while position < end and (block := response.read1(min(BLOCK, end - position))):
                     yield position, block
@@ -125,68 +107,84 @@ def _read(url: str, start: int, end: int, ranges: bool, stop: Event) -> Iterator
             if position < end:
                 raise EOFError
         except _NETWORK as error:
-            if ranges and position - first >= BLOCK:
+            if position - first >= BLOCK:
                 retry.failures = 0
             retry.wait(error)
 
 
-class _Journal:
-    """Which chunks of a partial file are on the disk: a line for the file, then one for each chunk."""
+def _check_range(url: str, header: str, position: int, size: int) -> None:
+    sent, _, total = header.partition('/')
+    if not sent.startswith(f'bytes {position}-'):
+        raise UserError(
+            f'{url}: the server, or a proxy, sends no ranges; use another with --url, or save the file in '
+            '--root by other means'
+        )
+    if total.isdigit() and int(total) != size:
+        raise UserError(f'{url}: not the published file: expected {size:,} bytes, got {int(total):,}')
+
+
+class _Partial:
+    """``NAME.part``, and ``NAME.part.journal``: a line for the file, then one for each chunk on the disk."""
 
     def __init__(self, path: Path, digest: str) -> None:
-        self.path = path.with_name(f'{path.name}.part.journal')
+        self.path = path.with_name(f'{path.name}.part')
+        self.journal = path.with_name(f'{path.name}.part.journal')
         self._head = f'{digest} {CHUNK}'
         self._lock = Lock()
 
     def chunks(self) -> set[int]:
         """Return the finished chunks, none if they are of another file; a cut line does not count."""
         try:
-            head, *lines = self.path.read_text().split('\n')[:-1]
+            head, *lines = self.journal.read_text().split('\n')[:-1]
         except (OSError, ValueError):
             return set()
         return {int(line) for line in lines if line.isdigit()} if head == self._head else set()
 
-    def start(self) -> None:
-        self.path.write_text(f'{self._head}\n')
+    def start(self, size: int) -> None:
+        self.journal.unlink(missing_ok=True)  # first, as it describes the old content
+        with self.path.open('wb') as file:
+            file.truncate(size)  # not reserved: where that is emulated it writes the whole file
+        self.journal.write_text(f'{self._head}\n')
 
     def add(self, chunk: int) -> None:
-        with self._lock, self.path.open('a') as file:
+        with self._lock, self.journal.open('a') as file:
             file.write(f'{chunk}\n')
 
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f'{path.name}.part')
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
 
 
 def kept_bytes(path: Path, digest: str) -> int:
     """Return how many bytes of ``path`` an interrupted download left on the disk."""
-    partial = _partial(path)
-    size = partial.stat().st_size if partial.is_file() else 0
-    return min(size, CHUNK * len(_Journal(path, digest).chunks()))
+    partial = _Partial(path, digest)
+    size = partial.path.stat().st_size if partial.path.is_file() else 0
+    return min(size, CHUNK * len(partial.chunks()))
 
 
 def download(url: str, path: Path, size: int, digest: str, jobs: int = 8) -> None:
     """Download a file of known size and SHA-256, which gets its name only when it is complete and verified.
 
-    Until then ``NAME.part``, of its full size but sparse, and ``NAME.part.journal``, by which the next call
-    resumes whatever ended this one, are next to it. One process at a time may call this for a ``path``.
+    Until then `_Partial` is next to it, of its full size but sparse, by which the next call resumes whatever
+    ended this one. One process at a time may call this for a ``path``.
     """
-    partial, journal = _partial(path), _Journal(path, digest)
+    partial = _Partial(path, digest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fill(url, partial, size, journal, jobs)
-        found = sha256(partial)
+        _fill(url, partial, size, jobs)
+        found = sha256(partial.path)
         if found != digest:
-            partial.unlink()
-            journal.path.unlink()
+            partial.remove()
             raise UserError(
                 f'{url}: wrong content: expected SHA-256 {digest}, got {found}; the file was removed: '
                 'run this again, or use another source with --url'
             )
-        partial.replace(path)
-        journal.path.unlink()
+        partial.path.replace(path)
     except OSError as error:
         raise disk_error(error, path.parent) from None
+    finally:
+        if path.exists() or not partial.chunks():
+            partial.remove()
 
 
 def disk_error(error: OSError, folder: Path) -> UserError:
@@ -199,34 +197,28 @@ def disk_error(error: OSError, folder: Path) -> UserError:
     return UserError(f'{error.filename or folder}: cannot be read or written ({error.strerror or error})')
 
 
-def _fill(url: str, partial: Path, size: int, journal: _Journal, jobs: int) -> None:
+def _fill(url: str, partial: _Partial, size: int, jobs: int) -> None:
     """Write what a partial file lacks."""
-    ranges = _sends_ranges(url, size)
-    complete = partial.is_file() and partial.stat().st_size == size
-    done = journal.chunks() if complete and ranges else set()
+    complete = partial.path.is_file() and partial.path.stat().st_size == size
+    done = partial.chunks() if complete else set()
     if not done:
-        journal.path.unlink(missing_ok=True)  # first, as it describes the old content
-        with partial.open('wb') as file:
-            file.truncate(size)  # not reserved: where that is emulated it writes the whole file
-        journal.start()
-    step = CHUNK if ranges else size
-    missing = [chunk for chunk in range(-(-size // step)) if chunk not in done]
+        partial.start(size)
+    missing = [chunk for chunk in range(-(-size // CHUNK)) if chunk not in done]
     stop = Event()
 
     def fetch(chunk: int) -> None:
-        reached = start = step * chunk
-        with partial.open('r+b') as file:
-            for position, block in _read(url, start, min(start + step, size), ranges, stop):
+        start = CHUNK * chunk
+        with partial.path.open('r+b') as file:
+            for position, block in _read(url, start, min(start + CHUNK, size), size, stop):
                 file.seek(position)
                 file.write(block)
-                bar.update(position + len(block) - reached)  # negative after a fresh start
-                reached = position + len(block)
+                bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
-        journal.add(chunk)
+        partial.add(chunk)
 
-    present = size - sum(min(step, size - step * chunk) for chunk in missing)
-    name = partial.name.removesuffix('.part')
+    present = size - sum(min(CHUNK, size - CHUNK * chunk) for chunk in missing)
+    name = partial.path.stem
     with tqdm(total=size, initial=present, desc=name, unit='B', unit_scale=True, disable=None) as bar:
         run_all(fetch, missing, jobs, stop)
 

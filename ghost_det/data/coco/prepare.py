@@ -38,10 +38,7 @@ def prepare(
     url: str | None = None,
     catalog: Catalog = COCO,
 ) -> None:
-    """Make a folder a complete copy of COCO; only what is missing or wrong there is downloaded.
-
-    After an error, what is there stays, and the next call resumes.
-    """
+    """Make a folder a complete copy of COCO: what is missing or wrong is downloaded; a next call resumes."""
     parts = [catalog.parts[split] for split in splits]
     copy = _Copy(root, url or catalog.url, jobs, keep_zips)
     with _locked(root):
@@ -66,9 +63,7 @@ def subset(
 ) -> Path:
     """Make ``ROOT-subset-COUNT``, a small part of COCO next to ``root``, and return that folder.
 
-    Of the images with boxes, those whose file names have the lowest SHA-256 are taken: as good as random, the
-    same on every machine, and a smaller subset is part of each larger one. For five training images there is
-    one validation image. All 80 categories stay. The full annotations, which this needs, go to ``root``.
+    Of the images with boxes, those whose names have the lowest SHA-256: it is part of each larger subset.
     """
     parts = [catalog.parts[split] for split in splits]
     copy = _Copy(root, url or catalog.url, jobs, keep_zips)
@@ -129,7 +124,7 @@ class _Copy:
             if old.is_file():
                 backup = old.replace(old.with_name(f'{old.name}.replaced'))
                 print(f'{old}: not the published file; kept as {backup.name}')
-        self._unpack(path, archive, {part.annotations.as_posix() for part in wrong})
+        unpack(path, self.root, self.jobs, {part.annotations.as_posix() for part in wrong})
         for part in wrong:
             if not self._has_annotations(part):
                 raise UserError(f'{path}: has no {part.annotations} as published')
@@ -145,7 +140,7 @@ class _Copy:
                 lost = {name: state.sizes[name] for name in state.images}
                 _fetch_images(f'{self.url}/{part.name}', self.root / part.name, lost, self.jobs)
             else:
-                self._unpack(self._ensure_archive(part.archive), part.archive)
+                unpack(self._ensure_archive(part.archive), self.root, self.jobs)
             state = examine(self.root, part, self.jobs)
         self._drop_archive(path)
         return state
@@ -180,9 +175,6 @@ class _Copy:
     def _missing_archive_bytes(self, archive: Archive) -> int:
         path = self.root / archive.name
         return 0 if path.exists() else archive.size - kept_bytes(path, archive.sha256)
-
-    def _unpack(self, path: Path, archive: Archive, only: set[str] | None = None) -> None:
-        unpack(path, self.root, archive.folder, archive.unpacked, self.jobs, only)
 
     def _drop_archive(self, path: Path) -> None:
         """Delete an archive, unless it is to stay, once the disk has what was in it."""
