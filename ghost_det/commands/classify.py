@@ -16,7 +16,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic, require_folder, require_writable
 from ghost_det.utils.images import find_images
 
-from ._options import Parser, parse, positive_int
+from ._options import COUNT, Parser, parse
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,18 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image, or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
-    parser.add_argument(
-        '--pretrained',
-        default='published',
-        metavar='SOURCE',
-        help="file, URL, ghost://NAME, 'none' or 'published' (default)",
-    )
-    parser.add_argument(
-        '--topk', type=positive_int, default=5, metavar='K', help='classes of each image (default: 5)'
-    )
-    parser.add_argument(
-        '--batch-size', type=positive_int, default=16, metavar='N', help='images at a time (default: 16)'
-    )
+    source = "file, URL, ghost://NAME, 'none' or 'published' (default)"
+    parser.add_argument('--pretrained', default='published', metavar='SOURCE', help=source)
+    parser.add_argument('--topk', **COUNT, default=5, help='classes of each image (default: 5)')
+    parser.add_argument('--batch-size', **COUNT, default=16, help='images at a time (default: 16)')
     parser.add_argument('--json', metavar='FILE', help="save the results; '-' prints them and nothing else")
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='draw a bar chart for each image')
     return parser
