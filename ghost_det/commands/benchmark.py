@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
 from ghost_det.utils.timing import Sample, Spread, interleave, ratio, spread
 
@@ -73,7 +73,7 @@ def _report(samples: dict[str, list[Sample]], args: argparse.Namespace) -> None:
         models[name] = {'milliseconds': times._asdict(), 'ratio': ratios._asdict()}
     if args.json:
         content = {'machine': about, 'versions': packages, 'threads': args.threads, 'size': args.size}
-        with atomic(args.json) as partial:
+        with write_or_fail(args.json, '--json') as partial:
             partial.write_text(json.dumps({**content, 'rounds': args.rounds, 'models': models}, indent=1))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, require_folder, require_writable
+from ghost_det.utils.files import require_folder, require_writable, write_or_fail
 from ghost_det.utils.images import find_images
 
 from ._options import COUNT, Parser, parse
@@ -89,7 +89,7 @@ def main() -> None:
             draw_chart(result, args.out / f'{os.path.relpath(result.image, root)}{CHART}')
     text = _as_json(results, args.model, args.pretrained)
     if report:
-        with atomic(report) as partial:
+        with write_or_fail(report, '--json') as partial:
             partial.write_text(text)
     elif args.json:
         print(text)
@@ -177,7 +177,7 @@ def draw_chart(result: Result, path: Path) -> None:
     right.bar_label(bars, [f'{p.probability:.1%}' for p in shown], padding=4)
     right.set(xlim=(0, 1.15), xticks=[])
     right.invert_yaxis()
-    with atomic(path) as partial:
+    with write_or_fail(path, '--out') as partial:
         figure.savefig(partial, format='png', dpi=110)
 
 
