@@ -26,7 +26,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from tqdm import tqdm
 
@@ -210,8 +210,7 @@ def _classes(detector: Mapping[str, Any]) -> int:
 def try_config(name: str, backbone: str) -> Outcome:
     """Swap the backbone, ``NAME`` or ``NAME:WIDTH``, of a config and exercise the result."""
     start = time.perf_counter()
-    if not DefaultScope.check_instance_created('ghost_det'):
-        DefaultScope.get_instance('ghost_det', scope_name='mmdet')
+    init_default_scope('mmdet')
     detector = old = ''
 
     def outcome(result: str, why: str = '') -> Outcome:

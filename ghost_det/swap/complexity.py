@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import DefaultScope
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
@@ -17,7 +17,7 @@ from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
 def build_detector(cfg: Any) -> Any:
     """Build the detector of a config, untrained, in evaluation mode."""
-    DefaultScope.get_instance('ghost_det', scope_name=cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     return MODELS.build(cfg.model).eval()
 
 
