@@ -23,11 +23,9 @@ def build_detector(cfg: Any) -> Any:
 
 @torch.no_grad()
 def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
-    """Count parameters and multiply-adds of convolutions and matrix products, as papers do.
+    """Count parameters and multiply-adds of convolutions and matrix products, as papers do, part by part.
 
-    Returns:
-        part of the detector (``backbone``, ``neck``, ...) to (parameters, multiply-adds); those of
-        heads that work on proposals are for the ones that untrained weights propose.
+    Those of heads that work on proposals are for the ones that untrained weights propose.
     """
     parts = {name: part for name, part in detector.named_children() if _parameters(part)}
     with contextlib.ExitStack() as stack:
