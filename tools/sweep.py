@@ -325,9 +325,8 @@ def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        'folders', nargs='*', help="of mmdet's configs, or mmdet::NAME configs (default: all)"
-    )
+    folders = "of mmdet's configs, or mmdet::NAME configs (default: all)"
+    parser.add_argument('folders', nargs='*', help=folders)
     parser.add_argument('--backbone', default='GhostNet', metavar='NAME[:WIDTH]', help='default: GhostNet')
     parser.add_argument('-o', '--out', type=Path, required=True, metavar='TABLE.md', help='for the table')
     parser.add_argument('--jobs', type=int, default=cores(), help='at once, of one thread each')

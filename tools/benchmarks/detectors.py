@@ -220,9 +220,8 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        'configs', nargs='*', default=CONFIGS, metavar='CONFIG', help='(default: two lite ones)'
-    )
+    lite = '(default: two lite ones)'
+    parser.add_argument('configs', nargs='*', default=CONFIGS, metavar='CONFIG', help=lite)
     parser.add_argument('--size', type=int, default=320, help='side of the input (default: %(default)s)')
     add_options(parser)
     args = parser.parse_args()
