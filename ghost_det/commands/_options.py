@@ -99,7 +99,10 @@ class Settings(argparse.Action):
         """See `argparse.Action`."""
         from mmengine.config import DictAction
 
-        DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+        try:
+            DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+        except ValueError:  # for one without "="
+            parser.error(f'{option_string}: expected KEY=VALUE: {self.help}')
 
 
 SETTINGS: dict[str, Any] = {'nargs': '+', 'action': Settings, 'metavar': 'KEY=VALUE'}
@@ -142,23 +145,15 @@ def add_parts(parser: Any) -> None:
 
 
 def parse(
-    parser: argparse.ArgumentParser,
-    option: str = '--cfg-options optim_wrapper.optimizer.lr=0.01',
-    light: bool = False,
-    splits: Sequence[str] = (),
+    parser: argparse.ArgumentParser, light: bool = False, splits: Sequence[str] = ()
 ) -> argparse.Namespace:
     """Parse the command line, and unless the command is ``light``, import and register all of `ghost_det`.
 
-    ``option`` is an example of the option that takes ``KEY=VALUE``; the ``splits`` of the data set are found
-    before torch is imported, so that a wrong name is reported at once.
+    The ``splits`` of the data set are found before torch is imported: a wrong name is reported at once.
     """
     # Taken from the command line before it is parsed, see `run_tool`.
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
-    try:
-        args = parser.parse_args()
-    except ValueError:  # of DictAction, for an option without "="
-        name, _, example = option.partition(' ')
-        parser.error(f'{name}: expected KEY=VALUE, as {example}')
+    args = parser.parse_args()
     if not light:
         require_stack(parser.prog)
         if splits:

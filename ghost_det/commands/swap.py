@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Swap as the command line says."""
-    args = parse(make_parser(), '--settings depth=50')
+    args = parse(make_parser())
     from ghost_det.config.query import input_size
     from ghost_det.swap.swap import parse_backbone, swap
 

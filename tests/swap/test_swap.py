@@ -464,7 +464,7 @@ def test_a_config_that_was_written_here_is_not_warned_of(
     ('arguments', 'message'),
     [
         ([OURS, '-o', OURS], 'is the config to inherit from'),
-        ([OURS, '--settings', 'depth'], '--settings: KEY=VALUE is wanted, as depth=50'),
+        ([OURS, '--settings', 'depth'], '--settings: expected KEY=VALUE: the backbone'),
         ([OURS, '--backbone', 'GhostNet:wide'], 'NAME or NAME:WIDTH'),
         ([next(iter(REFUSED))], 'error: mmdet::cornernet'),
     ],

@@ -34,18 +34,7 @@ from ghost_det.swap.probe import fix_ssd
 from ghost_det.swap.swap import swap_backbone
 from ghost_det.utils.timing import interleave
 
-from ._common import (
-    SEPARATOR,
-    TORCH,
-    Row,
-    add_options,
-    choose,
-    in_torch,
-    print_tables,
-    rows_of,
-    run,
-    settle,
-)
+from ._common import SEPARATOR, TORCH, Row, add_options, choose, in_torch, print_tables, rows_of, run, settle
 
 CONFIGS = ('retinanet_ghostnet_fpn_lite', 'retinanet_ghostnet_ghostpan_lite')
 SHIPPED = {
