@@ -143,12 +143,10 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
-    if path.is_dir():
-        raise UserError(f'{option} {path}: a file is wanted, this is a folder')
+    if path.is_dir() or _is_special(path):
+        raise UserError(f'{option} {path}: expected a file, got {_kind_of_file(path)}')
     if path.resolve() in {each.resolve() for each in read}:
         raise UserError(f'{option} {path}: would replace what is read; choose another name')
-    if _is_special(path):
-        raise UserError(f'{option} {path}: a file is wanted, this is a pipe or a device')
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'{option} {path}: its folder cannot be written to')
 
