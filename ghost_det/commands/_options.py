@@ -30,7 +30,7 @@ def positive_int(text: str) -> int:
 
 def positive_float(text: str) -> float:
     """Read a number above 0, as argparse's ``type``."""
-    number = float(text)
+    number = _number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f'{text!r}: expected a number above 0')
     return number
@@ -38,7 +38,7 @@ def positive_float(text: str) -> float:
 
 def fraction(text: str) -> float:
     """Read a number from 0 to 1, as argparse's ``type``."""
-    number = float(text)
+    number = _number(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f'{text!r}: expected a number from 0 to 1')
     return number
@@ -50,6 +50,13 @@ def inner_fraction(text: str) -> float:
     if number in (0, 1):
         raise argparse.ArgumentTypeError(f'{text!r}: expected a number between 0 and 1')
     return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 COUNT: dict[str, Any] = {'type': positive_int, 'metavar': 'N'}
