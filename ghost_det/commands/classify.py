@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_folder, require_writable, write_or_fail
 from ghost_det.utils.images import find_images
@@ -83,7 +84,7 @@ def main() -> None:
             print(f'error: {result.error}', file=sys.stderr)
             continue
         if args.json != '-':
-            print(_printable(result.image))
+            print(printable(str(result.image)))
             print('\n'.join(f'{p.probability:8.1%}  {p.name}' for p in result.predictions), flush=True)
         if args.out:
             draw_chart(result, args.out / f'{os.path.relpath(result.image, root)}{CHART}')
@@ -171,7 +172,7 @@ def draw_chart(result: Result, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     left.imshow(read_rgb(result.image))
     # A name may hold bytes that are no text, and dollars that are no formula.
-    left.set_title(_printable(result.image.name), fontsize=10, parse_math=False)
+    left.set_title(printable(result.image.name), fontsize=10, parse_math=False)
     left.axis('off')
     bars = right.barh([p.name for p in shown], [p.probability for p in shown])
     right.bar_label(bars, [f'{p.probability:.1%}' for p in shown], padding=4)
@@ -179,10 +180,6 @@ def draw_chart(result: Result, path: Path) -> None:
     right.invert_yaxis()
     with write_or_fail(path, '--out') as partial:
         figure.savefig(partial, format='png', dpi=110)
-
-
-def _printable(text: object) -> str:
-    return str(text).encode(errors='backslashreplace').decode()
 
 
 def _as_json(results: Sequence[Result], name: str, weights: str) -> str:

@@ -151,7 +151,7 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
             [LITE, '--data', 'sample', '--pretrained', 'none', '--cfg-options', 'model.backbone.widht=1'],
             ['cannot be built', 'widht'],
         ),
-        ('train', [LITE, '--data', 'sample', '--pretrained', 'ghostnet'], ['ghostnet: a checkpoint file']),
+        ('train', [LITE, '--data', 'sample', '--pretrained', 'ghostnet'], ['expected a checkpoint file']),
         ('train', [LITE, '--cfg-options', 'foo'], ['--cfg-options: expected KEY=VALUE']),
         ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: expected a checkpoint file']),
         ('weights', ['show', 'ghostnet_200'], ['no such published weights', 'ghostnetv2_160']),
