@@ -28,13 +28,10 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 def run_tool(main: Callable[[], object]) -> None:
     """Run a tool's ``main``, and turn what it raises into one message on stderr and an exit code.
 
-    A `UserError` becomes its message and exit code 2. Anything else is a fault of the code: exit code 1, and
+    A `UserError` becomes its message and exit code 2. Anything else is a bug: exit code 1, and
     the traceback goes to a file that the message names, as another try may be hours away. ``--traceback`` on
     the command line, which no parser sees, prints the traceback of both. Of several processes, the first
     prints the whole message, the others one line.
-
-    Args:
-        main: takes its arguments from ``sys.argv``.
     """
     shown = _OPTION in sys.argv[1:]
     sys.argv[1:] = [word for word in sys.argv[1:] if word != _OPTION]

@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('source')
     for name in ('ghost_det', 'configs', 'tests', 'tools'):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('pyproject.toml', 'setup.py', 'README.md', 'LICENSE', 'MANIFEST.in'):
+    for name in ('ghost_det_main.py', 'pyproject.toml', 'setup.py', 'README.md', 'LICENSE', 'MANIFEST.in'):
         shutil.copy(ROOT / name, folder)
     offline = ['--no-deps', '--no-build-isolation', '--no-index', '--disable-pip-version-check']
     subprocess.run(
@@ -78,7 +78,7 @@ def test_it_holds_the_configs_and_no_tests(wheel: Path) -> None:
     assert modules <= {*names} and 'ghost_det/py.typed' in names
     templates = {f'{path.relative_to(ROOT)}' for path in (ROOT / 'ghost_det').rglob('*.html.j2')}
     assert templates and templates <= {*names} and 'ghost_det/data/kinds.txt' in names
-    assert {name.partition('/')[0].partition('-')[0] for name in names} == {'ghost_det'}
+    assert {name.partition('/')[0].partition('-')[0] for name in names} == {'ghost_det', 'ghost_det_main.py'}
 
 
 def test_an_environment_that_has_a_stack_gets_what_else_the_import_needs(wheel: Path) -> None:

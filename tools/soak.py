@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import hashlib
 import json
 import os
 import random
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ('random', 'step', 'save', 'before removal', 'evaluation', 'signal')
 # All that draws random numbers or keeps a state: augmentations in workers, sizes in the main process,
 # averaged weights, accumulated gradients that an epoch's end does not use up, moments, a schedule by steps.
-CONFIG = """
-_base_ = [{base!r}]
+CONFIG = f"""
+_base_ = [{str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')!r}]
 custom_hooks = [
     dict(type='ChannelsLastHook', enabled=True),
     dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, update_buffers=True),
@@ -80,8 +81,7 @@ CONFIGS = {'epochs': CONFIG, 'iterations': ITERATIONS}
 
 def make_config(folder: Path, loop: str = 'epochs') -> Path:
     path = folder / 'small.py'
-    base = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
-    path.write_text(CONFIGS[loop].replace('{base!r}', repr(str(base))))
+    path.write_text(CONFIGS[loop])
     return path
 
 
@@ -158,56 +158,52 @@ def state(work_dir: Path) -> dict[str, Any]:
     (last,) = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
     (best,) = work_dir.glob('best_*.pth')
     found: dict[str, Any] = {'last': last.name, 'best': best.name}
+    own = ('cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id', 'time', 'began')
     for name, path in (('last', last), ('best', best)):
         content = load_checkpoint(path)
         hub = content.pop('message_hub')
-        for key in [key for key in hub['log_scalars'] if 'time' in key or 'memory' in key]:
-            del hub['log_scalars'][key]
-        for key in ('cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id'):
+        for key in own:
             hub['runtime_info'].pop(key, None)
             content['meta'].pop(key, None)
-        for key in ('time', 'began'):
-            content['meta'].pop(key, None)
         hub['log_scalars'] = {
-            key: (value._log_history.tolist(), value._count_history.tolist())
+            key: (value._log_history, value._count_history)
             for key, value in hub['log_scalars'].items()
+            if 'time' not in key and 'memory' not in key
         }
         found[f'content of {name}'] = {**content, 'hub': hub}
-    losses = {}
-    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in log.read_text().split('\n')[:-1]:
-            row = json.loads(line)
-            losses['loss' in row, row['step']] = {
-                k: v for k, v in row.items() if 'time' not in k and k != 'memory'
-            }
-    found['log'] = losses
+    found['log'] = {}
+    for line in log_lines(work_dir):
+        row = {key: value for key, value in json.loads(line).items() if 'time' not in key and key != 'memory'}
+        found['log']['loss' in row, row['step']] = row
     return found
 
 
-def differences(one: Any, other: Any, place: str = '') -> list[str]:
-    """Name the places where two nested structures are not bit-identical."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        lone = [f'{place}/{key}: in one only' for key in one.keys() ^ other.keys()]
-        return lone + [
-            d
-            for key in one.keys() & other.keys()
-            for d in differences(one[key], other[key], f'{place}/{key}')
-        ]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [d for i, pair in enumerate(zip(one, other)) for d in differences(*pair, f'{place}/{i}')]
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = one.dtype == other.dtype and torch.equal(one, other)
-    elif isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        same = bool(np.array_equal(one, other))
+def log_lines(work_dir: Path) -> list[str]:
+    """Return the complete lines of all logs of a work folder, which may have a step several times."""
+    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [line for log in logs for line in log.read_text().split('\n')[:-1]]
+
+
+def _values(node: Any, place: str = '') -> Iterator[tuple[str, str]]:
+    """Yield the values of a nested structure by their places; of arrays, a hash of their bytes."""
+    if isinstance(node, dict | list | tuple) and node:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _values(value, f'{place}/{key}')
+    elif isinstance(node, torch.Tensor | np.ndarray):
+        content = hashlib.sha256(np.asarray(node).tobytes()).hexdigest()
+        yield place, f'{node.dtype} {tuple(node.shape)} {content}'
     else:
-        same = one == other or (one != one and other != other)
-    return [] if same else [f'{place}: {str(one)[:60]} against {str(other)[:60]}']
+        yield place, repr(node)
 
 
-def steps_done(work_dir: Path) -> int:
-    """Return how many steps the logs of a work folder have in all, those done twice counted twice."""
-    logs = work_dir.glob('*/vis_data/scalars.json')
-    return sum('"loss"' in line for log in logs for line in log.read_text().split('\n')[:-1])
+def differences(one: Any, other: Any) -> list[str]:
+    """Name the places where two nested structures are not bit-identical."""
+    ours, theirs = dict(_values(one)), dict(_values(other))
+    return [
+        f'{place}: {ours.get(place, "nothing")[:60]} against {theirs.get(place, "nothing")[:60]}'
+        for place in sorted(ours.keys() | theirs.keys())
+        if ours.get(place) != theirs.get(place)
+    ]
 
 
 @dataclass
@@ -234,11 +230,10 @@ class Soak:
     def is_killed(self, name: str, pid: int) -> bool:
         """Wait for a process and tell whether it was killed or told to stop; it must have ended well else."""
         status = os.waitpid(pid, 0)[1]
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        code = os.waitstatus_to_exitcode(status)
+        if code in (-signal.SIGKILL, EXIT_INTERRUPTED):
             return True
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == EXIT_INTERRUPTED:
-            return True
-        assert status == 0, (self.folder / f'{name}.log').read_text()[-3000:]
+        assert code == 0, (self.folder / f'{name}.log').read_text()[-3000:]
         return False
 
 
@@ -265,11 +260,12 @@ def soak(
                 os.kill(pid, signal.SIGKILL)
             killed = trainings.is_killed(name, pid)
             report.update({'kills': killed, f'kills: {moment}': killed})
-        found = sorted(differences(whole, state(folder / name)))
+        found = differences(whole, state(folder / name))
         found += [f'{path.name} is left' for path in (folder / name).glob('.partial-*')]
         faults += [f'{name}{fault}' for fault in found[:10]]
         report['trainings that ended bit-identical'] += not found
-        report['steps done twice'] += steps_done(folder / name) - STEPS_AN_EPOCH * EPOCHS
+        steps = sum('"loss"' in line for line in log_lines(folder / name))
+        report['steps done twice'] += steps - STEPS_AN_EPOCH * EPOCHS
         print(f'{dict(report)}, {len(faults)} differences', file=sys.stderr, flush=True)
     return {**{key: count for key, count in report.items() if count}, 'differences': faults}
 

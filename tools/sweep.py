@@ -26,7 +26,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from tqdm import tqdm
 
@@ -37,7 +37,7 @@ from ghost_det.errors import UserError, reason, run_tool
 from ghost_det.models import BACKBONES
 from ghost_det.swap.probe import PROPOSALS, fix_ssd, without_sync_bn, without_weights
 from ghost_det.swap.swap import parse_backbone, swap
-from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, versions
 
 PACKAGES = ('torch', 'mmdet', 'onedl-mmdetection', 'mmcv', 'mmcv-lite', 'onedl-mmcv', 'scikit-learn')
@@ -85,16 +85,14 @@ def find_configs(folders: Sequence[str] = ()) -> list[str]:
         if folder not in known:
             raise UserError(f'{folder}: mmdet ships no such folder of configs; it has {", ".join(known)}')
         kinds: dict[Any, str] = {}
-        pieces: list[str] = []
         paths = sorted((root / folder).glob('*.py'), key=lambda p: (len(p.name), p.name))
         for path in tqdm(paths, desc=f'reading {folder}', leave=False):
             name = f'{MMDET}{folder}/{path.name}'
-            kind = _kind(name)
-            if kind == _PIECE:
-                pieces.append(name)
-            elif kind is not None:
-                kinds.setdefault(kind, name)
-        chosen += list(kinds.values()) or pieces[:1]
+            kinds.setdefault(_kind(name), name)
+        kinds.pop(None, None)
+        if len(kinds) > 1:
+            kinds.pop(_PIECE, None)
+        chosen += kinds.values()
     return chosen
 
 
@@ -112,25 +110,24 @@ def _kind(name: str) -> Any:
     model = cfg.model
     detector = model if 'backbone' in model else model.get('detector') or model
     backbone = detector.get('backbone') or {}
-    heads = sorted(_types({key: part for key, part in detector.items() if key.endswith('head')}))
+    heads = _parts([part for key, part in detector.items() if key.endswith('head')])
     return (
         *(str(part.get('type')) for part in (model, detector, backbone, *necks(detector))),
-        *heads,
+        *sorted(str(part['type']) for part in heads if str(part.get('type')).endswith('Head')),
         str((backbone.get('dcn') or {}).get('type')),
         bool(backbone.get('plugins')),
         tuple(backbone.get('out_indices') or ()),
     )
 
 
-def _types(node: Any) -> Iterator[str]:
+def _parts(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every dictionary in a config."""
     if isinstance(node, Mapping):
-        if isinstance(node.get('type'), str) and node['type'].endswith('Head'):
-            yield node['type']
-        for value in node.values():
-            yield from _types(value)
-    elif isinstance(node, list | tuple):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
         for value in node:
-            yield from _types(value)
+            yield from _parts(value)
 
 
 def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
@@ -205,24 +202,15 @@ def _inputs(cfg: Mapping[str, Any], side: int) -> dict[str, Any]:
 
 def _classes(detector: Mapping[str, Any]) -> int:
     """Return the smallest number of classes that a part knows, plus one, as mmdet's generator counts."""
-    counts: list[int] = []
-
-    def look(node: Any) -> None:
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            if key in ('num_classes', 'num_things_classes') and isinstance(value, int) and value > 0:
-                counts.append(value)
-            elif isinstance(value, Mapping | list | tuple):
-                look(value)
-
-    look(detector)
-    return min([*counts, 80]) + 1
+    keys = ('num_classes', 'num_things_classes')
+    counts = [part[key] for part in _parts(detector) for key in keys if key in part]
+    return min([count for count in counts if isinstance(count, int) and count > 0], default=80) + 1
 
 
 def try_config(name: str, backbone: str) -> Outcome:
     """Swap the backbone, ``NAME`` or ``NAME:WIDTH``, of a config and exercise the result."""
     start = time.perf_counter()
-    if not DefaultScope.check_instance_created('ghost_det'):
-        DefaultScope.get_instance('ghost_det', scope_name='mmdet')
+    init_default_scope('mmdet')
     detector = old = ''
 
     def outcome(result: str, why: str = '') -> Outcome:
@@ -308,7 +296,7 @@ def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
     counts = collections.Counter(o.result for o in rows)
     families: dict[str, set[str]] = collections.defaultdict(set)
     for o in rows:
-        families[_folder(o)].add(o.result)
+        families[o.config.removeprefix(MMDET).split('/')[0]].add(o.result)
     fit = {name: found for name, found in families.items() if found & {'works', 'in part', 'fails'}}
     works = [name for name, found in fit.items() if 'works' in found and 'fails' not in found]
     packages = ', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items())
@@ -335,30 +323,20 @@ def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def _folder(outcome: Outcome) -> str:
-    return outcome.config.removeprefix(MMDET).split('/')[0]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        'folders', nargs='*', help="of mmdet's configs, or mmdet::NAME configs (default: all)"
-    )
+    folders = "of mmdet's configs, or mmdet::NAME configs (default: all)"
+    parser.add_argument('folders', nargs='*', help=folders)
     parser.add_argument('--backbone', default='GhostNet', metavar='NAME[:WIDTH]', help='default: GhostNet')
-    parser.add_argument('-o', '--out', type=Path, metavar='TABLE.md', help='the table (default: printed)')
+    parser.add_argument('-o', '--out', type=Path, required=True, metavar='TABLE.md', help='for the table')
     parser.add_argument('--jobs', type=int, default=cores(), help='at once, of one thread each')
     parser.add_argument('--timeout', type=float, default=600, help='seconds for one config (default: 600)')
     args = parser.parse_args()
-    if args.out:  # now, not after an hour
-        require_writable(args.out, '-o')
+    require_writable(args.out, '-o')  # now, not after an hour
     outcomes = sweep(find_configs(args.folders), args.backbone, args.jobs, args.timeout)
     command = ' '.join(['python -m tools.sweep', *args.folders, '--backbone', args.backbone])
-    text = page(outcomes, args.backbone, command)
-    if args.out:
-        with atomic(args.out) as partial:
-            partial.write_text(text, encoding='utf-8')
-    else:
-        print(text)
+    with write_or_fail(args.out, '-o') as partial:
+        partial.write_text(page(outcomes, args.backbone, command), encoding='utf-8')
     failed = [o.config for o in outcomes if o.result == 'fails']
     if failed:
         raise UserError(f'{len(failed)} of {len(outcomes)} fail: {", ".join(failed)}')

@@ -16,7 +16,9 @@ from ghost_det.utils.text import plural
 if TYPE_CHECKING:
     from ghost_det.data.dataset import DetectionData
 
-CONFIG_HELP = 'a config: a name of ghost-det configs, a file, or mmdet::FOLDER/NAME.py'
+CONFIG = 'a config: a name of ghost-det configs, a file, or mmdet::FOLDER/NAME.py'
+WEIGHTS = 'its weights, as work_dirs/CONFIG/epoch_24.pth'
+MODEL = 'of ghost-det export; or a config and then its checkpoint, for torch'
 
 
 def positive_int(text: str) -> int:
@@ -55,6 +57,12 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+COUNT: dict[str, Any] = {'type': positive_int, 'metavar': 'N'}
+SIZE: dict[str, Any] = {'type': positive_int, 'nargs': 2, 'metavar': ('HEIGHT', 'WIDTH')}
+JSON: dict[str, Any] = {'type': Path, 'metavar': 'JSON'}
+FOLDER: dict[str, Any] = {'type': Path, 'metavar': 'FOLDER'}
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,26 +106,24 @@ class Settings(argparse.Action):
         """See `argparse.Action`."""
         from mmengine.config import DictAction
 
-        DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+        try:
+            DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+        except ValueError:  # for one without "="
+            parser.error(f'{option_string}: expected KEY=VALUE: {self.help}')
+
+
+SETTINGS: dict[str, Any] = {'nargs': '+', 'action': Settings, 'metavar': 'KEY=VALUE'}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what train and test both take: work folder, data, launcher, config options."""
-    parser.add_argument(
-        '--work-dir', help='folder for logs, checkpoints, pictures (default: work_dirs/CONFIG)'
-    )
-    parser.add_argument(
-        '--backbone',
-        metavar='NAME[:WIDTH]',
-        help="in place of the config's, as GhostNetV2:1.3; ghost-det swap makes a config of it",
-    )
+    parser.add_argument('--work-dir', help='for logs, checkpoints, pictures (default: work_dirs/CONFIG)')
+    backbone = "in place of the config's, as GhostNetV2:1.3; ghost-det swap makes a config of it"
+    parser.add_argument('--backbone', metavar='NAME[:WIDTH]', help=backbone)
     data = parser.add_argument_group('data, instead of the one that the config names')
     add_data(data)
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        help='what started the processes of a distributed run (default: pytorch under torchrun, else none)',
-    )
+    started = 'what started the processes of a distributed run (default: pytorch under torchrun, else none)'
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], help=started)
     add_config_options(parser)
     # torch.distributed.launch passes it; mmengine reads the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -125,58 +131,36 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the option that changes the config."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Settings,
-        metavar='KEY=VALUE',
-        help='settings that win over the config, as optim_wrapper.optimizer.lr=0.01',
-    )
+    settings = 'settings that win over the config, as optim_wrapper.optimizer.lr=0.01'
+    parser.add_argument('--cfg-options', **SETTINGS, help=settings)
 
 
 def add_data(parser: Any) -> None:
     """Add the options that name a data set, as a whole or part by part."""
-    parser.add_argument(
-        '--data', metavar='FOLDER', help="'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
-    )
+    folder = "'sample', or a folder in COCO, Roboflow, VOC or YOLO layout"
+    parser.add_argument('--data', metavar='FOLDER', help=folder)
     add_parts(parser)
 
 
 def add_parts(parser: Any) -> None:
     """Add the options that name annotations and images of train and val one by one."""
     for split in ('train', 'val'):
-        parser.add_argument(
-            f'--{split}-ann', type=Path, metavar='JSON', help=f'annotations of the {split} split'
-        )
-        parser.add_argument(
-            f'--{split}-images', type=Path, metavar='FOLDER', help=f'images of the {split} split'
-        )
-    parser.add_argument(
-        '--val-share',
-        type=inner_fraction,
-        metavar='SHARE',
-        help='part of train that becomes val where there is none (default: 0.2)',
-    )
+        parser.add_argument(f'--{split}-ann', **JSON, help=f'annotations of the {split} split')
+        parser.add_argument(f'--{split}-images', **FOLDER, help=f'images of the {split} split')
+    share = 'part of train that becomes val where there is none (default: 0.2)'
+    parser.add_argument('--val-share', type=inner_fraction, metavar='SHARE', help=share)
 
 
 def parse(
-    parser: argparse.ArgumentParser,
-    option: str = '--cfg-options optim_wrapper.optimizer.lr=0.01',
-    light: bool = False,
-    splits: Sequence[str] = (),
+    parser: argparse.ArgumentParser, light: bool = False, splits: Sequence[str] = ()
 ) -> argparse.Namespace:
     """Parse the command line, and unless the command is ``light``, import and register all of `ghost_det`.
 
-    ``option`` is an example of the option that takes ``KEY=VALUE``; the ``splits`` of the data set are found
-    before torch is imported, so that a wrong name is reported at once.
+    The ``splits`` of the data set are found before torch is imported: a wrong name is reported at once.
     """
     # Taken from the command line before it is parsed, see `run_tool`.
     parser.add_argument('--traceback', action='store_true', help='show where an error came from')
-    try:
-        args = parser.parse_args()
-    except ValueError:  # of DictAction, for an option without "="
-        name, _, example = option.partition(' ')
-        parser.error(f'{name}: expected KEY=VALUE, as {example}')
+    args = parser.parse_args()
     if not light:
         require_stack(parser.prog)
         if splits:

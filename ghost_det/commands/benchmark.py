@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, require_writable
+from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
 from ghost_det.utils.timing import Sample, Spread, interleave, ratio, spread
 
-from ._options import Parser, is_config, parse, positive_int, register
+from ._options import COUNT, SIZE, Parser, is_config, parse, register
 
 CALLS = 2
 """Calls that a turn times, after one that it does not."""
@@ -30,17 +30,11 @@ def make_parser() -> argparse.ArgumentParser:
         epilog='Ratios are to the first model, round by round. Without its checkpoint, a config is timed '
         'with random weights, which leave post-processing little to do.',
     )
-    parser.add_argument(
-        'models', nargs='+', metavar='MODEL', help='of ghost-det export; or a config, and its checkpoint'
-    )
-    parser.add_argument(
-        '--size', type=positive_int, nargs=2, default=(480, 640), metavar=('HEIGHT', 'WIDTH'),
-        help='of the image (default: 480 640)',
-    )  # fmt: skip
-    parser.add_argument('--threads', type=positive_int, metavar='N', help='cores to use (default: all)')
-    parser.add_argument(
-        '--rounds', type=positive_int, default=20, help='turns of each model (default: %(default)s)'
-    )
+    models = 'of ghost-det export; or a config, and its checkpoint'
+    parser.add_argument('models', nargs='+', metavar='MODEL', help=models)
+    parser.add_argument('--size', **SIZE, default=(480, 640), help='of the image (default: 480 640)')
+    parser.add_argument('--threads', **COUNT, help='cores to use (default: all)')
+    parser.add_argument('--rounds', **COUNT, default=20, help='turns of each model (default: 20)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='for the same figures')
     return parser
 
@@ -79,7 +73,7 @@ def _report(samples: dict[str, list[Sample]], args: argparse.Namespace) -> None:
         models[name] = {'milliseconds': times._asdict(), 'ratio': ratios._asdict()}
     if args.json:
         content = {'machine': about, 'versions': packages, 'threads': args.threads, 'size': args.size}
-        with atomic(args.json) as partial:
+        with write_or_fail(args.json, '--json') as partial:
             partial.write_text(json.dumps({**content, 'rounds': args.rounds, 'models': models}, indent=1))
 
 

@@ -11,7 +11,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import require_stack
 
-from ._options import Parser, add_parts, inner_fraction, parse, positive_int, register
+from ._options import COUNT, Parser, add_parts, inner_fraction, parse, register
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,24 +20,15 @@ def make_parser() -> argparse.ArgumentParser:
         description='Look for problems in a data set.',
         epilog='Exit code 0: no errors; 1: errors found; 2: it could not be run.',
     )
-    parser.add_argument(
-        'data', nargs='?', metavar='FOLDER', help="in COCO, Roboflow, VOC or YOLO layout, or 'sample'"
-    )
+    folder = "in COCO, Roboflow, VOC or YOLO layout, or 'sample'"
+    parser.add_argument('data', nargs='?', metavar='FOLDER', help=folder)
     add_parts(parser)
-    parser.add_argument(
-        '--config',
-        metavar='CONFIG',
-        help='compare its classes and anchors with the data; without FOLDER, its own data',
-    )
-    parser.add_argument(
-        '--split',
-        type=inner_fraction,
-        dest='val_share',
-        metavar='SHARE',
-        help='as --val-share; -o writes the split',
-    )
+    config = 'compare its classes and anchors with the data; without FOLDER, its own data'
+    parser.add_argument('--config', metavar='CONFIG', help=config)
+    split = 'as --val-share; -o writes the split'
+    parser.add_argument('--split', type=inner_fraction, dest='val_share', metavar='SHARE', help=split)
     parser.add_argument('--quick', action='store_true', help='do not open images')
-    parser.add_argument('--jobs', type=positive_int, metavar='N', help='processes that open images')
+    parser.add_argument('--jobs', **COUNT, help='processes that open images')
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
     parser.add_argument('--fix', '-o', type=Path, metavar='FOLDER', help='write a fixed copy')

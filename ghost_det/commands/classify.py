@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, require_folder, require_writable
+from ghost_det.utils.files import require_folder, require_writable, write_or_fail
 from ghost_det.utils.images import find_images
 
-from ._options import Parser, parse, positive_int
+from ._options import COUNT, Parser, parse
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,18 +55,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image, or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
-    parser.add_argument(
-        '--pretrained',
-        default='published',
-        metavar='SOURCE',
-        help="file, URL, ghost://NAME, 'none' or 'published' (default)",
-    )
-    parser.add_argument(
-        '--topk', type=positive_int, default=5, metavar='K', help='classes of each image (default: 5)'
-    )
-    parser.add_argument(
-        '--batch-size', type=positive_int, default=16, metavar='N', help='images at a time (default: 16)'
-    )
+    source = "file, URL, ghost://NAME, 'none' or 'published' (default)"
+    parser.add_argument('--pretrained', default='published', metavar='SOURCE', help=source)
+    parser.add_argument('--topk', **COUNT, default=5, help='classes of each image (default: 5)')
+    parser.add_argument('--batch-size', **COUNT, default=16, help='images at a time (default: 16)')
     parser.add_argument('--json', metavar='FILE', help="save the results; '-' prints them and nothing else")
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='draw a bar chart for each image')
     return parser
@@ -91,13 +84,13 @@ def main() -> None:
             print(f'error: {result.error}', file=sys.stderr)
             continue
         if args.json != '-':
-            print(_printable(result.image))
+            print(printable(str(result.image)))
             print('\n'.join(f'{p.probability:8.1%}  {p.name}' for p in result.predictions), flush=True)
         if args.out:
             draw_chart(result, args.out / f'{os.path.relpath(result.image, root)}{CHART}')
     text = _as_json(results, args.model, args.pretrained)
     if report:
-        with atomic(report) as partial:
+        with write_or_fail(report, '--json') as partial:
             partial.write_text(text)
     elif args.json:
         print(text)
@@ -179,18 +172,14 @@ def draw_chart(result: Result, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     left.imshow(read_rgb(result.image))
     # A name may hold bytes that are no text, and dollars that are no formula.
-    left.set_title(_printable(result.image.name), fontsize=10, parse_math=False)
+    left.set_title(printable(result.image.name), fontsize=10, parse_math=False)
     left.axis('off')
     bars = right.barh([p.name for p in shown], [p.probability for p in shown])
     right.bar_label(bars, [f'{p.probability:.1%}' for p in shown], padding=4)
     right.set(xlim=(0, 1.15), xticks=[])
     right.invert_yaxis()
-    with atomic(path) as partial:
+    with write_or_fail(path, '--out') as partial:
         figure.savefig(partial, format='png', dpi=110)
-
-
-def _printable(text: object) -> str:
-    return str(text).encode(errors='backslashreplace').decode()
 
 
 def _as_json(results: Sequence[Result], name: str, weights: str) -> str:

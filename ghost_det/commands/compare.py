@@ -9,13 +9,8 @@ from ._options import Parser, parse
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(description='Put two or more trainings side by side.')
-    parser.add_argument(
-        'runs',
-        type=Path,
-        nargs='+',
-        metavar='RUN',
-        help='a work folder, or a file of ghost-det test --json; the others are held against the first',
-    )
+    run = 'a work folder, or a file of ghost-det test --json; the others are compared with the first'
+    parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help=run)
     parser.add_argument('-o', '--out', type=Path, metavar='FILE.html', help='write one page of it')
     return parser
 

@@ -2,22 +2,16 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, parse, positive_int
+from ._options import CONFIG, SIZE, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG_HELP)
+    what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG)
     what.add_argument('--classifiers', action='store_true', help="every classifier, and the papers' figures")
-    parser.add_argument(
-        '--size',
-        type=positive_int,
-        nargs=2,
-        metavar=('HEIGHT', 'WIDTH'),
-        help="of the input (default: the config's)",
-    )
+    parser.add_argument('--size', **SIZE, help="of the input (default: the config's)")
     return parser
 
 

@@ -25,7 +25,7 @@ def main() -> None:
     """List, show or write as the command line says."""
     args = parse(make_parser(), light=True)
     if args.out and not args.name:
-        raise UserError(f'-o {args.out}: the NAME to inherit from is wanted: {", ".join(shipped.names())}')
+        raise UserError(f'-o {args.out}: expected the NAME to inherit from: {", ".join(shipped.names())}')
     if not args.out:
         for name in [args.name] if args.name else shipped.names():
             print('\n    '.join([name, *shipped.purpose(name)]))

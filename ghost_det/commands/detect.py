@@ -3,13 +3,12 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
 
-from ._options import Parser, fraction, is_config, parse, positive_int, register
+from ._options import COUNT, FOLDER, MODEL, Parser, fraction, is_config, parse, register
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,24 +18,13 @@ def make_parser() -> argparse.ArgumentParser:
         usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER',
         epilog='Exit code 1: some images failed.',
     )
-    parser.add_argument(
-        'model',
-        metavar='MODEL',
-        help='of ghost-det export; or a config and then its checkpoint, for torch',
-    )
-    parser.add_argument(
-        'sources', nargs='+', metavar='SOURCE', help='image, folder of images, video, or number of a camera'
-    )
-    parser.add_argument(
-        '-o', '--out', type=Path, required=True, metavar='FOLDER', help='for the pictures and videos'
-    )
-    parser.add_argument(
-        '--score', type=fraction, default=0.3, help='the minimum score (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--batch', type=positive_int, default=1, metavar='N', help='images at a time (default: 1)'
-    )
-    parser.add_argument('--threads', type=positive_int, metavar='N', help='cores to use (default: all)')
+    parser.add_argument('model', metavar='MODEL', help=MODEL)
+    source = 'image, folder of images, video, or number of a camera'
+    parser.add_argument('sources', nargs='+', metavar='SOURCE', help=source)
+    parser.add_argument('-o', '--out', **FOLDER, required=True, help='for the pictures and videos')
+    parser.add_argument('--score', type=fraction, default=0.3, help='the minimum score (default: 0.3)')
+    parser.add_argument('--batch', **COUNT, default=1, help='images at a time (default: 1)')
+    parser.add_argument('--threads', **COUNT, help='cores to use (default: all)')
     parser.add_argument('--json', action='store_true', help='write FOLDER/detections.json')
     parser.add_argument('--no-pictures', action='store_true', help='write neither pictures nor videos')
     return parser

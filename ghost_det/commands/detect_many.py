@@ -3,12 +3,11 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME, missing
 
-from ._options import Parser, fraction, parse, positive_int
+from ._options import COUNT, JSON, Parser, fraction, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,39 +18,20 @@ def make_parser() -> argparse.ArgumentParser:
         epilog='Exit code 1: some images failed; the column error says why.',
     )
     parser.add_argument('model', metavar='MODEL', help='of ghost-det export')
-    parser.add_argument(
-        'source',
-        metavar='SOURCE',
-        help='folder of images, or bucket as s3://NAME/PREFIX; or a list of paths, .txt or Parquet',
-    )
-    parser.add_argument(
-        '-o', '--out', required=True, metavar='FOLDER', help='or bucket, for the results, in Parquet'
-    )
-    parser.add_argument(
-        '--workers',
-        type=positive_int,
-        metavar='N',
-        help='processes (default: as many as there are cores for)',
-    )
-    parser.add_argument(
-        '--threads', type=positive_int, default=1, metavar='N', help='cores of a worker (default: 1)'
-    )
-    parser.add_argument(
-        '--batch', type=positive_int, default=1, metavar='N', help='images at a time (default: 1)'
-    )
-    parser.add_argument(
-        '--score', type=fraction, default=0.3, help='the minimum score (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--shard', type=positive_int, metavar='N', help='images in a Parquet file (default: 1000, or fewer)'
-    )
-    parser.add_argument(
-        '--column', default='path', metavar='NAME', help='of the paths in Parquet (default: path)'
-    )
-    parser.add_argument('--limit', type=positive_int, metavar='N', help='take the first N images only')
+    source = 'folder of images, or bucket as s3://NAME/PREFIX; or a list of paths, .txt or Parquet'
+    parser.add_argument('source', metavar='SOURCE', help=source)
+    out = 'or bucket, for the results, in Parquet'
+    parser.add_argument('-o', '--out', required=True, metavar='FOLDER', help=out)
+    parser.add_argument('--workers', **COUNT, help='processes (default: as many as there are cores for)')
+    parser.add_argument('--threads', **COUNT, default=1, help='cores of a worker (default: 1)')
+    parser.add_argument('--batch', **COUNT, default=1, help='images at a time (default: 1)')
+    parser.add_argument('--score', type=fraction, default=0.3, help='the minimum score (default: 0.3)')
+    parser.add_argument('--shard', **COUNT, help='images in a Parquet file (default: 1000, or fewer)')
+    parser.add_argument('--column', default='path', help='of the paths in Parquet (default: path)')
+    parser.add_argument('--limit', **COUNT, help='take the first N images only')
     parser.add_argument('--address', metavar='RAY', help='a Ray cluster, as auto (default: this machine)')
     parser.add_argument('--retry-errors', action='store_true', help='do shards again in which images failed')
-    parser.add_argument('--coco', type=Path, metavar='JSON', help='also write all results to one file')
+    parser.add_argument('--coco', **JSON, help='also write all results to one file')
     return parser
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ghost_det.utils.system import cores, versions
+from ghost_det.utils.text import plural
 
 from ._options import Parser, parse
 
@@ -55,7 +55,7 @@ def main() -> None:
         else:
             problems += 1
             print(f'PROBLEM  {finding.what}\n         fix: {finding.fix}', flush=True)
-    print(f'{problems} problem{"s" * (problems != 1)} found' if problems else 'No problems found.')
+    print(f'{plural(problems, "problem")} found' if problems else 'No problems found.')
     sys.exit(min(problems, 1))
 
 
@@ -77,15 +77,21 @@ def examine() -> Iterator[Finding]:
 def _install(stack: str = 'mm') -> str:
     """Return the command that installs ghost_det with a stack, in the tested versions."""
     pins = ROOT / f'constraints/{"official" if stack == "official" else "default"}.txt'
-    return f'{PIP} install ' + (
-        f'-c {pins} -e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
-    )
+    what = f'-c {pins} -e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
+    return f'{PIP} install {what}'
 
 
 def _run(code: str) -> tuple[bool, str]:
     """Run Python code in a process of its own; return whether it went well, and its last line or error."""
+    return _call(sys.executable, '-c', code)
+
+
+def _call(*words: str) -> tuple[bool, str]:
+    """Run a program; return whether it went well, and its last line or error."""
     try:
-        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+    except OSError as error:
+        return False, str(error)
     except subprocess.TimeoutExpired:
         return False, f'no answer in {SECONDS} s'
     if done.returncode == 0:
@@ -123,10 +129,8 @@ def _packages() -> Iterator[Finding]:
     every = {**here['mm'], **here['official'], **compiled}
     listing = ', '.join(f'{name} {version}' for name, version in every.items())
     if here['mm'] and here['official']:
-        yield Finding(
-            f'both stacks are installed, one over the other: {listing}',
-            f'{PIP} uninstall -y {" ".join(every)} && {_install()}',
-        )
+        fix = f'{PIP} uninstall -y {" ".join(every)} && {_install()}'
+        yield Finding(f'both stacks are installed, one over the other: {listing}', fix)
     elif not here['mm'] and not here['official']:
         yield Finding('neither stack is installed: no mmengine, no mmdet', _install())
     else:
@@ -148,35 +152,27 @@ def _torch() -> Iterator[Finding]:
         return
     cuda, available = said.rpartition(' ')[::2]
     driver = _driver()
-    gpu = f'a GPU is here with driver {driver}'
     if available == 'True':
         yield Finding(f'torch sees a GPU: CUDA {cuda}, driver {driver}')
     elif driver and cuda:
-        yield Finding(
-            f'{gpu}, but torch, built for CUDA {cuda}, does not see it',
-            f'update the driver to one for CUDA {cuda}, or choose a torch for yours: https://pytorch.org',
-        )
+        what = f'a GPU is here with driver {driver}, but torch, built for CUDA {cuda}, does not see it'
+        fix = f'update the driver to one for CUDA {cuda}, or choose a torch for yours: https://pytorch.org'
+        yield Finding(what, fix)
     elif driver:
-        yield Finding(f'{gpu}, but torch is built only for the CPU', f'{REINSTALL} torch==2.14.1')
+        what = f'a GPU is here with driver {driver}, but torch is built only for the CPU'
+        yield Finding(what, f'{REINSTALL} torch==2.14.1')
     else:
         yield Finding(f'no GPU; torch will use {cores()} CPU cores')
     if 'torchvision' in found:
         works, said = _run('import torch, torchvision; torch.ops.torchvision.nms; print()')
         if not works:
-            names = 'torchvision {torchvision} does not fit torch {torch}'.format(**found)
-            yield Finding(f'{names}: {said}', TORCH)
+            what = f'torchvision {found["torchvision"]} does not fit torch {found["torch"]}: {said}'
+            yield Finding(what, TORCH)
 
 
 def _driver() -> str | None:
-    tool = shutil.which('nvidia-smi')
-    if tool is None:
-        return None
-    query = [tool, '--query-gpu=driver_version', '--format=csv,noheader']
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
+    works, said = _call('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader')
+    return said if works and said else None
 
 
 def _opencv() -> Finding:
@@ -192,11 +188,11 @@ def _setuptools() -> Iterator[Finding]:
     """Look for a trap: mmengine 0.10.7 finds ``mmdet::`` by pkg_resources, which setuptools 81 dropped."""
     found = versions(['mmengine', 'setuptools'])
     if 'mmengine' in found and not _run('import pkg_resources')[0]:
-        yield Finding(
+        what = (
             f'setuptools {found.get("setuptools")} has no pkg_resources, which mmengine {found["mmengine"]} '
-            'needs for configs that inherit from mmdet::',
-            f"{PIP} install 'setuptools<81'",
+            'needs for configs that inherit from mmdet::'
         )
+        yield Finding(what, f"{PIP} install 'setuptools<81'")
 
 
 _SELF_TEST = """
@@ -226,9 +222,7 @@ def _self_test() -> Iterator[Finding]:
         yield Finding(f'the self-test fails: {said}', fix)
         return
     kind, version, imported, ran, where = said.split(maxsplit=4)
-    operators = (
-        'compiled, by mmcv' if kind == 'compiled' else "ghost_det's stand-ins on torch and torchvision"
-    )
+    stand_ins = "ghost_det's stand-ins on torch and torchvision"
     yield Finding(f'ghost_det {version}, {where}')
-    yield Finding(f"mmcv's operators: {operators}")
+    yield Finding(f"mmcv's operators: {'compiled, by mmcv' if kind == 'compiled' else stand_ins}")
     yield Finding(f'self-test: imported in {imported} s, a training step and the operators in {ran} s')

@@ -9,19 +9,14 @@ from ._options import Parser, parse
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(description="COCO's twelve figures and an analysis of saved detections.")
-    parser.add_argument(
-        'results', type=Path, metavar='RESULTS', help='COCO results, as of ghost-det test --out FILE.json'
-    )
+    results = 'COCO results, as of ghost-det test --out FILE.json'
+    parser.add_argument('results', type=Path, metavar='RESULTS', help=results)
     parser.add_argument('annotations', type=Path, metavar='ANN', help="ground truth in COCO's format")
     parser.add_argument('--iou-type', choices=['bbox', 'segm'], default='bbox', help='(default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all of it for other programs')
     parser.add_argument('--out-dir', type=Path, metavar='FOLDER', help='draw curves, confusion, errors there')
-    parser.add_argument(
-        '--score',
-        type=float,
-        default=0.3,
-        help='from which on detections count in the confusion matrix (default: %(default)s)',
-    )
+    score = 'from which on detections count in the confusion matrix (default: %(default)s)'
+    parser.add_argument('--score', type=float, default=0.3, help=score)
     return parser
 
 
@@ -30,7 +25,6 @@ def main() -> None:
     args = parse(make_parser())
     from ghost_det.evaluation.results import evaluate_saved
 
-    for line in evaluate_saved(
-        args.results, args.annotations, args.iou_type, args.json, args.out_dir, args.score
-    ):
+    places = (args.json, args.out_dir)
+    for line in evaluate_saved(args.results, args.annotations, args.iou_type, *places, args.score):
         print(line)

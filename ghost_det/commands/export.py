@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ._options import Parser, add_config_options, add_data, data_of, fraction, parse, positive_int
+from ._options import COUNT, SIZE, WEIGHTS, Parser, add_config_options, add_data, data_of, fraction, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -12,39 +12,18 @@ def make_parser() -> argparse.ArgumentParser:
         description='Export a trained detector to one file, from raw pixels to boxes, that needs no torch.'
     )
     parser.add_argument('config', metavar='CONFIG', help='the config that the detector was trained with')
-    parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT', help='its weights, as work_dirs/CONFIG/epoch_24.pth'
-    )
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=WEIGHTS)
     parser.add_argument('--format', choices=['onnx', 'openvino'], help='default: what -o says, else openvino')
-    parser.add_argument(
-        '-o',
-        '--out',
-        type=Path,
-        metavar='FILE',
-        help='NAME.onnx or NAME.xml (default: next to the checkpoint)',
-    )
-    parser.add_argument(
-        '--size',
-        nargs=2,
-        type=positive_int,
-        metavar=('HEIGHT', 'WIDTH'),
-        help="of the input (default: the config's)",
-    )
+    out = 'NAME.onnx or NAME.xml (default: next to the checkpoint)'
+    parser.add_argument('-o', '--out', type=Path, metavar='FILE', help=out)
+    parser.add_argument('--size', **SIZE, help="of the input (default: the config's)")
     parser.add_argument('--dynamic', action='store_true', help='take images of any size')
     parser.add_argument('--half', action='store_true', help='weights in 16 bits: half the file')
-    parser.add_argument(
-        '--opset', type=positive_int, default=18, metavar='N', help='of ONNX (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--int8', action='store_true', help='8-bit integers where mAP allows it; needs data to measure it on'
-    )
-    parser.add_argument(
-        '--max-drop',
-        type=fraction,
-        default=0.005,
-        metavar='MAP',
-        help='that --int8 may cost (default: %(default)s)',
-    )
+    parser.add_argument('--opset', **COUNT, default=18, help='of ONNX (default: 18)')
+    int8 = '8-bit integers where mAP allows it; needs data to measure it on'
+    parser.add_argument('--int8', action='store_true', help=int8)
+    cost = 'that --int8 may cost (default: %(default)s)'
+    parser.add_argument('--max-drop', type=fraction, default=0.005, metavar='MAP', help=cost)
     data = parser.add_argument_group("data, for --int8 and for the file's check, instead of generated images")
     add_data(data)
     add_config_options(parser)

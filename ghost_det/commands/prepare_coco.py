@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ghost_det.utils.system import command
 
-from ._options import Parser, parse, positive_int
+from ._options import COUNT, FOLDER, Parser, parse
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
 
@@ -29,36 +29,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         description='Download COCO 2017 (20.4 GB), verify or repair it. Run it again to resume after a stop.'
     )
-    parser.add_argument(
-        '--root', type=Path, default=Path('data/coco'), metavar='FOLDER', help='default: %(default)s'
-    )
+    parser.add_argument('--root', **FOLDER, default=Path('data/coco'), help='default: %(default)s')
     what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        '--subset',
-        type=positive_int,
-        metavar='N',
-        help='only N training and N/5 validation images, into ROOT-subset-N, for a first try',
-    )
-    what.add_argument(
-        '--verify', action='store_true', help='change nothing; list what is missing or wrong (exit code 1)'
-    )
-    parser.add_argument(
-        '--splits', nargs='+', choices=['train', 'val'], default=['train', 'val'], help='(default: both)'
-    )
-    parser.add_argument(
-        '--jobs',
-        type=positive_int,
-        default=8,
-        metavar='N',
-        help='parallel connections, and threads (default: 8)',
-    )
+    subset = 'only N training and N/5 validation images, into ROOT-subset-N, for a first try'
+    what.add_argument('--subset', **COUNT, help=subset)
+    verify = 'change nothing; list what is missing or wrong (exit code 1)'
+    what.add_argument('--verify', action='store_true', help=verify)
+    both = ['train', 'val']
+    parser.add_argument('--splits', nargs='+', choices=both, default=both, help='(default: both)')
+    parser.add_argument('--jobs', **COUNT, default=8, help='parallel connections, and threads (default: 8)')
     parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
-    parser.add_argument(
-        '--url',
-        type=base_url,
-        metavar='BASE',
-        help='a mirror, laid out as http://images.cocodataset.org (the default)',
-    )
+    mirror = 'a mirror, laid out as http://images.cocodataset.org (the default)'
+    parser.add_argument('--url', type=base_url, metavar='BASE', help=mirror)
     return parser
 
 

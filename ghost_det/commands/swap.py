@@ -2,45 +2,30 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, Parser, Settings, parse, positive_float, positive_int
+from ._options import CONFIG, SETTINGS, SIZE, Parser, parse, positive_float
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(description='Put another backbone into the config of a detector.')
-    parser.add_argument('config', metavar='CONFIG', help=CONFIG_HELP)
+    parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     parser.add_argument('-o', '--out', metavar='MY_CONFIG', help='the config to write (default: none)')
     parser.add_argument('--backbone', default='GhostNetV2', metavar='NAME[:WIDTH]', help='as GhostNetV2:1.3')
-    parser.add_argument(
-        '--width', type=positive_float, metavar='FACTOR', help='multiplier of the channels of a Ghost network'
-    )
-    parser.add_argument(
-        '--pretrained',
-        metavar='SOURCE',
-        help='weights of the backbone: none, a name as ghostnet_100, a file, a URL (default: the published)',
-    )
-    parser.add_argument(
-        '--settings',
-        nargs='+',
-        action=Settings,
-        default={},
-        metavar='KEY=VALUE',
-        help="the backbone's own arguments, as depth=50 for ResNet",
-    )
-    parser.add_argument(
-        '--size',
-        type=positive_int,
-        nargs=2,
-        metavar=('HEIGHT', 'WIDTH'),
-        help="of the input, for the multiply-adds (default: the config's)",
-    )
+    width = 'multiplier of the channels of a Ghost network'
+    parser.add_argument('--width', type=positive_float, metavar='FACTOR', help=width)
+    source = 'weights of the backbone: none, a name as ghostnet_100, a file, a URL (default: the published)'
+    parser.add_argument('--pretrained', metavar='SOURCE', help=source)
+    settings = "the backbone's own arguments, as depth=50 for ResNet"
+    parser.add_argument('--settings', **SETTINGS, default={}, help=settings)
+    size = "of the input, for the multiply-adds (default: the config's)"
+    parser.add_argument('--size', **SIZE, help=size)
     parser.add_argument('--force', action='store_true', help='overwrite the output')
     return parser
 
 
 def main() -> None:
     """Swap as the command line says."""
-    args = parse(make_parser(), '--settings depth=50')
+    args = parse(make_parser())
     from ghost_det.config.query import input_size
     from ghost_det.swap.swap import parse_backbone, swap
 

@@ -4,35 +4,25 @@ import argparse
 
 from ghost_det.errors import UserError
 
-from ._options import Parser, add_common, data_of, parse
+from ._options import WEIGHTS, Parser, add_common, data_of, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(description="Evaluate a detector with COCO's twelve figures.")
     parser.add_argument('config', metavar='CONFIG', help='the config that the detector was trained with')
-    parser.add_argument(
-        'checkpoint',
-        metavar='CHECKPOINT',
-        help='its weights, as work_dirs/CONFIG/epoch_24.pth, or an exported file, .xml or .onnx',
-    )
+    checkpoint = f'{WEIGHTS}, or an exported file, .xml or .onnx'
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=checkpoint)
     add_common(parser)
-    parser.add_argument(
-        '--out',
-        metavar='FILE',
-        help='save the predictions: .json for COCO results (ghost-det eval), or .pkl',
-    )
+    out = 'save the predictions: .json for COCO results (ghost-det eval), or .pkl'
+    parser.add_argument('--out', metavar='FILE', help=out)
     parser.add_argument('--json', metavar='FILE', help='save figures and analysis for other programs')
-    parser.add_argument('--show-dir', metavar='FOLDER', help='save every image with true and found boxes')
-    parser.add_argument(
-        '--checkpoint',
-        dest='weights',
-        metavar='FILE',
-        help="that an exported file is compared with (default: the one in the file's folder, if it is there)",
-    )
-    parser.add_argument(
-        '--fast', action='store_true', help='fold norms and branches first: the same boxes, sooner'
-    )
+    show = 'save every image with ground truth and detections'
+    parser.add_argument('--show-dir', metavar='FOLDER', help=show)
+    source = "that an exported file is compared with (default: the one in the file's folder, if it is there)"
+    parser.add_argument('--checkpoint', dest='weights', metavar='FILE', help=source)
+    fast = 'fold norms and branches first: the same boxes, sooner'
+    parser.add_argument('--fast', action='store_true', help=fast)
     return parser
 
 
@@ -63,13 +53,10 @@ def main() -> None:
 
 
 def _test_exported(args: argparse.Namespace) -> None:
-    for option, given in (
-        ('--show-dir', args.show_dir),
-        ('--backbone', args.backbone),
-        ('--fast', args.fast),
-    ):
-        if given:
-            raise UserError(f'{option}: not for an exported detector; ghost-det detect draws what it finds')
+    for option in ('show_dir', 'backbone', 'fast'):
+        if getattr(args, option):
+            name = '--' + option.replace('_', '-')
+            raise UserError(f'{name}: not for an exported detector; ghost-det detect draws what it finds')
     from ghost_det.deploy.detector import Detector
     from ghost_det.export.accuracy import evaluate_file
 

@@ -2,34 +2,23 @@
 
 import argparse
 
-from ._options import CONFIG_HELP, Parser, add_common, data_of, parse, positive_int
+from ._options import CONFIG, COUNT, Parser, add_common, data_of, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(description='Train a detector and evaluate it.')
-    parser.add_argument('config', metavar='CONFIG', help=CONFIG_HELP)
+    parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     add_common(parser)
-    parser.add_argument(
-        '--epochs', type=positive_int, metavar='N', help='length of training; the schedule follows'
-    )
-    parser.add_argument('--batch-size', type=positive_int, metavar='N', help='images a step, on each device')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from the last, or this, checkpoint',
-    )
-    parser.add_argument(
-        '--pretrained',
-        metavar='SOURCE',
-        help="weights of the backbone instead of the config's: none, a name as ghostnet_100, a file, a URL",
-    )
+    parser.add_argument('--epochs', **COUNT, help='length of training; the schedule follows')
+    parser.add_argument('--batch-size', **COUNT, help='images a step, on each device')
+    resume = 'resume from the last, or this, checkpoint'
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resume)
+    source = "weights of the backbone instead of the config's: none, a name as ghostnet_100, a file, a URL"
+    parser.add_argument('--pretrained', metavar='SOURCE', help=source)
     parser.add_argument('--amp', action='store_true', help='mixed precision (GPU)')
-    parser.add_argument(
-        '--auto-scale-lr', action='store_true', help="fit the learning rate to this run's batch"
-    )
+    fit = "fit the learning rate to this run's batch"
+    parser.add_argument('--auto-scale-lr', action='store_true', help=fit)
     parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs as well')
     return parser
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._options import Parser, parse, positive_float, positive_int
+from ._options import COUNT, Parser, parse, positive_float
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,13 +25,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = _add(commands, 'redundancy', 'similar feature maps of a layer, and how many a kernel makes')
     command.set_defaults(work=_redundancy)
-    layer = 'default: the last of stride 4; a wrong name lists all'
-    command.add_argument('--layer', metavar='NAME', help=layer)
-    size = 'of the drawn kernels (default: %(default)s)'
+    command.add_argument('--layer', help='default: the last of stride 4; a wrong name lists all')
+    size = 'of the drawn kernels (default: 3)'
     command.add_argument('--size', type=int, choices=(1, 3, 5, 7), default=3, help=size)
-    command.add_argument(
-        '--pairs', type=positive_int, default=5, metavar='N', help='to draw (default: %(default)s)'
-    )
+    command.add_argument('--pairs', **COUNT, default=5, help='to draw (default: 5)')
     error = "of a map's variance that may be missing (default: %(default)s)"
     command.add_argument('--error', type=positive_float, default=0.1, metavar='SHARE', help=error)
     unseen = 'others to try the fitted kernels on'
@@ -39,11 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module next to their ghosts')
     command.set_defaults(work=_ghost)
-    layer = 'default: the third ghost module; a wrong name lists all'
-    command.add_argument('--layer', metavar='NAME', help=layer)
-    command.add_argument(
-        '--maps', type=positive_int, default=12, metavar='N', help='to draw (default: %(default)s)'
-    )
+    command.add_argument('--layer', help='default: the third ghost module; a wrong name lists all')
+    command.add_argument('--maps', **COUNT, default=12, help='to draw (default: 12)')
 
     command = _add(commands, 'cam', 'which pixels carried a detection')
     command.set_defaults(work=_cam)
@@ -54,8 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = _add(commands, 'pyramid', "the activity of each level of a detector's neck or backbone")
     command.set_defaults(work=_pyramid)
-    part = '(default: %(default)s)'
-    command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help=part)
+    command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help='(default: neck)')
     return parser
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ghost_det.errors import UserError
 from ghost_det.models import BACKBONES, NETWORKS
+from ghost_det.utils.system import cores
 from ghost_det.weights.catalog import address
 
 from .load import merge_options
@@ -74,14 +75,13 @@ def fit_to_cpu(cfg: Any) -> None:
     """
     if torch.cuda.is_available():
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    share = cores() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     if 'OMP_NUM_THREADS' not in os.environ:
-        torch.set_num_threads(max(1, cores // processes))
+        torch.set_num_threads(max(1, share))
     for name in ('train', 'val', 'test'):
         loader = cfg.get(f'{name}_dataloader')
         if loader is not None:
-            loader.num_workers = min(loader.get('num_workers', 0), max(1, cores // processes // 2))
+            loader.num_workers = min(loader.get('num_workers', 0), max(1, share // 2))
 
 
 def use_amp(cfg: Any) -> None:

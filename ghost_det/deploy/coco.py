@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic
+from ghost_det.utils.files import write_or_fail
 from ghost_det.utils.images import Image
 
 from .detector import Detections
@@ -52,21 +52,18 @@ def write_coco(
     ``tables`` gives the parts, from the first on at each call. Names of images in ``folder`` leave it out.
     """
     categories = [{'id': label + 1, 'name': name} for label, name in enumerate(classes)]
-    try:
-        with atomic(path) as partial, partial.open('w', encoding='utf-8') as file:
-            file.write(f'{{"model": {json.dumps(model)}, "categories": {json.dumps(categories)}')
-            for section, entries in (('images', _images), ('results', _results), ('errors', _errors)):
-                file.write(f',\n"{section}": [')
-                separator = '\n'
-                rows = (row for table in tables() for row in table.to_pylist())
-                for image_id, row in enumerate(rows, 1):
-                    for entry in entries(image_id, row, f'{folder}/'):
-                        file.write(f'{separator}{json.dumps(entry, allow_nan=False)}')
-                        separator = ',\n'
-                file.write(']')
-            file.write('}\n')
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror})') from None
+    with write_or_fail(path) as partial, partial.open('w', encoding='utf-8') as file:
+        file.write(f'{{"model": {json.dumps(model)}, "categories": {json.dumps(categories)}')
+        for section, entries in (('images', _images), ('results', _results), ('errors', _errors)):
+            file.write(f',\n"{section}": [')
+            separator = '\n'
+            rows = (row for table in tables() for row in table.to_pylist())
+            for image_id, row in enumerate(rows, 1):
+                for entry in entries(image_id, row, f'{folder}/'):
+                    file.write(f'{separator}{json.dumps(entry, allow_nan=False)}')
+                    separator = ',\n'
+            file.write(']')
+        file.write('}\n')
 
 
 def _images(image_id: int, row: dict[str, Any], folder: str) -> Iterator[dict[str, Any]]:

@@ -42,16 +42,7 @@ def select(
 
     Of equal scores at the cut the first are taken, in order; mmdet leaves that to ``torch.sort``, which on a
     CPU is not stable. Elsewhere than on a CPU, and without a limit, mmdet's own function is called.
-
-    Args:
-        original: mmdet's function.
-        scores: ``(n, classes)``, without NaN.
-        score_thr: only higher scores are taken.
-        topk: how many of them at most.
-        results: a tensor of n rows, or a list or dictionary of such, whose rows are taken along.
-
-    Returns:
-        the scores, falling; their classes and rows, int64; and what ``results`` has at those rows.
+    ``scores`` are ``(n, classes)``, without NaN.
     """
     if topk < 1 or scores.device.type != 'cpu':
         return original(scores, score_thr, topk, results)

@@ -62,10 +62,8 @@ def softnms(
 
     ``method`` 0 zeroes and 1 scales a score by ``1 - IoU`` from ``iou_threshold`` on; 2 scales every score by
     ``exp(-IoU² / sigma)``. Boxes that fall below ``min_score`` are dropped. Boxes ``(n, 4)`` and their
-    final scores go to the first k rows of ``dets`` ``(n, 5)``, in the order of choice.
-
-    Returns:
-        Indices ``(k,)`` of these boxes.
+    final scores go to the first k rows of ``dets`` ``(n, 5)``, in the order of choice; their indices ``(k,)``
+    are returned.
     """
     # In numpy, which takes a fifth of torch's time for so many small steps; mmcv has the tensors on the CPU.
     table = torch.cat((wide(boxes).T, wide(scores)[None])).numpy(force=True)

@@ -39,9 +39,6 @@ def deform_conv_forward(
 
     ``input`` is ``(b, c, H, W)``, ``weight`` ``(o, c / group, kH, kW)``. ``offset``
     ``(b, deformable_group * kH * kW * 2, h, w)`` moves each tap of the kernel by y and x, in cells.
-
-    Raises:
-        ValueError: ``offset`` is of another shape.
     """
     output.copy_(_deform_conv2d(_renamed(geometry), wide(input), wide(weight), wide(offset)))
 
@@ -99,9 +96,6 @@ def modulated_deform_conv_forward(
 
     As `deform_conv_forward`, but ``mask`` ``(b, deformable_group * kernel_h * kernel_w, h, w)`` weights each
     tap, and ``bias`` ``(o,)`` is added if ``with_bias``. Of a larger offset and mask the first entries count.
-
-    Raises:
-        ValueError: ``offset`` and ``mask`` are too small.
     """
     tensors = (input, weight, offset, mask, bias)[: 4 + with_bias]
     output.copy_(_deform_conv2d(geometry, *map(wide, tensors)))

@@ -33,9 +33,6 @@ def sigmoid_focal_loss_forward(
 
     ``target`` ``(n,)`` holds labels 0 to c, c being background; ``weight`` is ``(c,)``, by label, or empty.
     Computed from the logit: it stays exact where C++, from the float32 probability, jumps to log 0 (87).
-
-    Raises:
-        ValueError: a label is greater than c.
     """
     right, _, scale = _sigmoid_terms(input, target, weight, alpha)
     output.copy_(-scale * (-right).sigmoid() ** gamma * F.logsigmoid(right))

@@ -33,9 +33,6 @@ def roi_align_forward(
     ``input`` is ``(b, c, H, W)``; ``rois`` ``(r, 5)`` are ``(image, x1, y1, x2, y2)`` in pixels of the image.
     With ``pool_mode`` 0 it is the greatest sample of a bin, whose place goes to ``argmax_y`` and ``argmax_x``
     ``(r, c, h, w)``; an empty bin is 0.
-
-    Raises:
-        ValueError: an aligned RoI has a negative size (CPU only).
     """
     _check_roi_align(rois, aligned)
     features = wide(input)

@@ -20,21 +20,13 @@ PARTIAL = '.partial-'
 
 
 def decode(data: bytes) -> str:
-    """Return a text in UTF-8, or in UTF-16 where a byte order mark says so; the mark is left out.
-
-    Raises:
-        UnicodeError: it is neither.
-    """
+    """Return a text in UTF-8, or in UTF-16 where a byte order mark says so; the mark is left out."""
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode('utf-16' if utf16 else 'utf-8-sig')
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8, 16 or 32, if its text fits into half of this machine's memory.
-
-    Raises:
-        UserError: it is no regular file, cannot be read, is too large, or is no JSON; with the line.
-    """
+    """Read a JSON file in UTF-8, 16 or 32, if its text fits into half of this machine's memory."""
     try:
         if not path.is_file():
             raise UserError(f'{path}: cannot be read: expected a json file, got {_kind_of_file(path)}')
@@ -69,14 +61,9 @@ def _kind_of_file(path: Path) -> str:
 def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a path to write to, which becomes ``path`` at the end; after an error, nothing is left of it.
 
-    Args:
-        path: the file to make; its folder is made too.
-        durable: have the content on the disk before the name, so that a loss of power leaves no half file.
-
-    Raises:
-        OSError: it cannot be made; or a device is in its place, as ``/dev/null``, which root could replace.
+    With ``durable``, the content is on the disk before the name: a loss of power leaves no half file.
     """
-    if _is_special(path):
+    if _is_special(path):  # as /dev/null, which root could replace
         raise OSError(errno.EEXIST, 'a pipe or a device is there', str(path))
     path = path.resolve()  # what a link leads to is the file that is meant
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,11 +85,7 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_or_fail(path: Path, option: str = '') -> Iterator[Path]:
-    """Yield a path to write to, as `atomic` does.
-
-    Raises:
-        UserError: the file cannot be written; ``option`` is what asks for it.
-    """
+    """Yield a path to write to, as `atomic` does, or raise a `UserError`; ``option`` asks for the file."""
     try:
         with atomic(path) as partial:
             yield partial
@@ -116,9 +99,6 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes ``folder`` at the end; after an error, nothing is left of it.
 
     Where another process was faster, its folder stays.
-
-    Raises:
-        OSError: it cannot be made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:
@@ -163,12 +143,10 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
-    if path.is_dir():
-        raise UserError(f'{option} {path}: a file is wanted, this is a folder')
+    if path.is_dir() or _is_special(path):
+        raise UserError(f'{option} {path}: expected a file, got {_kind_of_file(path)}')
     if path.resolve() in {each.resolve() for each in read}:
         raise UserError(f'{option} {path}: would replace what is read; choose another name')
-    if _is_special(path):
-        raise UserError(f'{option} {path}: a file is wanted, this is a pipe or a device')
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'{option} {path}: its folder cannot be written to')
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
 
-from .files import atomic
+from .files import write_or_fail
 
 Image = NDArray[np.uint8]
 """``[height, width, 3]``, in OpenCV's order (BGR)."""
@@ -131,8 +131,5 @@ def encode_image(image: Image, suffix: str) -> bytes:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file, complete or not at all."""
-    try:
-        with atomic(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror})') from None
+    with write_or_fail(path) as partial:
+        partial.write_bytes(content)

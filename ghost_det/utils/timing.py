@@ -1,13 +1,11 @@
-"""The measurement that all comparisons of speed share: in turns, in one process, told as ratios."""
+"""The measurement that all comparisons of speed share: alternating, in one process, as ratios."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from statistics import quantiles
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 Name = TypeVar('Name')
 LEAST_ROUNDS = 3
@@ -35,9 +33,9 @@ def interleave(
     calls: int = 1,
     warm: int = 0,
 ) -> dict[Name, list[Sample]]:
-    """Time contenders in turns, so that what else the machine does slows all of them down.
+    """Time contenders alternating, so that what else the machine does slows all of them down.
 
-    Each round starts with another contender. Turn by turn, the n-th samples of all are of one round.
+    Each round starts with another contender; the n-th samples of all are of one round.
     """
     samples: dict[Name, list[Sample]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -67,9 +65,3 @@ def spread(values: Sequence[float]) -> Spread:
 def ratio(samples: Sequence[Sample], baseline: Sequence[Sample]) -> Spread:
     """Return the quartiles of the ratios of two contenders' seconds, round by round."""
     return spread([one.seconds / other.seconds for one, other in zip(samples, baseline)])
-
-
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a fresh process, whose memory nothing else has touched."""
-    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
-        return pool.submit(function, *arguments).result()

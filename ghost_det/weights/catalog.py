@@ -1,4 +1,4 @@
-"""The catalog of the published ImageNet weights."""
+"""The networks by name, and the published ImageNet weights of most of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ SCHEME = 'ghost://'
 
 
 @dataclass(frozen=True)
-class Weights:
-    """ImageNet-1k weights as their authors published them."""
+class Variant:
+    """A network of one width."""
 
     name: str  # timm's; what ``ghost://NAME`` asks for
     network: str  # class of `ghost_det.models`
     width: float
+    params: float | None  # millions, of the classifier folded for deployment, as the paper prints them
+    macs: int | None  # millions of multiply-adds at 224 px, as the paper prints them
+
+
+@dataclass(frozen=True)
+class Weights(Variant):
+    """A variant with ImageNet-1k weights, as its authors published them."""
+
     top1: float  # in percent at 224 px, as timm measured it with the hub's file
-    params: float  # millions, of the classifier folded for deployment, as the paper prints them
-    macs: int  # millions of multiply-adds at 224 px, as the paper prints them
     url: str  # the authors' own file, the second source
     licence: str  # SPDX name, as timm states it for the hub's file
     revision: str = 'main'  # commit of the hub's repository, where it is known
@@ -40,21 +46,27 @@ _V3 = _HUAWEI + 'releases/download/GhostNetV3/ghostnetv3-'
 _REPGHOST = 'https://github.com/ChengpengChen/RepGhost/releases/download/RepGhost/repghostnet_'
 _LICENCES = {'RepGhostNet': 'MIT'}
 
-# Top-1 of timm's results-imagenet.csv, parameters and multiply-adds of the papers and RepGhost's README.
-_TABLE: tuple[tuple[str, str, float, float, float, int, str], ...] = (
-    ('ghostnet_100', 'GhostNet', 1.0, 73.96, 5.2, 141, _V1 + '73.98.pth'),
-    ('ghostnetv2_100', 'GhostNetV2', 1.0, 75.19, 6.1, 167, _V2 + '10.pth.tar'),
-    ('ghostnetv2_130', 'GhostNetV2', 1.3, 76.75, 8.9, 269, _V2 + '13.pth.tar'),
-    ('ghostnetv2_160', 'GhostNetV2', 1.6, 77.84, 12.3, 399, _V2 + '16.pth.tar'),
-    ('ghostnetv3_100', 'GhostNetV3', 1.0, 76.94, 6.1, 167, _V3 + '1.0.pth.tar'),
-    ('repghostnet_050', 'RepGhostNet', 0.5, 66.98, 2.3, 43, _REPGHOST + '0_5x_43M_66.95.pth.tar'),
-    ('repghostnet_058', 'RepGhostNet', 0.58, 68.94, 2.5, 60, _REPGHOST + '0_58x_60M_68.94.pth.tar'),
-    ('repghostnet_080', 'RepGhostNet', 0.8, 72.24, 3.3, 96, _REPGHOST + '0_8x_96M_72.24.pth.tar'),
-    ('repghostnet_100', 'RepGhostNet', 1.0, 74.21, 4.1, 142, _REPGHOST + '1_0x_142M_74.22.pth.tar'),
-    ('repghostnet_111', 'RepGhostNet', 1.11, 75.06, 4.5, 170, _REPGHOST + '1_11x_170M_75.07.pth.tar'),
-    ('repghostnet_130', 'RepGhostNet', 1.3, 76.38, 5.5, 231, _REPGHOST + '1_3x_231M_76.37.pth.tar'),
-    ('repghostnet_150', 'RepGhostNet', 1.5, 77.47, 6.6, 301, _REPGHOST + '1_5x_301M_77.45.pth.tar'),
-    ('repghostnet_200', 'RepGhostNet', 2.0, 78.80, 9.8, 516, _REPGHOST + '2_0x_516M_78.81.pth.tar'),
+# Parameters and multiply-adds of the papers and RepGhost's README, top-1 of timm's results-imagenet.csv.
+# Short rows have no published weights; the figures of GhostNetV3 1.6 are second-hand, those of 0.5 unknown.
+_TABLE: tuple[tuple[Any, ...], ...] = (
+    ('ghostnet_050', 'GhostNet', 0.5, 2.6, 42),
+    ('ghostnet_100', 'GhostNet', 1.0, 5.2, 141, 73.96, _V1 + '73.98.pth'),
+    ('ghostnet_130', 'GhostNet', 1.3, 7.3, 226),
+    ('ghostnetv2_100', 'GhostNetV2', 1.0, 6.1, 167, 75.19, _V2 + '10.pth.tar'),
+    ('ghostnetv2_130', 'GhostNetV2', 1.3, 8.9, 269, 76.75, _V2 + '13.pth.tar'),
+    ('ghostnetv2_160', 'GhostNetV2', 1.6, 12.3, 399, 77.84, _V2 + '16.pth.tar'),
+    ('ghostnetv3_050', 'GhostNetV3', 0.5, None, None),
+    ('ghostnetv3_100', 'GhostNetV3', 1.0, 6.1, 167, 76.94, _V3 + '1.0.pth.tar'),
+    ('ghostnetv3_130', 'GhostNetV3', 1.3, 8.9, 269),
+    ('ghostnetv3_160', 'GhostNetV3', 1.6, 12.3, 400),
+    ('repghostnet_050', 'RepGhostNet', 0.5, 2.3, 43, 66.98, _REPGHOST + '0_5x_43M_66.95.pth.tar'),
+    ('repghostnet_058', 'RepGhostNet', 0.58, 2.5, 60, 68.94, _REPGHOST + '0_58x_60M_68.94.pth.tar'),
+    ('repghostnet_080', 'RepGhostNet', 0.8, 3.3, 96, 72.24, _REPGHOST + '0_8x_96M_72.24.pth.tar'),
+    ('repghostnet_100', 'RepGhostNet', 1.0, 4.1, 142, 74.21, _REPGHOST + '1_0x_142M_74.22.pth.tar'),
+    ('repghostnet_111', 'RepGhostNet', 1.11, 4.5, 170, 75.06, _REPGHOST + '1_11x_170M_75.07.pth.tar'),
+    ('repghostnet_130', 'RepGhostNet', 1.3, 5.5, 231, 76.38, _REPGHOST + '1_3x_231M_76.37.pth.tar'),
+    ('repghostnet_150', 'RepGhostNet', 1.5, 6.6, 301, 77.47, _REPGHOST + '1_5x_301M_77.45.pth.tar'),
+    ('repghostnet_200', 'RepGhostNet', 2.0, 9.8, 516, 78.80, _REPGHOST + '2_0x_516M_78.81.pth.tar'),
 )
 # Quoted from pages of the hub and listings of git, not all of which were available.
 _KNOWN: dict[str, dict[str, Any]] = {
@@ -75,9 +87,11 @@ _KNOWN: dict[str, dict[str, Any]] = {
     'repghostnet_130': dict(revision='d7bf85682bd5cf35df2acd468160797a753c93d4'),
 }
 PUBLISHED: dict[str, Weights] = {
-    row[0]: Weights(*row, licence=_LICENCES.get(row[1], 'Apache-2.0'), **_KNOWN.get(row[0], {}))
+    row[0]: Weights(*row, **{'licence': _LICENCES.get(row[1], 'Apache-2.0'), **_KNOWN.get(row[0], {})})
     for row in _TABLE
+    if len(row) > 5
 }
+VARIANTS: dict[str, Variant] = {row[0]: PUBLISHED.get(row[0]) or Variant(*row) for row in _TABLE}
 
 
 def published(name: str) -> Weights:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
         raise UserError(
             f'{path}: expected a checkpoint file, found {"a folder" if path.is_dir() else "nothing"}'
         )
-    _check_archive(path)
+    with _user_errors(path):
+        _check_archive(path)
     content = read_weights(path, torch.load, path, map_location=map_location)
     if not isinstance(content, dict):
         raise UserError(f'{path}: expected a dictionary of weights, found {type(content).__name__}')
@@ -116,32 +118,29 @@ def _check_archive(path: Path) -> None:
 
     torch does not look at checksums, and its own archives are not compressed at all.
     """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size, unpacked = path.stat().st_size, sum(part.file_size for part in archive.infolist())
+        if unpacked > 4 * size + _SLACK:
+            raise UserError(
+                f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take '
+                f'{unpacked / 1e6:.0f} MB of memory; checkpoints are not packed like this'
+            )
+        if archive.testzip() is not None:
+            raise UserError(f'{path}: damaged: its content does not match its own checksums')
+
+
+@contextlib.contextmanager
+def _user_errors(name: str | Path) -> Iterator[None]:
+    """Raise a `UserError` in place of what zipfile and torch raise over bytes that are no checkpoint."""
     try:
-        if not zipfile.is_zipfile(path):
-            return
-        with zipfile.ZipFile(path) as archive:
-            size, unpacked = path.stat().st_size, sum(part.file_size for part in archive.infolist())
-            if unpacked > 4 * size + _SLACK:
-                raise UserError(
-                    f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take '
-                    f'{unpacked / 1e6:.0f} MB of memory; checkpoints are not packed like this'
-                )
-            if archive.testzip() is not None:
-                raise UserError(f'{path}: damaged: its content does not match its own checksums')
+        yield
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-    except Exception:  # of zipfile, over nearly any bytes
-        raise UserError(f'{path}: not a checkpoint that torch can read, or a damaged one') from None
-
-
-def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Let a function of torch, ``read``, read only weights and plain data, or raise a `UserError`."""
-    try:
-        with torch.serialization.safe_globals(_plain_data()):
-            content = read(*arguments, **settings, weights_only=True)
-    except pickle.UnpicklingError as error:
+        raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
+    except Exception as error:  # nearly any
         unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
         if unsafe is None:
             raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
@@ -149,10 +148,12 @@ def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **
             f'{name}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
             f"If you trust the file, save only its weights: torch.save({{'state_dict': ...}}, PATH)"
         ) from None
-    except OSError as error:
-        raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
-    except Exception:  # torch raises nearly anything over bytes that are no checkpoint
-        raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
+
+
+def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Let a function of torch, ``read``, read only weights and plain data, or raise a `UserError`."""
+    with _user_errors(name), torch.serialization.safe_globals(_plain_data()):
+        content = read(*arguments, **settings, weights_only=True)
     if isinstance(content, dict) and isinstance(content.get('meta'), dict):
         content['meta'].pop('config', None)  # the text of a config, which mmengine would run on resuming
     return content

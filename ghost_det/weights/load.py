@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import make_divisible
-from ghost_det.utils.files import atomic, sha256
+from ghost_det.utils.files import sha256, write_or_fail
 
 from .catalog import PUBLISHED, SCHEME, Weights, named
 from .checkpoint import differences, load_checkpoint
@@ -254,9 +253,6 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
     about = {'source': Path(checkpoint).name, 'format': 'pt'}
     if found is not None:
         about |= {'network': found[0], 'width': f'{found[1]:g}'}
-    try:
-        with atomic(out) as partial:
-            save_file({key: value.contiguous().clone() for key, value in own.items()}, partial, about)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f'-o {out}: cannot be written ({getattr(error, "strerror", error)})') from None
+    with write_or_fail(out, '-o') as partial:
+        partial.write_bytes(save({key: value.contiguous().clone() for key, value in own.items()}, about))
     return own

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 from ghost_det.errors import UserError
 from ghost_det.models import NETWORKS, GhostNet
 
-from .catalog import PUBLISHED, SCHEME, Weights, named
+from .catalog import PUBLISHED, SCHEME, VARIANTS, Weights, named
 from .download import locate
 from .load import (
     Loaded,
@@ -27,34 +27,10 @@ from .load import (
     read_tensors,
 )
 
-
-class Classifier(NamedTuple):
-    """A named variant."""
-
-    network: type[GhostNet]
-    width: float
-    weights: str | None  # name of its published weights
-    params: float | None  # millions, as the paper prints them, if one does
-    macs: int | None  # millions of multiply-adds at 224 px, likewise
-
-
-# GhostNetV3's at width 1.6 are second-hand, those at 0.5 not available.
-_UNPUBLISHED: tuple[tuple[str, str, float, float | None, int | None], ...] = (
-    ('ghostnet_050', 'GhostNet', 0.5, 2.6, 42),
-    ('ghostnet_130', 'GhostNet', 1.3, 7.3, 226),
-    ('ghostnetv3_050', 'GhostNetV3', 0.5, None, None),
-    ('ghostnetv3_130', 'GhostNetV3', 1.3, 8.9, 269),
-    ('ghostnetv3_160', 'GhostNetV3', 1.6, 12.3, 400),
-)
-# Names are timm's; `1x` is the seed's own for width 1.0.
-CLASSIFIERS: dict[str, Classifier] = {
-    w.name: Classifier(NETWORKS[w.network], w.width, w.name, w.params, w.macs) for w in PUBLISHED.values()
-}
-for _name, _network, _width, _params, _macs in _UNPUBLISHED:
-    CLASSIFIERS[_name] = Classifier(NETWORKS[_network], _width, None, _params, _macs)
-CLASSIFIERS = dict(sorted(CLASSIFIERS.items()))
-CLASSIFIERS |= {
-    name.replace('_100', '_1x'): entry for name, entry in CLASSIFIERS.items() if name.endswith('_100')
+# Names are timm's; `1x` is another for width 1.0.
+CLASSIFIERS = {
+    **VARIANTS,
+    **{name.replace('_100', '_1x'): entry for name, entry in VARIANTS.items() if name.endswith('_100')},
 }
 
 
@@ -80,22 +56,22 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
     entry = CLASSIFIERS.get(name)
     if entry is None:
         raise UserError(f'{name}: no such classifier; there are {", ".join(CLASSIFIERS)}')
-    model = entry.network(width=entry.width, **{'num_classes': 1000, **settings})
+    model = NETWORKS[entry.network](width=entry.width, **{'num_classes': 1000, **settings})
     if pretrained is True:
-        if entry.weights is None:
-            known = ', '.join(n for n, e in CLASSIFIERS.items() if e.weights and e.network is entry.network)
+        if entry.name not in PUBLISHED:
+            family = [each for each in CLASSIFIERS if CLASSIFIERS[each].network == entry.network]
+            known = ', '.join(each for each in family if CLASSIFIERS[each].name in PUBLISHED)
             raise UserError(f'{name}: no ImageNet weights are published for it; there are some for {known}')
-        pretrained = SCHEME + entry.weights
+        pretrained = SCHEME + entry.name
     if pretrained:
         load_pretrained(model, pretrained)
     return model
 
 
 def verify(source: str | Path, expected: Weights | None = None) -> Loaded:
-    """Load weights into the network that their keys and shapes tell of, its classifier too if it is there.
+    """Load weights into the network that their keys and shapes tell of, with its classifier if it is there.
 
-    A `UserError` says that a file is not available, of none of our networks, or does not fit; or is not
-    ``expected``, by default what a published name promises.
+    They must be what is ``expected``, by default what a published name promises.
     """
     path = locate(source)
     own, left = own_tensors(read_tensors(path), None, str(source))
@@ -134,11 +110,11 @@ def _entry(name: str) -> Callable[..., GhostNet]:
     def build(pretrained: bool | str = False, **settings: Any) -> GhostNet:
         return classifier(name, pretrained, **settings)
 
-    network, width, weights, *_ = CLASSIFIERS[name]
+    entry = CLASSIFIERS[name]
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f'Build {network.__name__} at width {width:g} as a classifier; see `classifier`.' + (
-        '' if weights else ' No ImageNet weights are published for it.'
-    )
+    build.__doc__ = f'Build {entry.network} at width {entry.width:g} as a classifier; see `classifier`.'
+    if entry.name not in PUBLISHED:
+        build.__doc__ += ' No ImageNet weights are published for it.'
     return build
 
 

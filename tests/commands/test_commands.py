@@ -158,7 +158,7 @@ def test_a_config_of_ones_own_is_begun(
     assert ghost_det(monkeypatch, 'configs', LITE, '-o', 'mine.py') == 2
     assert 'exists; --force overwrites it' in capsys.readouterr().err
     assert ghost_det(monkeypatch, 'configs', '-o', 'mine.py') == 2
-    assert 'the NAME to inherit from is wanted' in capsys.readouterr().err
+    assert 'expected the NAME to inherit from' in capsys.readouterr().err
 
 
 def test_python_m_is_the_command() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 
 from ghost_det import GhostNet
 from ghost_det.config.load import load_config
 from ghost_det.config.overrides import use_pretrained
-from ghost_det.swap.probe import build_detector
 from ghost_det.utils.files import sha256
 from ghost_det.weights.catalog import PUBLISHED
 from ghost_det.weights.checkpoint import load_checkpoint
@@ -151,7 +151,7 @@ def test_saved_detections_are_evaluated_again_to_the_last_digit(
             [LITE, '--data', 'sample', '--pretrained', 'none', '--cfg-options', 'model.backbone.widht=1'],
             ['cannot be built', 'widht'],
         ),
-        ('train', [LITE, '--data', 'sample', '--pretrained', 'ghostnet'], ['ghostnet: a checkpoint file']),
+        ('train', [LITE, '--data', 'sample', '--pretrained', 'ghostnet'], ['expected a checkpoint file']),
         ('train', [LITE, '--cfg-options', 'foo'], ['--cfg-options: expected KEY=VALUE']),
         ('test', [LITE, 'none.pth', '--data', 'sample'], ['none.pth: expected a checkpoint file']),
         ('weights', ['show', 'ghostnet_200'], ['no such published weights', 'ghostnetv2_160']),
@@ -197,7 +197,7 @@ def test_a_trained_backbone_is_extracted_and_starts_another_detector(
     assert f'GhostNet of width 1: {count} of {count} tensors from {out}' in done.stdout
     cfg = load_config(ROOT / 'configs/faster-rcnn_ghostnet_fpn.py')
     use_pretrained(cfg, str(out))
-    detector = build_detector(cfg.model)
+    detector = MODELS.build(cfg.model)
     detector.init_weights()
     for key, value in load_checkpoint(folder / 'epoch_2.pth')['state_dict'].items():
         if key.startswith('backbone.'):

@@ -97,7 +97,7 @@ def test_without_pictures_there_is_only_json(work: Path) -> None:
 
 def test_a_folder_in_the_place_of_the_json_is_reported_before_the_work(work: Path) -> None:
     (work / 'out/detections.json').mkdir(parents=True)
-    with pytest.raises(UserError, match='--json out/detections.json: a file is wanted, this is a folder'):
+    with pytest.raises(UserError, match='--json out/detections.json: expected a file, got a folder'):
         detect_by('m.onnx', ['images'], Path('out'), json_file=True)
     assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
 

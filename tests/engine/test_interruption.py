@@ -66,7 +66,7 @@ def test_killed_trainings_end_to_the_bit_as_if_they_had_not_been(loop: str) -> N
     report = json.loads(done.stdout)
     print(report)
     assert report['kills'] == int(kills)
-    assert report['trainings that ended to the bit as the whole one'] == report['trainings'] > 0
+    assert report['trainings that ended bit-identical'] == report['trainings'] > 0
 
 
 def test_what_is_drawn_follows_from_the_key_alone() -> None:

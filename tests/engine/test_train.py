@@ -296,7 +296,7 @@ def test_a_whole_detector_to_start_from_needs_no_weights_of_its_backbone(
     [
         ({'out': 'predictions.csv'}, r'--out predictions.csv: predictions are written as .json .* or .pkl'),
         ({'out': 'README.md/x.json'}, '--out README.md/x.json: its folder cannot be made'),
-        ({'json_file': 'configs'}, '--json configs: a file is wanted, this is a folder'),
+        ({'json_file': 'configs'}, '--json configs: expected a file, got a folder'),
     ],
 )
 def test_a_result_that_cannot_be_written_stops_an_evaluation_before_it(

@@ -149,7 +149,7 @@ def test_a_bad_outline_is_named(shape: Any, masked: tuple[Path, Path]) -> None:
 def test_odd_options_are_refused_and_a_link_is_followed(files: tuple[Path, Path], tmp_path: Path) -> None:
     pipe, link, target = tmp_path / 'pipe', tmp_path / 'link', tmp_path / 'target'
     os.mkfifo(pipe)
-    with pytest.raises(UserError, match='--json .*pipe: a file is wanted, this is a pipe or a device'):
+    with pytest.raises(UserError, match='--json .*pipe: expected a file, got a pipe or a device'):
         next(iter(evaluate_saved(*files, json_file=pipe)))
     for path in files:
         with pytest.raises(UserError, match='--json .*: would replace what is read'):
@@ -174,7 +174,7 @@ def test_annotations_with_a_wrong_flag_are_named(flag: Any, files: tuple[Path, P
 
 
 def test_where_nothing_can_be_written_it_is_said_first(files: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='--json .*: a file is wanted, this is a folder'):
+    with pytest.raises(UserError, match='--json .*: expected a file, got a folder'):
         next(iter(evaluate_saved(*files, json_file=tmp_path)))
     with pytest.raises(UserError, match='--json .*: its folder cannot be made'):
         next(iter(evaluate_saved(*files, json_file=files[0] / 'out.json')))

@@ -21,7 +21,7 @@ def test_same_tensors_same_maps_and_same_logits(name: str) -> None:
     theirs = randomise(timm.create_model(name)).eval()
     ours = classifier(name).eval()
     ours.load_state_dict(theirs.state_dict())
-    backbone = CLASSIFIERS[name].network(width=CLASSIFIERS[name].width).eval()
+    backbone = classifier(name, num_classes=None).eval()
     assert not backbone.load_state_dict(theirs.state_dict(), strict=False).missing_keys
     ends = []
     for position in (2, 4, 6, 8):

@@ -81,7 +81,7 @@ def test_wrong_arguments_are_user_errors(
         ([runs[0], odd], 'odd.json: damaged: '),
         ([runs[0], runs[1], tmp_path / 'link'], 'link: is given twice|whole: is given twice'),
         ([runs[0], runs[0] / '../whole'], 'is given twice'),
-        ([*runs, '-o', page], '-o .*: a file is wanted, this is a folder'),
+        ([*runs, '-o', page], '-o .*: expected a file, got a folder'),
         ([*runs, '-o', runs[0] / 'report.json'], 'expected a name that ends in .html'),
     ):
         monkeypatch.setattr('sys.argv', ['compare.py', *map(str, words)])

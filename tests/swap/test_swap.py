@@ -448,24 +448,11 @@ def test_multiply_adds_are_of_the_config_s_own_size(config: str, size: tuple[int
     assert input_size(load_config(config)) == size
 
 
-def test_a_config_that_was_written_here_is_not_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    out = tmp_path / 'mine.py'
-    swap(LITE, 'GhostNet', width=1.3).write(out)
-    load_config(out)
-    assert 'is Python code' not in capsys.readouterr().err
-    out.write_text(out.read_text() + '\n')
-    load_config(out)
-    assert f'{out}: a config is Python code' in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         ([OURS, '-o', OURS], 'is the config to inherit from'),
-        ([OURS, '--settings', 'depth'], '--settings: KEY=VALUE is wanted, as depth=50'),
+        ([OURS, '--settings', 'depth'], '--settings: expected KEY=VALUE: the backbone'),
         ([OURS, '--backbone', 'GhostNet:wide'], 'NAME or NAME:WIDTH'),
         ([next(iter(REFUSED))], 'error: mmdet::cornernet'),
     ],

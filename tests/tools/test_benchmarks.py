@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ from tools.benchmarks import _common, annotations, backbones, detectors, evaluat
 LITE = str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='memory is read in /proc')
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Disable logging, as the benchmarks themselves do where they are started."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def run(main: Any, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

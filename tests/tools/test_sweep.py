@@ -132,5 +132,5 @@ def test_tool(tmp_path: Path, small: Path) -> None:
     done = tool('--jobs', '1', '-o', str(table))
     assert done.returncode == 0, done.stderr
     assert '| works | 1 |' in table.read_text()
-    done = tool('--backbone', 'GhostNet:wide')
+    done = tool('--backbone', 'GhostNet:wide', '-o', str(table))
     assert done.returncode == 2 and 'GhostNet:wide' in done.stderr

@@ -12,9 +12,10 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, TextIO
 
 from mmdet.datasets import CocoDataset
 from torch.utils.data import DataLoader
@@ -36,33 +37,32 @@ def write_annotations(path: Path, scale: float, polygons: bool = False) -> None:
     """
     rng = random.Random(0)
     images, boxes = max(1, round(IMAGES * scale)), max(1, round(BOXES * scale))
+    kind = {'supercategory': 'thing'}
+    categories = [{'id': n, 'name': f'class {n}', **kind} for n in range(1, CLASSES + 1)]
     with path.open('w') as file:
-        categories = [
-            {'id': n, 'name': f'class {n}', 'supercategory': 'thing'} for n in range(1, CLASSES + 1)
-        ]
         file.write(f'{{"info": {{}}, "licenses": [], "categories": {json.dumps(categories)},\n"images": [')
-        file.writelines(
-            ('' if n == 1 else ',\n')
-            + json.dumps(
-                {
-                    'license': n % 8 + 1,
-                    'file_name': f'{n:012d}.jpg',
-                    'coco_url': f'http://images.cocodataset.org/train2017/{n:012d}.jpg',
-                    'height': 480,
-                    'width': 640,
-                    'date_captured': '2013-11-14 11:18:45',
-                    'flickr_url': f'http://farm9.staticflickr.com/8186/{8119368305 + n}_4e622c8349_z.jpg',
-                    'id': n,
-                }
-            )
-            for n in range(1, images + 1)
-        )
+        _write(file, (_image(n) for n in range(1, images + 1)))
         file.write('],\n"annotations": [')
-        file.writelines(
-            ('' if n == 1 else ',\n') + json.dumps(_box(rng, n, images, polygons))
-            for n in range(1, boxes + 1)
-        )
+        _write(file, (_box(rng, n, images, polygons) for n in range(1, boxes + 1)))
         file.write(']}\n')
+
+
+def _write(file: TextIO, entries: Iterable[dict[str, Any]]) -> None:
+    for n, entry in enumerate(entries):
+        file.write((',\n' if n else '') + json.dumps(entry))
+
+
+def _image(number: int) -> dict[str, Any]:
+    return {
+        'license': number % 8 + 1,
+        'file_name': f'{number:012d}.jpg',
+        'coco_url': f'http://images.cocodataset.org/train2017/{number:012d}.jpg',
+        'height': 480,
+        'width': 640,
+        'date_captured': '2013-11-14 11:18:45',
+        'flickr_url': f'http://farm9.staticflickr.com/8186/{8119368305 + number}_4e622c8349_z.jpg',
+        'id': number,
+    }
 
 
 def _box(rng: random.Random, number: int, images: int, polygons: bool) -> dict[str, Any]:
@@ -125,20 +125,9 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
     )
     built = time.perf_counter()
     main = memory()
-    loader = DataLoader(
-        _Probe(dataset, workers),
-        batch_size=BATCH,
-        num_workers=workers,
-        collate_fn=list,
-        multiprocessing_context='fork',
-    )
-    last: dict[float, dict[str, float]] = {}
-    for batch in loader:
-        last.update((found['pid'], found) for _, found in batch if found is not None)
-
-    def mean(key: str) -> float:
-        return sum(each[key] for each in last.values()) / len(last)
-
+    settings: dict[str, Any] = dict(collate_fn=list, multiprocessing_context='fork')
+    loader = DataLoader(_Probe(dataset, workers), BATCH, num_workers=workers, **settings)
+    ends = [found for batch in loader for _, found in batch if found is not None]
     return {
         'images': float(len(dataset)),
         'check_s': checked - started,
@@ -146,8 +135,8 @@ def measure(path: Path, serialize: bool, workers: int) -> dict[str, float]:
         'start': before['rss'],
         'main': main['rss'],
         'peak': main['peak'],
-        'private': mean('private'),
-        'pss': mean('pss'),
+        'private': mean(end['private'] for end in ends),
+        'pss': mean(end['pss'] for end in ends),
     }
 
 
@@ -173,21 +162,13 @@ def annotation_table(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        '--scales',
-        type=float,
-        nargs='+',
-        default=[1.0, 3.0, 10.0],
-        metavar='N',
-        help="sizes in units of COCO train2017's (default: 1 3 10, which needs 15 GB of memory)",
-    )
+    scales = "sizes in units of COCO train2017's (default: 1 3 10, which needs 15 GB of memory)"
+    parser.add_argument('--scales', type=float, nargs='+', default=[1.0, 3.0, 10.0], metavar='N', help=scales)
     parser.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
     parser.add_argument('--polygons', action='store_true', help='with masks, as for instance segmentation')
     parser.add_argument('--serialize', choices=['yes', 'no', 'both'], default='both', help='serialize_data')
     parser.add_argument('--folder', type=Path, help='for the generated files (default: the temporary one)')
-    parser.add_argument(
-        '--write', type=Path, metavar='FILE', help='only write annotations of the first scale'
-    )
+    parser.add_argument('--write', type=Path, metavar='FILE', help='only write those of the first scale')
     args = parser.parse_args()
     if args.write:
         write_annotations(args.write, args.scales[0], args.polygons)

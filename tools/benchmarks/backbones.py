@@ -31,18 +31,7 @@ from ghost_det.export.onnx import need, quiet
 from ghost_det.export.quantize import quantization_settings
 from ghost_det.utils.timing import interleave
 
-from ._common import (
-    SEPARATOR,
-    TORCH,
-    Row,
-    add_options,
-    choose,
-    in_torch,
-    print_tables,
-    rows_of,
-    run,
-    settle,
-)
+from ._common import SEPARATOR, TORCH, Row, add_options, choose, in_torch, print_tables, rows_of, run, settle
 
 STRIDES = (4, 8, 16, 32)
 ENGINES = (*TORCH, 'onnxruntime', 'openvino', 'openvino int8')

@@ -33,18 +33,7 @@ from ghost_det.swap.probe import build_detector
 from ghost_det.swap.swap import swap_backbone
 from ghost_det.utils.timing import interleave
 
-from ._common import (
-    SEPARATOR,
-    TORCH,
-    Row,
-    add_options,
-    choose,
-    in_torch,
-    print_tables,
-    rows_of,
-    run,
-    settle,
-)
+from ._common import SEPARATOR, TORCH, Row, add_options, choose, in_torch, print_tables, rows_of, run, settle
 
 CONFIGS = ('retinanet_ghostnet_fpn_lite', 'retinanet_ghostnet_ghostpan_lite')
 SHIPPED = {
@@ -219,9 +208,8 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        'configs', nargs='*', default=CONFIGS, metavar='CONFIG', help='(default: two lite ones)'
-    )
+    lite = '(default: two lite ones)'
+    parser.add_argument('configs', nargs='*', default=CONFIGS, metavar='CONFIG', help=lite)
     parser.add_argument('--size', type=int, default=320, help='side of the input (default: %(default)s)')
     add_options(parser)
     args = parser.parse_args()

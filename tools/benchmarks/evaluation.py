@@ -45,16 +45,8 @@ def write_scene(folder: Path, images: int, detections: int, seed: int = 0) -> tu
         true = np.hstack([rng.random((count, 2)) * ([640, 480] - sides), sides])
         kinds = rng.choice(rng.choice(CLASSES, SORTS, p=frequency / frequency.sum()), count)
         for box, kind, crowd in zip(true.round(2).tolist(), kinds.tolist(), rng.random(count) < 0.01):
-            boxes.append(
-                {
-                    'id': len(boxes) + 1,
-                    'image_id': image,
-                    'category_id': kind + 1,
-                    'bbox': box,
-                    'area': 0.6 * box[2] * box[3],
-                    'iscrowd': int(crowd),
-                }
-            )
+            entry = {'id': len(boxes) + 1, 'image_id': image, 'category_id': kind + 1, 'bbox': box}
+            boxes.append({**entry, 'area': 0.6 * box[2] * box[3], 'iscrowd': int(crowd)})
         guesses = rng.random((detections, 4)) * [500, 400, 100, 100] + [0, 0, 10, 10]
         taken = rng.integers(0, CLASSES, detections)
         if count:
@@ -67,10 +59,9 @@ def write_scene(folder: Path, images: int, detections: int, seed: int = 0) -> tu
         scores = rng.random(detections).astype(np.float32).tolist()
         for guess, kind, score in zip(guesses.astype(np.float32).tolist(), taken.tolist(), scores):
             found.append({'image_id': image, 'category_id': kind + 1, 'bbox': guess, 'score': score})
+    size = {'width': 640, 'height': 480}
     truth = {
-        'images': [
-            {'id': n, 'file_name': f'{n}.jpg', 'width': 640, 'height': 480} for n in range(1, images + 1)
-        ],
+        'images': [{'id': n, 'file_name': f'{n}.jpg', **size} for n in range(1, images + 1)],
         'categories': [{'id': n, 'name': f'class {n}'} for n in range(1, CLASSES + 1)],
         'annotations': boxes,
     }
@@ -107,12 +98,8 @@ def measure(annotations: Path, results: Path, kind: str) -> dict[str, Any]:
             evaluator.summarize()
         figures = [float(value) for value in evaluator.stats]
     ended = time.perf_counter()
-    return {
-        'read': read - started,
-        'evaluate': ended - read,
-        'peak': memory()['peak'] - before,
-        'figures': figures,
-    }
+    peak = memory()['peak'] - before
+    return {'read': read - started, 'evaluate': ended - read, 'peak': peak, 'figures': figures}
 
 
 def evaluation_table(images: int, detections: int, rounds: int) -> Iterator[str]:
@@ -128,16 +115,16 @@ def evaluation_table(images: int, detections: int, rounds: int) -> Iterator[str]
                 found[kind].append(in_fresh_process(measure, *paths, kind))
     yield f'{images} images, {images * detections} detections, {CLASSES} classes, {rounds} rounds'
     yield '  '.join(names)
-    totals: dict[str, tuple[float, float]] = {}
+    seconds: dict[str, tuple[float, float]] = {}
     for kind in KINDS:
         read, evaluated, peak = (
             statistics.median(each[key] for each in found[kind]) for key in ('read', 'evaluate', 'peak')
         )
-        totals[kind] = read + evaluated, evaluated
+        seconds[kind] = read + evaluated, evaluated
         row = [kind, f'{read:.1f}', f'{evaluated:.1f}', f'{read + evaluated:.1f}', f'{peak:.0f}']
         yield '  '.join(value.rjust(len(name)) for name, value in zip(names, row))
-    whole, alone = (totals['pycocotools'][i] / totals['ghost_det'][i] for i in (0, 1))
-    yield f'ratio {whole:.1f} from files, {alone:.1f} without reading'
+    total, without_reading = (theirs / ours for theirs, ours in zip(*(seconds[kind] for kind in KINDS)))
+    yield f'ratio {total:.1f} from files, {without_reading:.1f} without reading'
     figures = [np.array(found[kind][0]['figures']) for kind in KINDS]
     equal = int((figures[0] == figures[1]).sum())
     largest = float(abs(figures[0] - figures[1]).max())

@@ -19,11 +19,11 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.logging import MessageHub
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import init_default_scope
 
 from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
-from ghost_det.utils.timing import interleave, ratio
+from ghost_det.utils.timing import Sample, interleave, ratio
 
 from ._common import run
 from .backbones import network
@@ -91,8 +91,7 @@ def training_table(config: str, batch: int, side: int, rounds: int, compiled: bo
     cfg = load_config(config)
     if 'bbox_head' not in cfg.model:
         raise UserError(f'{config}: expected a one-stage detector (with model.bbox_head)')
-    if not DefaultScope.check_instance_created('ghost_det'):
-        DefaultScope.get_instance('ghost_det', scope_name='mmdet')
+    init_default_scope('mmdet')
     names = [name for name in SETTINGS if name != 'float16' or torch.cuda.is_available()]
     names = [name for name in names if name != 'compiled' or compiled]
     steps, first = {}, {}
@@ -103,20 +102,21 @@ def training_table(config: str, batch: int, side: int, rounds: int, compiled: bo
             steps[name]()
             first[name] = time.perf_counter() - start
         except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f'{config}: no step with {batch} images of {side} x {side}, {name}: {error}'
-            ) from error
+            what = f'{batch} images of {side} x {side}, {name}'
+            raise UserError(f'{config}: no step with {what}: {error}') from error
     samples = interleave(steps, rounds)
     yield f'{batch} images of {side} x {side}, {torch.get_num_threads()} threads, {rounds} rounds.\n'
     yield '| setting | chosen by | first step (s) | step (ms) | ratio (quartiles) |'
     yield '|---|---|---|---|---|'
     for name, found in samples.items():
-        low, middle, high = ratio(found, samples[DEFAULT])
-        milliseconds = 1000 * median(each.seconds for each in found)
-        yield (
-            f'| {name} | `{SETTINGS[name]}` | {first[name]:.1f} | {milliseconds:.0f} '
-            f'| {middle:.2f} ({low:.2f}-{high:.2f}) |'
-        )
+        cells = _cells(found, samples[DEFAULT])
+        yield f'| {name} | `{SETTINGS[name]}` | {first[name]:.1f} | {cells} |'
+
+
+def _cells(found: list[Sample], baseline: list[Sample]) -> str:
+    """Return the milliseconds of a step, and the quartiles of its ratio to the baseline's."""
+    low, middle, high = ratio(found, baseline)
+    return f'{1000 * median(each.seconds for each in found):.0f} | {middle:.2f} ({low:.2f}-{high:.2f})'
 
 
 def backbone_training_table(batch: int, size: tuple[int, int], rounds: int) -> Iterator[str]:
@@ -124,10 +124,12 @@ def backbone_training_table(batch: int, size: tuple[int, int], rounds: int) -> I
 
     A step is forward, the mean of the maps' squares as the loss, backward, and plain SGD.
     """
-    steps = {}
-    for name in TRAINED:
-        for layout, memory_format in LAYOUTS.items():
-            steps[f'{name} | {layout}'] = _backbone_step(name, torch.randn(batch, 3, *size), memory_format)
+    images = torch.randn(batch, 3, *size)
+    steps = {
+        f'{name} | {layout}': _backbone_step(name, images, memory_format)
+        for name in TRAINED
+        for layout, memory_format in LAYOUTS.items()
+    }
     for step in steps.values():
         step()
     samples = interleave(steps, rounds)
@@ -135,9 +137,7 @@ def backbone_training_table(batch: int, size: tuple[int, int], rounds: int) -> I
     yield '| backbone | layout | step (ms) | ratio (quartiles) |'
     yield '|---|---|---|---|'
     for name, found in samples.items():
-        low, middle, high = ratio(found, samples[f'{TRAINED[0]} | plain layout'])
-        milliseconds = 1000 * median(each.seconds for each in found)
-        yield f'| {name} | {milliseconds:.0f} | {middle:.2f} ({low:.2f}-{high:.2f}) |'
+        yield f'| {name} | {_cells(found, samples[f"{TRAINED[0]} | plain layout"])} |'
 
 
 def _backbone_step(name: str, images: torch.Tensor, memory_format: torch.memory_format) -> Callable[[], None]:

@@ -237,14 +237,11 @@ def names_and_types(operator: Callable[..., Any]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize('name', sorted(STAND_INS.keys() - ON_THE_CPU))
 def test_operators_that_are_compiled_for_gpus_alone(name: str) -> None:
     operator = getattr(ext, name)
-    arguments = {
-        parameter: torch.zeros(2, 2) if 'Tensor' in kind else 1
-        for parameter, kind in names_and_types(operator)
-    }
+    kinds = dict(names_and_types(operator))
+    arguments = {name: torch.zeros(2, 2) if 'Tensor' in kind else 1 for name, kind in kinds.items()}
     assert arguments
-    with pytest.raises(
-        RuntimeError, match='implementation for device cpu(:0)? not found|must be a CUDA tensor'
-    ):
+    refusal = 'implementation for device cpu(:0)? not found|must be a CUDA tensor'
+    with pytest.raises(RuntimeError, match=refusal):
         operator(**arguments)
 
 
@@ -263,7 +260,6 @@ print(sum(type(finder).__name__ == '_StandInFinder' for finder in sys.meta_path)
 
 
 def test_the_doctor_says_so() -> None:
-    done = subprocess.run(
-        [sys.executable, '-m', 'ghost_det_main', 'doctor'], capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, '-m', 'ghost_det_main', 'doctor']
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert "mmcv's operators: compiled, by mmcv" in done.stdout

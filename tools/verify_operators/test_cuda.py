@@ -68,6 +68,16 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     return start
 
 
+def of_maps(launch: Launch, name: str, counted: int, shaped: int) -> Launch:
+    """Return a kernel with a thread for each number of one argument; it ends with the sizes of another."""
+
+    def kernel(*arguments: Any) -> None:
+        threads, sizes = arguments[counted].numel(), arguments[shaped].shape[1:]
+        launch(f'{name}_cuda_kernel', threads, *arguments, *sizes)
+
+    return kernel
+
+
 @pytest.mark.parametrize('weighted', [True, False])
 @pytest.mark.parametrize(('gamma', 'alpha'), [(2.0, 0.25), (1.5, 0.6), (0.0, 0.5)])
 def test_sigmoid_focal_loss(gamma: float, alpha: float, weighted: bool, launch: Launch) -> None:
@@ -111,33 +121,27 @@ def test_softmax_focal_loss(gamma: float, alpha: float, weighted: bool, launch: 
 @pytest.mark.parametrize('count', [0, 40])
 @pytest.mark.parametrize('shape', MAPS)
 def test_roi_pool(shape: tuple[int, ...], count: int, launch: Launch) -> None:
-    def forward(x: Tensor, rois: Tensor, out: Tensor, argmax: Tensor, *numbers: Any) -> None:
-        launch('roi_pool_forward_cuda_kernel', out.numel(), x, rois, out, argmax, *numbers, *x.shape[1:])
-
     def backward(
         grad: Tensor, rois: Tensor, argmax: Tensor, out: Tensor, height: int, width: int, scale: float
     ) -> None:
         name = 'roi_pool_backward_cuda_kernel'
         launch(name, grad.numel(), grad, rois, argmax, out, height, width, *out.shape[1:])
 
+    forward, ours = of_maps(launch, 'roi_pool_forward', 2, 0), STAND_INS['roi_pool_forward']
     features, rois = map_with_ties(shape), regions(count, shape)
     for size in ((1, 1), (2, 3), (7, 7)):
         output = torch.zeros(count, shape[1], *size)
         argmax = torch.zeros_like(output, dtype=torch.int32)
         numbers = (*size, 1 / shape[-1])
-        argmax = same(STAND_INS['roi_pool_forward'], forward, features, rois, output, argmax, *numbers)[-1]
+        argmax = same(ours, forward, features, rois, output, argmax, *numbers)[-1]
         grads = (torch.randn_like(output), rois, argmax, torch.zeros_like(features))
         same(STAND_INS['roi_pool_backward'], backward, *grads, *numbers)
 
 
 def test_roi_pool_of_a_region_turned_round(launch: Launch) -> None:
     """The kernel leaves the buffers alone, so that the first cell gets the gradient: here none gets it."""
-    x, rois, output = (
-        torch.randn(1, 1, 4, 4),
-        torch.tensor([[0, 3.0, 3.0, 1.0, 1.0]]),
-        torch.zeros(1, 1, 1, 1),
-    )
-    argmax = torch.zeros(1, 1, 1, 1, dtype=torch.int32)
+    x, rois = torch.randn(1, 1, 4, 4), torch.tensor([[0, 3.0, 3.0, 1.0, 1.0]])
+    output, argmax = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.int32)
     launch('roi_pool_forward_cuda_kernel', 1, x, rois, output, argmax, 1, 1, 1.0, 1, 4, 4)
     assert output.item() == argmax.item() == 0
     STAND_INS['roi_pool_forward'](x, rois, output, argmax, 1, 1, 1.0)
@@ -149,14 +153,8 @@ def test_roi_pool_of_a_region_turned_round(launch: Launch) -> None:
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('mode', [0, 1])
 def test_roi_align(mode: int, aligned: bool, ratio: int, shape: tuple[int, ...], launch: Launch) -> None:
-    def forward(x: Tensor, rois: Tensor, out: Tensor, y: Tensor, across: Tensor, *numbers: Any) -> None:
-        launch('roi_align_forward_cuda_kernel', out.numel(), x, rois, out, y, across, *numbers, *x.shape[1:])
-
-    def backward(grad: Tensor, rois: Tensor, y: Tensor, across: Tensor, out: Tensor, *numbers: Any) -> None:
-        name = 'roi_align_backward_cuda_kernel'
-        launch(name, grad.numel(), grad, rois, y, across, out, *numbers, *out.shape[1:])
-
-    kernels = {'roi_align_forward': forward, 'roi_align_backward': backward}
+    places = {'roi_align_forward': (2, 0), 'roi_align_backward': (0, 4)}
+    kernels = {name: of_maps(launch, name, *each) for name, each in places.items()}
     features, rois = map_with_ties(shape), regions(40, shape)
     for size in ((1, 1), (2, 3), (7, 7)):
         same_roi_align(STAND_INS, kernels, features, rois, *size, 1 / shape[-1], ratio, mode, aligned)
@@ -166,16 +164,8 @@ def test_roi_align(mode: int, aligned: bool, ratio: int, shape: tuple[int, ...],
 @pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('kind', ['no offset', 'inside', 'anywhere'])
 def test_deform_roi_pool(kind: str, ratio: int, shape: tuple[int, ...], launch: Launch) -> None:
-    def forward(x: Tensor, rois: Tensor, offset: Tensor, out: Tensor, *numbers: Any) -> None:
-        name = 'deform_roi_pool_forward_cuda_kernel'
-        launch(name, out.numel(), x, rois, offset, out, *numbers, *x.shape[1:])
-
-    def backward(
-        grad: Tensor, x: Tensor, rois: Tensor, offset: Tensor, out: Tensor, moves: Tensor, *numbers: Any
-    ) -> None:
-        name = 'deform_roi_pool_backward_cuda_kernel'
-        launch(name, grad.numel(), grad, x, rois, offset, out, moves, *numbers, *x.shape[1:])
-
+    forward = of_maps(launch, 'deform_roi_pool_forward', 3, 0)
+    backward = of_maps(launch, 'deform_roi_pool_backward', 0, 1)
     if kind == 'inside':
         shape = (2, 3, 16, 24, 4)
     features, rois = torch.randn(shape[:4]), regions(40, shape)
@@ -200,13 +190,8 @@ def test_deform_roi_pool(kind: str, ratio: int, shape: tuple[int, ...], launch: 
 
 @pytest.mark.parametrize(('kernel', 'groups', 'scale'), [(3, 1, 2), (5, 2, 1), (1, 4, 3), (5, 1, 2)])
 def test_carafe(kernel: int, groups: int, scale: int, launch: Launch) -> None:
-    def forward(x: Tensor, masks: Tensor, out: Tensor, *numbers: int) -> None:
-        launch('carafe_naive_forward_cuda_kernel', out.numel(), x, masks, out, *numbers, *out.shape[1:])
-
-    def backward(grad: Tensor, x: Tensor, masks: Tensor, out: Tensor, by_mask: Tensor, *numbers: int) -> None:
-        name = 'carafe_naive_backward_cuda_kernel'
-        launch(name, grad.numel(), grad, x, masks, out, by_mask, *numbers, *grad.shape[1:])
-
+    forward = of_maps(launch, 'carafe_naive_forward', 2, 2)
+    backward = of_maps(launch, 'carafe_naive_backward', 0, 0)
     features, masks = torch.randn(2, 4, 6, 5), torch.randn(2, groups * kernel**2, 6 * scale, 5 * scale)
     output = torch.zeros(2, 4, 6 * scale, 5 * scale)
     numbers = (kernel, groups, scale)
