@@ -41,6 +41,8 @@ _HOME = {
     'swap_backbone': 'swap.swap',
 }
 """The public names, each imported on first use from its module."""
+_TORCH_ONLY = ('GhostModule', 'classifier', 'ghostify', 'load_pretrained', 'optimize')
+"""Of these, what needs no MMDetection."""
 _NETWORKS = ('GhostNet', 'GhostNetV2', 'GhostNetV3', 'GhostPAN', 'RepGhostNet')
 """Further ones: mmdet's classes of `engine.networks`, or where it is not installed, torch's of `models`."""
 __all__ = [
@@ -69,6 +71,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name, or one of the classifiers as ``ghostnet_1x``; see PEP 562."""
+    if name not in (*_TORCH_ONLY, *_NETWORKS) and name in __all__ and without_stack(__name__):
+        raise ImportError(without_stack(f'{__name__}.{name}'))
     if name in _HOME:
         return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)
     if name in _NETWORKS:

@@ -5,6 +5,7 @@ A command's parser needs neither torch nor MMDetection, so that ``--help`` is qu
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -63,6 +64,9 @@ def run() -> None:
         print(f'{COMMAND} {__version__}')
     elif name in COMMANDS:
         sys.argv = [f'{COMMAND} {name}', *words]  # as argparse then has it in its usage
+        # OpenCV looks at these when it is first imported; of a damaged video we say more ourselves.
+        os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
+        os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
         import_module(f'.{name.replace("-", "_")}', __package__).main()
     else:
         raise UserError(f'{name}: no such command; there are {", ".join(COMMANDS)}')

@@ -144,9 +144,9 @@ def fit_norms(model: Any, call: Callable[[], object]) -> None:
 
     Without, activations fade to numbers so small that their arithmetic takes another time than usual.
     """
-    from torch.nn.modules.batchnorm import _BatchNorm
+    from ghost_det.models.ghost_module import BATCH_NORMS
 
-    norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in model.eval().modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train().momentum = 1.0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_folder, require_writable, write_or_fail
-from ghost_det.utils.images import find_images
+from ghost_det.utils.system import require_torch
 
 from ._options import COUNT, Parser, parse
 
@@ -66,9 +66,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Classify as the command line says; exit code 1 where some images could not be read."""
-    args = parse(make_parser())
+    parser = make_parser()
+    args = parse(parser, light=True)
+    require_torch(parser.prog)
     if args.topk > CLASSES:
         raise UserError(f'--topk {args.topk}: expected a number from 1 to {CLASSES}')
+    from ghost_det.utils.images import find_images
+
     images = find_images(args.images, skip=lambda path: path.name.endswith(CHART))
     root = os.path.commonpath([os.path.abspath(image.parent) for image in images])
     report = Path(args.json) if args.json not in (None, '-') else None

@@ -16,7 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resume)
     source = "weights of the backbone instead of the config's: none, a name as ghostnet_100, a file, a URL"
     parser.add_argument('--pretrained', metavar='SOURCE', help=source)
-    parser.add_argument('--amp', action='store_true', help='mixed precision (GPU)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
     fit = "fit the learning rate to this run's batch"
     parser.add_argument('--auto-scale-lr', action='store_true', help=fit)
     parser.add_argument('--tensorboard', action='store_true', help='write TensorBoard logs as well')

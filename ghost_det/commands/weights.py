@@ -2,6 +2,7 @@
 
 import argparse
 
+from ghost_det.utils.system import require_torch
 from ghost_det.utils.text import plural
 
 from ._options import Parser, parse
@@ -28,7 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Do as the command line says."""
-    args = parse(make_parser())
+    parser = make_parser()
+    args = parse(parser, light=True)
+    require_torch(parser.prog)
     from ghost_det.utils.files import sha256
     from ghost_det.weights.download import locate
     from ghost_det.weights.load import describe, extract_backbone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,21 +53,25 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     return cfg
 
 
+_LOCK = threading.RLock()
+
+
 @contextlib.contextmanager
 def _our_bases() -> Iterator[None]:
     """Let mmengine find ``_base_ = 'ghost_det::NAME.py'`` in this block."""
-    theirs: Callable[[str, str], tuple[str, str | None]] = Config._get_cfg_path
 
     def find(base: str, filename: str) -> tuple[str, str | None]:
         if base.startswith(own.PREFIX):
             return str(own.FOLDER / base.removeprefix(own.PREFIX)), None
         return theirs(base, filename)
 
-    Config._get_cfg_path = staticmethod(find)
-    try:
-        yield
-    finally:
-        Config._get_cfg_path = staticmethod(theirs)
+    with _LOCK:  # two threads that restore in another order would leave one's function in place
+        theirs: Callable[[str, str], tuple[str, str | None]] = Config._get_cfg_path
+        Config._get_cfg_path = staticmethod(find)
+        try:
+            yield
+        finally:
+            Config._get_cfg_path = staticmethod(theirs)
 
 
 def is_inheritable(name: str) -> bool:

@@ -12,7 +12,7 @@ from ghost_det.errors import UserError
 
 WARM_UP = 0.1
 """The largest share of a training whose length ``--epochs`` sets that a warm-up counted in steps may take."""
-_PROGRESS = ('last_step', '_global_step', '_last_value', 'base_values', 'verbose')
+_PROGRESS = ('last_step', 'base_values', 'verbose')
 
 
 def set_epochs(cfg: Any, epochs: int) -> None:
@@ -111,7 +111,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
 
 
 def _settings(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in state.items() if key not in _PROGRESS}
+    return {key: value for key, value in state.items() if key not in _PROGRESS and key[0] != '_'}
 
 
 def _rate(runner: Any) -> float:

@@ -1,11 +1,6 @@
 """Detectors in ONNX or OpenVINO format, run without torch: `Detector` finds, `Metadata` describes."""
 
-import os
 from typing import TYPE_CHECKING, Any
-
-import ghost_det.utils.images  # noqa: F401 - sets OpenCV's limits before the modules here import it
-
-os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
 
 if TYPE_CHECKING:
     from .detector import Detections, Detector

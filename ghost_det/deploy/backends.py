@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,6 +159,7 @@ class OnnxModel:
         self.metadata = _metadata(self._first.get_modelmeta().custom_metadata_map.get(KEY), path)
 
     def _session(self, threads: int) -> Any:
+        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_reader
 
 from ghost_det.weights.checkpoint import load_checkpoint, read_weights
+
+_LOCK = threading.RLock()  # two threads that restore in another order would leave one's readers in place
 
 
 @contextlib.contextmanager
@@ -25,7 +28,12 @@ def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[Non
         known: checkpoints by path that have been read already; each is handed out once.
     """
     given = {} if known is None else known
+    with _LOCK, _replaced(given):
+        yield
 
+
+@contextlib.contextmanager
+def _replaced(given: dict[str, dict[str, Any]]) -> Iterator[None]:
     def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:  # mmengine logs the name
         return given.pop(filename, None) or load_checkpoint(filename, map_location)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Mapping
@@ -284,7 +285,7 @@ class VerifiedPretrained(PretrainedInit):
         """Load the weights and log how many."""
         loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
         print_log(str(loaded), logger='current')
-        if hasattr(module, '_params_init_info'):
+        with contextlib.suppress(AssertionError):  # outside of mmengine's own initialisation
             update_init_info(module, init_info=f'{type(self).__name__}: load from {self.checkpoint}')
 
 

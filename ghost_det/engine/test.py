@@ -59,7 +59,6 @@ def test(
         settings['work_dir'] = str(Path(work_dir_of(load_config(config), config)) / 'test')
 
     def edit(cfg: Any) -> None:
-        cfg.load_from = checkpoint
         if out and out.endswith('.pkl'):
             cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
         if show_dir:
@@ -68,6 +67,7 @@ def test(
 
     with explain_errors(config):
         cfg = prepare(config, data=data, splits=('test',), edits=[edit], **settings)
+    cfg.load_from, cfg.resume = checkpoint, False  # whatever the options of a training said
     with safe_loading({checkpoint: content}):
         with explain_errors(config, BUILDING):
             runner = GhostRunner.from_cfg(cfg)

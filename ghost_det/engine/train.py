@@ -166,6 +166,7 @@ def train(
                 source = saved.path if saved else cfg.load_from
                 runner.logger.warning(f'--pretrained {pretrained} is not used: {source} has weights.')
         _start(runner, config, resume, saved, damaged)
+        saved = None  # its tensors are not needed any longer
         metric = full_metric(runner.val_evaluator)
         if metric is not None:
             metric.keep = True

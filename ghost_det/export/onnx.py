@@ -200,13 +200,14 @@ def publishing(out: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Leave out what torch's exporter prints of its own workings."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def need(package: str) -> Any:

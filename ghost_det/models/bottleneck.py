@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .ghost_module import ActLayer, GhostModule, NormLayer, SqueezeExcite, same_conv
+from .ghost_module import BATCH_NORMS, ActLayer, GhostModule, NormLayer, SqueezeExcite, same_conv
 from .reparam import BRANCHES, ConvBn, fold
 
 
@@ -144,5 +143,5 @@ def start_as_shortcuts(network: nn.Module) -> None:
     for block in network.modules():
         if isinstance(block, GhostBottleneck):
             for module in block.ghost2.modules():
-                if isinstance(module, _BatchNorm | nn.GroupNorm) and module.weight is not None:
+                if isinstance(module, (*BATCH_NORMS, nn.GroupNorm)) and module.weight is not None:
                     nn.init.zeros_(module.weight)

@@ -14,17 +14,16 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ghost_det.errors import UserError
 
 from .bottleneck import GhostBottleneck
-from .ghost_module import GhostModule, children_of, is_plain_conv
+from .ghost_module import BATCH_NORMS, GhostModule, children_of, is_plain_conv
 from .selection import select_fast
 
 Module = TypeVar('Module', bound=nn.Module)
-NORMS = (nn.GroupNorm, _BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def optimize(model: Module, compile: bool = False, threads: int | None = None) -> Module:
@@ -55,7 +54,8 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
         >>> any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         False
     """
-    if model.training or any(module.training for module in model.modules() if isinstance(module, _BatchNorm)):
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
+    if model.training or any(norm.training for norm in norms):
         raise UserError('optimize: the model is in training mode; call model.eval() first')
     if threads is not None:
         if threads < 1:
@@ -92,14 +92,20 @@ def fold_norms(model: nn.Module) -> None:
     """Fold training branches and batch norms into convolutions, in place; for models in evaluation mode."""
     parts: list[Any] = list(model.modules())
     for module in parts:
-        if hasattr(module, 'switch_to_deploy'):
+        if hasattr(module, 'switch_to_deploy') and not any(map(_is_other_norm, module.modules())):
             module.switch_to_deploy()
     for parent, conv_name, norm_name in list(_pairs(model)):
         conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm)
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, BATCH_NORMS)
         # A copy: other levels may share the convolution, but not the norm.
         setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
         setattr(parent, norm_name, nn.Identity())
+
+
+def _is_other_norm(module: nn.Module) -> bool:
+    """Tell a norm that cannot go into a convolution, whose branches then stay, too."""
+    folds = isinstance(module, BATCH_NORMS) and module.running_var is not None
+    return isinstance(module, NORMS) and not folds
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -112,7 +118,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
         for (conv_name, conv), (norm_name, norm) in zip(children, children[1:]):
             if (
                 is_plain_conv(conv)
-                and isinstance(norm, _BatchNorm)
+                and isinstance(norm, BATCH_NORMS)
                 and norm.running_var is not None
                 and conv.out_channels == norm.num_features
             ):

@@ -47,6 +47,9 @@ def is_plain_conv(module: nn.Module) -> bool:
     } <= {'weight', 'bias'}
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the children of a module by name; one that has two names is there twice."""
     named = module.named_modules(remove_duplicate=False)

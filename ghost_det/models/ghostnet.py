@@ -7,10 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .bottleneck import ConvBnAct, GhostBottleneck, GhostBottleneckV3
-from .ghost_module import ActLayer, GhostModule, NormLayer, make_divisible, same_conv
+from .ghost_module import BATCH_NORMS, ActLayer, GhostModule, NormLayer, make_divisible, same_conv
 from .reparam import GhostModuleV3, RepGhostModule
 
 
@@ -242,7 +241,7 @@ class GhostNet(nn.Module):
             self._freeze()
             if self.norm_eval:
                 for module in self.modules():
-                    if isinstance(module, _BatchNorm):
+                    if isinstance(module, BATCH_NORMS):
                         module.eval()
         return self
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ghost_module import ActLayer, GhostModule, NormLayer, check_ghosts, same_conv
+from .ghost_module import BATCH_NORMS, ActLayer, GhostModule, NormLayer, check_ghosts, same_conv
 
 BRANCHES = 3  # GhostNetV3, section 3.1: parallel convolutions of one shape
 
@@ -32,7 +32,7 @@ class ConvBn(nn.Module):
 
 def _folded(kernel: Tensor, bn: nn.Module) -> tuple[Tensor, Tensor]:
     """Return kernel and bias, in float64, of a bias-free convolution and the norm behind it."""
-    if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or bn.running_var is None:
+    if not isinstance(bn, BATCH_NORMS) or bn.running_var is None:
         raise ValueError(
             f'switch_to_deploy: {type(bn).__name__} cannot be folded into a convolution; '
             'BN and SyncBN with running statistics can'

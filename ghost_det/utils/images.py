@@ -22,11 +22,6 @@ MAX_BYTES = 2**30
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 
-# OpenCV, which is imported where images are decoded, looks at these when it is first imported: too late where
-# mmcv has done that already.
-os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
-os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # of a damaged video we say more ourselves
-
 
 def is_hidden(path: str | PurePath) -> bool:
     """Tell whether a file, or a folder above it, is hidden, as ``._*`` of macOS: never data."""

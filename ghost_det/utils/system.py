@@ -56,6 +56,15 @@ def require_stack(what: str) -> None:
         raise UserError(reason)
 
 
+def require_torch(what: str) -> None:
+    """Raise a `UserError` where torch, which ``what`` needs without MMDetection, is not installed."""
+    absent = missing(('torch', 'torchvision'))
+    if absent:
+        raise UserError(
+            f'{what} needs {" and ".join(absent)}, not installed here: pip install torch torchvision'
+        )
+
+
 def command(*words: str | Path) -> str:
     """Return the line to type in the current folder for one of our commands.
 

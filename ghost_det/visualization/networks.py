@@ -15,13 +15,14 @@ from mmengine.dataset import Compose
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.hub import load_state_dict_from_url
 
 from ghost_det.config import shipped
 from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError
-from ghost_det.weights.checkpoint import differences
+from ghost_det.models.ghost_module import BATCH_NORMS
+from ghost_det.weights.checkpoint import differences, read_weights
 from ghost_det.weights.imagenet import CLASSES, preprocess
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
@@ -96,7 +97,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
         network = Network(model, build(model, checkpoint, random), random, CLASSES)
     network.module.eval()
     for norm in network.module.modules() if random else ():
-        if isinstance(norm, _BatchNorm):
+        if isinstance(norm, BATCH_NORMS):
             norm.train().momentum = 0.0
     return network
 
@@ -127,7 +128,11 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
         )
     if checkpoint is None:
         try:
-            return _torchvision_model(name, weights=None if random else 'DEFAULT')
+            model = _torchvision_model(name, weights=None)
+            if not random:
+                url = torchvision.models.get_model_weights(name).DEFAULT.url
+                model.load_state_dict(read_weights(url, load_state_dict_from_url, url, check_hash=True))
+            return model
         except OSError as error:  # urllib's are such
             raise UserError(
                 f'{name}: its weights could not be downloaded ({error}); name a file of them after it, or '

@@ -337,7 +337,7 @@ def test_commands_write_figure_and_page(
         (('pyramid', 'detector.xml', '{image}'), 'detector.xml: an exported file gives only boxes'),
         (('redundancy', LITE, '{image}'), 'name its checkpoint after it, or --pretrained none'),
         (('redundancy', 'resnet18', 'nowhere.pth', '{image}'), 'nowhere.pth'),
-        (('redundancy', 'resnet18', 'nowhere.jpg'), 'nowhere.jpg: not a readable image'),
+        (('redundancy', 'resnet18', 'nowhere.jpg'), 'nowhere.jpg: expected an image, got nothing'),
         (('cam', 'resnet18', '{image}', '--pretrained', 'none'), 'resnet18: expected a detector'),
         (
             ('redundancy', 'resnet18', '{image}', '--pretrained', 'none', '--layer', 'layer3', '--size', '7'),

@@ -1,5 +1,5 @@
 // mmcv's CUDA kernels, taken as C++: one thread, which is a whole block, runs each from its first index to its last.
-// tests/test_ops_cuda.py compiles this and starts the kernels, block by block.
+// tools/verify_operators/test_cuda.py compiles this and starts the kernels, block by block.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
