@@ -237,7 +237,7 @@ def test_the_tool(
     before = annotations.read_bytes()
     for words, message in (
         (['--quick', '--json', annotations], 'would replace what is read'),
-        (['--html', tmp_path], 'this is a folder'),
+        (['--html', tmp_path], 'got a folder'),
         (['--json', page / 'r.json'], 'its folder cannot be made'),
         (['--fix', fixed], 'not an empty folder'),
         (['--fix', root / 'new'], 'lies in the data set'),
