@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .ghost_module import BATCH_NORMS, ActLayer, GhostModule, NormLayer, SqueezeExcite, same_conv
+from .ghost_module import ActLayer, GhostModule, NormLayer, SqueezeExcite, is_batch_norm, same_conv
 from .reparam import BRANCHES, ConvBn, fold
 
 
@@ -143,5 +143,6 @@ def start_as_shortcuts(network: nn.Module) -> None:
     for block in network.modules():
         if isinstance(block, GhostBottleneck):
             for module in block.ghost2.modules():
-                if isinstance(module, (*BATCH_NORMS, nn.GroupNorm)) and module.weight is not None:
+                is_norm = is_batch_norm(module) or isinstance(module, nn.GroupNorm)
+                if is_norm and isinstance(module.weight, Tensor):
                     nn.init.zeros_(module.weight)

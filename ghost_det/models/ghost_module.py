@@ -50,6 +50,11 @@ def is_plain_conv(module: nn.Module) -> bool:
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
+def is_batch_norm(module: nn.Module) -> bool:
+    """Tell batch norms; mmcv's synchronised one, which is none of torch's, by its statistics."""
+    return isinstance(module, BATCH_NORMS) or isinstance(getattr(module, 'running_mean', None), Tensor)
+
+
 def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the children of a module by name; one that has two names is there twice."""
     named = module.named_modules(remove_duplicate=False)

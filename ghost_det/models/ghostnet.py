@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .bottleneck import ConvBnAct, GhostBottleneck, GhostBottleneckV3
-from .ghost_module import BATCH_NORMS, ActLayer, GhostModule, NormLayer, make_divisible, same_conv
+from .ghost_module import ActLayer, GhostModule, NormLayer, is_batch_norm, make_divisible, same_conv
 from .reparam import GhostModuleV3, RepGhostModule
 
 
@@ -241,7 +241,7 @@ class GhostNet(nn.Module):
             self._freeze()
             if self.norm_eval:
                 for module in self.modules():
-                    if isinstance(module, BATCH_NORMS):
+                    if is_batch_norm(module):
                         module.eval()
         return self
 
