@@ -46,7 +46,7 @@ class RepeatableHook(Hook):
         meta['batches'] = len(loop.dataloader)
         meta['began'] = getattr(runner, 'began', 0)
         meta['sizes'] = [module._input_size for module in _resizers(runner.model)]
-        every = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+        every = runner.cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
         if step % every and 'optimizer' in checkpoint:
             checkpoint['gradients'] = {
                 name: parameter.grad

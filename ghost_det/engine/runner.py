@@ -156,7 +156,8 @@ class GhostRunner(Runner):
             if get_device() != 'cpu':
                 return super().wrap_model(model_wrapper_cfg, model)
             if self.cfg.get('sync_bn'):
-                model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+                with torch.random.fork_rng(devices=[]):  # mmcv's draws weights, which it then replaces
+                    model = convert_sync_batchnorm(model, self.cfg.sync_bn)
             if any(isinstance(module, SyncBatchNorm) for module in model.modules()):
                 raise UserError(
                     "torch's SyncBatchNorm needs GPUs; on CPUs take mmcv's: sync_bn=mmcv or type='MMSyncBN'"
