@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as checkpoints
+from torchvision.models import ResNet18_Weights
 
 import ghost_det
 from ghost_det.engine.loading import safe_loading
@@ -99,6 +100,18 @@ PLACES: dict[str, Callable[[Path], list[str]]] = {
     'swap.py --pretrained': lambda path: ['swap', LITE, '--pretrained', str(path)],
 }
 NOT_READ = ('swap.py --pretrained', 'teacher_ckpt, swap.py', 'teacher_ckpt, complexity.py')
+
+
+def test_torchvision_weights_are_never_executed(
+    canary: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cached = canary.parent / 'hub/checkpoints' / Path(ResNet18_Weights.DEFAULT.url).name
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(canary.read_bytes())
+    monkeypatch.setenv('TORCH_HOME', str(canary.parent))
+    image = str(ROOT / 'docs/detections.jpg')
+    assert run_here('visualize', ['redundancy', 'resnet18', image, '-o', 'x.png'], monkeypatch) == 2
+    assert 'refused' in capfd.readouterr().err and not (canary.parent / 'executed').exists()
 
 
 def teacher(path: Path) -> str:
