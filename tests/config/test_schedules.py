@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ghost_det.config.schedules import shorten_warm_up
 from ghost_det.engine.checkpoints import read_saved, require_longer
+from ghost_det.engine.loading import safe_loading
 from ghost_det.engine.resume import RepeatableHook
 from ghost_det.engine.runner import GhostRunner, is_no_listing
 from ghost_det.errors import UserError
@@ -59,7 +60,8 @@ def run(folder: Path, schedule: list[dict[str, Any]], epochs: int, resume: Path 
     )
     if resume is not None:
         runner.resume_at_start(str(resume))
-    runner.train()
+    with safe_loading():
+        runner.train()
     return rates.rates
 
 
