@@ -71,12 +71,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name, or one of the classifiers as ``ghostnet_1x``; see PEP 562."""
-    if name not in (*_TORCH_ONLY, *_NETWORKS) and name in __all__ and without_stack(__name__):
-        raise ImportError(without_stack(f'{__name__}.{name}'))
+    reason = without_stack(f'{__name__}.{name}') if name in __all__ else None
+    if reason and name not in (*_TORCH_ONLY, *_NETWORKS):
+        raise ImportError(reason)
     if name in _HOME:
         return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)
     if name in _NETWORKS:
-        home = 'models' if without_stack(__name__) else 'engine.networks'
+        home = 'models' if reason else 'engine.networks'
         return getattr(import_module(f'{__name__}.{home}'), name)
     if name.startswith(('ghostnet', 'repghost')):
         from .weights.zoo import ENTRIES

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ghost_det.data.image_facts import open_image
+
+from .coco_server import BYTES, Server, hurry, serving
 
 
 @pytest.fixture
@@ -18,3 +20,15 @@ def images_opened_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return [json.loads(json.dumps(open_image(str(path)))) for path in paths]
 
     monkeypatch.setattr('ghost_det.data.checks.check.open_images', open_images)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        server.files['/a.zip'] = BYTES
+        yield server

@@ -21,19 +21,9 @@ from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
 from tests.conftest import ROOT
 
-from .coco_server import BYTES, Server, archive_of, hurry, names, publish, serving, wait_for, zipped
+from .coco_server import BYTES, Server, archive_of, names, publish, serving, wait_for, zipped
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.files['/a.zip'] = BYTES
-        yield server
+pytestmark = pytest.mark.usefixtures('impatient')
 
 
 def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, server: Server) -> None:

@@ -20,24 +20,12 @@ from .coco_server import (
     Failure,
     Server,
     archive_of,
-    hurry,
     names,
-    serving,
     settle,
     wait_for,
 )
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.files['/a.zip'] = BYTES
-        yield server
+pytestmark = pytest.mark.usefixtures('impatient')
 
 
 def get(server: Server, folder: Path, jobs: int = 4, content: bytes = BYTES) -> bytes:
