@@ -1,9 +1,9 @@
-# Detects in images and videos with an exported detector; neither torch nor a compiler is in it.
+# Runs an exported detector on images and videos, without torch or a compiler.
 #   docker build -t ghost-det .
 #   docker run --rm --network none -v "$PWD:/data" --user "$(id -u):$(id -g)" ghost-det detector.xml images -o found
 FROM python:3.12-slim-bookworm
 
-# The versions that were tested together, openvino and onnxruntime among them.
+# The versions that were tested together, including openvino and onnxruntime.
 COPY constraints/default.txt /opt/ghost_det/constraints.txt
 COPY pyproject.toml README.md LICENSE ghost_det_main.py /opt/ghost_det/source/
 COPY ghost_det /opt/ghost_det/source/ghost_det

@@ -1,4 +1,4 @@
-"""Shows the doctests of docstrings, under "Example:", as code: griffe knows that section as "Examples:"."""
+"""Show doctests under "Example:" in docstrings as code: griffe only knows "Examples:"."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import griffe
 
 
 class Doctests(griffe.Extension):
-    """Renames the section before docstrings are parsed."""
+    """Rename the section before docstrings are parsed."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Do so for one object."""
+        """Rename it in one docstring."""
         if obj.docstring:
             obj.docstring.value = obj.docstring.value.replace('\nExample:\n', '\nExamples:\n')

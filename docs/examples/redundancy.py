@@ -1,7 +1,7 @@
-"""How many maps of an ordinary network are ghosts of others: trained on the generated sample, and untrained.
+"""Count the maps of an ordinary network that are ghosts of others, on the generated sample.
 
-python docs/examples/redundancy.py: some three minutes on one core. Maps of the trained one are drawn into
-redundancy.png.
+`python docs/examples/redundancy.py` takes about three minutes on one core, and draws maps of the trained
+network into redundancy.png.
 """
 
 import json
@@ -21,7 +21,7 @@ SCALE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def crops(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each object of the sample as 64 x 64 pixels with some of what is around it, and its class."""
+    """Return each object of the sample, with a margin, as 64 x 64 pixels, and its class."""
     content = json.loads((FOLDER / f'annotations/instances_{split}.json').read_text())
     files = {image['id']: FOLDER / split / image['file_name'] for image in content['images']}
     pixels, labels = [], []
@@ -38,7 +38,7 @@ def crops(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
-    """Return a ResNet-18 that tells the sample's classes apart."""
+    """Return a ResNet-18 that classifies the sample's objects."""
     model = resnet18(num_classes=6)
     images, labels = crops('train2017')
     steps = epochs * (len(images) // batch)
@@ -53,15 +53,15 @@ def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
     images, labels = crops('val2017')
     with torch.no_grad():
         right = model.eval()(images).argmax(1) == labels
-    print(f'{right.float().mean():.1%} of {len(labels)} objects that it has not seen are named right')
+    print(f'{right.float().mean():.1%} of {len(labels)} unseen objects are classified correctly')
     return model
 
 
 def main() -> None:
-    """Print the tables of both networks, and draw."""
+    """Print the tables of both networks, and draw maps."""
     torch.manual_seed(0)
     untrained = resnet18(num_classes=6)
-    untrained.train()  # its norms have no statistics but those of the image
+    untrained.train()  # its norms use the statistics of the image
     paths = sorted((FOLDER / 'val2017').glob('*.jpg'))[:8]
     images = [Image.open(path).convert('RGB') for path in paths]
     for name, model in (('trained', trained()), ('untrained', untrained)):
@@ -69,7 +69,7 @@ def main() -> None:
         for layer in ('layer1', 'layer2'):
             maps = np.stack([maps_at(network, image, layer).values for image in images])
             for count in (1, 4):
-                print(f'\n{name}, {layer}, kernels fitted to {count} of the images, and tried on 4 others')
+                print(f'\n{name}, {layer}, kernels fitted to {count} images and applied to 4 others')
                 found = redundancy(maps[:count], held_out=maps[4:])
                 print(found.table())
                 if (name, layer, count) == ('trained', 'layer1', 1):

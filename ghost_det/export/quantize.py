@@ -124,7 +124,7 @@ def quantization_settings(model: Any) -> dict[str, Any]:
 
     All that follows the last convolutions stays in floating point, as boxes are computed there. Activations
     have symmetric ranges. Nothing inside of the network is left out: squeeze-excite in floating point makes a
-    ghost network a tenth slower (docs/deploy-speed.md).
+    ghost network a tenth slower (docs/results.md).
     """
     import nncf
 

@@ -3,7 +3,7 @@
 An engine runs ``concat([x, cheap(x)])`` as a copy of both halves. At high resolutions, where ghost networks
 spend much of their time, that moves as many bytes as the convolutions around it. A convolution of a
 concatenation is the sum of two convolutions, though, and engines add into a convolution's output for free.
-Measured gains are in docs/deploy-speed.md.
+Measured gains are in docs/results.md.
 """
 
 from __future__ import annotations
