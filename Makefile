@@ -30,7 +30,8 @@ $(error STACK is '$(STACK)': choose default, official or oldest)
 endif
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check -c $(VENV)/constraints.txt
+# Python compiles the modules it imports when it first needs them: faster than compiling everything here.
+PIP := $(PY) -m pip install -qq --no-input --disable-pip-version-check --no-compile -c $(VENV)/constraints.txt
 # oldest.txt has only what differs from default.txt.
 CONSTRAINTS := $(if $(filter oldest,$(STACK)),constraints/oldest.txt constraints/default.txt,constraints/$(STACK).txt)
 pins = awk -F== '$$1 in seen { next } { print } NF > 1 && FNR == NR && ARGC > 2 { seen[$$1] }' $(CONSTRAINTS)
@@ -58,10 +59,10 @@ train: $(STAMP) ## set up, then train CONFIG on DATA; ARGS are passed to tools/t
 	$(call timed,train,$(PY) tools/train.py $(CONFIG) --data $(DATA) $(ARGS))
 
 test: lint ## set up, lint and run the tests (ALL=1: also the slow ones); ARGS are passed to pytest
-	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 $(if $(ALL),,-m 'not slow') $(ARGS))
+	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=20 $(if $(ALL),,-m 'not slow') $(ARGS))
 
 smoke: $(STAMP) ## run the tests that depend on the mm packages and torch, as in make smoke STACK=official
-	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=5 -m 'not slow' $(SMOKE) $(ARGS))
+	$(call timed,pytest,OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --durations=20 -m 'not slow' $(SMOKE) $(ARGS))
 
 soak: $(STAMP) ## kill and resume a training KILLS times and compare it with an undisturbed one (half an hour)
 	$(call timed,soak,OMP_NUM_THREADS=1 $(PY) -m tools.soak --kills $(KILLS) $(ARGS))
