@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import hf_hub_download
 
-from ghost_det.weights.catalog import Weights
+from ghost_det.weights.catalog import Variant
 
 Failure = str | int | None
 
@@ -60,7 +60,7 @@ class Hub:
         self.files[_plain(path)] = content, list(failures or [None])
         return self.url + path
 
-    def publish(self, weights: Weights, content: bytes, *failures: Failure) -> str:
+    def publish(self, weights: Variant, content: bytes, *failures: Failure) -> str:
         """Serve a file where the hub has these weights."""
         return self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content, *failures)
 

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.weights.catalog import PUBLISHED
-from ghost_det.weights.download import by_hand
-from ghost_det.weights.load import describe, extract_backbone, load_pretrained, read_tensors
+from ghost_det.weights.load import describe, extract_backbone, load_pretrained
 
 from .hub import Hub, running
-from .test_checkpoint import Canary
+from .test_checkpoint import canary
 
 State = dict[str, Tensor]
 GROUP_NORM = functools.partial(nn.GroupNorm, 2)
@@ -94,9 +93,7 @@ def training(state: State, prefix: str = '') -> dict[str, Any]:
         'arch': 'any',
         'state_dict': under(prefix, {key: value * 0 for key, value in state.items()}),
         'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]},
-        'version': 2,
         'args': argparse.Namespace(lr=0.6, betas=None),
-        'amp_scaler': {'scale': 65536.0},
         'state_dict_ema': under(prefix, state),
         'metric': 77.1,
     }
@@ -117,9 +114,10 @@ def repghosts(state: State, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ('name', 'layout'),
     [
-        *((name, hubs) for name in NETWORKS),
+        ('ghostnet_050', hubs),
         ('ghostnet_050', ghostnets),
         ('ghostnetv2_100', ghostnetv2s),
+        ('ghostnetv3_050', hubs),
         ('ghostnetv3_050', ghostnetv3s),
         ('repghostnet_050', repghosts),
     ],
@@ -141,17 +139,27 @@ def test_every_tensor_is_loaded_from_the_file_of(
     assert holds(complete, state)
 
 
+def of(network: type[GhostNet], folded: bool = False, **settings: Any) -> State:
+    model = network(**{'width': 0.5, **settings})
+    if folded:
+        model.switch_to_deploy()
+    return dict(model.state_dict())
+
+
 def test_a_file_tells_its_network_and_width() -> None:
     for name in timm.list_models('*ghostnet*'):
         with torch.device('meta'):
             network, width = describe(timm.create_model(name).state_dict()) or ('', 0)
         assert f'{network.lower()}_{100 * width:03.0f}' == name
-    for width in (0.35, 1.1):
+    for width in (0.35, 0.72, 0.73, 1.1):
         assert describe(of(GhostNet, width=width)) == ('GhostNet', width)
     for network in (GhostNetV3, RepGhostNet):
         for settings in ({}, {'folded': True}, {'out_indices': (1,)}, {'num_classes': 2}):
             assert describe(of(network, **settings)) == (network.__name__, 0.5)
     assert describe({'conv_stem.weight': torch.rand(2)}) is None
+    state = {key: value for key, value in of(GhostNet).items() if 'shortcut' not in key}
+    for shape in ((), (0, 24, 1, 1)):  # nothing to tell a width by
+        assert describe({**state, 'blocks.7.0.shortcut.2.weight': torch.zeros(shape)}) is None
 
 
 @pytest.mark.parametrize(
@@ -200,9 +208,8 @@ def trained(seed: int = 0, **settings: Any) -> tuple[GhostNet, State]:
     return model, state
 
 
-@pytest.mark.parametrize('outer', ['', 'module.', 'model.'])
-@pytest.mark.parametrize('prefix', [None, 'backbone', 'backbone.'])
-def test_of_a_detector_the_backbone_is_loaded(outer: str, prefix: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('outer', 'prefix'), [('', None), ('module.', 'backbone'), ('model.', 'backbone.')])
+def test_the_backbone_of_a_detector_is_loaded(outer: str, prefix: str | None, tmp_path: Path) -> None:
     model, state = trained()
     path = save(detector(state, outer), tmp_path / 'epoch_1.pth')
     loaded = load_pretrained(model, path, prefix)
@@ -210,7 +217,7 @@ def test_of_a_detector_the_backbone_is_loaded(outer: str, prefix: str | None, tm
     assert holds(model, state)
 
 
-def test_another_prefix_is_obeyed_and_a_wrong_one_named(tmp_path: Path) -> None:
+def test_another_prefix_is_used_and_a_wrong_one_named(tmp_path: Path) -> None:
     model, state = trained()
     both = {**under('teacher.backbone.', state), **under('student.backbone.', timms('ghostnet_050', 3))}
     path = save(both, tmp_path / 'a.pth')
@@ -219,14 +226,12 @@ def test_another_prefix_is_obeyed_and_a_wrong_one_named(tmp_path: Path) -> None:
     assert holds(model, state)
     wrapped = save(under('module.mod.', state), tmp_path / 'b.pth')
     assert load_pretrained(model, wrapped, 'mod').loaded == 502
-    with pytest.raises(
-        UserError, match=r"no tensor has the prefix 'neck.'; .* student \(512\), teacher \(502\)$"
-    ):
+    with pytest.raises(UserError, match=r"prefix 'neck.'; .* student \(512\), teacher \(502\)$"):
         load_pretrained(model, path, 'neck')
     assert holds(model, state)
 
 
-def test_half_precision_is_loaded_as_it_is(tmp_path: Path) -> None:
+def test_half_precision_is_widened(tmp_path: Path) -> None:
     state = timms('ghostnet_050')
     half = {key: value.half() for key, value in state.items()}
     model = build('ghostnet_050')
@@ -234,11 +239,8 @@ def test_half_precision_is_loaded_as_it_is(tmp_path: Path) -> None:
     assert holds(model, {key: value.to(state[key].dtype) for key, value in half.items()})
 
 
-def without(state: State, *keys: str) -> State:
-    return {key: value for key, value in state.items() if key not in keys}
-
-
-def changed(state: State, key: str, change: Callable[[Tensor], Tensor]) -> State:
+def changed(key: str, change: Callable[[Tensor], Tensor]) -> State:
+    state = timms('ghostnet_050')
     return {**state, key: change(state[key])}
 
 
@@ -248,142 +250,100 @@ def with_nan(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def of(network: type[GhostNet], folded: bool = False, **settings: Any) -> State:
-    model = network(**{'width': 0.5, **settings})
-    if folded:
-        model.switch_to_deploy()
-    return dict(model.state_dict())
+def with_more(key: str) -> State:
+    return {**timms('ghostnet_050'), key: torch.zeros(1)}
 
 
 DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
 HALF = 'the file is of GhostNet of width 0.5. '
+REFUSED: list[tuple[Callable[[], nn.Module], Callable[[], State], str]] = [
+    (lambda: GhostNet(width=0.35), lambda: timms('ghostnet_050'), f'fit GhostNet of width 0.35: {HALF}'),
+    (
+        lambda: GhostNet(),
+        lambda: timms('ghostnetv2_100'),
+        'of GhostNetV2 of width 1. 252 tensors of',
+    ),
+    (lambda: GhostNetV2(width=0.5), lambda: timms('ghostnet_050'), f'{HALF}252 of 754 tensors differ: '),
+    (lambda: build('ghostnet_050'), lambda: timms('repghostnet_050'), 'of RepGhostNet of width 0.5. '),
+    (
+        lambda: build('ghostnet_050'),
+        lambda: timm.create_model('resnet10t').state_dict(),
+        'of another kind of network. 501 of 502 tensors differ: conv_stem.weight is missing',
+    ),
+    (
+        lambda: build('ghostnet_050'),
+        lambda: {key: value for key, value in timms('ghostnet_050').items() if key != DEEP},
+        f'1 of 502 tensors differ: {DEEP} is missing. ',
+    ),
+    *(
+        (
+            lambda: build('ghostnet_050', num_classes=1000),
+            functools.partial(with_more, key),
+            f'{HALF}1 tensors of the file are unknown: {key}. ',
+        )
+        for key in ('blocks.8.4.extra', 'blocks.10.0.conv.weight', 'classifier.scale')
+    ),
+    (lambda: build('ghostnet_050'), lambda: changed(DEEP, with_nan), f'NaN or infinite values: 1: {DEEP}'),
+    (
+        lambda: build('ghostnet_050'),
+        lambda: changed(DEEP, lambda value: value.double() + 1e300),
+        f'NaN or infinite values: 1: {DEEP}',
+    ),
+    (
+        lambda: build('ghostnet_050'),
+        lambda: changed(DEEP, Tensor.char),
+        f'{DEEP}: expected torch.float32, got torch.int8',
+    ),
+    (
+        lambda: build('ghostnet_050', norm_layer=GROUP_NORM),
+        lambda: timms('ghostnet_050'),
+        'unknown: bn1.running_mean; ',
+    ),
+    (
+        lambda: build('ghostnet_050', dw_size=5),
+        lambda: timms('ghostnet_050'),
+        'cheap_operation.0.weight: expected (4, 1, 5, 5), got (4, 1, 3, 3)',
+    ),
+    (
+        lambda: build('ghostnet_050', num_classes=20),
+        lambda: timms('ghostnet_050'),
+        '2 of 512 tensors differ: classifier.weight: expected (20, 1280), got (1000, 1280); ',
+    ),
+    (lambda: build('ghostnet_050'), lambda: of(GhostNet, out_indices=(0,)), 'blocks.3.0.ghost1.'),
+    (
+        lambda: RepGhostNet(width=0.5),
+        lambda: of(RepGhostNet, folded=True),
+        'fit RepGhostNet of width 0.5: the file is of RepGhostNet of width 0.5, folded for deployment. ',
+    ),
+    (
+        lambda: build('ghostnet_050'),
+        lambda: {**of(GhostNet), 'conv_stem.weight': torch.zeros(8, 3, 3, 3).to_sparse()},
+        'conv_stem.weight is sparse',
+    ),
+    (
+        lambda: build('ghostnet_050'),
+        lambda: {**of(GhostNet), 'conv_stem.weight': torch.zeros(1).expand(10**9, 1280)},
+        'conv_stem.weight is sparse, quantized, expanded',
+    ),
+    (
+        lambda: build('ghostnet_050'),
+        lambda: {**of(GhostNet), 'conv_stem.weight': torch.zeros(())},
+        'conv_stem.weight: expected (8, 3, 3, 3), got ()',
+    ),
+    (lambda: nn.Linear(2, 2), lambda: timms('ghostnet_050'), f'does not fit Linear: {HALF}2 of 2 tensors'),
+]
 
 
-@pytest.mark.parametrize(
-    ('model', 'content', 'messages'),
-    [
-        (
-            lambda: GhostNet(width=0.35),
-            lambda: timms('ghostnet_050'),
-            [
-                f'does not fit GhostNet of width 0.35: {HALF}',
-                'of 502 tensors differ: blocks.1.0.',
-                ': expected (8, 8, 1, 1), got (12, 8, 1, 1)',
-                'init_cfg=None',
-                'partial=True',
-            ],
-        ),
-        (
-            lambda: GhostNet(),
-            lambda: timms('ghostnetv2_100'),
-            [
-                'GhostNet of width 1: the file is of GhostNetV2 of width 1. 252 of the file have no place: ',
-                ': blocks.2.0.ghost1.short_conv.0.weight; ',
-            ],
-        ),
-        (
-            lambda: GhostNetV2(width=0.5),
-            lambda: timms('ghostnet_050'),
-            [
-                f'does not fit GhostNetV2 of width 0.5: {HALF}252 of 754 tensors differ: ',
-                'short_conv.0.weight is missing',
-            ],
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: timms('repghostnet_050'),
-            ['the file is of RepGhostNet of width 0.5. ', 'have no place', 'fusion_bn'],
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: timm.create_model('resnet10t').state_dict(),
-            [
-                'the file is of another kind of network. ',
-                '501 of 502 tensors differ: conv_stem.weight is missing',
-                'of the file have no place: conv1.0.weight; ',
-            ],
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: without(timms('ghostnet_050'), DEEP),
-            [f'1 of 502 tensors differ: {DEEP} is missing. '],
-        ),
-        *(
-            (
-                lambda: GhostNet(width=0.5, num_classes=1000),
-                functools.partial(lambda key: {**timms('ghostnet_050'), key: torch.zeros(1)}, key),
-                [f'GhostNet of width 0.5: {HALF}1 of the file have no place: {key}. '],
-            )
-            for key in ('blocks.8.4.extra', 'blocks.10.0.conv.weight', 'classifier.scale')
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: changed(timms('ghostnet_050'), DEEP, with_nan),
-            [f'tensors with NaN or infinite values: 1: {DEEP}'],
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: changed(timms('ghostnet_050'), DEEP, lambda value: value.double() + 1e300),
-            [f'tensors with NaN or infinite values: 1: {DEEP}'],
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: changed(timms('ghostnet_050'), DEEP, Tensor.char),
-            [f'1 of 502 tensors differ: {DEEP}: expected torch.float32, got torch.int8'],
-        ),
-        (
-            lambda: GhostNet(width=0.5, norm_layer=GROUP_NORM),
-            lambda: timms('ghostnet_050'),
-            ['of the file have no place: bn1.running_mean; bn1.running_var; '],
-        ),
-        (
-            lambda: GhostNet(width=0.5),
-            lambda: of(GhostNet, norm_layer=GROUP_NORM),
-            ['of 502 tensors differ: bn1.running_mean is missing; '],
-        ),
-        (lambda: GhostNet(width=0.5, ratio=4), lambda: timms('ghostnet_050'), ['primary_conv.0.weight: ']),
-        (
-            lambda: GhostNet(width=0.5, dw_size=5),
-            lambda: timms('ghostnet_050'),
-            ['cheap_operation.0.weight: expected (4, 1, 5, 5), got (4, 1, 3, 3)'],
-        ),
-        (
-            lambda: GhostNet(width=0.5, num_classes=20),
-            lambda: timms('ghostnet_050'),
-            ['2 of 512 tensors differ: classifier.weight: expected (20, 1280), got (1000, 1280); '],
-        ),
-        (
-            lambda: GhostNet(width=1.1, out_indices=(0, 1, 2, 3)),
-            lambda: of(GhostNet, width=1.1, out_indices=(0,)),
-            ['blocks.3.0.ghost1.primary_conv.0.weight is missing'],
-        ),
-        (
-            lambda: GhostNetV3(width=0.5),
-            lambda: of(GhostNetV3, folded=True),
-            ['fit GhostNetV3 of width 0.5: ', 'of GhostNetV3 of width 0.5, folded for deployment. '],
-        ),
-        (
-            lambda: RepGhostNet(width=0.5),
-            lambda: of(RepGhostNet, folded=True),
-            ['fit RepGhostNet of width 0.5: ', 'of RepGhostNet of width 0.5, folded for deployment. '],
-        ),
-        (
-            lambda: nn.Linear(2, 2),
-            lambda: timms('ghostnet_050'),
-            [f'does not fit Linear: {HALF}2 of 2 tensors differ'],
-        ),
-    ],
-)
+@pytest.mark.parametrize(('model', 'content', 'message'), REFUSED)
 def test_what_does_not_fit_is_refused_and_changes_nothing(
-    model: Callable[[], nn.Module], content: Callable[[], State], messages: list[str], tmp_path: Path
+    model: Callable[[], nn.Module], content: Callable[[], State], message: str, tmp_path: Path
 ) -> None:
     network = model()
     before = copy.deepcopy(network.state_dict())
     path = save(content(), tmp_path / 'a.pth')
     with pytest.raises(UserError) as error:
         load_pretrained(network, path)
-    for message in (f'{path}: ', *messages):
-        assert message in str(error.value), (message, str(error.value))
+    assert f'{path}: ' in str(error.value) and message in str(error.value)
     assert holds(network, before)
 
 
@@ -393,16 +353,13 @@ def test_a_folded_network_takes_only_a_folded_file(tmp_path: Path) -> None:
     folded = hubs(of(RepGhostNet, folded=True), tmp_path)
     loaded = load_pretrained(model, folded)
     assert loaded.loaded == loaded.total == len(load_file(folded))
-    with pytest.raises(
-        UserError,
-        match='folded for deployment: the file is of RepGhostNet of width 0.5. ',
-    ):
+    with pytest.raises(UserError, match='folded for deployment: the file is of RepGhostNet of width 0.5. '):
         load_pretrained(model, save(of(RepGhostNet), tmp_path / 'a.pth'))
 
 
-@pytest.mark.parametrize('key', ['classifier.weight', 'blocks.9.0.bn1.running_var', 'conv_head.bias'])
+@pytest.mark.parametrize('key', ['classifier.weight', 'blocks.9.0.bn1.running_var'])
 def test_problems_in_what_is_left_out_do_not_matter(key: str, tmp_path: Path) -> None:
-    state = changed(timms('ghostnet_050'), key, with_nan)
+    state = changed(key, with_nan)
     model = build('ghostnet_050')
     load_pretrained(model, save(state, tmp_path / 'a.pth'))
     assert holds(model, state)
@@ -421,47 +378,32 @@ def cut(save_to: Callable[[Any, Path], Any], size: int) -> Callable[[Path], None
 
 
 @pytest.mark.parametrize(
-    ('make', 'message'),
+    'make',
     [
-        (lambda path: None, 'expected a checkpoint file, found nothing'),
-        (Path.mkdir, 'expected a checkpoint file, found a folder'),
-        (write(b''), 'empty'),
-        (write(b'<!DOCTYPE html>\n<p>'), 'a web page, not weights (a login or an error page, as a browser'),
-        (write(b'\xef\xbb\xbf<html lang="en">'), 'a web page, not weights'),
-        (
-            write(b'version https://git-lfs.github.com/spec/v1\n'),
-            'a pointer of Git LFS, not weights: get the',
-        ),
-        (write(b'Not Found'), "not weights; it begins with b'Not Found'"),
-        (write(b'\x80\x02}'), 'not a checkpoint that torch can read, or a damaged one'),
-        (write(b'PK\x03\x04'), 'damaged: it ends too early'),
-        (cut(save_file, 3000), 'damaged: Error while deserializing header: incomplete metadata'),
-        (cut(save_file, 20), 'damaged: Error while deserializing header'),
-        (cut(torch.save, 3000), 'damaged: it ends too early'),
-        (lambda path: save([torch.rand(2)], path), 'expected a dictionary of weights, found list'),
-        (lambda path: save({1: torch.rand(2)}, path), 'expected a dictionary of named weights'),
-        (lambda path: save({'state_dict': {}}, path), 'holds no tensors'),
-        (lambda path: save({'epoch': 3}, path), 'holds no tensors'),
-        (lambda path: save_file({}, path), 'holds no tensors'),
-        (lambda path: path.symlink_to('/proc/self/mem'), 'cannot be read (Input/output error)'),
+        lambda path: None,
+        Path.mkdir,
+        write(b''),
+        write(b'<!DOCTYPE html>\n<p>'),
+        write(b'version https://git-lfs.github.com/spec/v1\n'),
+        write(b'\x80\x02}'),
+        write(b'PK\x03\x04'),
+        cut(save_file, 3000),
+        cut(save_file, 20),
+        cut(torch.save, 3000),
+        lambda path: save([torch.rand(2)], path),
+        lambda path: save({1: torch.rand(2)}, path),
+        lambda path: save({'state_dict': {}}, path),
+        lambda path: save({'epoch': 3}, path),
+        lambda path: save_file({}, path),
+        lambda path: path.symlink_to('/proc/self/mem'),
     ],
 )
-def test_a_file_without_weights_is_named_with_what_it_is(
-    make: Callable[[Path], Any], message: str, tmp_path: Path
-) -> None:
+def test_a_file_without_weights_is_named(make: Callable[[Path], Any], tmp_path: Path) -> None:
     path = tmp_path / 'weights.pth'
     make(path)
-    model = build('ghostnet_050')
     with pytest.raises(UserError) as error:
-        load_pretrained(model, path)
-    assert str(error.value).startswith(f'{path}: {message}')
-
-
-def test_a_file_of_torch_under_the_other_name_is_answered_by_its_own(tmp_path: Path) -> None:
-    path = save(timms('ghostnet_050'), tmp_path / 'a.safetensors')
-    with pytest.raises(UserError, match=f'^{path}: named .safetensors, .* rename it to a.pth$'):
-        read_tensors(path)
-    assert read_tensors(hubs(timms('ghostnet_050'), tmp_path).rename(tmp_path / 'b.pth'))
+        load_pretrained(build('ghostnet_050'), path)
+    assert str(error.value).startswith(f'{path}: ') and '\n' not in str(error.value)
 
 
 @pytest.fixture
@@ -481,20 +423,16 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
 
 
-@pytest.mark.parametrize('place', ['file', 'url', 'by hand', 'upstream'])
-@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize(('place', 'zipped'), [('file', True), ('url', False), ('upstream', True)])
 def test_code_in_a_file_is_never_run(hub: Hub, place: str, zipped: bool, tmp_path: Path) -> None:
     trap = tmp_path / 'executed'
-    content = {**timms('ghostnet_050'), 'trap': Canary(trap)}
+    content = {**timms('ghostnet_050'), 'trap': canary(trap)}
     path = save(content, tmp_path / 'evil.pth', _use_new_zipfile_serialization=zipped)
     source = 'ghost://ghostnet_100'
     if place == 'file':
         source = str(path)
     elif place == 'url':
         source = hub.serve('/evil.pth', path.read_bytes())
-    elif place == 'by hand':
-        by_hand(PUBLISHED['ghostnet_100']).parent.mkdir(parents=True)
-        by_hand(PUBLISHED['ghostnet_100'], '.pth').write_bytes(path.read_bytes())
     else:
         hub.files.clear()
         hub.serve('/raw/a.pth', path.read_bytes())
@@ -519,42 +457,6 @@ def test_partial_needs_something_that_fits(tmp_path: Path) -> None:
     assert holds(model, {**before, 'bn1.weight': both['bn1.weight']})
 
 
-def test_a_published_name_promises_its_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PUBLISHED, 'ghostnet_100', replace(PUBLISHED['ghostnet_100'], width=1.3))
-    with pytest.raises(UserError, match='of width 1.3, got GhostNet of width 0.5 in .*; delete it'):
-        load_pretrained(GhostNet(width=0.5), 'ghost://ghostnet_100')
-
-
-@pytest.mark.parametrize(
-    ('tensor', 'message'),
-    [
-        (torch.zeros(1, device='meta').expand(8, 3, 3, 3), 'no plain tensor'),
-        (torch.zeros(8, 3, 3, 3).to_sparse(), 'no plain tensor'),
-        (torch.zeros(1).expand(10**9, 1280), 'has fewer numbers in the file'),
-        (torch.zeros(()), r'conv_stem.weight: expected \(8, 3, 3, 3\), got \(\)'),
-    ],
-)
-def test_odd_tensors_are_named(tensor: torch.Tensor, message: str, tmp_path: Path) -> None:
-    content = {**GhostNet(width=0.5).state_dict(), 'conv_stem.weight': tensor}
-    torch.save(content, tmp_path / 'odd.pth')
-    with pytest.raises(UserError, match=message):
-        load_pretrained(GhostNet(width=0.5), tmp_path / 'odd.pth')
-
-
-@pytest.mark.parametrize('shape', [(), (0, 24, 1, 1)])
-def test_a_width_is_not_guessed_from_nothing(shape: tuple[int, ...]) -> None:
-    state = {key: value for key, value in GhostNet(width=0.5).state_dict().items() if 'shortcut' not in key}
-    assert describe({**state, 'blocks.7.0.shortcut.2.weight': torch.zeros(shape)}) is None
-
-
-@pytest.mark.parametrize('width', [0.35, 0.5, 0.58, 0.72, 0.73, 1.0, 1.11, 1.3, 2.0])
-def test_widths_are_told_apart(width: float) -> None:
-    for network in (GhostNet, RepGhostNet):
-        found = describe(network(width=width).state_dict())
-        assert found is not None and found[0] == network.__name__
-        assert network(width=found[1]).out_channels == network(width=width).out_channels
-
-
 def test_an_extracted_backbone_is_complete(tmp_path: Path) -> None:
     model, state = trained()
     state['conv_stem.weight'] = state['conv_stem.weight'].to(memory_format=torch.channels_last)
@@ -574,20 +476,13 @@ def test_an_extracted_backbone_is_complete(tmp_path: Path) -> None:
 def test_what_cannot_be_extracted_is_reported(tmp_path: Path) -> None:
     _, state = trained()
     path = save(detector(state), tmp_path / 'epoch_1.pth')
-    (tmp_path / 'folder.safetensors').mkdir()
-    for out, message in (
-        ('backbone.pth', '-o .*backbone.pth: expected a name that ends in .safetensors'),
-        ('epoch_1.pth/a.safetensors', r'-o .*a.safetensors: cannot be written \(.+\)'),
-        ('folder.safetensors', r'-o .*folder.safetensors: cannot be written \(Is a directory\)'),
-    ):
-        with pytest.raises(UserError, match=message):
+    for out in ('backbone.pth', 'epoch_1.pth/a.safetensors'):
+        with pytest.raises(UserError, match=f'-o .*{out}: '):
             extract_backbone(path, tmp_path / out)
     out = tmp_path / 'a.safetensors'
-    with pytest.raises(
-        UserError, match=r"epoch_1.pth: no tensor has the prefix 'head.'; .* backbone \(502\), neck"
-    ):
+    with pytest.raises(UserError, match=r"epoch_1.pth: .*'head.'; .* backbone \(502\), neck"):
         extract_backbone(path, out, 'head')
-    with pytest.raises(UserError, match=r"b.pth: no tensor has the prefix 'backbone.'; .*blocks \(496\)"):
+    with pytest.raises(UserError, match=r"b.pth: .*'backbone.'; .*blocks \(496\)"):
         extract_backbone(save(state, tmp_path / 'b.pth'), out)
     assert not out.exists()
     assert len(extract_backbone(path, out, 'neck.lateral_convs')) == 2
