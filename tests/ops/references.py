@@ -19,7 +19,7 @@ def randn(*shape):
 
 
 def same(op, reference, *tensors):
-    """Hold output and gradients of both against each other."""
+    """Compare output and gradients of both."""
     results = []
     for function in (op, reference):
         leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]

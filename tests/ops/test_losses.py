@@ -92,9 +92,9 @@ def test_sigmoid_focal_loss_of_certain_answers():
     torch.testing.assert_close(logits.grad, torch.tensor([[0.75, -0.25, 0.75]]))
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('loss', [mmops.sigmoid_focal_loss, mmops.softmax_focal_loss])
-def test_focal_losses_of_other_dtypes(loss, dtype):
+def test_focal_losses_of_another_dtype(loss):
+    dtype = torch.float16
     logits, target = torch.randn(12, 4).to(dtype), torch.randint(0, 4, (12,))
     tolerance = {'atol': 4 * torch.finfo(dtype).eps, 'rtol': 4 * torch.finfo(dtype).eps}
     ours, wide = logits.clone().requires_grad_(), logits.double().requires_grad_()

@@ -22,8 +22,7 @@ from .references import (
 pytestmark = stand_ins
 
 
-@pytest.mark.parametrize('ratio', [0, 2])
-@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize(('aligned', 'ratio'), [(True, 0), (False, 2), (False, 0)])
 def test_roi_align(aligned, ratio):
     layer = mmops.RoIAlign((2, 3), 0.25, ratio, aligned=aligned)
     same(
@@ -42,15 +41,6 @@ def test_roi_pool():
     output = same(lambda x: layer(x, rois), lambda x: roi_pool_reference(x, rois, (2, 3), 0.25), features)
     assert (output[-1] == 0).all() and (output[0] != 0).all()
     assert gradcheck(lambda x: layer(x, rois), features.requires_grad_(), fast_mode=True)
-
-
-def test_roi_pool_gives_the_gradient_of_a_tie_to_the_first_cell():
-    features = torch.zeros(1, 2, 7, 9).index_fill(2, torch.tensor([0, 2, 5]), 1)
-    same(
-        lambda x: mmops.roi_pool(x, ROIS[-1:].float() * torch.tensor([0, 1, 1, 1, 1]), (2, 3), 0.25),
-        lambda x: roi_pool_reference(x, ROIS[-1:] * torch.tensor([0, 1, 1, 1, 1]), (2, 3), 0.25),
-        features,
-    )
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
@@ -118,17 +108,6 @@ def test_deform_roi_pool_counts_cells_in_float32():
     torch.testing.assert_close(mmops.DeformRoIPool((2, 3))(features, rois), rounded)
 
 
-@pytest.mark.parametrize('pack', [mmops.DeformRoIPoolPack, mmops.ModulatedDeformRoIPoolPack])
-def test_deform_roi_pool_packs(pack):
-    layer = pack((2, 3), 3, deform_fc_channels=8, spatial_scale=0.25).double()
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter)
-    features = randn(2, 3, 7, 9).requires_grad_()
-    assert gradcheck(lambda x: layer(x, ROIS[:3]), features, fast_mode=True)
-    layer(features, ROIS[:3]).sum().backward()
-    assert all(parameter.grad.any() for parameter in layer.parameters())
-
-
 def max_roi_align_reference(features, rois, size, scale, ratio, aligned):
     out = []
     for roi in rois:
@@ -145,8 +124,7 @@ def max_roi_align_reference(features, rois, size, scale, ratio, aligned):
     return torch.stack(out)
 
 
-@pytest.mark.parametrize('ratio', [0, 2])
-@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize(('aligned', 'ratio'), [(True, 0), (False, 2), (False, 0)])
 def test_roi_align_by_the_maximum(aligned, ratio):
     layer = mmops.RoIAlign((2, 3), 0.25, ratio, 'max', aligned)
     output = same(
