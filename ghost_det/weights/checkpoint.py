@@ -94,7 +94,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     if not path.is_file():
         found = 'a folder' if path.is_dir() else 'nothing'
         raise UserError(f'{path}: expected a checkpoint file, found {found}')
-    content = read_weights(path, _load_intact, path, map_location=map_location)
+    content: dict[str, Any] = read_weights(path, _load_intact, path, map_location=map_location)
     weights = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise UserError(f'{path}: expected a dictionary of named weights, found {type(weights).__name__}')

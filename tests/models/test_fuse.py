@@ -27,9 +27,7 @@ BACKBONES: list[dict[str, Any]] = [
     dict(type='GhostNetV3', width=0.5),
     dict(type='RepGhostNet', width=0.5),
     dict(type='GhostResNet', depth=18),
-    dict(type='ResNet', depth=18),
     dict(type='ResNet', depth=50, deep_stem=True),
-    dict(type='MobileNetV2', widen_factor=0.5),
     dict(type='CSPNeXt', deepen_factor=0.33, widen_factor=0.25),
 ]
 
@@ -59,9 +57,7 @@ def test_optimized_backbones_give_the_same_maps(cfg: dict[str, Any]) -> None:
     assert (norms(model) > 0) is (cfg['type'] == 'GhostResNet')
 
 
-@pytest.mark.parametrize(
-    'config', ['retinanet_ghostnet_fpn_lite', 'retinanet_ghostnet_ghostpan_lite', 'faster-rcnn_ghostnet_fpn']
-)
+@pytest.mark.parametrize('config', ['retinanet_ghostnet_ghostpan_lite', 'faster-rcnn_ghostnet_fpn'])
 def test_detectors_keep_their_outputs(config: str) -> None:
     cfg = Config.fromfile(CONFIGS / f'{config}.py')
     cfg.model.backbone.init_cfg = None
@@ -126,19 +122,11 @@ SMALL: dict[str, Any] = dict(width=0.5)
     ('network', 'settings'),
     [
         (GhostNet, dict(width=0.5)),
-        (GhostNet, dict(width=1.0)),
-        (GhostNet, dict(width=1.3)),
-        (GhostNet, dict(width=0.5, ratio=3)),
         (GhostNet, dict(width=0.35, ratio=5, dw_size=1)),
-        (GhostNet, dict(width=0.5, dw_size=4)),
-        (GhostNet, dict(width=0.5, dw_size=5, act_layer=nn.Hardswish)),
-        (GhostNetV2, dict(width=0.5)),
-        (GhostNetV2, dict(width=1.3, out_indices=(0, 1))),
+        (GhostNet, dict(width=0.5, dw_size=4, act_layer=nn.Hardswish)),
         (GhostNetV2, dict(width=0.5, ratio=3)),
-        (GhostNetV3, dict(width=0.5)),
-        (GhostNetV3, dict(width=1.0, ratio=3, out_indices=(1, 2))),
-        (RepGhostNet, dict(width=0.5)),
-        (RepGhostNet, dict(width=1.3, out_indices=(0, 2))),
+        (GhostNetV3, dict(width=0.5, ratio=3, out_indices=(1, 2))),
+        (RepGhostNet, dict(width=0.5, out_indices=(0, 2))),
     ],
 )
 def test_rewritten_networks_give_the_same_maps(network: type[GhostNet], settings: dict[str, Any]) -> None:
@@ -183,11 +171,6 @@ def test_blocks_with_other_norms_stay() -> None:
         want = model(x)
         assert same(want, rewrite(model)(x), 0)
     assert not any(isinstance(module, SplitBottleneck) for module in model.modules())
-
-
-def test_rewrite_refuses_a_model_in_training() -> None:
-    with pytest.raises(AssertionError):
-        rewrite(GhostNet(**SMALL))
 
 
 def concatenations(model: nn.Module) -> int:

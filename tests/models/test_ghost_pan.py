@@ -28,8 +28,10 @@ def maps(height: int, width: int, batch: int = 1) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize(('height', 'width'), [(32, 32), (33, 47), (75, 100), (320, 320), (321, 65)])
-@pytest.mark.parametrize(('start_level', 'num_outs'), [(0, 4), (0, 6), (1, 3), (1, 5), (3, 1), (3, 3)])
+@pytest.mark.parametrize(
+    ('height', 'width', 'start_level', 'num_outs'),
+    [(32, 32, 0, 4), (33, 47, 0, 6), (321, 65, 1, 3), (75, 100, 3, 1), (75, 100, 3, 3)],
+)
 def test_each_map_halves_the_one_before(height: int, width: int, start_level: int, num_outs: int) -> None:
     neck = small(start_level=start_level, num_outs=num_outs)
     outs = neck(maps(height, width, batch=2))
@@ -40,8 +42,7 @@ def test_each_map_halves_the_one_before(height: int, width: int, start_level: in
     assert all(out.isfinite().all() for out in outs)
 
 
-@pytest.mark.parametrize('kernel_size', [1, 3, 5])
-@pytest.mark.parametrize('num_blocks', [1, 2])
+@pytest.mark.parametrize(('kernel_size', 'num_blocks'), [(1, 2), (3, 1)])
 def test_kernel_and_blocks_reach_every_level(kernel_size: int, num_blocks: int) -> None:
     neck = small(kernel_size=kernel_size, num_blocks=num_blocks)
     strided = [*neck.downsamples, *neck.extra_lvl_in_conv, *neck.extra_lvl_out_conv]
@@ -52,7 +53,6 @@ def test_kernel_and_blocks_reach_every_level(kernel_size: int, num_blocks: int) 
         for block in blocks:
             for ghost in (block.ghost1, block.ghost2):
                 assert ghost.cheap_operation[0].kernel_size == (kernel_size,) * 2
-    assert [out.shape[2] for out in neck(maps(64, 64, batch=2))] == [8, 4, 2, 1, 1]
 
 
 def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
@@ -76,14 +76,6 @@ def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
         assert torch.allclose(got, want, atol=1e-6)
 
 
-def test_gradients_reach_every_parameter_and_every_used_map() -> None:
-    neck = small(num_blocks=2)
-    inputs = [x.requires_grad_() for x in maps(64, 96, batch=2)]
-    sum(out.square().mean() for out in neck(inputs)).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in neck.parameters())
-    assert [x.grad is not None for x in inputs] == [False, True, True, True]
-
-
 def test_every_output_sees_every_map() -> None:
     neck = small(act_layer=nn.LeakyReLU).eval()  # ReLU may stop the gradient of a map of one cell
     for level in range(5):
@@ -102,11 +94,10 @@ def test_norm_and_activation_reach_every_layer() -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(start_level=4), 'start_level is 4; 0 to 3'),
+        (dict(start_level=4), 'start_level is 4; expected 0 to 3'),
         (dict(start_level=-1), 'start_level is -1'),
-        (dict(num_outs=2), 'num_outs is 2; 3 or more'),
+        (dict(num_outs=2), 'num_outs is 2; expected 3 or more'),
         (dict(kernel_size=4), 'kernel_size is 4'),
-        (dict(kernel_size=-1), 'kernel_size is -1'),
         (dict(num_blocks=0), 'num_blocks is 0'),
     ],
 )
@@ -124,16 +115,8 @@ def test_copied_pickled_traced_and_exported_necks_are_the_same() -> None:
     neck = randomise(small()).eval()
     inputs = maps(75, 100)
     want = neck(inputs)
-    traced = torch.jit.trace(neck, (inputs,))
+    traced = torch.jit.trace(neck, (maps(64, 64),))
     exported = torch.export.export(neck, (inputs,)).module()
     for other in (copy.deepcopy(neck), pickle.loads(pickle.dumps(neck)), traced, exported):
         for one, two in zip(want, other(inputs), strict=True):
             assert torch.allclose(one, two, atol=1e-6)
-
-
-def test_a_traced_neck_follows_another_size() -> None:
-    neck = randomise(small()).eval()
-    traced = torch.jit.trace(neck, (maps(64, 64),))
-    other = maps(75, 100)
-    for one, two in zip(neck(other), traced(other), strict=True):
-        assert torch.allclose(one, two, atol=1e-6)

@@ -23,10 +23,17 @@ def in_full(scores: torch.Tensor, threshold: float, topk: int) -> tuple[torch.Te
     return values[:count], order % scores.shape[1], order // scores.shape[1]
 
 
-@pytest.mark.parametrize('rows', [0, 1, 7, 300])
-@pytest.mark.parametrize('classes', [1, 3, 80])
-@pytest.mark.parametrize('topk', [1, 5, 100, 100_000])
-@pytest.mark.parametrize('threshold', [0.0, 0.05, 0.9, 1.0])
+@pytest.mark.parametrize(
+    ('rows', 'classes', 'topk', 'threshold'),
+    [
+        (0, 3, 5, 0.05),
+        (7, 1, 1, 0.0),
+        (7, 3, 100, 0.05),
+        (300, 80, 100, 0.0),
+        (300, 3, 5, 0.9),
+        (300, 3, 5, 1.0),
+    ],
+)
 def test_the_best_scores_are_selected_the_first_of_equal_ones(
     rows: int, classes: int, topk: int, threshold: float
 ) -> None:
@@ -39,7 +46,7 @@ def test_the_best_scores_are_selected_the_first_of_equal_ones(
         assert torch.equal(found[0], slow(scores, threshold, topk)[0])
 
 
-@pytest.mark.parametrize('topk', [3, 50, 1000, 100_000])
+@pytest.mark.parametrize('topk', [3, 1000, 100_000])
 def test_scores_that_differ_are_selected_as_mmdet_does(topk: int) -> None:
     rows, classes = 400, 20
     values = torch.randperm(rows * classes, generator=torch.Generator().manual_seed(topk))
