@@ -116,7 +116,7 @@ def test_as_a_process_and_with_loader_workers_too(command: str, place: Path, sam
     done = subprocess.run(
         [sys.executable, '-m', 'ghost_det_main', name, *words], capture_output=True, text=True, timeout=300
     )
-    part = {'train': 'not an image', 'test': 'damaged', 'weights': 'refused', 'doctor': '--nope'}[name]
+    part = {'train': 'not an image', 'test': 'memory', 'weights': 'refused', 'doctor': '--nope'}[name]
     check(Case(command, (part,), name == 'train'), done.returncode, done.stdout + done.stderr, before, place)
 
 
