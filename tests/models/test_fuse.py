@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ BACKBONES: list[dict[str, Any]] = [
     dict(type='GhostNetV2', width=0.5),
     dict(type='GhostNetV3', width=0.5),
     dict(type='RepGhostNet', width=0.5),
+    dict(type='GhostNetV3', width=0.5, norm_cfg=dict(type='GN', num_groups=2)),
     dict(type='GhostResNet', depth=18),
     dict(type='ResNet', depth=50, deep_stem=True),
     dict(type='CSPNeXt', deepen_factor=0.33, widen_factor=0.25),
@@ -143,15 +143,6 @@ def test_rewritten_networks_give_the_same_maps(network: type[GhostNet], settings
     assert split == (0 if network is RepGhostNet else sum(map(len, model.blocks)))
 
 
-def test_a_deployed_or_rewritten_network_can_be_rewritten() -> None:
-    model = randomise(GhostNetV3(**SMALL)).eval()
-    x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        want = model(x)
-        model.switch_to_deploy()
-        assert same(want, rewrite(rewrite(model))(x), 1e-5)
-
-
 def test_the_classifier_and_the_neck_stay_the_same() -> None:
     x = torch.rand(1, 3, 64, 64)
     classifier = randomise(GhostNet(num_classes=5, **SMALL)).eval()
@@ -162,15 +153,6 @@ def test_the_classifier_and_the_neck_stay_the_same() -> None:
         got = [rewrite(classifier)(x), *rewrite(neck)(maps)]
     assert same(want, got, 1e-5)
     assert any(isinstance(module, SplitBottleneck) for module in neck.modules())
-
-
-def test_blocks_with_other_norms_stay() -> None:
-    model = GhostNet(norm_layer=partial(nn.GroupNorm, 2), **SMALL).eval()
-    x = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        want = model(x)
-        assert same(want, rewrite(model)(x), 0)
-    assert not any(isinstance(module, SplitBottleneck) for module in model.modules())
 
 
 def concatenations(model: nn.Module) -> int:

@@ -20,16 +20,6 @@ def test_parameters_follow_the_papers_formula(k: int, d: int, s: int) -> None:
     assert conv_parameters(GhostModule(c, n, k, s, d)) == c * m * k**2 + m * (s - 1) * d**2
 
 
-def test_arguments_are_those_of_the_reference_code_in_order() -> None:
-    module = GhostModule(8, 10, 3, 3, 5, 2, False)
-    assert module.primary_conv[0].kernel_size == (3, 3)
-    assert module.primary_conv[0].stride == (2, 2)
-    assert module.primary_conv[0].out_channels == 4  # ceil(10 / 3)
-    assert module.cheap_operation[0].kernel_size == (5, 5)
-    assert module.cheap_operation[0].groups == 4
-    assert not any(isinstance(m, nn.ReLU) for m in module.modules())
-
-
 @pytest.mark.parametrize(('d', 's', 'stride'), [(1, 2, 1), (4, 3, 2), (5, 5, 1)])
 def test_shape_for_every_ratio_and_kernel(d: int, s: int, stride: int) -> None:
     out = GhostModule(6, 11, 3, s, d, stride)(torch.rand(2, 6, 9, 7))

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import copy
-import math
-import pickle
-from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmcv.cnn.bricks.wrappers import Conv2d as MmcvConv2d
 from mmdet.registry import MODELS
@@ -104,16 +100,6 @@ def test_dtype_device_mode_and_requires_grad_are_kept() -> None:
     for name, parameter in ghost.named_parameters():
         assert parameter.dtype == torch.float16 and parameter.device.type == 'meta'
         assert parameter.requires_grad is name.endswith('bias')
-
-
-def test_it_works_in_place_and_returns_the_module() -> None:
-    net = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-    norm = net[1]
-    assert ghostify(net) is net
-    assert isinstance(net[0], GhostConv2d) and net[1] is norm
-    assert isinstance(ghostify(nn.Conv2d(8, 16, 3)), GhostConv2d)
-    linear = nn.Linear(3, 3)
-    assert ghostify(linear) is linear
 
 
 @pytest.mark.parametrize(
@@ -219,14 +205,7 @@ def vgg16() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
 
 
-@pytest.mark.parametrize(
-    ('s', 'd', 'params', 'macs'),
-    [
-        (2, 1, 7.6, 157),
-        (2, 7, 7.7, 163),
-        (5, 3, 3.3, 65),
-    ],
-)
+@pytest.mark.parametrize(('s', 'd', 'params', 'macs'), [(2, 1, 7.6, 157), (2, 7, 7.7, 163), (5, 3, 3.3, 65)])
 def test_ghost_vgg_16_is_the_papers_to_the_last_digit(s: int, d: int, params: float, macs: int) -> None:
     net = ghostify(vgg16(), s, d)
     # The first convolution is left, as in the authors' code, but the paper's tables count it as replaced.
@@ -237,61 +216,10 @@ def test_ghost_vgg_16_is_the_papers_to_the_last_digit(s: int, d: int, params: fl
     assert round(conv_macs(net, 32) / 1e6) == macs
 
 
-@pytest.mark.parametrize(
-    ('s', 'params', 'paper_params', 'paper_gmacs'), [(2, 13_953_512, 13.0, 2.2), (4, 8_151_752, 6.5, 1.2)]
-)
-def test_ghost_resnet_50_against_the_paper(
-    s: int, params: int, paper_params: float, paper_gmacs: float
-) -> None:
-    net = ghostify(resnet50(), s)
-    assert parameters(net) == params
-    # The authors' own code has 13.95 M and 8.15 M, too (issue 146 of huawei-noah/Efficient-AI-Backbones).
-    # The paper's figures are met where the 2.05 M of the classifier are divided by s like all else.
-    fc = parameters(net.fc)
-    assert (params - fc + fc / s) / 1e6 == pytest.approx(paper_params, rel=0.02)
-    assert conv_macs(net, 224) / 1e9 == pytest.approx(paper_gmacs, rel=0.025)
-
-
-def test_fpn_and_shared_head_learn() -> None:
-    neck = MODELS.build(dict(type='FPN', in_channels=[16, 32, 64], out_channels=32, num_outs=4))
-    head = MODELS.build(
-        dict(type='RetinaHead', num_classes=3, in_channels=32, stacked_convs=2, feat_channels=32)
-    )
-    for part in (neck, head):
-        part.init_weights()
-    ghostify(neck)
-    ghostify(head, skip=['retina_cls', 'retina_reg'])
-    assert len(ghosts(neck)) == 6  # lateral 1x1 and output 3x3 of three levels
-    assert ghosts(head) == [f'{tower}.{i}.conv' for tower in ('cls_convs', 'reg_convs') for i in range(2)]
-    assert head.retina_cls.bias.unique().item() == pytest.approx(-math.log(99))  # the focal loss's prior
-    image_maps = [torch.rand(1, c, 64 // s, 64 // s) for c, s in ((16, 8), (32, 16), (64, 32))]
-    scores, boxes = head(neck(image_maps))
-    assert [tuple(s.shape) for s in scores] == [(1, 27, n, n) for n in (8, 4, 2, 1)]
-    assert [tuple(b.shape) for b in boxes] == [(1, 36, n, n) for n in (8, 4, 2, 1)]
-    sum(m.square().mean() for m in (*scores, *boxes)).backward()
-    for part in (neck, head):
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
-
-
-def test_a_head_that_shares_convolutions_between_levels_still_does() -> None:
-    size = dict(num_classes=3, num_ins=3, in_channels=32, feat_channels=32, stacked_convs=2)
-    head = ghostify(MODELS.build(dict(type='RetinaSepBNHead', **size)))
-    for tower in (head.cls_convs, head.reg_convs):
-        for one, other in pairwise(tower):
-            assert all(isinstance(a.conv, GhostConv2d) and a.conv is b.conv for a, b in zip(one, other))
-
-
-def test_a_conv_module_keeps_its_norm_activation_and_padding_layer() -> None:
-    block = ConvModule(16, 32, 3, padding=1, norm_cfg=dict(type='BN'), padding_mode='reflect')
-    ghostify(block)
-    assert ghosts(block) == ['conv']
-    assert block(torch.rand(2, 16, 8, 8)).shape == (2, 32, 8, 8)
-    assert block.norm.num_features == 32
-
-
-def test_copied_pickled_traced_and_exported_networks_are_the_same() -> None:
-    net = ghostify(nn.Sequential(nn.Conv2d(6, 9, 3, 2, 1), nn.BatchNorm2d(9))).eval()
-    x = torch.rand(1, 6, 12, 12)
-    traced, exported = torch.jit.trace(net, x), torch.export.export(net, (x,)).module()
-    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), traced, exported):
-        assert torch.equal(other(x), net(x))
+def test_ghost_resnet_50_against_the_paper() -> None:
+    net = resnet50()
+    assert ghostify(net, 4) is net
+    # As the authors' own code (issue 146 of huawei-noah/Efficient-AI-Backbones). The paper's 6.5 M are met if
+    # the classifier's 2.05 M are divided by 4, too.
+    assert parameters(net) == 8_151_752
+    assert conv_macs(net, 224) / 1e9 == pytest.approx(1.2, rel=0.025)
