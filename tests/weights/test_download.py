@@ -7,7 +7,7 @@ import io
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -24,19 +24,12 @@ from ghost_det.weights.download import fetch, fetch_url, git_blob_of, locate
 from .hub import Hub, ask, running
 
 GONE = 'http://127.0.0.1:9'  # nobody listens
-
-
-def zipped(seed: int) -> bytes:
-    torch.manual_seed(seed)
-    file = io.BytesIO()
-    torch.save({'a': torch.rand(2000)}, file)
-    return file.getvalue()
-
-
-HUBS = save({'a': torch.rand(1000)})
-UPSTREAMS = zipped(0)
+FILE = io.BytesIO()
+torch.save({'a': torch.rand(2000)}, FILE)
+UPSTREAMS = FILE.getvalue()
 BLOB = hashlib.sha1(b'blob %d\0' % len(UPSTREAMS) + UPSTREAMS).hexdigest()
-FLIPPED = HUBS[:-1] + bytes([HUBS[-1] ^ 1])
+HUBS = save({'a': torch.rand(1000)})
+SHA256 = hashlib.sha256(HUBS).hexdigest()
 
 
 @pytest.fixture
@@ -51,12 +44,11 @@ def weights(request: pytest.FixtureRequest, hub: Hub) -> Variant:
     entry = replace(PUBLISHED['ghostnetv2_130'], url=f'{hub.url}/raw/weights.pth')
     if request.param == 'unknown':
         return entry
-    return replace(entry, revision='a' * 40, sha256=hashlib.sha256(HUBS).hexdigest(), git_blob=BLOB)
+    return replace(entry, revision='a' * 40, sha256=SHA256, git_blob=BLOB)
 
 
 def downloads() -> list[Path]:
-    folder = Path(os.environ['TORCH_HOME'], 'hub', 'checkpoints')
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    return sorted(Path(os.environ['TORCH_HOME']).glob('hub/checkpoints/*'))
 
 
 def test_names_files_and_addresses_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -77,47 +69,36 @@ def test_the_git_hash_is_gits(tmp_path: Path) -> None:
     assert git_blob_of(tmp_path / 'a') == 'ce013625030ba8dba906f756967f9e9ca394464a'  # git hash-object
 
 
-def test_the_hubs_file_is_downloaded_once(
+def test_damaged_content_is_refused_until_deleted_and_the_file_downloaded_once(
     hub: Hub, weights: Variant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    hub.publish(weights, HUBS)
-    path = fetch(weights)
-    assert path.read_bytes() == HUBS
-    ask(monkeypatch, GONE, tmp_path)
-    assert fetch(weights) == path
-    assert hub.asked == [f'/{weights.hub}/resolve/{weights.revision}/model.safetensors']
-
-
-def test_damaged_content_is_refused_and_downloaded_again_once_deleted(hub: Hub, weights: Variant) -> None:
     hub.publish(weights, HUBS, 'flip', None)
-    wrong = hashlib.sha256(FLIPPED).hexdigest()
-    right = hashlib.sha256(HUBS).hexdigest()
-    with pytest.raises(UserError, match=f'expected the SHA-256 {right}, got {wrong}; delete it') as error:
+    with pytest.raises(UserError, match=f'expected the SHA-256 {SHA256}, got .*; delete it') as error:
         fetch(weights, ['hub'])
-    path = re.search(r': (/\S+): expected', str(error.value))
-    assert path is not None
-    Path(path[1]).unlink()
-    assert fetch(weights, ['hub']).read_bytes() == HUBS and len(hub.asked) == 2
+    cached = re.search(r': (/\S+): expected', str(error.value))
+    assert cached is not None
+    Path(cached[1]).unlink()
+    path = fetch(weights)
+    ask(monkeypatch, GONE, tmp_path)
+    assert fetch(weights) == path and path.read_bytes() == HUBS
+    assert hub.asked == [f'/{weights.hub}/resolve/{weights.revision}/model.safetensors'] * 2
 
 
-@pytest.mark.parametrize('source', ['hub', 'upstream'])
+@pytest.mark.parametrize(('source', 'content'), [('hub', HUBS), ('upstream', UPSTREAMS)])
 def test_a_cut_download_is_resumed(
-    hub: Hub, weights: Variant, source: str, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, weights: Variant, source: str, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 512)  # 10 MiB
     hub.publish(weights, HUBS, 'cut', None)
     hub.serve('/raw/weights.pth', UPSTREAMS, 'cut', None)
-    content = {'hub': HUBS, 'upstream': UPSTREAMS}[source]
     assert fetch(weights, [source]).read_bytes() == content
     first, second = hub.asked
     assert second == f'{first} from {len(content) // 2 // 512 * 512}'
 
 
-@pytest.mark.parametrize('failures', [[404], ['flip'], ['cut']])
-def test_if_the_hub_fails_the_authors_file_is_used(
-    hub: Hub, weights: Variant, failures: list[str | int]
-) -> None:
-    hub.publish(weights, HUBS, *failures)
+@pytest.mark.parametrize('failure', [404, 'flip', 'cut'])
+def test_if_the_hub_fails_the_authors_file_is_used(hub: Hub, weights: Variant, failure: str | int) -> None:
+    hub.publish(weights, HUBS, failure)
     hub.serve('/raw/weights.pth', UPSTREAMS)
     path = fetch(weights)
     assert path.read_bytes() == UPSTREAMS and [path] == downloads()
@@ -137,24 +118,22 @@ def test_if_both_fail_one_message_has_the_reasons_and_the_options(
     for part in (page, weights.url, '--pretrained FILE', 'init_cfg=None'):
         assert part in options
     assert downloads() == []
+    (tmp_path / 'file').touch()  # root may write to read-only folders, but nobody below a file
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
+    hub.serve('/raw/weights.pth', UPSTREAMS)
+    with pytest.raises(UserError, match=rf'\(to {tmp_path}/file/hub/checkpoints\): .*Not a directory'):
+        fetch(weights, ['upstream'])
 
 
-def test_offline_no_url_is_downloaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = hub.serve('/a.pth', UPSTREAMS)
+def test_a_url_is_downloaded_once_and_offline_not_at_all(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.serve('/stored here', UPSTREAMS)
+    url = hub.serve('/a/weights.pth', b'', '/stored%20here')
     path = fetch_url(url, BLOB)
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    assert fetch_url(url, BLOB) == path
+    assert path.read_bytes() == UPSTREAMS and locate(url) == fetch_url(url, BLOB) == path
     path.write_bytes(b'x')
     with pytest.raises(UserError, match=f'{url}: not downloaded, as HF_HUB_OFFLINE is set$'):
         fetch_url(url, BLOB)
-    assert len(hub.asked) == 1
-
-
-def test_a_url_is_downloaded_once_and_redirects_are_followed(hub: Hub) -> None:
-    hub.serve('/stored here', UPSTREAMS)
-    url = hub.serve('/a/weights.pth', b'', '/stored%20here')
-    path = locate(url)
-    assert path.read_bytes() == UPSTREAMS and locate(url) == path
     assert hub.asked == ['/a/weights.pth', '/stored here'] and downloads() == [path]
 
 
@@ -162,7 +141,6 @@ def test_a_url_is_downloaded_once_and_redirects_are_followed(hub: Hub) -> None:
     ('content', 'failure', 'message'),
     [
         (b'<!DOCTYPE html><title>Sign in</title>', None, 'web page'),
-        (b'{"error": "quota"}', None, r'not weights.*{"error": "quota"}'),
         (b'version https://git-lfs.github.com/spec/v1\noid', None, 'Git LFS'),
         (b'', None, 'not weights'),
         (HUBS, 'close', 'damaged: .*incomplete metadata'),
@@ -179,14 +157,16 @@ def test_nothing_incomplete_or_wrong_is_kept(
     with pytest.raises(UserError, match=f'^{re.escape(url)}.*: .*{message}'):
         fetch_url(url, BLOB)
     assert downloads() == []
-    hub.serve('/weights.pth', UPSTREAMS)
-    path = fetch_url(url, BLOB)
-    path.write_bytes(UPSTREAMS[:-5])
+
+
+def test_a_damaged_copy_is_downloaded_again(hub: Hub) -> None:
+    url = hub.serve('/weights.pth', UPSTREAMS)
+    fetch_url(url, BLOB).write_bytes(UPSTREAMS[:-5])
     assert fetch_url(url, BLOB).read_bytes() == UPSTREAMS
 
 
 @pytest.mark.parametrize(
-    'path', ['/b/weights.pth', '', '/%2e%2e%2f%2e%2e%2fescaped', '/..%5Cescaped', '/' + 'ü' * 300]
+    'path', ['/b/weights.pth', '', '/%2e%2e%2fescaped', '/..%5Cescaped', '/' + 'ü' * 300]
 )
 def test_every_url_has_a_file_of_its_own_in_one_folder(hub: Hub, path: str, tmp_path: Path) -> None:
     other = fetch_url(hub.serve('/weights.pth', HUBS))
@@ -202,52 +182,16 @@ def test_an_invalid_address_is_named(hub: Hub, url: str) -> None:
     assert downloads() == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(
-    hub: Hub, weights: Variant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / 'file').touch()  # root may write to read-only folders, but nobody below a file
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
-    ask(monkeypatch, hub.url, tmp_path / 'file')
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'file/hf'))
-    hub.publish(weights, HUBS)
-    hub.serve('/raw/weights.pth', UPSTREAMS)
-    with pytest.raises(UserError) as error:
-        fetch(weights)
-    _, first, second, _ = str(error.value).splitlines()
-    assert f'(to {tmp_path}/file/hf)' in first and 'Not a directory' in first
-    assert f'(to {tmp_path}/file/hub/checkpoints)' in second and 'Not a directory' in second
-
-
-def in_processes(count: int, call: Callable[[], object]) -> list[multiprocessing.process.BaseProcess]:
-    def work() -> None:
-        try:
-            call()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-
-    processes = [multiprocessing.get_context('fork').Process(target=work) for _ in range(count)]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        Event().wait(0.01)  # time.sleep is replaced
-    raise TimeoutError
-
-
 def test_several_processes_get_the_file_also_after_one_was_killed(hub: Hub) -> None:
     url = hub.serve('/weights.pth', UPSTREAMS, 'hold')
-
-    def call() -> None:
-        assert fetch_url(url).read_bytes() == UPSTREAMS
-
-    processes = in_processes(3, call)
-    wait_for(lambda: len(hub.asked) == 3)
+    fork = multiprocessing.get_context('fork')
+    processes = [fork.Process(target=fetch_url, args=(url,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for _ in range(500):
+        if len(hub.asked) == 3:
+            break
+        Event().wait(0.01)  # time.sleep is replaced
     processes[0].kill()
     processes[0].join(10)
     hub.go.set()
