@@ -191,74 +191,69 @@ def with_nan(tensor: Tensor) -> Tensor:
     return tensor
 
 
-DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
-STEM = 'conv_stem.weight'
 HALF = 'the file is of GhostNet of width 0.5'
-UNKNOWN = ('blocks.8.4.extra', 'blocks.10.0.conv.weight', 'classifier.scale')
-REFUSED: list[tuple[dict[str, Any], Callable[[State], State], str]] = [
-    (dict(width=0.35), lambda state: state, f'does not fit GhostNet of width 0.35: {HALF}. '),
-    (dict(network=GhostNetV2), lambda state: state, f'{HALF}. 252 of 754 tensors differ: '),
-    (dict(), lambda state: timms('ghostnetv2_100'), 'of GhostNetV2 of width 1. '),
-    (dict(), lambda state: timms('repghostnet_050'), 'of RepGhostNet of width 0.5. '),
-    (
-        dict(),
-        lambda state: timm.create_model('resnet10t').state_dict(),
-        'of another kind of network. 501 of 502 tensors differ: conv_stem.weight is missing',
-    ),
-    (
-        dict(),
-        lambda state: {key: value for key, value in state.items() if key != DEEP},
-        f'1 of 502 tensors differ: {DEEP} is missing. ',
-    ),
-    *(
+FOLDED = 'fit RepGhostNet of width 0.5: the file is of RepGhostNet of width 0.5, folded for deployment. '
+
+
+@pytest.mark.parametrize(
+    ('settings', 'content', 'message'),
+    [
+        (dict(width=0.35), timms, f'does not fit GhostNet of width 0.35: {HALF}. '),
+        (dict(network=GhostNetV2), timms, f'{HALF}. 252 of 754 tensors differ: '),
+        (dict(), lambda: timms('ghostnetv2_100'), 'of GhostNetV2 of width 1. '),
+        (dict(), lambda: timms('repghostnet_050'), 'of RepGhostNet of width 0.5. '),
+        (dict(), lambda: timms('resnet10t'), 'of another kind of network. 501 of 502 tensors differ: conv_'),
+        (dict(norm_layer=GROUP_NORM), timms, 'unknown: bn1.running_mean; '),
+        (dict(dw_size=5), timms, '0.weight: expected (4, 1, 5, 5), got (4, 1, 3, 3)'),
+        (dict(num_classes=20), timms, '2 of 512 tensors differ: classifier.weight: expected (20, '),
+        (dict(), lambda: build(out_indices=(0,)).state_dict(), 'blocks.3.0.ghost1.'),
+        (dict(network=RepGhostNet), lambda: build(RepGhostNet, folded=True).state_dict(), FOLDED),
         (
-            dict(num_classes=1000),
-            lambda state, key=key: {**state, key: torch.zeros(1)},
-            f'{HALF}. 1 tensors of the file are unknown: {key}. ',
-        )
-        for key in UNKNOWN
-    ),
-    (dict(norm_layer=GROUP_NORM), lambda state: state, 'unknown: bn1.running_mean; '),
-    (dict(dw_size=5), lambda state: state, '0.weight: expected (4, 1, 5, 5), got (4, 1, 3, 3)'),
-    (dict(num_classes=20), lambda state: state, '2 of 512 tensors differ: classifier.weight: expected (20, '),
-    (dict(), lambda state: build(out_indices=(0,)).state_dict(), 'blocks.3.0.ghost1.'),
-    (
-        dict(network=RepGhostNet),
-        lambda state: build(RepGhostNet, folded=True).state_dict(),
-        'fit RepGhostNet of width 0.5: the file is of RepGhostNet of width 0.5, folded for deployment. ',
-    ),
-    (
-        dict(network=RepGhostNet, folded=True),
-        lambda state: timms('repghostnet_050'),
-        'folded for deployment: the',
-    ),
-    (dict(), lambda state: {**state, DEEP: with_nan(state[DEEP])}, f'NaN or infinite values: 1: {DEEP}'),
-    (
-        dict(),
-        lambda state: {**state, DEEP: state[DEEP].double() + 1e300},
-        f'NaN or infinite values: 1: {DEEP}',
-    ),
-    (
-        dict(),
-        lambda state: {**state, DEEP: state[DEEP].char()},
-        f'{DEEP}: expected torch.float32, got torch.',
-    ),
-    (dict(), lambda state: {**state, STEM: state[STEM].to_sparse()}, f'{STEM} is sparse'),
-    (dict(), lambda state: {**state, STEM: torch.zeros(())}, f'{STEM}: expected (8, 3, 3, 3), got ()'),
-]
-
-
-@pytest.mark.parametrize(('settings', 'change', 'message'), REFUSED)
-def test_what_does_not_fit_is_refused_and_changes_nothing(
-    settings: dict[str, Any], change: Callable[[State], State], message: str, tmp_path: Path
+            dict(network=RepGhostNet, folded=True),
+            lambda: timms('repghostnet_050'),
+            ', folded for deployment:',
+        ),
+    ],
+)
+def test_the_file_of_another_network_is_refused_and_changes_nothing(
+    settings: dict[str, Any], content: Callable[[], State], message: str, tmp_path: Path
 ) -> None:
-    model = build(**settings)
+    refused(build(**settings), content(), message, tmp_path)
+
+
+def refused(model: nn.Module, content: State, message: str, folder: Path) -> None:
     before = copy.deepcopy(model.state_dict())
-    path = save(change(timms()), tmp_path / 'a.pth')
+    path = save(content, folder / 'a.pth')
     with pytest.raises(UserError) as error:
         load_pretrained(model, path)
     assert f'{path}: ' in str(error.value) and message in str(error.value)
     assert holds(model, before)
+
+
+DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
+STEM = 'conv_stem.weight'
+
+
+@pytest.mark.parametrize(
+    ('key', 'change', 'message'),
+    [
+        (DEEP, lambda value: None, '1 of 512 tensors differ: KEY is missing. '),
+        (DEEP, with_nan, 'NaN or infinite values: 1: KEY'),
+        (DEEP, lambda value: value.double() + 1e300, 'NaN or infinite values: 1: KEY'),
+        (DEEP, Tensor.char, 'KEY: expected torch.float32, got torch.int8'),
+        (STEM, Tensor.to_sparse, 'KEY is sparse'),
+        (STEM, lambda value: torch.zeros(()), 'KEY: expected (8, 3, 3, 3), got ()'),
+        ('blocks.8.4.extra', torch.tensor, '1 tensors of the file are unknown: KEY. '),
+        ('blocks.10.0.conv.weight', torch.tensor, '1 tensors of the file are unknown: KEY. '),
+        ('classifier.scale', torch.tensor, '1 tensors of the file are unknown: KEY. '),
+    ],
+)
+def test_a_file_with_one_wrong_tensor_is_refused_and_changes_nothing(
+    key: str, change: Callable[[Any], Tensor | None], message: str, tmp_path: Path
+) -> None:
+    state = {**timms(), key: change(timms().get(key, 0))}
+    content = {name: value for name, value in state.items() if value is not None}
+    refused(build(num_classes=1000), content, message.replace('KEY', key), tmp_path)
 
 
 def test_a_folded_file_fits_a_folded_network_and_problems_in_what_is_left_out_do_not_matter(
