@@ -13,17 +13,12 @@ def conv_parameters(module: nn.Module) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
-@pytest.mark.parametrize(('k', 'd', 's'), [(1, 3, 2), (3, 5, 3), (5, 1, 4)])
-def test_parameters_follow_the_papers_formula(k: int, d: int, s: int) -> None:
-    c, n = 80, 100
-    m = math.ceil(n / s)
-    assert conv_parameters(GhostModule(c, n, k, s, d)) == c * m * k**2 + m * (s - 1) * d**2
-
-
-@pytest.mark.parametrize(('d', 's', 'stride'), [(1, 2, 1), (4, 3, 2), (5, 5, 1)])
-def test_shape_for_every_ratio_and_kernel(d: int, s: int, stride: int) -> None:
-    out = GhostModule(6, 11, 3, s, d, stride)(torch.rand(2, 6, 9, 7))
-    assert out.shape == (2, 11, math.ceil(9 / stride), math.ceil(7 / stride))
+@pytest.mark.parametrize(('k', 'd', 's', 'stride'), [(1, 3, 2, 1), (3, 4, 3, 2), (5, 1, 4, 1)])
+def test_shape_and_parameters_follow_the_papers_formula(k: int, d: int, s: int, stride: int) -> None:
+    c, n = 8, 11
+    module, m = GhostModule(c, n, k, s, d, stride), math.ceil(n / s)
+    assert conv_parameters(module) == c * m * k**2 + m * (s - 1) * d**2
+    assert module(torch.rand(2, c, 9, 7)).shape == (2, n, math.ceil(9 / stride), math.ceil(7 / stride))
 
 
 def test_first_half_is_the_primary_convolution_and_second_half_its_ghosts() -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 from functools import partial
 
 import pytest
@@ -42,17 +40,14 @@ def test_each_map_halves_the_one_before(height: int, width: int, start_level: in
     assert all(out.isfinite().all() for out in outs)
 
 
-@pytest.mark.parametrize(('kernel_size', 'num_blocks'), [(1, 2), (3, 1)])
-def test_kernel_and_blocks_reach_every_level(kernel_size: int, num_blocks: int) -> None:
-    neck = small(kernel_size=kernel_size, num_blocks=num_blocks)
+def test_kernel_and_blocks_reach_every_level() -> None:
+    neck = small(kernel_size=3, num_blocks=2)
     strided = [*neck.downsamples, *neck.extra_lvl_in_conv, *neck.extra_lvl_out_conv]
-    assert len(strided) == 6
-    assert all(conv.depthwise_conv.conv.kernel_size == (kernel_size,) * 2 for conv in strided)
-    for blocks in (*neck.top_down_blocks, *neck.bottom_up_blocks):
-        assert len(blocks) == num_blocks
-        for block in blocks:
-            for ghost in (block.ghost1, block.ghost2):
-                assert ghost.cheap_operation[0].kernel_size == (kernel_size,) * 2
+    blocks = [block for each in (*neck.top_down_blocks, *neck.bottom_up_blocks) for block in each]
+    assert (len(strided), len(blocks)) == (6, 8)
+    assert all(conv.depthwise_conv.conv.kernel_size == (3, 3) for conv in strided)
+    for ghost in (ghost for block in blocks for ghost in (block.ghost1, block.ghost2)):
+        assert ghost.cheap_operation[0].kernel_size == (3, 3)
 
 
 def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
@@ -103,12 +98,7 @@ def test_maps_of_another_backbone_are_refused() -> None:
         small()(maps(64, 64)[1:])
 
 
-def test_copied_pickled_traced_and_exported_necks_are_the_same() -> None:
-    neck = randomise(small()).eval()
-    inputs = maps(75, 100)
-    want = neck(inputs)
-    traced = torch.jit.trace(neck, (maps(64, 64),))
-    exported = torch.export.export(neck, (inputs,)).module()
-    for other in (copy.deepcopy(neck), pickle.loads(pickle.dumps(neck)), traced, exported):
-        for one, two in zip(want, other(inputs), strict=True):
-            assert torch.allclose(one, two, atol=1e-6)
+def test_an_exported_neck_is_the_same() -> None:
+    neck, inputs = randomise(small()).eval(), maps(75, 100)
+    for one, two in zip(neck(inputs), torch.export.export(neck, (inputs,)).module()(inputs), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
