@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +24,6 @@ from .ghost_module import BATCH_NORMS, GhostModule, children_of, is_plain_conv
 from .selection import select_fast
 
 Module = TypeVar('Module', bound=nn.Module)
-NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def optimize(model: Module, compile: bool = False, threads: int | None = None) -> Module:
@@ -88,20 +88,15 @@ def fold_norms(model: nn.Module) -> None:
     """Fold training branches and batch norms into convolutions, in place; for models in evaluation mode."""
     parts: list[Any] = list(model.modules())
     for module in parts:
-        if hasattr(module, 'switch_to_deploy') and not any(map(_is_other_norm, module.modules())):
-            module.switch_to_deploy()
+        if hasattr(module, 'switch_to_deploy'):
+            with suppress(ValueError):  # branches with other norms stay
+                module.switch_to_deploy()
     for parent, conv_name, norm_name in list(_pairs(model)):
         conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, BATCH_NORMS)
         # A copy: other levels may share the convolution, but not the norm.
         setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
         setattr(parent, norm_name, nn.Identity())
-
-
-def _is_other_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a norm that cannot be folded; branches with one stay."""
-    folds = isinstance(module, BATCH_NORMS) and module.running_var is not None
-    return isinstance(module, NORMS) and not folds
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -205,8 +200,10 @@ class SplitBottleneck(nn.Module):
 
 
 def _is_plain(block: GhostBottleneck) -> bool:
+    """Tell whether a block concatenates halves and its norms were folded, which gives convolutions a bias."""
     has_halves = isinstance(block.ghost1, GhostModule) and isinstance(block.ghost2, GhostModule)
-    return has_halves and not any(isinstance(layer, NORMS) for layer in block.modules())
+    convs = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
+    return has_halves and all(conv.bias is not None for conv in convs)
 
 
 def _part_of(conv: Any, weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Conv2d:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -53,6 +54,7 @@ REPGHOST_TABLE: tuple[tuple[Row, ...], ...] = tuple(
     tuple(row._replace(expansion=120 if row.expansion == 184 else row.expansion // 2) for row in rows)
     for rows in GHOSTNET_TABLE
 )
+ENDS, STRIDES = (2, 4, 6, 8), (4, 8, 16, 32)  # the last group of each stage, and its pixels per cell
 
 
 class GhostNet(nn.Module):
@@ -109,7 +111,7 @@ class GhostNet(nn.Module):
     head_channels: ClassVar[int] = 1280
     bottleneck: ClassVar[type[GhostBottleneck]] = GhostBottleneck
     ghost: ClassVar[type[nn.Module]] = GhostModule
-    gated_from: ClassVar[int | None] = None
+    gated_from: ClassVar[float] = math.inf
     """The first bottleneck, counted from 0, whose first ghost module has a gate."""
 
     def __init__(
@@ -127,15 +129,14 @@ class GhostNet(nn.Module):
         drop_rate: float = 0.2,
     ) -> None:
         super().__init__()
-        ends = self._stage_ends()
-        self._check(width, out_indices, frozen_stages, num_classes, len(ends))
+        self._check(width, out_indices, frozen_stages, num_classes)
         self.width = width
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.num_classes = num_classes
         self.drop_rate = drop_rate
-        self._ends = ends[: self.out_indices[-1] + 1]
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
 
         channels = make_divisible(self.stem_channels * width)
         self.conv_stem = same_conv(3, channels, 3, stride=2)
@@ -144,46 +145,40 @@ class GhostNet(nn.Module):
         self.blocks = nn.ModuleList()
         layers: dict[str, Any] = dict(norm_layer=norm_layer, act_layer=act_layer)
         settings: dict[str, Any] = dict(layers, ratio=ratio, dw_size=dw_size, with_cp=with_cp)
-        end_channels, end_strides = [], []
-        stride, built = 2, 0
-        for position, rows in enumerate(self.table[: self._ends[-1] + 1]):
+        ends: list[int] = []
+        built = 0
+        for position, rows in enumerate(self.table[: ENDS[self.out_indices[-1]] + 1]):
             group = nn.Sequential()
             for row in rows:
                 hidden, out = make_divisible(row.expansion * width), make_divisible(row.out * width)
-                gated = self.gated_from is not None and built >= self.gated_from
-                gate = dict(gated=True) if gated else {}
+                gate = dict(gated=True) if built >= self.gated_from else {}
                 block = self.bottleneck(
                     channels, hidden, out, row.kernel, row.stride, row.se, self.ghost, gate, **settings
                 )
                 group.append(block)
-                channels, stride, built = out, stride * row.stride, built + 1
+                channels, built = out, built + 1
             self.blocks.append(group)
-            if position in self._ends:
-                end_channels.append(channels)
-                end_strides.append(stride)
-        self.out_channels = tuple(end_channels[i] for i in self.out_indices)
-        self.out_strides = tuple(end_strides[i] for i in self.out_indices)
+            ends += [channels] if position in ENDS else []
+        self.out_channels = tuple(ends[i] for i in self.out_indices)
         if num_classes is not None:
             self._build_classifier(channels, num_classes, norm_layer, act_layer)
         self._freeze()
 
     @classmethod
-    def _check(
-        cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None, stages: int
-    ) -> None:
-        def is_int(value: Any, least: int) -> bool:
-            return isinstance(value, int) and value >= least
+    def _check(cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None) -> None:
+        def is_int(value: Any, least: int, most: float = math.inf) -> bool:
+            return isinstance(value, int) and least <= value <= most
 
         indices = list(out_indices) if isinstance(out_indices, Sequence) else []
         is_number = isinstance(width, int | float) and not isinstance(width, bool)
-        if not is_number or not 0 < width < float('inf'):
+        if not is_number or not 0 < width < math.inf:
             problem = f'width is {width!r}; expected a number above 0'
-        elif not indices or indices != [i for i in range(stages) if i in indices]:
-            problem = f'out_indices is {out_indices!r}; expected some of 0 to {stages - 1}, in rising order'
-        elif not is_int(frozen, -1) or frozen > stages:
-            problem = f'frozen_stages is {frozen!r}; expected -1 (none) to {stages} (all)'
-        elif num_classes is not None and (not is_int(num_classes, 1) or indices[-1] != stages - 1):
-            problem = f'num_classes is {num_classes!r}; expected 1 or more, with {stages - 1} in out_indices'
+        elif not indices or indices != [i for i in range(4) if i in indices]:
+            problem = f'out_indices is {out_indices!r}; expected some of 0 to 3, in rising order'
+        elif not is_int(frozen, -1, 4):
+            problem = f'frozen_stages is {frozen!r}; expected -1 (none) to 4 (all)'
+        elif num_classes is not None and (not is_int(num_classes, 1) or indices[-1] != 3):
+            problem = f'num_classes is {num_classes!r}; expected 1 or more, with 3 in out_indices'
         else:
             return
         raise ValueError(f'{cls.__name__}: {problem}')
@@ -197,19 +192,13 @@ class GhostNet(nn.Module):
         self.act2 = act_layer()
         self.classifier = nn.Linear(self.head_channels, num_classes)
 
-    @classmethod
-    def _stage_ends(cls) -> list[int]:
-        """Return the last group of each stage, from stride 4 on."""
-        strided = [i for i, rows in enumerate(cls.table) if rows[0].stride > 1]
-        return [i - 1 for i in strided[1:]] + [len(cls.table) - 1]
-
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the maps of ``out_indices``, or logits if there is a classification head."""
         x = self.act1(self.bn1(self.conv_stem(x)))
         features = []
         for position, group in enumerate(self.blocks):
             x = group(x)
-            if position in self._ends and self._ends.index(position) in self.out_indices:
+            if position in ENDS and ENDS.index(position) in self.out_indices:
                 features.append(x)
         if self.num_classes is None:
             return tuple(features)
@@ -221,8 +210,7 @@ class GhostNet(nn.Module):
             return
         frozen: list[nn.Module] = [self.conv_stem, self.bn1]
         if self.frozen_stages > 0:
-            last = self._ends[min(self.frozen_stages, len(self._ends)) - 1]
-            frozen += list(self.blocks[: last + 1])
+            frozen += list(self.blocks[: ENDS[self.frozen_stages - 1] + 1])
         for module in frozen:
             module.eval()
             module.requires_grad_(False)

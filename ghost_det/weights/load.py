@@ -18,7 +18,7 @@ from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import make_divisible
 from ghost_det.utils.files import sha256, write_or_fail
 
-from .catalog import PUBLISHED
+from .catalog import VARIANTS
 from .checkpoint import differences, load_checkpoint
 from .download import check_format, locate
 
@@ -71,9 +71,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f'{path}: holds no tensors')
     for key, value in tensors.items():
-        is_plain = value.layout is torch.strided and not value.is_meta and not value.is_quantized
-        if not is_plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise UserError(f'{path}: {key} is sparse, quantized, expanded or without content')
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise UserError(f'{path}: {key} is sparse, quantized or without content')
     return tensors
 
 
@@ -84,27 +83,24 @@ _MARKS = {
     **_FOLDED,
     '.short_conv.': 'GhostNetV2',
     '.fusion_bn.': 'RepGhostNet',
+    '.ghost1.primary_conv.': 'GhostNet',
 }
-# Their channels at width 1.0; the deepest tells most, and shallow backbones lack it.
+# Channels at width 1.0.
 _ENDS = {f'blocks.{i}.0.shortcut.2.weight': channels for i, channels in ((7, 160), (5, 80), (3, 40), (1, 24))}
 
 
 def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
     """Return the network and width to which a state dict belongs, or ``None`` for other networks.
 
-    Channels round to multiples of four: of the widths with two digits that fit, a published one is preferred.
+    Channels round to multiples of four, so that several widths may fit: a published one is preferred, then a round one.
     """
-    ends = {end: tensors[end].shape[0] for end in _ENDS if end in tensors and tensors[end].dim() == 4}
-    is_ghost = any(key.startswith('blocks.0.0.ghost1.primary') for key in tensors)
-    if not is_ghost or not ends or not all(ends.values()):
-        return None
-    network = next((name for mark, name in _MARKS.items() if any(mark in key for key in tensors)), 'GhostNet')
-    published = {weights.width for weights in PUBLISHED.values() if weights.network == network}
-    deepest, channels = next(iter(ends.items()))
-    guess = round(channels / _ENDS[deepest], 2)
-    near = (round(guess + step / 100, 2) for step in range(-6, 7))
-    fitting = [w for w in near if all(make_divisible(_ENDS[end] * w) == n for end, n in ends.items())]
-    return network, min(fitting, key=lambda w: (w not in published, abs(w - guess)), default=guess)
+    network = next((name for mark, name in _MARKS.items() if any(mark in key for key in tensors)), None)
+    ends = {end: tensors[end].shape[:1] for end in _ENDS if end in tensors}
+    widths = [entry.width for entry in VARIANTS.values() if entry.network == network]
+    widths += [i / n for n in (20, 100) for i in range(1, 5 * n)]
+    fits = (w for w in widths if all((make_divisible(_ENDS[end] * w),) == n for end, n in ends.items()))
+    width = next(fits, None)
+    return (network, width) if network and ends and width else None
 
 
 def is_folded(tensors: Mapping[str, Tensor]) -> bool:
@@ -178,19 +174,15 @@ def load_pretrained(
         raise UserError(f'{source}: tensors with NaN or infinite values: {len(broken)}: {_some(broken)}')
     if ((problems or unknown) and not partial) or not fits:
         network = _title(expected, (type(model).__name__, getattr(model, 'width', None)))
-        text = f'{source}: does not fit {network}: the file is of {_title(own, describe(own))}. '
-        if problems:
-            text += f'{len(problems)} of {len(expected)} tensors differ: {_some(problems)}. '
-        if unknown:
-            text += f'{len(unknown)} tensors of the file are unknown: {_some(unknown)}. '
+        differ = f'{len(problems)} of {len(expected)} tensors differ: {_some(problems)}. ' if problems else ''
+        extra = f'{len(unknown)} tensors of the file are unknown: {_some(unknown)}. ' if unknown else ''
         raise UserError(
-            f'{text}Options: another file or network; from scratch with init_cfg=None (--pretrained none); '
+            f'{source}: does not fit {network}: the file is of {_title(own, describe(own))}. {differ}{extra}'
+            'Options: another file or network; from scratch with init_cfg=None (--pretrained none); '
             'only what fits with partial=True in init_cfg'
         )
     model.load_state_dict(fits, strict=False)
-    name = str(source)
-    if name != str(path):
-        name = f'{source} (sha256 {sha256(path)[:8]}, {path})'
+    name = str(source) if str(source) == str(path) else f'{source} (sha256 {sha256(path)[:8]}, {path})'
     return Loaded(type(model).__name__, name, len(fits), len(expected), left, tuple(problems))
 
 
@@ -210,9 +202,8 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
     if out.suffix != '.safetensors':
         raise UserError(f'-o {out}: expected a name that ends in .safetensors')
     own, _ = own_tensors(read_tensors(checkpoint), prefix, str(checkpoint))
-    found = describe(own)
     about = {'source': Path(checkpoint).name, 'format': 'pt'}
-    if found is not None:
+    if found := describe(own):
         about |= {'network': found[0], 'width': f'{found[1]:g}'}
     with write_or_fail(out, '-o') as partial:
         partial.write_bytes(save({key: value.contiguous().clone() for key, value in own.items()}, about))
