@@ -57,13 +57,14 @@ NETWORKS = """
 import torch, ghost_det.models as models
 from ghost_det import GhostNet
 assert GhostNet is models.GhostNet
+x = torch.rand(1, 3, 64, 64)
 for name, network in models.NETWORKS.items():
-    for width in (0.5, 1.0, 1.3):
-        net = network(width=width).eval()
-        maps = net(torch.rand(1, 3, 64, 64))
-        assert [m.shape[1] for m in maps] == list(net.out_channels), name
-        net.switch_to_deploy()
-        assert len(net(torch.rand(1, 3, 64, 64))) == 4
+    net = network(width=0.35, act_layer=torch.nn.SiLU).eval()
+    neck = models.GhostPAN(net.out_channels, out_channels=8, num_outs=5).eval()
+    assert [out.shape[2] for out in neck(net(x))] == [16, 8, 4, 2, 1], name
+    assert len(models.optimize(models.ghostify(net))(x)) == 4
+from ghost_det import ghostnet_050
+assert ghostnet_050(num_classes=2).classifier.out_features == 2
 print(len(models.NETWORKS))
 """
 RUNTIME = """

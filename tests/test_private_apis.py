@@ -92,10 +92,8 @@ def test_a_wall_stands(name: str) -> None:
 
 
 def test_no_others() -> None:
-    trees = [ast.parse(path.read_text()) for path in (ROOT / 'ghost_det').rglob('*.py')]
-    own: set[str] = set()
-    used: set[str] = set()
-    private: set[str] = set()
+    own, used, private = (set[str]() for _ in range(3))
+    trees = (ast.parse(path.read_text()) for path in (ROOT / 'ghost_det').rglob('*.py'))
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             own.add(node.name)

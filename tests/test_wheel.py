@@ -1,4 +1,4 @@
-"""The wheel, as whoever has no clone uses it: installed in a venv of its own, from another folder."""
+"""The wheel, installed in a venv of its own and used from another folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENV = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'} |
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built of a copy, as setuptools takes what an earlier build left."""
+    """Built from a copy, as setuptools reuses what an earlier build left."""
     folder = tmp_path_factory.mktemp('source')
     for name in ('ghost_det', 'configs', 'tests', 'tools'):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a venv with the wheel; of this venv it sees the other packages, but not the clone."""
+    """Of a venv with the wheel, which sees the other packages of this venv, but not the clone."""
     folder = tmp_path_factory.mktemp('venv')
     venv.create(folder, symlinks=True)
     pip = [sys.executable, '-m', 'pip', '--python', folder / 'bin/python', '--disable-pip-version-check']
@@ -52,113 +52,73 @@ def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / 'bin'
 
 
-@pytest.fixture(scope='module')
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp('place')
-
-
 def run(bin_folder: Path, place: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         [bin_folder / 'python', *words], capture_output=True, text=True, cwd=place, env=ENV, timeout=300
     )
-
-
-def ghost_det(bin_folder: Path, place: Path, *words: str | Path) -> str:
-    done = run(bin_folder, place, bin_folder / 'ghost-det', *words)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return done
 
 
-def test_it_holds_the_configs_and_no_tests(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
+def test_it_holds_the_package_with_its_configs_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as content:
+        names = content.namelist()
+        (metadata,) = [name for name in names if name.endswith('.dist-info/METADATA')]
+        lines = content.read(metadata).decode().splitlines()
     assert {f'ghost_det/{path.relative_to(ROOT)}' for path in (ROOT / 'configs').rglob('*.py')} == {
         name for name in names if name.startswith('ghost_det/configs/')
     }
-    modules = {f'{path.relative_to(ROOT)}' for path in (ROOT / 'ghost_det').rglob('*.py')}
-    assert modules <= {*names} and 'ghost_det/py.typed' in names
-    templates = {f'{path.relative_to(ROOT)}' for path in (ROOT / 'ghost_det').rglob('*.html.j2')}
-    assert templates and templates <= {*names} and 'ghost_det/data/kinds.txt' in names
+    package = [path for suffix in ('py', 'html.j2') for path in (ROOT / 'ghost_det').rglob(f'*.{suffix}')]
+    assert {f'{path.relative_to(ROOT)}' for path in package} < {*names}
+    assert {'ghost_det/py.typed', 'ghost_det/data/kinds.txt'} < {*names}
     assert {name.partition('/')[0].partition('-')[0] for name in names} == {'ghost_det', 'ghost_det_main.py'}
+    # What an environment gets that has a stack already.
+    needs = [re.match(r'Requires-Dist: ([\w-]+)', line) for line in lines if ' extra' not in line]
+    assert {need[1] for need in needs if need} == {'huggingface_hub', 'safetensors', 'shtab'}
 
 
-def test_an_environment_that_has_a_stack_gets_what_else_the_import_needs(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as content:
-        (name,) = [name for name in content.namelist() if name.endswith('.dist-info/METADATA')]
-        lines = content.read(name).decode().splitlines()
-    required = [line for line in lines if line.startswith('Requires-Dist: ') and ' extra' not in line]
-    names = {
-        re.split('[<>=]', line.removeprefix('Requires-Dist: '))[0].replace('-', '_') for line in required
-    }
-    assert names == {'huggingface_hub', 'safetensors', 'shtab'}
-
-
-def test_help_waits_for_no_torch(bin_folder: Path, place: Path) -> None:
-    printed = ghost_det(bin_folder, place, '--help')
+def test_help_and_completion_import_no_torch(bin_folder: Path, tmp_path: Path) -> None:
+    program = bin_folder / 'ghost-det'
+    printed = run(bin_folder, tmp_path, program, '--help').stdout
     assert all(re.search(rf'^  {name} +\w', printed, re.MULTILINE) for name in COMMANDS)
-    # Which needs the parsers of all commands.
-    done = run(bin_folder, place, '-X', 'importtime', bin_folder / 'ghost-det', 'completion', 'bash')
-    assert done.returncode == 0
-    assert all(re.search(rf'_shtab_ghost_det_subparsers=.*\b{name}\b', done.stdout) for name in COMMANDS)
+    # Completion needs the parsers of all commands.
+    done = run(bin_folder, tmp_path, '-X', 'importtime', program, 'completion', 'bash')
     imported = {line.rpartition('|')[2].strip().partition('.')[0] for line in done.stderr.splitlines()}
     assert 'ghost_det' in imported and not imported & {'torch', 'mmengine', 'mmdet', 'cv2', 'numpy'}
-    assert ghost_det(bin_folder, place, 'check-data', '--help').startswith('usage: ghost-det check-data [-h]')
-
-
-def test_the_completion_knows_commands_options_and_configs(bin_folder: Path, place: Path) -> None:
-    script = place / 'completion.bash'
-    script.write_text(ghost_det(bin_folder, place, 'completion', 'bash'))
-    for words, wanted in (
+    for words, expected in (
         ('ghost-det tra', 'train'),
-        ('ghost-det train gfl', 'gfl_ghostnet_ghostpan_lite'),
-        ('ghost-det demo gfl', 'gfl_ghostnet_ghostpan_lite'),
         ('ghost-det visualize cam gfl', 'gfl_ghostnet_ghostpan_lite'),
-        ('ghost-det train x --launcher sl', 'slurm'),
         ('ghost-det weights extract --pre', '--prefix'),
     ):
         *_, before, last = words.split()
         code = (
-            f'source {script}; COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; '
+            f'{done.stdout}\nCOMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; '
             f'_shtab_ghost_det ghost-det {last} {before}; echo "${{COMPREPLY[@]}}"'
         )
-        done = subprocess.run(['bash', '-c', code], capture_output=True, text=True)
-        assert done.stdout.split() == [wanted], done.stderr
+        completed = subprocess.run(['bash', '-c', code], capture_output=True, text=True)
+        assert completed.stdout.split() == [expected], completed.stderr
 
 
-def test_a_detector_is_trained_by_the_name_of_its_config(bin_folder: Path, place: Path, sample: Path) -> None:
-    listed = ghost_det(bin_folder, place, 'configs')
+def test_its_configs_are_listed_and_inherited_by_name(bin_folder: Path, tmp_path: Path) -> None:
+    listed = run(bin_folder, tmp_path, bin_folder / 'ghost-det', 'configs').stdout
     assert re.findall(r'^\w\S+', listed, re.MULTILINE) == [path.stem for path in CONFIGS]
-    options = ['--data', sample, '--epochs', '1', '--batch-size', '4', '--pretrained', 'none']
-    printed = ghost_det(bin_folder, place, 'train', LITE, *options)
-    folder = place / 'work_dirs' / LITE
-    assert (folder / 'epoch_1.pth').exists() and '| mAP ' in printed
-    commands = [line for line in (folder / 'commands.txt').read_text().splitlines() if 'ghost-det' in line]
-    assert 'test' in commands[0] and f'work_dirs/{LITE}/{LITE}.py' in commands[0] and len(commands) == 3
+    (tmp_path / 'mine.py').write_text(f"_base_ = 'ghost_det::{LITE}.py'")
+    code = "import os; os.environ['GHOST_DET_RUNTIME'] = '1'\n"  # does not import mmdet
+    code += "from ghost_det.config.load import load_config; print(load_config('mine.py').model.type)"
+    assert run(bin_folder, tmp_path, '-c', code).stdout.splitlines()[-1] == 'RetinaNet'
 
 
-def test_a_config_of_ones_own_inherits_by_name_and_is_swapped(bin_folder: Path, place: Path) -> None:
-    text = f"_base_ = 'ghost_det::{LITE}.py'\nmodel = dict(bbox_head=dict(stacked_convs=1))\n"
-    (place / 'mine.py').write_text(text)
-    words = ['--backbone', 'RepGhostNet:0.5', '-o', 'yours.py', '--size', '320', '320']
-    assert 'before' in ghost_det(bin_folder, place, 'swap', 'mine', *words)
-    assert "_base_ = 'mine.py'\n" in (place / 'yours.py').read_text()
-
-
-def test_its_doctor_finds_it_sound(bin_folder: Path, place: Path) -> None:
-    printed = ghost_det(bin_folder, place, 'doctor')
-    assert 'No problems found.' in printed and f'{bin_folder.parent}/lib' in printed
-
-
-def test_an_interrupt_at_the_start_is_no_traceback(bin_folder: Path, place: Path) -> None:
+def test_an_interrupt_at_the_start_is_no_traceback(bin_folder: Path, tmp_path: Path) -> None:
     # A shell's background jobs, as these tests may be, inherit that SIGINT is ignored.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     words = [bin_folder / 'ghost-det', 'train', LITE, '--data', 'sample']
     with subprocess.Popen(
-        words, stderr=subprocess.PIPE, text=True, cwd=place, env=ENV, preexec_fn=heed
+        words, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENV, preexec_fn=restore
     ) as started:
         time.sleep(1)
         started.send_signal(signal.SIGINT)
         try:
-            said = started.communicate(timeout=60)[1]
+            printed = started.communicate(timeout=60)[1]
         finally:
             started.kill()
-    assert said == 'interrupted\n' and started.returncode == 130
+    assert printed == 'interrupted\n' and started.returncode == 130

@@ -15,14 +15,9 @@ from .reparam import BRANCHES, ConvBn, fold
 class GhostBottleneck(nn.Module):
     """Two ghost modules, a strided depthwise convolution and squeeze-excite between them, a shortcut.
 
-    Source: GhostNet (arXiv 1911.11907), section 3.2, figure 3.
-
-    ``hidden`` channels lie between the two ghost modules; ``kernel`` is of the strided convolution; ``se`` is
-    the squeeze ratio of the `SqueezeExcite`, 0 for none; ``ghost`` makes a ghost module, the first with the
-    further settings in ``gate``; ``with_cp`` recomputes activations in the backward pass.
-
-    Shape:
-        ``(N, inp, H, W)`` to ``(N, oup, ceil(H / stride), ceil(W / stride))``.
+    Source: GhostNet (arXiv 1911.11907), section 3.2, figure 3. ``se`` is the squeeze ratio, 0 for none;
+    ``gate`` holds further arguments of the first ghost module; ``with_cp`` recomputes activations in the
+    backward pass.
     """
 
     def __init__(
@@ -61,14 +56,13 @@ class GhostBottleneck(nn.Module):
             )
 
     def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_layer: NormLayer) -> None:
-        """Make the layers that shrink the map."""
+        """Build the layers that shrink the map."""
         self.conv_dw: nn.Module = same_conv(channels, channels, kernel, stride, groups=channels)
         self.bn_dw = norm_layer(channels)
 
     def depthwise(self, x: Tensor) -> Tensor:
         """Return ``x`` shrunk by the stride."""
-        out: Tensor = self.bn_dw(self.conv_dw(x))
-        return out
+        return self.bn_dw(self.conv_dw(x))
 
     def _transform(self, x: Tensor) -> Tensor:
         out: Tensor = self.ghost1(x)
@@ -80,18 +74,14 @@ class GhostBottleneck(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's features, recomputing them in backward where ``with_cp`` asks for it."""
+        """Return the block's features, which the backward pass recomputes if ``with_cp``."""
         if self.with_cp and self.training and x.requires_grad:
-            recomputed: Tensor = checkpoint(self._transform, x, use_reentrant=False)
-            return recomputed
+            return checkpoint(self._transform, x, use_reentrant=False)
         return self._transform(x)
 
 
 class GhostBottleneckV3(GhostBottleneck):
-    """Bottleneck whose strided depthwise convolution is a sum of branches.
-
-    Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments and shape are `GhostBottleneck`'s.
-    """
+    """Bottleneck whose strided depthwise convolution is a sum of branches (GhostNetV3, section 3.1)."""
 
     def _build_depthwise(self, channels: int, kernel: int, stride: int, norm_layer: NormLayer) -> None:
         layer: dict[str, int] = dict(inp=channels, oup=channels, stride=stride, groups=channels)
@@ -105,8 +95,7 @@ class GhostBottleneckV3(GhostBottleneck):
     def depthwise(self, x: Tensor) -> Tensor:
         """Return ``x`` shrunk by the stride."""
         if self.deployed:
-            folded: Tensor = self.conv_dw(x)
-            return folded
+            return self.conv_dw(x)
         out: Tensor = self.dw_rpr_scale(x)
         for branch in self.dw_rpr_conv:
             out = out + branch(x)
@@ -130,16 +119,11 @@ class ConvBnAct(ConvBn):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated output of convolution and norm."""
-        out: Tensor = self.act1(super().forward(x))
-        return out
+        return self.act1(super().forward(x))
 
 
 def start_as_shortcuts(network: nn.Module) -> None:
-    """Zero the scales of the norms in each bottleneck's second ghost module, which leaves only its shortcut.
-
-    The signal then passes all of them from the first step on (arXiv 1706.02677, section 5.1), which
-    matters where training starts from scratch.
-    """
+    """Zero the norms of each second ghost module: blocks start as shortcuts (arXiv 1706.02677, 5.1)."""
     for block in network.modules():
         if isinstance(block, GhostBottleneck):
             for module in block.ghost2.modules():

@@ -1,14 +1,15 @@
-"""Networks made ready for inference: folded norms and branches, ghost bottlenecks without concatenations.
+"""Networks for inference: norms and branches folded, ghost bottlenecks without concatenations.
 
-An engine runs ``concat([x, cheap(x)])`` as a copy of both halves. At high resolutions, where ghost networks
-spend much of their time, that moves as many bytes as the convolutions around it. A convolution of a
-concatenation is the sum of two convolutions, though, and engines add into a convolution's output for free.
-Measured gains are in docs/results.md.
+``concat([x, cheap(x)])`` copies both halves, which at high resolutions moves as many bytes as the
+convolutions around it. But a convolution of a concatenation is a sum of two convolutions, and engines add
+into a convolution's output for free. Measured gains are in docs/results.md.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -23,30 +24,27 @@ from .ghost_module import BATCH_NORMS, GhostModule, children_of, is_plain_conv
 from .selection import select_fast
 
 Module = TypeVar('Module', bound=nn.Module)
-NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def optimize(model: Module, compile: bool = False, threads: int | None = None) -> Module:
     """Make a backbone or a detector of mmdet faster at inference, in place; results differ by rounding only.
 
-    Training branches are folded (``switch_to_deploy``), batch norms go into the convolutions before them,
-    ghost bottlenecks do without inner concatenations (`rewrite`), weights are laid out channels-last, which
-    convolutions then hand on, and heads of mmdet select their scores before they sort them. Where levels
-    share a convolution but have norms of their own (``RetinaSepBNHead``), each level gets a copy of it. A
-    norm whose convolution is not registered right before it stays as it is. The model cannot be trained on
-    or loaded into afterwards.
+    Training branches and batch norms are folded into convolutions, ghost bottlenecks do without inner
+    concatenations, weights are laid out channels-last, and heads of mmdet select scores before they sort
+    them. If levels share a convolution but not its norm (``RetinaSepBNHead``), each gets a copy. A norm that
+    is not registered right behind its convolution stays. The model can no longer be trained or loaded into.
 
     Args:
         model: in evaluation mode.
-        compile: let ``torch.compile`` make one graph of backbone and neck each; the first call of
-            each input size then takes about a minute, and gradients must be off.
-        threads: of torch, for the whole process; ``None`` leaves them.
+        compile: compile backbone and neck with ``torch.compile``; the first call of each input size then
+            takes about a minute, and gradients must be off.
+        threads: torch's threads in the whole process; ``None`` leaves them.
 
     Returns:
         ``model``.
 
     Raises:
-        UserError: ``model`` is in training mode, or ``threads`` below 1. Nothing was changed then.
+        UserError: ``model`` is in training mode, or ``threads`` below 1; nothing was changed.
 
     Example:
         >>> from ghost_det import GhostNet
@@ -64,7 +62,7 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
     rewrite(model)  # compiled graphs gain most by it: 0.48 of timm's time instead of 0.74
     _activate_in_place(model)
     select_fast(model)
-    model.eval()  # what folding made, too
+    model.eval()  # also the modules that folding built
     model.to(memory_format=torch.channels_last)
     if compile:
         parts = [getattr(model, name, None) for name in ('backbone', 'neck')]
@@ -74,11 +72,9 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
 
 
 def rewrite(model: Module) -> Module:
-    """Rewrite a network for export, in place: norms folded, ghost bottlenecks without inner concatenations.
+    """Rewrite a network in evaluation mode, in place: norms folded, no concatenations in ghost bottlenecks.
 
-    Results differ by rounding only. Bottlenecks of RepGhost, which concatenate nothing, and those with other
-    norms than batch norms stay as they are. The model is in evaluation mode, and may be optimized or folded
-    already; it cannot be trained on or loaded into afterwards.
+    Bottlenecks of RepGhost, which concatenate nothing, and those with other norms than batch norms stay.
     """
     fold_norms(model)
     for parent in list(model.modules()):
@@ -92,20 +88,15 @@ def fold_norms(model: nn.Module) -> None:
     """Fold training branches and batch norms into convolutions, in place; for models in evaluation mode."""
     parts: list[Any] = list(model.modules())
     for module in parts:
-        if hasattr(module, 'switch_to_deploy') and not any(map(_is_other_norm, module.modules())):
-            module.switch_to_deploy()
+        if hasattr(module, 'switch_to_deploy'):
+            with suppress(ValueError):  # branches with other norms stay
+                module.switch_to_deploy()
     for parent, conv_name, norm_name in list(_pairs(model)):
         conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, BATCH_NORMS)
         # A copy: other levels may share the convolution, but not the norm.
         setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
         setattr(parent, norm_name, nn.Identity())
-
-
-def _is_other_norm(module: nn.Module) -> bool:
-    """Tell a norm that cannot go into a convolution, whose branches then stay, too."""
-    folds = isinstance(module, BATCH_NORMS) and module.running_var is not None
-    return isinstance(module, NORMS) and not folds
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -126,11 +117,11 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 
 def _activate_in_place(model: nn.Module) -> None:
-    """Have activations overwrite a convolution's output where none else sees it: in a ``Sequential``."""
+    """Let activations overwrite a convolution's output in a ``Sequential``, where nothing else sees it."""
     for parent in model.modules():
         layers = list(parent.children()) if isinstance(parent, nn.Sequential) else []
-        shown = [layer for layer in layers if not isinstance(layer, nn.Identity)]
-        for conv, act in zip(shown, shown[1:]):
+        layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
+        for conv, act in zip(layers, layers[1:]):
             if isinstance(conv, nn.Conv2d) and isinstance(act, nn.ReLU | nn.ReLU6 | nn.SiLU | nn.Hardswish):
                 act.inplace = True
 
@@ -142,11 +133,11 @@ class SplitConv(nn.Module):
         super().__init__()
         weights = torch.split(conv.weight, list(parts), dim=1)
         self.convs = nn.ModuleList(
-            _conv_like(conv, weight, conv.bias if i == 0 else None) for i, weight in enumerate(weights)
+            _part_of(conv, weight, conv.bias if i == 0 else None) for i, weight in enumerate(weights)
         )
 
     def forward(self, halves: Sequence[Tensor]) -> Tensor:
-        """Return the sum over the halves, which engines fuse into the convolutions."""
+        """Return the sum over the halves, which engines add inside the convolutions."""
         out: Tensor = self.convs[0](halves[0])
         for conv, half in zip(self.convs[1:], halves[1:]):
             out = conv(half) + out
@@ -181,11 +172,10 @@ class SplitBottleneck(nn.Module):
             halves = self._excite(halves)
         intrinsic = self.primary(halves)
         ghosts = self.cheap(intrinsic)[:, : self.oup - intrinsic.shape[1]]
-        out: Tensor = torch.cat([intrinsic, ghosts], dim=1) + self.shortcut(x)
-        return out
+        return torch.cat([intrinsic, ghosts], dim=1) + self.shortcut(x)
 
     def _halves(self, x: Tensor) -> list[Tensor]:
-        """Return intrinsic and ghost features of the first ghost module."""
+        """Return the intrinsic and the ghost features of the first ghost module."""
         intrinsic = self.ghost1.intrinsic(x)
         ghosts = self.ghost1.ghosts(intrinsic)
         if ghosts.shape[1] > self.parts[1]:
@@ -200,7 +190,7 @@ class SplitBottleneck(nn.Module):
         ]
 
     def _excite(self, halves: list[Tensor]) -> list[Tensor]:
-        """Return the halves scaled by squeeze-excite, whose own vectors are short enough to concatenate."""
+        """Return the halves scaled by squeeze-excite, whose vectors are short enough to concatenate."""
         se: Any = self.se
         squeezed = torch.cat([half.mean((2, 3), keepdim=True) for half in halves], dim=1)
         gates = torch.split(
@@ -210,31 +200,21 @@ class SplitBottleneck(nn.Module):
 
 
 def _is_plain(block: GhostBottleneck) -> bool:
+    """Tell whether a block concatenates halves and its norms were folded, which gives convolutions a bias."""
     has_halves = isinstance(block.ghost1, GhostModule) and isinstance(block.ghost2, GhostModule)
-    return has_halves and not any(isinstance(layer, NORMS) for layer in block.modules())
+    convs = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
+    return has_halves and all(conv.bias is not None for conv in convs)
 
 
-def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Conv2d:
-    """Return a convolution of the geometry of ``conv`` with other weights."""
-    copy: Any = nn.Conv2d(
-        weight.shape[1] * groups,
-        weight.shape[0],
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        groups=groups,
-        bias=bias is not None,
-    )
-    copy.to(weight)
-    copy.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    if bias is not None:
-        copy.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    made: nn.Conv2d = copy
-    return made
+def _part_of(conv: Any, weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Conv2d:
+    """Return a convolution of the same geometry with a part of the weights."""
+    part: nn.Conv2d = copy.deepcopy(conv)
+    part.in_channels, part.out_channels, part.groups = weight.shape[1] * groups, len(weight), groups
+    part.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    part.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return part
 
 
 def _split_depthwise(conv: Any, parts: Sequence[int]) -> nn.ModuleList:
     weights, biases = (torch.split(values, list(parts)) for values in (conv.weight, conv.bias))
-    return nn.ModuleList(
-        _conv_like(conv, weight, bias, groups=len(weight)) for weight, bias in zip(weights, biases)
-    )
+    return nn.ModuleList(_part_of(conv, *part, groups=len(part[0])) for part in zip(weights, biases))

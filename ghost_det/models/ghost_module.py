@@ -10,35 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NormLayer = Callable[[int], nn.Module]
-"""Makes a normalisation layer of a number of channels, as ``nn.BatchNorm2d`` does."""
+"""Makes a normalisation layer for a number of channels, such as ``nn.BatchNorm2d``."""
 ActLayer = Callable[[], nn.Module]
-"""Makes an activation, as ``nn.ReLU`` does."""
+"""Makes an activation, such as ``nn.ReLU``."""
 
 
 def make_divisible(value: float, divisor: int = 4) -> int:
-    """Round a channel count to a multiple of ``divisor``, never losing more than a tenth of it.
-
-    Source: the width rule of MobileNetV2, used with divisor 4 by GhostNet's reference code.
-    """
+    """Round a channel count to a multiple of ``divisor``, losing at most a tenth (MobileNetV2's rule)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Bias-free convolution whose output is the input's size divided by ``stride``, rounded up.
+    """Return a bias-free convolution to the input's size divided by ``stride``, rounded up.
 
-    An even kernel has no symmetric padding that keeps the size; torch then pads one side more, only
-    at stride 1.
+    With an even kernel, torch pads one side more, which works at stride 1 only.
     """
     padding: int | str = kernel // 2 if kernel % 2 else 'same'
     return nn.Conv2d(inp, oup, kernel, stride, padding, groups=groups, bias=False)
 
 
 def is_plain_conv(module: nn.Module) -> bool:
-    """Tell what convolves as ``nn.Conv2d`` does, by a weight of its own.
+    """Tell whether a module convolves as ``nn.Conv2d``, or mmcv's equal subclass, by its own weight.
 
-    mmcv's subclass differs from it only with old versions of torch. Other subclasses compute otherwise; and
-    with weight_norm, spectral_norm or pruning the weight is computed from parameters of other names.
+    With weight_norm, spectral_norm or pruning, the weight is computed from parameters of other names.
     """
     kind = type(module)
     is_mmcv = kind.__module__ == 'mmcv.cnn.bricks.wrappers' and kind.__name__ == 'Conv2d'
@@ -51,34 +46,26 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Tell batch norms; mmcv's synchronised one, which is none of torch's, by its statistics."""
+    """Tell whether a module is a batch norm; mmcv's synchronised one by its statistics."""
     return isinstance(module, BATCH_NORMS) or isinstance(getattr(module, 'running_mean', None), Tensor)
 
 
 def children_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the children of a module by name; one that has two names is there twice."""
+    """Return the children of a module by name; one with two names is there twice."""
     named = module.named_modules(remove_duplicate=False)
     return [(name, child) for name, child in named if name and '.' not in name]
 
 
 def check_ghosts(name: str, ratio: int, dw_size: int) -> None:
-    """Raise a ``ValueError`` for settings of ghost modules that make none."""
+    """Raise a ``ValueError`` for settings with which there are no ghosts."""
     if not isinstance(ratio, int) or ratio < 2:
-        raise ValueError(f'{name}: ratio is {ratio!r}; 2 or more (1 is an ordinary convolution)')
+        raise ValueError(f'{name}: ratio is {ratio!r}; expected 2 or more (1 is an ordinary convolution)')
     if not isinstance(dw_size, int) or dw_size < 1:
-        raise ValueError(f'{name}: dw_size is {dw_size!r}; 1 or more')
+        raise ValueError(f'{name}: dw_size is {dw_size!r}; expected 1 or more')
 
 
 class DFCGate(nn.Sequential):
-    """Decoupled fully connected attention: each cell gathers along its row, then along its column.
-
-    It works on a map of half the size; the caller brings its gates back to full size.
-
-    Source: GhostNetV2 (arXiv 2211.12905), section 3.2 and figure 4b.
-
-    Shape:
-        ``(N, inp, H, W)`` to ``(N, oup, H // 2, W // 2)``, but at least 1 each, in [0, 1].
-    """
+    """Decoupled fully connected attention at half the size (GhostNetV2, section 3.2 and figure 4b)."""
 
     def __init__(self, inp: int, oup: int, kernel_size: int, stride: int, norm_layer: NormLayer) -> None:
         super().__init__(
@@ -91,7 +78,7 @@ class DFCGate(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return one gate for each channel of each 2x2 cell."""
+        """Return one gate in [0, 1] for each channel of each 2x2 cell."""
         window = min(2, x.shape[2]), min(2, x.shape[3])
         x = F.avg_pool2d(x, window)
         for layer in self:
@@ -163,13 +150,11 @@ class GhostModule(nn.Module):
 
     def intrinsic(self, x: Tensor) -> Tensor:
         """Return the features of the primary convolution."""
-        features: Tensor = self.primary_conv(x)
-        return features
+        return self.primary_conv(x)
 
     def ghosts(self, intrinsic: Tensor) -> Tensor:
         """Return what the cheap operation makes of intrinsic features."""
-        features: Tensor = self.cheap_operation(intrinsic)
-        return features
+        return self.cheap_operation(intrinsic)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return intrinsic and ghost features, concatenated and, where there is a gate, weighted."""
@@ -181,13 +166,7 @@ class GhostModule(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel attention with a hard-sigmoid gate.
-
-    Source: Squeeze-and-Excitation (arXiv 1709.01507), with MobileNetV3's gate, as GhostNet uses it.
-
-    Shape:
-        ``(N, channels, H, W)``, kept.
-    """
+    """Channel attention (arXiv 1709.01507) with MobileNetV3's hard-sigmoid gate."""
 
     def __init__(self, channels: int, ratio: float, act_layer: ActLayer = nn.ReLU) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from .ghost_module import ActLayer, NormLayer, same_conv
 
 
 class ConvNormAct(nn.Sequential):
-    """A convolution, its norm and its activation, named and initialised as in mmcv's ``ConvModule``."""
+    """A convolution, its norm and its activation, named and initialized as in mmcv's ``ConvModule``."""
 
     def __init__(
         self,
@@ -45,22 +45,20 @@ class StridedConv(nn.Sequential):
 class GhostPAN(nn.Module):
     """Path aggregation by ghost bottlenecks and strided depthwise convolutions.
 
-    From coarse to fine, each level takes in the coarser one, and on the way back the finer one. Extra
-    levels continue from the coarsest level as it was before this exchange and as it is after it: each is
-    the sum of both, strided.
+    Top down, each level adds the coarser one; bottom up, the finer one. Extra levels continue from the
+    coarsest level before and after this exchange: each is the sum of both, strided.
 
-    Source: the neck of NanoDet-Plus (https://github.com/RangiLyu/nanodet, Apache-2.0). That one
-    concatenates two levels; this one adds them, as PANet does (arXiv 1803.01534, section 3.1): a
-    bottleneck then keeps its channels, and its shortcut costs nothing.
+    Source: the neck of NanoDet-Plus (https://github.com/RangiLyu/nanodet, Apache-2.0), which concatenates
+    levels; here they are added, as in PANet (arXiv 1803.01534, section 3.1), which makes shortcuts free.
 
     Args:
         in_channels: channels of each map of the backbone, finest first.
         out_channels: channels of every map that the neck returns.
-        num_outs: how many maps to return; what the backbone has not become extra levels.
+        num_outs: how many maps to return; more than the backbone has are extra levels.
         start_level: the finest map to use; those before it are ignored.
         kernel_size: kernel of all depthwise convolutions, strided and cheap ones; odd.
         num_blocks: bottlenecks in a row after each sum.
-        norm_layer: makes the normalisation of a number of channels.
+        norm_layer: makes the normalization for a number of channels.
         act_layer: makes an activation; the maps returned from the backbone's levels have none.
 
     Shape:
@@ -97,14 +95,14 @@ class GhostPAN(nn.Module):
     ) -> None:
         super().__init__()
         if start_level not in range(len(in_channels)):
-            raise ValueError(f'GhostPAN: start_level is {start_level}; 0 to {len(in_channels) - 1}')
+            raise ValueError(f'GhostPAN: start_level is {start_level}; expected 0 to {len(in_channels) - 1}')
         used = list(in_channels[start_level:])
         if num_outs < len(used):
-            raise ValueError(f'GhostPAN: num_outs is {num_outs}; {len(used)} or more, one for each map used')
+            raise ValueError(f'GhostPAN: num_outs is {num_outs}; expected {len(used)} or more')
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f'GhostPAN: kernel_size is {kernel_size}; an odd number, so that sizes halve')
+            raise ValueError(f'GhostPAN: kernel_size is {kernel_size}; expected an odd number')
         if num_blocks < 1:
-            raise ValueError(f'GhostPAN: num_blocks is {num_blocks}; 1 or more')
+            raise ValueError(f'GhostPAN: num_blocks is {num_blocks}; expected 1 or more')
         self.in_channels = list(in_channels)
         self.out_channels = out_channels
         self.num_outs = num_outs
@@ -128,7 +126,7 @@ class GhostPAN(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the aggregated maps and the extra ones, finest first."""
         if len(inputs) != len(self.in_channels):
-            raise ValueError(f'GhostPAN: {len(inputs)} maps; in_channels is {self.in_channels}')
+            raise ValueError(f'GhostPAN: got {len(inputs)} maps; in_channels is {self.in_channels}')
         laterals = [reduce(x) for reduce, x in zip(self.reduce_layers, inputs[self.start_level :])]
 
         inner = [laterals[-1]]

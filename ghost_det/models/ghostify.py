@@ -14,29 +14,17 @@ from torch import Tensor, nn
 from .ghost_module import GhostModule, check_ghosts, children_of, is_plain_conv
 from .reparam import RepGhostModule
 
-CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 IMAGE_CHANNELS = 4
 
 
 class GhostConv2d(nn.Module):
-    """What `ghostify` puts in a convolution's place: a ghost module without norms or activations.
+    """A ghost module without norms or activations, in place of a convolution of one group.
 
-    Both halves are linear, as in the paper's equations; the layers behind the old convolution see
-    intrinsic and ghost features alike. A norm inside would be wrong where several levels share a head.
-    The first filters and the bias are the old convolution's, so its initialisation keeps its scale.
-
-    Source: GhostNet (arXiv 1911.11907), section 3.1, equations 2 and 3. That padding and dilation go to the
-    primary convolution only is the authors' answer in issue 34 of huawei-noah/Efficient-AI-Backbones.
-
-    ``conv`` is of one group; its shape, device, dtype, mode and ``requires_grad`` are kept.
+    Its first filters and the bias are the old convolution's, so an initialization keeps its scale. A norm
+    inside would be wrong where several levels share a head. Source: GhostNet (arXiv 1911.11907), section 3.1,
+    equations 2 and 3; padding and dilation go to the primary convolution only, as the authors say in issue
+    34 of huawei-noah/Efficient-AI-Backbones.
     """
 
     def __init__(self, conv: nn.Conv2d, ratio: int = 2, dw_size: int = 3) -> None:
@@ -73,17 +61,16 @@ class GhostConv2d(nn.Module):
 def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence[str] = ()) -> nn.Module:
     """Replace the ordinary convolutions of a network by ghost convolutions, in place.
 
-    Call it after ``init_weights()``, as mmdet's initialisers take a depthwise convolution for a dense one,
+    Call it after ``init_weights()``, as mmdet's initializers take a depthwise convolution for a dense one,
     and before the optimizer is built, as the parameters are new. Hooks on a replaced convolution are lost.
 
-    Replaced is every ``nn.Conv2d`` of one group that has fewer weights afterwards, but for
+    It replaces every ``nn.Conv2d`` of one group that has fewer weights afterwards, except
 
-    - first convolutions, which have at most 4 input channels: the paper's authors keep them, too;
-    - what ``skip`` names, such as the predictors of a head, whose bias is a prior of each output;
-    - other kinds of convolution (deformable, weight-standardised, parametrised) with all inside them,
-      such as the convolution that predicts their offsets;
-    - convolutions whose parameters another module uses, too;
-    - ghost modules, so that a second call changes nothing.
+    - first convolutions, which have at most 4 input channels, as do the paper's authors;
+    - those in ``skip``, such as the predictors of a head, whose bias is a prior of each output;
+    - other kinds of convolution (deformable, weight-standardized, parametrized) with all inside them;
+    - convolutions whose parameters are also used by another module;
+    - those inside ghost modules, so a second call changes nothing.
 
     A convolution that is registered more than once stays shared.
 
@@ -93,15 +80,14 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
         module: any network, or one convolution.
         ratio: ``s``, the reduction; 2 makes half of the features cheaply.
         dw_size: ``d``, kernel of the cheap operations.
-        skip: names of modules to leave, with all inside them: dotted, from ``module`` on, and with
-            optional shell wildcards (``'*.downsample'``).
+        skip: dotted names, from ``module`` on, of modules to leave with all inside them; may have shell
+            wildcards (``'*.downsample'``).
 
     Returns:
-        ``module``; where it is itself replaced, its replacement.
+        ``module``, or its replacement.
 
     Raises:
-        ValueError: an argument is outside of its range, or a name in ``skip`` is no module's. Nothing was
-            changed then.
+        ValueError: an argument is outside of its range, or ``skip`` names no module; nothing was changed.
 
     Example:
         >>> from torchvision.models import resnet50
@@ -136,10 +122,10 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
 
 
 def _is_closed(part: nn.Module) -> bool:
-    """Tell ghost modules, and what convolves in another way than ``nn.Conv2d``."""
+    """Tell whether a module is a ghost module, or convolves in another way than ``nn.Conv2d``."""
     if isinstance(part, CONVOLUTIONS):
         return not is_plain_conv(part)
-    # mmcv's deformable convolutions derive from nn.Module; their kernels give them away.
+    # mmcv's deformable convolutions derive from nn.Module, but have kernels.
     weight = dict(part.named_parameters(recurse=False)).get('weight')
     is_kernel = weight is not None and weight.dim() == 4
     return is_kernel or isinstance(part, GhostConv2d | GhostModule | RepGhostModule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -53,30 +54,29 @@ REPGHOST_TABLE: tuple[tuple[Row, ...], ...] = tuple(
     tuple(row._replace(expansion=120 if row.expansion == 184 else row.expansion // 2) for row in rows)
     for rows in GHOSTNET_TABLE
 )
+ENDS, STRIDES = (2, 4, 6, 8), (4, 8, 16, 32)  # the last group of each stage, and its pixels per cell
 
 
 class GhostNet(nn.Module):
-    """GhostNet as a backbone: feature maps at the *ends* of the stages of strides 4, 8, 16 and 32.
+    """GhostNet as a backbone: feature maps at the ends of the stages with strides 4, 8, 16 and 32.
 
-    With ``num_classes`` it is the paper's classifier instead. State-dict keys are those of the
-    reference code, so published ImageNet weights fit without renaming. Weights start as torch's own, as in
-    the reference code; `start_as_shortcuts` helps where training starts from scratch. In configs of mmdet the
-    class of this name in `ghost_det.engine.networks` takes ``norm_cfg``, ``act_cfg`` and ``init_cfg``.
+    With ``num_classes`` it is the paper's classifier instead. State-dict keys are those of the reference
+    code, so published ImageNet weights fit. In configs of mmdet, the class of this name in
+    `ghost_det.engine.networks` takes ``norm_cfg``, ``act_cfg`` and ``init_cfg``.
 
     Source: GhostNet (arXiv 1911.11907), table 1.
 
     Args:
         width: multiplier of all channel counts (rounded to multiples of 4); the paper's 0.5, 1.0, 1.3.
-        out_indices: which of the four stage ends to return; modules behind the deepest are not built.
+        out_indices: which of the four stage ends to return; deeper modules are not built.
         frozen_stages: -1 trains everything; 0 freezes the stem; ``n`` freezes stem and stages 1 to ``n``.
         ratio: reduction ``s`` of every ghost module.
         dw_size: kernel ``d`` of every cheap operation.
-        norm_layer: makes the normalisation of a number of channels.
+        norm_layer: makes the normalization for a number of channels.
         act_layer: makes an activation.
         norm_eval: keep batch-norm statistics fixed while training.
         with_cp: gradient checkpointing per bottleneck: less memory, more time.
-        num_classes: build the classification head and return logits; ``out_indices`` must then
-            reach the last stage.
+        num_classes: build the classification head and return logits; needs the last stage.
         drop_rate: dropout before the classifier.
 
     Attributes:
@@ -111,7 +111,7 @@ class GhostNet(nn.Module):
     head_channels: ClassVar[int] = 1280
     bottleneck: ClassVar[type[GhostBottleneck]] = GhostBottleneck
     ghost: ClassVar[type[nn.Module]] = GhostModule
-    gated_from: ClassVar[int | None] = None
+    gated_from: ClassVar[float] = math.inf
     """The first bottleneck, counted from 0, whose first ghost module has a gate."""
 
     def __init__(
@@ -129,15 +129,14 @@ class GhostNet(nn.Module):
         drop_rate: float = 0.2,
     ) -> None:
         super().__init__()
-        ends = self._stage_ends()
-        self._check(width, out_indices, frozen_stages, num_classes, len(ends))
+        self._check(width, out_indices, frozen_stages, num_classes)
         self.width = width
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.num_classes = num_classes
         self.drop_rate = drop_rate
-        self._ends = ends[: self.out_indices[-1] + 1]
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
 
         channels = make_divisible(self.stem_channels * width)
         self.conv_stem = same_conv(3, channels, 3, stride=2)
@@ -146,50 +145,43 @@ class GhostNet(nn.Module):
         self.blocks = nn.ModuleList()
         layers: dict[str, Any] = dict(norm_layer=norm_layer, act_layer=act_layer)
         settings: dict[str, Any] = dict(layers, ratio=ratio, dw_size=dw_size, with_cp=with_cp)
-        end_channels, end_strides = [], []
-        stride, built = 2, 0
-        for position, rows in enumerate(self.table[: self._ends[-1] + 1]):
+        ends: list[int] = []
+        built = 0
+        for position, rows in enumerate(self.table[: ENDS[self.out_indices[-1]] + 1]):
             group = nn.Sequential()
             for row in rows:
                 hidden, out = make_divisible(row.expansion * width), make_divisible(row.out * width)
-                gated = self.gated_from is not None and built >= self.gated_from
-                gate = dict(gated=True) if gated else {}
+                gate = dict(gated=True) if built >= self.gated_from else {}
                 block = self.bottleneck(
                     channels, hidden, out, row.kernel, row.stride, row.se, self.ghost, gate, **settings
                 )
                 group.append(block)
-                channels, stride, built = out, stride * row.stride, built + 1
+                channels, built = out, built + 1
             self.blocks.append(group)
-            if position in self._ends:
-                end_channels.append(channels)
-                end_strides.append(stride)
-        self.out_channels = tuple(end_channels[i] for i in self.out_indices)
-        self.out_strides = tuple(end_strides[i] for i in self.out_indices)
+            ends += [channels] if position in ENDS else []
+        self.out_channels = tuple(ends[i] for i in self.out_indices)
         if num_classes is not None:
             self._build_classifier(channels, num_classes, norm_layer, act_layer)
         self._freeze()
 
     @classmethod
-    def _check(
-        cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None, stages: int
-    ) -> None:
-        name = cls.__name__
-        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < float('inf'):
-            raise ValueError(f'{name}: width is {width!r}; a number above 0')
-        if not isinstance(out_indices, Sequence) or not out_indices:
-            raise ValueError(f'{name}: out_indices is {out_indices!r}; some of 0 to {stages - 1}')
-        if any(not isinstance(i, int) for i in out_indices) or any(
-            i not in range(stages) for i in out_indices
-        ):
-            raise ValueError(f'{name}: out_indices is {out_indices!r}; some of 0 to {stages - 1}')
-        if list(out_indices) != sorted(set(out_indices)):
-            raise ValueError(f'{name}: out_indices is {out_indices!r}; each once, in rising order')
-        if not isinstance(frozen, int) or frozen not in range(-1, stages + 1):
-            raise ValueError(f'{name}: frozen_stages is {frozen!r}; -1 (none) to {stages} (all)')
-        if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
-            raise ValueError(f'{name}: num_classes is {num_classes!r}; 1 or more, or None for a backbone')
-        if num_classes is not None and out_indices[-1] != stages - 1:
-            raise ValueError(f'{name}: num_classes needs the whole trunk, so {stages - 1} in out_indices')
+    def _check(cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None) -> None:
+        def is_int(value: Any, least: int, most: float = math.inf) -> bool:
+            return isinstance(value, int) and least <= value <= most
+
+        indices = list(out_indices) if isinstance(out_indices, Sequence) else []
+        is_number = isinstance(width, int | float) and not isinstance(width, bool)
+        if not is_number or not 0 < width < math.inf:
+            problem = f'width is {width!r}; expected a number above 0'
+        elif not indices or indices != [i for i in range(4) if i in indices]:
+            problem = f'out_indices is {out_indices!r}; expected some of 0 to 3, in rising order'
+        elif not is_int(frozen, -1, 4):
+            problem = f'frozen_stages is {frozen!r}; expected -1 (none) to 4 (all)'
+        elif num_classes is not None and (not is_int(num_classes, 1) or indices[-1] != 3):
+            problem = f'num_classes is {num_classes!r}; expected 1 or more, with 3 in out_indices'
+        else:
+            return
+        raise ValueError(f'{cls.__name__}: {problem}')
 
     def _build_classifier(
         self, channels: int, num_classes: int, norm_layer: NormLayer, act_layer: ActLayer
@@ -200,42 +192,31 @@ class GhostNet(nn.Module):
         self.act2 = act_layer()
         self.classifier = nn.Linear(self.head_channels, num_classes)
 
-    @classmethod
-    def _stage_ends(cls) -> list[int]:
-        """Return the groups of the table after which the next one strides, and the last group.
-
-        The first of them is still at the stem's stride of 2, where detectors take no features.
-        """
-        strided = [i for i, rows in enumerate(cls.table) if rows[0].stride > 1]
-        return [i - 1 for i in strided[1:]] + [len(cls.table) - 1]
-
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
-        """Return the maps of ``out_indices``, or logits where there is a classification head."""
+        """Return the maps of ``out_indices``, or logits if there is a classification head."""
         x = self.act1(self.bn1(self.conv_stem(x)))
         features = []
         for position, group in enumerate(self.blocks):
             x = group(x)
-            if position in self._ends and self._ends.index(position) in self.out_indices:
+            if position in ENDS and ENDS.index(position) in self.out_indices:
                 features.append(x)
         if self.num_classes is None:
             return tuple(features)
         x = self.act2(self.conv_head(x.mean((2, 3), keepdim=True))).flatten(1)
-        logits: Tensor = self.classifier(F.dropout(x, self.drop_rate, self.training))
-        return logits
+        return self.classifier(F.dropout(x, self.drop_rate, self.training))
 
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return
         frozen: list[nn.Module] = [self.conv_stem, self.bn1]
         if self.frozen_stages > 0:
-            last = self._ends[min(self.frozen_stages, len(self._ends)) - 1]
-            frozen += list(self.blocks[: last + 1])
+            frozen += list(self.blocks[: ENDS[self.frozen_stages - 1] + 1])
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> GhostNet:
-        """Set training mode, but for frozen stages and, with ``norm_eval``, batch norms."""
+        """Set training mode, except for frozen stages and, with ``norm_eval``, batch norms."""
         super().train(mode)
         if mode:
             self._freeze()
@@ -246,13 +227,10 @@ class GhostNet(nn.Module):
         return self
 
     def switch_to_deploy(self) -> None:
-        """Fold what training has in parallel branches, for inference; GhostNet and GhostNetV2 have none.
-
-        A folded network cannot be trained on as before: optimizers, averages (EMA) and checkpoints of the
-        network with branches do not fit it.
+        """Fold the parallel branches of training, if any; other checkpoints and optimizers no longer fit.
 
         Raises:
-            ValueError: the norms of such branches are not batch norms.
+            ValueError: the norms of the branches are not batch norms.
         """
         parts: list[Any] = list(self.modules())
         for module in parts:
@@ -261,7 +239,7 @@ class GhostNet(nn.Module):
 
 
 class GhostNetV2(GhostNet):
-    """GhostNet with attention: from the third bottleneck on, a DFC gate weighs the first ghost module.
+    """GhostNet with attention: from the third bottleneck on, a DFC gate weights the first ghost module.
 
     Source: GhostNetV2 (arXiv 2211.12905), section 4.1. Arguments, shape and errors are `GhostNet`'s.
     """
@@ -270,7 +248,7 @@ class GhostNetV2(GhostNet):
 
 
 class GhostNetV3(GhostNetV2):
-    """GhostNetV2 with parallel branches while training, which `switch_to_deploy` folds.
+    """GhostNetV2 with parallel branches in training, which `switch_to_deploy` folds.
 
     Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments, shape and errors are `GhostNet`'s.
     """

@@ -1,4 +1,4 @@
-"""Re-parameterised parts: parallel branches while training, one convolution of the same output afterwards."""
+"""Re-parameterized parts: parallel branches in training, afterwards one convolution with the same output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BRANCHES = 3  # GhostNetV3, section 3.1: parallel convolutions of one shape
 
 
 class ConvBn(nn.Module):
-    """A convolution and its norm: one branch of several that are summed. Folding needs batch norms."""
+    """A convolution and its norm, one branch of a sum."""
 
     def __init__(
         self, inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1, *, norm_layer: NormLayer
@@ -26,8 +26,7 @@ class ConvBn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised output of the convolution."""
-        out: Tensor = self.bn1(self.conv(x))
-        return out
+        return self.bn1(self.conv(x))
 
 
 def _folded(kernel: Tensor, bn: nn.Module) -> tuple[Tensor, Tensor]:
@@ -50,9 +49,8 @@ def _folded(kernel: Tensor, bn: nn.Module) -> tuple[Tensor, Tensor]:
 def fold(branches: Iterable[tuple[Any, Any]], skip: nn.Module | None = None) -> nn.Conv2d:
     """Return the one convolution that equals the sum of convolutions with their norms.
 
-    The branches, each a convolution and its norm, have one stride and number of groups; the first has the
-    largest kernel, in whose centre smaller ones are put. ``skip`` is the norm of a branch of no convolution,
-    next to depthwise ones of stride 1. Other norms than batch norms with statistics raise a ``ValueError``.
+    The first branch has the largest kernel, in whose centre smaller ones are put. ``skip`` is the norm of a
+    branch without a convolution, next to depthwise ones of stride 1.
     """
     branches = list(branches)
     first = branches[0][0]
@@ -74,17 +72,14 @@ def fold(branches: Iterable[tuple[Any, Any]], skip: nn.Module | None = None) -> 
     one.to(first.weight)
     one.weight.copy_(kernel)
     one.bias.copy_(bias)
-    folded: nn.Conv2d = one.requires_grad_(first.weight.requires_grad).train(first.training)
-    return folded
+    return one.requires_grad_(first.weight.requires_grad).train(first.training)
 
 
 class GhostModuleV3(GhostModule):
     """Ghost module whose two convolutions are sums of branches, which `switch_to_deploy` folds.
 
-    The primary convolution has three branches. The cheap operation has three, a pointwise one (the
-    *scale*) and one of only a norm (the *skip*), which repeats each intrinsic map for its ghosts.
-
-    Source: GhostNetV3 (arXiv 2404.11202), section 3.1. Arguments, shape and errors are `GhostModule`'s.
+    The cheap operation also has a pointwise branch (the *scale*) and one of only a norm (the *skip*), which
+    repeats each intrinsic map for its ghosts. Source: GhostNetV3 (arXiv 2404.11202), section 3.1.
     """
 
     def _build(
@@ -108,8 +103,7 @@ class GhostModuleV3(GhostModule):
         """Return the features of the primary convolution."""
         if self.deployed:
             return super().intrinsic(x)
-        features: Tensor = self.primary_activation(sum(branch(x) for branch in self.primary_rpr_conv))
-        return features
+        return self.primary_activation(sum(branch(x) for branch in self.primary_rpr_conv))
 
     def ghosts(self, intrinsic: Tensor) -> Tensor:
         """Return what the cheap operation makes of intrinsic features."""
@@ -119,8 +113,7 @@ class GhostModuleV3(GhostModule):
         out = self.cheap_rpr_scale(intrinsic) + self.cheap_rpr_skip(repeated)
         for branch in self.cheap_rpr_conv:
             out = out + branch(intrinsic)
-        features: Tensor = self.cheap_activation(out)
-        return features
+        return self.cheap_activation(out)
 
     def switch_to_deploy(self) -> None:
         """Fold the branches into one convolution each, for inference; a second call changes nothing."""
@@ -137,12 +130,9 @@ class GhostModuleV3(GhostModule):
 
 
 class RepGhostModule(nn.Module):
-    """Ghost module that adds its ghosts to a normed copy of the intrinsic features: no concatenation.
+    """Ghost module that adds its ghosts to a normalized copy of the intrinsic features.
 
     Source: RepGhost (arXiv 2211.06088), section 3.2, figure 3d and e.
-
-    Arguments and shape are `GhostModule`'s, at stride 1. ``ratio`` halves the intrinsic features there; here
-    they are all made, so it can only be 2.
     """
 
     def __init__(
@@ -175,8 +165,7 @@ class RepGhostModule(nn.Module):
         out = self.cheap_operation(intrinsic)
         for bn in self.fusion_bn:
             out = out + bn(intrinsic)
-        features: Tensor = self.relu(out)
-        return features
+        return self.relu(out)
 
     def switch_to_deploy(self) -> None:
         """Fold the added copy into the cheap operation; a second call changes nothing."""

@@ -16,10 +16,10 @@ NAME = 'filter_scores_and_topk'
 
 
 def select_fast(model: nn.Module) -> None:
-    """Have the heads of this one detector of mmdet select by `select`; mmdet itself stays as it is.
+    """Let the heads of this detector of mmdet use `select`; mmdet itself stays as it is.
 
-    At 320 pixels and 80 classes, the scores of an untrained RetinaNet take longer to sort than its network to
-    run. A method that calls mmdet's function gets a copy on the instance, in whose globals `NAME` is ours.
+    At 320 pixels and 80 classes, sorting an untrained RetinaNet's scores takes longer than its network. A
+    method that calls mmdet's function gets a copy on the instance, in whose globals `NAME` is ours.
     """
     for module in model.modules():
         for name in dir(type(module)):
@@ -40,13 +40,12 @@ def select(
 ) -> Selected:
     """Return what mmdet's ``filter_scores_and_topk`` does, without sorting the scores that it then drops.
 
-    Of equal scores at the cut the first are taken, in order; mmdet leaves that to ``torch.sort``, which on a
-    CPU is not stable. Elsewhere than on a CPU, and without a limit, mmdet's own function is called.
-    ``scores`` are ``(n, classes)``, without NaN.
+    Equal scores ``(n, classes)`` at the cut are taken in order; mmdet leaves that to ``torch.sort``, which is
+    not stable on a CPU. On other devices, and without a limit, mmdet's own function is called.
     """
     if topk < 1 or scores.device.type != 'cpu':
         return original(scores, score_thr, topk, results)
-    # The best of as many rows as are asked for are as many scores: no row below all of them has a part.
+    # The best scores of `topk` rows are `topk` scores: rows below all of them cannot contribute.
     rows, _ = _above(scores.amax(1), score_thr, topk)
     found, values = _above(scores[rows].flatten(), score_thr, topk)
     values, order = values.sort(descending=True, stable=True)
@@ -63,7 +62,7 @@ def select(
 
 
 def _above(values: Tensor, threshold: float, topk: int) -> tuple[Tensor, Tensor]:
-    """Return where values are above the threshold and not below the ``topk``-th of them, and those values."""
+    """Return the places and values above the threshold and not below the ``topk``-th of them."""
     places = (values > threshold).nonzero().squeeze(1)
     values = values[places]
     if len(values) > topk:

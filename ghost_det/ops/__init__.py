@@ -1,8 +1,7 @@
 """mmcv's operators without a compiler.
 
-`mmcv.ops` takes its operators from the compiled module ``mmcv._ext``, which neither onedl-mmcv from
-PyPI nor mmcv-lite carries, and mmdet cannot be imported without it. `ensure_ops` supplies that module,
-with the operators of `STAND_INS` written on torch and torchvision.
+`mmcv.ops` imports the compiled module ``mmcv._ext``, which onedl-mmcv from PyPI and mmcv-lite lack, and mmdet
+cannot be imported without it. `ensure_ops` supplies that module, written with torch and torchvision.
 """
 
 from __future__ import annotations
@@ -27,16 +26,7 @@ EXTENSION = 'mmcv._ext'
 
 
 def ensure_ops() -> str:
-    """Make mmcv's operators, and with them mmdet, importable.
-
-    A compiled ``mmcv._ext`` always wins and is left as it is. Call it again as often as you like.
-
-    Returns:
-        ``'compiled'`` where mmcv brings its own operators, ``'stand-in'`` where those of this module serve.
-
-    Raises:
-        ImportError: mmengine, mmcv or mmdet is not installed, or mmcv's compiled operators do not load.
-    """
+    """Make mmcv's operators, and so mmdet, importable; return ``'compiled'`` (mmcv's) or ``'stand-in'``."""
     if EXTENSION not in sys.modules:
         absent = missing(MM)
         if absent:
@@ -49,9 +39,8 @@ def ensure_ops() -> str:
         except ImportError as error:
             raise ImportError(
                 f"mmcv's compiled operators do not load with torch {torch.__version__}: {error}\n"
-                f'Found {_mmcv_source()}: {spec and spec.origin}. It was most likely built for another '
-                'torch. Rebuild it for this one; or uninstall it and install one of the stacks without '
-                f'compiled operators, which ghost_det replaces:\n{INSTALL}'
+                f'Found {_mmcv_source()}: {spec and spec.origin}. Rebuild it for this torch, or uninstall it '
+                f'and install a stack without compiled operators:\n{INSTALL}'
             ) from error
     spec = sys.modules[EXTENSION].__spec__
     return 'stand-in' if spec and spec.origin == __file__ else 'compiled'
@@ -63,7 +52,7 @@ def _mmcv_source() -> str:
 
 
 class _StandInFinder(MetaPathFinder, Loader):
-    """Finds only ``mmcv._ext``, and is asked after every finder that could know a compiled one."""
+    """Finds only ``mmcv._ext``, after all finders that could find a compiled one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -76,16 +65,15 @@ class _StandInFinder(MetaPathFinder, Loader):
 
 
 def _missing(name: str) -> Callable[..., Any]:
-    """Stand for an operator outside `STAND_INS`: `mmcv.ops` looks all of them up when it is imported."""
+    """Return a function for an operator outside `STAND_INS`, as `mmcv.ops` looks up all on import."""
     if name.startswith('_'):
         raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
 
     def operator(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
             f"mmcv's operator {name!r} is not available: {_mmcv_source()} has no compiled operators, and "
-            'ghost_det has no stand-in for this one, which no model family of mmdet needs. Options: build a '
-            f"compiled mmcv for torch {torch.__version__}, as ghost_det's docs/operators.md shows, or choose "
-            f'a model that does without {name!r}.'
+            f'ghost_det has no stand-in for this one. Options: build mmcv for torch {torch.__version__} (see '
+            f'docs/operators.md), or choose a model that does not use {name!r}.'
         )
 
     operator.__name__ = operator.__qualname__ = name

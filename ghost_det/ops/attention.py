@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from torch import Tensor
@@ -19,18 +20,8 @@ def ms_deform_attn_forward(
 ) -> Tensor:
     """Sum values at points of several maps (Zhu et al., Deformable DETR, 2021, equation 3).
 
-    mmcv calls this on GPUs only; on the CPU it takes the torch function that does the work here too.
-
-    Args:
-        value: ``(b, keys, heads, c)``, the maps one after the other, row by row.
-        spatial_shapes: ``(levels, 2)``, height and width of each.
-        level_start_index: ``(levels,)``, not used.
-        sampling_locations: ``(b, queries, heads, levels, points, 2)``, x and y, 0 to 1 across a map.
-        attention_weights: ``(b, queries, heads, levels, points)``.
-        im2col_step: Not used.
-
-    Returns:
-        ``(b, queries, heads * c)``.
+    ``value`` ``(b, keys, heads, c)`` holds the maps one after the other, row by row. Locations, x and y from
+    0 to 1, are ``(b, queries, heads, levels, points, 2)``; the result is ``(b, queries, heads * c)``.
     """
     output = _attention(spatial_shapes, wide(value), wide(sampling_locations), wide(attention_weights))
     return output.to(value.dtype)
@@ -49,16 +40,9 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Add the gradient of `ms_deform_attn_forward` to the last three tensors."""
-
-    def forward(*tensors: Tensor) -> Tensor:
-        return _attention(spatial_shapes, *tensors)
-
-    add_gradients(
-        forward,
-        (value, sampling_locations, attention_weights),
-        grad_output,
-        (grad_value, grad_sampling_loc, grad_attn_weight),
-    )
+    inputs = (value, sampling_locations, attention_weights)
+    buffers = (grad_value, grad_sampling_loc, grad_attn_weight)
+    add_gradients(partial(_attention, spatial_shapes), inputs, grad_output, buffers)
 
 
 def _attention(spatial_shapes: Tensor, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:

@@ -35,14 +35,11 @@ def bbox_overlaps(
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices ``(k,)`` of the boxes ``(n, 4)`` that stay, best score first.
-
-    A box goes if its IoU with a better one is greater than ``iou_threshold``. Of equal scores the first wins.
-    """
+    """Return the indices ``(k,)`` of the boxes ``(n, 4)`` to keep, best score first, ties in order."""
     boxes = wide(boxes)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    # torchvision holds a float32 IoU against a float64 threshold: 0.6 would suppress an IoU of exactly 0.6.
+    # torchvision compares a float32 IoU with a float64 threshold: 0.6 would suppress an IoU of exactly 0.6.
     threshold = boxes.new_tensor(iou_threshold).item()
     keep: Tensor = torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), threshold)
     return keep
@@ -61,18 +58,15 @@ def softnms(
     """Lower the scores of boxes that overlap a better one (Bodla et al., 2017, section 3).
 
     ``method`` 0 zeroes and 1 scales a score by ``1 - IoU`` from ``iou_threshold`` on; 2 scales every score by
-    ``exp(-IoU² / sigma)``. Boxes that fall below ``min_score`` are dropped. Boxes ``(n, 4)`` and their
-    final scores go to the first k rows of ``dets`` ``(n, 5)``, in the order of choice; their indices ``(k,)``
-    are returned.
+    ``exp(-IoU² / sigma)``. The k boxes that stay above ``min_score`` fill ``dets`` ``(n, 5)``, best first.
     """
-    # In numpy, which takes a fifth of torch's time for so many small steps; mmcv has the tensors on the CPU.
+    # In numpy, which takes a fifth of torch's time for so many small steps on the CPU.
     table = torch.cat((wide(boxes).T, wide(scores)[None])).numpy(force=True)
     order, best, end = np.arange(len(boxes)), 0, len(boxes)
     with np.errstate(all='ignore'):
         score, area = table[4], _areas(table, offset)
         while best < end:
-            # As in C++, the best is swapped to the front, and the last fill the places of the dropped: that
-            # decides which of equal scores comes first.
+            # As in C++, the best is swapped to the front, and the last fill the gaps: that orders ties.
             at = best + _greatest(score[best:end])
             for each in (*table, area, order):
                 each[best], each[at] = each[at], each[best]
@@ -96,7 +90,6 @@ def softnms(
 
 
 def _areas(table: NDArray[Any], offset: int) -> NDArray[Any]:
-    """Area of each column ``(x1, y1, x2, y2, ...)``."""
     areas: NDArray[Any] = (table[2] - table[0] + offset) * (table[3] - table[1] + offset)
     return areas
 
@@ -113,17 +106,13 @@ def _iou_of_one(
 
 
 def _greatest(scores: NDArray[Any]) -> int:
-    """Place of the first maximum as C++ finds it: a NaN, of boxes without area, is one only in front."""
+    """Return the first maximum as C++ finds it: a NaN, of boxes without area, counts only in front."""
     at = int(scores.argmax())
     return int(np.nanargmax(scores)) if at and np.isnan(scores[at]) else at
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Group detections ``(n, 5)``, boxes and scores, by the best one that they overlap.
-
-    Each group holds the index of a box that NMS keeps, then of those whose IoU with it is at least
-    ``iou_threshold``, best score first.
-    """
+    """Group detections ``(n, 5)`` by the best one that they overlap: its index, then theirs, best first."""
     table = wide(dets).T.numpy(force=True)
     rest = dets[:, 4].argsort(descending=True, stable=True).numpy(force=True)
     groups = []
@@ -142,13 +131,11 @@ def line_nms_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Suppress lanes that run close to a better one (Zheng et al., CLRNet, 2022).
 
-    Of a lane ``(5 + rows,)``, entry 2 is the start, 0 to 1, entry 4 the length in rows; then comes x on each
-    row. Two are close if they share rows and are less than ``overlap`` apart on these, on average. (C++
-    looks one of the two up by its rank, as if lanes came in the order of ``scores``; here any order will do.)
-
-    Returns:
-        Indices ``(n,)`` of the lanes that stay, best first, then zeros; how many stay, at most ``top_k``; and
-        for each lane ``(n,)`` the number, from 1, of the last kept one that it is or is close to.
+    In a lane ``(5 + rows,)``, entry 2 is the start, 0 to 1, entry 4 the length in rows; then comes x on each
+    row. Two are close if they are on average less than ``overlap`` apart on the rows that they share. (C++
+    looks up one of the two by its rank, as if lanes were sorted by score.) Returns the indices ``(n,)`` of
+    the lanes to keep, best first, then zeros; how many, at most ``top_k``; and for each lane ``(n,)`` the
+    number, from 1, of the last kept one that it is or is close to.
     """
     order = scores.argsort(descending=True, stable=True)
     lanes = wide(boxes)[order]

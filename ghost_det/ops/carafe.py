@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def carafe_naive_forward(
     Each place sums the ``k * k`` cells around its source in ``features`` ``(b, c, h, w)``, weighted by its
     kernel in ``masks`` ``(b, group_size * k * k, h * scale, w * scale)``, one for each group of channels.
     """
-    output.copy_(_carafe(wide(features), wide(masks), kernel_size, group_size, scale_factor))
+    output.copy_(_carafe(kernel_size, group_size, scale_factor, wide(features), wide(masks)))
 
 
 def carafe_naive_backward(
@@ -30,27 +32,16 @@ def carafe_naive_backward(
     scale_factor: int,
 ) -> None:
     """Add the gradient of `carafe_naive_forward` to ``bottom_grad``, of the features, and ``mask_grad``."""
-
-    def forward(features: Tensor, masks: Tensor) -> Tensor:
-        return _carafe(features, masks, kernel_size, group_size, scale_factor)
-
+    forward = partial(_carafe, kernel_size, group_size, scale_factor)
     add_gradients(forward, (features, masks), top_grad, (bottom_grad, mask_grad))
 
 
 def carafe_forward(
-    features: Tensor,
-    masks: Tensor,
-    rfeatures: Tensor,
-    routput: Tensor,
-    rmasks: Tensor,
-    output: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    features: Tensor, masks: Tensor, rfeatures: Tensor, _1: Tensor, _2: Tensor, output: Tensor, **sizes: int
 ) -> None:
-    """As `carafe_naive_forward`; ``rfeatures`` keeps the features for `carafe_backward`."""
+    """Do what `carafe_naive_forward` does; ``rfeatures`` keeps the features for `carafe_backward`."""
     rfeatures.copy_(features)
-    carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
+    carafe_naive_forward(features, masks, output, **sizes)
 
 
 def carafe_backward(
@@ -63,17 +54,13 @@ def carafe_backward(
     rmask_grad: Tensor,
     bottom_grad: Tensor,
     mask_grad: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **sizes: int,
 ) -> None:
-    """As `carafe_naive_backward`."""
-    carafe_naive_backward(
-        top_grad, rfeatures, masks, bottom_grad, mask_grad, kernel_size, group_size, scale_factor
-    )
+    """Do what `carafe_naive_backward` does."""
+    carafe_naive_backward(top_grad, rfeatures, masks, bottom_grad, mask_grad, **sizes)
 
 
-def _carafe(features: Tensor, masks: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+def _carafe(kernel_size: int, groups: int, scale: int, features: Tensor, masks: Tensor) -> Tensor:
     batch, _, height, width = features.shape
     taps = kernel_size**2
     reach = kernel_size // 2

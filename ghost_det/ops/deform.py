@@ -5,25 +5,13 @@ mmcv passes the geometry of a deformable convolution by name. Its buffers ``colu
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .sampling import add_gradients, corners, gather, wide
-
-# The first version's names for the second's.
-_NAMES = {
-    'kernel_h': 'kH',
-    'kernel_w': 'kW',
-    'stride_h': 'dH',
-    'stride_w': 'dW',
-    'pad_h': 'padH',
-    'pad_w': 'padW',
-    'dilation_h': 'dilationH',
-    'dilation_w': 'dilationW',
-    'group': 'group',
-    'deformable_group': 'deformable_group',
-}
 
 
 def deform_conv_forward(
@@ -72,11 +60,8 @@ def deform_conv_backward_parameters(
     **geometry: int,
 ) -> None:
     """Add the gradient of `deform_conv_forward`, times ``scale``, to ``grad_weight``."""
-
-    def forward(weight: Tensor) -> Tensor:
-        return _deform_conv2d(_renamed(geometry), wide(input), weight, wide(offset))
-
-    # The output is linear in the weight: its gradient is the same at any.
+    forward = partial(_deform_conv2d, _renamed(geometry), wide(input), offset=wide(offset))
+    # The output is linear in the weight, so its gradient does not depend on it.
     add_gradients(forward, (torch.zeros_like(grad_weight),), grad_output * scale, (grad_weight,))
 
 
@@ -94,8 +79,8 @@ def modulated_deform_conv_forward(
 ) -> None:
     """Fill ``output`` ``(b, o, h, w)`` (Zhu et al., Deformable ConvNets v2, 2019, section 3.2).
 
-    As `deform_conv_forward`, but ``mask`` ``(b, deformable_group * kernel_h * kernel_w, h, w)`` weights each
-    tap, and ``bias`` ``(o,)`` is added if ``with_bias``. Of a larger offset and mask the first entries count.
+    ``mask`` ``(b, deformable_group * kernel_h * kernel_w, h, w)`` weights each tap. If offset and mask are
+    larger, the first entries are used.
     """
     tensors = (input, weight, offset, mask, bias)[: 4 + with_bias]
     output.copy_(_deform_conv2d(geometry, *map(wide, tensors)))
@@ -119,17 +104,16 @@ def modulated_deform_conv_backward(
     **geometry: int,
 ) -> None:
     """Add the gradient of `modulated_deform_conv_forward` to the five buffers named ``grad_``."""
-
-    def forward(*tensors: Tensor) -> Tensor:
-        return _deform_conv2d(geometry, *tensors)
-
     tensors = (input, weight, offset, mask, bias)[: 4 + with_bias]
     buffers = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
-    add_gradients(forward, tensors, grad_output, buffers)
+    add_gradients(partial(_deform_conv2d, geometry), tensors, grad_output, buffers)
 
 
 def _renamed(geometry: dict[str, int]) -> dict[str, int]:
-    return {name: geometry[old] for name, old in _NAMES.items()}
+    """Return the geometry of the first version under the names of the second."""
+    names = {'k': 'kernel', 'd': 'stride', 'pad': 'pad', 'dilation': 'dilation'}
+    pairs = {f'{new}_{axis.lower()}': geometry[old + axis] for old, new in names.items() for axis in 'HW'}
+    return {**geometry, **pairs}
 
 
 def _deform_conv2d(

@@ -17,7 +17,7 @@ def _sigmoid_terms(
     if target.numel() and int(target.max()) > classes:
         raise ValueError(
             f'sigmoid_focal_loss: target holds label {int(target.max())}, but there are {classes} classes '
-            f'(0 to {classes - 1}, and {classes} for background). Compare num_classes with the data.'
+            '(and background): compare num_classes with the data'
         )
     logits = wide(input)
     is_class = target[:, None] == torch.arange(classes, device=target.device)
@@ -31,8 +31,8 @@ def sigmoid_focal_loss_forward(
 ) -> None:
     """Fill ``output`` ``(n, c)`` for logits ``(n, c)`` (Lin et al., Focal Loss, 2017, equation 5).
 
-    ``target`` ``(n,)`` holds labels 0 to c, c being background; ``weight`` is ``(c,)``, by label, or empty.
-    Computed from the logit: it stays exact where C++, from the float32 probability, jumps to log 0 (87).
+    ``target`` ``(n,)`` holds labels 0 to c, background; ``weight`` is ``(c,)`` or empty. Computed from the
+    logit, it stays exact where C++, from the float32 probability, jumps to log 0 (87).
     """
     right, _, scale = _sigmoid_terms(input, target, weight, alpha)
     output.copy_(-scale * (-right).sigmoid() ** gamma * F.logsigmoid(right))
@@ -61,10 +61,7 @@ def _softmax_terms(
 def softmax_focal_loss_forward(
     softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Fill ``output`` ``(n,)`` for probabilities ``(n, c)`` and ``target`` ``(n,)``, 0 to c - 1.
-
-    A negative target is ignored; ``weight`` is ``(c,)``, by label, or empty.
-    """
+    """Fill ``output`` ``(n,)`` for probabilities ``(n, c)``; negative targets ``(n,)`` are ignored."""
     _, chosen, scale = _softmax_terms(softmax, target, weight, alpha)
     output.copy_(-scale * (1 - chosen) ** gamma * chosen.log())
 
@@ -78,7 +75,7 @@ def softmax_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Fill ``grad_input`` ``(n, c)``, by the logits, and ``buff`` ``(n,)``, its factor common to a sample."""
+    """Fill ``grad_input`` ``(n, c)``, for the logits, and ``buff`` ``(n,)``, each sample's common factor."""
     probability, chosen, scale = _softmax_terms(softmax, target, weight, alpha)
     # gamma < 1 divides by this, at a chosen probability of 1, where the whole term vanishes.
     wrong = (1 - chosen).clamp(min=torch.finfo(torch.float32).tiny)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,8 @@ def roi_align_forward(
 ) -> None:
     """Average each bin of each RoI into ``output`` ``(r, c, h, w)`` (He et al., Mask R-CNN, 2017).
 
-    ``input`` is ``(b, c, H, W)``; ``rois`` ``(r, 5)`` are ``(image, x1, y1, x2, y2)`` in pixels of the image.
-    With ``pool_mode`` 0 it is the greatest sample of a bin, whose place goes to ``argmax_y`` and ``argmax_x``
-    ``(r, c, h, w)``; an empty bin is 0.
+    ``rois`` ``(r, 5)`` are ``(image, x1, y1, x2, y2)`` in pixels of the image. With ``pool_mode`` 0, a bin is
+    its greatest sample, whose place goes to ``argmax_y`` and ``argmax_x``; an empty bin is 0.
     """
     _check_roi_align(rois, aligned)
     features = wide(input)
@@ -84,7 +84,7 @@ def roi_align_backward(
 
 
 def _check_roi_align(rois: Tensor, aligned: bool) -> None:
-    # As in C++, where the GPU operator does not look either: it would have to wait for the result.
+    # Only on the CPU, as in C++: a GPU would have to wait for the result.
     if aligned and rois.device.type == 'cpu':
         bad = rois[(rois[:, 3:] < rois[:, 1:3]).any(1)].tolist()
         if bad:
@@ -123,12 +123,10 @@ def _max_roi_align(
 def _samples(
     rois: Tensor, size: Sequence[int], scale: float, ratio: int, aligned: bool, shift: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Points at which RoIAlign samples a map, in cells, and how many.
+    """Return y, x and RoI of each point ``(n,)`` that RoIAlign samples, and the points per bin of each RoI.
 
-    ``scale`` is cells per pixel; ``ratio`` samples along either side of a bin, 0 for about one in a cell;
-    ``aligned`` puts the middle of a cell at a half; ``shift`` ``(r, 2, *size)`` moves each bin by x and y, as
-    a part of the RoI's sides. Returns y, x and RoI of each point ``(n,)``, RoI by RoI, bin by bin, and the
-    number of points in a bin of each RoI ``(r,)``.
+    ``ratio`` samples lie along either side of a bin, for 0 about one in a cell; ``shift`` ``(r, 2, *size)``
+    moves each bin by x and y, as a part of the RoI's sides.
     """
     start, end = (rois[:, 1:] * scale - 0.5 * aligned).chunk(2, 1)
     side = end - start
@@ -164,13 +162,12 @@ def deform_roi_pool_forward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """RoIAlign with bins that move (Dai et al., Deformable Convolutional Networks, 2017, section 2.2).
+    """Fill ``output`` by RoIAlign with moved bins (Dai et al., Deformable ConvNets, 2017, section 2.2).
 
-    Fills ``output`` ``(r, c, h, w)``; ``input`` is ``(b, c, H, W)``, ``rois`` are ``(r, 5)``. ``offset``
-    ``(r, 2, h, w)``, or empty, times ``gamma`` moves each bin by a part of the RoI's width and height.
+    ``offset`` ``(r, 2, h, w)``, or empty, times ``gamma`` moves each bin by a part of the RoI's sides.
     """
-    tensors = (wide(input), wide(offset))
-    output.copy_(_deform_roi_pool(*tensors, rois, output.shape[2:], spatial_scale, sampling_ratio, gamma))
+    settings = (rois, output.shape[2:], spatial_scale, sampling_ratio, gamma)
+    output.copy_(_deform_roi_pool(*settings, wide(input), wide(offset)))
 
 
 def deform_roi_pool_backward(
@@ -186,21 +183,14 @@ def deform_roi_pool_backward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Add the gradient of `deform_roi_pool_forward` to ``grad_input`` and ``grad_offset``.
-
-    Where a sample lies beyond the middle of the outermost cells the output does not change with the offset:
-    0 here, while C++ extrapolates.
-    """
-
-    def forward(input: Tensor, offset: Tensor) -> Tensor:
-        size = (pooled_height, pooled_width)
-        return _deform_roi_pool(input, offset, rois, size, spatial_scale, sampling_ratio, gamma)
-
+    """Add the gradient of `deform_roi_pool_forward`, which is 0 beyond the map, where C++ extrapolates."""
+    size = (pooled_height, pooled_width)
+    forward = partial(_deform_roi_pool, rois, size, spatial_scale, sampling_ratio, gamma)
     add_gradients(forward, (input, offset), grad_output, (grad_input, grad_offset))
 
 
 def _deform_roi_pool(
-    input: Tensor, offset: Tensor, rois: Tensor, size: Sequence[int], scale: float, ratio: int, gamma: float
+    rois: Tensor, size: Sequence[int], scale: float, ratio: int, gamma: float, input: Tensor, offset: Tensor
 ) -> Tensor:
     _, channels, height, width = input.shape
     rois = rois.to(input.dtype)
@@ -229,12 +219,8 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Fill ``output`` ``(r, c, h, w)`` with the maximum of each bin (Girshick, Fast R-CNN, 2015).
-
-    ``input`` is ``(b, c, H, W)``; ``rois`` ``(r, 5)`` are ``(image, x1, y1, x2, y2)`` in pixels of the image.
-    ``argmax`` ``(r, c, h, w)`` gets the cell of the maximum, ``y * W + x``; -1 for an empty bin.
-    """
-    # Not torchvision's roi_pool: it rounds a RoI to whole cells, mmcv cuts the bins from the RoI as it is.
+    """Fill ``output`` with the maximum of each bin, ``argmax`` with its cell or -1 (Fast R-CNN, 2015)."""
+    # Not torchvision's roi_pool, which rounds a RoI to whole cells.
     height, width = input.shape[2:]
     boxes = wide(rois)
     start, end = boxes[:, 1:3] * spatial_scale, (boxes[:, 3:] + 1) * spatial_scale
@@ -252,7 +238,7 @@ def roi_pool_forward(
 
 
 def _bins(start: Tensor, end: Tensor, count: int, limit: int) -> tuple[Tensor, Tensor]:
-    """First cell, and first cell after the last, of each bin along one axis: two of ``(r, count)``."""
+    """Return the first cell of each bin along one axis, and the first after its last, ``(r, count)``."""
     step = (end - start)[:, None] / count
     edges = torch.arange(count, device=start.device)
     low = (edges * step + start[:, None]).floor().clamp(0, limit).long()
@@ -261,7 +247,7 @@ def _bins(start: Tensor, end: Tensor, count: int, limit: int) -> tuple[Tensor, T
 
 
 def _cells(low: Tensor, high: Tensor, limit: int) -> Tensor:
-    """Cells of bins ``(n,)``, ``(n, longest)``: a shorter bin repeats its last, which changes no maximum."""
+    """Return the cells of bins, ``(n, longest)``; shorter ones repeat their last, which keeps the maximum."""
     longest = max(int((high - low).max()), 1)
     cells = low[:, None] + torch.arange(longest, device=low.device)
     return cells.minimum(high[:, None] - 1).clamp(0, limit - 1)

@@ -1,7 +1,7 @@
-"""What the operators have in common: precision, gradients, and weighted sums of a map's vectors.
+"""Precision, gradients, and weighted sums of a map's vectors, for several operators.
 
-`torch.nn.functional.embedding_bag` does the sums, with the channels of a cell side by side. On a CPU this is
-about 1.5 (forward) and 3 times (backward) as fast as torchvision's ``deform_conv2d``.
+`torch.nn.functional.embedding_bag` does the sums: on a CPU about 1.5 (forward) and 3 times (backward) as fast
+as torchvision's ``deform_conv2d``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.autograd.functional import vjp
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """As float32, unless it is that or float64."""
+    """Return the tensor in float32, unless it is float64."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
@@ -29,13 +29,12 @@ def add_gradients(
 
 
 def corners(y: Tensor, x: Tensor, height: int, width: int, extend: bool = False) -> tuple[Tensor, Tensor]:
-    """Cells around points, and their weights in bilinear interpolation.
+    """Return the four cells around points, ``row * width + column``, and their bilinear weights.
 
     ``y`` and ``x`` are in cells; a whole number is the middle of a cell. Outside, a map is zero; with
-    ``extend`` its border is repeated for one cell, as in RoIAlign. Cells, ``row * width + column``, and
-    weights are both ``(..., 4)``; a cell outside has a weight of 0.
+    ``extend`` its border is repeated for one cell, as in RoIAlign.
     """
-    # An offset may be infinite: that, too, is outside, where infinity less infinity would be no number.
+    # An offset may be infinite, and infinity minus infinity is NaN.
     y, x = y.clamp(-2, height + 1), x.clamp(-2, width + 1)
     top, left = y.floor(), x.floor()
     down, right = y - top, x - left
@@ -50,22 +49,18 @@ def corners(y: Tensor, x: Tensor, height: int, width: int, extend: bool = False)
         # A point just one cell away has no gradient in mmcv; offsets that start as zeros make many of these.
         near = ((y > -1) & (x > -1))[..., None]
         counts = near & (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    # Integers first: of a NaN, clamp makes no cell.
+    # Integers first, as clamp leaves a NaN.
     cells = rows.long().clamp(0, height - 1) * width + columns.long().clamp(0, width - 1)
     return cells, weights * counts
 
 
 def vectors(features: Tensor, groups: int = 1) -> Tensor:
-    """Map ``(b, c, h, w)`` as ``(b * h * w * groups, c / groups)``."""
+    """Return a map ``(b, c, h, w)`` as ``(b * h * w * groups, c / groups)``."""
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1] // groups)
 
 
 def gather(features: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
-    """Sum ``n`` weighted cells for each group of channels, at each place of a grid, to ``(b, ..., c)``.
-
-    ``features`` is a map ``(b, c, h, w)``; cells, ``row * w + column``, and weights are
-    ``(b, ..., groups, n)``.
-    """
+    """Sum ``n`` weighted cells per group of channels; cells and weights are ``(b, ..., groups, n)``."""
     batch, channels, height, width = features.shape
     groups, terms = cells.shape[-2:]
     image = torch.arange(batch, device=cells.device).view(-1, *[1] * (cells.dim() - 1))

@@ -1,8 +1,4 @@
-"""Batch normalization over several processes: mmcv's own SyncBatchNorm, ``MMSyncBN`` in a config.
-
-mmcv reduces the statistics over the processes in between; the operators see the part of one, flattened to
-``(b, c, n)``. Statistics are float32.
-"""
+"""Batch normalization over several processes, ``MMSyncBN`` in a config; maps are ``(b, c, n)``."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
 
 
 def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Fill ``var`` ``(c,)`` with the mean square distance from ``mean`` ``(c,)``, that of all processes."""
+    """Fill ``var`` ``(c,)`` with the mean square distance from ``mean``, which is that of all processes."""
     var.copy_((input.float() - mean[:, None]).square().mean((0, 2)))
 
 

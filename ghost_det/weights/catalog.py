@@ -1,4 +1,4 @@
-"""The networks by name, and the published ImageNet weights of most of them."""
+"""The networks by name, and where most of them have published ImageNet weights."""
 
 from __future__ import annotations
 
@@ -13,30 +13,28 @@ SCHEME = 'ghost://'
 
 @dataclass(frozen=True)
 class Variant:
-    """A network of one width."""
+    """A network of one width, and the ImageNet-1k weights published by its authors, if any."""
 
-    name: str  # timm's; what ``ghost://NAME`` asks for
+    name: str  # timm's, as in ``ghost://NAME``
     network: str  # class of `ghost_det.models`
     width: float
-    params: float | None  # millions, of the classifier folded for deployment, as the paper prints them
-    macs: int | None  # millions of multiply-adds at 224 px, as the paper prints them
-
-
-@dataclass(frozen=True)
-class Weights(Variant):
-    """A variant with ImageNet-1k weights, as its authors published them."""
-
-    top1: float  # in percent at 224 px, as timm measured it with the hub's file
-    url: str  # the authors' own file, the second source
-    licence: str  # SPDX name, as timm states it for the hub's file
-    revision: str = 'main'  # commit of the hub's repository, where it is known
-    sha256: str | None = None  # of the hub's file, where it is known
-    git_blob: str | None = None  # git's hash of the content of the authors' file, where it is known
+    params: float | None  # millions, of the folded classifier, as printed in the paper
+    macs: int | None  # millions of multiply-adds at 224 px, as printed in the paper
+    top1: float = 0.0  # percent at 224 px, measured by timm with the hub's file; 0 without published weights
+    url: str = ''  # the authors' own file, used if the hub's is not available
+    revision: str = 'main'  # commit of the hub's repository, if known
+    sha256: str | None = None  # of the hub's file, if known
+    git_blob: str | None = None  # git's hash of the authors' file, if known
 
     @property
     def hub(self) -> str:
         """The repository on the Hugging Face hub."""
         return f'timm/{self.name}.in1k'
+
+    @property
+    def licence(self) -> str:
+        """The SPDX name that timm states for the hub's file."""
+        return 'MIT' if self.network == 'RepGhostNet' else 'Apache-2.0'
 
 
 _HUAWEI = 'https://github.com/huawei-noah/Efficient-AI-Backbones/'
@@ -44,9 +42,8 @@ _V1 = _HUAWEI + 'raw/master/ghostnet_pytorch/models/state_dict_'
 _V2 = _HUAWEI + 'releases/download/GhostNetV2/ck_ghostnetv2_'
 _V3 = _HUAWEI + 'releases/download/GhostNetV3/ghostnetv3-'
 _REPGHOST = 'https://github.com/ChengpengChen/RepGhost/releases/download/RepGhost/repghostnet_'
-_LICENCES = {'RepGhostNet': 'MIT'}
 
-# Parameters and multiply-adds of the papers and RepGhost's README, top-1 of timm's results-imagenet.csv.
+# Parameters and multiply-adds from the papers and RepGhost's README, top-1 from timm's results-imagenet.csv.
 # Short rows have no published weights; the figures of GhostNetV3 1.6 are second-hand, those of 0.5 unknown.
 _TABLE: tuple[tuple[Any, ...], ...] = (
     ('ghostnet_050', 'GhostNet', 0.5, 2.6, 42),
@@ -68,7 +65,7 @@ _TABLE: tuple[tuple[Any, ...], ...] = (
     ('repghostnet_150', 'RepGhostNet', 1.5, 6.6, 301, 77.47, _REPGHOST + '1_5x_301M_77.45.pth.tar'),
     ('repghostnet_200', 'RepGhostNet', 2.0, 9.8, 516, 78.80, _REPGHOST + '2_0x_516M_78.81.pth.tar'),
 )
-# Quoted from pages of the hub and listings of git, not all of which were available.
+# Quoted from the hub's pages and git listings, not all of which were available.
 _KNOWN: dict[str, dict[str, Any]] = {
     'ghostnet_100': dict(
         revision='d461b859bf5f6b4f1828eb79e1902fd883194c83',
@@ -86,29 +83,25 @@ _KNOWN: dict[str, dict[str, Any]] = {
     ),
     'repghostnet_130': dict(revision='d7bf85682bd5cf35df2acd468160797a753c93d4'),
 }
-PUBLISHED: dict[str, Weights] = {
-    row[0]: Weights(*row, **{'licence': _LICENCES.get(row[1], 'Apache-2.0'), **_KNOWN.get(row[0], {})})
-    for row in _TABLE
-    if len(row) > 5
-}
-VARIANTS: dict[str, Variant] = {row[0]: PUBLISHED.get(row[0]) or Variant(*row) for row in _TABLE}
+VARIANTS = {row[0]: Variant(*row, **_KNOWN.get(row[0], {})) for row in _TABLE}
+PUBLISHED = {name: variant for name, variant in VARIANTS.items() if variant.url}
 
 
-def published(name: str) -> Weights:
-    """Return the catalog's entry, or raise a `UserError` where there is none of that name."""
+def published(name: str) -> Variant:
+    """Return the catalog's entry of a name, with or without ``ghost://``, or raise a `UserError`."""
     found = PUBLISHED.get(name.removeprefix(SCHEME).replace('_1x', '_100'))
     if found is None:
-        raise UserError(f'{name}: no such published weights; there are {", ".join(PUBLISHED)}')
+        raise UserError(f'{name}: no such published weights; choose from {", ".join(PUBLISHED)}')
     return found
 
 
-def named(source: str | Path) -> Weights | None:
-    """Return the catalog's entry that ``ghost://NAME`` or a bare name is of, ``None`` for files and URLs."""
+def find_published(source: str | Path) -> Variant | None:
+    """Return the catalog's entry for ``ghost://NAME`` or a bare name, ``None`` for files and URLs."""
     text = str(source)
     is_name = text.replace('_1x', '_100') in PUBLISHED and not Path(text).exists()
     return published(text) if is_name or text.startswith(SCHEME) else None
 
 
 def address(source: str) -> str:
-    """Return ``ghost://NAME`` for a published name, and files and URLs as they are."""
+    """Return ``ghost://NAME`` for a published name, and files and URLs unchanged."""
     return SCHEME + source if source in PUBLISHED else source

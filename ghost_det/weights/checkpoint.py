@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,34 @@ from torch import Tensor
 from ghost_det.errors import UserError
 from ghost_det.utils.text import plural
 
-# What checkpoints hold besides tensors: timm's its options, mmengine's the histories of logged scalars, with
-# arrays. torch calls what a pickle names, with arguments of the pickle: numpy's own constructors would make
-# arrays of pointers from bytes, and its dtypes take flags that do the same. Hence stand-ins for them.
+# Besides tensors, timm saves its options and mmengine its histories of scalars, with NumPy arrays in them.
+# torch calls what a pickle names with the pickle's arguments. NumPy's own constructors and the flags of its
+# dtypes can turn bytes into pointers to objects: hence these stand-ins, which only build arrays of numbers.
 
 
-class _History:
-    """What mmengine's `HistoryBuffer` is read as where mmengine was not imported; it only holds its data."""
-
-    min = max = current = mean = None
-
-
-def _history() -> Any:
-    return getattr(sys.modules.get('mmengine.logging'), 'HistoryBuffer', _History)
+def _history_buffer() -> Any:
+    """Return mmengine's class, or one that only holds its data if mmengine was not imported."""
+    return getattr(sys.modules.get('mmengine.logging'), 'HistoryBuffer', argparse.Namespace)
 
 
-def _statistic(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr``, which a pickled `HistoryBuffer` calls to find its statistics."""
-    if owner is not _history() or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r})')
-    return getattr(owner, name)
+def _refuse(name: str) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(f'Unsupported global: GLOBAL {name}')
+
+
+def _getattr(owner: Any, name: str) -> Any:
+    """Stand in for ``getattr``, by which a pickled `HistoryBuffer` refers to its statistics."""
+    if owner is not _history_buffer() or name not in ('min', 'max', 'current', 'mean'):
+        raise _refuse(f'getattr({owner!r}, {name!r})')
+    return getattr(owner, name, None)
 
 
 class _Dtype:
-    """Stand in for ``numpy.dtype``: only numbers, as objects would be pointers."""
+    """Stand in for ``numpy.dtype``; only numbers."""
 
     def __init__(self, name: str, *flags: Any) -> None:
         self.numpy = np.dtype(str(name))
         if self.numpy.kind not in 'biuf':
-            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL numpy.dtype({name!r})')
+            raise _refuse(f'numpy.dtype({name!r})')
 
     def __setstate__(self, state: Any) -> None:
         if state[1] in ('<', '>'):
@@ -55,112 +53,87 @@ class _Dtype:
 
 
 class _Array(np.ndarray[Any, Any]):
-    """Stand in for ``numpy.ndarray``; only `_empty` makes one, whose content follows by ``__setstate__``."""
+    """Stand in for ``numpy.ndarray``: made empty by `_reconstruct`, then filled by ``__setstate__``."""
 
     def __new__(cls, *arguments: Any) -> _Array:
-        raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray(...)')
+        raise _refuse('numpy.ndarray(...)')
 
     def __setstate__(self, state: Any) -> None:
         version, shape, dtype, is_fortran, data = state
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
-            raise pickle.UnpicklingError('Unsupported global: GLOBAL numpy.ndarray.__setstate__')
+            raise _refuse('numpy.ndarray.__setstate__')
         super().__setstate__((version, shape, dtype.numpy, is_fortran, data))
 
     def __reduce__(self) -> Any:
-        return np.asarray(self).__reduce__()  # in the next checkpoint, an array like any other
+        return np.asarray(self).__reduce__()  # saved again, it is an ordinary array
 
 
-def _empty(*arguments: Any) -> _Array:
-    """Stand in for numpy's ``_reconstruct``."""
+def _reconstruct(*arguments: Any) -> _Array:
     return np.ndarray.__new__(_Array, (0,))
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    """Stand in for numpy's ``scalar``."""
     return np.frombuffer(data, dtype.numpy, count=1)[0]
 
 
 def _plain_data() -> list[Any]:
     return [
         argparse.Namespace,
-        (_history(), 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (_statistic, 'builtins.getattr'),
+        (_history_buffer(), 'mmengine.logging.history_buffer.HistoryBuffer'),
+        (_getattr, 'builtins.getattr'),
         (_Array, 'numpy.ndarray'),
         (_Dtype, 'numpy.dtype'),
-        *((_empty, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
         *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
     ]
-
-
-_SLACK = 64 * 2**20  # bytes by which small archives may grow, which some pack
 
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(
-            f'{path}: expected a checkpoint file, found {"a folder" if path.is_dir() else "nothing"}'
-        )
-    with _user_errors(path):
-        _check_archive(path)
-    content = read_weights(path, torch.load, path, map_location=map_location)
-    if not isinstance(content, dict):
-        raise UserError(f'{path}: expected a dictionary of weights, found {type(content).__name__}')
-    weights = content.get('state_dict', content)
+        found = 'a folder' if path.is_dir() else 'nothing'
+        raise UserError(f'{path}: expected a checkpoint file, found {found}')
+    content: dict[str, Any] = read_weights(path, _load_intact, path, map_location=map_location)
+    weights = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
-        raise UserError(f'{path}: expected a dictionary of named weights, and it holds none')
+        raise UserError(f'{path}: expected a dictionary of named weights, found {type(weights).__name__}')
     return content
 
 
-def _check_archive(path: Path) -> None:
-    """Raise a `UserError` for archives that do not match their checksums, or would fill the memory.
-
-    torch does not look at checksums, and its own archives are not compressed at all.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        size, unpacked = path.stat().st_size, sum(part.file_size for part in archive.infolist())
-        if unpacked > 4 * size + _SLACK:
-            raise UserError(
-                f'{path}: refused: an archive of {size / 1e6:.1f} MB that would take '
-                f'{unpacked / 1e6:.0f} MB of memory; checkpoints are not packed like this'
-            )
-        if archive.testzip() is not None:
-            raise UserError(f'{path}: damaged: its content does not match its own checksums')
+def _load_intact(path: Path, **settings: Any) -> Any:
+    """Call ``torch.load``, which ignores an archive's checksums, after comparing them."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise UserError(f'{path}: damaged: its content does not match its checksums')
+    return torch.load(path, **settings)
 
 
-@contextlib.contextmanager
-def _user_errors(name: str | Path) -> Iterator[None]:
-    """Raise a `UserError` in place of what zipfile and torch raise over bytes that are no checkpoint."""
+def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Let ``read``, a function of torch, read only weights and plain data, or raise a `UserError`."""
     try:
-        yield
+        with torch.serialization.safe_globals(_plain_data()):
+            content = read(*arguments, **settings, weights_only=True)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
-    except Exception as error:  # nearly any
+    except Exception as error:  # zipfile and torch raise nearly any over bytes that are not a checkpoint
         unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
         if unsafe is None:
-            raise UserError(f'{name}: not a checkpoint that torch can read, or a damaged one') from None
+            raise UserError(f'{name}: damaged, or not a checkpoint that torch can read') from None
         raise UserError(
             f'{name}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
             f"If you trust the file, save only its weights: torch.save({{'state_dict': ...}}, PATH)"
         ) from None
-
-
-def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Let a function of torch, ``read``, read only weights and plain data, or raise a `UserError`."""
-    with _user_errors(name), torch.serialization.safe_globals(_plain_data()):
-        content = read(*arguments, **settings, weights_only=True)
     if isinstance(content, dict) and isinstance(content.get('meta'), dict):
-        content['meta'].pop('config', None)  # the text of a config, which mmengine would run on resuming
+        content['meta'].pop('config', None)  # a config's text, which mmengine would run when it resumes
     return content
 
 
 def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names that a detector was trained with, or ``None`` where it does not say."""
+    """Return the class names that a detector was trained with, or ``None`` if the checkpoint has none."""
     found: Any = checkpoint
     for key in ('meta', 'dataset_meta', 'classes'):
         found = found.get(key) if isinstance(found, dict) else None
@@ -178,7 +151,7 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> lis
 
 
 def check_fits(model: torch.nn.Module, checkpoint: dict[str, Any], path: str | Path, config: str) -> None:
-    """Raise a `UserError` where a checkpoint does not fit; mmengine would silently load what does."""
+    """Raise a `UserError` if a checkpoint does not fit; mmengine would silently load what does."""
     # A model wrapped for several processes has the prefix too.
     weights, expected = (
         {key.removeprefix('module.'): value for key, value in tensors.items()}

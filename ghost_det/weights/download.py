@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import safetensors
 import torch
@@ -18,15 +17,15 @@ from huggingface_hub.file_download import http_get
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic, sha256
 
-from .catalog import SCHEME, Weights, named
+from .catalog import SCHEME, Variant, find_published
 
 _HUB_FILE = 'model.safetensors'
 
 
 def locate(source: str | Path) -> Path:
-    """Return the local file of a published name, an http(s) URL, or a path; downloaded if need be."""
+    """Return the local file of a published name, an http(s) URL or a path, downloading it if necessary."""
     text = str(source)
-    weights = named(text)
+    weights = find_published(text)
     if weights is not None:
         return fetch(weights)
     scheme = re.match(r'(\w{2,}):/', text)
@@ -37,78 +36,49 @@ def locate(source: str | Path) -> Path:
     return fetch_url(text)
 
 
-def by_hand(weights: Weights, suffix: str = '.safetensors') -> Path:
-    """Return where the hub's file counts if somebody puts it there by hand; or the authors', ``'.pth'``."""
-    return _downloads() / (weights.name + suffix)
+def fetch(weights: Variant, sources: Iterable[str] = ('hub', 'upstream')) -> Path:
+    """Return the file of published weights, cached or downloaded.
 
-
-def fetch(weights: Weights, sources: Iterable[str] = ('hub', 'upstream')) -> Path:
-    """Return the file of published weights: the one put there by hand, a cached one, or a downloaded one.
-
-    ``sources``, of ``'hub'`` and ``'upstream'`` (the authors' file), are tried one after the other. The hub's
-    client caches, and obeys its own environment variables: ``HF_ENDPOINT`` (a mirror), ``HF_HOME``,
-    ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE``, ``HF_TOKEN``.
+    ``sources``, ``'hub'`` and ``'upstream'`` (the authors' file), are tried in order. The hub's client caches
+    and has its own environment variables: ``HF_ENDPOINT`` (a mirror), ``HF_HOME``, ``HF_HUB_OFFLINE``, ...
     """
-    for path, expected, hash_of in (
-        (by_hand(weights), weights.sha256, sha256),
-        (by_hand(weights, '.pth'), weights.git_blob, git_blob_of),
-    ):
-        if path.is_file():
-            if expected not in (None, found := hash_of(path)):
-                raise UserError(
-                    f'{path}: not the published file: expected the hash {expected}, got {found}; '
-                    'move it, and to use it anyway, name its path'
-                )
-            return path
-    fetchers: dict[str, Callable[[], Path]] = {
-        'hub': lambda: _fetch_hub(weights),
-        'upstream': lambda: fetch_url(weights.url, weights.git_blob),
-    }
     problems = []
     for source in sources:
         try:
-            return fetchers[source]()
+            return _fetch_hub(weights) if source == 'hub' else fetch_url(weights.url, weights.git_blob)
         except UserError as error:
             problems.append(f'  {error}\n')
     page = f'https://huggingface.co/{weights.hub}/resolve/{weights.revision}/{_HUB_FILE}'
     raise UserError(
         f'{SCHEME}{weights.name}: could not be downloaded:\n{"".join(problems)}'
-        f'Options: save {page} as {by_hand(weights)}'
-        f', or {weights.url} as {by_hand(weights, ".pth")}; or name a file of yours '
-        '(--pretrained FILE); or train from scratch (--pretrained none; in configs init_cfg=None)'
+        f'Options: download {page} or {weights.url} elsewhere and name the file (--pretrained FILE); '
+        'or train from scratch (--pretrained none; in configs init_cfg=None)'
     )
 
 
-def _fetch_hub(weights: Weights) -> Path:
+def _fetch_hub(weights: Variant) -> Path:
     page = f'{constants.ENDPOINT}/{weights.hub}'
-    path = None
-    # The client does not look at content: a file damaged on the way or in its cache is downloaded again.
-    for again in (False, True):
-        try:
-            path = Path(
-                hf_hub_download(weights.hub, _HUB_FILE, revision=weights.revision, force_download=again)
-            )
-        except Exception as error:  # the client's own, its HTTP library's, and those of the file system
-            damaged = f'; and the copy here is damaged: {path}' if again else ''
-            raise UserError(f'{page} (to {constants.HF_HUB_CACHE}): {_reason(error)}{damaged}') from error
-        blob = path.resolve().name  # which the client names after the hub's hash of large files
-        expected = weights.sha256 or (blob if re.fullmatch('[0-9a-f]{64}', blob) else None)
-        if expected in (None, found := sha256(path)):
-            check_format(path, page)
-            return path
-    raise UserError(f'{page}: wrong content, in {path}: expected the SHA-256 {expected}, got {found}')
+    try:
+        path = Path(hf_hub_download(weights.hub, _HUB_FILE, revision=weights.revision))
+    except Exception as error:  # the client's own, its HTTP library's, and those of the file system
+        raise UserError(f'{page} (to {constants.HF_HUB_CACHE}): {_cause(error)}') from error
+    # The client does not verify content, but names the files in its cache after the hub's hash.
+    cached = path.resolve()
+    expected = weights.sha256 or (cached.name if re.fullmatch('[0-9a-f]{64}', cached.name) else None)
+    if expected not in (None, found := sha256(path)):
+        raise UserError(f'{page}: {cached}: expected the SHA-256 {expected}, got {found}; delete it')
+    check_format(path, page)
+    return path
 
 
 def fetch_url(url: str, git_blob: str | None = None) -> Path:
-    """Download a file once, resumed after a cut; it is complete and has git's hash, or is not there."""
+    """Download a file once, resuming where a connection broke; check its format and, if given, git's hash."""
     try:
         path = _downloads() / _file_name(url)
-        exists = path.is_file()
-        if exists and git_blob in (None, git_blob_of(path)):
+        if path.is_file() and git_blob in (None, git_blob_of(path)):
             return path
         if constants.HF_HUB_OFFLINE:
-            damaged = f'; and the copy here is damaged: {path}' if exists else ''
-            raise UserError(f'{url}: not downloaded, as HF_HUB_OFFLINE is set{damaged}')
+            raise UserError(f'{url}: not downloaded, as HF_HUB_OFFLINE is set')
         with atomic(path) as partial:
             with partial.open('wb') as file:
                 http_get(url, file)
@@ -118,28 +88,21 @@ def fetch_url(url: str, git_blob: str | None = None) -> Path:
     except UserError:
         raise
     except Exception as error:  # of the client, its HTTP library, or the file system
-        raise UserError(f'{url} (to {_downloads()}): {_reason(error)}') from error
+        raise UserError(f'{url} (to {_downloads()}): {_cause(error)}') from error
     return path
 
 
 def _file_name(url: str) -> str:
-    """Name a URL's copy: by its hash, as basenames repeat, and by what is harmless of its basename."""
+    """Name a URL's copy by its hash, as basenames repeat, and the harmless characters of its basename."""
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
-    name = unquote(urlsplit(url).path).rpartition('/')[2]
-    return f'{digest}-{re.sub(r"[^0-9A-Za-z.-]", "_", name)[-100:] or "weights"}'
+    name = re.sub(r'[^0-9A-Za-z.-]', '_', urlsplit(url).path.rpartition('/')[2])
+    return f'{digest}-{name[-100:]}'
 
 
 def check_format(path: Path, name: str) -> str:
-    """Tell ``'safetensors'`` from ``'torch'``.
-
-    A `UserError` is raised for what servers and repositories give in place of weights, and for cut files.
-    """
+    """Return ``'safetensors'`` or ``'torch'``; a `UserError` for cut files and what is not weights."""
     with path.open('rb') as file:
         head = file.read(256)
-    if not head:
-        raise UserError(f'{name}: empty')
-    if head.startswith(b'version https://git-lfs'):
-        raise UserError(f'{name}: a pointer of Git LFS, not weights: get the file itself, as by git lfs pull')
     if head[8:9] == b'{':
         try:
             with safetensors.safe_open(path, 'pt'):
@@ -149,20 +112,17 @@ def check_format(path: Path, name: str) -> str:
     if head.startswith(b'PK'):
         if not zipfile.is_zipfile(path):
             raise UserError(f'{name}: damaged: it ends too early')
-    elif b'<html' in head.lower() or b'<!doctype' in head.lower():
-        raise UserError(f'{name}: a web page, not weights (a login or an error page, as a browser will show)')
-    elif not head.startswith(b'\x80'):  # of a pickle, as torch wrote until 1.6
-        raise UserError(f'{name}: not weights; it begins with {head[:30]!r}')
+    elif not head.startswith(b'\x80'):  # of a pickle, as written by torch before 1.6
+        raise UserError(f'{name}: not weights (a web page? a Git LFS pointer?); it begins with {head[:40]!r}')
     return 'torch'
 
 
-def _reason(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     """Return the innermost cause of an error, in one line."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    text = str(error).partition('\nFor more information check')[0]
-    text = ' '.join(text.split())[:300] or type(error).__name__
-    return f'no connection ({text})' if isinstance(error, ConnectionError | socket.gaierror) else text
+    text = ' '.join(str(error).partition('\nFor more information check')[0].split())
+    return text[:300] or type(error).__name__
 
 
 def _downloads() -> Path:
@@ -170,7 +130,7 @@ def _downloads() -> Path:
 
 
 def git_blob_of(path: Path) -> str:
-    """Return the hash that git gives to a file's content: SHA-1 over its size and its bytes."""
+    """Return git's hash of a file's content: SHA-1 over its size and its bytes."""
     digest = hashlib.sha1(f'blob {path.stat().st_size}\0'.encode(), usedforsecurity=False)
     digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 from functools import partial
 
 import pytest
@@ -28,8 +26,10 @@ def maps(height: int, width: int, batch: int = 1) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize(('height', 'width'), [(32, 32), (33, 47), (75, 100), (320, 320), (321, 65)])
-@pytest.mark.parametrize(('start_level', 'num_outs'), [(0, 4), (0, 6), (1, 3), (1, 5), (3, 1), (3, 3)])
+@pytest.mark.parametrize(
+    ('height', 'width', 'start_level', 'num_outs'),
+    [(32, 32, 0, 4), (33, 47, 0, 6), (321, 65, 1, 3), (75, 100, 3, 1), (75, 100, 3, 3)],
+)
 def test_each_map_halves_the_one_before(height: int, width: int, start_level: int, num_outs: int) -> None:
     neck = small(start_level=start_level, num_outs=num_outs)
     outs = neck(maps(height, width, batch=2))
@@ -40,19 +40,14 @@ def test_each_map_halves_the_one_before(height: int, width: int, start_level: in
     assert all(out.isfinite().all() for out in outs)
 
 
-@pytest.mark.parametrize('kernel_size', [1, 3, 5])
-@pytest.mark.parametrize('num_blocks', [1, 2])
-def test_kernel_and_blocks_reach_every_level(kernel_size: int, num_blocks: int) -> None:
-    neck = small(kernel_size=kernel_size, num_blocks=num_blocks)
+def test_kernel_and_blocks_reach_every_level() -> None:
+    neck = small(kernel_size=3, num_blocks=2)
     strided = [*neck.downsamples, *neck.extra_lvl_in_conv, *neck.extra_lvl_out_conv]
-    assert len(strided) == 6
-    assert all(conv.depthwise_conv.conv.kernel_size == (kernel_size,) * 2 for conv in strided)
-    for blocks in (*neck.top_down_blocks, *neck.bottom_up_blocks):
-        assert len(blocks) == num_blocks
-        for block in blocks:
-            for ghost in (block.ghost1, block.ghost2):
-                assert ghost.cheap_operation[0].kernel_size == (kernel_size,) * 2
-    assert [out.shape[2] for out in neck(maps(64, 64, batch=2))] == [8, 4, 2, 1, 1]
+    blocks = [block for each in (*neck.top_down_blocks, *neck.bottom_up_blocks) for block in each]
+    assert (len(strided), len(blocks)) == (6, 8)
+    assert all(conv.depthwise_conv.conv.kernel_size == (3, 3) for conv in strided)
+    for ghost in (ghost for block in blocks for ghost in (block.ghost1, block.ghost2)):
+        assert ghost.cheap_operation[0].kernel_size == (3, 3)
 
 
 def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
@@ -76,22 +71,6 @@ def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
         assert torch.allclose(got, want, atol=1e-6)
 
 
-def test_gradients_reach_every_parameter_and_every_used_map() -> None:
-    neck = small(num_blocks=2)
-    inputs = [x.requires_grad_() for x in maps(64, 96, batch=2)]
-    sum(out.square().mean() for out in neck(inputs)).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in neck.parameters())
-    assert [x.grad is not None for x in inputs] == [False, True, True, True]
-
-
-def test_every_output_sees_every_map() -> None:
-    neck = small(act_layer=nn.LeakyReLU).eval()  # ReLU may stop the gradient of a map of one cell
-    for level in range(5):
-        inputs = [x.requires_grad_() for x in maps(64, 64)]
-        neck(inputs)[level].sum().backward()
-        assert all(x.grad.abs().sum() > 0 for x in inputs[1:])
-
-
 def test_norm_and_activation_reach_every_layer() -> None:
     neck = small(norm_layer=partial(nn.GroupNorm, 2), act_layer=nn.LeakyReLU)
     kinds = {type(m) for m in neck.modules()}
@@ -102,11 +81,10 @@ def test_norm_and_activation_reach_every_layer() -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(start_level=4), 'start_level is 4; 0 to 3'),
+        (dict(start_level=4), 'start_level is 4; expected 0 to 3'),
         (dict(start_level=-1), 'start_level is -1'),
-        (dict(num_outs=2), 'num_outs is 2; 3 or more'),
+        (dict(num_outs=2), 'num_outs is 2; expected 3 or more'),
         (dict(kernel_size=4), 'kernel_size is 4'),
-        (dict(kernel_size=-1), 'kernel_size is -1'),
         (dict(num_blocks=0), 'num_blocks is 0'),
     ],
 )
@@ -120,20 +98,7 @@ def test_maps_of_another_backbone_are_refused() -> None:
         small()(maps(64, 64)[1:])
 
 
-def test_copied_pickled_traced_and_exported_necks_are_the_same() -> None:
-    neck = randomise(small()).eval()
-    inputs = maps(75, 100)
-    want = neck(inputs)
-    traced = torch.jit.trace(neck, (inputs,))
-    exported = torch.export.export(neck, (inputs,)).module()
-    for other in (copy.deepcopy(neck), pickle.loads(pickle.dumps(neck)), traced, exported):
-        for one, two in zip(want, other(inputs), strict=True):
-            assert torch.allclose(one, two, atol=1e-6)
-
-
-def test_a_traced_neck_follows_another_size() -> None:
-    neck = randomise(small()).eval()
-    traced = torch.jit.trace(neck, (maps(64, 64),))
-    other = maps(75, 100)
-    for one, two in zip(neck(other), traced(other), strict=True):
+def test_an_exported_neck_is_the_same() -> None:
+    neck, inputs = randomise(small()).eval(), maps(75, 100)
+    for one, two in zip(neck(inputs), torch.export.export(neck, (inputs,)).module()(inputs), strict=True):
         assert torch.allclose(one, two, atol=1e-6)

@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-import copy
 import math
-import pickle
-from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmcv.cnn.bricks.wrappers import Conv2d as MmcvConv2d
+from mmcv.ops import ModulatedDeformConv2dPack
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
-from torchvision.models.vgg import cfgs
 
 from ghost_det.models.ghost_module import GhostModule
 from ghost_det.models.ghostify import GhostConv2d, ghostify
@@ -52,43 +49,28 @@ def naive(ghost: GhostConv2d, x: Tensor, ratio: int, out: int) -> Tensor:
     return torch.cat(maps[:out], dim=1)
 
 
-@pytest.mark.parametrize('bias', [True, False])
-@pytest.mark.parametrize(('ratio', 'out'), [(2, 8), (2, 9), (3, 8), (4, 5)])
-@pytest.mark.parametrize('d', [1, 2, 3, 5])
-@pytest.mark.parametrize('mode', ['zeros', 'reflect', 'circular'])
-def test_ghost_convolution_equals_its_naive_reference(
-    mode: str, d: int, ratio: int, out: int, bias: bool
-) -> None:
-    conv = nn.Conv2d(6, out, 3, 2, 1, bias=bias, padding_mode=mode)
-    x = torch.rand(2, 6, 13, 10)
-    ghost = GhostConv2d(conv, ratio, d)
-    torch.testing.assert_close(ghost(x), naive(ghost, x, ratio, out))
-
-
 @pytest.mark.parametrize(
-    'geometry',
+    ('geometry', 'ratio', 'd'),
     [
-        dict(kernel_size=1),
-        dict(kernel_size=3, padding=1, padding_mode='reflect'),
-        dict(kernel_size=(3, 5), stride=(1, 2), padding=(0, 3), bias=False),
-        dict(kernel_size=3, padding='same', dilation=(2, 3)),
-        dict(kernel_size=4, stride=3, padding=2, padding_mode='circular'),
+        (dict(kernel_size=1), 2, 1),
+        (dict(kernel_size=3, padding=1, padding_mode='reflect'), 3, 3),
+        (dict(kernel_size=(3, 5), stride=(1, 2), padding=(0, 3), bias=False), 2, 2),
+        (dict(kernel_size=3, padding='same', dilation=(2, 3)), 3, 3),
+        (dict(kernel_size=4, stride=3, padding=2, padding_mode='circular'), 4, 5),
     ],
 )
-def test_the_first_features_are_the_old_convolutions(geometry: dict[str, object]) -> None:
+def test_a_ghost_convolution_starts_with_the_old_ones_features(
+    geometry: dict[str, Any], ratio: int, d: int
+) -> None:
     conv = nn.Conv2d(8, 10, **geometry)
+    ghost = GhostConv2d(conv, ratio, d)
     x = torch.rand(2, 8, 15, 12)
-    old, new = conv(x), GhostConv2d(conv, ratio=3)(x)
-    assert new.shape == old.shape
-    torch.testing.assert_close(new[:, :4], old[:, :4])
-
-
-def test_the_whole_bias_is_taken_over() -> None:
-    conv = nn.Conv2d(8, 9, 3)
-    for ratio in (2, 4):
-        ghost = GhostConv2d(conv, ratio)
+    new, kept = ghost(x), math.ceil(10 / ratio)
+    torch.testing.assert_close(new, naive(ghost, x, ratio, 10))
+    torch.testing.assert_close(new[:, :kept], conv(x)[:, :kept])
+    if conv.bias is not None:
         biases = torch.cat([ghost.primary_conv.bias, ghost.cheap_operation.bias])
-        assert torch.equal(biases[:9], conv.bias)
+        assert torch.equal(biases[:10], conv.bias)
 
 
 def test_dtype_device_mode_and_requires_grad_are_kept() -> None:
@@ -99,16 +81,6 @@ def test_dtype_device_mode_and_requires_grad_are_kept() -> None:
     for name, parameter in ghost.named_parameters():
         assert parameter.dtype == torch.float16 and parameter.device.type == 'meta'
         assert parameter.requires_grad is name.endswith('bias')
-
-
-def test_it_works_in_place_and_returns_the_module() -> None:
-    net = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-    norm = net[1]
-    assert ghostify(net) is net
-    assert isinstance(net[0], GhostConv2d) and net[1] is norm
-    assert isinstance(ghostify(nn.Conv2d(8, 16, 3)), GhostConv2d)
-    linear = nn.Linear(3, 3)
-    assert ghostify(linear) is linear
 
 
 @pytest.mark.parametrize(
@@ -133,34 +105,24 @@ def test_what_is_no_ordinary_convolution_or_would_gain_nothing_is_left(conv: nn.
     assert not ghosts(ghostify(nn.Sequential(conv)))
 
 
-@pytest.mark.parametrize('conv', [nn.Conv2d(10, 18, 1), nn.Conv2d(5, 2, 3), MmcvConv2d(16, 16, 3)])
-def test_what_gains_is_replaced(conv: nn.Conv2d) -> None:
-    ghost = ghostify(conv)
-    assert isinstance(ghost, GhostConv2d)
-    assert parameters(ghost) < parameters(conv)
+def test_what_gains_is_replaced() -> None:
+    for conv in (nn.Conv2d(10, 18, 1), nn.Conv2d(5, 2, 3), MmcvConv2d(16, 16, 3)):
+        ghost = ghostify(conv)
+        assert isinstance(ghost, GhostConv2d) and parameters(ghost) < parameters(conv)
 
 
-def test_offsets_inside_of_a_deformable_convolution_are_left() -> None:
-    from mmcv.ops import ModulatedDeformConv2dPack
-
-    net = nn.Sequential(ModulatedDeformConv2dPack(16, 16, 3), nn.Conv2d(16, 16, 3))
-    assert ghosts(ghostify(net)) == ['1']
+def test_convolutions_inside_of_others_and_with_tied_weights_are_left() -> None:
+    net = nn.Sequential(ModulatedDeformConv2dPack(16, 16, 3), *(nn.Conv2d(16, 16, 3) for _ in range(3)))
+    net[2].weight = net[1].weight
+    assert ghosts(ghostify(net)) == ['3']
 
 
 def test_a_shared_convolution_stays_shared() -> None:
-    conv = nn.Conv2d(16, 16, 3)
-    net = ghostify(nn.ModuleDict(dict(a=conv, b=conv, c=nn.Sequential(conv))))
-    assert isinstance(net['a'], GhostConv2d)
-    assert net['a'] is net['b'] is net['c'][0]
-    conv = nn.Conv2d(16, 16, 3)
-    net = ghostify(nn.ModuleDict(dict(a=conv, b=conv)), skip=['b'])
-    assert net['a'] is net['b'] is conv
-
-
-def test_tied_weights_are_left() -> None:
-    net = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
-    net[1].weight = net[0].weight
-    assert ghosts(ghostify(net)) == ['2']
+    for skip in ([], ['b']):
+        conv = nn.Conv2d(16, 16, 3)
+        net = ghostify(nn.ModuleDict(dict(a=conv, b=conv, c=nn.Sequential(conv))), skip=skip)
+        assert isinstance(net['a'], nn.Conv2d if skip else GhostConv2d)
+        assert net['a'] is net['b'] is net['c'][0]
 
 
 def test_skip_leaves_named_modules_and_all_inside_them() -> None:
@@ -172,12 +134,7 @@ def test_skip_leaves_named_modules_and_all_inside_them() -> None:
     assert list(ghostify(net, skip=skip).state_dict()) == keys
 
 
-def test_fewer_outputs_than_ratio_are_left() -> None:
-    conv = nn.Conv2d(64, 3, 3)
-    assert ghostify(conv, ratio=4) is conv
-
-
-@pytest.mark.parametrize('network', ['GhostNet', 'GhostNetV2', 'GhostNetV3', 'RepGhostNet'])
+@pytest.mark.parametrize('network', ['GhostNetV3', 'RepGhostNet'])
 def test_ghost_modules_are_left_and_a_second_call_changes_nothing(network: str) -> None:
     net = MODELS.build(dict(type=network, width=0.5))
     modules = [m for m in net.modules() if isinstance(m, GhostModule | RepGhostModule)]
@@ -193,7 +150,7 @@ def test_ghost_modules_are_left_and_a_second_call_changes_nothing(network: str) 
 @pytest.mark.parametrize(
     ('wrong', 'message'),
     [
-        (dict(ratio=1), 'ratio is 1; 2 or more'),
+        (dict(ratio=1), 'ratio is 1; expected 2 or more'),
         (dict(dw_size=0), 'dw_size is 0'),
         (dict(skip=['0', 'retina_cls']), "skip has 'retina_cls'; Sequential has no such module"),
     ],
@@ -206,110 +163,10 @@ def test_a_wrong_argument_is_refused_before_anything_changes(wrong: dict[str, ob
     assert list(net.modules()) == before
 
 
-def vgg16() -> nn.Sequential:
-    """Build the CIFAR-10 network: with one hidden layer of 512 it has the paper's 15.0 M parameters."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for out in cfgs['D']:
-        if out == 'M':
-            layers.append(nn.MaxPool2d(2))
-        else:
-            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-            channels = out
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-
-
-def test_vgg_16_is_the_papers() -> None:
-    net = vgg16()
-    assert round(parameters(net) / 1e6, 1) == 15.0
-    assert round(conv_macs(net, 32) / 1e6) == 313
-
-
-@pytest.mark.parametrize(
-    ('s', 'd', 'params', 'macs'),
-    [
-        (2, 1, 7.6, 157),
-        (2, 3, 7.7, 158),
-        (2, 5, 7.7, 160),
-        (2, 7, 7.7, 163),
-        (3, 3, 5.2, 107),
-        (4, 3, 4.0, 80),
-        (5, 3, 3.3, 65),
-    ],
-)
-def test_ghost_vgg_16_is_the_papers_to_the_last_digit(s: int, d: int, params: float, macs: int) -> None:
-    net = ghostify(vgg16(), s, d)
-    # The first convolution is left, as in the authors' code, but the paper's tables count it as replaced.
-    assert round(parameters(net) / 1e6, 1) == params
-    assert conv_macs(copy.deepcopy(net), 32) / 1e6 == pytest.approx(macs, rel=0.022)
-    net[0] = GhostConv2d(net[0], s, d)
-    assert round(parameters(net) / 1e6, 1) == params
-    assert round(conv_macs(net, 32) / 1e6) == macs
-
-
-@pytest.mark.parametrize(
-    ('s', 'params', 'paper_params', 'paper_gmacs'), [(2, 13_953_512, 13.0, 2.2), (4, 8_151_752, 6.5, 1.2)]
-)
-def test_ghost_resnet_50_against_the_paper(
-    s: int, params: int, paper_params: float, paper_gmacs: float
-) -> None:
-    net = ghostify(resnet50(), s)
-    assert parameters(net) == params
-    # The authors' own code has 13.95 M and 8.15 M, too (issue 146 of huawei-noah/Efficient-AI-Backbones).
-    # The paper's figures are met where the 2.05 M of the classifier are divided by s like all else.
-    fc = parameters(net.fc)
-    assert (params - fc + fc / s) / 1e6 == pytest.approx(paper_params, rel=0.02)
-    assert conv_macs(net, 224) / 1e9 == pytest.approx(paper_gmacs, rel=0.025)
-
-
-def test_fpn_and_shared_head_learn() -> None:
-    neck = MODELS.build(dict(type='FPN', in_channels=[16, 32, 64], out_channels=32, num_outs=4))
-    head = MODELS.build(
-        dict(type='RetinaHead', num_classes=3, in_channels=32, stacked_convs=2, feat_channels=32)
-    )
-    for part in (neck, head):
-        part.init_weights()
-    ghostify(neck)
-    ghostify(head, skip=['retina_cls', 'retina_reg'])
-    assert len(ghosts(neck)) == 6  # lateral 1x1 and output 3x3 of three levels
-    assert ghosts(head) == [f'{tower}.{i}.conv' for tower in ('cls_convs', 'reg_convs') for i in range(2)]
-    assert head.retina_cls.bias.unique().item() == pytest.approx(-math.log(99))  # the focal loss's prior
-    image_maps = [torch.rand(1, c, 64 // s, 64 // s) for c, s in ((16, 8), (32, 16), (64, 32))]
-    scores, boxes = head(neck(image_maps))
-    assert [tuple(s.shape) for s in scores] == [(1, 27, n, n) for n in (8, 4, 2, 1)]
-    assert [tuple(b.shape) for b in boxes] == [(1, 36, n, n) for n in (8, 4, 2, 1)]
-    sum(m.square().mean() for m in (*scores, *boxes)).backward()
-    for part in (neck, head):
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
-
-
-def test_initialised_features_keep_their_scale() -> None:
-    neck = MODELS.build(dict(type='FPN', in_channels=[64], out_channels=64, num_outs=1))
-    neck.init_weights()
-    x = [torch.rand(2, 64, 16, 16)]
-    plain = neck(x)[0].std()
-    assert 0.3 < ghostify(neck)(x)[0].std() / plain < 1.5
-
-
-def test_a_head_that_shares_convolutions_between_levels_still_does() -> None:
-    size = dict(num_classes=3, num_ins=3, in_channels=32, feat_channels=32, stacked_convs=2)
-    head = ghostify(MODELS.build(dict(type='RetinaSepBNHead', **size)))
-    for tower in (head.cls_convs, head.reg_convs):
-        for one, other in pairwise(tower):
-            assert all(isinstance(a.conv, GhostConv2d) and a.conv is b.conv for a, b in zip(one, other))
-
-
-def test_a_conv_module_keeps_its_norm_activation_and_padding_layer() -> None:
-    block = ConvModule(16, 32, 3, padding=1, norm_cfg=dict(type='BN'), padding_mode='reflect')
-    ghostify(block)
-    assert ghosts(block) == ['conv']
-    assert block(torch.rand(2, 16, 8, 8)).shape == (2, 32, 8, 8)
-    assert block.norm.num_features == 32
-
-
-def test_copied_pickled_traced_and_exported_networks_are_the_same() -> None:
-    net = ghostify(nn.Sequential(nn.Conv2d(6, 9, 3, 2, 1), nn.BatchNorm2d(9))).eval()
-    x = torch.rand(1, 6, 12, 12)
-    traced, exported = torch.jit.trace(net, x), torch.export.export(net, (x,)).module()
-    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), traced, exported):
-        assert torch.equal(other(x), net(x))
+def test_ghost_resnet_50_against_the_paper() -> None:
+    net = resnet50()
+    assert ghostify(net, 4) is net
+    # As the authors' own code (issue 146 of huawei-noah/Efficient-AI-Backbones). The paper's 6.5 M are met if
+    # the classifier's 2.05 M are divided by 4, too.
+    assert parameters(net) == 8_151_752
+    assert conv_macs(net, 224) / 1e9 == pytest.approx(1.2, rel=0.025)

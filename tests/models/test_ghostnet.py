@@ -1,122 +1,217 @@
+"""What every Ghost network must do."""
+
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
+from ghost_det.models import NETWORKS, GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
+from ghost_det.models.bottleneck import start_as_shortcuts
 from ghost_det.models.ghostnet import GHOSTNET_TABLE, REPGHOST_TABLE
 
-from .contract import BackboneContract, randomise
+from .contract import randomise, same
+
+GROUP_NORM = partial(nn.GroupNorm, 2)
 
 
-class TestGhostNet(BackboneContract):
-    network = GhostNet
+@pytest.fixture(params=NETWORKS.values())
+def network(request: pytest.FixtureRequest) -> partial[GhostNet]:
+    """Each network, with small channels."""
+    return partial(request.param, width=0.5)
 
 
-class TestGhostNetV2(BackboneContract):
-    network = GhostNetV2
+def learns(model: nn.Module) -> bool:
+    """Propagate back from all maps; tell whether every parameter has a gradient."""
+    maps = model(torch.rand(4, 3, 64, 64).requires_grad_())
+    sum((m.square().mean() for m in maps), torch.zeros(())).backward()
+    return all(p.grad is not None for p in model.parameters())
 
 
-class TestGhostNetV3(BackboneContract):
-    network = GhostNetV3
+# Channels at the ends of the stages with strides 4, 8, 16, 32.
+@pytest.mark.parametrize(
+    ('width', 'channels'),
+    [
+        (0.35, (8, 16, 40, 56)),
+        (1.0, (24, 40, 112, 160)),
+        (1.1, (28, 44, 124, 176)),
+        (1.6, (40, 64, 180, 256)),
+    ],
+)
+def test_every_width_has_its_channels_and_strides(
+    network: partial[GhostNet], width: float, channels: tuple[int, ...]
+) -> None:
+    with torch.device('meta'):
+        model = network(width=width)
+        maps = model(torch.rand(2, 3, 64, 96))
+    assert (model.out_channels, model.out_strides) == (channels, (4, 8, 16, 32))
+    assert [m.shape[1:] for m in maps] == [(c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32))]
 
 
-class TestRepGhostNet(BackboneContract):
-    network = RepGhostNet
-    ratios = (2,)
+@pytest.mark.parametrize(('height', 'width', 'dw_size'), [(32, 32, 1), (33, 47, 4), (321, 65, 5)])
+def test_any_size_from_32_px_and_any_kernel(
+    network: partial[GhostNet], height: int, width: int, dw_size: int
+) -> None:
+    model = network(dw_size=dw_size)
+    for training in (False, True):
+        maps = model.train(training)(torch.rand(2, 3, height, width))
+        for feature, stride in zip(maps, model.out_strides, strict=True):
+            assert feature.shape[2:] == (math.ceil(height / stride), math.ceil(width / stride))
+            assert feature.isfinite().all()
 
 
-def test_state_dict_keys_are_upstreams() -> None:
-    keys = set(GhostNet(num_classes=1000).state_dict())
-    for key in (
-        'conv_stem.weight',
-        'bn1.running_mean',
-        'blocks.0.0.ghost1.primary_conv.0.weight',
-        'blocks.1.0.conv_dw.weight',
-        'blocks.3.0.se.conv_reduce.bias',
-        'blocks.3.0.shortcut.3.running_var',
-        'blocks.6.4.ghost2.cheap_operation.1.weight',
-        'blocks.9.0.conv.weight',
-        'blocks.9.0.bn1.weight',
-        'conv_head.bias',
-        'classifier.weight',
-    ):
-        assert key in keys, key
-    assert 'blocks.8.3.bn_dw.weight' not in keys  # of stride 1
+@pytest.mark.parametrize('kind', [GhostNet, GhostNetV2])
+def test_ratio_and_kernel_reach_every_module(kind: type[GhostNet]) -> None:
+    with torch.device('meta'):
+        blocks = [block for group in kind(ratio=4, dw_size=5).blocks for block in group]
+    for ghost in (ghost for block in blocks for ghost in (block.ghost1, block.ghost2)):
+        assert ghost.primary_conv[0].out_channels == math.ceil(ghost.oup / 4)
+        assert ghost.cheap_operation[0].kernel_size == (5, 5)
+    with pytest.raises(ValueError, match='ratio is 3'):
+        RepGhostNet(ratio=3)
 
 
-def test_each_map_is_the_end_of_its_stage() -> None:
-    model = randomise(GhostNet(width=0.5)).eval()
+@pytest.mark.parametrize(('deepest', 'groups'), [(0, 3), (2, 7)])
+def test_nothing_is_built_behind_the_deepest_map(
+    network: partial[GhostNet], deepest: int, groups: int
+) -> None:
+    model, deep = network(out_indices=(deepest,)), network().eval()
+    assert len(model.blocks) == groups and learns(model)
+    deep.load_state_dict({**deep.state_dict(), **model.state_dict()})
     x = torch.rand(1, 3, 64, 64)
-    expected, feature = [], model.act1(model.bn1(model.conv_stem(x)))
+    assert torch.equal(model.eval()(x)[0], deep(x)[deepest])
+
+
+@pytest.mark.parametrize(('frozen', 'groups'), [(-1, 0), (0, 0), (2, 5), (4, 9)])
+def test_frozen_stages_do_not_learn_and_keep_their_statistics(
+    network: partial[GhostNet], frozen: int, groups: int
+) -> None:
+    model = network(frozen_stages=frozen).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    learns(model)
+    optimizer.step()
+    for key, value in model.state_dict().items():
+        part = key.split('.')
+        is_frozen = int(part[1]) < groups if part[0] == 'blocks' else frozen >= 0
+        assert torch.equal(value, before[key]) is is_frozen, key
+    model.switch_to_deploy()
     for position, group in enumerate(model.blocks):
-        feature = group(feature)
-        if position in (2, 4, 6, 8):
-            expected.append(feature)
-    for got, want in zip(model(x), expected, strict=True):
-        assert torch.equal(got, want)
+        assert all(p.requires_grad is (position >= groups) for p in group.parameters())
 
 
-@pytest.mark.parametrize('network', [GhostNet, GhostNetV2])
-def test_ratio_and_dw_size_reach_every_module(network: type[GhostNet]) -> None:
-    model = network(ratio=4, dw_size=5)
-    for group in model.blocks:
-        for block in group:
-            for ghost in (block.ghost1, block.ghost2):
-                assert ghost.primary_conv[0].out_channels == math.ceil(ghost.oup / 4)
-                assert ghost.cheap_operation[0].kernel_size == (5, 5)
+def test_norm_eval_keeps_statistics_but_trains_weights(network: partial[GhostNet]) -> None:
+    model = network(norm_eval=True).train()
+    before = copy.deepcopy(model.state_dict())
+    assert learns(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if 'running' in k)
+    model.eval().train()
+    assert not any(m.training for m in model.modules() if isinstance(m, _BatchNorm))
 
 
-@pytest.mark.parametrize('network', [GhostNetV2, GhostNetV3])
-def test_the_gate_is_in_the_first_ghost_module_from_the_third_bottleneck_on(network: type[GhostNet]) -> None:
-    blocks = [block for group in network().blocks for block in group]
-    assert [block.ghost1.short_conv is not None for block in blocks] == [False] * 2 + [True] * 14
-    assert all(block.ghost2.short_conv is None for block in blocks)
+def test_checkpointing_gives_the_same_gradients(network: partial[GhostNet]) -> None:
+    gradients = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        model = network(norm_layer=GROUP_NORM, with_cp=with_cp)
+        assert learns(model)
+        gradients.append([p.grad for p in model.parameters()])
+    assert same(*gradients, 1e-6)
+
+
+def test_norm_and_act_layer_make_every_norm_and_activation(network: partial[GhostNet]) -> None:
+    kinds = {type(m) for m in network(norm_layer=GROUP_NORM, act_layer=nn.Hardswish).modules()}
+    assert {nn.GroupNorm, nn.Hardswish} <= kinds and not {nn.BatchNorm2d, nn.ReLU} & kinds
+
+
+def test_bottlenecks_can_start_as_their_shortcuts(network: partial[GhostNet]) -> None:
+    model = network()
+    start_as_shortcuts(model)
+    block = model.blocks[7][0].eval()
+    x = torch.rand(1, block.shortcut[0].in_channels, 4, 4)
+    assert torch.equal(block(x), block.shortcut(x))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        *(('width', value, f'width is {value!r}') for value in (0, float('nan'), '1.0', True)),
+        *(('out_indices', value, 'expected some of 0 to 3, in rising') for value in ((0, 4), (), (1, 1), 3)),
+        *(('frozen_stages', value, f'frozen_stages is {value}') for value in (5, -2, 1.0)),
+        ('dw_size', 0, 'dw_size is 0'),
+        ('num_classes', 0, 'num_classes is 0'),
+    ],
+)
+def test_arguments_out_of_range_are_named(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GhostNetV3(**{name: value})
+    with pytest.raises(ValueError, match='with 3 in out_indices'):
+        GhostNet(num_classes=10, out_indices=(0, 1))
+
+
+@pytest.mark.filterwarnings('ignore:Converting a tensor')  # of sizes below 2, which a gate guards
+def test_exported_models_are_the_same(network: partial[GhostNet]) -> None:
+    model = randomise(network(out_indices=(0, 1))).eval()  # exporting takes its time
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert same(model(x), torch.export.export(model, (x,)).module()(x), 1e-5)
+
+
+@pytest.mark.parametrize(('ratio', 'dw_size', 'affine'), [(2, 3, True), (4, 3, True), (2, 4, False)])
+def test_deployed_networks_give_the_same_maps(
+    network: partial[GhostNet], ratio: int, dw_size: int, affine: bool
+) -> None:
+    norm = partial(nn.BatchNorm2d, affine=affine)
+    settings = dict(ratio=2 if network.func is RepGhostNet else ratio, dw_size=dw_size, norm_layer=norm)
+    model, other = randomise(network(**settings)).eval(), network(**settings).eval()
+    x = torch.rand(2, 3, 75, 64)
+    with torch.no_grad():
+        want = model(x)
+        for each in (model, model, other):  # a second time changes nothing
+            each.switch_to_deploy()
+        other.load_state_dict(model.state_dict())
+        assert same(want, model(x), 1e-4) and same(model(x), other(x), 0)
+    assert not any('_rpr_' in key or 'fusion_bn' in key for key in model.state_dict())
 
 
 def test_branches_of_another_norm_are_not_folded() -> None:
-    for network in (GhostNetV3, RepGhostNet):
-        model = network(width=0.5, norm_layer=partial(nn.GroupNorm, 2))
+    for kind in (GhostNetV3, RepGhostNet):
         with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
-            model.switch_to_deploy()
+            kind(width=0.5, norm_layer=GROUP_NORM).switch_to_deploy()
 
 
-def test_frozen_stages_stay_frozen_when_folded() -> None:
-    model = GhostNetV3(width=0.5, frozen_stages=1)
-    model.switch_to_deploy()
-    assert not any(p.requires_grad for group in model.blocks[:3] for p in group.parameters())
-    assert all(p.requires_grad for group in model.blocks[3:] for p in group.parameters())
+def test_the_classifier_gives_logits_and_drops_features_only_in_training(network: partial[GhostNet]) -> None:
+    model = network(num_classes=7, drop_rate=1.0)
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(model.train()(x), model.classifier.bias.expand(2, 7))
+    assert not torch.equal(model.eval()(x), model.classifier.bias.expand(2, 7))
+
+
+@pytest.mark.parametrize('kind', [GhostNetV2, GhostNetV3])
+def test_the_gate_is_in_the_first_ghost_module_from_the_third_bottleneck_on(kind: type[GhostNet]) -> None:
+    blocks = [block for group in kind().blocks for block in group]
+    assert [block.ghost1.short_conv is not None for block in blocks] == [False] * 2 + [True] * 14
+    assert all(block.ghost2.short_conv is None for block in blocks)
 
 
 def test_tables_differ_only_in_expansions() -> None:
     for ours, theirs in zip(sum(REPGHOST_TABLE, ()), sum(GHOSTNET_TABLE, ()), strict=True):
         assert ours._replace(expansion=0) == theirs._replace(expansion=0)
     # RepGhost, table 2, column of middle channels.
-    assert [row.expansion for row in sum(REPGHOST_TABLE, ())] == [
-        *(8, 24, 36, 36, 60, 120, 100, 120, 120, 240, 336, 336),
-        *(480, 480, 480, 480),
-    ]
+    middle = [8, 24, 36, 36, 60, 120, 100, 120, 120, 240, 336, 336, 480, 480, 480, 480]
+    assert [row.expansion for row in sum(REPGHOST_TABLE, ())] == middle
 
 
 def test_a_ghost_of_repghost_is_added() -> None:
     module = randomise(RepGhostNet(width=0.5).blocks[3][0].ghost1).eval()
     x = torch.rand(1, module.primary_conv[0].in_channels, 6, 6)
-    intrinsic = module.primary_conv(x)
+    intrinsic: Tensor = module.primary_conv(x)
     conv, bn = module.cheap_operation
     added = bn(nn.functional.conv2d(intrinsic, conv.weight, padding=1, groups=intrinsic.shape[1]))
     assert torch.allclose(module(x), torch.relu(added + module.fusion_bn[0](intrinsic)), atol=1e-6)
-
-
-def test_branches_with_plain_norms_are_folded_too() -> None:
-    for network in (GhostNetV3, RepGhostNet):
-        model = randomise(network(width=0.5, norm_layer=partial(nn.BatchNorm2d, affine=False))).eval()
-        x = torch.rand(1, 3, 64, 64)
-        with torch.no_grad():
-            want = model(x)
-            model.switch_to_deploy()
-            for one, other in zip(want, model(x), strict=True):
-                assert torch.allclose(one, other, atol=1e-4, rtol=1e-5)

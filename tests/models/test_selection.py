@@ -23,10 +23,10 @@ def in_full(scores: torch.Tensor, threshold: float, topk: int) -> tuple[torch.Te
     return values[:count], order % scores.shape[1], order // scores.shape[1]
 
 
-@pytest.mark.parametrize('rows', [0, 1, 7, 300])
-@pytest.mark.parametrize('classes', [1, 3, 80])
-@pytest.mark.parametrize('topk', [1, 5, 100, 100_000])
-@pytest.mark.parametrize('threshold', [0.0, 0.05, 0.9, 1.0])
+@pytest.mark.parametrize(
+    ('rows', 'classes', 'topk', 'threshold'),
+    [(0, 3, 5, 0.05), (7, 1, 1, 0.0), (7, 3, 100, 0.05), (300, 80, 100, 0.0), (300, 3, 5, 0.9)],
+)
 def test_the_best_scores_are_selected_the_first_of_equal_ones(
     rows: int, classes: int, topk: int, threshold: float
 ) -> None:
@@ -39,24 +39,16 @@ def test_the_best_scores_are_selected_the_first_of_equal_ones(
         assert torch.equal(found[0], slow(scores, threshold, topk)[0])
 
 
-@pytest.mark.parametrize('topk', [3, 50, 1000, 100_000])
+@pytest.mark.parametrize('topk', [3, 1000, -1])  # no limit is left to mmdet
 def test_scores_that_differ_are_selected_as_mmdet_does(topk: int) -> None:
     rows, classes = 400, 20
-    values = torch.randperm(rows * classes, generator=torch.Generator().manual_seed(topk))
+    values = torch.randperm(rows * classes, generator=torch.Generator().manual_seed(0))
     scores = (values.reshape(classes, rows).T + 1) / (rows * classes)  # not contiguous, as heads' are
     boxes = torch.rand(rows, 4)
     forms: list[Any] = [None, boxes, [boxes, values[:rows]], dict(bbox_pred=boxes, priors=values[:rows])]
     for results in forms:
         ours, mmdets = select(slow, scores, 0.3, topk, results), slow(scores, 0.3, topk, results)
-        for a, b in zip(ours[:3], mmdets[:3]):
-            assert torch.equal(a, b) and a.dtype == b.dtype
-        torch.testing.assert_close(ours[3], mmdets[3], rtol=0, atol=0)
-
-
-def test_no_limit_is_left_to_mmdet() -> None:
-    scores = torch.rand(30, 4)
-    for ours, mmdets in zip(select(slow, scores, 0.1, -1)[:3], slow(scores, 0.1, -1)[:3]):
-        assert torch.equal(ours, mmdets)
+        torch.testing.assert_close(ours, mmdets, rtol=0, atol=0)
 
 
 def test_an_optimized_detector_selects_so_and_no_other() -> None:
@@ -65,7 +57,5 @@ def test_an_optimized_detector_selects_so_and_no_other() -> None:
     own = fast._predict_by_feat_single
     assert own.__self__ is fast and own.__globals__[NAME].func is select
     assert plain._predict_by_feat_single.__globals__[NAME] is slow
-    again = pickle.loads(pickle.dumps(fast))
-    assert again._predict_by_feat_single.__self__ is again
-    copied = copy.deepcopy(fast)
-    assert copied._predict_by_feat_single.__self__ is copied
+    for copied in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast)):
+        assert copied._predict_by_feat_single.__self__ is copied

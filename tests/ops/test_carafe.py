@@ -1,30 +1,12 @@
 """CARAFE."""
 
-import itertools
-
 import pytest
 import torch
-from torch.autograd import gradcheck
+import torch.nn.functional as F
 
 from .references import mmops, randn, same, stand_ins
 
 pytestmark = stand_ins
-
-
-def carafe_reference(features, masks, kernel, groups, scale):
-    batch, channels, height, width = features.shape
-    weights = masks.view(batch, groups, kernel, kernel, height * scale, width * scale)
-    out = []
-    for image, channel in itertools.product(range(batch), range(channels)):
-        group = channel * groups // channels
-        for row, col in itertools.product(range(height * scale), range(width * scale)):
-            total = 0
-            for i, j in itertools.product(range(kernel), range(kernel)):
-                y, x = row // scale + i - kernel // 2, col // scale + j - kernel // 2
-                if 0 <= y < height and 0 <= x < width:
-                    total = total + features[image, channel, y, x] * weights[image, group, i, j, row, col]
-            out.append(total)
-    return torch.stack(out).view(batch, channels, height * scale, width * scale)
 
 
 @pytest.mark.parametrize(('kernel', 'groups', 'scale'), [(3, 1, 2), (5, 2, 1), (1, 4, 3)])
@@ -32,16 +14,11 @@ def test_carafe(kernel, groups, scale):
     features, masks = randn(2, 4, 3, 2), randn(2, groups * kernel**2, 3 * scale, 2 * scale)
 
     def reference(features, masks):
-        return carafe_reference(features, masks, kernel, groups, scale)
+        patches = F.unfold(features, kernel, padding=kernel // 2).view(2, 4 * kernel**2, 3, 2)
+        patches = patches.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        size = (2, groups, -1, kernel**2, *masks.shape[2:])
+        return (patches.view(size) * masks.view(2, groups, 1, *size[3:])).sum(3).flatten(1, 2)
 
     output = same(mmops.CARAFE(kernel, groups, scale), reference, features, masks)
     assert mmops.CARAFENaive(kernel, groups, scale)(features, masks).equal(output)
-
-
-def test_carafe_pack():
-    layer = mmops.CARAFEPack(4, 2, up_kernel=3, compressed_channels=2).double()
-    torch.nn.init.normal_(layer.content_encoder.weight)
-    x = randn(1, 4, 3, 2).requires_grad_()
-    mask = layer.kernel_normalizer(layer.content_encoder(layer.channel_compressor(x)))
-    torch.testing.assert_close(layer(x), carafe_reference(x, mask, 3, 1, 2))
-    assert gradcheck(layer, x, fast_mode=True)
+    assert output.dtype == torch.float64

@@ -1,51 +1,42 @@
-"""The hub, and the authors' host, on loopback: what they serve, and the ways in which they fail."""
+"""The hub, and the authors' host, on loopback."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any
+from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import hf_hub_download
 
-from ghost_det.weights.catalog import Weights
-
-Failure = str | int | None
-
-
-def _plain(path: str) -> str:
-    return unquote(urlsplit(path).path) or '/'
+from ghost_det.weights.catalog import Variant
 
 
 class Hub:
     """A server of files, by path.
 
     Attributes:
-        files: content, and the failures of the coming downloads, one each; the last one stays: ``'cut'``
-            half-way, ``'close'`` the same without a length, ``'hold'`` half-way until ``go`` is
-            set, ``'flip'`` the last byte, a status, or a path to redirect to.
+        files: content and status.
+        cuts: how many of the coming downloads end half-way.
         asked: the downloads, as ``'/path'`` or ``'/path from BYTE'``.
-        go: lets held downloads continue.
     """
 
     def __init__(self) -> None:
-        self.files: dict[str, tuple[bytes, list[Failure]]] = {}
+        self.files: dict[str, tuple[bytes, int]] = {}
+        self.cuts = 0
         self.asked: list[str] = []
-        self.go = Event()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = 'HTTP/1.1'
 
-            def log_message(self, *args: Any) -> None:
+            def log_message(self, *args: object) -> None:
                 pass
 
             def do_HEAD(self) -> None:
@@ -56,50 +47,33 @@ class Hub:
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
 
-    def serve(self, path: str, content: bytes, *failures: Failure) -> str:
-        self.files[_plain(path)] = content, list(failures or [None])
+    def serve(self, path: str, content: bytes, status: int = 200) -> str:
+        self.files[unquote(urlsplit(path).path) or '/'] = content, status
         return self.url + path
 
-    def publish(self, weights: Weights, content: bytes, *failures: Failure) -> str:
+    def publish(self, weights: Variant, content: bytes, status: int = 200) -> str:
         """Serve a file where the hub has these weights."""
-        return self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content, *failures)
+        return self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content, status)
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        path, download = _plain(request.path), request.command == 'GET'
+        path = unquote(urlsplit(request.path).path) or '/'
         resumed = re.fullmatch(r'bytes=(\d+)-', request.headers.get('Range', ''))
         start = int(resumed[1]) if resumed else 0
-        content, failures = self.files.get(path, (b'', [404]))
-        failure = failures[0] if download or path not in self.files else None
-        if download:
+        content, status = self.files.get(path, (b'', 404))
+        is_download = request.command == 'GET'
+        is_cut = is_download and self.cuts > 0
+        if is_download:
             self.asked.append(path + (f' from {start}' if resumed else ''))
-            del failures[: len(failures) > 1]
-        status, body = (206 if resumed else 200), content[start:]
-        headers = {
-            'X-Repo-Commit': 'c' * 40 if '/main/' in path else path.split('/')[-2],
-            'ETag': f'"{hashlib.sha256(content).hexdigest()}"',
-        }
-        if resumed:
-            headers['Content-Range'] = f'bytes {start}-{len(content) - 1}/{len(content)}'
-        if isinstance(failure, int):
-            status, body = failure, b''
-        elif failure and failure.startswith('/'):
-            status, body, headers['Location'] = 302, b'', self.url + failure
-        elif failure == 'flip':
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        headers |= {'Connection': 'close'} if failure == 'close' else {'Content-Length': str(len(body))}
-        request.send_response(status)
-        for name, value in headers.items():
-            request.send_header(name, value)
+            self.cuts -= 1
+        request.send_response(206 if resumed else status)
+        request.send_header('X-Repo-Commit', 'c' * 40 if '/main/' in path else path.split('/')[-2])
+        request.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
+        request.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
+        request.send_header('Content-Length', str(len(content) - start))
         request.end_headers()
-        if download:
-            half = len(body) // 2
-            request.wfile.write(body[:half])
-            request.close_connection = failure in ('cut', 'close')
-            if failure == 'hold':
-                self.go.wait(10)
-            if not request.close_connection:
-                with suppress(ConnectionError):  # of a client that was killed
-                    request.wfile.write(body[half:])
+        if is_download:
+            request.wfile.write(content[start : (start + len(content)) // 2 if is_cut else None])
+            request.close_connection = is_cut
 
 
 @contextmanager
