@@ -1,4 +1,4 @@
-"""Detectors in ONNX or OpenVINO format, run without torch: `Detector` finds, `Metadata` describes."""
+"""Exported detectors, in ONNX or OpenVINO format, run without torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ['Detections', 'Detector', 'Metadata']
 
 
 def __getattr__(name: str) -> Any:
-    # Whoever exports needs the metadata, but neither OpenCV nor an engine.
+    # An export needs the metadata, but neither OpenCV nor an engine.
     if name == 'Metadata':
         from .metadata import Metadata
 

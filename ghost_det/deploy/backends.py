@@ -1,4 +1,4 @@
-"""OpenVINO and ONNX Runtime behind one interface: a file, opened, makes engines; an engine runs batches."""
+"""OpenVINO and ONNX Runtime behind one interface: an open file makes engines; an engine runs batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,45 +26,35 @@ RUNTIME = 'pip install "ghost-det[runtime]"'
 Sizes = NDArray[np.int64]
 """Height and width of each image on its canvas, ``[N, 2]``."""
 Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-"""What the graph gives of a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
+"""The graph's outputs for a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
 
 
 class Engine(NamedTuple):
-    """A model made ready to run; several threads may call ``run``, which works at ``requests`` batches."""
+    """A compiled model; several threads may call ``run``, which works at ``requests`` batches at a time."""
 
     run: Callable[[Image, Sizes], Raw]
     requests: int
 
 
-class Model(Protocol):
-    """An opened file."""
-
-    metadata: Metadata
-
-    def engine(self, batch: int, streams: int | None) -> Engine:
-        """Make the model ready for batches of at most ``batch`` images, ``streams`` of them at a time."""
-
-
 def model_files(path: Path) -> list[Path]:
     """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``."""
     if path.suffix not in ('.onnx', '.xml'):
-        raise UserError(f'{path}: expected an exported detector, NAME.onnx or NAME.xml, of ghost-det export')
+        raise UserError(f'{path}: expected an exported detector, NAME.onnx or NAME.xml')
     files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]
     for file in files:
-        if not file.is_file() or file.stat().st_size == 0:
-            found = 'an empty file' if file.is_file() else 'a folder' if file.is_dir() else 'nothing'
-            pair = '' if file == path else f', of which {path.name} is the other half'
-            raise UserError(f'{file}: expected a file of ghost-det export{pair}, got {found}')
+        if not file.is_file():
+            raise UserError(
+                f'{file}: no such file; an exported detector is NAME.onnx, or NAME.xml and NAME.bin'
+            )
     return files
 
 
-def open_model(path: Path, device: str, threads: int | None) -> Model:
+def open_model(path: Path, device: str, threads: int | None) -> OpenVinoModel | OnnxModel:
     """Open an exported detector by the engine that is installed; see `Detector`."""
     model_files(path)
-    has = {name: find_spec(name) is not None for name in ('openvino', 'onnxruntime')}
-    if path.suffix == '.onnx' and has['onnxruntime']:
+    if path.suffix == '.onnx' and find_spec('onnxruntime'):
         return OnnxModel(path, device, threads)
-    if has['openvino']:  # which reads both
+    if find_spec('openvino'):  # reads both
         return OpenVinoModel(path, device, threads)
     needed = 'onnxruntime' if path.suffix == '.onnx' else 'openvino'
     raise UserError(f'{path}: needs {needed}, which is not installed: {RUNTIME}')
@@ -75,10 +65,10 @@ def openvino_core() -> Any:
     """Return OpenVINO, one for the process.
 
     Its CPU plugin gives the thread that first uses it a stack of its own for signal handlers, and frees that
-    with the plugin, which may be another thread's doing: the next signal then ends the process.
+    with the plugin, which another thread may do: the next signal then ends the process.
 
-    And two threads that are the first to look into a tensor wait for each other for ever: one has the lock of
-    a table that is made then and wants Python's, the other the other way round. Here one looks before.
+    And the first two threads that look into a tensor at the same time deadlock: one has the lock of a table
+    that is made then and waits for Python's, the other the other way round. So look once before.
     """
     import openvino
 
@@ -94,21 +84,22 @@ class OpenVinoModel:
         self._path, self._device, self._threads = path, device, threads
         self._core = openvino_core()
         here = [*self._core.available_devices, 'AUTO']
-        if device not in here and device not in {name.partition('.')[0] for name in here}:
+        if device not in {*here, *(name.partition('.')[0] for name in here)}:
             raise UserError(f'device {device}: OpenVINO has {", ".join(here)} here')
         try:
-            with path.open('rb') as file:  # of another file, it tries every reader, and each complains
+            with path.open('rb') as file:  # OpenVINO tries every reader on another file, and each complains
                 if path.suffix == '.xml' and b'<net' not in file.read(4096):
                     raise ValueError('not in the format of OpenVINO')
             self._model = self._core.read_model(path)
-        except Exception as error:  # also what its bindings make of others
+        except Exception as error:  # OpenVINO's have no common class
             raise unusable(path, error) from None
-        # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
+        # OpenVINO keeps an ONNX file's metadata in another place than its own files'.
         place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
-        self.metadata = _metadata(None if place is None else str(self._model.get_rt_info(place).value), path)
+        text = str(self._model.get_rt_info(place).value) if place else None
+        self.metadata = Metadata.from_json(text, str(path))
 
     def engine(self, batch: int, streams: int | None) -> Engine:
-        """See `Model`."""
+        """Compile the model for batches of at most ``batch`` images, ``streams`` of them at a time."""
         data = self.metadata
         sides = [-1, -1] if data.dynamic else [data.height, data.width]
         options: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY' if streams == 1 else 'THROUGHPUT'}
@@ -119,10 +110,10 @@ class OpenVinoModel:
             if self._device == 'CPU':
                 # Pinned, the threads of all processes on a machine would share its first few cores.
                 options['ENABLE_CPU_PINNING'] = False
-        # Some processors would compute in bfloat16, even what is beside the integers of INT8.
+        # Some processors would compute in bfloat16, also the floating-point layers of INT8 models.
         options['INFERENCE_PRECISION_HINT'] = 'f32'
         try:
-            # Known shapes run faster than any; a copy, as engines of several batch sizes live side by side.
+            # Known shapes run faster; a copy, as there may be engines of several batch sizes.
             model = self._model.clone()
             model.reshape({INPUT: [batch, *sides, 3], SIZES: [batch, 2]})
             compiled = self._core.compile_model(model, self._device, options)
@@ -135,11 +126,9 @@ class OpenVinoModel:
 
         def run(canvases: Image, sizes: Sizes) -> Raw:
             count = len(canvases)
-            if count < batch:
-                canvases, sizes = (_filled(array, batch) for array in (canvases, sizes))
             request = requests.get()
             try:
-                request.infer({INPUT: canvases, SIZES: sizes})
+                request.infer({INPUT: _fill(canvases, batch), SIZES: _fill(sizes, batch)})
                 boxes, scores, labels = (request.get_tensor(name).data[:count].copy() for name in OUTPUTS)
             finally:
                 requests.put(request)
@@ -156,10 +145,11 @@ class OnnxModel:
             raise UserError(f'device {device}: {path} runs on the CPU; others need an .xml for OpenVINO')
         self._path, self._threads = path, threads or cores()
         self._first = self._session(self._threads)
-        self.metadata = _metadata(self._first.get_modelmeta().custom_metadata_map.get(KEY), path)
+        text = self._first.get_modelmeta().custom_metadata_map.get(KEY)
+        self.metadata = Metadata.from_json(text, str(path))
 
     def _session(self, threads: int) -> Any:
-        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
+        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -172,7 +162,7 @@ class OnnxModel:
             raise unusable(self._path, error) from None
 
     def engine(self, batch: int, streams: int | None) -> Engine:
-        """See `Model`; any batch is taken."""
+        """See `OpenVinoModel`; the batch may have any size."""
         count = streams or self._threads
         session = self._first if count == 1 else self._session(max(1, self._threads // count))
 
@@ -183,19 +173,15 @@ class OnnxModel:
         return Engine(run, count)
 
 
-def _metadata(text: str | None, path: Path) -> Metadata:
-    if text is None:
-        raise UserError(f'{path}: was not exported by ghost-det export: it has no {KEY} metadata')
-    return Metadata.from_json(text, str(path))
-
-
-def _filled(array: NDArray[Any], batch: int) -> NDArray[Any]:
+def _fill(array: NDArray[Any], batch: int) -> NDArray[Any]:
     """Return an array with rows of zeros added, up to a complete batch."""
+    if len(array) == batch:
+        return array
     return np.pad(array, ((0, batch - len(array)), *[(0, 0)] * (array.ndim - 1)))
 
 
 def unusable(path: Path, error: Exception) -> UserError:
-    """Return the error of an engine as that of the file that it is."""
+    """Return an engine's error as one line about the file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
     return UserError(f'{path}: cannot be run: {why[:200]}; export it again with ghost-det export')

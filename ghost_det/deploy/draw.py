@@ -19,14 +19,14 @@ LONGEST = 30
 
 def colour_of(label: int) -> Colour:
     """Return the colour of a class, in BGR: always the same, and unlike those of its neighbours."""
-    # Steps by the golden ratio come nowhere near an earlier hue for long.
+    # Steps of the golden ratio spread the hues.
     hue = label * 0.618034 % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (0.95, 0.75)[label // 8 % 2])
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
 def caption(label: int, score: float | None, classes: Sequence[str]) -> str:
-    """Return the text of a box, of ground truth without a score; OpenCV's fonts have only ASCII."""
+    """Return the text of a box; OpenCV's fonts have only ASCII."""
     name = classes[label]
     if not (name.isascii() and name.isprintable() and name.strip()):
         name = f'class {label}'
@@ -34,7 +34,7 @@ def caption(label: int, score: float | None, classes: Sequence[str]) -> str:
 
 
 def draw(image: Image, found: Detections, classes: Sequence[str], scored: bool = True) -> Image:
-    """Return a copy of an image with boxes, and name and score of each; the highest-scoring on top."""
+    """Return a copy of an image with boxes and their names and scores; the highest-scoring on top."""
     drawn = image.copy()
     unit = max(image.shape[0], image.shape[1]) / 640
     width = max(1, round(2 * unit))
@@ -48,7 +48,7 @@ def draw(image: Image, found: Detections, classes: Sequence[str], scored: bool =
 
 
 def _write(image: Image, text: str, corner: tuple[int, int], colour: Colour, size: float) -> None:
-    """Write above a corner on a ground of the colour, and wholly inside the image where it fits."""
+    """Write above a corner on a filled box, inside the image where it fits."""
     strokes = max(1, round(size))
     (width, height), below = cv2.getTextSize(text, FONT, size, strokes)
     full = height + below + 2

@@ -24,22 +24,24 @@ def is_camera(source: str) -> bool:
 
 
 class VideoReader:
-    """The frames of a video file or a camera (``source`` is its number), in order, upright.
+    """The frames of a video file, or of the camera with the number ``source``, in order, upright.
 
-    ``fps`` is 25 and ``count``, of the frames, 0 where the source does not say.
+    Where they are not known, ``fps`` is 25 and ``count``, the number of frames, 0.
     """
 
     def __init__(self, source: str) -> None:
         self.is_camera = is_camera(source)
         if self.is_camera:
             self._capture = cv2.VideoCapture(int(source[:9]))
-        elif not Path(source).is_file():  # FFMPEG would wait for a pipe, or fetch a URL
-            raise UserError(f'{source}: expected a video, got a folder, a pipe or nothing')
-        else:  # only by FFMPEG, as other readers take a name with % for a pattern
+        elif Path(source).is_file():  # only by FFMPEG, as other readers take a name with % for a pattern
             self._capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+        else:  # FFMPEG would wait for a pipe, or fetch a URL
+            raise UserError(f'{source}: expected a video file')
+        self._source = source
         if not self._capture.isOpened():
-            what = 'no such camera' if self.is_camera else 'no video that OpenCV reads: damaged, or no video'
-            raise UserError(f'{source}: {what}')
+            raise UserError(
+                f'{source}: ' + ('no such camera' if self.is_camera else 'damaged, or not a video')
+            )
         width, height = self._get(cv2.CAP_PROP_FRAME_WIDTH), self._get(cv2.CAP_PROP_FRAME_HEIGHT)
         if width * height > MAX_PIXELS:
             raise UserError(f'{source}: frames of over {MAX_PIXELS // 10**6} megapixels')
@@ -51,40 +53,35 @@ class VideoReader:
         return float(self._capture.get(key))
 
     def __iter__(self) -> Iterator[Image]:
-        try:
-            while True:
-                read, frame = self._capture.read()
-                if not read:
-                    return
-                yield np.asarray(frame, np.uint8)
-        finally:
-            self._capture.release()
+        read, frame = self._capture.read()
+        if not read:
+            raise UserError(f'{self._source}: no frame of it can be read')
+        while read:
+            yield np.asarray(frame, np.uint8)
+            read, frame = self._capture.read()
 
 
 @contextlib.contextmanager
 def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
-    """Yield a function that adds a frame to an MP4 file, which is complete or not there at the end.
-
-    All frames are given the size of the first.
-    """
-    writers: list[cv2.VideoWriter] = []
+    """Yield a function that adds a frame, resized to the first, to an MP4 file: a complete one or none."""
+    writer: cv2.VideoWriter | None = None
     size = 0, 0
 
     def write(frame: Image) -> None:
-        nonlocal size
-        if not writers:
+        nonlocal writer, size
+        if writer is None:
             size = frame.shape[1], frame.shape[0]
             code = cv2.VideoWriter.fourcc(*'mp4v')
-            writers.append(cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, fps, size))
-            if not writers[0].isOpened():
+            writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, fps, size)
+            if not writer.isOpened():
                 raise UserError(f'{path}: OpenCV cannot write a video of {size[0]} x {size[1]} px here')
         if (frame.shape[1], frame.shape[0]) != size:
             frame = np.asarray(cv2.resize(frame, size), np.uint8)
-        writers[0].write(frame)
+        writer.write(frame)
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # OpenCV goes by the ending of the name, which a partial file's has not.
+        # OpenCV goes by the ending of the name, which `atomic` does not keep.
         folder = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror})') from None
@@ -93,7 +90,7 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
         try:
             yield write
         finally:
-            for writer in writers:
+            if writer:
                 writer.release()
-        if writers:
+        if writer:
             partial.replace(path)

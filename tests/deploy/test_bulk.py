@@ -62,7 +62,7 @@ def workers_here() -> list[int]:
         try:
             if entry.name.isdecimal():
                 parents[int(entry.name)] = int((entry / 'stat').read_text().rpartition(')')[2].split()[1])
-                if (entry / 'cmdline').read_bytes().startswith(b'ray::MapWorker'):
+                if (entry / 'cmdline').read_bytes().startswith(b'ray::detect_shard'):
                     found.append(int(entry.name))
         except OSError:  # it ended meanwhile
             continue
@@ -182,10 +182,14 @@ def test_parquet_in_and_what_could_not_be_read_again(
     assert [part.stat().st_mtime_ns for part in parts(out)][:2] == dates[:2]
     assert rows(out)[4]['boxes'] == rows(out)[0]['boxes']
 
-    parts(out)[0].unlink()
-    (out / 'list/list-000000.parquet').unlink()
-    with pytest.raises(UserError, match=r'list-000000.parquet: cannot be read'):  # a worker's own message
+    parts(out)[0].write_bytes(b'PAR1 cut')
+    with pytest.raises(UserError, match='part-00000000.parquet: '):
         detect_many(model, source, str(out), **arguments)
+    parts(out)[0].unlink()
+    (out / 'parts').chmod(0o500)
+    if not os.access(out / 'parts', os.W_OK):  # not root
+        with pytest.raises(UserError, match='-o .*out'):  # a worker's error
+            detect_many(model, source, str(out), **arguments)
 
 
 def test_no_other_run_resumes_in_its_folder(
@@ -193,7 +197,7 @@ def test_no_other_run_resumes_in_its_folder(
 ) -> None:
     done: list[int] = []
 
-    def run(todo: list[int], *_: Any) -> None:
+    def run(todo: dict[int, list[str]], *_: Any) -> None:
         done.extend(todo)
         raise KeyboardInterrupt
 
@@ -205,15 +209,18 @@ def test_no_other_run_resumes_in_its_folder(
     assert done == list(range(-(-(GOOD + 2) // 7)))
     other = str(save(tmp_path / 'other.onnx', Metadata(**METADATA)))
     changes: tuple[tuple[dict[str, Any], str], ...] = (
-        ({'model': other}, 'another run: model '),
-        ({'source': str(images / '1')}, 'images 19, there 40; list '),
-        ({'score': 0.5}, 'another run: score 0.5, there 0.3. '),
-        ({'shard': 8}, 'another run: shard 8, there 7. '),
+        ({'model': other}, 'model '),
+        ({'source': str(images / '1')}, 'images 19, there 40'),
+        ({'score': 0.5}, 'score 0.5, there 0.3'),
+        ({'shard': 8}, 'shard 8, there 7'),
     )
     for change, message in changes:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=f'another run: {message}'):
             detect_many(**{'model': model, 'source': str(images), 'out': out, **change})
-    with pytest.raises(KeyboardInterrupt):  # the same goes on, with the shards that it has
+    with pytest.raises(KeyboardInterrupt):  # the same one resumes, with the shards that it has
+        detect_many(model, str(images), out, workers=1)
+    monkeypatch.setattr(bulk, '_run', lambda *_: None)  # as workers that cannot write to this folder
+    with pytest.raises(UserError, match='6 of 6 parts are missing'):
         detect_many(model, str(images), out, workers=1)
 
 
@@ -221,27 +228,27 @@ def test_user_errors(model: str, tmp_path: Path) -> None:
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'no.parquet').write_bytes(b'PAR1 no')
     (tmp_path / 'empty.txt').touch()
-    pq.write_table(pa.table({'n': [1]}), tmp_path / 'n.parquet')
-    for source, column, message in (
-        ('nowhere', 'path', 'no such file or folder'),
-        ('empty', 'path', 'no images'),
-        ('empty.txt', 'path', 'names no images'),
-        ('no.parquet', 'path', 'no.parquet: cannot be read'),
-        ('n.parquet', 'path', "has no column 'path' but n"),
-        ('n.parquet', 'n', "expected paths in column 'n', got int64"),
-        ('../model', 'path', 'no such'),
+    pq.write_table(pa.table({'n': ['a.jpg']}), tmp_path / 'n.parquet')
+    for source, message in (
+        ('nowhere', 'nowhere: no such file or folder'),
+        ('empty', 'empty: no images'),
+        ('empty.txt', 'empty.txt: names no images'),
+        ('no.parquet', 'no.parquet: '),
+        ('n.parquet', "n.parquet: .*column 'path'.* n: "),
     ):
         with pytest.raises(UserError, match=message):
-            detect_many(model, str(tmp_path / source), str(tmp_path / 'out'), column=column)
-    with pytest.raises(UserError, match='nosuch://bucket: cannot be used'):
+            detect_many(model, str(tmp_path / source), str(tmp_path / 'out'))
+    with pytest.raises(UserError, match='nosuch://bucket'):
         detect_many(model, 'nosuch://bucket/folder', str(tmp_path / 'out'))
     with pytest.raises(UserError, match='expected an exported detector'):
         detect_many(str(tmp_path / 'n.parquet'), str(tmp_path), str(tmp_path / 'out'))
     assert list((tmp_path / 'out').iterdir()) == []
 
 
-def test_an_image_that_the_detector_cannot_run_on_is_an_error_in_its_row(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_used_is_an_error_in_its_row(tmp_path: Path) -> None:
     class Picky:
+        classes = ()
+
         def stream(self, images: Any, batch: int = 1) -> Iterator[Any]:
             for image in images:
                 if len(image) == 2:
@@ -251,9 +258,8 @@ def test_an_image_that_the_detector_cannot_run_on_is_an_error_in_its_row(tmp_pat
     paths = [str(tmp_path / f'{height}.png') for height in (8, 2, 9)]
     for path in paths:
         cv2.imwrite(path, np.zeros((int(Path(path).stem), 30, 3), np.uint8))
-    worker = bulk.Worker.__new__(bulk.Worker)
-    worker._settings, worker._detector = bulk.Settings(4, 1, 0.3), Picky()  # type: ignore[assignment]
-    rows = list(worker._rows(paths))
-    assert [row[:3] for row in rows] == [(paths[0], 30, 8), (paths[1], None, None), (paths[2], 30, 9)]
-    assert rows[0][-1] is rows[2][-1] is None
-    assert rows[1][-1].startswith(f'{paths[1]}: the detector cannot run on 30 x 2 px: ValueError: too thin')
+    good, thin, other, missing = bulk.detect_rows(Picky(), [*paths, f'{tmp_path}/no.png'], 4, 1)
+    assert (good['path'], good['width'], good['height']) == (paths[0], 30, 8) and other['height'] == 9
+    assert 'error' not in good and 'width' not in thin and thin['boxes'] == missing['boxes'] == []
+    assert thin['error'].startswith(f'{paths[1]}: the detector cannot run on 30 x 2 px: ')
+    assert 'no.png' in missing['error']

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ghost_det.deploy.stores import list_images
+from ghost_det.deploy.stores import Store, list_images, locate, read_anywhere
+from ghost_det.errors import UserError
 
 
 def listed(source: str, out: Path) -> list[str]:
-    return [path.rpartition('/set/')[2] for path in list_images(source, 'path', str(out))[1].to_pylist()]
+    return [path.rpartition('/set/')[2] for path in list_images(source, 'path', str(out))[1]]
 
 
 @pytest.mark.parametrize('prefix', ['', 'file://'])
@@ -28,7 +29,32 @@ def test_results_are_no_images_where_a_link_leads_to_them(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
-def test_lists_with_byte_order_marks(tmp_path: Path, encoding: str) -> None:
+def test_lists_in_any_encoding_and_with_doubles(tmp_path: Path, encoding: str) -> None:
     (tmp_path / 'set').mkdir()
-    (tmp_path / 'set/list.txt').write_bytes('ä.jpg\r\n\r\nb/c.jpg\r\n'.encode(encoding))
-    assert listed(str(tmp_path / 'set/list.txt'), tmp_path / 'out') == ['ä.jpg', 'b/c.jpg']
+    text = 'ä.jpg\r\n\r\nb/c.jpg\r\nä.jpg\n/d.jpg\ns3://b/e.jpg'
+    (tmp_path / 'set/list.txt').write_bytes(text.encode(encoding))
+    paths = listed(str(tmp_path / 'set/list.txt'), tmp_path / 'out')
+    assert paths == ['ä.jpg', 'b/c.jpg', '/d.jpg', 's3://b/e.jpg']
+
+
+@pytest.mark.parametrize('scheme', ['', 'file://'])
+def test_files_are_written_completely_and_read_by_any_name(tmp_path: Path, scheme: str) -> None:
+    store = Store(f'{scheme}{tmp_path}')
+    assert store.names('parts') == set()
+    (tmp_path / 'parts').mkdir()
+    for content in (b'one', b'two'):
+        store.write('parts/a %20?#.txt', content)
+    assert store.names('parts') == {'a %20?#.txt'}
+    with store.open('parts/a %20?#.txt') as file:
+        assert file.read() == b'two'
+    with pytest.raises(UserError, match='20.*no image'):
+        read_anywhere(f'{scheme}{tmp_path}/parts/a %20?#.txt')
+    with pytest.raises(UserError, match='none.jpg: '):
+        read_anywhere(f'{scheme}{tmp_path}/none.jpg')
+
+
+def test_a_scheme_that_only_fsspec_knows() -> None:
+    system, path = locate('memory://bucket/a/b.jpg')
+    with system.open_output_stream(path) as stream:
+        stream.write(b'content')
+    assert system.get_file_info(path).size == 7
