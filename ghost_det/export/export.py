@@ -1,4 +1,4 @@
-"""A trained detector as one file that needs neither torch nor mmdet, checked against torch."""
+"""Export a trained detector to one file that needs neither torch nor mmdet, checked against torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ghost_det import __version__
 from ghost_det.config.query import test_pipeline
 from ghost_det.data.dataset import DetectionData
-from ghost_det.deploy.letterbox import padded_size, place
+from ghost_det.deploy.backends import model_files
 from ghost_det.deploy.metadata import FORMAT, Metadata
 from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
@@ -36,7 +36,7 @@ def describe(
     dynamic: bool,
     checkpoint: Path | None,
 ) -> Metadata:
-    """Return what the file will say of itself."""
+    """Return the description to store in the file."""
     settings = (getattr(detector, 'bbox_head', None) or detector.roi_head).test_cfg
     overlap, limit = suppression(settings)
     return Metadata(
@@ -70,27 +70,22 @@ def export(
     data: DetectionData | None = None,
     options: dict[str, Any] | None = None,
 ) -> Iterator[str]:
-    """Write a trained detector as ONNX or OpenVINO file, and yield lines to print.
+    """Write a trained detector as an ONNX or OpenVINO file, and yield lines to print.
 
     The options are those of ``ghost-det export``; ``form`` is its ``--format``. The file is compared with
-    torch on ``data``, or on the config's where it is here, which ``int8`` also needs.
+    torch on ``data`` or the config's own, if it is here, and else on generated images; ``int8`` needs data.
 
     Raises:
-        UserError: a wrong argument, a detector that cannot be exported, or a file that finds something else
+        UserError: a wrong argument, a detector that cannot be exported, or a file that finds other objects
             than torch.
     """
     out = _target(checkpoint, out, form, '_int8' if int8 else '_half' if half else '')
     if int8 and (half or dynamic):
-        raise UserError(
-            '--int8: not with --half or --dynamic: calibrated for one size, and smaller than half'
-        )
+        raise UserError('--int8: not with --half or --dynamic; it is for one size, and smaller than half')
     if int8 and out.suffix != '.xml':
         raise UserError(f'--int8: only for OpenVINO, and -o {out} is ONNX; name an .xml')
-    need('onnxscript')
-    if out.suffix == '.xml':
-        need('openvino')
-    if int8:
-        need('nncf')
+    for package in ('onnxscript', 'openvino', *(['nncf'] if int8 else [])):
+        need(package)
     require_writable(out, '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)
@@ -98,30 +93,26 @@ def export(
     metadata = replace(metadata, precision='int8' if int8 else 'fp16' if half else 'fp32', opset=opset)
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
-        raise UserError(
-            f'--int8: data is needed to measure mAP on, and that of {config} is not here: --data FOLDER'
-        )
+        raise UserError(f'--int8: needs data to measure mAP on, and that of {config} is not here: --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
-        yield 'exporting: torch traces the network and ONNX is made of it, half a minute or more'
+        yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
         to_onnx(detector, canvas, source, dynamic, opset)
         if int8:
             assert truth is not None
             from .quantize import quantize
 
-            plain = Path(folder) / f'plain{out.suffix}'
+            plain = Path(folder) / 'plain.xml'
             write_model(source, plain, replace(metadata, precision='fp32'))
             yield from quantize(plain, new / out.name, metadata, data, truth, max_drop)
         else:
             write_model(source, new / out.name, metadata)
-            yield 'checking: mmdet and the file find objects in the same images'
+            yield 'checking: mmdet and the file detect in the same images'
             images = check_images(None if truth is None else [path for _, path in truth.images])
             yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
-    yield f'{out}: {_megabytes(out):.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}' + (
-        ' or any other size' if dynamic else ''
-    )
-    if truth is not None and size is None and not dynamic:
-        yield from _size_hint(truth, metadata)
+    size_mb = sum(file.stat().st_size for file in model_files(out)) / 1e6
+    any_size = ' or any other size' if dynamic else ''
+    yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
 
 
 def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> Path:
@@ -134,21 +125,3 @@ def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> P
         expected = suffix if form else '.onnx or .xml (OpenVINO)'
         raise UserError(f'-o: expected a name that ends in {expected}, got {out}')
     return out
-
-
-def _megabytes(out: Path) -> float:
-    files = [out] if out.suffix == '.onnx' else [out, out.with_suffix('.bin')]
-    return sum(file.stat().st_size for file in files) / 1e6
-
-
-def _size_hint(truth: GroundTruth, metadata: Metadata) -> Iterator[str]:
-    """Yield the canvas that would do, where one that is smaller holds all images as mmdet pads them."""
-    free = replace(metadata, dynamic=True)
-    sizes = [(image['width'], image['height']) for image in truth.content['images']]
-    found = {padded_size([place(*each, free)], free) for each in sizes}
-    if len(found) == 1 and found != {(metadata.height, metadata.width)}:
-        height, width = found.pop()
-        yield (
-            f'hint: MMDetection pads every image of the data to {height} x {width}: with --size {height} '
-            f'{width}, the file is faster and sees exactly that'
-        )

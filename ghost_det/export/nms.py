@@ -1,4 +1,4 @@
-"""Which boxes are kept in a batch of images: the highest scores, and of overlapping boxes the best."""
+"""Selection of boxes in a batch of images: highest scores, non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Candidates(NamedTuple):
 
 @torch.library.custom_op('ghost_det::keep_best', mutates_args=())
 def keep_best(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """Return the places ``(N, limit)`` of boxes ``(N, K, 4)`` that non-maximum suppression keeps.
+    """Return the indices ``(N, limit)`` of the boxes ``(N, K, 4)`` that non-maximum suppression keeps.
 
-    The best are first; boxes of score 0 are no candidates; -1 is where no box is left.
+    The best are first; boxes of score 0 are ignored; missing ones have index -1.
     """
     kept = torch.full((len(boxes), limit), -1, dtype=torch.int64, device=boxes.device)
     for image in range(len(boxes)):
@@ -43,17 +43,17 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor
 
 
 def rows(table: Tensor, places: Tensor) -> Tensor:
-    """Return ``(N, K, D)``: of each image's ``(N, A, D)`` table, the rows ``(N, K)`` at some places."""
+    """Return the rows ``(N, K, D)`` of each image's table ``(N, A, D)`` at the indices ``(N, K)``."""
     images, height, width = table.shape
-    # Whole rows out of one table: Tensor.gather would have an index for each of their values.
+    # Tensor.gather would need an index for each value of a row.
     first = torch.arange(images, device=table.device).unsqueeze(-1) * height
     return F.embedding(places + first, table.reshape(-1, width))
 
 
 def best(found: Candidates, cfg: Any, side: Any) -> Candidates:
-    """Suppress boxes that overlap better ones of the same label, and return those that a ``test_cfg`` allows.
+    """Return the boxes that the suppression of a ``test_cfg`` keeps; missing ones have score 0, label -1.
 
-    One label's boxes are moved by ``side``, out of reach of the other's. Missing ones have score 0, label -1.
+    To suppress each label on its own, its boxes are moved by multiples of ``side``.
     """
     iou_threshold, limit = suppression(cfg)
     apart = found.boxes + (found.labels.to(found.boxes) * (side + 1)).unsqueeze(-1)
@@ -67,32 +67,28 @@ def best(found: Candidates, cfg: Any, side: Any) -> Candidates:
 
 
 def strongest(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the highest of scores ``(N, A, C)``, and their boxes' places and classes, ``(N, limit)`` each.
+    """Return the highest of scores ``(N, A, C)``, and their boxes' indices and classes, ``(N, limit)`` each.
 
-    A box that is not among the ``limit`` best by its best class has none of the ``limit`` best scores:
-    most are put aside before the classes are looked at one by one.
+    Only the ``limit`` best boxes by their best class can have one of the ``limit`` best scores: they are
+    selected first.
     """
     boxes, classes = scores.shape[1:]
     places = None
     if classes > 1 and not (isinstance(boxes, int) and boxes <= limit):
-        places = scores.amax(-1).topk(_least(limit, boxes), sorted=False).indices.sort().values
+        places = scores.amax(-1).topk(torch.sym_min(limit, boxes), sorted=False).indices.sort().values
         scores = rows(scores, places)
     count = scores.shape[1] * classes
     if isinstance(count, int) and count <= limit:
         top = scores.flatten(1)
         index = torch.arange(count, device=scores.device).expand_as(top)
     else:
-        top, index = scores.flatten(1).topk(_least(limit, count))
+        top, index = scores.flatten(1).topk(torch.sym_min(limit, count))
     box, label = index // classes, index % classes
     return top, box if places is None else places.gather(1, box), label
 
 
-def _least(limit: int, count: Any) -> Any:
-    return min(limit, count) if isinstance(count, int) else torch.sym_min(limit, count)
-
-
 def suppression(cfg: Any) -> tuple[float, int]:
-    """Return the overlap and the number of boxes that a ``test_cfg`` with plain suppression allows."""
+    """Return the overlap and the number of boxes in a ``test_cfg`` with plain suppression."""
     nms = dict(cfg.get('nms') or {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
         raise UserError(
@@ -103,7 +99,7 @@ def suppression(cfg: Any) -> tuple[float, int]:
 
 
 def large_enough(found: Candidates, least: float) -> Candidates:
-    """Return boxes with the scores of those set to 0 that are not wider and higher than ``least``."""
+    """Set the scores of boxes to 0 that are not wider and higher than ``least``."""
     if least < 0:
         return found
     width, height = (found.boxes[..., 2:] - found.boxes[..., :2]).unbind(-1)

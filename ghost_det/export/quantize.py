@@ -1,10 +1,7 @@
-"""Detectors in 8-bit integers, where their accuracy allows it: NNCF's quantisation with accuracy control."""
+"""Detectors in 8-bit integers, where their accuracy allows it: NNCF's quantization with accuracy control."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +15,14 @@ from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
 
 from .accuracy import GroundTruth, detect_all
-from .onnx import write_openvino
+from .onnx import quiet, write_openvino
 
 CALIBRATION = 300
-"""Images that ranges are read off."""
+"""Images that ranges are measured on."""
 MEASURED = 500
 """Images that mAP is measured on, at most, each time."""
 RANKED = 32
-"""Of them, those that each layer on its own is put back for, to see which are worth it."""
+"""Of them, those that rank the layers by what each costs."""
 
 _CONVOLVING = ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul')
 _OUTER = ('Constant', 'Parameter', 'Result')
@@ -39,14 +36,14 @@ def quantize(
     truth: GroundTruth,
     max_drop: float,
 ) -> Iterator[str]:
-    """Write an OpenVINO file in 8-bit integers; layers that cost over ``max_drop`` of mAP stay as they were.
+    """Write an OpenVINO file in 8-bit integers; layers that cost over ``max_drop`` of mAP stay as they are.
 
-    Ranges are read off the training images of ``data``, where there are any, else off those of ``truth``, on
-    which mAP is measured.
+    Ranges are measured on the training images of ``data``, if there are any, else on those of ``truth``,
+    which mAP is measured on.
     """
     import nncf
 
-    measured = truth.some(range(min(MEASURED, len(truth.images))))
+    measured = truth.select(range(min(MEASURED, len(truth.images))))
     model = openvino_core().read_model(source)
     model.reshape({INPUT: [1, metadata.height, metadata.width, 3], SIZES: [1, 2]})
     calibration = measured
@@ -56,15 +53,14 @@ def quantize(
     files = files[:: max(1, len(files) // CALIBRATION)][:CALIBRATION]
 
     def measure(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
-        some = measured.some(list(places))
+        some = measured.select(list(places))
         found = _detect(compiled, some, metadata)
-        each = [some.some([place]).evaluate([one]).figures['mAP'] for place, one in enumerate(found)]
-        return some.evaluate(found).figures['mAP'], each
+        each = [some.select([place]).mean_precision([one]) for place, one in enumerate(found)]
+        return some.mean_precision(found), each
 
-    yield f'quantising; where it costs over {max_drop:g} of mAP, layers are put back, in minutes or hours'
-    plain = measured.evaluate(detect_all(Detector(source), measured)).figures['mAP']
-    log = io.StringIO()
-    with _listening(log):
+    yield f'quantizing; layers that cost over {max_drop:g} of mAP are reverted, which takes minutes or hours'
+    before = measured.mean_precision(detect_all(Detector(source), measured))
+    with quiet():
         small = nncf.quantize_with_accuracy_control(
             model,
             nncf.Dataset(files, lambda path: _inputs(path, metadata)[0]),
@@ -78,15 +74,13 @@ def quantize(
             **quantization_settings(model),
         )
     write_openvino(small, out, metadata)
-    final = measured.evaluate(detect_all(Detector(out), measured)).figures['mAP']
+    after = measured.mean_precision(detect_all(Detector(out), measured))
     count = sum(operation.get_type_name() == 'FakeQuantize' for operation in small.get_ops())
-    back = [line for line in log.getvalue().splitlines() if 'revert' in line.lower()]
-    change = f'{plain:.4f} in 32 bits, {final:.4f} in 8 ({final - plain:+.4f})'
-    yield f'mAP of {plural(len(measured.images), "image")}: {change}'
-    yield f'{count} quantisers; ' + (
-        f'put back for accuracy: {"; ".join(back[:5])}' if back else 'none put back'
+    yield (
+        f'mAP of {plural(len(measured.images), "image")}: {before:.4f} in 32 bits, {after:.4f} in 8 '
+        f'({after - before:+.4f}), with {plural(count, "quantizer")}'
     )
-    if plain - final > max_drop:
+    if before - after > max_drop:
         yield f'warning: the drop is larger than --max-drop {max_drop:g}'
 
 
@@ -106,25 +100,12 @@ def _detect(compiled: Any, truth: GroundTruth, metadata: Metadata) -> list[Detec
     return found
 
 
-@contextlib.contextmanager
-def _listening(to: io.StringIO) -> Iterator[None]:
-    """Have NNCF's messages and bars in ``to`` instead of on the console."""
-    logger = logging.getLogger('nncf')
-    handlers, propagate = logger.handlers, logger.propagate
-    logger.handlers, logger.propagate = [logging.StreamHandler(to)], False
-    try:
-        with contextlib.redirect_stdout(to):
-            yield
-    finally:
-        logger.handlers, logger.propagate = handlers, propagate
-
-
 def quantization_settings(model: Any) -> dict[str, Any]:
-    """Return the arguments of NNCF's functions with which quantising an OpenVINO model of a detector pays.
+    """Return arguments of NNCF's functions that suit a detector in OpenVINO.
 
-    All that follows the last convolutions stays in floating point, as boxes are computed there. Activations
-    have symmetric ranges. Nothing inside of the network is left out: squeeze-excite in floating point makes a
-    ghost network a tenth slower (docs/deploy-speed.md).
+    The operations that follow the last convolutions, which compute boxes, stay in floating point. Activations
+    have symmetric ranges. Squeeze-excite is quantized: in floating point it makes a ghost network a tenth
+    slower (docs/deploy-speed.md).
     """
     import nncf
 
