@@ -161,29 +161,28 @@ def detect_many(
         # Enough shards that no worker is long without one at the end.
         'shard': shard or min(SHARD, -(-len(paths) // (4 * (workers or cores())))),
     }
-    with explain_errors(f'-o {out}'):
-        size = _claim(job.store, expected, shard)
-        shards = [paths[start : start + size] for start in range(0, len(paths), size)]
-        present = _present(job.store)
-        if retry:
-            counted = ordered(lambda each: (each, _count(job.store, each)), present, _COUNTERS)
-            present -= {each for each, counts in counted if counts.failed}
-        todo = {each: images for each, images in enumerate(shards) if each not in present}
-        done = len(paths) - sum(map(len, todo.values()))
-        say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} are done already')
-        if todo:
-            _start_ray(address, (workers or max(1, cores() // threads)) * threads)
-            _run(todo, job, workers)
-        absent = sorted(set(range(len(shards))) - _present(job.store))
-        if absent:
-            raise UserError(
-                f'-o {out}: {len(absent)} of {len(shards)} parts are missing, as {part_name(absent[0])}: '
-                'the machines of a cluster must share this folder'
-            )
-        counts = ordered(lambda each: _count(job.store, each), range(len(shards)), _COUNTERS)
-        total = Counts(*map(sum, zip(*counts)))
-        if coco:
-            _write_coco(coco, Results(Path(model).name, classes), job.store, len(shards), folder)
+    size = _claim(job.store, expected, shard)
+    shards = [paths[start : start + size] for start in range(0, len(paths), size)]
+    present = _present(job.store)
+    if retry:
+        counted = ordered(lambda each: (each, _count(job.store, each)), present, _COUNTERS)
+        present -= {each for each, counts in counted if counts.failed}
+    todo = {each: images for each, images in enumerate(shards) if each not in present}
+    done = len(paths) - sum(map(len, todo.values()))
+    say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} are done already')
+    if todo:
+        _start_ray(address, (workers or max(1, cores() // threads)) * threads)
+        _run(todo, job, workers)
+    absent = sorted(set(range(len(shards))) - _present(job.store))
+    if absent:
+        raise UserError(
+            f'-o {out}: {len(absent)} of {len(shards)} parts are missing, as {part_name(absent[0])}: '
+            'the machines of a cluster must share this folder'
+        )
+    counts = ordered(lambda each: _count(job.store, each), range(len(shards)), _COUNTERS)
+    total = Counts(*map(sum, zip(*counts)))
+    if coco:
+        _write_coco(coco, Results(Path(model).name, classes), job.store, len(shards), folder)
     if not is_uri(out):
         for path in Path(out, PARTS).glob(f'{PARTIAL}*'):  # of killed workers
             path.unlink(missing_ok=True)
@@ -274,7 +273,7 @@ def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
 
 
 def _read(store: Store, shard: int, columns: list[str] | None = None) -> Any:
-    with explain_errors(f'{store.root}/{part_name(shard)}'), store.open(part_name(shard)) as file:
+    with store.open(part_name(shard)) as file:
         return pq.read_table(file, columns=columns)
 
 

@@ -88,25 +88,30 @@ class Store:
 
     def names(self, folder: str) -> set[str]:
         """Return the names of the files in a folder of it, which need not exist."""
-        system, path = locate(f'{self.root}/{folder}')
-        infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        with explain_errors(f'{self.root}/{folder}'):
+            system, path = locate(f'{self.root}/{folder}')
+            infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return {info.base_name for info in infos if info.type == fs.FileType.File}
 
-    def open(self, name: str) -> Any:
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[Any]:
         """Open a file for reading."""
-        system, path = locate(f'{self.root}/{name}')
-        return system.open_input_file(path)
+        with explain_errors(f'{self.root}/{name}'):
+            system, path = locate(f'{self.root}/{name}')
+            with system.open_input_file(path) as file:
+                yield file
 
     def write(self, name: str, content: Any) -> None:
         """Write a file, or replace it."""
-        if not is_uri(self.root):
-            with atomic(Path(self.root, name), durable=True) as partial:
-                partial.write_bytes(content)
-            return
-        system, path = locate(f'{self.root}/{name}')
-        # Buckets show an object once its upload is complete; renaming there would be a copy.
-        with system.open_output_stream(path) as stream:
-            stream.write(content)
+        with explain_errors(f'{self.root}/{name}'):
+            if not is_uri(self.root):
+                with atomic(Path(self.root, name), durable=True) as partial:
+                    partial.write_bytes(content)
+                return
+            system, path = locate(f'{self.root}/{name}')
+            # Buckets show an object once its upload is complete; renaming there would be a copy.
+            with system.open_output_stream(path) as stream:
+                stream.write(content)
 
 
 def list_images(source: str, column: str, out: str) -> tuple[str, list[str]]:

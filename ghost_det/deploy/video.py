@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,18 +79,12 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
             frame = np.asarray(cv2.resize(frame, size), np.uint8)
         writer.write(frame)
 
+    partial = path.with_name(f'{PARTIAL}{os.getpid()}.mp4')  # OpenCV goes by the ending of the name
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # OpenCV goes by the ending of the name, which `atomic` does not keep.
-        folder = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror})') from None
-    with folder:
-        partial = Path(folder.name, 'video.mp4')
-        try:
-            yield write
-        finally:
-            if writer:
-                writer.release()
+        yield write
         if writer:
+            writer.release()
             partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

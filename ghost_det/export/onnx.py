@@ -8,7 +8,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,13 @@ def to_onnx(
             opset_version=OPSET,
             input_names=[INPUT, SIZES],
             output_names=list(OUTPUTS),
-            custom_translation_table=translations(),
+            custom_translation_table={torch.ops.ghost_det.keep_best.default: suppress},
             verbose=False,
         )
     model = program.model_proto
-    graph_parts = (
-        getattr(model.graph, name) for name in ('node', 'input', 'output', 'initializer', 'value_info')
-    )
-    for part in chain.from_iterable(graph_parts):  # paths of this machine, where in torch each came from
-        del part.metadata_props[:]
+    parts = ('node', 'input', 'output', 'initializer', 'value_info')
+    for part in chain.from_iterable(getattr(model.graph, name) for name in parts):
+        del part.metadata_props[:]  # with paths of this machine
         part.doc_string = ''
     if opset != OPSET:
         model = version_converter.convert_version(model, opset)
@@ -72,29 +70,25 @@ def to_onnx(
     onnx.save(model, path)
 
 
-def translations() -> dict[Any, Callable[..., Any]]:
-    """Return our operators in ONNX, for ``torch.onnx.export``."""
+def suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
+    """Translate `keep_best` to ONNX, for ``torch.onnx.export``."""
     from onnxscript import opset18
 
     op: Any = opset18
-
-    def suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
-        most = op.Constant(value_ints=[limit])
-        chosen = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, [1]), most, [iou_threshold], [0.0])
-        image = op.Slice(chosen, [0], [1], [1])
-        place = op.Slice(chosen, [2], [3], [1])
-        found = op.GatherND(scores, op.Concat(image, place, axis=1))
-        # The chosen boxes of all images are in one list, whose length the data decide. So make a row for
-        # each image, with the others' scores hidden, and pad it to `limit`.
-        images = op.Range(0, op.Squeeze(op.Shape(scores, end=1), [0]), 1)
-        own = op.Equal(op.Unsqueeze(images, [1]), op.Reshape(image, [1, -1]))
-        table = op.Where(own, found, -1.0)
-        more = op.Expand(-1.0, op.Concat(op.Shape(scores, end=1), most, axis=0))
-        best, column = op.TopK(op.Concat(table, more, axis=1), most, axis=1)
-        places = op.Concat(op.Reshape(place, [-1]), op.Constant(value_ints=[-1] * limit), axis=0)
-        return op.Where(op.Greater(best, 0.0), op.Gather(places, column), -1)
-
-    return {torch.ops.ghost_det.keep_best.default: suppress}
+    most = op.Constant(value_ints=[limit])
+    chosen = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, [1]), most, [iou_threshold], [0.0])
+    image = op.Slice(chosen, [0], [1], [1])
+    place = op.Slice(chosen, [2], [3], [1])
+    found = op.GatherND(scores, op.Concat(image, place, axis=1))
+    # The chosen boxes of all images are in one list, whose length the data decide. So make a row for
+    # each image, with the others' scores hidden, and pad it to `limit`.
+    images = op.Range(0, op.Squeeze(op.Shape(scores, end=1), [0]), 1)
+    own = op.Equal(op.Unsqueeze(images, [1]), op.Reshape(image, [1, -1]))
+    table = op.Where(own, found, -1.0)
+    more = op.Expand(-1.0, op.Concat(op.Shape(scores, end=1), most, axis=0))
+    best, column = op.TopK(op.Concat(table, more, axis=1), most, axis=1)
+    places = op.Concat(op.Reshape(place, [-1]), op.Constant(value_ints=[-1] * limit), axis=0)
+    return op.Where(op.Greater(best, 0.0), op.Gather(places, column), -1)
 
 
 def halve(model: Any) -> None:

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -26,8 +24,7 @@ def test_a_video_keeps_frames_order_and_rate(tmp_path: Path) -> None:
     assert (reader.fps, reader.count, reader.is_camera) == (12.5, 21, False)
     frames = list(reader)
     assert {frame.shape for frame in frames} == {(48, 64, 3)}
-    levels = [frame.mean() for frame in frames]
-    np.testing.assert_allclose(levels, [*range(0, 200, 10), 100], atol=4)
+    np.testing.assert_allclose([frame.mean() for frame in frames], [*range(0, 200, 10), 100], atol=4)
 
 
 def test_after_an_error_nothing_is_left_of_a_video(tmp_path: Path) -> None:
@@ -38,31 +35,14 @@ def test_after_an_error_nothing_is_left_of_a_video(tmp_path: Path) -> None:
         raise ZeroDivisionError
     assert path.read_text() == 'an earlier one'
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(UserError, match='cannot be written'), write_video(path / 'a.mp4', 10):
-        pass
 
 
-@pytest.mark.parametrize('name', ['nowhere.mp4', 'folder.mp4', 'pipe.mp4', 'empty.mp4', 'text.mp4'])
-def test_files_that_are_no_videos(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize('name', ['nowhere.mp4', 'folder.mp4', 'pipe.mp4', 'empty.mp4', 'text.mp4', '977'])
+def test_files_that_are_no_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty.mp4').touch()
     (tmp_path / 'text.mp4').write_text('no video')
     (tmp_path / 'folder.mp4').mkdir()
     os.mkfifo(tmp_path / 'pipe.mp4')
-    with pytest.raises(UserError, match=f'{name}: '):
-        VideoReader(str(tmp_path / name))
-
-
-def test_a_camera_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    class Closed:
-        def __init__(self, *source: Any) -> None:
-            asked.extend(source)
-
-        def isOpened(self) -> bool:  # noqa: N802
-            return False
-
-    monkeypatch.setattr(cv2, 'VideoCapture', Closed)
-    with pytest.raises(UserError, match='^7: '):
-        VideoReader('7')
-    assert asked == [7]
+    with pytest.raises(UserError, match=f'^{name}: '):
+        VideoReader(name)
