@@ -15,6 +15,7 @@ import re
 import socket
 import tempfile
 import time
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +30,15 @@ from tqdm import tqdm
 
 from ghost_det import __version__
 from ghost_det.errors import UserError
-from ghost_det.utils.files import PARTIAL, require_folder, require_writable
+from ghost_det.utils.files import PARTIAL, require_folder
 from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
-from ghost_det.utils.threads import ordered
 
 from .backends import model_files
-from .coco import Results, say
+from .coco import say
 from .detect import AnyDetector, find_each, read_each
-from .detector import Detections, Detector
-from .stores import Store, brief, explain_errors, is_uri, list_images, read_anywhere
+from .detector import Detector
+from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
 
 MANIFEST = 'manifest.json'
 PARTS = 'parts'
@@ -56,9 +56,9 @@ SCHEMA = pa.schema(
     }
 )
 """A row an image, with its size and boxes (x1 y1 x2 y2) in pixels, or why it cannot be used."""
+_ERROR = pc.field('error')
 _READERS = 4  # threads a core that read images, as most of that time may be a bucket's
 _RETRIES = 3  # of a shard whose worker died
-_COUNTERS = 32  # threads that count what is in parts
 
 
 class Counts(NamedTuple):
@@ -105,18 +105,14 @@ def detect_shard(shard: int, paths: list[str], job: Job) -> tuple[int, list[str]
 
 def detect_rows(detector: AnyDetector, paths: list[str], batch: int, threads: int) -> list[dict[str, Any]]:
     """Return a row of `SCHEMA` for each image, in order."""
-    rows: dict[str, dict[str, Any]] = {}
-
-    def fail(path: str, error: UserError) -> None:
-        rows[path] = dict(path=path, boxes=[], scores=[], labels=[], error=str(error))
-
-    for path, image, found in find_each(detector, read_each(read_anywhere, paths, threads, fail), batch):
+    rows: list[dict[str, Any]] = []
+    for path, image, found in find_each(detector, read_each(read_anywhere, paths, threads), batch):
         if isinstance(found, UserError):
-            fail(path, found)
-            continue
-        columns = {key: getattr(found, key).tolist() for key in ('boxes', 'scores', 'labels')}
-        rows[path] = dict(path=path, height=image.shape[0], width=image.shape[1], **columns)
-    return [rows[path] for path in paths]
+            rows.append(dict(path=path, boxes=[], scores=[], labels=[], error=str(found)))
+        else:
+            columns = {key: getattr(found, key).tolist() for key in ('boxes', 'scores', 'labels')}
+            rows.append(dict(path=path, height=image.shape[0], width=image.shape[1], **columns))
+    return rows
 
 
 def detect_many(
@@ -132,24 +128,20 @@ def detect_many(
     limit: int | None = None,
     address: str | None = None,
     retry: bool = False,
-    coco: Path | None = None,
 ) -> Counts:
     """Detect in all images of a source that ``out`` has no results of, and return what it has then.
 
     The options are those of ``ghost-det detect-many``. Ray is started on this machine where it is not
     running and no ``address`` is given.
     """
-    with explain_errors(model):
-        files = tuple((file.name, file.read_bytes()) for file in model_files(Path(model)))
-    job = Job(files, Store(out.rstrip('/') if is_uri(out) else os.path.abspath(out)), batch, threads, score)
+    files = tuple((file.name, file.read_bytes()) for file in model_files(Path(model)))
+    store = Store(out.rstrip('/') if is_uri(out) else os.path.abspath(out))
+    job = Job(files, store, batch, threads, score)
     classes = list(open_detector(job).classes)
     if not is_uri(out):
         require_folder(out, '-o')
-    if coco:
-        require_writable(coco, '--coco')
-    folder, paths = list_images(source, column, out)
-    paths = paths[:limit]
-    with explain_errors(source):  # a name that is not UTF-8
+    paths = list_images(source, column, out)[:limit]
+    with locate(source):  # a name may not be UTF-8
         listed = hashlib.sha256('\0'.join(paths).encode()).hexdigest()
     expected = {
         'format': 2,
@@ -158,49 +150,44 @@ def detect_many(
         'score': score,
         'images': len(paths),
         'list': listed,
-        # Enough shards that no worker is long without one at the end.
-        'shard': shard or min(SHARD, -(-len(paths) // (4 * (workers or cores())))),
     }
-    size = _claim(job.store, expected, shard)
+    # Enough shards that no worker is long without one at the end.
+    size = _claim(store, expected, shard, min(SHARD, -(-len(paths) // (4 * (workers or cores())))))
     shards = [paths[start : start + size] for start in range(0, len(paths), size)]
-    present = _present(job.store)
-    if retry:
-        counted = ordered(lambda each: (each, _count(job.store, each)), present, _COUNTERS)
-        present -= {each for each, counts in counted if counts.failed}
+    present = _present(store)
+    if retry and present:
+        failed = store.table(map(part_name, present), columns=['__filename'], filter=pc.is_valid(_ERROR))
+        present -= _numbers(failed['__filename'].unique().to_pylist())
     todo = {each: images for each, images in enumerate(shards) if each not in present}
     done = len(paths) - sum(map(len, todo.values()))
     say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} are done already')
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         _run(todo, job, workers)
-    absent = sorted(set(range(len(shards))) - _present(job.store))
+    absent = sorted(set(range(len(shards))) - _present(store))
     if absent:
         raise UserError(
             f'-o {out}: {len(absent)} of {len(shards)} parts are missing, as {part_name(absent[0])}: '
             'the machines of a cluster must share this folder'
         )
-    counts = ordered(lambda each: _count(job.store, each), range(len(shards)), _COUNTERS)
-    total = Counts(*map(sum, zip(*counts)))
-    if coco:
-        _write_coco(coco, Results(Path(model).name, classes), job.store, len(shards), folder)
     if not is_uri(out):
         for path in Path(out, PARTS).glob(f'{PARTIAL}*'):  # of killed workers
             path.unlink(missing_ok=True)
-    return total
+    counts = {'failed': pc.is_valid(_ERROR), 'objects': pc.list_value_length(pc.field('labels'))}
+    table = store.table(map(part_name, range(len(shards))), columns=counts)
+    return Counts(len(table), *(pc.sum(column).as_py() for column in table.columns))
 
 
-def _claim(store: Store, expected: dict[str, Any], shard: int | None) -> int:
+def _claim(store: Store, expected: dict[str, Any], shard: int | None, usual: int) -> int:
     """Write the manifest, or check that the one there is of the same run; return its images in a shard."""
     if MANIFEST not in store.names(''):
         if store.names(PARTS):
             raise UserError(f'-o {store.root}: has parts but no {MANIFEST}; choose another folder')
-        store.write(MANIFEST, json.dumps({**expected, 'ghost_det_version': __version__}, indent=1).encode())
-        return int(expected['shard'])
-    with store.open(MANIFEST) as file:
-        found = dict(json.loads(file.read()))
-    if shard is None:
-        expected['shard'] = found.get('shard')
-    for key, value in expected.items():
+        content = {**expected, 'shard': shard or usual, 'ghost_det_version': __version__}
+        store.write(MANIFEST, json.dumps(content, indent=1).encode())
+        return shard or usual
+    found = json.loads(store.read(MANIFEST))
+    for key, value in {**expected, 'shard': shard or found.get('shard')}.items():
         if found.get(key) != value:
             raise UserError(
                 f'-o {store.root}: holds results of another run: {key} {str(value)[:40]}, there '
@@ -216,7 +203,11 @@ def part_name(shard: int) -> str:
 
 def _present(store: Store) -> set[int]:
     """Return the shards that have a part."""
-    matches = (re.fullmatch(r'part-(\d+)\.parquet', name) for name in store.names(PARTS))
+    return _numbers(store.names(PARTS))
+
+
+def _numbers(names: Iterable[str]) -> set[int]:
+    matches = (re.search(r'(?:^|/)part-(\d+)\.parquet$', name) for name in names)
     return {int(match[1]) for match in matches if match}
 
 
@@ -226,13 +217,12 @@ def _start_ray(address: str | None, cpus: int) -> None:
     quiet: dict[str, Any] = {'logging_level': logging.ERROR, 'log_to_driver': False}
     host, _, port = (address or '').rpartition(':')
     try:
-        if host and port.isdecimal():  # Ray would wait a quarter of an hour for it
+        if host:  # Ray would wait a quarter of an hour for it
             socket.create_connection((host.rpartition('/')[2], int(port)), timeout=10).close()
         if address:
             ray.init(address=address, **quiet)
         else:
-            # The store holds little but the model.
-            memory = 256 * 2**20
+            memory = 2**28  # for little but the model
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(f'--address {address}: no Ray cluster can be joined: {brief(error)}') from None
@@ -270,27 +260,3 @@ def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
         ) from None
     seconds = time.perf_counter() - start
     say(f'{plural(total, "image")} in {seconds:.1f} s: {total / seconds:.1f} images/s')
-
-
-def _read(store: Store, shard: int, columns: list[str] | None = None) -> Any:
-    with store.open(part_name(shard)) as file:
-        return pq.read_table(file, columns=columns)
-
-
-def _count(store: Store, shard: int) -> Counts:
-    table = _read(store, shard, ['labels', 'error'])
-    objects = pc.sum(pc.list_value_length(table['labels'])).as_py()
-    return Counts(len(table), len(table) - table['error'].null_count, objects or 0)
-
-
-def _write_coco(path: Path, results: Results, store: Store, count: int, folder: str) -> None:
-    """Write all results as ``ghost-det detect --json`` does."""
-    for row in (row for shard in range(count) for row in _read(store, shard).to_pylist()):
-        name = row['path'].removeprefix(f'{folder}/')
-        if row['error']:
-            results.content['errors'].append({'file_name': name, 'error': row['error']})
-            continue
-        boxes = np.array(row['boxes'], np.float32).reshape(-1, 4)
-        found = Detections(boxes, np.array(row['scores'], np.float32), np.array(row['labels'], np.int64))
-        results.add(name, (row['height'], row['width']), found)
-    results.save(path)

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -123,8 +123,7 @@ def _detect_images(
     """Detect in image files, which threads read and write meanwhile."""
 
     def detected() -> Iterator[tuple[Path, Image, Detections]]:
-        images = read_each(read_image, names, threads, lambda path, error: results.fail(names[path], error))
-        for path, image, found in find_each(detector, images, batch):
+        for path, image, found in find_each(detector, read_each(read_image, names, threads), batch):
             if isinstance(found, UserError):
                 results.fail(names[path], found)
             else:
@@ -133,12 +132,11 @@ def _detect_images(
 
     def write(item: tuple[Path, Image, Detections]) -> None:
         path, image, found = item
-        if path not in targets:
+        target = targets.get(path)
+        if target is None:
             return
         try:
-            write_file(
-                targets[path], encode_image(draw(image, found, detector.classes), targets[path].suffix)
-            )
+            write_file(target, encode_image(draw(image, found, detector.classes), target.suffix))
         except UserError as error:
             results.fail(names[path], UserError(f'{path}: {error}'))
 
@@ -168,9 +166,9 @@ def _detect_video(
 
 
 def read_each(
-    read: Callable[[P], Image], paths: Iterable[P], threads: int, fail: Callable[[P, UserError], None]
-) -> Iterator[tuple[P, Image]]:
-    """Yield each path with its image, in order; ``fail`` takes those that cannot be read."""
+    read: Callable[[P], Image], paths: Iterable[P], threads: int
+) -> Iterator[tuple[P, Image | UserError]]:
+    """Yield each path with its image, or why there is none, in order."""
 
     def attempt(path: P) -> tuple[P, Image | UserError]:
         try:
@@ -178,43 +176,46 @@ def read_each(
         except UserError as error:
             return path, error
 
-    for path, image in ordered(attempt, paths, threads):
-        if isinstance(image, UserError):
-            fail(path, image)
-        else:
-            yield path, image
+    return ordered(attempt, paths, threads)
 
 
 def find_each(
-    detector: AnyDetector, items: Iterable[tuple[P, Image]], batch: int
-) -> Iterator[tuple[P, Image, Detections | UserError]]:
+    detector: AnyDetector, items: Iterable[tuple[P, Image | UserError]], batch: int
+) -> Iterator[tuple[P, Any, Detections | UserError]]:
     """Yield the name and image of each item, in order, and the detections or why there are none.
 
     Where the detector fails, the images it was working on are tried one at a time. Errors of ``items``, and
     errors of the detector that no image or a plain image causes as well, are raised.
     """
     source = iter(items)
-    sent: deque[tuple[P, Image]] = deque()
+    sent: deque[tuple[P, Any]] = deque()
 
     def feed() -> Iterator[Image]:
-        for item in source:
-            sent.append(item)
-            yield item[1]
+        for name, image in source:
+            sent.append((name, image))
+            if not isinstance(image, UserError):
+                yield image
 
     while True:
         try:
             for found in detector.stream(feed(), batch):
+                while isinstance(sent[0][1], UserError):
+                    name, error = sent.popleft()
+                    yield name, error, error
                 yield (*sent.popleft(), found)
+            yield from ((name, error, error) for name, error in sent)
             return
         except Exception:
-            alone = [(name, image, _find_one(detector, image, name)) for name, image in sent]
-            yield from alone
-            if not any(isinstance(found, UserError) for *_, found in alone):
+            retried = [(name, image, _find_one(detector, image, name)) for name, image in sent]
+            yield from retried
+            if not any(isinstance(found, UserError) and found is not image for _, image, found in retried):
                 raise
             sent.clear()
 
 
-def _find_one(detector: AnyDetector, image: Image, name: object) -> Detections | UserError:
+def _find_one(detector: AnyDetector, image: Image | UserError, name: object) -> Detections | UserError:
+    if isinstance(image, UserError):
+        return image
     try:
         return next(iter(detector.stream([image])))
     except Exception as error:

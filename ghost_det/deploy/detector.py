@@ -18,7 +18,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.images import Image
 from ghost_det.utils.threads import ordered
 
-from .backends import Engine, open_model, unusable
+from .backends import Engine, explain_errors, open_model
 from .letterbox import Placement, image_sizes, letterbox, to_image
 
 
@@ -59,10 +59,8 @@ class Detector:
 
     Args:
         path: ``NAME.onnx`` or ``NAME.xml``, from ``ghost-det export``.
-        device: ``'CPU'``; for an ``.xml`` also another device of OpenVINO, as ``'GPU'`` or ``'AUTO'``.
         threads: cores to use; ``None`` for all that this process may use.
         score_threshold: the minimum score; ``None``, or any lower one, for the minimum built into the graph.
-        streams: batches that `stream` works at, at a time; ``None`` lets the engine choose.
 
     Attributes:
         metadata: the description in the file.
@@ -81,23 +79,17 @@ class Detector:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        device: str = 'CPU',
         threads: int | None = None,
         score_threshold: float | None = None,
-        streams: int | None = None,
     ) -> None:
-        for name, number in (('threads', threads), ('streams', streams)):
-            if number is not None and number < 1:
-                raise UserError(f'{name}: expected a number from 1 up, got {number}')
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise UserError(f'score_threshold: expected a number from 0 to 1, got {score_threshold}')
         self._path = Path(path)
-        self._model = open_model(self._path, device, threads)
+        self._model = open_model(self._path, threads)
         self.metadata = self._model.metadata
         self.classes = self.metadata.classes
         self._least = self.metadata.score_threshold if score_threshold is None else score_threshold
-        self._streams = streams
-        self._engines: dict[tuple[int, int | None], Engine] = {}
+        self._engines: dict[tuple[int, bool], Engine] = {}
 
     @overload
     def __call__(self, images: Image) -> Detections: ...
@@ -115,7 +107,7 @@ class Detector:
             UserError: an image has another type or shape.
         """
         if isinstance(images, np.ndarray):
-            return self._find(self._engine(1, 1), [images])[0]
+            return self._find(self._engine(1, single=True), [images])[0]
         return list(self.stream(images))
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
@@ -132,7 +124,7 @@ class Detector:
             raise UserError(f'batch: expected a number from 1 up, got {batch}')
         source = iter(images)
         first = list(islice(source, batch))  # perhaps all: a single image needs no graph for a hundred
-        engine = self._engine(max(1, len(first)), self._streams)
+        engine = self._engine(max(1, len(first)))
         groups = chain([first] if first else [], iter(lambda: list(islice(source, batch)), []))
         return chain.from_iterable(ordered(partial(self._find, engine), groups, engine.requests))
 
@@ -143,31 +135,29 @@ class Detector:
             The detections; and the seconds of ``'prepare'`` (onto the canvas), ``'network'`` (with its
             non-maximum suppression) and ``'boxes'`` (back into the image).
         """
-        times: list[float] = []
-        (found,) = self._find(self._engine(1, 1), [image], times)
-        return found, dict(zip(('prepare', 'network', 'boxes'), np.diff(times).tolist()))
+        times: dict[str, float] = {}
+        (found,) = self._find(self._engine(1, single=True), [image], times)
+        return found, times
 
-    def _engine(self, batch: int, streams: int | None) -> Engine:
-        if (batch, streams) not in self._engines:
-            self._engines[batch, streams] = self._model.engine(batch, streams)
-        return self._engines[batch, streams]
+    def _engine(self, batch: int, single: bool = False) -> Engine:
+        if (batch, single) not in self._engines:
+            self._engines[batch, single] = self._model.engine(batch, single)
+        return self._engines[batch, single]
 
     def _find(
-        self, engine: Engine, images: Sequence[Image], times: list[float] | None = None
+        self, engine: Engine, images: Sequence[Image], times: dict[str, float] | None = None
     ) -> list[Detections]:
-        times = [] if times is None else times
-        times.append(perf_counter())
         for image in images:
             _check_image(image)
+        start = perf_counter()
         canvases, places = letterbox(images, self.metadata)
-        times.append(perf_counter())
-        try:
+        prepared = perf_counter()
+        with explain_errors(self._path):  # as of a graph that does not fit its metadata
             raw = engine.run(canvases, image_sizes(canvases, places, self.metadata))
-        except Exception as error:  # a graph that does not fit its metadata
-            raise unusable(self._path, error) from None
-        times.append(perf_counter())
+        run = perf_counter()
         found = [detections(*each, self._least) for each in zip(*raw, places)]
-        times.append(perf_counter())
+        if times is not None:
+            times |= {'prepare': prepared - start, 'network': run - prepared, 'boxes': perf_counter() - run}
         return found
 
 
@@ -182,10 +172,6 @@ def detections(
 
 
 def _check_image(image: Any) -> None:
-    if not isinstance(image, np.ndarray):
-        found = type(image).__name__
-    elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return
-    else:
-        found = f'{image.dtype} {image.shape}'
-    raise UserError(f'expected an image, uint8 [height, width, 3] in BGR, got {found}')
+    kind, shape = getattr(image, 'dtype', type(image).__name__), list(getattr(image, 'shape', []))
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise UserError(f'expected an image, uint8 [height, width, 3] in BGR, got {kind} {shape}')

@@ -34,14 +34,17 @@ def place(width: int, height: int, metadata: Metadata) -> Placement:
     scale = min(max(sides) / max(width, height), min(sides) / min(width, height))
     if not metadata.dynamic:
         scale = min(scale, metadata.width / width, metadata.height / height)
-    # At least one pixel.
     return Placement(width, height, max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
 
 
 def letterbox(images: Sequence[Image], metadata: Metadata) -> tuple[Image, list[Placement]]:
     """Return canvases ``[N, H, W, 3]`` with one image each, and the images' placements."""
     places = [place(image.shape[1], image.shape[0], metadata) for image in images]
-    height, width = padded_size(places, metadata) if metadata.dynamic else (metadata.height, metadata.width)
+    height, width = metadata.height, metadata.width
+    if metadata.dynamic:  # as mmdet pads a batch
+        divisor = metadata.size_divisor
+        height = -(-max(at.new_height for at in places) // divisor) * divisor
+        width = -(-max(at.new_width for at in places) // divisor) * divisor
     canvases = np.empty((len(images), height, width, 3), np.uint8)
     for canvas, image, at in zip(canvases, images, places):
         size = at.new_width, at.new_height
@@ -56,13 +59,6 @@ def image_sizes(canvases: Image, places: Sequence[Placement], metadata: Metadata
     if metadata.clip_to_canvas:
         return np.array([canvases.shape[1:3]] * len(places), np.int64)
     return np.array([(each.new_height, each.new_width) for each in places], np.int64)
-
-
-def padded_size(places: Sequence[Placement], metadata: Metadata) -> tuple[int, int]:
-    """Return height and width of mmdet's canvas for a batch of images."""
-    divisor = metadata.size_divisor
-    height, width = max(each.new_height for each in places), max(each.new_width for each in places)
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 def to_image(boxes: NDArray[Any], at: Placement) -> NDArray[np.float32]:

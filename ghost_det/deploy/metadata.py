@@ -64,11 +64,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str | None, name: str) -> Metadata:
-        """Read the text of an exported file.
-
-        Args:
-            text: the output of `to_json`; other fields are ignored.
-            name: of the file, for messages.
+        """Read the text that `to_json` stored in the file ``name``; further fields are ignored.
 
         Raises:
             UserError: the text or a field is missing, or the format is another one.
@@ -77,7 +73,7 @@ class Metadata:
             found = json.loads(text or '')
             values = {field.name: found[field.name] for field in fields(cls)}
             classes, scale, fill = (tuple(values[key]) for key in ('classes', 'scale', 'pad_value'))
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             raise UserError(f'{name}: has no valid {KEY} metadata: export it with ghost-det export') from None
         if values['format'] != FORMAT:  # files of format 1 lose boxes where images leave padding
             raise UserError(

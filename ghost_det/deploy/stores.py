@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,6 @@ def is_uri(name: str) -> bool:
     return '://' in name
 
 
-@contextlib.contextmanager
-def explain_errors(name: str) -> Iterator[None]:
-    """Raise what goes wrong with a file or a bucket as a `UserError`."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f'{name}: cannot be used: {brief(error)}') from None
-
-
 def brief(error: Exception) -> str:
     """Return an error's text in one short line."""
     return ' '.join(str(error).split())[:300] or type(error).__name__
@@ -58,25 +49,28 @@ def _system(base: str) -> tuple[Any, str]:
     return system, str(root).rstrip('/')
 
 
-def locate(name: str) -> tuple[Any, str]:
-    """Return pyarrow's file system for a path or URI, and the path within it."""
-    if not is_uri(name):
-        return fs.LocalFileSystem(), name
-    scheme, _, rest = name.partition('://')
-    bucket, _, key = rest.partition('/')
-    # Only the bucket: pyarrow would decode a % or ? in the name of an object.
-    system, root = _system(f'{scheme}://{bucket or "/"}')
-    return system, f'{root}/{key}'
+@contextlib.contextmanager
+def locate(name: str) -> Iterator[tuple[Any, str]]:
+    """Yield pyarrow's file system for a path or URI, and the path within it; errors become a `UserError`."""
+    try:
+        if is_uri(name):
+            scheme, _, rest = name.partition('://')
+            bucket, _, key = rest.partition('/')
+            # Only the bucket: pyarrow would decode a % or ? in the name of an object.
+            system, root = _system(f'{scheme}://{bucket or "/"}')
+            yield system, f'{root}/{key}'
+        else:
+            yield fs.LocalFileSystem(), name
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f'{name}: cannot be used: {brief(error)}') from None
 
 
 def read_anywhere(name: str) -> Image:
     """Return the image of a path or URI, see `read_image`."""
     if not is_uri(name):
         return read_image(Path(name))
-    with explain_errors(name):
-        system, path = locate(name)
-        with system.open_input_stream(path) as stream:
-            content = stream.read(MAX_BYTES + 1)
+    with locate(name) as (system, path), system.open_input_stream(path) as stream:
+        content = stream.read(MAX_BYTES + 1)
     return decode_image(content, name)
 
 
@@ -88,78 +82,69 @@ class Store:
 
     def names(self, folder: str) -> set[str]:
         """Return the names of the files in a folder of it, which need not exist."""
-        with explain_errors(f'{self.root}/{folder}'):
-            system, path = locate(f'{self.root}/{folder}')
+        with locate(f'{self.root}/{folder}') as (system, path):
             infos = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return {info.base_name for info in infos if info.type == fs.FileType.File}
 
-    @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[Any]:
-        """Open a file for reading."""
-        with explain_errors(f'{self.root}/{name}'):
-            system, path = locate(f'{self.root}/{name}')
-            with system.open_input_file(path) as file:
-                yield file
+    def table(self, names: Iterable[str], **options: Any) -> Any:
+        """Return the rows of Parquet files, in order; the options are those of Arrow's ``to_table``."""
+        with locate(self.root) as (system, root):
+            paths = [f'{root}/{name}' for name in names]
+            return ds.dataset(paths, filesystem=system, format='parquet').to_table(**options)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        with locate(f'{self.root}/{name}') as (system, path), system.open_input_stream(path) as stream:
+            return bytes(stream.read())
 
     def write(self, name: str, content: Any) -> None:
         """Write a file, or replace it."""
-        with explain_errors(f'{self.root}/{name}'):
-            if not is_uri(self.root):
-                with atomic(Path(self.root, name), durable=True) as partial:
+        with locate(f'{self.root}/{name}') as (system, path):
+            if is_uri(self.root):  # a bucket shows an object once its upload is complete
+                with system.open_output_stream(path) as stream:
+                    stream.write(content)
+            else:
+                with atomic(Path(path), durable=True) as partial:
                     partial.write_bytes(content)
-                return
-            system, path = locate(f'{self.root}/{name}')
-            # Buckets show an object once its upload is complete; renaming there would be a copy.
-            with system.open_output_stream(path) as stream:
-                stream.write(content)
 
 
-def list_images(source: str, column: str, out: str) -> tuple[str, list[str]]:
-    """Return the folder of a source, and the images that the source names, each once.
+def list_images(source: str, column: str, out: str) -> list[str]:
+    """Return the images that a source names, each once.
 
     A source is a folder or a bucket's prefix, whose images are sorted; or a list, a ``.txt`` with a path a
-    line or Parquet, a file or a folder of them, whose order is kept. Relative paths in a list are relative
-    to its own folder. Images in ``out`` are skipped.
+    line or a ``.parquet``, whose order is kept. Relative paths in a list are relative to its own folder.
+    Images in ``out`` are skipped.
     """
     name = source.rstrip('/') if is_uri(source) else os.path.abspath(source)
-    with explain_errors(source):
-        system, path = locate(name)
-        info = system.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
+    with locate(name) as (system, path):
+        kind = system.get_file_info(path).type
+        if kind == fs.FileType.NotFound:
             raise UserError(f'{source}: no such file or folder')
-        is_folder = info.type == fs.FileType.Directory
-        files = system.get_file_info(fs.FileSelector(path)) if is_folder else [info]
-        folder = name if is_folder else name.rpartition('/')[0]
-        if any(each.base_name.endswith('.parquet') and not is_hidden(each.base_name) for each in files):
-            paths = _read_column(system, path, source, column)
-        elif is_folder:
-            return folder, _find(system, path, name, out)
+        if name.endswith('.parquet'):
+            data = ds.dataset(path, filesystem=system, format='parquet')
+            if column not in data.schema.names:
+                there = ', '.join(data.schema.names)[:200]
+                raise UserError(f"{source}: expected paths in column '{column}', got {there}: see --column")
+            paths = data.to_table(columns=[column])[column].cast(pa.string()).to_pylist()
         elif name.endswith('.txt'):
             with system.open_input_stream(path) as stream:
                 paths = [line.strip() for line in decode(stream.read()).splitlines()]
+        elif kind == fs.FileType.Directory:
+            return _find(system, path, name, out)
         else:
             raise UserError(f'{source}: expected a folder of images, or a list of them, .txt or .parquet')
-    paths = [path for path in dict.fromkeys(paths) if path]
-    if not paths:
+    if not any(paths):
         raise UserError(f'{source}: names no images')
-    return folder, [path if path.startswith('/') or is_uri(path) else f'{folder}/{path}' for path in paths]
-
-
-def _read_column(system: Any, path: str, source: str, column: str) -> list[Any]:
-    data = ds.dataset(path, filesystem=system, format='parquet')
-    if column not in data.schema.names:
-        there = ', '.join(data.schema.names)[:200]
-        raise UserError(f"{source}: expected paths in column '{column}', got columns {there}: see --column")
-    paths: list[Any] = data.to_table(columns=[column])[column].cast(pa.string()).to_pylist()
-    return paths
+    folder, paths = name.rpartition('/')[0], dict.fromkeys(filter(None, paths))
+    return [path if path.startswith('/') or is_uri(path) else f'{folder}/{path}' for path in paths]
 
 
 def _find(system: Any, path: str, name: str, out: str) -> list[str]:
     if not is_uri(name):
         inside, real = Path(out).resolve(), functools.cache(Path.resolve)
-        skip_out = not is_uri(out)
-        images = find_images([Path(name)], lambda file: skip_out and real(file.parent).is_relative_to(inside))
-        return [str(each) for each in images]
+        return list(
+            map(str, find_images([Path(name)], lambda file: real(file.parent).is_relative_to(inside)))
+        )
     infos = system.get_file_info(fs.FileSelector(path, recursive=True))
     files = sorted(each.path[len(path) :] for each in infos if each.type == fs.FileType.File)
     found = [f'{name}{file}' for file in files if file.lower().endswith(SUFFIXES) and not is_hidden(file)]

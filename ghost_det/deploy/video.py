@@ -12,10 +12,9 @@ import numpy as np
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import PARTIAL
-from ghost_det.utils.images import MAX_PIXELS, Image
+from ghost_det.utils.images import Image
 
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.ts', '.flv', '.ogv')
-FPS = 25.0
 
 
 def is_camera(source: str) -> bool:
@@ -30,27 +29,18 @@ class VideoReader:
     """
 
     def __init__(self, source: str) -> None:
-        self.is_camera = is_camera(source)
+        self.is_camera, self._source = is_camera(source), source
         if self.is_camera:
             self._capture = cv2.VideoCapture(int(source[:9]))
         elif Path(source).is_file():  # only by FFMPEG, as other readers take a name with % for a pattern
             self._capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
         else:  # FFMPEG would wait for a pipe, or fetch a URL
             raise UserError(f'{source}: expected a video file')
-        self._source = source
         if not self._capture.isOpened():
-            raise UserError(
-                f'{source}: ' + ('no such camera' if self.is_camera else 'damaged, or not a video')
-            )
-        width, height = self._get(cv2.CAP_PROP_FRAME_WIDTH), self._get(cv2.CAP_PROP_FRAME_HEIGHT)
-        if width * height > MAX_PIXELS:
-            raise UserError(f'{source}: frames of over {MAX_PIXELS // 10**6} megapixels')
-        fps, count = self._get(cv2.CAP_PROP_FPS), self._get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps = fps if 0 < fps <= 1000 else FPS
+            raise UserError(f'{source}: not a video that can be read, or no such camera')
+        fps, count = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+        self.fps = float(fps) if 0 < fps <= 1000 else 25.0
         self.count = int(count) if 0 < count < 2**31 else 0
-
-    def _get(self, key: int) -> float:
-        return float(self._capture.get(key))
 
     def __iter__(self) -> Iterator[Image]:
         read, frame = self._capture.read()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -111,7 +110,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     cluster: str, model: str, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out, results = tmp_path / 'out', []
-    options: dict[str, Any] = dict(workers=2, shard=SHARD, coco=tmp_path / 'all.json')
+    options: dict[str, Any] = dict(workers=2, shard=SHARD)
     run = threading.Thread(
         target=lambda: results.append(detect_many(model, str(images), str(out), **options))
     )
@@ -126,15 +125,6 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     check(out, images, model)
     said = capfd.readouterr().out
     assert all(name in said for name in BAD)
-
-    content = json.loads((tmp_path / 'all.json').read_text())
-    assert content['categories'] == [{'id': 1, 'name': 'bright'}, {'id': 2, 'name': 'dim'}]
-    assert len(content['images']) == GOOD and {each['file_name'] for each in content['errors']} == set(BAD)
-    assert [each['image_id'] for each in content['results']] == [each['id'] for each in content['images']]
-    row = rows(out)[2]
-    x1, y1, x2, y2 = row['boxes'][0]
-    assert content['results'][2]['bbox'] == [x1, y1, x2 - x1, y2 - y1]
-    assert row['path'] == str(images / content['images'][2]['file_name'])
 
 
 @pytest.mark.slow
@@ -181,7 +171,7 @@ def test_parquet_in_and_what_could_not_be_read_again(
     assert rows(out)[4]['boxes'] == rows(out)[0]['boxes']
 
     parts(out)[0].write_bytes(b'PAR1 cut')
-    with pytest.raises(UserError, match='part-00000000.parquet: '):
+    with pytest.raises(UserError, match='part-00000000.parquet'):
         detect_many(model, source, str(out), **arguments)
 
 

@@ -79,7 +79,7 @@ def test_a_stream_takes_few_images_ahead_and_may_be_left(model: Path) -> None:
             taken += 1
             yield bright()
 
-    stream = Detector(model, streams=2).stream(endless())
+    stream = Detector(model, threads=1).stream(endless())
     for count in range(1, 6):
         next(stream)
         assert taken <= count + 2 * 2
@@ -111,23 +111,11 @@ def test_a_dynamic_canvas(suffix: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(each.boxes[0], box(number), atol=1.6)
 
 
-def test_onnx_is_run_by_openvino_where_only_that_is_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = save(tmp_path / 'bright.onnx', Metadata(**METADATA))
-    monkeypatch.setattr(backends, 'find_spec', lambda name: name == 'openvino' or None)
-    monkeypatch.setattr(backends, 'OnnxModel', None)
-    np.testing.assert_allclose(Detector(path)(bright(5)).boxes[0], box(5), atol=0.01)
-
-
-@pytest.mark.parametrize(('suffix', 'package'), [('onnx', 'onnxruntime'), ('xml', 'openvino')])
-def test_an_engine_that_is_not_installed(
-    suffix: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = save(tmp_path / f'bright.{suffix}', Metadata(**METADATA))
+def test_an_engine_that_is_not_installed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, 'find_spec', lambda name: None)
+    package = {'.onnx': 'onnxruntime', '.xml': 'openvino'}[model.suffix]
     with pytest.raises(UserError, match=rf'{package}.*pip install "ghost-det\[runtime\]"'):
-        Detector(path)
+        Detector(model)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +127,9 @@ def test_other_arrays_are_refused(image: Any, detector: Detector) -> None:
         detector([bright(), image])
 
 
-@pytest.mark.parametrize(
-    ('name', 'value'), [('threads', 0), ('streams', -1), ('score_threshold', 1.5), ('device', 'NPU9')]
-)
-def test_wrong_arguments(name: str, value: Any, model: Path) -> None:
-    with pytest.raises(UserError, match=name):
-        Detector(model, **{name: value})
+def test_wrong_arguments(model: Path) -> None:
+    with pytest.raises(UserError, match='score_threshold'):
+        Detector(model, score_threshold=1.5)
     with pytest.raises(UserError, match='batch'):
         Detector(model).stream([bright()], batch=0)
 
@@ -155,11 +140,16 @@ def test_damaged_files_are_refused_by_name(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f'bare.{suffix}: has no valid ghost_det metadata'):
         Detector(bare)
     path = save(tmp_path / f'm.{suffix}', Metadata(**METADATA))
-    content = path.read_bytes()
-    for share in (0, 0.02, 0.5, 0.95):
-        path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(UserError, match=f'm.{suffix}: '):
-            Detector(path)
+    for file in {path, path.with_suffix('.bin' if suffix == 'xml' else '.onnx')}:
+        content = file.read_bytes()
+        for share in (0, 0.02, 0.5, 0.95):
+            file.write_bytes(content[: int(len(content) * share)])
+            with pytest.raises(UserError, match=f'm.{suffix}: '):
+                Detector(path)
+        file.write_bytes(content)
+    file.unlink()
+    with pytest.raises(UserError, match=f'{file.name}: '):
+        Detector(path)
 
 
 def test_a_graph_of_another_size_than_its_metadata(tmp_path: Path) -> None:
@@ -168,23 +158,11 @@ def test_a_graph_of_another_size_than_its_metadata(tmp_path: Path) -> None:
         Detector(path)(bright())
 
 
-def test_weights_that_are_missing_or_cut(tmp_path: Path) -> None:
-    path = save(tmp_path / 'm.xml', Metadata(**METADATA))
-    weights = path.with_suffix('.bin')
-    for content in (weights.read_bytes()[:10], b''):
-        weights.write_bytes(content)
-        with pytest.raises(UserError, match='m.xml: cannot be run: '):
-            Detector(path)
-    weights.unlink()
-    with pytest.raises(UserError, match='m.bin: '):
-        Detector(path)
-
-
 @pytest.mark.parametrize('name', ['nowhere.onnx', 'folder.xml', 'model.pth', 'text.onnx', 'text.xml'])
 def test_files_that_are_no_detectors(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'folder.xml').mkdir()
     for text in ('model.pth', 'text.onnx', 'text.xml', 'text.bin'):
         (tmp_path / text).write_text('no detector')
-    with pytest.raises(UserError, match=f'{name}: '):
+    with pytest.raises(UserError, match=f'{Path(name).stem}.*: '):
         Detector(tmp_path / name)
     assert capfd.readouterr() == ('', '')  # OpenVINO prints nothing of its own

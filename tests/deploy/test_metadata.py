@@ -20,7 +20,7 @@ def test_the_text_is_read_back_and_later_fields_are_ignored() -> None:
 @pytest.mark.parametrize(
     'text',
     [
-        *(None, '', '[1]', '{', '[' * 100_000, 'null'),
+        *(None, '', '[1]', '{', 'null'),
         *(json.dumps({key: SOUND[key] for key in SOUND if key != name}) for name in ('width', 'classes')),
         *(json.dumps({**SOUND, 'format': other}) for other in (1, 3, None)),  # 1 has no sizes of images
     ],
