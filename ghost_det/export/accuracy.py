@@ -10,19 +10,13 @@ from typing import Any
 from ghost_det.config.load import load_config
 from ghost_det.config.query import innermost
 from ghost_det.data.dataset import DetectionData, missing_data
-from ghost_det.deploy.detect import AnyDetector
 from ghost_det.deploy.detector import Detections, Detector
-from ghost_det.deploy.metadata import Metadata
-from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import evaluate
 from ghost_det.evaluation.results import evaluate_saved, read_truth, write_results
-from ghost_det.utils.files import require_writable, sha256
+from ghost_det.utils.files import require_writable
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
-
-FAR = 0.005
-"""A larger difference between a file's mAP and torch's is a warning."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +35,8 @@ class GroundTruth:
         ids = {category['name']: category['id'] for category in content['categories']}
         absent = [name for name in classes if name not in ids]
         if absent:
-            raise UserError(
-                f'{annotations}: has no category {absent[0]!r}, a class of the detector, but '
-                f'{", ".join(list(ids)[:10])}'
-            )
+            there = ', '.join(list(ids)[:10])
+            raise UserError(f'{annotations}: has {there}, but not {absent[0]!r}, a class of the detector')
         images = [(image['id'], folder / image['file_name']) for image in content['images']]
         return cls(annotations, content, images, [ids[name] for name in classes])
 
@@ -70,6 +62,10 @@ class GroundTruth:
         }
         return GroundTruth(self.annotations, content, images, self.categories)
 
+    def detect(self, detector: Detector) -> list[Detections]:
+        """Return the detections in each image."""
+        return list(detector.stream(read_image(path) for _, path in self.images))
+
     def results(self, found: Sequence[Detections]) -> list[dict[str, Any]]:
         """Return the detections in each image as COCO results."""
         pairs = zip(self.images, found, strict=True)
@@ -80,11 +76,6 @@ class GroundTruth:
         return evaluate(self.content, self.results(found)).figures['mAP']
 
 
-def detect_all(detector: AnyDetector, truth: GroundTruth) -> list[Detections]:
-    """Return the detections in each image."""
-    return list(detector.stream(read_image(path) for _, path in truth.images))
-
-
 def evaluate_file(
     model: str,
     config: str,
@@ -93,51 +84,22 @@ def evaluate_file(
     work_dir: str | None = None,
     out: str | None = None,
     json_file: str | None = None,
-    checkpoint: str | None = None,
 ) -> Iterator[str]:
     """Evaluate an exported detector as `ghost_det.engine.test.test` does one in torch; yield lines to print.
 
-    ``checkpoint`` is the file that ``model`` was exported from, by default searched in the folder of
-    ``model``. The other arguments are those of ``ghost-det test``.
+    The arguments are those of ``ghost-det test``.
     """
     folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
     results = Path(out) if out else folder / 'found.json'
     if results.suffix != '.json':
         raise UserError(f'--out: expected a .json file, for COCO results, got {out}')
     require_writable(results, '--out', (Path(model),))
-    cfg = load_config(config, options)
     detector = Detector(model)
-    weights = exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
-    truth = GroundTruth.of(cfg, data, detector.classes)
+    truth = GroundTruth.of(load_config(config, options), data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
-    found = detect_all(detector, truth)
-    write_results(results, truth.results(found))
-    yield from evaluate_saved(
-        results, truth.annotations, json_file=Path(json_file) if json_file else None, folder=folder
-    )
+    write_results(results, truth.results(truth.detect(detector)))
+    json_path = Path(json_file) if json_file else None
+    yield from evaluate_saved(results, truth.annotations, json_file=json_path, folder=folder)
     yield f'{"found":<11}{results}'
-    if weights is None:
-        yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
-        return
-    in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
-    figure, reference = map(truth.mean_precision, (found, detect_all(in_torch, truth)))
-    apart = figure - reference
-    line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch ({apart:+.4f})'
-    if abs(apart) > FAR:
-        line = f'warning: {line}: over {FAR} apart'
-        if not detector.metadata.dynamic and detector.metadata.precision != 'int8':
-            line += '; a fixed canvas pads more than mmdet: export with --dynamic, or with a --size that fits'
-    yield line
-
-
-def exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
-    """Return the checkpoint that a file was exported from: the one given, or one in the file's folder."""
-    paths = model.parent.glob('*.pth') if checkpoint is None else [checkpoint]
-    for path in paths:
-        if path.is_file() and sha256(path) == metadata.checkpoint_sha256:
-            return path
-    if checkpoint is None:
-        return None
-    raise UserError(f'--checkpoint {checkpoint}: not the checkpoint that {model} was exported from')

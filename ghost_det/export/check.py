@@ -41,16 +41,15 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     """
     runtime = Detector(path)
     metadata = runtime.metadata
-    expected: list[Detections] = []
-    found: list[Detections] = []
-    smaller = 0
+    expected, found, smaller = [], [], 0
     for image in images:
         at = place(image.shape[1], image.shape[0], metadata)
         smaller += is_shrunk(at, metadata)
         # Compared in pixels of the canvas: those of a large image are finer than the network's own steps.
         scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2)
-        for each, to in ((predict(detector, steps, image, metadata), expected), (runtime(image), found)):
-            to.append(replace(each, boxes=each.boxes * scale))
+        theirs, ours = predict(detector, steps, image, metadata), runtime(image)
+        expected.append(replace(theirs, boxes=theirs.boxes * scale))
+        found.append(replace(ours, boxes=ours.boxes * scale))
     apart = compare(expected, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
     figures = (
         f'{len(images)} images through mmdet and through the file: {apart.boxes} boxes matched, the largest '
@@ -59,10 +58,8 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     )
     if apart.unmatched > TIES * apart.boxes:
         raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
-    if apart.boxes:
-        yield f'checked: {figures}'
-    else:
-        yield f'warning: {figures}, which shows nothing; check it with --data of objects that it knows'
+    nothing = ', which shows nothing; check it with --data of objects that it knows'
+    yield f'checked: {figures}' if apart.boxes else f'warning: {figures}{nothing}'
     if smaller:
         yield (
             f'warning: {smaller} of these images are upright where the canvas is wide, or the reverse: the '
@@ -93,30 +90,30 @@ def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadat
     """
     select_fast(detector)
     at = place(image.shape[1], image.shape[0], metadata)
-    batch = [Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))]
+    loaded = Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))
+    batch = {key: [loaded[key]] for key in ('inputs', 'data_samples')}
     if not metadata.dynamic:
         size = metadata.height, metadata.width
         meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
-        inputs = torch.zeros(3, *size, dtype=torch.uint8)
-        batch.append(dict(inputs=inputs, data_samples=DetDataSample(metainfo=meta)))
-    found = detector.test_step({key: [each[key] for each in batch] for key in ('inputs', 'data_samples')})[0]
-    instances = found.pred_instances.cpu()
-    boxes, scores, labels = (instances[key].numpy() for key in ('bboxes', 'scores', 'labels'))
+        batch['inputs'].append(torch.zeros(3, *size, dtype=torch.uint8))
+        batch['data_samples'].append(DetDataSample(metainfo=meta))
+    found = detector.test_step(batch)[0].pred_instances.cpu().numpy()
     # YOLOX's have no limit, may leave the image, and may then have no area.
-    boxes = boxes.clip(0, np.array([at.width, at.height] * 2))
-    order = np.argsort(-scores, kind='stable')[: metadata.max_detections]
+    boxes = found.bboxes.clip(0, np.array([at.width, at.height] * 2))
+    order = np.argsort(-found.scores, kind='stable')[: metadata.max_detections]
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]
-    return Detections(boxes[order], scores[order], labels[order])
+    return Detections(boxes[order], found.scores[order], found.labels[order])
 
 
 def _array_steps(steps: Sequence[Any], at: Placement, metadata: Metadata) -> list[Any]:
     """Return a pipeline's steps for an image that is an array, with the sizes of the file's canvas."""
+    resized: dict[str, Any] = {'scale': metadata.scale}
+    if is_shrunk(at, metadata):
+        resized = {'scale': (at.new_width, at.new_height), 'keep_ratio': False}
     made = [dict(type='mmdet.LoadImageFromNDArray')]
     for step in steps[1:]:
-        if step['type'] in RESIZES and is_shrunk(at, metadata):
-            step = {**step, 'scale': (at.new_width, at.new_height), 'keep_ratio': False}
-        elif step['type'] in RESIZES:
-            step = {**step, 'scale': metadata.scale}
+        if step['type'] in RESIZES:
+            step = {**step, **resized}
         elif step['type'] == PAD and step.get('size') is not None:
             step = {**step, 'size': (metadata.width, metadata.height)}
         made.append(step)

@@ -24,8 +24,6 @@ from .graph import Canvas, canvas_of
 from .nms import suppression
 from .onnx import OPSET, need, publishing, to_onnx, write_model
 
-SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
-
 
 def describe(
     cfg: Any,
@@ -60,11 +58,9 @@ def export(
     config: str,
     checkpoint: str,
     out: Path | None = None,
-    form: str | None = None,
     size: tuple[int, int] | None = None,
     dynamic: bool = False,
     half: bool = False,
-    opset: int = OPSET,
     int8: bool = False,
     max_drop: float = 0.005,
     data: DetectionData | None = None,
@@ -72,39 +68,35 @@ def export(
 ) -> Iterator[str]:
     """Write a trained detector as an ONNX or OpenVINO file, and yield lines to print.
 
-    The options are those of ``ghost-det export``; ``form`` is its ``--format``. The file is compared with
-    torch on ``data`` or the config's own, if it is here, and else on generated images; ``int8`` needs data.
+    The options are those of ``ghost-det export``. The file is compared with torch on ``data`` or the config's
+    own, if it is here, and else on generated images; ``int8`` needs data.
 
     Raises:
         UserError: a wrong argument, a detector that cannot be exported, or a file that finds other objects
             than torch.
     """
-    out = _target(checkpoint, out, form, '_int8' if int8 else '_half' if half else '')
+    out = _target(Path(checkpoint), out, half, int8)
     if int8 and (half or dynamic):
         raise UserError('--int8: not with --half or --dynamic; it is for one size, and smaller than half')
-    if int8 and out.suffix != '.xml':
-        raise UserError(f'--int8: only for OpenVINO, and -o {out} is ONNX; name an .xml')
     for package in ('onnxscript', 'openvino', *(['nncf'] if int8 else [])):
         need(package)
     require_writable(out, '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)
-    metadata = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
-    metadata = replace(metadata, precision='int8' if int8 else 'fp16' if half else 'fp32', opset=opset)
+    plain = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
+    metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32')
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
         raise UserError(f'--int8: needs data to measure mAP on, and that of {config} is not here: --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
         yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
-        to_onnx(detector, canvas, source, dynamic, opset)
-        if int8:
-            assert truth is not None
+        to_onnx(detector, canvas, source, dynamic)
+        if int8 and truth is not None:
             from .quantize import quantize
 
-            plain = Path(folder) / 'plain.xml'
-            write_model(source, plain, replace(metadata, precision='fp32'))
-            yield from quantize(plain, new / out.name, metadata, data, truth, max_drop)
+            write_model(source, source.with_suffix('.xml'), plain)
+            yield from quantize(source.with_suffix('.xml'), new / out.name, metadata, data, truth, max_drop)
         else:
             write_model(source, new / out.name, metadata)
             yield 'checking: mmdet and the file detect in the same images'
@@ -115,13 +107,12 @@ def export(
     yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
 
 
-def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> Path:
-    """Return the file to write; ``kind`` is the end of its name where none is given."""
-    suffix = SUFFIXES[form or 'openvino']
+def _target(checkpoint: Path, out: Path | None, half: bool, int8: bool) -> Path:
+    """Return the file to write."""
     if out is None:
-        source = Path(checkpoint)
-        return source.with_name(source.stem + kind + suffix)
-    if out.suffix not in SUFFIXES.values() or (form and out.suffix != suffix):
-        expected = suffix if form else '.onnx or .xml (OpenVINO)'
-        raise UserError(f'-o: expected a name that ends in {expected}, got {out}')
+        return checkpoint.with_name(f'{checkpoint.stem}{"_int8" if int8 else "_half" if half else ""}.xml')
+    if out.suffix not in ('.onnx', '.xml'):
+        raise UserError(f'-o: expected a name that ends in .onnx or .xml (OpenVINO), got {out}')
+    if out.suffix == '.onnx' and (half or int8):
+        raise UserError(f'--half, --int8: only for OpenVINO, and -o {out} is ONNX; name an .xml')
     return out

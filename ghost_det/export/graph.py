@@ -72,38 +72,26 @@ def normalisation(detector: Any) -> tuple[bool, list[float], list[float]]:
     """Return whether a detector's preprocessor swaps BGR to RGB, and its mean and standard deviation."""
     before = getattr(detector, 'data_preprocessor', None)
     if not isinstance(before, DetDataPreprocessor):
-        raise UserError(
-            f'data_preprocessor {type(before).__name__}: only a DetDataPreprocessor has an export'
-        )
-    swapped = bool(before._channel_conversion)
-    if not hasattr(before, 'mean'):
-        return swapped, [0.0] * 3, [1.0] * 3
-    return swapped, before.mean.flatten().tolist(), before.std.flatten().tolist()
+        name = type(before).__name__
+        raise UserError(f'data_preprocessor {name}: only a DetDataPreprocessor has an export')
+    mean, std = getattr(before, 'mean', torch.zeros(3)), getattr(before, 'std', torch.ones(3))
+    return bool(before._channel_conversion), mean.flatten().tolist(), std.flatten().tolist()
 
 
 def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> Canvas:
-    """Return the network's input in a config's own evaluation, or another of ``size`` (height and width).
-
-    Sides are rounded up to multiples of the preprocessor's ``pad_size_divisor``.
-    """
+    """Return the network's input in a config's own evaluation, or one of ``size`` (height and width)."""
     pipeline = test_pipeline(cfg)
     resize: Any = next((step for step in pipeline if step['type'] in RESIZES), {})
     pad = next((step for step in pipeline if step['type'] == PAD), None)
     before = detector.data_preprocessor
     divisor = int(max(getattr(before, 'pad_size_divisor', 1), 1))
-    if size is None:
-        scale = resize.get('scale')
-        if not isinstance(scale, list | tuple) or len(scale) != 2:
-            raise UserError('the test pipeline has no Resize with a scale: name a --size HEIGHT WIDTH')
-        scale = int(scale[0]), int(scale[1])
-        width, height = (-(-side // divisor) * divisor for side in scale)
-    else:
-        scale = width, height = size[1], size[0]
-        if height % divisor or width % divisor:
-            raise UserError(
-                f"--size: expected multiples of {divisor}, to which the config's data_preprocessor pads, "
-                f'got {height} {width}'
-            )
+    scale = resize.get('scale') if size is None else size[::-1]
+    if not isinstance(scale, list | tuple) or len(scale) != 2:
+        raise UserError('the test pipeline has no Resize with a scale: name a --size HEIGHT WIDTH')
+    scale = int(scale[0]), int(scale[1])
+    width, height = (-(-side // divisor) * divisor for side in scale)
+    if size not in (None, (height, width)):
+        raise UserError(f'--size: expected multiples of {divisor}, to which the config pads, got {size}')
     swapped, mean, std = normalisation(detector)
     fill = [float(before.pad_value) * s + m for m, s in zip(mean, std)]
     fill = fill[::-1] if swapped else fill

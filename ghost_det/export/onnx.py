@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,21 +23,14 @@ from ghost_det.errors import UserError
 from .graph import Canvas, DetectorGraph, deployed
 
 OPSET = 18
-"""Of torch's export; later ones are converted from it."""
 TRACED = 512
 """Pixels of a side at which all maps of a pyramid have more than one row."""
 
 
-def to_onnx(
-    detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = False, opset: int = OPSET
-) -> None:
+def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = False) -> None:
     """Write a folded copy of a detector as ONNX, for a canvas of this size or, if ``dynamic``, of any."""
     import onnx
-    from onnx import version_converter
 
-    newest = onnx.defs.onnx_opset_version()
-    if not OPSET <= opset <= newest:
-        raise UserError(f'--opset: expected {OPSET} to {newest}, which the installed onnx knows, got {opset}')
     graph = DetectorGraph(deployed(detector)).eval().requires_grad_(False)
     height, width = canvas.height, canvas.width
     if dynamic:  # torch takes a side of 1 for fixed
@@ -64,8 +56,6 @@ def to_onnx(
     for part in chain.from_iterable(getattr(model.graph, name) for name in parts):
         del part.metadata_props[:]  # with paths of this machine
         part.doc_string = ''
-    if opset != OPSET:
-        model = version_converter.convert_version(model, opset)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -91,24 +81,6 @@ def suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
     return op.Where(op.Greater(best, 0.0), op.Gather(places, column), -1)
 
 
-def halve(model: Any) -> None:
-    """Store the larger weights of an ONNX model in 16 bits, in place; runtimes still compute in 32."""
-    import onnx
-    from onnx import numpy_helper
-
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= 256:
-            values = numpy_helper.to_array(tensor).clip(-65504, 65504).astype(np.float16)
-            stored = f'{tensor.name}.half'
-            casts.append(onnx.helper.make_node('Cast', [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
-            tensor.CopyFrom(numpy_helper.from_array(values, stored))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.checker.check_model(model)
-
-
 def write_model(source: Path, out: Path, metadata: Metadata) -> None:
     """Write an ONNX file as ``.onnx``, or as ``.xml`` for OpenVINO, in the precision of its metadata."""
     if out.suffix == '.xml':
@@ -117,8 +89,6 @@ def write_model(source: Path, out: Path, metadata: Metadata) -> None:
     import onnx
 
     model = onnx.load(source)
-    if metadata.precision == 'fp16':
-        halve(model)
     onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
     onnx.save(model, out)
 

@@ -14,16 +14,12 @@ from ghost_det.deploy.metadata import Metadata
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
 
-from .accuracy import GroundTruth, detect_all
+from .accuracy import GroundTruth
 from .onnx import quiet, write_openvino
 
-CALIBRATION = 300
-"""Images that ranges are measured on."""
-MEASURED = 500
-"""Images that mAP is measured on, at most, each time."""
-RANKED = 32
-"""Of them, those that rank the layers by what each costs."""
-
+CALIBRATION = 300  # images that ranges are measured on
+MEASURED = 500  # images that mAP is measured on, at most, each time
+RANKED = 32  # of them, those that rank the layers by what each costs
 _CONVOLVING = ('Convolution', 'GroupConvolution', 'ConvolutionBackpropData', 'MatMul')
 _OUTER = ('Constant', 'Parameter', 'Result')
 
@@ -38,8 +34,7 @@ def quantize(
 ) -> Iterator[str]:
     """Write an OpenVINO file in 8-bit integers; layers that cost over ``max_drop`` of mAP stay as they are.
 
-    Ranges are measured on the training images of ``data``, if there are any, else on those of ``truth``,
-    which mAP is measured on.
+    Ranges are measured on the training images of ``data``, if there are any, else on those of ``truth``.
     """
     import nncf
 
@@ -59,7 +54,7 @@ def quantize(
         return some.mean_precision(found), each
 
     yield f'quantizing; layers that cost over {max_drop:g} of mAP are reverted, which takes minutes or hours'
-    before = measured.mean_precision(detect_all(Detector(source), measured))
+    before = measured.mean_precision(measured.detect(Detector(source)))
     with quiet():
         small = nncf.quantize_with_accuracy_control(
             model,
@@ -74,7 +69,7 @@ def quantize(
             **quantization_settings(model),
         )
     write_openvino(small, out, metadata)
-    after = measured.mean_precision(detect_all(Detector(out), measured))
+    after = measured.mean_precision(measured.detect(Detector(out)))
     count = sum(operation.get_type_name() == 'FakeQuantize' for operation in small.get_ops())
     yield (
         f'mAP of {plural(len(measured.images), "image")}: {before:.4f} in 32 bits, {after:.4f} in 8 '
@@ -103,26 +98,21 @@ def _detect(compiled: Any, truth: GroundTruth, metadata: Metadata) -> list[Detec
 def quantization_settings(model: Any) -> dict[str, Any]:
     """Return arguments of NNCF's functions that suit a detector in OpenVINO.
 
-    The operations that follow the last convolutions, which compute boxes, stay in floating point. Activations
+    Operations whose results reach no convolution, which compute boxes, stay in floating point. Activations
     have symmetric ranges. Squeeze-excite is quantized: in floating point it makes a ghost network a tenth
     slower (docs/deploy-speed.md).
     """
     import nncf
 
-    return dict(
-        preset=nncf.QuantizationPreset.PERFORMANCE,
-        ignored_scope=nncf.IgnoredScope(names=_behind_convolutions(model), validate=False),
-    )
-
-
-def _behind_convolutions(model: Any) -> list[str]:
-    """Return the operations whose results reach no convolution."""
     reaching: set[str] = set()
-    found = []
+    behind = []
     for operation in reversed(model.get_ordered_ops()):
         name, kind = operation.get_friendly_name(), operation.get_type_name()
         if kind in _CONVOLVING or name in reaching:
             reaching.update(source.get_node().get_friendly_name() for source in operation.input_values())
         elif kind not in _OUTER:
-            found.append(name)
-    return found
+            behind.append(name)
+    return dict(
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        ignored_scope=nncf.IgnoredScope(names=behind, validate=False),
+    )
