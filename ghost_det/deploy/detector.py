@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,24 +91,16 @@ class Detector:
         self._least = self.metadata.score_threshold if score_threshold is None else score_threshold
         self._engines: dict[tuple[int, bool], Engine] = {}
 
-    @overload
-    def __call__(self, images: Image) -> Detections: ...
-
-    @overload
-    def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
-
-    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
-        """Find objects in an image, with all cores; or in each of a list of images, as `stream` does.
+    def __call__(self, image: Image) -> Detections:
+        """Find objects in an image, with all cores.
 
         Args:
-            images: ``[height, width, 3]`` of uint8, in OpenCV's order (BGR), of any size; or several.
+            image: ``[height, width, 3]`` of uint8, in OpenCV's order (BGR), of any size.
 
         Raises:
-            UserError: an image has another type or shape.
+            UserError: it has another type or shape.
         """
-        if isinstance(images, np.ndarray):
-            return self._find(self._engine(1, single=True), [images])[0]
-        return list(self.stream(images))
+        return self._find(self._engine(1, single=True), [image])[0]
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
         """Yield the detections in each image, in order, working a few batches ahead.

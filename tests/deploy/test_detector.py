@@ -56,21 +56,14 @@ def test_boxes_are_in_pixels_of_the_image(detector: Detector) -> None:
 
 @pytest.mark.parametrize('batch', [1, 3])
 def test_a_stream_is_complete_and_in_order(detector: Detector, batch: int) -> None:
-    numbers = [*range(50), 3, 3, 0]
-    found = list(detector.stream((bright(number) for number in numbers), batch=batch))
-    for number, each in zip(numbers, found, strict=True):
-        np.testing.assert_allclose(each.boxes[0], box(number), atol=0.01)
+    images = [*map(bright, [*range(20), 3, 3, 0]), bright(3, 100, 90), np.zeros((9, 7, 3), np.uint8)]
+    for image, found in zip(images, detector.stream(iter(images), batch=batch), strict=True):
+        np.testing.assert_array_equal(found.boxes, detector(image).boxes)
+        np.testing.assert_array_equal(found.scores, detector(image).scores)
+    assert list(detector.stream([])) == []
 
 
-def test_a_list_gives_a_list_as_its_images_one_by_one(detector: Detector) -> None:
-    images = [bright(3, 100, 90), bright(1, 64, 64), np.zeros((9, 7, 3), np.uint8)]
-    for together, image in zip(detector(images), images, strict=True):
-        np.testing.assert_array_equal(together.boxes, detector(image).boxes)
-        np.testing.assert_array_equal(together.scores, detector(image).scores)
-    assert detector([]) == []
-
-
-def test_a_stream_takes_few_images_ahead_and_may_be_left(model: Path) -> None:
+def test_a_stream_takes_few_images_ahead_and_raises_their_error(model: Path) -> None:
     taken = 0
 
     def endless() -> Iterator[np.ndarray]:
@@ -79,25 +72,24 @@ def test_a_stream_takes_few_images_ahead_and_may_be_left(model: Path) -> None:
             taken += 1
             yield bright()
 
+            if taken == 99:
+                raise OSError('the camera was unplugged')
+
     stream = Detector(model, threads=1).stream(endless())
     for count in range(1, 6):
         next(stream)
         assert taken <= count + 2 * 2
-    del stream
-
-
-def test_an_error_of_the_images_reaches_the_caller(detector: Detector) -> None:
-    def failing() -> Iterator[np.ndarray]:
-        yield bright(1)
-        raise OSError('the camera was unplugged')
-
     with pytest.raises(OSError, match='unplugged'):
-        list(detector.stream(failing()))
+        list(stream)
 
 
-def test_the_score_threshold(model: Path) -> None:
-    for score, count in ((0.5, 1), (0.0, 2), (1.0, 0), (None, 2)):
+def test_the_score_threshold_and_wrong_arguments(model: Path) -> None:
+    for score, count in ((0.5, 1), (1.0, 0), (None, 2)):
         assert len(Detector(model, score_threshold=score)(bright())) == count
+    with pytest.raises(UserError, match='score_threshold'):
+        Detector(model, score_threshold=1.5)
+    with pytest.raises(UserError, match='batch'):
+        Detector(model).stream([bright()], batch=0)
 
 
 @pytest.mark.parametrize('suffix', FORMATS)
@@ -124,14 +116,7 @@ def test_an_engine_that_is_not_installed(model: Path, monkeypatch: pytest.Monkey
 )
 def test_other_arrays_are_refused(image: Any, detector: Detector) -> None:
     with pytest.raises(UserError, match='expected an image, uint8'):
-        detector([bright(), image])
-
-
-def test_wrong_arguments(model: Path) -> None:
-    with pytest.raises(UserError, match='score_threshold'):
-        Detector(model, score_threshold=1.5)
-    with pytest.raises(UserError, match='batch'):
-        Detector(model).stream([bright()], batch=0)
+        list(detector.stream([bright(), image]))
 
 
 @pytest.mark.parametrize('suffix', FORMATS)
