@@ -151,10 +151,10 @@ def detect_many(
         'images': len(paths),
         'list': listed,
     }
-    # Enough shards that no worker is long without one at the end.
-    size = _claim(store, expected, shard, min(SHARD, -(-len(paths) // (4 * (workers or cores())))))
+    usual = min(SHARD, -(-len(paths) // (4 * (workers or cores()))))  # no worker is idle for long at the end
+    size = _claim(store, expected, shard, usual)
     shards = [paths[start : start + size] for start in range(0, len(paths), size)]
-    present = _present(store)
+    present = _numbers(store.names(PARTS))
     if retry and present:
         failed = store.table(map(part_name, present), columns=['__filename'], filter=pc.is_valid(_ERROR))
         present -= _numbers(failed['__filename'].unique().to_pylist())
@@ -164,7 +164,7 @@ def detect_many(
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         _run(todo, job, workers)
-    absent = sorted(set(range(len(shards))) - _present(store))
+    absent = sorted(set(range(len(shards))) - _numbers(store.names(PARTS)))
     if absent:
         raise UserError(
             f'-o {out}: {len(absent)} of {len(shards)} parts are missing, as {part_name(absent[0])}: '
@@ -186,7 +186,8 @@ def _claim(store: Store, expected: dict[str, Any], shard: int | None, usual: int
         content = {**expected, 'shard': shard or usual, 'ghost_det_version': __version__}
         store.write(MANIFEST, json.dumps(content, indent=1).encode())
         return shard or usual
-    found = json.loads(store.read(MANIFEST))
+    with locate(f'{store.root}/{MANIFEST}'):  # may be another program's
+        found = dict(json.loads(store.read(MANIFEST)))
     for key, value in {**expected, 'shard': shard or found.get('shard')}.items():
         if found.get(key) != value:
             raise UserError(
@@ -201,12 +202,8 @@ def part_name(shard: int) -> str:
     return f'{PARTS}/part-{shard:08d}.parquet'
 
 
-def _present(store: Store) -> set[int]:
-    """Return the shards that have a part."""
-    return _numbers(store.names(PARTS))
-
-
 def _numbers(names: Iterable[str]) -> set[int]:
+    """Return the shards whose parts are among files."""
     matches = (re.search(r'(?:^|/)part-(\d+)\.parquet$', name) for name in names)
     return {int(match[1]) for match in matches if match}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ghost_det.data.dataset import DetectionData
 from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
-from ghost_det.deploy.detector import Detections, Detector, detections
+from ghost_det.deploy.detector import Detector, detections
 from ghost_det.deploy.letterbox import Placement, image_sizes, letterbox
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.utils.images import read_image
@@ -48,8 +48,12 @@ def quantize(
     files = files[:: max(1, len(files) // CALIBRATION)][:CALIBRATION]
 
     def measure(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
-        some = measured.select(list(places))
-        found = _detect(compiled, some, metadata)
+        some, request, found = measured.select(list(places)), compiled.create_infer_request(), []
+        for _, path in some.images:
+            inputs, at = _inputs(path, metadata)
+            request.infer(inputs)
+            boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
+            found.append(detections(boxes, scores, labels, at))
         each = [some.select([place]).mean_precision([one]) for place, one in enumerate(found)]
         return some.mean_precision(found), each
 
@@ -82,17 +86,6 @@ def quantize(
 def _inputs(path: Path, metadata: Metadata) -> tuple[dict[str, Any], Placement]:
     canvases, places = letterbox([read_image(path)], metadata)
     return {INPUT: canvases, SIZES: image_sizes(canvases, places, metadata)}, places[0]
-
-
-def _detect(compiled: Any, truth: GroundTruth, metadata: Metadata) -> list[Detections]:
-    request = compiled.create_infer_request()
-    found = []
-    for _, path in truth.images:
-        inputs, at = _inputs(path, metadata)
-        request.infer(inputs)
-        boxes, scores, labels = (request.get_tensor(name).data[0] for name in OUTPUTS)
-        found.append(detections(boxes, scores, labels, at))
-    return found
 
 
 def quantization_settings(model: Any) -> dict[str, Any]:

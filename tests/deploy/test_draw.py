@@ -7,10 +7,8 @@ from ghost_det.deploy import Detections
 from ghost_det.deploy.draw import caption, colour_of, draw
 
 
-def found(*boxes: list[float]) -> Detections:
-    count = len(boxes)
-    scores = np.linspace(0.9, 0.5, count, dtype=np.float32)
-    return Detections(np.array(boxes, np.float32).reshape(-1, 4), scores, np.arange(count))
+def found(box: list[float]) -> Detections:
+    return Detections(np.array([box], np.float32), np.array([0.9], np.float32), np.array([0]))
 
 
 def test_colours_differ() -> None:
@@ -25,9 +23,7 @@ def test_boxes_are_drawn_on_a_copy() -> None:
     assert not image.any()
     assert drawn[150, 80].tolist() == drawn[100, 120].tolist() == list(colour_of(0))
     assert not drawn[100, 80].any() and not drawn[155:].any()
-    one = np.full((1, 1, 3), 7, np.uint8)
-    np.testing.assert_array_equal(draw(one, found(), ['car']), one)
-    assert draw(one, found([0, 0, 1, 1]), ['car']).shape == (1, 1, 3)
+    assert draw(image[:1, :1], found([0, 0, 1, 1]), ['car']).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize('box', [[0, 0, 300, 200], [290, 0, 300, 5], [0, 190, 10, 200], [5, 5, 5, 5]])

@@ -13,19 +13,13 @@ def listed(source: str, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize('prefix', ['', 'file://'])
-def test_hidden_files_are_no_images(tmp_path: Path, prefix: str) -> None:
-    for name in ('1.jpg', '._1.jpg', '.trash/2.jpg', 'sub/3.jpg', '._list.parquet'):
-        (tmp_path / 'set' / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / 'set' / name).touch()
-    assert listed(f'{prefix}{tmp_path}/set', tmp_path / 'out') == ['1.jpg', 'sub/3.jpg']
-
-
-def test_results_are_no_images_where_a_link_leads_to_them(tmp_path: Path) -> None:
-    for name in ('set/1.jpg', 'out/1.jpg'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def test_hidden_files_and_results_behind_a_link_are_no_images(tmp_path: Path, prefix: str) -> None:
+    for name in ('set/1.jpg', 'set/._1.jpg', 'set/.trash/2.jpg', 'set/sub/3.jpg', 'out/1.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / 'set/results').symlink_to(tmp_path / 'out')
-    assert listed(str(tmp_path / 'set'), tmp_path / 'out') == ['1.jpg']
+    if not prefix:
+        (tmp_path / 'set/results').symlink_to(tmp_path / 'out')
+    assert listed(f'{prefix}{tmp_path}/set', tmp_path / 'out') == ['1.jpg', 'sub/3.jpg']
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])

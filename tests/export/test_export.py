@@ -26,6 +26,7 @@ from ghost_det.deploy import detector as runtime
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.metadata import KEY, Metadata
 from ghost_det.errors import UserError
+from ghost_det.export import check
 from ghost_det.export import export as exporting
 from ghost_det.export.accuracy import evaluate_file
 from ghost_det.export.check import Difference, check_file, check_images, compare, predict
@@ -177,16 +178,13 @@ def test_a_file_that_finds_other_objects_is_refused(
         with pytest.raises(UserError, match='small.xml: not written: '):
             list(check_file(detector, STEPS, path, photos()))
         bias -= change
+    wide = fixed(source, tmp_path / 'wide.xml', HEIGHT, WIDTH)
+    first, second = check_file(detector, STEPS, wide, photos())  # mmdet would turn the canvas
+    assert first.startswith('checked: ') and second.startswith('warning: 1 of these images')
     # A file that takes padding for image.
     monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 160))
     with pytest.raises(UserError, match='small.xml: not written: '):
         list(check_file(detector, STEPS, path, photos()))
-
-
-def test_images_that_mmdet_would_turn_the_canvas_for_are_reported(source: Path, tmp_path: Path) -> None:
-    path = fixed(source, tmp_path / 'small.xml', HEIGHT, WIDTH)
-    lines = list(check_file(made()[1], STEPS, path, photos()))
-    assert lines[0].startswith('checked: ') and lines[1].startswith('warning: 1 of these images'), lines
 
 
 def test_half_of_the_compared_images_have_the_shapes_of_cameras(tmp_path: Path) -> None:
@@ -207,14 +205,6 @@ def test_comparison_counts_what_only_one_side_has() -> None:
     for count, unmatched in ((1, 1), (0, 2)):
         first = Detections(boxes[:count], scores[:count], labels[:count])
         assert compare([one], [first], 0.5, 100).unmatched == unmatched
-
-
-def test_nothing_is_left_of_a_file_that_fails(tmp_path: Path) -> None:
-    out = tmp_path / 'deep' / 'x.xml'
-    with pytest.raises(RuntimeError), publishing(out) as folder:
-        (folder / 'x.bin').write_bytes(b'half')
-        raise RuntimeError
-    assert list(out.parent.iterdir()) == []
 
 
 @pytest.fixture(scope='module')
@@ -254,22 +244,19 @@ def test_export_writes_a_checked_file_next_to_the_checkpoint(
     # The file that is there already, in place of another minute of exporting.
     monkeypatch.setattr(exporting, 'to_onnx', lambda *words: words[2].write_bytes(source.read_bytes()))
     monkeypatch.setattr(exporting, 'check_images', lambda files: [*canvases(4), *photos()])
-    path, options = checkpoint.with_suffix('.xml'), dict(SMALL)
-    lines = list(export(str(ROOT / CONFIG), str(checkpoint), size=(128, 160), dynamic=True, options=options))
+    path, settings = checkpoint.with_suffix('.xml'), dict(size=(128, 160), dynamic=True, options=dict(SMALL))
+    for names, name, value in ((vars(check), 'TIES', -1), (sys.modules, 'openvino', None)):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match='not written|ghost-det.export'):
+            patch.setitem(names, name, value)
+            list(export(str(ROOT / CONFIG), str(checkpoint), **settings))
+        assert [each.name for each in checkpoint.parent.iterdir()] == ['epoch_1.pth']
+    lines = list(export(str(ROOT / CONFIG), str(checkpoint), **settings))
     assert [line.split(':')[0] for line in lines] == ['exporting', 'checking', 'checked', str(path)]
     assert lines[2].startswith('checked: 8 images through mmdet and through the file: ')
     assert lines[3].endswith('fp32, 128 x 160 or any other size')
     written = Detector(path).metadata
     assert written.classes == CLASSES and len(written.config_sha256) == len(written.checkpoint_sha256) == 64
     assert {each.suffix for each in checkpoint.parent.iterdir()} == {'.pth', '.xml', '.bin'}
-
-
-def test_without_the_extra_its_name_is_in_the_message(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, 'openvino', None)
-    with pytest.raises(UserError, match=r"pip install 'ghost-det\[export\]'"):
-        list(export(str(ROOT / CONFIG), str(checkpoint), options=dict(SMALL)))
 
 
 def test_a_file_is_evaluated_as_a_checkpoint_is(source: Path, tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from ghost_det.errors import UserError
 from ghost_det.export.check import compare, predict
 from ghost_det.export.export import describe
 from ghost_det.export.graph import DetectorGraph, canvas_of
-from ghost_det.export.nms import keep_best, strongest
+from ghost_det.export.nms import keep_best, strongest, suppression
 from ghost_det.swap.probe import build_detector
 from tests.conftest import CONFIGS
 
-from .settled import HEIGHT, WIDTH, canvases, photos, settled
+from .settled import photos, settled
 
 LITE = 'configs/retinanet_ghostnet_fpn_lite.py'
 SMALL = {'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}
@@ -90,12 +90,8 @@ def test_what_has_no_export_is_refused_by_name(name: str, message: str) -> None:
     init_default_scope('mmdet')
     with pytest.raises(UserError, match=message):
         DetectorGraph(build_detector(load_config(name).model))
-
-
-def test_soft_suppression_is_refused() -> None:
-    _, detector = settled(LITE, **{'model.test_cfg.nms.type': 'soft_nms'})
-    with pytest.raises(UserError, match='soft_nms.*plain non-maximum suppression'):
-        DetectorGraph(detector).eval()(torch.from_numpy(canvases()), torch.tensor([[HEIGHT, WIDTH]] * 2))
+    with pytest.raises(UserError, match='soft_nms'):
+        suppression({'nms': {'type': 'soft_nms', 'iou_threshold': 0.5}})
 
 
 @pytest.mark.parametrize(('boxes', 'classes'), [(50, 1), (50, 7), (400, 1), (400, 7)])
@@ -117,7 +113,8 @@ def test_keep_best_suppresses_each_image_on_its_own() -> None:
 
 
 def test_canvas_is_that_of_the_config() -> None:
-    cfg, detector = settled(LITE)
+    cfg = load_config(LITE)
+    detector = build_detector(cfg.model)
     assert canvas_of(cfg, detector) == (320, 320, (320, 320), True, 32, (104, 116, 124), False)
     assert canvas_of(cfg, detector, (64, 96))[:3] == (64, 96, (96, 64))
     with pytest.raises(UserError, match='--size: expected multiples of 32'):
