@@ -19,6 +19,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--json', metavar='FILE', help='save figures and analysis for other programs')
     show = 'save every image with ground truth and detections'
     parser.add_argument('--show-dir', metavar='FOLDER', help=show)
+    source = "that an exported file is compared with (default: the one in the file's folder, if it is there)"
+    parser.add_argument('--checkpoint', dest='weights', metavar='FILE', help=source)
     fast = 'fold norms and branches first: the same boxes, sooner'
     parser.add_argument('--fast', action='store_true', help=fast)
     return parser
@@ -30,6 +32,8 @@ def main() -> None:
     if args.checkpoint.endswith(('.xml', '.onnx')):
         _test_exported(args)
         return
+    if args.weights:
+        raise UserError('--checkpoint: only to compare an exported file, .xml or .onnx, with')
     from ghost_det.engine.test import test
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
@@ -57,6 +61,6 @@ def _test_exported(args: argparse.Namespace) -> None:
     from ghost_det.export.accuracy import evaluate_file
 
     data = data_of(args, Detector(args.checkpoint).classes)
-    settings = (args.work_dir, args.out, args.json)
+    settings = (args.work_dir, args.out, args.json, args.weights)
     for line in evaluate_file(args.checkpoint, args.config, args.cfg_options, data, *settings):
         print(line, flush=True)

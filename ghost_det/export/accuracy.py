@@ -10,13 +10,19 @@ from typing import Any
 from ghost_det.config.load import load_config
 from ghost_det.config.query import innermost
 from ghost_det.data.dataset import DetectionData, missing_data
+from ghost_det.deploy.detect import AnyDetector
 from ghost_det.deploy.detector import Detections, Detector
+from ghost_det.deploy.metadata import Metadata
+from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import evaluate
 from ghost_det.evaluation.results import evaluate_saved, read_truth, write_results
-from ghost_det.utils.files import require_writable
+from ghost_det.utils.files import require_writable, sha256
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
+
+FAR = 0.005
+"""A larger difference between a file's mAP and torch's is a warning."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class GroundTruth:
         }
         return GroundTruth(self.annotations, content, images, self.categories)
 
-    def detect(self, detector: Detector) -> list[Detections]:
+    def detect(self, detector: AnyDetector) -> list[Detections]:
         """Return the detections in each image."""
         return list(detector.stream(read_image(path) for _, path in self.images))
 
@@ -84,10 +90,12 @@ def evaluate_file(
     work_dir: str | None = None,
     out: str | None = None,
     json_file: str | None = None,
+    checkpoint: str | None = None,
 ) -> Iterator[str]:
     """Evaluate an exported detector as `ghost_det.engine.test.test` does one in torch; yield lines to print.
 
-    The arguments are those of ``ghost-det test``.
+    The arguments are those of ``ghost-det test``. The checkpoint that ``model`` was exported from, by default
+    one in the folder of ``model``, is evaluated as well.
     """
     folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
     results = Path(out) if out else folder / 'found.json'
@@ -95,11 +103,31 @@ def evaluate_file(
         raise UserError(f'--out: expected a .json file, for COCO results, got {out}')
     require_writable(results, '--out', (Path(model),))
     detector = Detector(model)
+    weights = _exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
     truth = GroundTruth.of(load_config(config, options), data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
-    write_results(results, truth.results(truth.detect(detector)))
+    found = truth.detect(detector)
+    write_results(results, truth.results(found))
     json_path = Path(json_file) if json_file else None
     yield from evaluate_saved(results, truth.annotations, json_file=json_path, folder=folder)
     yield f'{"found":<11}{results}'
+    if weights is None:
+        yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
+        return
+    in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
+    figure, reference = truth.mean_precision(found), truth.mean_precision(truth.detect(in_torch))
+    line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch'
+    far = abs(figure - reference) > FAR
+    yield f'warning: {line}: over {FAR} apart; --dynamic pads as mmdet does' if far else line
+
+
+def _exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
+    """Return the checkpoint that a file was exported from: the one given, or one in the file's folder."""
+    for path in [checkpoint] if checkpoint else model.parent.glob('*.pth'):
+        if path.is_file() and sha256(path) == metadata.checkpoint_sha256:
+            return path
+    if checkpoint:
+        raise UserError(f'--checkpoint {checkpoint}: not the checkpoint that {model} was exported from')
+    return None

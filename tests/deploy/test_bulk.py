@@ -49,13 +49,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope='module')
-def cluster(images: Path) -> Iterator[str]:
-    ray.init('local', num_cpus=2, object_store_memory=2**27, include_dashboard=False, log_to_driver=False)
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
-
-
 def workers_here() -> list[psutil.Process]:
     children = psutil.Process().children(recursive=True)
     return [child for child in children if child.name().startswith('ray::detect_sha')]
@@ -95,6 +88,13 @@ def check(out: Path, images: Path, model: str) -> None:
         assert all(row[key] == getattr(expected_boxes, key).tolist() for key in ('labels', 'scores', 'boxes'))
 
 
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    ray.init('local', num_cpus=2, object_store_memory=2**27, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
 @pytest.mark.slow
 def test_killed_drivers_and_workers_lose_and_double_nothing(
     cluster: str, model: str, images: Path, tmp_path: Path
@@ -123,10 +123,15 @@ def test_killed_drivers_and_workers_lose_and_double_nothing(
     assert sorted((out / 'parts').iterdir()) == parts(out)
 
 
-@pytest.mark.slow
 def test_parquet_in_and_what_could_not_be_read_again(
-    cluster: str, model: str, images: Path, tmp_path: Path
+    model: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def run(todo: dict[int, list[str]], job: bulk.Job, _: Any) -> None:
+        for shard, paths in todo.items():
+            bulk.detect_shard(shard, paths, job)
+
+    monkeypatch.setattr(bulk, '_run', run)  # in this process, without Ray
+    monkeypatch.setattr(bulk, '_start_ray', lambda *_: None)
     late = tmp_path / 'late.jpg'
     names = [str(path) for path in sorted(images.rglob('*.jpg'))][:4]
     table = pa.table({'file': [*names, names[0], 'late.jpg', None, 'never.jpg'], 'other': range(8)})

@@ -66,16 +66,13 @@ def test_a_stream_is_complete_and_in_order(detector: Detector, batch: int) -> No
 def test_a_stream_takes_few_images_ahead_and_raises_their_error(model: Path) -> None:
     taken = 0
 
-    def endless() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[np.ndarray]:
         nonlocal taken
-        while True:
-            taken += 1
+        for taken in range(1, 100):  # noqa: B007
             yield bright()
+        raise OSError('the camera was unplugged')
 
-            if taken == 99:
-                raise OSError('the camera was unplugged')
-
-    stream = Detector(model, threads=1).stream(endless())
+    stream = Detector(model, threads=1).stream(frames())
     for count in range(1, 6):
         next(stream)
         assert taken <= count + 2 * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,13 +27,14 @@ from ghost_det.deploy import detector as runtime
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.metadata import KEY, Metadata
 from ghost_det.errors import UserError
-from ghost_det.export import check
+from ghost_det.export import accuracy, check
 from ghost_det.export import export as exporting
 from ghost_det.export.accuracy import evaluate_file
 from ghost_det.export.check import Difference, check_file, check_images, compare, predict
 from ghost_det.export.export import describe, export
 from ghost_det.export.graph import Canvas
 from ghost_det.export.onnx import publishing, to_onnx, write_model, write_openvino
+from ghost_det.utils.files import sha256
 from tests.conftest import ROOT
 
 from .settled import HEIGHT, WIDTH, canvases, photos, settled
@@ -259,9 +261,11 @@ def test_export_writes_a_checked_file_next_to_the_checkpoint(
     assert {each.suffix for each in checkpoint.parent.iterdir()} == {'.pth', '.xml', '.bin'}
 
 
-def test_a_file_is_evaluated_as_a_checkpoint_is(source: Path, tmp_path: Path) -> None:
+def test_a_file_is_evaluated_and_compared_with_its_checkpoint(
+    source: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, annotations = tmp_path / 'small.xml', tmp_path / 'val.json'
-    write_model(source, path, metadata())
+    write_model(source, path, metadata(checkpoint_sha256=sha256(checkpoint)))
     images, boxes = [], []
     for number, image in enumerate(photos(), 1):
         height, width = image.shape[:2]
@@ -274,13 +278,23 @@ def test_a_file_is_evaluated_as_a_checkpoint_is(source: Path, tmp_path: Path) ->
     categories = [{'id': number, 'name': name} for number, name in enumerate(CLASSES, 7)]
     annotations.write_text(json.dumps({'images': images, 'annotations': boxes, 'categories': categories}))
     data = DetectionData(None, Split(annotations, tmp_path), CLASSES)
-    settings = dict(work_dir=str(tmp_path / 'out'), json_file=str(tmp_path / 'figures.json'))
-    lines = list(evaluate_file(str(path), str(ROOT / CONFIG), dict(SMALL), data, **settings))
-    assert lines[0] == f'{path}: fp32, 4 images'
+    options = {**SMALL, 'test_dataloader.dataset.pipeline.1.scale': (WIDTH, HEIGHT)}
+    settings = (str(path), str(ROOT / CONFIG), options, data, str(tmp_path / 'out'), None)
+    lines = list(evaluate_file(*settings, str(tmp_path / 'figures.json')))
+    assert lines[0] == f'{path}: fp32, 4 images' and lines[-1].startswith('not compared with torch')
     figures = json.loads((tmp_path / 'figures.json').read_text())
     assert figures['metrics']['bbox']['figures']['mAP'] == 1
     assert len(json.loads((tmp_path / 'out/found.json').read_text())) == len(boxes)
+    monkeypatch.setattr(accuracy, 'evaluate_saved', lambda *_, **__: iter(()))  # is slow
+    with pytest.raises(UserError, match='--checkpoint .*val.json'):
+        next(evaluate_file(*settings, checkpoint=str(annotations)))
+    *_, last = evaluate_file(*settings, checkpoint=str(checkpoint))
+    assert last == 'mAP 1.0000 of the file, 1.0000 of its checkpoint in torch'
+    shutil.copy(checkpoint, tmp_path)  # found in the file's folder
+    monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 80))
+    *_, last = evaluate_file(*settings)
+    assert last.startswith('warning: mAP 0.')
     categories[0]['name'] = 'cow'
     annotations.write_text(json.dumps({'images': images, 'annotations': boxes, 'categories': categories}))
     with pytest.raises(UserError, match="cow.*'cat'"):
-        next(evaluate_file(str(path), str(ROOT / CONFIG), dict(SMALL), data, **settings))
+        next(evaluate_file(*settings))
