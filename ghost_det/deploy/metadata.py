@@ -35,7 +35,6 @@ class Metadata:
         ghost_det_version: that exported it.
         config_sha256: of the config's complete text.
         checkpoint_sha256: of the file with its weights.
-        opset: of ONNX.
     """
 
     format: int
@@ -56,7 +55,6 @@ class Metadata:
     ghost_det_version: str
     config_sha256: str
     checkpoint_sha256: str
-    opset: int
 
     def to_json(self) -> str:
         """Return the text to keep in the exported file."""

@@ -22,7 +22,7 @@ from .accuracy import GroundTruth
 from .check import check_file, check_images
 from .graph import Canvas, canvas_of
 from .nms import suppression
-from .onnx import OPSET, need, publishing, to_onnx, write_model
+from .onnx import need, publishing, to_onnx, write_model
 
 
 def describe(
@@ -50,7 +50,6 @@ def describe(
         ghost_det_version=__version__,
         config_sha256=hashlib.sha256(cfg.pretty_text.encode()).hexdigest(),
         checkpoint_sha256='' if checkpoint is None else sha256(checkpoint),
-        opset=OPSET,
     )
 
 

@@ -22,7 +22,6 @@ from ghost_det.errors import UserError
 
 from .graph import Canvas, DetectorGraph, deployed
 
-OPSET = 18
 TRACED = 512
 """Pixels of a side at which all maps of a pyramid have more than one row."""
 
@@ -45,7 +44,7 @@ def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = Fal
             traced,
             (),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=18,
             input_names=[INPUT, SIZES],
             output_names=list(OUTPUTS),
             custom_translation_table={torch.ops.ghost_det.keep_best.default: suppress},

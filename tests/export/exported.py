@@ -31,7 +31,6 @@ METADATA: dict[str, Any] = dict(
     ghost_det_version='0.1.0',
     config_sha256='0' * 64,
     checkpoint_sha256='1' * 64,
-    opset=18,
 )
 PIXELS = 'pixels = ReduceMin <keepdims = 0> (floats, axis_3)'
 GRAPH = """
