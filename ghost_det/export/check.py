@@ -50,20 +50,19 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
         theirs, ours = predict(detector, steps, image, metadata), runtime(image)
         expected.append(replace(theirs, boxes=theirs.boxes * scale))
         found.append(replace(ours, boxes=ours.boxes * scale))
-    apart = compare(expected, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
+    result = compare(expected, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
     figures = (
-        f'{len(images)} images through mmdet and through the file: {apart.boxes} boxes matched, the largest '
-        f'differences {apart.pixels:.2g} pixels and {apart.score:.2g} of score; {apart.unmatched} boxes were '
-        'found by only one of them'
+        f'{len(images)} images through mmdet and through the file: {result.boxes} boxes matched, up to '
+        f'{result.pixels:.2g} pixels and {result.score:.2g} of score apart; {result.unmatched} found by only one'
     )
-    if apart.unmatched > TIES * apart.boxes:
+    if result.unmatched > TIES * result.boxes:
         raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
     nothing = ', which shows nothing; check it with --data of objects that it knows'
-    yield f'checked: {figures}' if apart.boxes else f'warning: {figures}{nothing}'
+    yield f'checked: {figures}' if result.boxes else f'warning: {figures}{nothing}'
     if smaller:
         yield (
-            f'warning: {smaller} of these images are upright where the canvas is wide, or the reverse: the '
-            'file makes them smaller than mmdet does; --dynamic takes them as mmdet does'
+            f'warning: {smaller} of these images are upright where the canvas is wide, or the reverse: only '
+            'with --dynamic are they as large as in mmdet'
         )
 
 
@@ -145,21 +144,21 @@ def compare(
     """
     boxes = unmatched = 0
     pixels = score = 0.0
-    for a, b in zip(expected, found, strict=True):
-        if not len(a) or not len(b):
-            unmatched += len(a) + len(b)
+    for one, other in zip(expected, found, strict=True):
+        if not len(one) or not len(other):
+            unmatched += len(one) + len(other)
             continue
-        apart = np.abs(a.boxes[:, None] - b.boxes[None]).max(-1)
-        off = np.abs(a.scores[:, None] - b.scores[None])
-        fits = (a.labels[:, None] == b.labels[None]) & (apart <= near) & (off <= near / 100)
-        rows, columns = linear_sum_assignment(np.where(fits, apart, 1e6))
+        distance = np.abs(one.boxes[:, None] - other.boxes[None]).max(-1)
+        gap = np.abs(one.scores[:, None] - other.scores[None])
+        fits = (one.labels[:, None] == other.labels[None]) & (distance <= near) & (gap <= near / 100)
+        rows, columns = linear_sum_assignment(np.where(fits, distance, 1e6))
         matched = fits[rows, columns]
         rows, columns = rows[matched], columns[matched]
         boxes += len(rows)
-        pixels = max(pixels, float(apart[rows, columns].max(initial=0)))
-        score = max(score, float(off[rows, columns].max(initial=0)))
-        edge = max(a.scores.min(), b.scores.min()) + near / 100
-        for side, used in ((a, rows), (b, columns)):
+        pixels = max(pixels, float(distance[rows, columns].max(initial=0)))
+        score = max(score, float(gap[rows, columns].max(initial=0)))
+        edge = max(one.scores.min(), other.scores.min()) + near / 100
+        for side, used in ((one, rows), (other, columns)):
             others = np.delete(side.scores, used)
             unmatched += len(others) if len(side) < limit else int((others > edge).sum())
     return Difference(boxes, pixels, score, unmatched)

@@ -21,7 +21,7 @@ from ghost_det.utils.files import require_writable, sha256
 from .accuracy import GroundTruth
 from .check import check_file, check_images
 from .graph import Canvas, canvas_of
-from .nms import suppression
+from .nms import nms_settings
 from .onnx import need, publishing, to_onnx, write_model
 
 
@@ -36,7 +36,7 @@ def describe(
 ) -> Metadata:
     """Return the description to store in the file."""
     settings = (getattr(detector, 'bbox_head', None) or detector.roi_head).test_cfg
-    overlap, limit = suppression(settings)
+    overlap, limit = nms_settings(settings)
     return Metadata(
         format=FORMAT,
         name=name,

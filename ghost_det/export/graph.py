@@ -14,7 +14,7 @@ from ghost_det.config.query import test_pipeline
 from ghost_det.errors import UserError
 from ghost_det.models.fuse import rewrite
 
-from .heads import head_of
+from .heads import find_head
 
 RESIZES = ('Resize', 'FixScaleResize')
 PAD = 'Pad'
@@ -47,7 +47,7 @@ class DetectorGraph(nn.Module):
     def __init__(self, detector: Any) -> None:
         super().__init__()
         self.detector = detector
-        self.find = head_of(detector)
+        self.find = find_head(detector)
         self.swapped, mean, std = normalisation(detector)
         self.fill = float(detector.data_preprocessor.pad_value)
         self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1), persistent=False)

@@ -16,12 +16,17 @@ from torch import Tensor
 
 from ghost_det.errors import UserError
 
-from .nms import Candidates, best, large_enough, rows, strongest
+from .nms import Candidates, drop_small, gather_rows, suppress, top_scores
 
 
-def flat(maps: Tensor, width: int) -> Tensor:
+def flatten(maps: Tensor, width: int) -> Tensor:
     """Return ``(N, A * width, H, W)`` maps as a table ``(N, H * W * A, width)``."""
     return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, width)
+
+
+def join(levels: Sequence[Tensor], width: int) -> Tensor:
+    """Return the maps of all levels as one table."""
+    return torch.cat([flatten(maps, width) for maps in levels], 1)
 
 
 class DenseHead:
@@ -36,7 +41,7 @@ class DenseHead:
 
     def scores(self, maps: Tensor) -> Tensor:
         """Return the classes' scores ``(N, A, C)`` of a level."""
-        table = flat(maps, self.head.cls_out_channels)
+        table = flatten(maps, self.head.cls_out_channels)
         if getattr(self.head.loss_cls, 'custom_cls_channels', False):
             return self.head.loss_cls.get_activation(table)  # type: ignore[no-any-return]
         return table.sigmoid() if self.head.use_sigmoid_cls else table.softmax(-1)[..., :-1]
@@ -63,17 +68,17 @@ class DenseHead:
             if self.cfg.get('score_thr', 0) > 0:
                 scores = scores * (scores > self.cfg.score_thr)
             limit = self.cfg.get('nms_pre', -1)
-            top, place, label = strongest(scores, limit if limit > 0 else scores.shape[1] * scores.shape[2])
-            raw = flat(raws[level], raws[level].shape[1] // generator.num_base_priors[level])
+            top, place, label = top_scores(scores, limit if limit > 0 else scores.shape[1] * scores.shape[2])
+            raw = flatten(raws[level], raws[level].shape[1] // generator.num_base_priors[level])
             prior = F.embedding(place, priors[level])
-            boxes = self.decode(prior, rows(raw, place), generator.strides[level], sizes)
+            boxes = self.decode(prior, gather_rows(raw, place), generator.strides[level], sizes)
             if factors and factors[0] is not None:
-                top = top * flat(factors[0][level], 1).sigmoid().squeeze(-1).gather(1, place)
+                top = top * flatten(factors[0][level], 1).sigmoid().squeeze(-1).gather(1, place)
             if isinstance(self.head, RPNHead):  # suppresses each level on its own
                 label = torch.full_like(label, level)
             levels.append(Candidates(boxes, top, label))
         found = Candidates(*(torch.cat(parts, dim=1) for parts in zip(*levels)))
-        return best(large_enough(found, self.cfg.get('min_bbox_size', -1)), self.cfg, side)
+        return suppress(drop_small(found, self.cfg.get('min_bbox_size', -1)), self.cfg, side)
 
 
 class YOLOX:
@@ -90,13 +95,11 @@ class YOLOX:
         priors = self.head.prior_generator.grid_priors(
             [maps.shape[-2:] for maps in classes], device=classes[0].device, with_stride=True
         )
-        scores, labels = (
-            torch.cat([flat(maps, self.head.cls_out_channels) for maps in classes], 1).sigmoid().max(-1)
-        )
-        scores = scores * torch.cat([flat(maps, 1) for maps in objects], 1).sigmoid().squeeze(-1)
-        boxes = self.head._bbox_decode(torch.cat(priors), torch.cat([flat(maps, 4) for maps in raw], 1))
+        scores, labels = join(classes, self.head.cls_out_channels).sigmoid().max(-1)
+        scores = scores * join(objects, 1).sigmoid().squeeze(-1)
+        boxes = self.head._bbox_decode(torch.cat(priors), join(raw, 4))
         found = Candidates(boxes, scores * (scores >= self.cfg.get('score_thr', 0)), labels)
-        found = best(found, self.cfg, 3 * side)  # boxes reach beyond the canvas
+        found = suppress(found, self.cfg, 3 * side)  # boxes reach beyond the canvas
         return found._replace(boxes=clip(found.boxes, sizes))
 
 
@@ -149,10 +152,10 @@ class TwoStage:
         scores = scores * ((scores > self.cfg.score_thr) & (proposals.scores > 0).unsqueeze(-1))
         labels = torch.arange(classes, device=scores.device).expand(images, count, classes)
         boxes = boxes.expand(-1, -1, classes, -1).reshape(images, -1, 4)
-        return best(Candidates(boxes, scores.flatten(1), labels.flatten(1)), self.cfg, side)
+        return suppress(Candidates(boxes, scores.flatten(1), labels.flatten(1)), self.cfg, side)
 
 
-def head_of(detector: Any) -> DenseHead | YOLOX | TwoStage:
+def find_head(detector: Any) -> DenseHead | YOLOX | TwoStage:
     """Return the post-processing of a detector, or raise a `UserError` where there is none."""
     if getattr(detector, 'with_mask', False) or getattr(detector, 'mask_head', None) is not None:
         raise UserError(f'{type(detector).__name__}: no export for masks yet, only for boxes')

@@ -42,7 +42,7 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor
     return boxes.new_empty((boxes.shape[0], limit), dtype=torch.int64)
 
 
-def rows(table: Tensor, places: Tensor) -> Tensor:
+def gather_rows(table: Tensor, places: Tensor) -> Tensor:
     """Return the rows ``(N, K, D)`` of each image's table ``(N, A, D)`` at the indices ``(N, K)``."""
     images, height, width = table.shape
     # Tensor.gather would need an index for each value of a row.
@@ -50,23 +50,23 @@ def rows(table: Tensor, places: Tensor) -> Tensor:
     return F.embedding(places + first, table.reshape(-1, width))
 
 
-def best(found: Candidates, cfg: Any, side: Any) -> Candidates:
+def suppress(found: Candidates, cfg: Any, side: Any) -> Candidates:
     """Return the boxes that the suppression of a ``test_cfg`` keeps; missing ones have score 0, label -1.
 
     To suppress each label on its own, its boxes are moved by multiples of ``side``.
     """
-    iou_threshold, limit = suppression(cfg)
-    apart = found.boxes + (found.labels.to(found.boxes) * (side + 1)).unsqueeze(-1)
-    places = keep_best(apart, found.scores, iou_threshold, limit)
+    iou_threshold, limit = nms_settings(cfg)
+    moved = found.boxes + (found.labels.to(found.boxes) * (side + 1)).unsqueeze(-1)
+    places = keep_best(moved, found.scores, iou_threshold, limit)
     there, places = places >= 0, places.clamp(min=0)
     return Candidates(
-        rows(found.boxes, places) * there.unsqueeze(-1),
+        gather_rows(found.boxes, places) * there.unsqueeze(-1),
         found.scores.gather(1, places) * there,
         torch.where(there, found.labels.gather(1, places), -1),
     )
 
 
-def strongest(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_scores(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the highest of scores ``(N, A, C)``, and their boxes' indices and classes, ``(N, limit)`` each.
 
     Only the ``limit`` best boxes by their best class can have one of the ``limit`` best scores: they are
@@ -76,7 +76,7 @@ def strongest(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     places = None
     if classes > 1 and not (isinstance(boxes, int) and boxes <= limit):
         places = scores.amax(-1).topk(torch.sym_min(limit, boxes), sorted=False).indices.sort().values
-        scores = rows(scores, places)
+        scores = gather_rows(scores, places)
     count = scores.shape[1] * classes
     if isinstance(count, int) and count <= limit:
         top = scores.flatten(1)
@@ -87,7 +87,7 @@ def strongest(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     return top, box if places is None else places.gather(1, box), label
 
 
-def suppression(cfg: Any) -> tuple[float, int]:
+def nms_settings(cfg: Any) -> tuple[float, int]:
     """Return the overlap and the number of boxes in a ``test_cfg`` with plain suppression."""
     nms = dict(cfg.get('nms') or {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
@@ -98,7 +98,7 @@ def suppression(cfg: Any) -> tuple[float, int]:
     return float(nms['iou_threshold']), int(cfg.get('max_per_img', 100))
 
 
-def large_enough(found: Candidates, least: float) -> Candidates:
+def drop_small(found: Candidates, least: float) -> Candidates:
     """Set the scores of boxes to 0 that are not wider and higher than ``least``."""
     if least < 0:
         return found

@@ -47,7 +47,7 @@ def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = Fal
             opset_version=18,
             input_names=[INPUT, SIZES],
             output_names=list(OUTPUTS),
-            custom_translation_table={torch.ops.ghost_det.keep_best.default: suppress},
+            custom_translation_table={torch.ops.ghost_det.keep_best.default: suppress_in_onnx},
             verbose=False,
         )
     model = program.model_proto
@@ -59,7 +59,7 @@ def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = Fal
     onnx.save(model, path)
 
 
-def suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
+def suppress_in_onnx(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
     """Translate `keep_best` to ONNX, for ``torch.onnx.export``."""
     from onnxscript import opset18
 

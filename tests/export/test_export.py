@@ -126,9 +126,9 @@ def test_file_finds_what_mmdet_finds_in_images_of_any_size(
     write_model(exported(name), path, metadata(name))
     assert Detector(path).metadata == metadata(name)
     for images in (canvases(2), canvases(3, 64, 192), *([image] for image in photos())):
-        apart = compared(path, made(name)[1], images)
-        assert apart.unmatched == 0 and apart.boxes > (10 if name == 'small' else 30), apart
-        assert apart.pixels < 0.05 and apart.score < 1e-4, apart
+        difference = compared(path, made(name)[1], images)
+        assert difference.unmatched == 0 and difference.boxes > (10 if name == 'small' else 30), difference
+        assert difference.pixels < 0.05 and difference.score < 1e-4, difference
     names = {file.suffix for file in tmp_path.iterdir()}
     assert names == ({'.onnx'} if suffix == '.onnx' else {'.xml', '.bin'})
 
@@ -155,8 +155,8 @@ def test_half_is_half_the_size_and_finds_nearly_the_same(source: Path, tmp_path:
     for precision in ('fp16', 'fp32'):
         write_model(source, tmp_path / f'{precision}.xml', metadata(precision=precision))
     small, full = ((tmp_path / f'{precision}.bin').stat().st_size for precision in ('fp16', 'fp32'))
-    apart = compared(tmp_path / 'fp16.xml', made()[1], canvases(2), 4.0)
-    assert apart.boxes > 100 and apart.unmatched <= 6, apart
+    difference = compared(tmp_path / 'fp16.xml', made()[1], canvases(2), 4.0)
+    assert difference.boxes > 100 and difference.unmatched <= 6, difference
     assert small < 0.6 * full
 
 

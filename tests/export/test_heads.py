@@ -18,7 +18,7 @@ from ghost_det.errors import UserError
 from ghost_det.export.check import compare, predict
 from ghost_det.export.export import describe
 from ghost_det.export.graph import DetectorGraph, canvas_of
-from ghost_det.export.nms import keep_best, strongest, suppression
+from ghost_det.export.nms import keep_best, nms_settings, top_scores
 from ghost_det.swap.probe import build_detector
 from tests.conftest import CONFIGS
 
@@ -61,9 +61,9 @@ def test_graph_finds_what_mmdet_finds_in_images_of_every_shape(name: str) -> Non
     images, metadata = photos(), described(cfg, detector)
     mine = found(detector, images, metadata)
     theirs = [predict(detector, evaluation_steps(cfg), image, metadata) for image in images]
-    apart = compare(theirs, mine, 0.5, metadata.max_detections)
-    assert apart.unmatched <= 0.01 * apart.boxes and apart.boxes > 20, apart
-    assert apart.pixels < 0.1 and apart.score < 1e-3, apart
+    difference = compare(theirs, mine, 0.5, metadata.max_detections)
+    assert difference.unmatched <= 0.01 * difference.boxes and difference.boxes > 20, difference
+    assert difference.pixels < 0.1 and difference.score < 1e-3, difference
     assert all((np.diff(each.scores) <= 0).all() for each in mine)
 
 
@@ -91,13 +91,13 @@ def test_what_has_no_export_is_refused_by_name(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         DetectorGraph(build_detector(load_config(name).model))
     with pytest.raises(UserError, match='soft_nms'):
-        suppression({'nms': {'type': 'soft_nms', 'iou_threshold': 0.5}})
+        nms_settings({'nms': {'type': 'soft_nms', 'iou_threshold': 0.5}})
 
 
 @pytest.mark.parametrize(('boxes', 'classes'), [(50, 1), (50, 7), (400, 1), (400, 7)])
-def test_strongest_are_the_highest_scores(boxes: int, classes: int) -> None:
+def test_top_scores_are_the_highest(boxes: int, classes: int) -> None:
     scores = torch.rand(3, boxes, classes)
-    top, box, label = strongest(scores, 60)
+    top, box, label = top_scores(scores, 60)
     highest = scores.flatten(1).topk(min(60, boxes * classes)).values
     assert torch.equal(top.sort(descending=True).values[:, : highest.shape[1]], highest)
     image = torch.arange(3)[:, None]
