@@ -53,7 +53,8 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     result = compare(expected, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
     figures = (
         f'{len(images)} images through mmdet and through the file: {result.boxes} boxes matched, up to '
-        f'{result.pixels:.2g} pixels and {result.score:.2g} of score apart; {result.unmatched} found by only one'
+        f'{result.pixels:.2g} pixels and {result.score:.2g} of score apart; '
+        f'{result.unmatched} found by only one'
     )
     if result.unmatched > TIES * result.boxes:
         raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
