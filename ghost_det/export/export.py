@@ -17,12 +17,13 @@ from ghost_det.deploy.metadata import FORMAT, Metadata
 from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, sha256
+from ghost_det.utils.system import missing
 
 from .accuracy import GroundTruth
 from .check import check_file, check_images
 from .graph import Canvas, canvas_of
 from .nms import nms_settings
-from .onnx import need, publishing, to_onnx, write_model
+from .onnx import publishing, to_onnx, write_model
 
 
 def describe(
@@ -77,8 +78,9 @@ def export(
     out = _target(Path(checkpoint), out, half, int8)
     if int8 and (half or dynamic):
         raise UserError('--int8: not with --half or --dynamic; it is for one size, and smaller than half')
-    for package in ('onnxscript', 'openvino', *(['nncf'] if int8 else [])):
-        need(package)
+    absent = missing(('onnxscript', 'openvino', 'nncf'))
+    if absent:
+        raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[export]"')
     require_writable(out, '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import tempfile
@@ -18,7 +17,6 @@ from torch import nn
 
 from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
 from ghost_det.deploy.metadata import KEY, Metadata
-from ghost_det.errors import UserError
 
 from .graph import Canvas, DetectorGraph, deployed
 
@@ -121,11 +119,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def need(package: str) -> Any:
-    """Import a package of the extra ``export``, or raise a `UserError`."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise UserError(f"{package} is not installed: pip install 'ghost-det[export]'") from None
