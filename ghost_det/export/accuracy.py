@@ -92,11 +92,7 @@ def evaluate_file(
     json_file: str | None = None,
     checkpoint: str | None = None,
 ) -> Iterator[str]:
-    """Evaluate an exported detector as `ghost_det.engine.test.test` does one in torch; yield lines to print.
-
-    The arguments are those of ``ghost-det test``. The checkpoint that ``model`` was exported from, by default
-    one in the folder of ``model``, is evaluated as well.
-    """
+    """Evaluate an exported detector, and its checkpoint if there is one, as ``ghost-det test`` does."""
     folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
     results = Path(out) if out else folder / 'found.json'
     if results.suffix != '.json':

@@ -34,11 +34,7 @@ may suppress the other, and then what that overlaps. A wrong graph has all its b
 
 
 def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence[Image]) -> Iterator[str]:
-    """Compare a file with mmdet's ``detector`` and the ``steps`` of its test pipeline; yield lines to print.
-
-    Raises:
-        UserError: they find different objects.
-    """
+    """Compare a file with mmdet's ``detector`` and ``steps``, its test pipeline; yield lines to print."""
     runtime = Detector(path)
     metadata = runtime.metadata
     expected, found, smaller = [], [], 0
@@ -82,17 +78,12 @@ def check_images(files: Sequence[Path] | None) -> list[Image]:
 
 @torch.no_grad()
 def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadata) -> Detections:
-    """Return mmdet's detections in an image, by the steps of its own test pipeline and ``test_step``.
-
-    For a file with a fixed canvas, the image is in a batch with one that fills the canvas, to make mmdet's
-    own preprocessor pad it to the same size. Of equal scores at a cut, mmdet may take any: ``detector`` takes
-    the first from then on, as the file does.
-    """
-    select_fast(detector)
+    """Return mmdet's detections in an image, by the steps of its own test pipeline and ``test_step``."""
+    select_fast(detector)  # of equal scores at a cut, it then takes the first, as the file does
     at = place(image.shape[1], image.shape[0], metadata)
     loaded = Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))
     batch = {key: [loaded[key]] for key in ('inputs', 'data_samples')}
-    if not metadata.dynamic:
+    if not metadata.dynamic:  # a second image makes mmdet's preprocessor pad to the canvas
         size = metadata.height, metadata.width
         meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
         batch['inputs'].append(torch.zeros(3, *size, dtype=torch.uint8))
@@ -138,10 +129,9 @@ class Difference:
 def compare(
     expected: Sequence[Detections], found: Sequence[Detections], near: float, limit: int
 ) -> Difference:
-    """Match the detections in each image, by class and distance.
+    """Match the detections in each image that differ by ``near`` pixels and a hundredth of that in score.
 
-    A match may differ by ``near`` pixels, and a hundredth of that in score. Where an image has ``limit``
-    boxes, the last may be others of about that score.
+    Where an image has ``limit`` boxes, the last may be others of about that score.
     """
     boxes = unmatched = 0
     pixels = score = 0.0

@@ -68,12 +68,8 @@ def export(
 ) -> Iterator[str]:
     """Write a trained detector as an ONNX or OpenVINO file, and yield lines to print.
 
-    The options are those of ``ghost-det export``. The file is compared with torch on ``data`` or the config's
-    own, if it is here, and else on generated images; ``int8`` needs data.
-
-    Raises:
-        UserError: a wrong argument, a detector that cannot be exported, or a file that finds other objects
-            than torch.
+    The options are those of ``ghost-det export``. The file is compared with torch, on ``data``, on the
+    config's own or on generated images, and not written where it finds other objects.
     """
     out = _target(Path(checkpoint), out, half, int8)
     if int8 and (half or dynamic):
@@ -109,7 +105,7 @@ def export(
 
 
 def _target(checkpoint: Path, out: Path | None, half: bool, int8: bool) -> Path:
-    """Return the file to write."""
+    """Return the file to write, by default one next to the checkpoint."""
     if out is None:
         return checkpoint.with_name(f'{checkpoint.stem}{"_int8" if int8 else "_half" if half else ""}.xml')
     if out.suffix not in ('.onnx', '.xml'):

@@ -51,11 +51,9 @@ def gather_rows(table: Tensor, places: Tensor) -> Tensor:
 
 
 def suppress(found: Candidates, cfg: Any, side: Any) -> Candidates:
-    """Return the boxes that the suppression of a ``test_cfg`` keeps; missing ones have score 0, label -1.
-
-    To suppress each label on its own, its boxes are moved by multiples of ``side``.
-    """
+    """Return the boxes that the suppression of a ``test_cfg`` keeps; missing ones have score 0, label -1."""
     iou_threshold, limit = nms_settings(cfg)
+    # Each label is suppressed on its own, as its boxes are moved away from the others'.
     moved = found.boxes + (found.labels.to(found.boxes) * (side + 1)).unsqueeze(-1)
     places = keep_best(moved, found.scores, iou_threshold, limit)
     there, places = places >= 0, places.clamp(min=0)
@@ -67,12 +65,9 @@ def suppress(found: Candidates, cfg: Any, side: Any) -> Candidates:
 
 
 def top_scores(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the highest of scores ``(N, A, C)``, and their boxes' indices and classes, ``(N, limit)`` each.
-
-    Only the ``limit`` best boxes by their best class can have one of the ``limit`` best scores: they are
-    selected first.
-    """
+    """Return the highest scores of ``(N, A, C)``, their boxes' indices and classes, ``(N, limit)`` each."""
     boxes, classes = scores.shape[1:]
+    # Only the `limit` best boxes by their best class can have one of the `limit` best scores.
     places = None
     if classes > 1 and not (isinstance(boxes, int) and boxes <= limit):
         places = scores.amax(-1).topk(torch.sym_min(limit, boxes), sorted=False).indices.sort().values

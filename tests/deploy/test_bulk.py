@@ -135,7 +135,9 @@ def test_parquet_in_and_what_could_not_be_read_again(
     late = tmp_path / 'late.jpg'
     names = [str(path) for path in sorted(images.rglob('*.jpg'))][:4]
     table = pa.table({'file': [*names, names[0], 'late.jpg', None, 'never.jpg'], 'other': range(8)})
-    pq.write_table(table, tmp_path / 'list.parquet')
+    (tmp_path / 'list.parquet').mkdir()
+    for start in (0, 4):
+        pq.write_table(table.slice(start, 4), tmp_path / f'list.parquet/{start}.parquet')
     arguments: dict[str, Any] = dict(column='file', limit=5, shard=2, workers=1)
     source, out = str(tmp_path / 'list.parquet'), tmp_path / 'out'
     assert detect_many(model, source, str(out), **arguments) == Counts(5, 1, 4)
