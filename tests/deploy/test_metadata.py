@@ -11,7 +11,7 @@ from tests.export.exported import METADATA
 SOUND = json.loads(Metadata(**METADATA).to_json())
 
 
-def test_the_text_is_read_back_and_later_fields_are_ignored() -> None:
+def test_the_text_is_read_back_and_further_fields_are_ignored() -> None:
     metadata = Metadata(**METADATA | {'classes': ('Fußgänger', 'a "b" <c>'), 'score_threshold': 0})
     text = json.dumps({**json.loads(metadata.to_json()), 'licence': 'Apache-2.0'})
     assert Metadata.from_json(text, 'm.onnx') == metadata

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import openvino
 
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.backends import openvino_core
@@ -91,11 +92,9 @@ def save(path: Path, metadata: Metadata | None = None, text: str | None = None, 
     if path.suffix == '.onnx':
         onnx.helper.set_model_props(model, {} if text is None else {KEY: text})
         onnx.save(model, path)
-        return path
-    import openvino
-
-    converted = openvino_core().read_model(model.SerializeToString())
-    if text is not None:
-        converted.set_rt_info(text, [KEY])
-    openvino.save_model(converted, path, compress_to_fp16=False)
+    else:
+        converted = openvino_core().read_model(model.SerializeToString())
+        if text is not None:
+            converted.set_rt_info(text, [KEY])
+        openvino.save_model(converted, path, compress_to_fp16=False)
     return path
