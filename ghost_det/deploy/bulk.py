@@ -35,8 +35,7 @@ from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
 
 from .backends import model_files
-from .coco import say
-from .detect import AnyDetector, find_each, read_each
+from .detect import AnyDetector, find_each, read_each, say
 from .detector import Detector
 from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
 
