@@ -31,34 +31,34 @@ from ghost_det.export import accuracy, check
 from ghost_det.export import export as exporting
 from ghost_det.export.accuracy import evaluate_file
 from ghost_det.export.check import Difference, check_file, check_images, compare, predict
-from ghost_det.export.export import describe, export
+from ghost_det.export.export import describe
 from ghost_det.export.graph import Canvas
 from ghost_det.export.onnx import publishing, to_onnx, write_model, write_openvino
 from ghost_det.utils.files import sha256
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_command
 
 from .settled import HEIGHT, WIDTH, canvases, photos, settled
 
 CONFIG = 'configs/retinanet_ghostnet_fpn_lite.py'
-# As small as the configs go: half the width, two stages of the backbone, pooled to further levels.
+# As small as the configs go: half the width, two stages of the backbone, two levels.
 BACKBONE = {
     'model.backbone.width': 0.5,
     'model.backbone.out_indices': (0, 1),
     'model.neck.in_channels': [12, 20],
     'model.neck.out_channels': 16,
-    'model.neck.num_outs': 3,
+    'model.neck.num_outs': 2,
 }
 SMALL = BACKBONE | {
     'model.neck.start_level': 0,
-    'model.bbox_head.num_ins': 3,
-    'model.bbox_head.anchor_generator.strides': [4, 8, 16],
+    'model.bbox_head.num_ins': 2,
+    'model.bbox_head.anchor_generator.strides': [4, 8],
     'model.bbox_head.in_channels': 16,
     'model.bbox_head.feat_channels': 16,
     'model.bbox_head.stacked_convs': 1,
     'model.bbox_head.num_classes': 3,
 }
 FASTER = BACKBONE | {
-    'model.rpn_head.anchor_generator.strides': [4, 8, 16],
+    'model.rpn_head.anchor_generator.strides': [4, 8],
     'model.roi_head.bbox_roi_extractor.featmap_strides': [4, 8],
     'model.rpn_head.in_channels': 16,
     'model.rpn_head.feat_channels': 16,
@@ -210,60 +210,80 @@ def test_comparison_counts_what_only_one_side_has() -> None:
 
 
 @pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp('trained') / 'epoch_1.pth'
-    content = {'state_dict': made()[1].state_dict(), 'meta': {'dataset_meta': {'classes': CLASSES}}}
-    torch.save(content, path)
-    return path
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A config and a checkpoint of it."""
+    folder = tmp_path_factory.mktemp('trained')
+    cfg, detector = made()
+    cfg.dump(folder / 'small.py')
+    content = {'state_dict': detector.state_dict(), 'meta': {'dataset_meta': {'classes': CLASSES}}}
+    torch.save(content, folder / 'epoch_1.pth')
+    return str(folder / 'small.py'), folder / 'epoch_1.pth'
 
 
 @pytest.mark.parametrize(
-    ('name', 'settings'),
+    ('words', 'name'),
     [
-        ('-o', dict(out=Path('x.engine'))),
-        ('--half', dict(out=Path('x.onnx'), half=True)),
-        ('--size', dict(size=(50, 64))),
-        ('--int8', dict(int8=True, half=True)),
-        ('--int8', dict(int8=True, dynamic=True)),
-        ('--int8', dict(int8=True)),
-        ('--int8', dict(int8=True, out=Path('x.onnx'))),
-        ('none.pth', dict(checkpoint='none.pth')),
+        ('-o x.engine', '-o'),
+        ('-o x.onnx --half', '--half'),
+        ('-o x.onnx --int8', '--int8'),
+        ('--int8 --half', '--int8'),
+        ('--int8 --dynamic', '--int8'),
+        ('--int8', '--int8: needs data'),
+        ('--size 50 64', '--size'),
+        ('none.pth', 'none.pth'),
     ],
 )
 def test_user_errors_leave_nothing(
-    name: str, settings: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str,
+    name: str,
+    trained: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=name):
-        list(export(str(ROOT / CONFIG), **{'checkpoint': str(checkpoint), 'options': dict(SMALL)} | settings))
-    assert [path.name for path in checkpoint.parent.iterdir()] == ['epoch_1.pth']
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    config, checkpoint = trained
+    before = set(checkpoint.parent.iterdir())
+    checkpoints = [] if words == 'none.pth' else [str(checkpoint)]
+    assert run_command(['export', config, *checkpoints, *words.split()]) == 2
+    said = capsys.readouterr().err
+    assert name in said and 'Traceback' not in said
+    assert set(checkpoint.parent.iterdir()) == before and not list(tmp_path.iterdir())
 
 
 def test_export_writes_a_checked_file_next_to_the_checkpoint(
-    source: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path,
+    trained: tuple[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # The file that is there already, in place of another minute of exporting.
     monkeypatch.setattr(exporting, 'to_onnx', lambda *words: words[2].write_bytes(source.read_bytes()))
     monkeypatch.setattr(exporting, 'check_images', lambda files: [*canvases(4), *photos()])
-    path, settings = checkpoint.with_suffix('.xml'), dict(size=(128, 160), dynamic=True, options=dict(SMALL))
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    config, checkpoint = trained
+    words = ['export', config, str(checkpoint), '--size', '128', '160', '--dynamic']
     for names, name, value in ((vars(check), 'TIES', -1), (sys.modules, 'openvino', None)):
-        with monkeypatch.context() as patch, pytest.raises(UserError, match='not written|ghost-det.export'):
+        with monkeypatch.context() as patch:
             patch.setitem(names, name, value)
-            list(export(str(ROOT / CONFIG), str(checkpoint), **settings))
-        assert [each.name for each in checkpoint.parent.iterdir()] == ['epoch_1.pth']
-    lines = list(export(str(ROOT / CONFIG), str(checkpoint), **settings))
+            assert run_command(words) == 2
+        assert not list(checkpoint.parent.glob('epoch_1.[!p]*'))
+    capsys.readouterr()
+    assert run_command(words) == 0
+    path, lines = checkpoint.with_suffix('.xml'), capsys.readouterr().out.splitlines()
     assert [line.split(':')[0] for line in lines] == ['exporting', 'checking', 'checked', str(path)]
     assert lines[2].startswith('checked: 8 images through mmdet and through the file: ')
     assert lines[3].endswith('fp32, 128 x 160 or any other size')
     written = Detector(path).metadata
     assert written.classes == CLASSES and len(written.config_sha256) == len(written.checkpoint_sha256) == 64
-    assert {each.suffix for each in checkpoint.parent.iterdir()} == {'.pth', '.xml', '.bin'}
+    assert path.with_suffix('.bin').exists()
 
 
 def test_a_file_is_evaluated_and_compared_with_its_checkpoint(
-    source: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, trained: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config, checkpoint = trained
     path, annotations = tmp_path / 'small.xml', tmp_path / 'val.json'
     write_model(source, path, metadata(checkpoint_sha256=sha256(checkpoint)))
     images, boxes = [], []
@@ -278,8 +298,8 @@ def test_a_file_is_evaluated_and_compared_with_its_checkpoint(
     categories = [{'id': number, 'name': name} for number, name in enumerate(CLASSES, 7)]
     annotations.write_text(json.dumps({'images': images, 'annotations': boxes, 'categories': categories}))
     data = DetectionData(None, Split(annotations, tmp_path), CLASSES)
-    options = {**SMALL, 'test_dataloader.dataset.pipeline.1.scale': (WIDTH, HEIGHT)}
-    settings = (str(path), str(ROOT / CONFIG), options, data, str(tmp_path / 'out'), None)
+    options = {'test_dataloader.dataset.pipeline.1.scale': (WIDTH, HEIGHT)}
+    settings = (str(path), config, options, data, str(tmp_path / 'out'), None)
     lines = list(evaluate_file(*settings, str(tmp_path / 'figures.json')))
     assert lines[0] == f'{path}: fp32, 4 images' and lines[-1].startswith('not compared with torch')
     figures = json.loads((tmp_path / 'figures.json').read_text())

@@ -32,7 +32,7 @@ def test_what_follows_the_last_convolution_stays_in_floating_point() -> None:
     assert not {'Convolution', 'Transpose', 'Parameter', 'Constant'} & {kinds[name] for name in ignored}
 
 
-def test_a_layer_that_costs_too_much_is_put_back(tmp_path: Path) -> None:
+def test_a_layer_that_costs_too_much_is_reverted(tmp_path: Path) -> None:
     images, objects = [], []
     for number in range(4):
         image = np.full((64, 64, 3), 40, np.uint8)
