@@ -74,7 +74,7 @@ def export(
     out = _target(Path(checkpoint), out, half, int8)
     if int8 and (half or dynamic):
         raise UserError('--int8: not with --half or --dynamic; it is for one size, and smaller than half')
-    absent = missing(('onnxscript', 'openvino', 'nncf'))
+    absent = missing(('onnxscript', 'openvino', *(['nncf'] if int8 else [])))
     if absent:
         raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[export]"')
     require_writable(out, '-o', (Path(config), Path(checkpoint)))
