@@ -7,7 +7,7 @@ import sys
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME, missing
 
-from ._options import COUNT, JSON, Parser, fraction, parse
+from ._options import COUNT, Parser, fraction, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--limit', **COUNT, help='take the first N images only')
     parser.add_argument('--address', metavar='RAY', help='a Ray cluster, as auto (default: this machine)')
     parser.add_argument('--retry-errors', action='store_true', help='do shards again in which images failed')
-    parser.add_argument('--coco', **JSON, help='also write all results to one file')
     return parser
 
 
@@ -42,6 +41,7 @@ def main() -> None:
     os.environ[RUNTIME] = '1'
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # it fears for what this process keeps for it
+    os.environ.setdefault('RAY_task_oom_retries', '3')  # else a shard that needs too much memory never ends
     absent = missing(('ray', 'pyarrow'))
     if absent:
         raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[runtime,bulk]"')
@@ -60,7 +60,6 @@ def main() -> None:
         limit=args.limit,
         address=args.address,
         retry=args.retry_errors,
-        coco=args.coco,
     )
     print(f'{total.images} images, {total.failed} failed; {total.objects} objects; results in {args.out}')
     sys.exit(1 if total.failed else 0)

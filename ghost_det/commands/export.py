@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ._options import COUNT, SIZE, WEIGHTS, Parser, add_config_options, add_data, data_of, fraction, parse
+from ._options import SIZE, WEIGHTS, Parser, add_config_options, add_data, data_of, fraction, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -13,13 +13,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('config', metavar='CONFIG', help='the config that the detector was trained with')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=WEIGHTS)
-    parser.add_argument('--format', choices=['onnx', 'openvino'], help='default: what -o says, else openvino')
-    out = 'NAME.onnx or NAME.xml (default: next to the checkpoint)'
+    out = 'NAME.onnx, or NAME.xml for OpenVINO (default: an .xml next to the checkpoint)'
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', help=out)
     parser.add_argument('--size', **SIZE, help="of the input (default: the config's)")
     parser.add_argument('--dynamic', action='store_true', help='take images of any size')
-    parser.add_argument('--half', action='store_true', help='weights in 16 bits: half the file')
-    parser.add_argument('--opset', **COUNT, default=18, help='of ONNX (default: 18)')
+    parser.add_argument('--half', action='store_true', help='weights in 16 bits: half the file; for .xml')
     int8 = '8-bit integers where mAP allows it; needs data to measure it on'
     parser.add_argument('--int8', action='store_true', help=int8)
     cost = 'that --int8 may cost (default: %(default)s)'
@@ -40,11 +38,9 @@ def main() -> None:
         args.config,
         args.checkpoint,
         args.out,
-        args.format,
         size=tuple(args.size) if args.size else None,
         dynamic=args.dynamic,
         half=args.half,
-        opset=args.opset,
         int8=args.int8,
         max_drop=args.max_drop,
         data=data_of(args, checkpoint_classes(load_checkpoint(args.checkpoint))),

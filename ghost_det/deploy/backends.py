@@ -1,14 +1,15 @@
-"""OpenVINO and ONNX Runtime behind one interface: a file, opened, makes engines; an engine runs batches."""
+"""OpenVINO and ONNX Runtime behind one interface: an open file makes engines; an engine runs batches."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,125 +22,100 @@ from .metadata import KEY, Metadata
 
 INPUT, SIZES = 'images', 'sizes'
 OUTPUTS = ('boxes', 'scores', 'labels')
-RUNTIME = 'pip install "ghost-det[runtime]"'
 
 Sizes = NDArray[np.int64]
 """Height and width of each image on its canvas, ``[N, 2]``."""
 Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-"""What the graph gives of a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
+"""The graph's outputs for a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
 
 
 class Engine(NamedTuple):
-    """A model made ready to run; several threads may call ``run``, which works at ``requests`` batches."""
+    """A compiled model; several threads may call ``run``, which works at ``requests`` batches at a time."""
 
     run: Callable[[Image, Sizes], Raw]
     requests: int
 
 
-class Model(Protocol):
-    """An opened file."""
-
-    metadata: Metadata
-
-    def engine(self, batch: int, streams: int | None) -> Engine:
-        """Make the model ready for batches of at most ``batch`` images, ``streams`` of them at a time."""
-
-
 def model_files(path: Path) -> list[Path]:
     """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``."""
-    if path.suffix not in ('.onnx', '.xml'):
-        raise UserError(f'{path}: expected an exported detector, NAME.onnx or NAME.xml, of ghost-det export')
     files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]
     for file in files:
-        if not file.is_file() or file.stat().st_size == 0:
-            found = 'an empty file' if file.is_file() else 'a folder' if file.is_dir() else 'nothing'
-            pair = '' if file == path else f', of which {path.name} is the other half'
-            raise UserError(f'{file}: expected a file of ghost-det export{pair}, got {found}')
+        if not file.is_file() or path.suffix not in ('.onnx', '.xml'):
+            raise UserError(f'{file}: expected an exported detector: NAME.onnx, or NAME.xml and NAME.bin')
     return files
 
 
-def open_model(path: Path, device: str, threads: int | None) -> Model:
-    """Open an exported detector by the engine that is installed; see `Detector`."""
+@contextlib.contextmanager
+def explain_errors(path: Path) -> Iterator[None]:
+    """Raise an engine's error, whose exceptions have no common class, as one line about the file."""
+    try:
+        yield
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
+        message = f'{path}: cannot be run: {why[:200]}; export it again with ghost-det export'
+        raise UserError(message) from None
+
+
+def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel:
+    """Open an exported detector; ``threads`` is the number of cores to use, by default all."""
     model_files(path)
-    has = {name: find_spec(name) is not None for name in ('openvino', 'onnxruntime')}
-    if path.suffix == '.onnx' and has['onnxruntime']:
-        return OnnxModel(path, device, threads)
-    if has['openvino']:  # which reads both
-        return OpenVinoModel(path, device, threads)
-    needed = 'onnxruntime' if path.suffix == '.onnx' else 'openvino'
-    raise UserError(f'{path}: needs {needed}, which is not installed: {RUNTIME}')
+    name, model = ('onnxruntime', OnnxModel) if path.suffix == '.onnx' else ('openvino', OpenVinoModel)
+    if not find_spec(name):
+        raise UserError(f'{path}: needs {name}, which is not installed: pip install "ghost-det[runtime]"')
+    return model(path, threads)
 
 
 @functools.cache
 def openvino_core() -> Any:
-    """Return OpenVINO, one for the process.
-
-    Its CPU plugin gives the thread that first uses it a stack of its own for signal handlers, and frees that
-    with the plugin, which may be another thread's doing: the next signal then ends the process.
-
-    And two threads that are the first to look into a tensor wait for each other for ever: one has the lock of
-    a table that is made then and wants Python's, the other the other way round. Here one looks before.
-    """
+    """Return OpenVINO, one for the process: where one is freed, the next signal may end it."""
     import openvino
 
+    # The first two threads that look into a tensor at the same time deadlock over a table made then.
     for kind in (np.uint8, np.float32, np.int64):
         assert openvino.Tensor(np.zeros(1, kind)).data.dtype == kind
     return openvino.Core()
 
 
 class OpenVinoModel:
-    """A model that OpenVINO runs."""
+    """A model that OpenVINO runs, on the CPU."""
 
-    def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        self._path, self._device, self._threads = path, device, threads
-        self._core = openvino_core()
-        here = [*self._core.available_devices, 'AUTO']
-        if device not in here and device not in {name.partition('.')[0] for name in here}:
-            raise UserError(f'device {device}: OpenVINO has {", ".join(here)} here')
-        try:
-            with path.open('rb') as file:  # of another file, it tries every reader, and each complains
-                if path.suffix == '.xml' and b'<net' not in file.read(4096):
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self._path, self._threads = path, threads
+        with explain_errors(path):
+            with path.open('rb') as file:  # OpenVINO tries every reader on another file, and each complains
+                if b'<net' not in file.read(4096):
                     raise ValueError('not in the format of OpenVINO')
-            self._model = self._core.read_model(path)
-        except Exception as error:  # also what its bindings make of others
-            raise unusable(path, error) from None
-        # OpenVINO puts what an ONNX file says of itself elsewhere than its own files have it.
-        place = next((p for p in ([KEY], ['framework', KEY]) if self._model.has_rt_info(p)), None)
-        self.metadata = _metadata(None if place is None else str(self._model.get_rt_info(place).value), path)
+            self._model = openvino_core().read_model(path)
+        text = str(self._model.get_rt_info(KEY).value) if self._model.has_rt_info(KEY) else None
+        self.metadata = Metadata.from_json(text, str(path))
 
-    def engine(self, batch: int, streams: int | None) -> Engine:
-        """See `Model`."""
+    def engine(self, batch: int, single: bool) -> Engine:
+        """Compile the model for at most ``batch`` images, and with ``single`` for one batch at a time."""
         data = self.metadata
         sides = [-1, -1] if data.dynamic else [data.height, data.width]
-        options: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY' if streams == 1 else 'THROUGHPUT'}
-        if streams is not None:
-            options['NUM_STREAMS'] = streams
+        # In float32, as some processors would compute in bfloat16, also those layers of INT8 models.
+        options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'THROUGHPUT'}
+        if single:
+            options |= {'PERFORMANCE_HINT': 'LATENCY', 'NUM_STREAMS': 1}
         if self._threads is not None:
-            options['INFERENCE_NUM_THREADS'] = self._threads
-            if self._device == 'CPU':
-                # Pinned, the threads of all processes on a machine would share its first few cores.
-                options['ENABLE_CPU_PINNING'] = False
-        # Some processors would compute in bfloat16, even what is beside the integers of INT8.
-        options['INFERENCE_PRECISION_HINT'] = 'f32'
-        try:
-            # Known shapes run faster than any; a copy, as engines of several batch sizes live side by side.
+            # Pinned, the threads of all processes on a machine would share its first few cores.
+            options |= {'INFERENCE_NUM_THREADS': self._threads, 'ENABLE_CPU_PINNING': False}
+        with explain_errors(self._path):
+            # Known shapes run faster; a copy, as there may be engines of several batch sizes.
             model = self._model.clone()
             model.reshape({INPUT: [batch, *sides, 3], SIZES: [batch, 2]})
-            compiled = self._core.compile_model(model, self._device, options)
-            count = streams or int(compiled.get_property('OPTIMAL_NUMBER_OF_INFER_REQUESTS'))
+            compiled = openvino_core().compile_model(model, 'CPU', options)
+            count = 1 if single else int(compiled.get_property('OPTIMAL_NUMBER_OF_INFER_REQUESTS'))
             requests: SimpleQueue[Any] = SimpleQueue()
             for _ in range(count):
                 requests.put(compiled.create_infer_request())
-        except Exception as error:
-            raise unusable(self._path, error) from None
 
         def run(canvases: Image, sizes: Sizes) -> Raw:
             count = len(canvases)
-            if count < batch:
-                canvases, sizes = (_filled(array, batch) for array in (canvases, sizes))
             request = requests.get()
             try:
-                request.infer({INPUT: canvases, SIZES: sizes})
+                request.infer({INPUT: _fill(canvases, batch), SIZES: _fill(sizes, batch)})
                 boxes, scores, labels = (request.get_tensor(name).data[:count].copy() for name in OUTPUTS)
             finally:
                 requests.put(request)
@@ -151,51 +127,36 @@ class OpenVinoModel:
 class OnnxModel:
     """A model that ONNX Runtime runs, on the CPU."""
 
-    def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        if device != 'CPU':
-            raise UserError(f'device {device}: {path} runs on the CPU; others need an .xml for OpenVINO')
+    def __init__(self, path: Path, threads: int | None) -> None:
         self._path, self._threads = path, threads or cores()
         self._first = self._session(self._threads)
-        self.metadata = _metadata(self._first.get_modelmeta().custom_metadata_map.get(KEY), path)
+        text = self._first.get_modelmeta().custom_metadata_map.get(KEY)
+        self.metadata = Metadata.from_json(text, str(path))
 
     def _session(self, threads: int) -> Any:
-        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # else it reports to its makers
+        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # its warnings are for those who make graphs
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        try:
+        with explain_errors(self._path):
             return onnxruntime.InferenceSession(str(self._path), options, ['CPUExecutionProvider'])
-        except Exception as error:  # its own exceptions have no common class
-            raise unusable(self._path, error) from None
 
-    def engine(self, batch: int, streams: int | None) -> Engine:
-        """See `Model`; any batch is taken."""
-        count = streams or self._threads
-        session = self._first if count == 1 else self._session(max(1, self._threads // count))
+    def engine(self, batch: int, single: bool) -> Engine:
+        """See `OpenVinoModel`; the batch may have any size."""
+        session = self._first if single or self._threads == 1 else self._session(1)
 
         def run(canvases: Image, sizes: Sizes) -> Raw:
             boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases, SIZES: sizes})
             return boxes, scores, labels
 
-        return Engine(run, count)
+        return Engine(run, 1 if single else self._threads)
 
 
-def _metadata(text: str | None, path: Path) -> Metadata:
-    if text is None:
-        raise UserError(f'{path}: was not exported by ghost-det export: it has no {KEY} metadata')
-    return Metadata.from_json(text, str(path))
-
-
-def _filled(array: NDArray[Any], batch: int) -> NDArray[Any]:
+def _fill(array: NDArray[Any], batch: int) -> NDArray[Any]:
     """Return an array with rows of zeros added, up to a complete batch."""
+    if len(array) == batch:
+        return array
     return np.pad(array, ((0, batch - len(array)), *[(0, 0)] * (array.ndim - 1)))
-
-
-def unusable(path: Path, error: Exception) -> UserError:
-    """Return the error of an engine as that of the file that it is."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    why = next((line for line in lines if not line.startswith('Exception from')), type(error).__name__)
-    return UserError(f'{path}: cannot be run: {why[:200]}; export it again with ghost-det export')

@@ -1,144 +1,117 @@
-"""Any number of images through an exported detector, by many processes and machines, with Ray Data.
+"""Any number of images through an exported detector, by many processes and machines, with Ray.
 
-The list of images is cut into shards. A worker makes one Parquet file of each, whose name follows only from
-the shard and which appears complete or not at all. So whatever is killed, what is there is right, and the
-same command does what is not there.
+The list of images is cut into shards. Workers write one Parquet file of each shard, named by the shard's
+number, which appears complete or not at all. After any stop, the same command does the missing shards.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
+import os
 import re
 import socket
 import tempfile
 import time
-import warnings
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
+from ghost_det import __version__
 from ghost_det.errors import UserError
-from ghost_det.utils.files import require_writable
+from ghost_det.utils.files import PARTIAL, require_folder
 from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
-from ghost_det.utils.threads import ordered
 
 from .backends import model_files
-from .coco import say, write_coco
-from .detect import find_each, try_to_read
+from .detect import AnyDetector, find_each, read_each, say
 from .detector import Detector
-from .stores import (
-    PARTS,
-    Store,
-    agree,
-    as_parquet,
-    attempt,
-    brief,
-    digest,
-    list_images,
-    part_name,
-    read_anywhere,
-    read_shard,
-)
+from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
 
+MANIFEST = 'manifest.json'
+PARTS = 'parts'
 SHARD = 1000
-"""Images of a shard, at most, unless the user wants others."""
+"""Images of a shard, at most, unless the user chooses another number."""
 SCHEMA = pa.schema(
-    [
-        ('path', pa.string()),
-        ('width', pa.int32()),
-        ('height', pa.int32()),
-        ('boxes', pa.list_(pa.list_(pa.float32(), 4))),
-        ('scores', pa.list_(pa.float32())),
-        ('labels', pa.list_(pa.int32())),
-        ('error', pa.string()),
-    ]
+    {
+        'path': pa.string(),
+        'width': pa.int32(),
+        'height': pa.int32(),
+        'boxes': pa.list_(pa.list_(pa.float32(), 4)),
+        'scores': pa.list_(pa.float32()),
+        'labels': pa.list_(pa.int32()),
+        'error': pa.string(),
+    }
 )
-"""Of the parts: a row an image, with its size and boxes (x1 y1 x2 y2) in pixels, or why it cannot be read."""
-_COUNTS = b'counts'  # of a part, in its footer
+"""A row an image, with its size and boxes (x1 y1 x2 y2) in pixels, or why it cannot be used."""
+_ERROR = pc.field('error')
 _READERS = 4  # threads a core that read images, as most of that time may be a bucket's
 _RETRIES = 3  # of a shard whose worker died
-_FOOTERS = 32  # threads that look into parts
 
 
 class Counts(NamedTuple):
-    """What is in parts: images, those of them that cannot be used, and objects found."""
+    """Numbers of images, of those that cannot be used, and of objects."""
 
     images: int
     failed: int
     objects: int
 
 
-class Settings(NamedTuple):
-    """How a worker detects."""
+class Job(NamedTuple):
+    """What each worker gets: names and contents of the detector's files, the main one first, and options."""
 
+    model: tuple[tuple[str, bytes], ...]
+    store: Store
     batch: int
     threads: int
     score: float
 
 
-class Worker:
-    """A detector in a process of its own, which makes parts of shards; see `open_detector`."""
-
-    def __init__(self, model: dict[str, bytes], store: Store, settings: Settings) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)
-        self._store, self._settings = store, settings
-        self._detector = open_detector(model, settings)
-
-    def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
-        """Make the part of each shard; return how many images it has, some errors, or what stops the run."""
-        rows = []
-        for shard in shards['id']:
-            try:
-                count, errors = self._part(int(shard))
-                rows.append((count, '\n'.join(errors), ''))
-            except UserError as error:  # which Ray would wrap in others
-                rows.append((0, '', str(error)))
-        return dict(zip(('images', 'errors', 'stop'), map(list, zip(*rows))))
-
-    def _part(self, shard: int) -> tuple[int, list[str]]:
-        rows = list(self._rows(read_shard(self._store, shard)))
-        errors = [row[-1] for row in rows if row[-1]]
-        counts = Counts(len(rows), len(errors), sum(len(row[4]) for row in rows))
-        columns = [pa.array(column, kind) for column, kind in zip(zip(*rows), SCHEMA.types)]
-        schema = SCHEMA.with_metadata({_COUNTS: json.dumps(counts)})
-        self._store.write(part_name(shard), as_parquet(pa.Table.from_arrays(columns, schema=schema)))
-        return len(rows), errors[:3]
-
-    def _rows(self, paths: list[str]) -> Iterator[tuple[Any, ...]]:
-        """Yield a row of `SCHEMA` for each image, in order."""
-        loaded = ordered(partial(try_to_read, read_anywhere), paths, _READERS * self._settings.threads)
-        for path, image, found in find_each(self._detector, loaded, self._settings.batch):
-            if isinstance(found, UserError):
-                yield path, None, None, [], [], [], str(found)
-            else:
-                height, width = image.shape[:2]
-                yield path, width, height, list(found.boxes), found.scores, found.labels, None
-
-
-def open_detector(model: dict[str, bytes], settings: Settings) -> Detector:
-    """Open a detector of files by name that are in memory, the main one first, and have it ready."""
+@functools.lru_cache(1)
+def open_detector(job: Job) -> Detector:
+    """Open the detector of a job, once in each worker."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in model.items():
+        for name, content in job.model:
             Path(folder, name).write_bytes(content)
-        detector = Detector(
-            Path(folder, next(iter(model))), threads=settings.threads, score_threshold=settings.score
-        )
+        path = Path(folder, job.model[0][0])
+        detector = Detector(path, threads=job.threads, score_threshold=job.score)
         # Engines are made at their first use, and may read the files again.
         blank = np.zeros((detector.metadata.height, detector.metadata.width, 3), np.uint8)
-        list(detector.stream([blank], settings.batch))
+        list(detector.stream([blank], job.batch))
     return detector
+
+
+def detect_shard(shard: int, paths: list[str], job: Job) -> tuple[int, list[str]]:
+    """Write the part of a shard, and return its number of images and some of their errors."""
+    cv2.setNumThreads(1)
+    rows = detect_rows(open_detector(job), paths, job.batch, _READERS * job.threads)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression='zstd')
+    job.store.write(part_name(shard), sink.getvalue())
+    return len(rows), [row['error'] for row in rows if 'error' in row][:3]
+
+
+def detect_rows(detector: AnyDetector, paths: list[str], batch: int, threads: int) -> list[dict[str, Any]]:
+    """Return a row of `SCHEMA` for each image, in order."""
+    rows: list[dict[str, Any]] = []
+    for path, image, found in find_each(detector, read_each(read_anywhere, paths, threads), batch):
+        if isinstance(found, UserError):
+            rows.append(dict(path=path, boxes=[], scores=[], labels=[], error=str(found)))
+        else:
+            columns = {key: getattr(found, key).tolist() for key in ('boxes', 'scores', 'labels')}
+            rows.append(dict(path=path, height=image.shape[0], width=image.shape[1], **columns))
+    return rows
 
 
 def detect_many(
@@ -154,59 +127,84 @@ def detect_many(
     limit: int | None = None,
     address: str | None = None,
     retry: bool = False,
-    coco: Path | None = None,
 ) -> Counts:
     """Detect in all images of a source that ``out`` has no results of, and return what it has then.
 
-    The options are those of ``ghost-det detect-many``. Ray is started on this machine where it does not run
-    and no ``address`` is given.
+    The options are those of ``ghost-det detect-many``. Ray is started on this machine where it is not
+    running and no ``address`` is given.
     """
-    names = model_files(Path(model))
-    files = attempt('read', model, lambda: {file.name: file.read_bytes() for file in names})
-    settings = Settings(batch, threads, score)
-    classes = list(open_detector(files, settings).classes)
-    store = Store.made(out, '-o')
-    if coco:
-        require_writable(coco, '--coco')
-    folder, paths = list_images(source, column, out)
-    paths = paths if limit is None else paths[:limit]
-    # Enough shards that no worker is long without one while others end theirs.
-    few = -(-len(paths) // (4 * (workers or cores())))
+    files = tuple((file.name, file.read_bytes()) for file in model_files(Path(model)))
+    store = Store(out.rstrip('/') if is_uri(out) else os.path.abspath(out))
+    job = Job(files, store, batch, threads, score)
+    classes = list(open_detector(job).classes)
+    if not is_uri(out):
+        require_folder(out, '-o')
+    paths = list_images(source, column, out)[:limit]
+    with locate(source):  # a name may not be UTF-8
+        listed = hashlib.sha256('\0'.join(paths).encode()).hexdigest()
     expected = {
-        'format': 1,
-        'model': hashlib.sha256(b''.join(files.values())).hexdigest(),
+        'format': 2,
+        'model': hashlib.sha256(b''.join(content for _, content in files)).hexdigest(),
         'classes': classes,
         'score': score,
-        'folder': folder,
         'images': len(paths),
-        'list': digest(paths),
-        'shard': shard or min(SHARD, few),
+        'list': listed,
     }
-    manifest = agree(store, expected, shard, paths)
-    count = -(-len(paths) // manifest['shard'])
-    todo = _missing(store, count, retry)
-    done = len(paths) - sum(min(manifest['shard'], len(paths) - each * manifest['shard']) for each in todo)
-    say(f'{plural(len(paths), "image")} in {plural(count, "shard")}; {done} are done already')
+    usual = min(SHARD, -(-len(paths) // (4 * (workers or cores()))))  # no worker is idle for long at the end
+    size = _claim(store, expected, shard, usual)
+    shards = [paths[start : start + size] for start in range(0, len(paths), size)]
+    present = _numbers(store.names(PARTS))
+    if retry and present:
+        failed = store.table(map(part_name, present), columns=['__filename'], filter=pc.is_valid(_ERROR))
+        present -= _numbers(failed['__filename'].unique().to_pylist())
+    todo = {each: images for each, images in enumerate(shards) if each not in present}
+    done = len(paths) - sum(map(len, todo.values()))
+    say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} are done already')
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
-        resources: Any = ray.cluster_resources  # untyped
-        workers = workers or max(1, int(resources()['CPU']) // threads)
-        _run(todo, (files, store, settings), min(workers, len(todo)), (done, len(paths)))
-    total = _total(store, count, len(paths))
-    store.sweep(PARTS)
-    if coco:
-        write_coco(coco, Path(model).name, classes, folder, lambda: _tables(store, count))
-    return total
+        _run(todo, job, workers)
+    absent = sorted(set(range(len(shards))) - _numbers(store.names(PARTS)))
+    if absent:
+        raise UserError(
+            f'-o {out}: {len(absent)} of {len(shards)} parts are missing, as {part_name(absent[0])}: '
+            'the machines of a cluster must share this folder'
+        )
+    if not is_uri(out):
+        for path in Path(out, PARTS).glob(f'{PARTIAL}*'):  # of killed workers
+            path.unlink(missing_ok=True)
+    counts = {'failed': pc.is_valid(_ERROR), 'objects': pc.list_value_length(pc.field('labels'))}
+    table = store.table(map(part_name, range(len(shards))), columns=counts)
+    return Counts(len(table), *(pc.sum(column).as_py() for column in table.columns))
 
 
-def _missing(store: Store, count: int, retry: bool) -> list[int]:
-    """Return the shards that have no part; and with ``retry`` those whose part has errors."""
-    matches = (re.fullmatch(r'part-(\d+)\.parquet', name) for name in store.names(PARTS))
-    there = {int(match[1]) for match in matches if match}
-    if retry:
-        parts = ordered(lambda each: (each, _count(store, each)), sorted(there), _FOOTERS)
-        there = {each for each, counts in parts if not counts.failed}
-    return [each for each in range(count) if each not in there]
+def _claim(store: Store, expected: dict[str, Any], shard: int | None, usual: int) -> int:
+    """Write the manifest, or check that the one there is of the same run; return its images in a shard."""
+    if MANIFEST not in store.names(''):
+        if store.names(PARTS):
+            raise UserError(f'-o {store.root}: has parts but no {MANIFEST}; choose another folder')
+        content = {**expected, 'shard': shard or usual, 'ghost_det_version': __version__}
+        store.write(MANIFEST, json.dumps(content, indent=1).encode())
+        return shard or usual
+    with locate(f'{store.root}/{MANIFEST}'):  # may be another program's
+        found = dict(json.loads(store.read(MANIFEST)))
+    for key, value in {**expected, 'shard': shard or found.get('shard')}.items():
+        if found.get(key) != value:
+            raise UserError(
+                f'-o {store.root}: holds results of another run: {key} {str(value)[:40]}, there '
+                f'{str(found.get(key))[:40]}. Choose another folder, or the same model, images and settings'
+            )
+    return int(found['shard'])
+
+
+def part_name(shard: int) -> str:
+    """Return the name of a shard's part."""
+    return f'{PARTS}/part-{shard:08d}.parquet'
+
+
+def _numbers(names: Iterable[str]) -> set[int]:
+    """Return the shards whose parts are among files."""
+    matches = (re.search(r'(?:^|/)part-(\d+)\.parquet$', name) for name in names)
+    return {int(match[1]) for match in matches if match}
 
 
 def _start_ray(address: str | None, cpus: int) -> None:
@@ -215,82 +213,46 @@ def _start_ray(address: str | None, cpus: int) -> None:
     quiet: dict[str, Any] = {'logging_level': logging.ERROR, 'log_to_driver': False}
     host, _, port = (address or '').rpartition(':')
     try:
-        if host and port.isdecimal():  # for which Ray would wait a quarter of an hour
+        if host:  # Ray would wait a quarter of an hour for it
             socket.create_connection((host.rpartition('/')[2], int(port)), timeout=10).close()
         if address:
             ray.init(address=address, **quiet)
         else:
-            # The store holds the model, and otherwise only numbers of shards.
-            memory = 256 * 2**20
+            memory = 2**28  # for little but the model
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(f'--address {address}: no Ray cluster can be joined: {brief(error)}') from None
 
 
-def _run(todo: list[int], arguments: tuple[Any, ...], workers: int, progress: tuple[int, int]) -> None:
-    """Have workers make the parts of shards."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # what it tells is raised, too
-    shards = ray.data.from_items([{'id': shard} for shard in todo], override_num_blocks=len(todo))
-    threads = arguments[-1].threads
-    with warnings.catch_warnings():
-        # Ray 2.60 has no other way to bound retries, and takes this one away in 2.64.
-        warnings.simplefilter('ignore', DeprecationWarning)
-        made = shards.map_batches(
-            Worker,
-            fn_constructor_args=arguments,
-            batch_size=1,
-            # None waits behind a busy worker while another is idle.
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            num_cpus=threads,
-            max_task_retries=_RETRIES,
-            runtime_env={'env_vars': {RUNTIME: '1', 'OMP_NUM_THREADS': str(threads)}},
-        )
-    done, total = progress
+def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
+    """Write the parts of shards, as tasks of Ray: as many at a time as there are workers."""
+    resources: Any = ray.cluster_resources  # untyped
+    workers = min(len(todo), workers or max(1, int(resources()['CPU']) // job.threads))
+    task: Any = ray.remote(detect_shard).options(
+        num_cpus=job.threads,
+        max_retries=_RETRIES,
+        runtime_env={'env_vars': {RUNTIME: '1', 'OMP_NUM_THREADS': str(job.threads)}},
+    )
+    shared = ray.put(job)
+    waiting = iter(todo.items())
+    running = [task.remote(*each, shared) for each in islice(waiting, workers)]
+    total = sum(map(len, todo.values()))
     start = time.perf_counter()
     try:
-        with tqdm(total=total, initial=done, unit='image', disable=None) as bar:
-            for row in made.iter_rows():
-                if row['stop']:
-                    raise UserError(row['stop'])
-                bar.update(int(row['images']))
-                for line in filter(None, row['errors'].split('\n')):
+        with tqdm(total=total, unit='image', disable=None) as bar:
+            while running:
+                (finished, *_), running = ray.wait(running)
+                count, errors = ray.get(finished)
+                running += [task.remote(*each, shared) for each in islice(waiting, 1)]
+                bar.update(count)
+                for line in errors:
                     say(f'error: {line}')
-    except ray.exceptions.RayActorError as error:
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
         raise UserError(
             f'workers died {_RETRIES + 1} times over one shard: of too little memory, or of an image that '
             f'crashes the decoder. What is done is kept. Ray says: {brief(error)}'
         ) from None
     seconds = time.perf_counter() - start
-    count = total - done
-    by = plural(workers, 'worker')
-    say(f'{plural(count, "image")} in {seconds:.1f} s by {by}: {count / seconds:.1f} images/s')
-
-
-def _count(store: Store, shard: int) -> Counts:
-    with store.open(part_name(shard)) as file:
-        try:
-            return Counts(*json.loads(pq.ParquetFile(file).metadata.metadata[_COUNTS]))
-        except (pa.ArrowInvalid, KeyError, TypeError):
-            raise UserError(f'{store.root}/{part_name(shard)}: damaged; remove it') from None
-
-
-def _total(store: Store, count: int, images: int) -> Counts:
-    absent = _missing(store, count, retry=False)
-    if absent:
-        raise UserError(
-            f'-o {store.root}: {len(absent)} of {count} parts are not there, as {part_name(absent[0])}: the '
-            'machines of a cluster must share this folder'
-        )
-    counts = ordered(lambda each: _count(store, each), range(count), _FOOTERS)
-    total = Counts(*map(sum, zip(*counts)))
-    if total.images != images:
-        raise UserError(f'-o {store.root}: expected {images} images, got {total.images}; use another folder')
-    return total
-
-
-def _tables(store: Store, count: int) -> Iterable[Any]:
-    for shard in range(count):
-        with store.open(part_name(shard)) as file:
-            yield pq.read_table(file)
+    say(f'{plural(total, "image")} in {seconds:.1f} s: {total / seconds:.1f} images/s')

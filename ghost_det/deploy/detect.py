@@ -1,16 +1,16 @@
-"""Images and videos through a detector, into pictures, videos and json."""
+"""Run a detector over images and videos; write pictures, videos and JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +22,6 @@ from ghost_det.utils.images import Image, encode_image, find_images, picture_nam
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
-from .coco import Results, say
 from .detector import Detections
 from .draw import draw
 from .video import VIDEOS, VideoReader, is_camera, write_video
@@ -32,6 +31,36 @@ RESULTS = 'detections.json'
 P = TypeVar('P')
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print above a progress bar; names of files may hold bytes that are not text."""
+    tqdm.write(text.encode(errors='backslashreplace').decode(), file=stream or sys.stdout)
+
+
+class Results:
+    """Detections by image in COCO's format; ``content`` is the content of the JSON file."""
+
+    def __init__(self, model: str, classes: Sequence[str]) -> None:
+        categories = [{'id': label + 1, 'name': name} for label, name in enumerate(classes)]
+        self.content: dict[str, Any] = {'model': model, 'categories': categories}
+        self.content |= {'images': [], 'results': [], 'errors': []}
+        self._ids = range(1, len(classes) + 1)
+
+    def add(self, name: str, size: Sequence[int], found: Detections, **more: Any) -> None:
+        """Add the detections in an image; ``size`` is its height and width."""
+        entry = {'id': len(self.content['images']) + 1, 'file_name': name, **more}
+        self.content['images'].append({**entry, 'height': size[0], 'width': size[1]})
+        self.content['results'] += found.to_coco(entry['id'], self._ids)
+
+    def fail(self, name: str, error: object) -> None:
+        """Add an image that cannot be used, and print why."""
+        say(f'error: {error}', sys.stderr)
+        self.content['errors'].append({'file_name': name, 'error': str(error)})
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file."""
+        write_file(path, json.dumps(self.content, allow_nan=False).encode())
+
+
 class AnyDetector(Protocol):
     """An exported detector, or one in torch."""
 
@@ -39,15 +68,6 @@ class AnyDetector(Protocol):
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
         """See `Detector.stream`."""
-
-
-class Job(NamedTuple):
-    """How images and videos are worked at; ``targets`` are the pictures and videos to write, by source."""
-
-    detector: AnyDetector
-    batch: int
-    threads: int
-    targets: dict[str, Path]
 
 
 def detect_files(
@@ -62,35 +82,39 @@ def detect_files(
 ) -> int:
     """Run a detector over images and videos, and return how many of them cannot be used.
 
-    ``model`` names the detector in the json file. ``sources`` are images, folders of them, videos, and
-    numbers of cameras. Pictures in ``out`` are laid out as the images are.
+    ``model`` names the detector in the JSON file. ``sources`` are images, folders of them, videos, and
+    numbers of cameras. Pictures keep the folders of their images.
     """
     if not json_file and not pictures:
         raise UserError('--no-pictures without --json: nothing would be written')
-    videos = [source for source in dict.fromkeys(sources) if is_camera(source) or _is_video(source)]
-    files = [Path(source) for source in sources if source not in videos]
+    videos = [source for source in dict.fromkeys(sources) if _is_video(source)]
     inside = out.resolve()
-    images = find_images(files, skip=lambda path: path.resolve().is_relative_to(inside))
+    images = find_images(
+        (Path(source) for source in sources if source not in videos),
+        skip=lambda path: path.resolve().is_relative_to(inside),
+    )
     root = os.path.commonpath([os.path.abspath(image.parent) for image in images]) if images else ''
     names = {image: os.path.relpath(image, root) for image in images}
-    targets = {}
+    targets: dict[Path | str, Path] = {}
     if pictures:
-        targets = {str(path): out / Path(name).with_name(picture_name(path)) for path, name in names.items()}
-        targets |= {source: _video_target(source, out) for source in videos}
+        targets |= {path: out / Path(name).with_name(picture_name(path)) for path, name in names.items()}
+        targets |= {source: out / _video_name(source) for source in videos}
         _check_targets(targets, out)
-    cv2.setLogLevel(0)  # of a damaged file we say more ourselves
+    cv2.setLogLevel(0)  # our own message about a damaged file says more
     require_folder(out, '-o')
     if json_file:
         require_writable(out / RESULTS, '--json')
     results = Results(model, detector.classes)
-    job = Job(detector, batch, threads or 2, targets)
     start = time.perf_counter()
-    _detect_images(job, names, results)
+    _detect_images(detector, names, targets, results, batch, threads or 2)
     for source in videos:
-        _detect_video(job, source, results)
+        try:
+            _detect_video(detector, source, targets.get(source), results, batch)
+        except UserError as error:
+            results.fail(source, error)
     seconds = time.perf_counter() - start
     if json_file:
-        write_file(out / RESULTS, json.dumps(results.content, allow_nan=False).encode())
+        results.save(out / RESULTS)
     count, objects, failed = (len(results.content[key]) for key in ('images', 'results', 'errors'))
     say(
         f'{plural(count, "image")} in {seconds:.1f} s: {count / max(seconds, 1e-9):.1f} images/s with '
@@ -100,142 +124,133 @@ def detect_files(
 
 
 def _is_video(source: str) -> bool:
-    return source.lower().endswith(VIDEOS) and not Path(source).is_dir()
+    return is_camera(source) or (source.lower().endswith(VIDEOS) and not Path(source).is_dir())
 
 
-def _video_target(source: str, out: Path) -> Path:
-    if is_camera(source):
-        return out / f'camera-{source}.mp4'
-    return out / (Path(source).name if source.lower().endswith('.mp4') else f'{Path(source).name}.mp4')
+def _video_name(source: str) -> str:
+    name = f'camera-{source}' if is_camera(source) else Path(source).name
+    return name if name.lower().endswith('.mp4') else f'{name}.mp4'
 
 
-def _check_targets(targets: dict[str, Path], out: Path) -> None:
-    read = {Path(source).resolve() for source in targets}
-    made = Counter(target.resolve() for target in targets.values())
+def _check_targets(targets: dict[Path | str, Path], out: Path) -> None:
+    inputs = {Path(source).resolve() for source in targets}
+    outputs = Counter(target.resolve() for target in targets.values())
     for target in targets.values():
-        if target.resolve() in read or made[target.resolve()] > 1:
+        if target.resolve() in inputs or outputs[target.resolve()] > 1:
             raise UserError(
-                f'-o {out}: {target} would be replaced: it is read, or made of two sources: choose another '
+                f'-o {out}: {target} would replace an input, or the picture of another one: choose another '
                 'folder, or rename a source'
             )
 
 
-def _detect_images(job: Job, names: dict[Path, str], results: Results) -> None:
-    """Detect in image files, which threads read and write while others detect."""
+def _detect_images(
+    detector: AnyDetector,
+    names: dict[Path, str],
+    targets: dict[Path | str, Path],
+    results: Results,
+    batch: int,
+    threads: int,
+) -> None:
+    """Detect in image files, which threads read and write meanwhile."""
 
     def detected() -> Iterator[tuple[Path, Image, Detections]]:
-        loaded = ordered(partial(try_to_read, read_image), names, job.threads)
-        for path, image, found in find_each(job.detector, loaded, job.batch):
-            bar.update()
+        for path, image, found in find_each(detector, read_each(read_image, names, threads), batch):
             if isinstance(found, UserError):
                 results.fail(names[path], found)
             else:
-                results.add(names[path], image, found)
+                results.add(names[path], image.shape, found)
                 yield path, image, found
 
     def write(item: tuple[Path, Image, Detections]) -> None:
         path, image, found = item
-        target = job.targets.get(str(path))
+        target = targets.get(path)
         if target is None:
             return
         try:
-            content = encode_image(draw(image, found, job.detector.classes), target.suffix)
+            write_file(target, encode_image(draw(image, found, detector.classes), target.suffix))
         except UserError as error:
             results.fail(names[path], UserError(f'{path}: {error}'))
-        else:
-            write_file(target, content)
 
-    with tqdm(total=len(names), unit='image', disable=None if names else True) as bar:
-        for _ in ordered(write, detected(), job.threads):
-            pass
+    pictures = ordered(write, detected(), threads)
+    for _ in tqdm(pictures, total=len(names), unit='image', disable=None if names else True):
+        pass
 
 
-def _detect_video(job: Job, source: str, results: Results) -> None:
-    """Detect in the frames of a video; of a camera, until Ctrl-C."""
-    try:
-        reader = VideoReader(source)
-    except UserError as error:
-        results.fail(source, error)
-        return
-    index = -1
-    with contextlib.ExitStack() as closing:
-        target = job.targets.get(source)
-        write = closing.enter_context(write_video(target, reader.fps)) if target else None
-        bar = closing.enter_context(tqdm(total=reader.count or None, unit='frame', disable=None))
-        frames = ((f'{source}: frame {index}', frame) for index, frame in enumerate(reader))
+def _detect_video(
+    detector: AnyDetector, source: str, target: Path | None, results: Results, batch: int
+) -> None:
+    """Detect in the frames of a video, or of a camera until Ctrl-C."""
+    reader = VideoReader(source)
+    frames = ((f'{source}: frame {number}', frame) for number, frame in enumerate(reader))
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(write_video(target, reader.fps)) if target else None
+        bar = stack.enter_context(tqdm(total=reader.count or None, unit='frame', disable=None))
+        if reader.is_camera:
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        for index, (_, frame, found) in enumerate(find_each(detector, frames, batch)):
+            if isinstance(found, UserError):
+                raise found
+            results.add(source, frame.shape, found, frame=index)
+            if write:
+                write(draw(frame, found, detector.classes))
+            bar.update()
+
+
+def read_each(
+    read: Callable[[P], Image], paths: Iterable[P], threads: int
+) -> Iterator[tuple[P, Image | UserError]]:
+    """Yield each path with its image, or why there is none, in order."""
+
+    def attempt(path: P) -> tuple[P, Image | UserError]:
         try:
-            for index, (_, frame, found) in enumerate(find_each(job.detector, frames, job.batch)):
-                if isinstance(found, UserError):
-                    results.fail(source, UserError(f'{found}; what follows is left out'))
-                    break
-                results.add(source, frame, found, frame=index)
-                if write:
-                    write(draw(frame, found, job.detector.classes))
-                bar.update()
-        except KeyboardInterrupt:
-            if not reader.is_camera:
-                raise
-    if index < 0:
-        results.fail(source, UserError(f'{source}: no frame of it can be read'))
+            return path, read(path)
+        except UserError as error:
+            return path, error
 
-
-def try_to_read(read: Callable[[P], Image], path: P) -> tuple[P, Image | UserError]:
-    """Return a path, and its image or why it cannot be read."""
-    try:
-        return path, read(path)
-    except UserError as error:
-        return path, error
+    return ordered(attempt, paths, threads)
 
 
 def find_each(
     detector: AnyDetector, items: Iterable[tuple[P, Image | UserError]], batch: int
 ) -> Iterator[tuple[P, Any, Detections | UserError]]:
-    """Yield the name and image of each item, in order, and what is found in it, or why nothing could be.
+    """Yield the name and image of each item, in order, and the detections or why there are none.
 
-    An item may be an error already, and has no image then. Where the detector fails, the images that it was
-    given until then are tried one at a time. What it raises of a plain image as well, or ``items`` raises, is
-    raised.
+    Where the detector fails, the images it was working on are tried one at a time. Errors of ``items``, and
+    errors of the detector that no image or a plain image causes as well, are raised.
     """
     source = iter(items)
-    sent: deque[tuple[P, Image | UserError]] = deque()
-    broken = False
+    sent: deque[tuple[P, Any]] = deque()
 
     def feed() -> Iterator[Image]:
-        nonlocal broken
-        try:
-            for item in source:
-                sent.append(item)
-                if not isinstance(item[1], UserError):
-                    yield item[1]
-        except Exception:
-            broken = True
-            raise
-
-    def unreadable() -> Iterator[tuple[P, Any, Any]]:
-        while sent and isinstance(sent[0][1], UserError):
-            name, error = sent.popleft()
-            yield name, None, error
+        for name, image in source:
+            sent.append((name, image))
+            if not isinstance(image, UserError):
+                yield image
 
     while True:
         try:
             for found in detector.stream(feed(), batch):
-                yield from unreadable()
+                while isinstance(sent[0][1], UserError):
+                    name, error = sent.popleft()
+                    yield name, error, error
                 yield (*sent.popleft(), found)
-            yield from unreadable()
+            yield from ((name, error, error) for name, error in sent)
             return
         except Exception:
-            if broken or not sent:
+            retried = [(name, image, _find_one(detector, image, name)) for name, image in sent]
+            yield from retried
+            if not any(isinstance(found, UserError) and found is not image for _, image, found in retried):
                 raise
-        while sent:
-            name, image = sent.popleft()
-            yield name, image, image if isinstance(image, UserError) else _find_one(detector, image, name)
+            sent.clear()
 
 
-def _find_one(detector: AnyDetector, image: Image, name: object) -> Detections | UserError:
+def _find_one(detector: AnyDetector, image: Image | UserError, name: object) -> Detections | UserError:
+    if isinstance(image, UserError):
+        return image
     try:
         return next(iter(detector.stream([image])))
     except Exception as error:
-        # Is the detector to blame, and not the image? Then this raises.
+        # Raises where the detector is to blame, not the image.
         list(detector.stream([np.full((480, 640, 3), 128, np.uint8)]))
         why = str(error) if isinstance(error, UserError) else reason(error)
         return UserError(f'{name}: the detector cannot run on {image.shape[1]} x {image.shape[0]} px: {why}')

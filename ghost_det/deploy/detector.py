@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +18,18 @@ from ghost_det.errors import UserError
 from ghost_det.utils.images import Image
 from ghost_det.utils.threads import ordered
 
-from .backends import Engine, Raw, open_model, unusable
+from .backends import Engine, explain_errors, open_model
 from .letterbox import Placement, image_sizes, letterbox, to_image
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in an image, the highest-scoring first.
+    """Detections in an image, the highest-scoring first.
 
     Attributes:
         boxes: ``[n, 4]`` float32: x1 y1 x2 y2 in pixels of the image.
         scores: ``[n]`` float32, from 0 to 1.
-        labels: ``[n]`` int64, places in the detector's classes.
+        labels: ``[n]`` int64, indices into the detector's classes.
     """
 
     boxes: NDArray[np.float32]
@@ -57,15 +58,12 @@ class Detector:
     """An exported detector; needs numpy, OpenCV, and OpenVINO or ONNX Runtime, but no torch.
 
     Args:
-        path: ``NAME.onnx`` or ``NAME.xml``, of ``ghost-det export``.
-        device: ``'CPU'``; for an ``.xml`` also another one of OpenVINO's, as ``'GPU'`` or ``'AUTO'``.
+        path: ``NAME.onnx`` or ``NAME.xml``, from ``ghost-det export``.
         threads: cores to use; ``None`` for all that this process may use.
-        score_threshold: what scores less is left out; ``None`` for the least that the graph gives out, which
-            a lower one does not change.
-        streams: batches that `stream` works at, at a time; ``None`` has the engine choose.
+        score_threshold: the minimum score; ``None``, or any lower one, for the minimum built into the graph.
 
     Attributes:
-        metadata: what the file says of itself.
+        metadata: the description in the file.
         classes: names, by label.
 
     Raises:
@@ -81,110 +79,84 @@ class Detector:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        device: str = 'CPU',
         threads: int | None = None,
         score_threshold: float | None = None,
-        streams: int | None = None,
     ) -> None:
-        for name, number in (('threads', threads), ('streams', streams)):
-            if number is not None and number < 1:
-                raise UserError(f'{name}: expected a number from 1 up, got {number}')
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise UserError(f'score_threshold: expected a number from 0 to 1, got {score_threshold}')
         self._path = Path(path)
-        self._model = open_model(self._path, device, threads)
+        self._model = open_model(self._path, threads)
         self.metadata = self._model.metadata
         self.classes = self.metadata.classes
         self._least = self.metadata.score_threshold if score_threshold is None else score_threshold
-        self._streams = streams
-        self._engines: dict[tuple[int, int | None], Engine] = {}
+        self._engines: dict[tuple[int, bool], Engine] = {}
 
-    @overload
-    def __call__(self, images: Image) -> Detections: ...
-
-    @overload
-    def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
-
-    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
-        """Find objects in an image, by all cores; or in each of a list of images, as `stream` does.
+    def __call__(self, image: Image) -> Detections:
+        """Find objects in an image, with all cores.
 
         Args:
-            images: ``[height, width, 3]`` of uint8, in OpenCV's order (BGR), of any size; or several.
+            image: ``[height, width, 3]`` of uint8, in OpenCV's order (BGR), of any size.
 
         Raises:
-            UserError: an image is something else.
+            UserError: it has another type or shape.
         """
-        if isinstance(images, np.ndarray):
-            return self._find(self._engine(1, 1), [images])[0]
-        return list(self.stream(images))
+        return self._find(self._engine(1, single=True), [image])[0]
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
-        """Yield what is found in each image, in order, while later ones are worked at.
+        """Yield the detections in each image, in order, working a few batches ahead.
 
         Args:
-            images: as in a call; taken a few batches ahead.
-            batch: images that the graph is given at a time. On a CPU, one at a time is mostly fastest.
+            images: as in a call.
+            batch: images in a batch of the graph. On a CPU, 1 is mostly fastest.
 
         Raises:
-            UserError: an image is something else.
+            UserError: an image has another type or shape.
         """
         if batch < 1:
             raise UserError(f'batch: expected a number from 1 up, got {batch}')
         source = iter(images)
-        first = list(islice(source, batch))  # all, perhaps: for one image, no graph for a hundred is made
-        engine = self._engine(max(1, len(first)), self._streams)
+        first = list(islice(source, batch))  # perhaps all: a single image needs no graph for a hundred
+        engine = self._engine(max(1, len(first)))
         groups = chain([first] if first else [], iter(lambda: list(islice(source, batch)), []))
-        found = ordered(lambda group: self._find(engine, group), groups, engine.requests)
-        return chain.from_iterable(found)
+        return chain.from_iterable(ordered(partial(self._find, engine), groups, engine.requests))
 
     def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
         """Find objects in an image as a call does, and measure the seconds that each step takes.
 
         Returns:
-            What is found; and the seconds of ``'prepare'`` (onto the canvas), ``'network'`` (with its
+            The detections; and the seconds of ``'prepare'`` (onto the canvas), ``'network'`` (with its
             non-maximum suppression) and ``'boxes'`` (back into the image).
         """
-        engine = self._engine(1, 1)
-        times = [perf_counter()]
-        canvases, places = self._prepare([image])
-        times.append(perf_counter())
-        raw = self._run(engine, canvases, places)
-        times.append(perf_counter())
-        (found,) = self._finish(raw, places)
-        times.append(perf_counter())
-        return found, dict(zip(('prepare', 'network', 'boxes'), np.diff(times).tolist()))
+        times: dict[str, float] = {}
+        (found,) = self._find(self._engine(1, single=True), [image], times)
+        return found, times
 
-    def _engine(self, batch: int, streams: int | None) -> Engine:
-        if (batch, streams) not in self._engines:
-            self._engines[batch, streams] = self._model.engine(batch, streams)
-        return self._engines[batch, streams]
+    def _engine(self, batch: int, single: bool = False) -> Engine:
+        if (batch, single) not in self._engines:
+            self._engines[batch, single] = self._model.engine(batch, single)
+        return self._engines[batch, single]
 
-    def _find(self, engine: Engine, images: Sequence[Image]) -> list[Detections]:
-        canvases, places = self._prepare(images)
-        return self._finish(self._run(engine, canvases, places), places)
-
-    def _prepare(self, images: Sequence[Image]) -> tuple[Image, list[Placement]]:
+    def _find(
+        self, engine: Engine, images: Sequence[Image], times: dict[str, float] | None = None
+    ) -> list[Detections]:
         for image in images:
             _check_image(image)
-        return letterbox(images, self.metadata)
-
-    def _run(self, engine: Engine, canvases: Image, places: Sequence[Placement]) -> Raw:
-        try:
-            return engine.run(canvases, image_sizes(canvases, places, self.metadata))
-        except Exception as error:  # a graph that does not keep to its metadata
-            raise unusable(self._path, error) from None
-
-    def _finish(self, raw: Raw, places: Sequence[Placement]) -> list[Detections]:
-        return [detections(*each, self._least) for each in zip(*raw, places)]
+        start = perf_counter()
+        canvases, places = letterbox(images, self.metadata)
+        prepared = perf_counter()
+        with explain_errors(self._path):  # as of a graph that does not fit its metadata
+            raw = engine.run(canvases, image_sizes(canvases, places, self.metadata))
+        run = perf_counter()
+        found = [detections(*each, self._least) for each in zip(*raw, places)]
+        if times is not None:
+            times |= {'prepare': prepared - start, 'network': run - prepared, 'boxes': perf_counter() - run}
+        return found
 
 
 def detections(
     boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement, least: float = 0.0
 ) -> Detections:
-    """Return what a graph found in one image, in the image's pixels.
-
-    Boxes ``[K, 4]`` are in pixels of the canvas; rows without a detection have label -1.
-    """
+    """Return the detections in one image, in its pixels, from a graph's outputs on the canvas."""
     kept = (labels >= 0) & (scores >= least) & np.isfinite([*boxes.T, scores]).all(axis=0)
     boxes = to_image(boxes, at)
     kept &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -192,10 +164,6 @@ def detections(
 
 
 def _check_image(image: Any) -> None:
-    if not isinstance(image, np.ndarray):
-        found = type(image).__name__
-    elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return
-    else:
-        found = f'{image.dtype} {image.shape}'
-    raise UserError(f'expected an image, uint8 [height, width, 3] in BGR, got {found}')
+    kind, shape = getattr(image, 'dtype', type(image).__name__), list(getattr(image, 'shape', []))
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise UserError(f'expected an image, uint8 [height, width, 3] in BGR, got {kind} {shape}')

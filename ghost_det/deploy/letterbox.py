@@ -15,7 +15,7 @@ from .metadata import Metadata
 
 
 class Placement(NamedTuple):
-    """Where an image lies: its own size, and its size on the canvas, whose top left corner is its own."""
+    """The size of an image, and its size on the canvas, where it lies at the top left."""
 
     width: int
     height: int
@@ -24,10 +24,9 @@ class Placement(NamedTuple):
 
 
 def place(width: int, height: int, metadata: Metadata) -> Placement:
-    """Return the size that an image is given, as mmdet's ``Resize`` has it.
+    """Return the size of an image on the canvas, as mmdet's ``Resize`` computes it.
 
-    A canvas of one fixed size that is not square is wide or high, and an image of the other kind would be
-    larger than it: such a one, which mmdet would give another canvas, is made to fit.
+    mmdet turns a canvas that is not square for upright images; on a fixed one they are made to fit.
     """
     if not metadata.keep_ratio:
         return Placement(width, height, *metadata.scale)
@@ -35,14 +34,17 @@ def place(width: int, height: int, metadata: Metadata) -> Placement:
     scale = min(max(sides) / max(width, height), min(sides) / min(width, height))
     if not metadata.dynamic:
         scale = min(scale, metadata.width / width, metadata.height / height)
-    # A line of one pixel would vanish.
     return Placement(width, height, max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
 
 
 def letterbox(images: Sequence[Image], metadata: Metadata) -> tuple[Image, list[Placement]]:
-    """Return canvases ``[N, H, W, 3]`` with an image each at the top left, and where the images lie."""
+    """Return canvases ``[N, H, W, 3]`` with one image each, and the images' placements."""
     places = [place(image.shape[1], image.shape[0], metadata) for image in images]
-    height, width = padded_size(places, metadata) if metadata.dynamic else (metadata.height, metadata.width)
+    height, width = metadata.height, metadata.width
+    if metadata.dynamic:  # as mmdet pads a batch
+        divisor = metadata.size_divisor
+        height = -(-max(at.new_height for at in places) // divisor) * divisor
+        width = -(-max(at.new_width for at in places) // divisor) * divisor
     canvases = np.empty((len(images), height, width, 3), np.uint8)
     for canvas, image, at in zip(canvases, images, places):
         size = at.new_width, at.new_height
@@ -53,21 +55,14 @@ def letterbox(images: Sequence[Image], metadata: Metadata) -> tuple[Image, list[
 
 
 def image_sizes(canvases: Image, places: Sequence[Placement], metadata: Metadata) -> NDArray[np.int64]:
-    """Return what the graph takes for each image's own height and width on its canvas, ``[N, 2]``."""
+    """Return the graph's input ``sizes``: each image's height and width on its canvas, ``[N, 2]``."""
     if metadata.clip_to_canvas:
         return np.array([canvases.shape[1:3]] * len(places), np.int64)
     return np.array([(each.new_height, each.new_width) for each in places], np.int64)
 
 
-def padded_size(places: Sequence[Placement], metadata: Metadata) -> tuple[int, int]:
-    """Return height and width of the canvas that mmdet gives a batch of images."""
-    divisor = metadata.size_divisor
-    height, width = max(each.new_height for each in places), max(each.new_width for each in places)
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
-
-
 def to_image(boxes: NDArray[Any], at: Placement) -> NDArray[np.float32]:
-    """Return boxes ``[n, 4]`` of a canvas in the pixels of the image on it, clipped at its border."""
+    """Return boxes ``[n, 4]`` on a canvas in pixels of the image, clipped at its border."""
     scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2, np.float32)
     limit = np.array([at.width, at.height] * 2, np.float32)
     return np.clip(boxes.astype(np.float32) / scale, 0, limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +12,9 @@ import numpy as np
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import PARTIAL
-from ghost_det.utils.images import MAX_PIXELS, Image
+from ghost_det.utils.images import Image
 
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.ts', '.flv', '.ogv')
-FPS = 25.0
 
 
 def is_camera(source: str) -> bool:
@@ -24,76 +23,58 @@ def is_camera(source: str) -> bool:
 
 
 class VideoReader:
-    """The frames of a video file or a camera (``source`` is its number), in order, upright.
+    """The frames of a video file, or of the camera with the number ``source``, in order, upright.
 
-    ``fps`` is 25 and ``count``, of the frames, 0 where the source does not say.
+    Where they are not known, ``fps`` is 25 and ``count``, the number of frames, 0.
     """
 
     def __init__(self, source: str) -> None:
-        self.is_camera = is_camera(source)
+        self.is_camera, self._source = is_camera(source), source
         if self.is_camera:
             self._capture = cv2.VideoCapture(int(source[:9]))
-        elif not Path(source).is_file():  # FFMPEG would wait for a pipe, or fetch a URL
-            raise UserError(f'{source}: expected a video, got a folder, a pipe or nothing')
-        else:  # only by FFMPEG, as other readers take a name with % for a pattern
+        elif Path(source).is_file():  # only by FFMPEG, as other readers take a name with % for a pattern
             self._capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+        else:  # FFMPEG would wait for a pipe, or fetch a URL
+            raise UserError(f'{source}: expected a video file')
         if not self._capture.isOpened():
-            what = 'no such camera' if self.is_camera else 'no video that OpenCV reads: damaged, or no video'
-            raise UserError(f'{source}: {what}')
-        width, height = self._get(cv2.CAP_PROP_FRAME_WIDTH), self._get(cv2.CAP_PROP_FRAME_HEIGHT)
-        if width * height > MAX_PIXELS:
-            raise UserError(f'{source}: frames of over {MAX_PIXELS // 10**6} megapixels')
-        fps, count = self._get(cv2.CAP_PROP_FPS), self._get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps = fps if 0 < fps <= 1000 else FPS
+            raise UserError(f'{source}: not a video that can be read, or no such camera')
+        fps, count = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+        self.fps = float(fps) if 0 < fps <= 1000 else 25.0
         self.count = int(count) if 0 < count < 2**31 else 0
 
-    def _get(self, key: int) -> float:
-        return float(self._capture.get(key))
-
     def __iter__(self) -> Iterator[Image]:
-        try:
-            while True:
-                read, frame = self._capture.read()
-                if not read:
-                    return
-                yield np.asarray(frame, np.uint8)
-        finally:
-            self._capture.release()
+        read, frame = self._capture.read()
+        if not read:
+            raise UserError(f'{self._source}: no frame of it can be read')
+        while read:
+            yield np.asarray(frame, np.uint8)
+            read, frame = self._capture.read()
 
 
 @contextlib.contextmanager
 def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
-    """Yield a function that adds a frame to an MP4 file, which is complete or not there at the end.
-
-    All frames are given the size of the first.
-    """
-    writers: list[cv2.VideoWriter] = []
+    """Yield a function that adds a frame, resized to the first, to an MP4 file: a complete one or none."""
+    writer: cv2.VideoWriter | None = None
     size = 0, 0
 
     def write(frame: Image) -> None:
-        nonlocal size
-        if not writers:
+        nonlocal writer, size
+        if writer is None:
             size = frame.shape[1], frame.shape[0]
             code = cv2.VideoWriter.fourcc(*'mp4v')
-            writers.append(cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, fps, size))
-            if not writers[0].isOpened():
+            writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, fps, size)
+            if not writer.isOpened():
                 raise UserError(f'{path}: OpenCV cannot write a video of {size[0]} x {size[1]} px here')
         if (frame.shape[1], frame.shape[0]) != size:
             frame = np.asarray(cv2.resize(frame, size), np.uint8)
-        writers[0].write(frame)
+        writer.write(frame)
 
+    partial = path.with_name(f'{PARTIAL}{os.getpid()}.mp4')  # OpenCV goes by the ending of the name
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # OpenCV goes by the ending of the name, which a partial file's has not.
-        folder = tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror})') from None
-    with folder:
-        partial = Path(folder.name, 'video.mp4')
-        try:
-            yield write
-        finally:
-            for writer in writers:
-                writer.release()
-        if writers:
+        yield write
+        if writer:
+            writer.release()
             partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

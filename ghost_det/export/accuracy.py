@@ -15,7 +15,7 @@ from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
-from ghost_det.evaluation.coco import Evaluation, evaluate
+from ghost_det.evaluation.coco import evaluate
 from ghost_det.evaluation.results import evaluate_saved, read_truth, write_results
 from ghost_det.utils.files import require_writable, sha256
 from ghost_det.utils.images import read_image
@@ -36,21 +36,19 @@ class GroundTruth:
 
     @classmethod
     def read(cls, annotations: Path, folder: Path, classes: Sequence[str]) -> GroundTruth:
-        """Read annotations of images in a folder, with all classes of a detector."""
+        """Read annotations of images in a folder, which must have all classes of a detector."""
         content = read_truth(annotations)
         ids = {category['name']: category['id'] for category in content['categories']}
         absent = [name for name in classes if name not in ids]
         if absent:
-            raise UserError(
-                f'{annotations}: has no category {absent[0]!r}, which is a class of the detector; '
-                f'it has {", ".join(list(ids)[:10])}'
-            )
+            there = ', '.join(list(ids)[:10])
+            raise UserError(f'{annotations}: has {there}, but not {absent[0]!r}, a class of the detector')
         images = [(image['id'], folder / image['file_name']) for image in content['images']]
         return cls(annotations, content, images, [ids[name] for name in classes])
 
     @classmethod
     def of(cls, cfg: Any, data: DetectionData | None, classes: Sequence[str]) -> GroundTruth | None:
-        """Read the validation data of a data set, or of a config where it is on this machine."""
+        """Read the validation data of a data set, or the test data of a config if it is on this machine."""
         if data is not None:
             return cls.read(data.val.annotations, data.val.images, classes)
         if missing_data(cfg, ('test',)):
@@ -59,8 +57,8 @@ class GroundTruth:
         root = Path(dataset.get('data_root') or '')
         return cls.read(root / dataset.ann_file, root / dataset.data_prefix.img, classes)
 
-    def some(self, places: Sequence[int]) -> GroundTruth:
-        """Return the images at some places, in their order, and what is in them."""
+    def select(self, places: Sequence[int]) -> GroundTruth:
+        """Return some of the images, in this order, with their objects."""
         images = [self.images[place] for place in places]
         ids = {number for number, _ in images}
         content = {
@@ -70,22 +68,18 @@ class GroundTruth:
         }
         return GroundTruth(self.annotations, content, images, self.categories)
 
+    def detect(self, detector: AnyDetector) -> list[Detections]:
+        """Return the detections in each image."""
+        return list(detector.stream(read_image(path) for _, path in self.images))
+
     def results(self, found: Sequence[Detections]) -> list[dict[str, Any]]:
-        """Return detections, of the images in their order, as COCO results."""
-        return [
-            result
-            for (number, _), each in zip(self.images, found)
-            for result in each.to_coco(number, self.categories)
-        ]
+        """Return the detections in each image as COCO results."""
+        pairs = zip(self.images, found, strict=True)
+        return [box for (number, _), each in pairs for box in each.to_coco(number, self.categories)]
 
-    def evaluate(self, found: Sequence[Detections]) -> Evaluation:
-        """Return the figures of detections, of the images in their order."""
-        return evaluate(self.content, self.results(found))
-
-
-def detect_all(detector: AnyDetector, truth: GroundTruth) -> list[Detections]:
-    """Return what a detector finds in each image."""
-    return list(detector.stream(read_image(path) for _, path in truth.images))
+    def mean_precision(self, found: Sequence[Detections]) -> float:
+        """Return the mAP of the detections in each image."""
+        return evaluate(self.content, self.results(found)).figures['mAP']
 
 
 def evaluate_file(
@@ -98,56 +92,38 @@ def evaluate_file(
     json_file: str | None = None,
     checkpoint: str | None = None,
 ) -> Iterator[str]:
-    """Evaluate an exported detector as `ghost_det.engine.test.test` does one in torch; yield lines to print.
-
-    ``model`` is the file, and ``checkpoint`` what it was exported from, where that is not in its folder. The
-    other arguments are those of ``ghost-det test``.
-    """
+    """Evaluate an exported detector, and its checkpoint if there is one, as ``ghost-det test`` does."""
     folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
     results = Path(out) if out else folder / 'found.json'
     if results.suffix != '.json':
         raise UserError(f'--out: expected a .json file, for COCO results, got {out}')
     require_writable(results, '--out', (Path(model),))
-    cfg = load_config(config, options)
     detector = Detector(model)
-    weights = exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
-    truth = GroundTruth.of(cfg, data, detector.classes)
+    weights = _exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
+    truth = GroundTruth.of(load_config(config, options), data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
-    found = detect_all(detector, truth)
+    found = truth.detect(detector)
     write_results(results, truth.results(found))
-    yield from evaluate_saved(
-        results, truth.annotations, json_file=Path(json_file) if json_file else None, folder=folder
-    )
+    json_path = Path(json_file) if json_file else None
+    yield from evaluate_saved(results, truth.annotations, json_file=json_path, folder=folder)
     yield f'{"found":<11}{results}'
     if weights is None:
         yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
-    else:
-        in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
-        yield compare_figures(detector.metadata, truth, found, detect_all(in_torch, truth))
+        return
+    in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
+    figure, reference = truth.mean_precision(found), truth.mean_precision(truth.detect(in_torch))
+    line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch'
+    far = abs(figure - reference) > FAR
+    yield f'warning: {line}: over {FAR} apart; --dynamic pads as mmdet does' if far else line
 
 
-def compare_figures(
-    metadata: Metadata, truth: GroundTruth, found: Sequence[Detections], in_torch: Sequence[Detections]
-) -> str:
-    """Return how far a file's mAP is from that of torch, by mmdet's own pipeline, image by image."""
-    figure, reference = (truth.evaluate(each).figures['mAP'] for each in (found, in_torch))
-    apart = figure - reference
-    line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch ({apart:+.4f})'
-    if abs(apart) <= FAR:
-        return line
-    fixed = not metadata.dynamic and metadata.precision != 'int8'
-    why = '; a fixed canvas pads more than mmdet does: export with --dynamic, or with a --size that fits'
-    return f'warning: {line}: over {FAR} apart' + (why if fixed else '')
-
-
-def exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
+def _exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
     """Return the checkpoint that a file was exported from: the one given, or one in the file's folder."""
-    for path in model.parent.glob('*.pth') if checkpoint is None else [checkpoint]:
+    for path in [checkpoint] if checkpoint else model.parent.glob('*.pth'):
         if path.is_file() and sha256(path) == metadata.checkpoint_sha256:
             return path
-    if checkpoint is None:
-        return None
-    there = 'another checkpoint' if checkpoint.is_file() else 'no such file'
-    raise UserError(f'--checkpoint {checkpoint}: {there}; expected the one that {model} was exported from')
+    if checkpoint:
+        raise UserError(f'--checkpoint {checkpoint}: not the checkpoint that {model} was exported from')
+    return None

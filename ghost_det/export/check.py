@@ -1,4 +1,4 @@
-"""What an exported file must find: what mmdet's own pipeline and prediction find in the same images."""
+"""The check of an exported file: it must find the objects that mmdet finds in the same images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.dataset import Compose
+from scipy.optimize import linear_sum_assignment
 
 from ghost_det.data.sample import make_sample
 from ghost_det.deploy.detector import Detections, Detector
@@ -21,7 +22,7 @@ from ghost_det.errors import UserError
 from ghost_det.models.selection import select_fast
 from ghost_det.utils.images import Image, read_image
 
-from .graph import is_pad, is_resize
+from .graph import PAD, RESIZES
 
 CHECKED = 16
 """Images that torch and the file are compared on."""
@@ -29,48 +30,36 @@ SHAPES = (4 / 3, 3 / 4, 16 / 9, 1.0)
 """Width to height of half of them, cropped to it: the data may have images of one shape only."""
 TIES = 0.02
 """Share of boxes that only one of them may find: where two scores differ by less than rounding does, either
-may suppress the other, and so on with what those overlap. A wrong graph has all its boxes elsewhere."""
+may suppress the other, and then what that overlaps. A wrong graph has all its boxes elsewhere."""
 
 
 def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence[Image]) -> Iterator[str]:
-    """Compare a file with mmdet's ``detector`` and the ``steps`` of its test pipeline; yield lines to print.
-
-    Raises:
-        UserError: they find different objects.
-    """
+    """Compare a file with mmdet's ``detector`` and ``steps``, its test pipeline; yield lines to print."""
     runtime = Detector(path)
     metadata = runtime.metadata
-    expected: list[Detections] = []
-    found: list[Detections] = []
-    smaller = 0
+    expected, found, smaller = [], [], 0
     for image in images:
         at = place(image.shape[1], image.shape[0], metadata)
         smaller += is_shrunk(at, metadata)
         # Compared in pixels of the canvas: those of a large image are finer than the network's own steps.
         scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2)
-        for each, to in ((predict(detector, steps, image, metadata), expected), (runtime(image), found)):
-            to.append(replace(each, boxes=each.boxes * scale))
-    apart = compare(expected, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
+        theirs, ours = predict(detector, steps, image, metadata), runtime(image)
+        expected.append(replace(theirs, boxes=theirs.boxes * scale))
+        found.append(replace(ours, boxes=ours.boxes * scale))
+    result = compare(expected, found, 4.0 if metadata.precision == 'fp16' else 0.5, metadata.max_detections)
     figures = (
-        f'{len(images)} images through mmdet and through the file: {apart.boxes} boxes matched, the largest '
-        f'differences {apart.pixels:.2g} pixels and {apart.score:.2g} of score'
+        f'{len(images)} images through mmdet and through the file: {result.boxes} boxes matched, up to '
+        f'{result.pixels:.2g} pixels and {result.score:.2g} of score apart; '
+        f'{result.unmatched} found by only one'
     )
-    single = f'{apart.unmatched} boxes were found by only one of them'
-    if apart.unmatched > TIES * apart.boxes:
-        raise UserError(
-            f'{path.name}: not written: {figures}, and {single}. Please report it with the config'
-        )
-    if apart.boxes:
-        yield f'checked: {figures}' + (f'; {single}, by near ties of scores' if apart.unmatched else '')
-    else:
-        yield (
-            f'warning: {figures}: that shows nothing; check it on images of objects that the detector finds, '
-            'with --data'
-        )
+    if result.unmatched > TIES * result.boxes:
+        raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
+    nothing = ', which shows nothing; check it with --data of objects that it knows'
+    yield f'checked: {figures}' if result.boxes else f'warning: {figures}{nothing}'
     if smaller:
         yield (
-            f'warning: {smaller} of these images are upright where the canvas is wide, or the reverse: the '
-            'file makes them smaller than mmdet does; --dynamic takes them as mmdet does'
+            f'warning: {smaller} of these images are upright where the canvas is wide, or the reverse: only '
+            'with --dynamic are they as large as in mmdet'
         )
 
 
@@ -89,52 +78,47 @@ def check_images(files: Sequence[Path] | None) -> list[Image]:
 
 @torch.no_grad()
 def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadata) -> Detections:
-    """Return what mmdet finds in an image, by the steps of its own test pipeline and ``test_step``.
-
-    For a file of a fixed canvas, the image is in a batch with one that fills the canvas, so that mmdet's own
-    preprocessor pads it to the same size. Boxes are clipped to the image, and those without area dropped,
-    where mmdet leaves them (YOLOX). Of equal scores at a cut, mmdet may take any: ``detector`` takes
-    the first from then on, as the file does.
-    """
-    select_fast(detector)
+    """Return mmdet's detections in an image, by the steps of its own test pipeline and ``test_step``."""
+    select_fast(detector)  # of equal scores at a cut, it then takes the first, as the file does
     at = place(image.shape[1], image.shape[0], metadata)
-    batch = [Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))]
-    if not metadata.dynamic:
+    loaded = Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))
+    batch = {key: [loaded[key]] for key in ('inputs', 'data_samples')}
+    if not metadata.dynamic:  # a second image makes mmdet's preprocessor pad to the canvas
         size = metadata.height, metadata.width
         meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
-        inputs = torch.zeros(3, *size, dtype=torch.uint8)
-        batch.append(dict(inputs=inputs, data_samples=DetDataSample(metainfo=meta)))
-    found = detector.test_step({key: [each[key] for each in batch] for key in ('inputs', 'data_samples')})[0]
-    instances = found.pred_instances.cpu()
-    boxes, scores, labels = (instances[key].numpy() for key in ('bboxes', 'scores', 'labels'))
-    boxes = boxes.clip(0, np.array([at.width, at.height] * 2))
-    order = np.argsort(-scores, kind='stable')[: metadata.max_detections]  # mmdet sets YOLOX no limit
+        batch['inputs'].append(torch.zeros(3, *size, dtype=torch.uint8))
+        batch['data_samples'].append(DetDataSample(metainfo=meta))
+    found = detector.test_step(batch)[0].pred_instances.cpu().numpy()
+    # YOLOX's have no limit, may leave the image, and may then have no area.
+    boxes = found.bboxes.clip(0, np.array([at.width, at.height] * 2))
+    order = np.argsort(-found.scores, kind='stable')[: metadata.max_detections]
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]
-    return Detections(boxes[order], scores[order], labels[order])
+    return Detections(boxes[order], found.scores[order], found.labels[order])
 
 
 def _array_steps(steps: Sequence[Any], at: Placement, metadata: Metadata) -> list[Any]:
-    """Return a pipeline's steps for an image that is an array, with the sizes of an export's own canvas."""
+    """Return a pipeline's steps for an image that is an array, with the sizes of the file's canvas."""
+    resized: dict[str, Any] = {'scale': metadata.scale}
+    if is_shrunk(at, metadata):
+        resized = {'scale': (at.new_width, at.new_height), 'keep_ratio': False}
     made = [dict(type='mmdet.LoadImageFromNDArray')]
     for step in steps[1:]:
-        if is_resize(step) and is_shrunk(at, metadata):
-            step = {**step, 'scale': (at.new_width, at.new_height), 'keep_ratio': False}
-        elif is_resize(step):
-            step = {**step, 'scale': metadata.scale}
-        elif is_pad(step) and step.get('size') is not None:
+        if step['type'] in RESIZES:
+            step = {**step, **resized}
+        elif step['type'] == PAD and step.get('size') is not None:
             step = {**step, 'size': (metadata.width, metadata.height)}
         made.append(step)
     return made
 
 
 def is_shrunk(at: Placement, metadata: Metadata) -> bool:
-    """Tell whether an image is smaller on a fixed canvas than mmdet, which would turn the canvas, has it."""
+    """Tell whether an image is smaller on a fixed canvas than in mmdet, which would turn the canvas."""
     return at != place(at.width, at.height, replace(metadata, dynamic=True))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two sets of detections are apart: matched boxes, their largest distances, others."""
+    """The distance of two sets of detections: matched boxes, their largest differences, other boxes."""
 
     boxes: int
     pixels: float
@@ -145,30 +129,27 @@ class Difference:
 def compare(
     expected: Sequence[Detections], found: Sequence[Detections], near: float, limit: int
 ) -> Difference:
-    """Match the detections of each image, by class and distance.
+    """Match the detections in each image that differ by ``near`` pixels and a hundredth of that in score.
 
-    A match may differ by ``near`` pixels, and a hundredth of that in score. Where an image has ``limit``
-    boxes, the last may be others of about that score.
+    Where an image has ``limit`` boxes, the last may be others of about that score.
     """
     boxes = unmatched = 0
     pixels = score = 0.0
-    for a, b in zip(expected, found):
-        if not len(a) or not len(b):
-            unmatched += len(a) + len(b)
+    for one, other in zip(expected, found, strict=True):
+        if not len(one) or not len(other):
+            unmatched += len(one) + len(other)
             continue
-        apart = np.abs(a.boxes[:, None] - b.boxes[None]).max(-1)
-        off = np.abs(a.scores[:, None] - b.scores[None])
-        fits = (a.labels[:, None] == b.labels[None]) & (apart <= near) & (off <= near / 100)
-        cost = np.where(fits, apart, np.inf)
-        left_over = set(range(len(b)))
-        edge = max(a.scores.min(), b.scores.min()) + near / 100
-        for row in range(len(a)):
-            best = min(left_over, key=lambda column: cost[row, column], default=None)
-            if best is None or not np.isfinite(cost[row, best]):
-                unmatched += int(len(a) < limit or a.scores[row] > edge)
-                continue
-            left_over.remove(best)
-            boxes += 1
-            pixels, score = max(pixels, float(apart[row, best])), max(score, float(off[row, best]))
-        unmatched += sum(len(b) < limit or bool(b.scores[column] > edge) for column in left_over)
+        distance = np.abs(one.boxes[:, None] - other.boxes[None]).max(-1)
+        gap = np.abs(one.scores[:, None] - other.scores[None])
+        fits = (one.labels[:, None] == other.labels[None]) & (distance <= near) & (gap <= near / 100)
+        rows, columns = linear_sum_assignment(np.where(fits, distance, 1e6))
+        matched = fits[rows, columns]
+        rows, columns = rows[matched], columns[matched]
+        boxes += len(rows)
+        pixels = max(pixels, float(distance[rows, columns].max(initial=0)))
+        score = max(score, float(gap[rows, columns].max(initial=0)))
+        edge = max(one.scores.min(), other.scores.min()) + near / 100
+        for side, used in ((one, rows), (other, columns)):
+            others = np.delete(side.scores, used)
+            unmatched += len(others) if len(side) < limit else int((others > edge).sum())
     return Difference(boxes, pixels, score, unmatched)

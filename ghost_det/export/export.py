@@ -1,4 +1,4 @@
-"""A trained detector as one file that needs neither torch nor mmdet, checked against torch."""
+"""Export a trained detector to one file that needs neither torch nor mmdet, checked against torch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from typing import Any
 from ghost_det import __version__
 from ghost_det.config.query import test_pipeline
 from ghost_det.data.dataset import DetectionData
-from ghost_det.deploy.letterbox import padded_size, place
+from ghost_det.deploy.backends import model_files
 from ghost_det.deploy.metadata import FORMAT, Metadata
 from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, sha256
+from ghost_det.utils.system import missing
 
 from .accuracy import GroundTruth
 from .check import check_file, check_images
 from .graph import Canvas, canvas_of
-from .nms import suppression
-from .onnx import OPSET, need, publishing, to_onnx, write_model
-
-SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
+from .nms import nms_settings
+from .onnx import publishing, to_onnx, write_model
 
 
 def describe(
@@ -36,9 +35,9 @@ def describe(
     dynamic: bool,
     checkpoint: Path | None,
 ) -> Metadata:
-    """Return what the file will say of itself."""
+    """Return the description to store in the file."""
     settings = (getattr(detector, 'bbox_head', None) or detector.roi_head).test_cfg
-    overlap, limit = suppression(settings)
+    overlap, limit = nms_settings(settings)
     return Metadata(
         format=FORMAT,
         name=name,
@@ -52,7 +51,6 @@ def describe(
         ghost_det_version=__version__,
         config_sha256=hashlib.sha256(cfg.pretty_text.encode()).hexdigest(),
         checkpoint_sha256='' if checkpoint is None else sha256(checkpoint),
-        opset=OPSET,
     )
 
 
@@ -60,95 +58,58 @@ def export(
     config: str,
     checkpoint: str,
     out: Path | None = None,
-    form: str | None = None,
     size: tuple[int, int] | None = None,
     dynamic: bool = False,
     half: bool = False,
-    opset: int = OPSET,
     int8: bool = False,
     max_drop: float = 0.005,
     data: DetectionData | None = None,
     options: dict[str, Any] | None = None,
 ) -> Iterator[str]:
-    """Write a trained detector as ONNX or OpenVINO file, and yield lines to print.
+    """Write a trained detector as an ONNX or OpenVINO file, and yield lines to print.
 
-    The options are those of ``ghost-det export``; ``form`` is its ``--format``. The file is compared with
-    torch on ``data``, or on the config's where it is here, which ``int8`` also needs.
-
-    Raises:
-        UserError: a wrong argument, a detector that cannot be exported, or a file that finds something else
-            than torch.
+    The options are those of ``ghost-det export``. The file is compared with torch, on ``data``, on the
+    config's own or on generated images, and not written where it finds other objects.
     """
-    out = _target(checkpoint, out, form, '_int8' if int8 else '_half' if half else '')
+    out = _target(Path(checkpoint), out, half, int8)
     if int8 and (half or dynamic):
-        raise UserError(
-            '--int8: not with --half or --dynamic: calibrated for one size, and smaller than half'
-        )
-    if int8 and out.suffix != '.xml':
-        raise UserError(f'--int8: only for OpenVINO, and -o {out} is ONNX; name an .xml')
-    need('onnxscript')
-    if out.suffix == '.xml':
-        need('openvino')
-    if int8:
-        need('nncf')
+        raise UserError('--int8: not with --half or --dynamic; it is for one size, and smaller than half')
+    absent = missing(('onnxscript', 'openvino', *(['nncf'] if int8 else [])))
+    if absent:
+        raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[export]"')
     require_writable(out, '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)
-    metadata = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
-    metadata = replace(metadata, precision='int8' if int8 else 'fp16' if half else 'fp32', opset=opset)
+    plain = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
+    metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32')
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
-        raise UserError(
-            f'--int8: data is needed to measure mAP on, and that of {config} is not here: --data FOLDER'
-        )
+        raise UserError(f'--int8: needs data to measure mAP on, and that of {config} is not here: --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
-        yield 'exporting: torch traces the network and ONNX is made of it, half a minute or more'
-        to_onnx(detector, canvas, source, dynamic, opset)
-        if int8:
-            assert truth is not None
+        yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
+        to_onnx(detector, canvas, source, dynamic)
+        if int8 and truth is not None:
             from .quantize import quantize
 
-            plain = Path(folder) / f'plain{out.suffix}'
-            write_model(source, plain, replace(metadata, precision='fp32'))
-            yield from quantize(plain, new / out.name, metadata, data, truth, max_drop)
+            write_model(source, source.with_suffix('.xml'), plain)
+            yield from quantize(source.with_suffix('.xml'), new / out.name, metadata, data, truth, max_drop)
         else:
             write_model(source, new / out.name, metadata)
-            yield 'checking: mmdet and the file find objects in the same images'
+            yield 'checking: mmdet and the file detect in the same images'
             images = check_images(None if truth is None else [path for _, path in truth.images])
             yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
-    yield f'{out}: {_megabytes(out):.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}' + (
-        ' or any other size' if dynamic else ''
-    )
-    if truth is not None and size is None and not dynamic:
-        yield from _size_hint(truth, metadata)
+    size_mb = sum(file.stat().st_size for file in model_files(out)) / 1e6
+    any_size = ' or any other size' if dynamic else ''
+    yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
 
 
-def _target(checkpoint: str, out: Path | None, form: str | None, kind: str) -> Path:
-    """Return the file to write; ``kind`` is the end of its name where none is given."""
-    suffix = SUFFIXES[form or 'openvino']
+def _target(checkpoint: Path, out: Path | None, half: bool, int8: bool) -> Path:
+    """Return the file to write, by default one next to the checkpoint."""
     if out is None:
-        source = Path(checkpoint)
-        return source.with_name(source.stem + kind + suffix)
-    if out.suffix not in SUFFIXES.values() or (form and out.suffix != suffix):
-        expected = suffix if form else '.onnx or .xml (OpenVINO)'
-        raise UserError(f'-o: expected a name that ends in {expected}, got {out}')
+        return checkpoint.with_name(f'{checkpoint.stem}{"_int8" if int8 else "_half" if half else ""}.xml')
+    if out.suffix not in ('.onnx', '.xml'):
+        raise UserError(f'-o: expected a name that ends in .onnx or .xml (OpenVINO), got {out}')
+    if out.suffix == '.onnx' and (half or int8):
+        raise UserError(f'--half, --int8: only for OpenVINO, and -o {out} is ONNX; name an .xml')
     return out
-
-
-def _megabytes(out: Path) -> float:
-    files = [out] if out.suffix == '.onnx' else [out, out.with_suffix('.bin')]
-    return sum(file.stat().st_size for file in files) / 1e6
-
-
-def _size_hint(truth: GroundTruth, metadata: Metadata) -> Iterator[str]:
-    """Yield the canvas that would do, where one that is smaller holds all images as mmdet pads them."""
-    free = replace(metadata, dynamic=True)
-    sizes = [(image['width'], image['height']) for image in truth.content['images']]
-    found = {padded_size([place(*each, free)], free) for each in sizes}
-    if len(found) == 1 and found != {(metadata.height, metadata.width)}:
-        height, width = found.pop()
-        yield (
-            f'hint: MMDetection pads every image of the data to {height} x {width}: with --size {height} '
-            f'{width}, the file is faster and sees exactly that'
-        )

@@ -1,4 +1,4 @@
-"""Which boxes are kept in a batch of images: the highest scores, and of overlapping boxes the best."""
+"""Selection of boxes in a batch of images: highest scores, non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Candidates(NamedTuple):
 
 @torch.library.custom_op('ghost_det::keep_best', mutates_args=())
 def keep_best(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """Return the places ``(N, limit)`` of boxes ``(N, K, 4)`` that non-maximum suppression keeps.
+    """Return the indices ``(N, limit)`` of the boxes ``(N, K, 4)`` that non-maximum suppression keeps.
 
-    The best are first; boxes of score 0 are no candidates; -1 is where no box is left.
+    The best are first; boxes of score 0 are ignored; missing ones have index -1.
     """
     kept = torch.full((len(boxes), limit), -1, dtype=torch.int64, device=boxes.device)
     for image in range(len(boxes)):
@@ -42,57 +42,48 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor
     return boxes.new_empty((boxes.shape[0], limit), dtype=torch.int64)
 
 
-def rows(table: Tensor, places: Tensor) -> Tensor:
-    """Return ``(N, K, D)``: of each image's ``(N, A, D)`` table, the rows ``(N, K)`` at some places."""
+def gather_rows(table: Tensor, places: Tensor) -> Tensor:
+    """Return the rows ``(N, K, D)`` of each image's table ``(N, A, D)`` at the indices ``(N, K)``."""
     images, height, width = table.shape
-    # Whole rows out of one table: Tensor.gather would have an index for each of their values.
+    # Tensor.gather would need an index for each value of a row.
     first = torch.arange(images, device=table.device).unsqueeze(-1) * height
     return F.embedding(places + first, table.reshape(-1, width))
 
 
-def best(found: Candidates, cfg: Any, side: Any) -> Candidates:
-    """Suppress boxes that overlap better ones of the same label, and return those that a ``test_cfg`` allows.
-
-    One label's boxes are moved by ``side``, out of reach of the other's. Missing ones have score 0, label -1.
-    """
-    iou_threshold, limit = suppression(cfg)
-    apart = found.boxes + (found.labels.to(found.boxes) * (side + 1)).unsqueeze(-1)
-    places = keep_best(apart, found.scores, iou_threshold, limit)
+def suppress(found: Candidates, cfg: Any, side: Any) -> Candidates:
+    """Return the boxes that the suppression of a ``test_cfg`` keeps; missing ones have score 0, label -1."""
+    iou_threshold, limit = nms_settings(cfg)
+    # Each label is suppressed on its own, as its boxes are moved away from the others'.
+    moved = found.boxes + (found.labels.to(found.boxes) * (side + 1)).unsqueeze(-1)
+    places = keep_best(moved, found.scores, iou_threshold, limit)
     there, places = places >= 0, places.clamp(min=0)
     return Candidates(
-        rows(found.boxes, places) * there.unsqueeze(-1),
+        gather_rows(found.boxes, places) * there.unsqueeze(-1),
         found.scores.gather(1, places) * there,
         torch.where(there, found.labels.gather(1, places), -1),
     )
 
 
-def strongest(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the highest of scores ``(N, A, C)``, and their boxes' places and classes, ``(N, limit)`` each.
-
-    A box that is not among the ``limit`` best by its best class has none of the ``limit`` best scores:
-    most are put aside before the classes are looked at one by one.
-    """
+def top_scores(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the highest scores of ``(N, A, C)``, their boxes' indices and classes, ``(N, limit)`` each."""
     boxes, classes = scores.shape[1:]
+    # Only the `limit` best boxes by their best class can have one of the `limit` best scores.
     places = None
     if classes > 1 and not (isinstance(boxes, int) and boxes <= limit):
-        places = scores.amax(-1).topk(_least(limit, boxes), sorted=False).indices.sort().values
-        scores = rows(scores, places)
+        places = scores.amax(-1).topk(torch.sym_min(limit, boxes), sorted=False).indices.sort().values
+        scores = gather_rows(scores, places)
     count = scores.shape[1] * classes
     if isinstance(count, int) and count <= limit:
         top = scores.flatten(1)
         index = torch.arange(count, device=scores.device).expand_as(top)
     else:
-        top, index = scores.flatten(1).topk(_least(limit, count))
+        top, index = scores.flatten(1).topk(torch.sym_min(limit, count))
     box, label = index // classes, index % classes
     return top, box if places is None else places.gather(1, box), label
 
 
-def _least(limit: int, count: Any) -> Any:
-    return min(limit, count) if isinstance(count, int) else torch.sym_min(limit, count)
-
-
-def suppression(cfg: Any) -> tuple[float, int]:
-    """Return the overlap and the number of boxes that a ``test_cfg`` with plain suppression allows."""
+def nms_settings(cfg: Any) -> tuple[float, int]:
+    """Return the overlap and the number of boxes in a ``test_cfg`` with plain suppression."""
     nms = dict(cfg.get('nms') or {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
         raise UserError(
@@ -102,8 +93,8 @@ def suppression(cfg: Any) -> tuple[float, int]:
     return float(nms['iou_threshold']), int(cfg.get('max_per_img', 100))
 
 
-def large_enough(found: Candidates, least: float) -> Candidates:
-    """Return boxes with the scores of those set to 0 that are not wider and higher than ``least``."""
+def drop_small(found: Candidates, least: float) -> Candidates:
+    """Set the scores of boxes to 0 that are not wider and higher than ``least``."""
     if least < 0:
         return found
     width, height = (found.boxes[..., 2:] - found.boxes[..., :2]).unbind(-1)

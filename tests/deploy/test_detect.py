@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmdet.apis import inference_detector, init_detector
 
 from ghost_det.deploy import Metadata, detect
@@ -21,7 +20,7 @@ from ghost_det.deploy.video import VideoReader, write_video
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
 from ghost_det.utils.images import read_image
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_command
 from tests.demo.torch_files import save_torch
 from tests.export.exported import METADATA, save
 from tests.utils.test_images import huge
@@ -56,17 +55,19 @@ def detect_by(model: str, sources: list[str], out: Path, score: float = 0.3, **o
 def test_images_and_videos_become_pictures_videos_and_json(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = detect_by('m.onnx', ['images', 'clip.avi.mp4'], work / 'out', batch=3, json_file=True)
-    assert failed == 1
+    (work / 'b.mp4').write_text('no video')
+    cv2.imwrite('images/wide.bmp', np.zeros((4, 66_000, 3), np.uint8))
+    sources = ['images', 'b.mp4', 'clip.avi.mp4']
+    assert detect_by('m.onnx', sources, work / 'out', batch=3, json_file=True) == 3
     made = sorted(path.relative_to(work / 'out').as_posix() for path in (work / 'out').rglob('*.*'))
     assert made == ['a.png', 'b ü/c d.jpg', 'b ü/e.bmp.jpg', 'clip.avi.mp4', 'detections.json', 'z.png']
     found = read(work / 'out/detections.json')
     names = [image['file_name'] for image in found['images']]
-    assert names == ['a.png', 'b ü/c d.jpg', 'b ü/e.bmp', 'z.png', *['clip.avi.mp4'] * 12]
-    assert [image.get('frame') for image in found['images'][3:]] == [None, *range(12)]
+    assert names == ['a.png', 'b ü/c d.jpg', 'b ü/e.bmp', 'wide.bmp', 'z.png', *['clip.avi.mp4'] * 12]
+    assert [image.get('frame') for image in found['images'][4:]] == [None, *range(12)]
     assert found['categories'] == [{'id': 1, 'name': 'bright'}, {'id': 2, 'name': 'dim'}]
-    assert [error['file_name'] for error in found['errors']] == ['d.jpg']
-    assert [result['image_id'] for result in found['results']] == list(range(1, 17))
+    assert {error['file_name'] for error in found['errors']} == {'d.jpg', 'wide.bmp', 'b.mp4'}
+    assert [result['image_id'] for result in found['results']] == [1, 2, 3, *range(5, 18)]
     for result, number in zip(found['results'], [0, 1, 2, 3, *range(12)]):
         x1, y1, x2, y2 = box(number)
         np.testing.assert_allclose(result['bbox'], [x1, y1, x2 - x1, y2 - y1], atol=2)
@@ -75,73 +76,38 @@ def test_images_and_videos_become_pictures_videos_and_json(
     video = VideoReader(str(work / 'out/clip.avi.mp4'))
     assert (video.fps, len(list(video))) == (8, 12)
     said = capsys.readouterr()
-    assert said.out.startswith('16 images in ')
-    assert 'images/s' in said.out
-    assert '16 objects; 1 failed' in said.out
-    assert 'd.jpg: no image that can be decoded' in said.err
+    assert said.out.startswith('17 images in ') and '16 objects; 3 failed' in said.out
+    assert all(f'{name}: ' in said.err for name in ('d.jpg', 'wide.bmp', 'b.mp4'))
 
 
-def test_pictures_of_an_earlier_run_are_no_images(work: Path) -> None:
+def test_pictures_of_an_earlier_run_are_no_images_and_json_is_enough(work: Path) -> None:
     for _ in range(2):
         detect_by('m.onnx', ['images'], work / 'images/found', json_file=True)
     assert len(read(work / 'images/found/detections.json')['images']) == 4
-
-
-def test_without_pictures_there_is_only_json(work: Path) -> None:
-    detect_by('m.onnx', ['images', 'clip.avi.mp4'], work / 'out', score=0.1, json_file=True, pictures=False)
+    (work / 'images').rename(work / '2024')  # not a camera
+    detect_by('m.onnx', ['2024', 'clip.avi.mp4'], work / 'out', score=0.1, json_file=True, pictures=False)
     assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
-    assert len(read(work / 'out/detections.json')['results']) == 32
-    with pytest.raises(UserError, match='--no-pictures without --json'):
-        detect_by('m.onnx', ['images'], work / 'out', pictures=False)
+    assert len(read(work / 'out/detections.json')['results']) >= 32
 
 
-def test_a_folder_in_the_place_of_the_json_is_reported_before_the_work(work: Path) -> None:
-    (work / 'out/detections.json').mkdir(parents=True)
-    with pytest.raises(UserError, match='--json out/detections.json: expected a file, got a folder'):
-        detect_by('m.onnx', ['images'], Path('out'), json_file=True)
-    assert [path.name for path in (work / 'out').iterdir()] == ['detections.json']
-
-
-def test_nothing_that_is_read_is_replaced(work: Path) -> None:
-    before = {path: path.read_bytes() for path in work.rglob('*') if path.is_file()}
-    with pytest.raises(UserError, match='would be replaced'):
-        detect_by('m.onnx', ['images/a.png'], work / 'images')
-    with pytest.raises(UserError, match='would be replaced'):
-        detect_by('m.onnx', ['clip.avi.mp4'], work)
+def test_no_input_is_replaced_and_no_two_share_a_picture(work: Path) -> None:
     (work / 'clip.avi').write_bytes(b'')
-    with pytest.raises(UserError, match='would be replaced'):
-        detect_by('m.onnx', ['clip.avi', 'clip.avi.mp4'], work / 'out')
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_two_images_never_share_a_picture(work: Path) -> None:
-    image = work / 'images/a.png'
     for name in ('x.bmp', 'x.bmp.jpg'):
-        cv2.imwrite(str(work / 'images' / name), cv2.imread(str(image)))
-    with pytest.raises(UserError, match=r'out/x.bmp.jpg would be replaced: .*made of two sources'):
-        detect_by('m.onnx', ['images'], work / 'out')
-    detect_by('m.onnx', ['images'], work / 'out', json_file=True, pictures=False)
-    names = {Path(image['file_name']).name for image in read(work / 'out/detections.json')['images']}
-    assert {'x.bmp', 'x.bmp.jpg'} <= names
+        cv2.imwrite(str(work / 'images' / name), bright())
+    before = {path: path.read_bytes() for path in work.rglob('*') if path.is_file()}
+    for sources, out in (
+        (['images/a.png'], work / 'images'),
+        (['clip.avi.mp4'], work),
+        (['clip.avi', 'clip.avi.mp4'], work / 'out'),
+        (['images'], work / 'out'),
+    ):
+        with pytest.raises(UserError, match='would replace'):
+            detect_by('m.onnx', sources, out)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (work / 'out').exists()
 
 
-def test_a_folder_named_by_a_number_is_no_camera(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(work)
-    (work / 'images').rename(work / '2024')
-    detect_by('m.onnx', ['2024'], work / 'out', batch=500)
-    assert (work / 'out/a.png').is_file()
-
-
-def test_videos_that_cannot_be_read_are_reported(work: Path) -> None:
-    (work / 'b.mp4').write_text('no video')
-    assert detect_by('m.onnx', ['b.mp4', 'clip.avi.mp4'], work / 'out', json_file=True) == 1
-    found = read(work / 'out/detections.json')
-    assert [error['file_name'] for error in found['errors']] == ['b.mp4']
-    assert len(found['images']) == 12
-    assert not (work / 'out/b.mp4').exists()
-
-
-def test_a_camera_goes_on_until_it_is_interrupted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_runs_until_it_is_interrupted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Camera:
         is_camera, fps, count = True, 5.0, 0
 
@@ -159,72 +125,62 @@ def test_a_camera_goes_on_until_it_is_interrupted(work: Path, monkeypatch: pytes
     assert len(list(VideoReader(str(work / 'out/camera-0.mp4')))) == shown
 
 
-def run_tool(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run ghost-det detect where neither torch nor the mm packages can be imported, or with them."""
-    block = folder / 'block'
-    block.mkdir(exist_ok=True)
-    names = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
-    (block / 'sitecustomize.py').write_text(f'import sys\nsys.modules.update(dict.fromkeys({names}))\n')
-    path = os.pathsep.join([str(block), str(ROOT)])
-    return subprocess.run(
-        [sys.executable, '-m', 'ghost_det_main', 'detect', *map(str, words)],
-        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-
-
 def test_the_tool_needs_no_torch(work: Path) -> None:
     huge(work / 'images/huge.png', 11_000, 10_000)
-    done = run_tool(work, 'm.onnx', 'images', 'clip.avi.mp4', '-o', 'out', '--json', '--threads', 1)
+    block = work / 'block'
+    block.mkdir()
+    names = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
+    (block / 'sitecustomize.py').write_text(f'import sys\nsys.modules.update(dict.fromkeys({names}))\n')
+    words = 'm.onnx images clip.avi.mp4 -o out --json --threads 1'.split()
+    done = subprocess.run(
+        [sys.executable, '-m', 'ghost_det_main', 'detect', *words],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(block), str(ROOT)]), 'OMP_NUM_THREADS': '1'},
+        cwd=work,
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith('16 images in ')
     errors = done.stderr.splitlines()
-    assert len(errors) == 2
-    assert 'huge.png: no image that can be decoded: over 100 megapixels' in errors[1]
+    assert len(errors) == 2 and 'huge.png: ' in errors[1]
     assert len(read(work / 'out/detections.json')['results']) == 16
 
 
 @pytest.mark.parametrize(
-    ('words', 'message'),
+    ('words', 'name'),
     [
-        (
-            ['nowhere.onnx', 'images', '-o', 'out'],
-            'nowhere.onnx: expected a file of ghost-det export',
-        ),
-        (['m.onnx', 'nowhere', '-o', 'out'], 'nowhere: no such file or folder'),
-        (['m.onnx', 'images', '-o', 'm.onnx'], '-o m.onnx: cannot be written'),
-        (['m.onnx', 'images', '-o', 'out', '--no-pictures'], '--no-pictures without --json'),
-        (['m.onnx', 'images', '-o', 'out', '--score', '7'], "'7': expected a number from 0 to 1"),
-        (['c.py', 'c.pth', 'images', '-o', 'out'], 'needs MMDetection'),
-        (['c.py', 'images', '-o', 'out'], 'expected, after a config, its checkpoint'),
+        ('nowhere.onnx images -o out', 'nowhere.onnx'),
+        ('m.onnx nowhere -o out', 'nowhere'),
+        ('m.onnx images -o m.onnx', '-o m.onnx'),
+        ('m.onnx images -o out --no-pictures', '--no-pictures'),
+        ('m.onnx images -o out --score 7', "'7'"),
+        ('c.py images -o out', 'c.py'),
+        ('m.onnx images -o taken --json', '--json taken/detections.json'),
     ],
 )
-def test_user_errors_are_one_message(words: list[str], message: str, work: Path) -> None:
-    done = run_tool(work, *words)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert 'Traceback' not in done.stderr
-    assert not (work / 'out').exists()
+def test_user_errors_are_one_message(
+    words: str, name: str, work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Not in a fork, where the engines of the tests before it hang.
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    (work / 'taken/detections.json').mkdir(parents=True)
+    assert run_command(['detect', *words.split()]) == 2
+    said = capfd.readouterr().err
+    assert name in said and 'Traceback' not in said
+    assert not (work / 'out').exists() and len(list((work / 'taken').iterdir())) == 1
 
 
-def test_a_checkpoint_finds_what_mmdet_finds(work: Path) -> None:
-    config = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
-    options = {'model.bbox_head.num_classes': 3, 'model.backbone.init_cfg': None}
-    with pytest.warns(UserWarning, match='checkpoint is None'):
-        model = init_detector(str(config), None, 'coco', 'cpu', options)
-    for parameter in model.bbox_head.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    meta = {'dataset_meta': {'classes': ('a', 'b', 'c')}}
-    torch.save({'state_dict': model.state_dict(), 'meta': meta}, work / 'c.pth')
-    sources = ['images/a.png', 'images/z.png']
-    detector = TorchDetector(str(config), 'c.pth', score_threshold=0.4)
-    assert detect_files(detector, 'c.py', sources, work / 'out', batch=2, json_file=True) == 0
+def test_a_checkpoint_finds_what_mmdet_finds_and_goes_on_after_a_thin_image(work: Path) -> None:
+    config, checkpoint = map(str, save_torch(work))
+    cv2.imwrite('images/thin.png', np.full((2, 3000, 3), 90, np.uint8))
+    detector = TorchDetector(config, checkpoint, score_threshold=0.4)
+    sources = ['images/a.png', 'images/thin.png', 'images/z.png']
+    assert detect_files(detector, 'c.py', sources, work / 'out', batch=2, json_file=True) == 1
     found = read(work / 'out/detections.json')
-    assert [category['name'] for category in found['categories']] == ['a', 'b', 'c']
-    theirs = inference_detector(model, read_image(work / 'images/z.png')).pred_instances
+    assert [image['file_name'] for image in found['images']] == ['a.png', 'z.png']
+    (error,) = found['errors']
+    assert error['file_name'] == 'thin.png' and '3000 x 2 px' in error['error']
+    theirs = inference_detector(init_detector(config, checkpoint, device='cpu'), bright(3)).pred_instances
     scores = theirs.scores[theirs.scores >= 0.4]
     assert len(scores)
     ours = [result['score'] for result in found['results'] if result['image_id'] == 2]
@@ -245,64 +201,32 @@ class Picky:
             if self.broken or any(len(image) < 3 for image in group):
                 raise cv2.error('too thin')
             for image in group:
-                yield Detections(
-                    np.zeros((1, 4), np.float32), np.array([len(image) / 100], np.float32), np.array([0])
-                )
+                score = np.array([len(image) / 100], np.float32)
+                yield Detections(np.zeros((1, 4), np.float32), score, np.array([0]))
 
 
-def of_height(height: int) -> Any:
-    return np.zeros((height, 20, 3), np.uint8)
+def of_heights(*heights: int) -> list[tuple[int, Any]]:
+    unreadable = UserError('unreadable')
+    return [(height, np.zeros((height, 20, 3), np.uint8) if height else unreadable) for height in heights]
 
 
 @pytest.mark.parametrize('batch', [1, 3, 20])
-def test_an_image_that_stops_the_network_is_left_out_and_every_other_one_kept_in_order(batch: int) -> None:
-    heights = [2, 10, 0, 11, 1, 12, 13, 14, 2, 2, 0, 15, 1, 0]  # 0: cannot be read
-    items = [(height, of_height(height) if height else UserError('damaged')) for height in heights]
-    names, images, found = zip(*find_each(Picky(), items, batch))
+def test_images_that_cannot_be_read_or_run_are_errors_and_every_other_is_kept_in_order(batch: int) -> None:
+    heights = [0, 2, 10, 11, 0, 1, 12, 13, 14, 2, 2, 15, 1, 16, 0]
+    names, _, found = zip(*find_each(Picky(), of_heights(*heights), batch))
     assert list(names) == heights
-    assert [0 if image is None or isinstance(image, UserError) else len(image) for image in images] == heights
-    assert [None if isinstance(each, UserError) else round(100 * each.scores[0]) for each in found] == [
-        height if height > 2 else None for height in heights
-    ]
-    assert str(found[0]) == '2: the detector cannot run on 20 x 2 px: error: too thin'
-    assert str(found[2]) == 'damaged'
+    scores = [None if isinstance(each, UserError) else round(100 * each.scores[0]) for each in found]
+    assert scores == [height if height > 2 else None for height in heights]
+    assert str(found[1]) == '2: the detector cannot run on 20 x 2 px: error: too thin'
 
 
-def test_a_detector_that_fails_on_every_image_stops() -> None:
+def test_what_fails_on_every_image_or_in_the_source_stops() -> None:
     with pytest.raises(cv2.error):
-        list(find_each(Picky(broken=True), enumerate(map(of_height, [10, 11])), 2))
+        list(find_each(Picky(broken=True), of_heights(10, 0, 11), 2))
 
-
-def test_a_source_that_fails_loses_no_image_silently() -> None:
     def source() -> Any:
-        yield 0, of_height(10)
+        yield from of_heights(10, 0)
         raise MemoryError('no memory')
 
     with pytest.raises(MemoryError):
         list(find_each(Picky(), source(), 4))
-
-
-def test_a_thin_image_does_not_stop_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    config, checkpoint = save_torch(tmp_path)
-    folder = tmp_path / 'images'
-    folder.mkdir()
-    for name, size in {'a.png': (90, 120), 'thin.png': (2, 3000), 'z.png': (120, 90)}.items():
-        cv2.imwrite(str(folder / name), np.full((*size, 3), 90, np.uint8))
-    out = tmp_path / 'out'
-    detector = TorchDetector(str(config), str(checkpoint), score_threshold=0.3)
-    for batch in (1, 2):
-        assert detect_files(detector, 'c.py', [str(folder)], out, batch=batch, json_file=True) == 1
-        found = read(out / 'detections.json')
-        assert [image['file_name'] for image in found['images']] == ['a.png', 'z.png']
-        (error,) = found['errors']
-        assert error['file_name'] == 'thin.png' and '3000 x 2 px' in error['error']
-        assert sorted(path.name for path in out.glob('*.png')) == ['a.png', 'z.png']
-
-
-def test_a_picture_that_its_format_cannot_hold_stops_no_other(work: Path) -> None:
-    cv2.imwrite('images/wide.bmp', np.zeros((4, 66_000, 3), np.uint8))
-    assert detect_by('m.onnx', ['images'], work / 'out', json_file=True) == 2
-    found = read(work / 'out/detections.json')
-    assert len(found['images']) == 5
-    assert 'images/wide.bmp: 66000 x 4 px are too many for a .jpg picture' in found['errors'][-1]['error']

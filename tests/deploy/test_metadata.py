@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 
 import pytest
 
@@ -12,39 +11,20 @@ from tests.export.exported import METADATA
 SOUND = json.loads(Metadata(**METADATA).to_json())
 
 
-def test_what_is_written_is_read() -> None:
+def test_the_text_is_read_back_and_further_fields_are_ignored() -> None:
     metadata = Metadata(**METADATA | {'classes': ('Fußgänger', 'a "b" <c>'), 'score_threshold': 0})
-    assert Metadata.from_json(metadata.to_json(), 'm.onnx') == metadata
-
-
-def test_fields_of_later_versions_are_left_out() -> None:
-    text = json.dumps({**SOUND, 'licence': 'Apache-2.0'})
-    assert Metadata.from_json(text, 'm.onnx') == Metadata(**METADATA)
-
-
-@pytest.mark.parametrize('name', [field.name for field in fields(Metadata) if field.name != 'format'])
-def test_each_field_is_needed(name: str) -> None:
-    text = json.dumps({key: value for key, value in SOUND.items() if key != name})
-    with pytest.raises(UserError, match=f"m.onnx: .* has None as '{name}', .* export it again"):
-        Metadata.from_json(text, 'm.onnx')
+    text = json.dumps({**json.loads(metadata.to_json()), 'licence': 'Apache-2.0'})
+    assert Metadata.from_json(text, 'm.onnx') == metadata
 
 
 @pytest.mark.parametrize(
-    ('name', 'value'),
-    [('classes', 'car'), ('width', 320.5), ('dynamic', 0), ('iou_threshold', None), ('precision', ['int8'])],
+    'text',
+    [
+        *(None, '', '[1]', '{', 'null'),
+        *(json.dumps({key: SOUND[key] for key in SOUND if key != name}) for name in ('width', 'classes')),
+        *(json.dumps({**SOUND, 'format': other}) for other in (1, 3, None)),  # 1 has no sizes of images
+    ],
 )
-def test_values_of_a_wrong_kind(name: str, value: object) -> None:
-    with pytest.raises(UserError, match=f"as '{name}', expected "):
-        Metadata.from_json(json.dumps({**SOUND, name: value}), 'm.onnx')
-
-
-@pytest.mark.parametrize('text', ['', '[1]', '{', '[' * 100_000, 'null'])
-def test_what_is_no_json_object(text: str) -> None:
-    with pytest.raises(UserError, match='m.xml: its ghost_det metadata is no JSON object'):
+def test_damaged_metadata_and_other_formats_are_refused(text: str | None) -> None:
+    with pytest.raises(UserError, match='^m.xml: .*export it'):
         Metadata.from_json(text, 'm.xml')
-
-
-@pytest.mark.parametrize('other', [1, 3, None])  # files of format 1 know no sizes of images
-def test_files_of_another_format_are_refused(other: int | None) -> None:
-    with pytest.raises(UserError, match=f'of format 2, got {other}: export it again'):
-        Metadata.from_json(json.dumps({**SOUND, 'format': other}), 'm.xml')

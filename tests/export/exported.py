@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import openvino
 
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.deploy.metadata import KEY
 
-ROWS = 4
 BRIGHT = 200
 METADATA: dict[str, Any] = dict(
     format=2,
@@ -29,74 +27,59 @@ METADATA: dict[str, Any] = dict(
     clip_to_canvas=False,
     score_threshold=0.05,
     iou_threshold=0.5,
-    max_detections=ROWS,
+    max_detections=4,
     precision='fp32',
     ghost_det_version='0.1.0',
     config_sha256='0' * 64,
     checkpoint_sha256='1' * 64,
-    opset=18,
 )
+PIXELS = 'pixels = ReduceMin <keepdims = 0> (floats, axis_3)'
+GRAPH = """
+<ir_version: 9, opset_import: ["": 18]>
+bright (uint8[N, HEIGHT, WIDTH, 3] images, int64[N, 2] sizes)
+=> (float[N, 4, 4] boxes, float[N, 4] scores, int64[N, 4] labels)
+<
+    float[1] least = {200}, float[1] one = {1}, float[4] ends = {0, 0, 1, 1}, int64[4] sides = {1, 0, 1, 0},
+    int64[1] axis_1 = {1}, int64[1] axis_2 = {2}, int64[1] axis_3 = {3},
+    float[4] sure = {0.9, 0.2, 0, 0}, float[4, 1] first = {1, 1, 0, 0}, float[4] kinds = {KIND, 2, 0, 0}
+>
+{
+    floats = Cast <to = 1> (images)
+    PIXELS
+    above = Greater (pixels, least)
+    mask = Cast <to = 1> (above)
+    columns = ReduceMax <keepdims = 0> (mask, axis_1)
+    lines = ReduceMax <keepdims = 0> (mask, axis_2)
+    found = ReduceMax <keepdims = 1> (columns, axis_1)
+    x1 = ArgMax <axis = 1> (columns)
+    y1 = ArgMax <axis = 1> (lines)
+    x2 = ArgMax <axis = 1, select_last_index = 1> (columns)
+    y2 = ArgMax <axis = 1, select_last_index = 1> (lines)
+    places = Concat <axis = 1> (x1, y1, x2, y2)
+    corners = Cast <to = 1> (places)
+    outer = Add (corners, ends)
+    all_limits = Cast <to = 1> (sizes)
+    limits = Gather <axis = 1> (all_limits, sides)
+    inside = Min (outer, limits)
+    box = Mul (inside, found)
+    row = Unsqueeze (box, axis_1)
+    boxes = Mul (row, first)
+    scores = Mul (found, sure)
+    numbers = Mul (found, kinds)
+    counted = Sub (numbers, one)
+    labels = Cast <to = 7> (counted)
+}
+"""
 
 
-def bright_model(metadata: Metadata, label: int = 0) -> Any:
+def bright_model(metadata: Metadata, label: int = 0, pixels: str = PIXELS) -> Any:
     """Return a graph whose first row is the box around all pixels over `BRIGHT`, of the score 0.9.
 
     Its second row is the same box of class 1 and score 0.2; without bright pixels all rows are empty.
     """
-    nodes: list[Any] = []
-
-    def node(kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f'{kind}_{len(nodes)}'
-        nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    values: dict[str, Any] = {
-        'bright': np.array([BRIGHT], np.float32),
-        'axis_c': np.array([3]),
-        'axis_h': np.array([1]),
-        'axis_w': np.array([2]),
-        'axis_1': np.array([1]),
-        'one': np.array([1], np.float32),
-        'sides': np.array([1, 0, 1, 0]),
-        'eye': np.array([0.9, 0.2] + [0] * (ROWS - 2), np.float32),
-        'first': np.array([[1], [1]] + [[0]] * (ROWS - 2), np.float32),
-        'labels_found': np.array([label + 1, 2] + [0] * (ROWS - 2), np.float32),
-    }
-    pixels = node('ReduceMin', node('Cast', 'images', to=TensorProto.FLOAT), 'axis_c', keepdims=0)
-    mask = node('Cast', node('Greater', pixels, 'bright'), to=TensorProto.FLOAT)
-    found = node('ReduceMax', node('ReduceMax', mask, 'axis_w', keepdims=0), 'axis_1', keepdims=1)
-    sides = []
-    for across in ('axis_h', 'axis_w'):  # of x, of y
-        line = node('ReduceMax', mask, across, keepdims=0)
-        first = node('ArgMax', line, axis=1, keepdims=1)
-        last = node('ArgMax', line, axis=1, keepdims=1, select_last_index=1)
-        sides += [node('Cast', side, to=TensorProto.FLOAT) for side in (first, last)]
-    x1, x2, y1, y2 = sides
-    box = node('Concat', x1, y1, node('Add', x2, 'one'), node('Add', y2, 'one'), axis=1)
-    # Clipped to the image's own size, as a graph that left it out would lose that input in OpenVINO.
-    limits = node('Gather', node('Cast', 'sizes', to=TensorProto.FLOAT), 'sides', axis=1)
-    box = node('Mul', node('Min', box, limits), found)
-    rows = node('Mul', node('Unsqueeze', box, 'axis_1'), 'first')
-    nodes.append(helper.make_node('Identity', [rows], ['boxes']))
-    nodes.append(helper.make_node('Mul', [found, 'eye'], ['scores']))
-    labels = node('Sub', node('Mul', found, 'labels_found'), 'one')
-    nodes.append(helper.make_node('Cast', [labels], ['labels'], to=TensorProto.INT64))
-    size = ['H', 'W'] if metadata.dynamic else [metadata.height, metadata.width]
-    graph = helper.make_graph(
-        nodes,
-        'bright',
-        [
-            helper.make_tensor_value_info('images', TensorProto.UINT8, ['N', *size, 3]),
-            helper.make_tensor_value_info('sizes', TensorProto.INT64, ['N', 2]),
-        ],
-        [
-            helper.make_tensor_value_info('boxes', TensorProto.FLOAT, ['N', ROWS, 4]),
-            helper.make_tensor_value_info('scores', TensorProto.FLOAT, ['N', ROWS]),
-            helper.make_tensor_value_info('labels', TensorProto.INT64, ['N', ROWS]),
-        ],
-        [numpy_helper.from_array(value, name) for name, value in values.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9)
+    sides = ('H', 'W') if metadata.dynamic else (str(metadata.height), str(metadata.width))
+    text = GRAPH.replace('HEIGHT, WIDTH', ', '.join(sides)).replace('KIND', str(label + 1))
+    model = onnx.parser.parse_model(text.replace('PIXELS', pixels))
     onnx.checker.check_model(model)
     return model
 
@@ -107,13 +90,11 @@ def save(path: Path, metadata: Metadata | None = None, text: str | None = None, 
     if metadata is not None:
         text = metadata.to_json()
     if path.suffix == '.onnx':
-        helper.set_model_props(model, {} if text is None else {KEY: text})
+        onnx.helper.set_model_props(model, {} if text is None else {KEY: text})
         onnx.save(model, path)
-        return path
-    import openvino
-
-    converted = openvino_core().read_model(model.SerializeToString())
-    if text is not None:
-        converted.set_rt_info(text, [KEY])
-    openvino.save_model(converted, path, compress_to_fp16=False)
+    else:
+        converted = openvino_core().read_model(model.SerializeToString())
+        if text is not None:
+            converted.set_rt_info(text, [KEY])
+        openvino.save_model(converted, path, compress_to_fp16=False)
     return path

@@ -27,7 +27,7 @@ from ghost_det.commands.benchmark import CALLS
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.errors import UserError
 from ghost_det.export.graph import deployed
-from ghost_det.export.onnx import need, quiet
+from ghost_det.export.onnx import quiet
 from ghost_det.export.quantize import quantization_settings
 from ghost_det.utils.timing import interleave
 
@@ -133,7 +133,6 @@ def contenders(only: Sequence[str], engines: Sequence[str]) -> list[str]:
 def _onnx(name: str, shape: tuple[int, ...], folder: Path) -> Path:
     path = folder / f'{name}-{"x".join(map(str, shape))}.onnx'
     if not path.exists():
-        need('onnx')
         # The exporter by tracing is ten times as fast as the other one, and these networks do not branch.
         with quiet():
             images = (torch.rand(shape),)
@@ -143,7 +142,8 @@ def _onnx(name: str, shape: tuple[int, ...], folder: Path) -> Path:
 
 
 def _in_onnxruntime(path: Path, images: np.ndarray, threads: int) -> Callable[[], object]:
-    onnxruntime = need('onnxruntime')
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -155,10 +155,13 @@ def _in_onnxruntime(path: Path, images: np.ndarray, threads: int) -> Callable[[]
 
 
 def _in_openvino(path: Path, images: np.ndarray, threads: int, int8: bool) -> Callable[[], object]:
-    openvino, core = need('openvino'), openvino_core()
+    import openvino
+
+    core = openvino_core()
     model = core.read_model(path)
     if int8:
-        nncf = need('nncf')
+        import nncf
+
         logging.getLogger('nncf').setLevel(logging.ERROR)
         data = list(np.random.default_rng(0).standard_normal((CALIBRATION, *images.shape), np.float32))
         with redirect_stdout(io.StringIO()):
