@@ -73,7 +73,6 @@ class FullCocoMetric(CocoMetric):
         if self.format_only:
             return dict(super().compute_metrics(results))
         logger = MMLogger.get_current_instance()
-        truth = self.truth
         categories = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
         found: dict[str, float] = {}
         self.detections = {}  # not two evaluations' at once
@@ -81,7 +80,7 @@ class FullCocoMetric(CocoMetric):
             detections = coco_results([prediction for _, prediction in results], categories, metric)
             if self.keep:
                 self.detections[metric] = detections
-            evaluation = self.evaluations[metric] = evaluate(truth, detections, metric)
+            evaluation = self.evaluations[metric] = evaluate(self.truth, detections, metric)
             logger.info(f'{metric} by class\n{class_table(evaluation)}')
             found.update({f'{metric}_{name}': value for name, value in evaluation.figures.items()})
             part = '' if metric == 'bbox' else f'{metric}_'
@@ -93,19 +92,15 @@ class FullCocoMetric(CocoMetric):
 def coco_results(
     predictions: Sequence[dict[str, Any]], categories: Sequence[int], metric: str = 'bbox'
 ) -> list[dict[str, Any]]:
-    """Return predictions in COCO's results format, unrounded.
+    """Return predictions of mmdet, one of each image, in COCO's results format, unrounded.
 
-    Predictions are mmdet's, one of each image: ``img_id``, ``bboxes`` of shape (N, 4) as corners in pixels,
-    ``scores`` and ``labels`` of shape (N), and for ``'segm'`` ``masks``, N run-length codes. ``categories``
-    are the data set's ids in the order of labels.
+    ``categories`` are the data set's ids in the order of labels.
     """
-    found = []
+    results = []
     for each in predictions:
         scores = each.get('mask_scores', each['scores']) if metric == 'segm' else each['scores']
-        for index, (label, box, score) in enumerate(
-            zip(each['labels'].tolist(), each['bboxes'].tolist(), scores.tolist())
-        ):
-            x1, y1, x2, y2 = box
+        boxes = zip(each['labels'].tolist(), each['bboxes'].tolist(), scores.tolist())
+        for index, (label, (x1, y1, x2, y2), score) in enumerate(boxes):
             result = {
                 'image_id': each['img_id'],
                 'category_id': categories[label],
@@ -113,12 +108,11 @@ def coco_results(
                 'score': score,
             }
             if metric == 'segm':
-                code = each['masks'][index]
-                counts = code['counts']
+                size, counts = each['masks'][index]['size'], each['masks'][index]['counts']
                 text = counts.decode() if isinstance(counts, bytes) else counts
-                result['segmentation'] = {'size': list(code['size']), 'counts': text}
-            found.append(result)
-    return found
+                result['segmentation'] = {'size': list(size), 'counts': text}
+            results.append(result)
+    return results
 
 
 def full_metric(evaluator: Any) -> FullCocoMetric | None:

@@ -32,11 +32,10 @@ def class_table(evaluation: Evaluation) -> str:
 
 def error_table(analysis: Analysis) -> str:
     """Return TIDE's errors as a table, with the AP at IoU 0.5 that each costs, and what is confused most."""
-    errors = analysis.errors
-    rows = [[name, errors.counts[name], f'{errors.gains[name]:.3f}'] for name in KINDS]
-    rows += [[f'all {name}', '', f'{errors.gains[name]:.3f}'] for name in SPECIAL]
+    rows = [[name, analysis.counts[name], f'{analysis.gains[name]:.3f}'] for name in KINDS]
+    rows += [[f'all {name}', '', f'{analysis.gains[name]:.3f}'] for name in SPECIAL]
     lines = [table(['error', 'count', 'AP_50 gained without it'], rows)]
-    if errors.ap == UNDEFINED:
+    if analysis.ap == UNDEFINED:
         lines.append('no ground truth: nothing to gain')
     for true, taken, count, total in confused(analysis):
         score = f'(score from {analysis.score:g})'

@@ -24,5 +24,5 @@ def test_pictures_of_any_number_of_classes(classes: int, tmp_path: Path) -> None
     assert set(drawn) == {'pr_curves', 'confusion', 'errors'}
     assert all(path.read_bytes().startswith(b'\x89PNG') for path in drawn.values())
     assert {path.name for path in tmp_path.iterdir()} == {f'{name}.png' for name in drawn}
-    assert (analysis.errors.ap == UNDEFINED) is (classes == 0)
+    assert (analysis.ap == UNDEFINED) is (classes == 0)
     assert np.trace(analysis.confusion) == len(detections)
