@@ -3,8 +3,10 @@
 Functions take an opened `Network` and an image, and return arrays; ``draw_*`` make figures of these.
 """
 
+from ghost_det.utils.plots import save_figure
+
 from .cams import Cam, cam, detect, eigen_cam, overlay, pyramid
-from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy, html_page, save_figure, save_page
+from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy, html_page, save_page
 from .ghosts import GhostMaps, ghost_maps, ghost_modules
 from .maps import Maps, layers, maps_at
 from .networks import Network, open_network

@@ -41,17 +41,17 @@ def ghost_modules(module: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def ghost_maps(network: Network, image: Picture, layer: str | None = None) -> GhostMaps:
-    """Return intrinsic and ghost maps of a ghost module, by default of the third, where there are three.
+    """Return intrinsic and ghost maps of a ghost module, by default of the third.
 
-    In a GhostNet that is the one that widens the second bottleneck. Where a module runs several times, the
-    first counts.
+    In a GhostNet that one widens the second bottleneck. Of a module that runs several times, the first run
+    counts.
 
     Raises:
         UserError: the network has no ghost module, or none of that name; the message names them.
     """
     names = ghost_modules(network.module)
     if not names:
-        raise UserError(f'{network.name}: has no ghost modules; as ghostnet_1x has')
+        raise UserError(f'{network.name}: has no ghost modules, as ghostnet_1x has')
     layer = layer or names[min(2, len(names) - 1)]
     if layer not in names:
         raise UserError(f'--layer {layer}: no ghost module of {network.name}; there are {", ".join(names)}')

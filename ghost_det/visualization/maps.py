@@ -14,8 +14,9 @@ from ghost_det.errors import UserError
 
 from .networks import Array, Network, Picture
 
-STRIDE = 4
-"""Of the layer that is looked at where none is named: that of ResNet-50's first group, the paper's choice."""
+STRIDE = 4  # of the layer that is shown by default: that of ResNet-50's first group, the paper's choice
+
+Shapes = dict[str, tuple[int, int, int]]
 
 
 class Maps(NamedTuple):
@@ -42,18 +43,18 @@ def watched(module: nn.Module, see: Callable[[str, Any, Any], None], *names: str
             handle.remove()
 
 
-@torch.no_grad()
-def layers(network: Network, image: Picture) -> dict[str, tuple[int, int, int]]:
-    """Return the layers that make maps, in the order in which they are done, as channels, height and width.
+def layers(network: Network, image: Picture) -> Shapes:
+    """Return the layers that make maps, in the order in which they run, as channels, height and width.
 
     Of a detector these are the backbone's.
     """
     return _shapes(network, image)[0]
 
 
-def _shapes(network: Network, image: Picture) -> tuple[dict[str, tuple[int, int, int]], int]:
+@torch.no_grad()
+def _shapes(network: Network, image: Picture) -> tuple[Shapes, int]:
     """Return the layers, and the height of the network's input."""
-    found: dict[str, tuple[int, int, int]] = {}
+    found: Shapes = {}
     heights: list[int] = []
 
     def see(name: str, given: Any, output: Any) -> None:
@@ -61,23 +62,24 @@ def _shapes(network: Network, image: Picture) -> tuple[dict[str, tuple[int, int,
             heights.append(given.shape[2])
         if isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
             if network.pipeline is None or name.startswith('backbone.'):
-                found.setdefault(name, tuple(output.shape[1:]))  # type: ignore[arg-type]
+                _, channels, height, width = output.shape
+                found.setdefault(name, (channels, height, width))
 
     with watched(network.module, see):
         network.run(image)
     if not found:
-        raise UserError(f'{network.name}: no layer of it makes feature maps')
+        raise UserError(f'{network.name}: no layer makes feature maps')
     return found, heights[0]
 
 
-def _usual(shapes: dict[str, tuple[int, int, int]], height: int) -> str:
+def _default_layer(network: Network, image: Picture) -> str:
     """Return the last layer at the stride nearest to `STRIDE`, of those that are least deep inside others."""
-
-    def unlike(name: str) -> tuple[float, int]:
-        return abs(np.log2(height / shapes[name][1] / STRIDE)), name.count('.')
-
-    least = min(map(unlike, shapes))
-    return [name for name in shapes if unlike(name) == least][-1]
+    shapes, height = _shapes(network, image)
+    distances = {
+        name: (abs(np.log2(height / shape[1] / STRIDE)), name.count('.')) for name, shape in shapes.items()
+    }
+    least = min(distances.values())
+    return [name for name, distance in distances.items() if distance == least][-1]
 
 
 @torch.no_grad()
@@ -87,16 +89,14 @@ def maps_at(network: Network, image: Picture, layer: str | None = None) -> Maps:
     Raises:
         UserError: there is no such layer; the message names those there are.
     """
-    if layer is None:
-        layer = _usual(*_shapes(network, image))
-    known = dict(network.module.named_modules())
+    layer = _default_layer(network, image) if layer is None else layer
     found: list[Array] = []
 
     def see(_: str, __: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() == 4 and not found:
             found.append(output[0].float().cpu().numpy().copy())  # as the next layer may work in place
 
-    if layer in known and layer:
+    if layer and layer in dict(network.module.named_modules()):
         with watched(network.module, see, layer):
             network.run(image)
     if not found:

@@ -6,6 +6,7 @@ is learnt between three pairs of maps. Here it is solved for, in closed form, be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,11 +22,8 @@ from ghost_det.utils.text import table
 
 Array = NDArray[Any]
 SIZES = (1, 3, 5, 7)
-ERROR = 0.1
-"""The largest error, as a share of a map's variance, with which another map is said to make it."""
-PIXELS = 10
-"""The fewest pixels for each number of a kernel; with fewer, any map makes any other."""
-_BLOCK = 2**24  # numbers of the columns that are in memory at a time
+ERROR = 0.1  # the largest, as a share of a map's variance, with which another map counts as its source
+PIXELS = 10  # the fewest for each number of a kernel; with fewer, any map makes any other
 
 
 class Pair(NamedTuple):
@@ -64,20 +62,15 @@ class Redundancy:
     cosines: Array
     alive: NDArray[np.bool_]
 
-    def best(self, size: int) -> tuple[Array, Array]:
-        """Return, for each map that is not constant, the least error and, where there are any, that unseen.
-
-        The unseen error is that of the source that fitted best: to choose it again would be to fit again.
-        """
-        sources = self.errors[size].argmin(0)[self.alive]
-        places = sources, np.flatnonzero(self.alive)
-        unseen = self.unseen[size][places] if self.unseen else np.empty(0)
-        return self.errors[size][places], unseen
+    def best(self, size: int, unseen: bool = False) -> Array:
+        """Return each live map's least error, or that of the same kernel on unseen images."""
+        places = self.errors[size].argmin(0)[self.alive], np.flatnonzero(self.alive)
+        errors: Array = (self.unseen if unseen else self.errors)[size][places]
+        return errors
 
     def share(self, size: int, error: float = ERROR, unseen: bool = False) -> float:
-        """Return the share of the maps, constant ones left out, that another one makes within an error."""
-        found = self.best(size)[int(unseen)]
-        return float((found <= error).mean()) if found.size else 0.0
+        """Return the share of the live maps that another one makes within an error."""
+        return float((self.best(size, unseen) <= error).mean())
 
     def intrinsic(self, size: int, error: float = ERROR) -> list[int]:
         """Return few maps of which one makes each of the others: what a ghost module would have to compute.
@@ -111,52 +104,50 @@ class Redundancy:
         head += ['median error, unseen', 'within, unseen'] if self.unseen else []
         rows = []
         for size in self.errors:
-            fitted, unseen = self.best(size)
             needed = len(self.intrinsic(size, error))
-            row = [f'{size} x {size}', _median(fitted), f'{self.share(size, error):.1%}']
-            row += [f'{needed} of {alive} (s = {alive / max(1, needed):.2f})']
-            row += [_median(unseen), f'{self.share(size, error, unseen=True):.1%}'] if self.unseen else []
+            row = [f'{size} x {size}', f'{np.median(self.best(size)):.4f}', f'{self.share(size, error):.1%}']
+            row.append(f'{needed} of {alive} (s = {alive / needed:.2f})')
+            if self.unseen:
+                row.append(f'{np.median(self.best(size, unseen=True)):.4f}')
+                row.append(f'{self.share(size, error, unseen=True):.1%}')
             rows.append(row)
         return table(head, rows)
-
-
-def _median(values: Array) -> str:
-    return f'{np.median(values):.4f}' if values.size else '-'
 
 
 def redundancy(maps: Array, sizes: Sequence[int] = SIZES, held_out: Array | None = None) -> Redundancy:
     """Fit the best kernel, and a bias, from each map to each other one.
 
-    All is least squares on the moments of shifted maps, so that ``C * C`` fits cost a few products of
-    matrices. Around a map there are zeros, as convolutions pad.
+    It is least squares on the moments of shifted maps: ``C * C`` fits cost a few products of matrices. Maps
+    are padded with zeros, as in convolutions.
 
     Args:
         maps: ``[C, H, W]``, of one image; or ``[N, C, H, W]``, of several that share the kernels.
-        sizes: odd sides of kernels; those too large for the maps, see `PIXELS`, are left out.
+        sizes: odd sides of kernels; those too large for the maps, see `PIXELS`, are skipped.
         held_out: maps of other images, of the same layer; any height and width.
 
     Raises:
-        UserError: no two maps, numbers that are not finite, or maps too small for any of the sizes.
+        UserError: fewer than two maps that vary, NaN or infinite values, or maps too small for all sizes.
     """
     values = _batch(maps)
-    channels, pixels = values.shape[1], values[:, 0].numel()
+    pixels = values[:, 0].numel()
     fitting = [size for size in sizes if (size * size + 1) * PIXELS <= pixels]
-    if channels < 2 or not fitting:
-        raise UserError(
-            f'{channels} maps of {values.shape[2]} x {values.shape[3]}: expected at least two, of enough '
-            f'pixels for kernels of {", ".join(map(str, sizes))}; choose another layer'
-        )
     mean, spread = values.mean((0, 2, 3)), values.std((0, 2, 3), correction=0)
     alive = spread > 1e-6 * values.abs().amax((0, 2, 3)).clamp(min=1e-30)
+    if alive.sum() < 2 or not fitting:
+        raise UserError(
+            f'{len(alive)} maps of {values.shape[2]} x {values.shape[3]}: expected at least two that are not '
+            f'constant, large enough for kernels of {", ".join(map(str, sizes))}; choose another layer'
+        )
     scale = torch.where(alive, 1 / spread, torch.zeros_like(spread))
-    other = None if held_out is None else _batch(held_out)
+    fitted = _moments(values, mean, scale, max(fitting))
+    other = None if held_out is None else _moments(_batch(held_out), mean, scale, max(fitting))
     errors, unseen = {}, {}
     for size in fitting:
-        seen = _moments(values, mean, scale, size)
-        kernels = torch.linalg.pinv(seen.gram, rtol=1e-11, hermitian=True) @ seen.cross
-        errors[size] = _errors(seen, kernels, alive)
+        inner = fitted.inner(size)
+        kernels = torch.linalg.pinv(inner.gram, rtol=1e-11, hermitian=True) @ inner.cross
+        errors[size] = _errors(inner, kernels, alive)
         if other is not None:
-            unseen[size] = _errors(_moments(other, mean, scale, size), kernels, alive)
+            unseen[size] = _errors(other.inner(size), kernels, alive)
     flat = ((values - mean[:, None, None]) * scale[:, None, None]).transpose(0, 1).flatten(1)
     cosines = (flat @ flat.T / pixels).numpy()
     return Redundancy(errors, unseen, cosines, alive.numpy())
@@ -168,26 +159,31 @@ class _Moments(NamedTuple):
     energy: Tensor  # [C]: of the squares of each target
     spread: Tensor  # [C]: of the squares of each target around its own mean
 
+    def inner(self, size: int) -> _Moments:
+        """Return the moments of a smaller kernel, whose columns are some of these."""
+        side = math.isqrt(self.gram.shape[1] - 1)
+        edge = (side - size) // 2
+        grid = torch.arange(side * side).view(side, side)[edge : edge + size, edge : edge + size]
+        kept = torch.cat([grid.flatten(), torch.tensor([side * side])])
+        return self._replace(gram=self.gram[:, kept][:, :, kept], cross=self.cross[:, kept])
+
 
 def _moments(values: Tensor, mean: Tensor, scale: Tensor, size: int) -> _Moments:
-    targets = ((values - mean[:, None, None]) * scale[:, None, None]).permute(1, 0, 2, 3).flatten(1)
-    sources = values * scale[:, None, None]
-    step = max(1, _BLOCK // (size * size * targets.shape[1]))
+    targets = ((values - mean[:, None, None]) * scale[:, None, None]).transpose(0, 1).flatten(1)
+    sources = (values * scale[:, None, None]).transpose(0, 1)
     grams, crosses = [], []
-    for block in torch.split(sources, step, dim=1):
-        columns = _columns(block, size)
-        grams.append(columns @ columns.mT)
+    for source in sources:  # one by one: the columns of all take too much memory
+        columns = _columns(source, size)
+        grams.append(columns @ columns.T)
         crosses.append(columns @ targets.T)
     around = (targets - targets.mean(1, keepdim=True)).square().sum(1)
-    return _Moments(torch.cat(grams), torch.cat(crosses), targets.square().sum(1), around)
+    return _Moments(torch.stack(grams), torch.stack(crosses), targets.square().sum(1), around)
 
 
 def _columns(maps: Tensor, size: int) -> Tensor:
-    """Return ``[C, size * size + 1, N * H * W]``: each map shifted to all places of a kernel, and ones."""
-    images, channels = maps.shape[:2]
-    shifted = F.unfold(maps.flatten(0, 1)[:, None], size, padding=size // 2)
-    shifted = shifted.view(images, channels, size * size, -1).permute(1, 2, 0, 3).flatten(2)
-    return torch.cat([shifted, torch.ones_like(shifted[:, :1])], dim=1)
+    """Return ``[size * size + 1, N * H * W]``: maps shifted to all places of a kernel, and ones."""
+    shifted = F.unfold(maps[:, None], size, padding=size // 2).transpose(0, 1).flatten(1)
+    return torch.cat([shifted, torch.ones_like(shifted[:1])])
 
 
 def _errors(moments: _Moments, kernels: Tensor, alive: Tensor) -> Array:
@@ -195,8 +191,7 @@ def _errors(moments: _Moments, kernels: Tensor, alive: Tensor) -> Array:
     gram, cross, energy, spread = moments
     left = energy - 2 * (kernels * cross).sum(1) + (kernels * (gram @ kernels)).sum(1)
     errors = left.clamp(min=0) / spread.clamp(min=1e-12)
-    errors[~alive] = torch.inf
-    errors[:, ~alive] = torch.inf
+    errors[~(alive & alive[:, None])] = torch.inf
     errors.fill_diagonal_(torch.inf)
     found: Array = errors.numpy()
     return found
@@ -210,15 +205,9 @@ def _batch(maps: Array) -> Tensor:
 
 
 def fit_kernel(source: Array, target: Array, size: int) -> Fit:
-    """Fit the kernel and bias that make one map from another, as a depthwise convolution applies them.
-
-    Args:
-        source: ``[H, W]``.
-        target: ``[H, W]``, not constant.
-        size: odd side of the kernel.
-    """
+    """Fit the kernel and bias that make a map from another, ``[H, W]``, as a depthwise convolution does."""
     maps = _batch(np.stack([source, target]))
-    columns, goal = _columns(maps[:, :1], size)[0].T, maps[0, 1].flatten()
+    columns, goal = _columns(maps[:, 0], size).T, maps[0, 1].flatten()
     weights = torch.linalg.lstsq(columns, goal[:, None], driver='gelsd').solution[:, 0]
     made = columns @ weights
     error = (goal - made).square().sum() / (goal - goal.mean()).square().sum()

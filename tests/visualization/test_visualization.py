@@ -15,7 +15,6 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from ghost_det import GhostNet
-from ghost_det.commands.visualize import main
 from ghost_det.errors import UserError
 from ghost_det.visualization import (
     Network,
@@ -37,7 +36,7 @@ from ghost_det.visualization import (
 from ghost_det.visualization.cams import component, evidence
 from ghost_det.weights.imagenet import preprocess
 from ghost_det.weights.zoo import classifier
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Cli
 
 LITE = str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')
 Array = np.ndarray[Any, Any]
@@ -53,50 +52,42 @@ def filtered(maps: Array, kernel: Array) -> Array:
     return F.conv2d(torch.from_numpy(maps)[None, None], weight, padding=len(kernel) // 2)[0, 0].numpy()
 
 
-def naive_fit(sources: list[Array], targets: list[Array], size: int) -> Array:
-    """Weights of the best kernel and bias, from a table with a row for each pixel."""
-    return np.linalg.lstsq(naive_rows(sources, size), np.concatenate([t.ravel() for t in targets]))[0]
-
-
-def naive_rows(sources: list[Array], size: int) -> Array:
+def naive_columns(maps: Array, size: int) -> Array:
+    """Return a table with a row for each pixel: its neighbourhood, and 1."""
     rows = []
-    for source in sources:
-        padded = np.pad(source, size // 2)
-        for i in range(source.shape[0]):
-            for j in range(source.shape[1]):
+    for each in maps:
+        padded = np.pad(each, size // 2)
+        for i in range(each.shape[0]):
+            for j in range(each.shape[1]):
                 rows.append([*padded[i : i + size, j : j + size].ravel(), 1.0])
     return np.array(rows)
 
 
-def naive_error(sources: list[Array], targets: list[Array], weights: Array, size: int) -> float:
-    expected = np.concatenate([t.ravel() for t in targets])
-    return float(np.mean((naive_rows(sources, size) @ weights - expected) ** 2) / expected.var())
+def naive_error(sources: Array, targets: Array, weights: Array, size: int) -> float:
+    made = naive_columns(sources, size) @ weights
+    return float(np.mean((made - targets.ravel()) ** 2) / targets.var())
 
 
-def test_errors_equal_those_of_a_naive_reference() -> None:
+def test_errors_equal_a_naive_reference() -> None:
     random = np.random.default_rng(0)
     maps = np.maximum(random.standard_normal((2, 3, 13, 11)), 0) + 0.3
     maps[:, 2] += 3 * np.roll(maps[:, 0], 1, 2)
     other = random.random((1, 3, 9, 14))
     found = redundancy(maps, (1, 3), other)
     for size in (1, 3):
-        for i in range(3):
-            for j in range(3):
-                if i == j:
-                    assert found.errors[size][i, j] == found.unseen[size][i, j] == np.inf
-                    continue
-                sources, targets = list(maps[:, i]), list(maps[:, j])
-                weights = naive_fit(sources, targets, size)
-                expected = naive_error(sources, targets, weights, size)
-                assert found.errors[size][i, j] == pytest.approx(expected, abs=1e-9)
-                expected = naive_error(list(other[:, i]), list(other[:, j]), weights, size)
-                assert found.unseen[size][i, j] == pytest.approx(expected, rel=1e-6)
+        assert np.isinf(found.errors[size].diagonal()).all() and np.isinf(found.unseen[size].diagonal()).all()
+        for i, j in np.argwhere(~np.eye(3, dtype=bool)):
+            weights = np.linalg.lstsq(naive_columns(maps[:, i], size), maps[:, j].ravel())[0]
+            expected = naive_error(maps[:, i], maps[:, j], weights, size)
+            assert found.errors[size][i, j] == pytest.approx(expected, abs=1e-9)
+            expected = naive_error(other[:, i], other[:, j], weights, size)
+            assert found.unseen[size][i, j] == pytest.approx(expected, rel=1e-6)
     flat = maps.swapaxes(0, 1).reshape(3, -1)
     np.testing.assert_allclose(found.cosines, np.corrcoef(flat), atol=1e-9)
     np.testing.assert_allclose((1 - found.cosines**2)[0, 1:], found.errors[1][0, 1:], atol=1e-9)
 
 
-@pytest.mark.parametrize('size', [1, 3, 5, 7])
+@pytest.mark.parametrize('size', [1, 3, 7])
 def test_a_known_kernel_is_found(size: int) -> None:
     random = np.random.default_rng(size)
     source, kernel = random.random((40, 37)), random.standard_normal((size, size))
@@ -128,12 +119,13 @@ def test_ghosts_among_maps_are_distinguished_from_others() -> None:
     assert redundancy(image(), (5,), swapped).share(5, unseen=True) == 0.0
 
 
-def test_kernels_too_large_for_the_maps_are_left_out() -> None:
+def test_kernels_too_large_for_the_maps_are_skipped() -> None:
     maps = np.random.default_rng(0).random((4, 10, 12))
     assert list(redundancy(maps).errors) == [1, 3]
-    for faulty in (maps[:, :3, :3], maps[:1], np.full_like(maps, np.nan), maps[0]):
+    constant = np.ones_like(maps)
+    for wrong in (maps[:, :3, :3], maps[:1], np.full_like(maps, np.nan), maps[0], constant):
         with pytest.raises(UserError, match='expected'):
-            redundancy(faulty)
+            redundancy(wrong)
 
 
 @pytest.fixture(scope='module')
@@ -151,9 +143,8 @@ def test_maps_of_a_layer_are_those_that_pass_there(resnet: Network) -> None:
         stem = module.bn1(module.conv1(x))
         expected = module.layer1(module.maxpool(module.relu(stem.clone())))
     np.testing.assert_array_equal(found.values, expected[0])
-    np.testing.assert_array_equal(
-        maps_at(resnet, image, 'bn1').values, stem[0]
-    )  # the ReLU behind is in place
+    # The ReLU behind is in place.
+    np.testing.assert_array_equal(maps_at(resnet, image, 'bn1').values, stem[0])
     assert found.values.std() > 0.1
     shapes = layers(resnet, image)
     assert shapes['layer4.1.conv2'] == (512, 7, 7) and 'avgpool' not in shapes and 'fc' not in shapes
@@ -164,22 +155,23 @@ def test_maps_of_a_layer_are_those_that_pass_there(resnet: Network) -> None:
 
 
 def test_files_of_weights_are_loaded_completely_or_refused(tmp_path: Path) -> None:
-    path, trained = tmp_path / 'six.pth', resnet18(num_classes=6).eval()
+    path, trained = tmp_path / 'weights.pth', resnet18().eval()
     torch.save({'state_dict': {f'module.{key}': value for key, value in trained.state_dict().items()}}, path)
     opened = open_network('resnet18', str(path))
     assert not opened.random and opened.title == 'resnet18'
     with torch.no_grad():
         expected = trained(preprocess(Image.fromarray(picture()))[None])
         np.testing.assert_array_equal(opened.run(picture()), expected)
-    with pytest.raises(UserError, match=r'six.pth: not of resnet34: layer'):
-        open_network('resnet34', str(path))
-    for settings in (dict(num_classes=7), {}):
-        ghost = GhostNet(width=0.5, **settings)
-        torch.save(ghost.state_dict(), path)
-        opened = open_network('ghostnet_050', str(path))
-        assert torch.equal(opened.module.conv_stem.weight, ghost.conv_stem.weight)
-    with pytest.raises(UserError, match='does not fit GhostNet of width 1'):
-        open_network('ghostnet_1x', str(path))
+    for name in ('resnet34', 'ghostnet_1x'):
+        with pytest.raises(UserError, match='weights.pth'):
+            open_network(name, str(path))
+    torch.save({**trained.state_dict(), 'extra': torch.zeros(1)}, path)
+    with pytest.raises(UserError, match='extra'):
+        open_network('resnet18', str(path))
+    ghost = GhostNet(width=0.5, num_classes=1000)
+    torch.save(ghost.state_dict(), path)
+    opened = open_network('ghostnet_050', str(path))
+    assert torch.equal(opened.module.conv_stem.weight, ghost.conv_stem.weight)
 
 
 @pytest.mark.parametrize('name', ['ghostnet_050', 'ghostnetv3_050'])
@@ -196,7 +188,7 @@ def test_the_halves_of_a_ghost_module_are_its_output(name: str) -> None:
     assert ghost_maps(network, picture()).layer == ghost_modules(network.module)[2]
 
 
-@pytest.mark.parametrize('ratio', [2, 3, 4])
+@pytest.mark.parametrize('ratio', [2, 3])
 def test_each_ghost_has_its_own_source(ratio: int) -> None:
     module = GhostNet(width=0.5, ratio=ratio, num_classes=5).eval()
     network = Network('mine', module, False, ())
@@ -296,9 +288,10 @@ def test_pages_need_nothing_else(resnet: Network) -> None:
     assert len(sources) == 1 and sources[0].startswith('data:image/png;base64,') and '://' not in page
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr('sys.argv', ['visualize.py', *map(str, words)])
-    main()
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    Image.fromarray(picture()).save(tmp_path / 'image.png')
+    return tmp_path / 'image.png'
 
 
 @pytest.mark.parametrize(
@@ -314,60 +307,59 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     ],
 )
 def test_commands_write_figure_and_page(
-    words: tuple[str, ...],
-    printed: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], printed: tuple[str, ...], image: Path, cli: Cli
 ) -> None:
-    image, out, page = tmp_path / 'image.png', tmp_path / 'out/a.png', tmp_path / 'out/a.html'
-    Image.fromarray(picture()).save(image)
+    out = image.parent / 'out'
     words = tuple(word.format(image=image) for word in words)
-    run(monkeypatch, *words, '-o', out, '--html', page, '--pretrained', 'none')
-    output = capsys.readouterr().out
-    assert '(random weights)' in output and all(text in output for text in printed)
-    assert Image.open(out).format == 'PNG' and '(random weights)' in page.read_text()
-    assert sorted(path.name for path in out.parent.iterdir()) == ['a.html', 'a.png']
+    done = cli('visualize', *words, '-o', out / 'a.png', '--html', out / 'a.html', '--pretrained', 'none')
+    assert done.returncode == 0, done.stderr
+    assert '(random weights)' in done.stdout and all(text in done.stdout for text in printed)
+    assert Image.open(out / 'a.png').format == 'PNG' and '(random weights)' in (out / 'a.html').read_text()
+    assert sorted(path.name for path in out.iterdir()) == ['a.html', 'a.png']
 
 
 @pytest.mark.parametrize(
-    ('words', 'message'),
+    ('words', 'name'),
     [
-        (('redundancy', 'resnet51', '{image}'), 'resnet51: no such network; near are resnet50'),
-        (('pyramid', 'detector.xml', '{image}'), 'detector.xml: an exported file gives only boxes'),
-        (('redundancy', LITE, '{image}'), 'name its checkpoint after it, or --pretrained none'),
+        (('redundancy', 'resnet51', '{image}'), 'resnet51'),
+        (('pyramid', 'detector.xml', '{image}'), 'detector.xml'),
+        (('redundancy', LITE, '{image}'), '--pretrained none'),
         (('redundancy', 'resnet18', 'nowhere.pth', '{image}'), 'nowhere.pth'),
-        (('redundancy', 'resnet18', 'nowhere.jpg'), 'nowhere.jpg: expected an image, got nothing'),
-        (('cam', 'resnet18', '{image}', '--pretrained', 'none'), 'resnet18: expected a detector'),
+        (('redundancy', 'resnet18', 'nowhere.jpg'), 'nowhere.jpg'),
+        (('cam', 'resnet18', '{image}', '--pretrained', 'none'), 'resnet18'),
         (
             ('redundancy', 'resnet18', '{image}', '--pretrained', 'none', '--layer', 'layer3', '--size', '7'),
-            '--size 7: the maps of layer3 are too small',
+            '--size 7',
         ),
+        (('ghost', 'ghostnet_1x', '{image}', '-o', 'a.jpg'), 'a.jpg'),
+        (('ghost', 'ghostnet_1x', '{image}', '-o', '{image}'), 'image.png'),
     ],
 )
-def test_user_errors_write_nothing(
-    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image, out = tmp_path / 'image.png', tmp_path / 'out/a.png'
-    Image.fromarray(picture()).save(image)
-    with pytest.raises(UserError, match=re.escape(message)):
-        run(monkeypatch, *(word.format(image=image) for word in words), '-o', out)
-    assert not any(path.is_file() for path in tmp_path.glob('out/*'))
-    with pytest.raises(UserError, match=r'a\.jpg: expected a name that ends in \.png'):
-        run(monkeypatch, 'ghost', 'ghostnet_1x', image, '-o', tmp_path / 'a.jpg')
-    with pytest.raises(UserError, match='would replace what is read'):
-        run(monkeypatch, 'ghost', 'ghostnet_1x', image, '-o', image)
+def test_user_errors_write_nothing(words: tuple[str, ...], name: str, image: Path, cli: Cli) -> None:
+    before = image.read_bytes()
+    out = image.parent / 'out/a.png'
+    done = cli('visualize', words[0], '-o', out, *(word.format(image=image) for word in words[1:]))
+    assert done.returncode == 2 and name in done.stderr and 'Traceback' not in done.stderr
+    assert [path for path in image.parent.rglob('*') if path.is_file()] == [image]
+    assert image.read_bytes() == before
 
 
-def test_published_weights_are_asked_for_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def stand_in(name: str, pretrained: bool) -> Any:
+    def fake_classifier(name: str, pretrained: bool) -> Any:
         asked.append((name, pretrained))
         return classifier(name)
 
-    monkeypatch.setattr('ghost_det.visualization.networks.classifier', stand_in)
+    monkeypatch.setattr('ghost_det.visualization.networks.classifier', fake_classifier)
     assert not open_network('ghostnet_050').random and open_network('ghostnet_050', pretrained='none').random
     assert asked == [('ghostnet_050', True), ('ghostnet_050', False)]
     with pytest.raises(UserError, match="'published' or 'none'"):
         open_network('ghostnet_050', pretrained='some.pth')
+
+    def no_network(*_: Any, **__: Any) -> Any:
+        raise OSError('no network')
+
+    monkeypatch.setattr('torchvision.models.get_model', no_network)
+    with pytest.raises(UserError, match='resnet18: its weights could not be downloaded .no network'):
+        open_network('resnet18')
