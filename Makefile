@@ -66,8 +66,8 @@ smoke: $(STAMP) ## set up, then run the tests that lean on the mm packages and t
 soak: $(STAMP) ## kill a training KILLS times, and compare its end with that of one that was not (half an hour)
 	$(call timed,soak,OMP_NUM_THREADS=1 $(PY) -m tools.soak --kills $(KILLS) $(ARGS))
 
-sweep: $(STAMP) ## BACKBONE under every kind of detector of mmdet (an hour of one core), into docs/sweep-STACK.md
-	$(call timed,sweep,$(PY) -m tools.sweep --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))
+sweep: $(STAMP) ## BACKBONE under every kind of detector of mmdet (an hour of one core), into docs/sweep.csv and .md
+	$(call timed,sweep,$(PY) -m tools.sweep --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep.csv $(ARGS))
 
 docs: $(STAMP) ## build the documentation into build/site
 	$(call timed,docs,NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir build/site)
