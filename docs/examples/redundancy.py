@@ -38,7 +38,7 @@ def crops(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
-    """Return a ResNet-18 that tells the sample's classes apart."""
+    """Return a ResNet-18 trained to classify the sample's objects."""
     model = resnet18(num_classes=6)
     images, labels = crops('train2017')
     steps = epochs * (len(images) // batch)
@@ -53,29 +53,25 @@ def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
     images, labels = crops('val2017')
     with torch.no_grad():
         right = model.eval()(images).argmax(1) == labels
-    print(f'{right.float().mean():.1%} of {len(labels)} objects that it has not seen are named right')
+    print(f'{right.float().mean():.1%} of {len(labels)} unseen objects are classified correctly')
     return model
 
 
 def main() -> None:
-    """Print the tables of both networks, and draw."""
+    """Print the shares for both networks, and draw."""
     torch.manual_seed(0)
     untrained = resnet18(num_classes=6)
     untrained.train()  # its norms have no statistics but those of the image
-    paths = sorted((FOLDER / 'val2017').glob('*.jpg'))[:8]
-    images = [Image.open(path).convert('RGB') for path in paths]
+    image = Image.open(min((FOLDER / 'val2017').glob('*.jpg'))).convert('RGB')
     for name, model in (('trained', trained()), ('untrained', untrained)):
         network = Network(name, model, False, ())
         for layer in ('layer1', 'layer2'):
-            maps = np.stack([maps_at(network, image, layer).values for image in images])
-            for count in (1, 4):
-                print(f'\n{name}, {layer}, kernels fitted to {count} of the images, and tried on 4 others')
-                found = redundancy(maps[:count], held_out=maps[4:])
-                print(found.table())
-                if (name, layer, count) == ('trained', 'layer1', 1):
-                    save_figure(
-                        draw_redundancy(maps[0], found, title='ResNet-18: layer1'), Path('redundancy.png')
-                    )
+            maps = maps_at(network, image, layer).values
+            found = redundancy(maps)
+            shares = ', '.join(f'{size} x {size}: {found.share(size):.1%}' for size in found.errors)
+            print(f'{name}, {layer}, maps that another one makes: {shares}')
+            if (name, layer) == ('trained', 'layer1'):
+                save_figure(draw_redundancy(maps, found, title='ResNet-18: layer1'), Path('redundancy.png'))
 
 
 if __name__ == '__main__':

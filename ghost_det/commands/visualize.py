@@ -31,8 +31,6 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument('--pairs', **COUNT, default=5, help='to draw (default: 5)')
     error = "of a map's variance that may be missing (default: %(default)s)"
     command.add_argument('--error', type=positive_float, default=0.1, metavar='SHARE', help=error)
-    unseen = 'others to try the fitted kernels on'
-    command.add_argument('--unseen', type=Path, nargs='+', default=[], metavar='IMAGE', help=unseen)
 
     command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module next to their ghosts')
     command.set_defaults(work=_ghost)
@@ -75,7 +73,7 @@ def main() -> None:
 
     from .classify import read_rgb
 
-    read = [args.image, *getattr(args, 'unseen', ()), Path(args.model), Path(args.checkpoint or '')]
+    read = [args.image, Path(args.model), Path(args.checkpoint or '')]
     for option, path, suffixes in (('-o', args.out, ('.png',)), ('--html', args.html, ('.html', '.htm'))):
         if path is not None:
             if path.suffix.lower() not in suffixes:
@@ -94,15 +92,11 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
     import numpy as np
 
     from ghost_det.errors import UserError
+    from ghost_det.utils.text import table
     from ghost_det.visualization import draw_redundancy, maps_at, redundancy
 
-    from .classify import read_rgb
-
     layer, values = maps_at(network, image, args.layer)
-    unseen = [maps_at(network, read_rgb(path), layer).values for path in args.unseen]
-    if len({each.shape for each in unseen}) > 1:
-        raise UserError('--unseen: expected images of one shape, as a detector keeps the shape')
-    found = redundancy(values, held_out=np.stack(unseen) if unseen else None)
+    found = redundancy(values)
     if args.size not in found.errors:
         raise UserError(f'--size {args.size}: the maps of {layer} are too small; choose a layer before it')
     channels, height, width = values.shape
@@ -111,7 +105,12 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
         f'map {pair.target} of map {pair.source}: error {pair.error:.4f}, cosine {pair.cosine:.3f}'
         for pair in found.pairs(args.size, args.pairs)
     ]
-    text = '\n'.join([found.table(args.error), '', f'by a {args.size} x {args.size} kernel:', *pairs])
+    rows = [
+        [f'{size} x {size}', f'{np.median(found.best(size)):.4f}', f'{found.share(size, args.error):.1%}']
+        for size in found.errors
+    ]
+    shares = table(['kernel', 'median error', f'made within {args.error:g}'], rows)
+    text = '\n'.join([shares, '', f'by a {args.size} x {args.size} kernel:', *pairs])
     title = f'{network.title}: {layer}'
     return draw_redundancy(values, found, args.size, args.pairs, title), caption, text
 

@@ -5,7 +5,7 @@ Functions take an opened `Network` and an image, and return arrays; ``draw_*`` m
 
 from ghost_det.utils.plots import save_figure
 
-from .cams import Cam, cam, detect, eigen_cam, overlay, pyramid
+from .cams import Cam, cam, eigen_cam, overlay, pyramid
 from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy, html_page, save_page
 from .ghosts import GhostMaps, ghost_maps, ghost_modules
 from .maps import Maps, layers, maps_at
@@ -20,7 +20,6 @@ __all__ = [
     'Pair',
     'Redundancy',
     'cam',
-    'detect',
     'draw_cam',
     'draw_ghosts',
     'draw_pyramid',

@@ -42,32 +42,8 @@ class Cam:
     levels: tuple[float, ...]
 
 
-@torch.no_grad()
-def detect(network: Network, image: Picture, score: float = 0.3) -> Detections:
-    """Return a detector's detections with a score of at least ``score``, the highest-scoring first."""
-    _require_detector(network)
-    found = _by_score(network.run(image))
-    return _detections(found[found.scores >= score])
-
-
-def _require_detector(network: Network) -> None:
-    if network.pipeline is None:
-        raise UserError(f'{network.name}: expected a detector (CONFIG and CHECKPOINT), got a classifier')
-
-
-def _by_score(sample: Any) -> Any:
-    """Return mmdet's instances of a sample, the highest-scoring first."""
-    found = sample.pred_instances
-    return found[found.scores.detach().argsort(descending=True, stable=True)]
-
-
-def _detections(instances: Any) -> Detections:
-    found = instances.detach().cpu().numpy()
-    return Detections(found.bboxes, found.scores, found.labels)
-
-
 def cam(network: Network, image: Picture, index: int = 0) -> Cam:
-    """Return which cells of the neck's maps raise the score of a detection.
+    """Return which cells of the neck's maps raise the score of a detection; 0 is the highest-scoring.
 
     The gradient of the box's score, as it comes out of the complete detector, is multiplied with the maps,
     cell by cell; only the positive part is kept. Averaging the gradient over the map first, as Grad-CAM
@@ -75,11 +51,12 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
 
     Source: HiResCAM (arXiv 2011.08891), section 3, on the maps of all levels.
 
-    Detection 0 is the highest-scoring. A `UserError` is raised for a detection that is not there, or a head
-    that lets no gradient through.
+    Raises:
+        UserError: there is no such detection, or the head lets no gradient through.
     """
     levels, sample = _run(network, image, 'neck', grad=True)
-    found = _by_score(sample)
+    found = sample.pred_instances
+    found = found[found.scores.detach().argsort(descending=True, stable=True)]
     if not 0 <= index < len(found):
         raise UserError(f'--index {index}: {network.name} finds {len(found)} objects; the first is 0')
     if not found.scores.requires_grad:
@@ -88,7 +65,9 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
     sums = np.array([float(each.sum()) for each in cells])
     # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.
     heat = sum(_resize(_crop(each, sample), image) * each.numel() for each in cells)
-    return Cam(_normalize(heat), _detections(found[index]), tuple((sums / max(sums.sum(), 1e-30)).tolist()))
+    one = found[index].detach().cpu().numpy()
+    shares = tuple((sums / max(sums.sum(), 1e-30)).tolist())
+    return Cam(_normalize(heat), Detections(one.bboxes, one.scores, one.labels), shares)
 
 
 def evidence(score: Tensor, levels: list[Tensor]) -> list[Tensor]:
@@ -120,7 +99,8 @@ def component(maps: Tensor) -> Tensor:
     values = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
     activity = cells.abs().mean(1)
     values = values * torch.sign((values * (activity - activity.mean())).sum())
-    return values.clamp(min=0).view(maps.shape[1:])
+    heat: Tensor = values.clamp(min=0).view(maps.shape[1:])
+    return heat
 
 
 def pyramid(network: Network, image: Picture, part: str = 'neck') -> dict[str, Array]:
@@ -142,7 +122,8 @@ def overlay(image: Picture, heat: Array) -> Any:
 
 def _run(network: Network, image: Picture, part: str, grad: bool = False) -> tuple[list[Tensor], Any]:
     """Return a part's maps, finest first, and the sample that came out."""
-    _require_detector(network)
+    if network.pipeline is None:
+        raise UserError(f'{network.name}: expected a detector (CONFIG and CHECKPOINT), got a classifier')
     if part == 'neck' and getattr(network.module, 'neck', None) is None:
         part = 'backbone'
     seen: list[Tensor] = []

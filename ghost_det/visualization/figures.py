@@ -26,17 +26,12 @@ SHOWN = 64  # maps of a grid, as in the paper's figure 1
 
 
 def draw_redundancy(
-    values: Array,
-    found: Redundancy,
-    size: int = 3,
-    count: int = 3,
-    title: str = '',
-    stacked: bool = False,
+    values: Array, found: Redundancy, size: int = 3, count: int = 3, title: str = ''
 ) -> Figure:
-    """Draw maps ``[C, H, W]`` with the ``count`` most similar pairs framed, and how each pair's kernel works.
+    """Draw maps ``[C, H, W]`` with the most similar pairs framed, and below how each pair's kernel works.
 
     Of more than `SHOWN` maps, those of pairs and the first others are drawn. ``found`` comes from
-    ``redundancy(values)``; ``stacked`` puts the pairs below the maps, for a narrow place.
+    ``redundancy(values)``, ``count`` is of pairs, and ``size`` the side of their kernels.
 
     Source: the frames of GhostNet's figure 1 (arXiv 1911.11907).
     """
@@ -47,24 +42,18 @@ def draw_redundancy(
     shown = sorted([*frames, *rest[: max(0, SHOWN - len(frames))]])
     columns = math.ceil(math.sqrt(len(shown)))
     heights = [0.85 * math.ceil(len(shown) / columns) + 0.5, 1.45 * len(pairs) + 0.5]
-    if stacked:
-        figure = make_figure(7, sum(heights) + 0.3)
-        upper, lower = figure.subfigures(2, 1, height_ratios=heights)
-    else:
-        figure = make_figure(13.5, max(heights) + 0.4)
-        upper, lower = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    figure = make_figure(7, sum(heights) + 0.3)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
     _draw_grid(upper.subplots(), values, shown, columns, frames)
     upper.suptitle(f'{len(shown)} of {len(values)} maps', fontsize=10)
     strips = lower.subplots(max(1, len(pairs)), 4, squeeze=False)
     for pair, colour, strip in zip(pairs, colours, strips):
         source, target = values[pair.source], values[pair.target]
         fit = fit_kernel(source, target, size)
-        _show(strip[0], source, f'map {pair.source}', colour)
         bound = abs(fit.kernel).max()
-        strip[1].imshow(fit.kernel, cmap='RdBu_r', vmin=-bound, vmax=bound)
-        strip[1].set_title(f'its {size} x {size} kernel', fontsize=8)
-        strip[2].imshow(fit.made, vmin=target.min(), vmax=target.max())
-        strip[2].set_title(f'made, error {fit.error:.3f}', fontsize=8)
+        _show(strip[0], source, f'map {pair.source}', colour)
+        _show(strip[1], fit.kernel, f'its {size} x {size} kernel', cmap='RdBu_r', vmin=-bound, vmax=bound)
+        _show(strip[2], fit.made, f'made, error {fit.error:.3f}', vmin=target.min(), vmax=target.max())
         _show(strip[3], target, f'map {pair.target}, cosine {pair.cosine:.2f}', colour)
     _hide_axes(lower)
     lower.suptitle('the most similar pairs: map, kernel, what it makes, and what it should', fontsize=10)
@@ -138,16 +127,15 @@ def _draw_row(parts: dict[str, Any], title: str) -> Figure:
     height, width = next(iter(parts.values())).shape[:2]
     figure = make_figure(3.6 * across, (3.6 * height / width + 0.3) * rows + 0.4)
     for axis, (name, picture) in zip(figure.subplots(rows, across, squeeze=False).flat, parts.items()):
-        axis.imshow(picture)
-        axis.set_title(name, fontsize=9, parse_math=False)
+        _show(axis, picture, name)
     _hide_axes(figure)
     figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 
 
-def _show(axis: Any, values: Array, title: str, colour: Any = None) -> None:
-    axis.imshow(values)
-    axis.set_title(title, fontsize=8)
+def _show(axis: Any, values: Array, title: str, colour: Any = None, **settings: Any) -> None:
+    axis.imshow(values, **settings)
+    axis.set_title(title, fontsize=8, parse_math=False)
     if colour is not None:
         axis.spines[:].set(color=colour, linewidth=3)
 

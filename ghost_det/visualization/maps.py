@@ -30,17 +30,13 @@ class Maps(NamedTuple):
 def watched(module: nn.Module, see: Callable[[str, Any, Any], None], *names: str) -> Iterator[None]:
     """Call ``see`` with name, first argument and output of each module that runs, or of those named."""
     modules = {name: each for name, each in module.named_modules() if name}
-    handles = [
-        modules[name].register_forward_hook(
-            lambda _, arguments, output, name=name: see(name, arguments[0] if arguments else None, output)
-        )
-        for name in names or modules
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in names or modules:
+            hook = modules[name].register_forward_hook(
+                lambda _, given, output, name=name: see(name, given[0] if given else None, output)
+            )
+            stack.callback(hook.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def layers(network: Network, image: Picture) -> Shapes:
@@ -62,8 +58,7 @@ def _shapes(network: Network, image: Picture) -> tuple[Shapes, int]:
             heights.append(given.shape[2])
         if isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
             if network.pipeline is None or name.startswith('backbone.'):
-                _, channels, height, width = output.shape
-                found.setdefault(name, (channels, height, width))
+                found.setdefault(name, (output.shape[1], output.shape[2], output.shape[3]))
 
     with watched(network.module, see):
         network.run(image)
@@ -75,11 +70,11 @@ def _shapes(network: Network, image: Picture) -> tuple[Shapes, int]:
 def _default_layer(network: Network, image: Picture) -> str:
     """Return the last layer at the stride nearest to `STRIDE`, of those that are least deep inside others."""
     shapes, height = _shapes(network, image)
-    distances = {
-        name: (abs(np.log2(height / shape[1] / STRIDE)), name.count('.')) for name, shape in shapes.items()
-    }
-    least = min(distances.values())
-    return [name for name, distance in distances.items() if distance == least][-1]
+
+    def distance(name: str) -> tuple[float, int]:
+        return abs(np.log2(height / shapes[name][1] / STRIDE)), name.count('.')
+
+    return min(reversed(shapes), key=distance)
 
 
 @torch.no_grad()
@@ -89,18 +84,18 @@ def maps_at(network: Network, image: Picture, layer: str | None = None) -> Maps:
     Raises:
         UserError: there is no such layer; the message names those there are.
     """
-    layer = _default_layer(network, image) if layer is None else layer
+    layer = layer or _default_layer(network, image)
     found: list[Array] = []
 
     def see(_: str, __: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() == 4 and not found:
             found.append(output[0].float().cpu().numpy().copy())  # as the next layer may work in place
 
-    if layer and layer in dict(network.module.named_modules()):
+    if layer in dict(network.module.named_modules()):
         with watched(network.module, see, layer):
             network.run(image)
     if not found:
-        there = layers(network, image)
-        names = ', '.join(f'{name} ({c}, {h} x {w})' for name, (c, h, w) in there.items())
+        shapes = layers(network, image).items()
+        names = ', '.join(f'{name} ({c}, {h} x {w})' for name, (c, h, w) in shapes)
         raise UserError(f'--layer {layer}: no layer of {network.name} that makes maps; there are {names}')
     return Maps(layer, found[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,11 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
         raise UserError(f'{model}: an exported file gives only boxes; name its config and its checkpoint')
     random = checkpoint is None and pretrained == 'none'
     if model.endswith(('.py', '.json')) or model.startswith(shipped.MMDET) or shipped.find(model):
-        network = _detector(model, checkpoint, random)
+        if checkpoint is None and not random:
+            raise UserError(f'{model}: name its checkpoint after it, or --pretrained none for random weights')
+        device = 'cuda' if torch.cuda.is_available() and not random else 'cpu'
+        cfg, module, classes = load_detector(model, checkpoint, device=device)
+        network = Network(Path(model).stem, module, random, classes, array_pipeline(cfg))
     elif model in CLASSIFIERS:
         network = Network(model, classifier(model, checkpoint or not random), random, CLASSES)
     else:
@@ -98,25 +101,15 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     return network
 
 
-def _detector(config: str, checkpoint: str | None, random: bool) -> Network:
-    if checkpoint is None and not random:
-        raise UserError(f'{config}: name its checkpoint after it, or --pretrained none for random weights')
-    device = 'cuda' if torch.cuda.is_available() and not random else 'cpu'
-    cfg, module, classes = load_detector(config, checkpoint, device=device)
-    return Network(Path(config).stem, module, random, classes, array_pipeline(cfg))
-
-
 def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Module:
     if name not in torchvision.models.list_models(torchvision.models):
         raise UserError(
             f'{name}: no such network: expected a config, a classifier of torchvision, or one of '
             f'{", ".join(CLASSIFIERS)}'
         )
+    weights = None if checkpoint or random else 'DEFAULT'
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of slow initialisation
-            weights = None if checkpoint or random else 'DEFAULT'
-            model: nn.Module = torchvision.models.get_model(name, weights=weights)
+        model: nn.Module = torchvision.models.get_model(name, weights=weights)
     except OSError as error:
         raise UserError(
             f'{name}: its weights could not be downloaded ({error}); name a file of them after it, or '
