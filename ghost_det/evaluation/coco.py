@@ -8,9 +8,8 @@ import io
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pycocotools import mask as masks
@@ -33,8 +32,7 @@ FAST, REFERENCE = 'faster-coco-eval', 'pycocotools'
 EVALUATOR = FAST if importlib.util.find_spec('faster_coco_eval') is not None else REFERENCE
 
 
-@dataclass(frozen=True)
-class ClassFigures:
+class ClassFigures(NamedTuple):
     """The figures of one class by the names in `CLASS_FIGURES`; `UNDEFINED` where a size has no boxes."""
 
     name: str
@@ -43,8 +41,7 @@ class ClassFigures:
     figures: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """COCO's twelve figures by the names in `FIGURES`, fractions of 1, and the counts behind them.
 
     ``precision`` is over IoU 0.50 to 0.95, recall 0 to 1 and classes by category id, shape (10, 101, C), at
@@ -83,8 +80,8 @@ def evaluate(
     for result in results:
         if result['image_id'] not in ids[0] or result['category_id'] not in ids[1]:
             raise UserError(
-                f'a detection has image_id {result["image_id"]}, category_id {result["category_id"]}; one of '
-                'them is not in the annotations: use the same annotation file for images and evaluator'
+                f'image_id {result["image_id"]}, category_id {result["category_id"]} of a detection are not '
+                'both in the annotations: use the same annotation file for images and evaluator'
             )
     if any(abs(number) >= 2**53 for number in ids[0] | ids[1]):
         evaluator = REFERENCE  # faster-coco-eval keeps ids as doubles, where these collide
@@ -94,14 +91,14 @@ def evaluate(
     else:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
+    # Copies, as evaluators add to annotations.
+    both = [dict(box) for box in truth['annotations']], _as_annotations(results, iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth, detections = COCO(), COCO()
-        # Copies, as evaluators add to annotations.
-        ground_truth.dataset = {**truth, 'annotations': [dict(box) for box in truth['annotations']]}
-        detections.dataset = {**truth, 'annotations': _as_annotations(results, iou_type)}
-        ground_truth.createIndex()
-        detections.createIndex()
-        run = COCOeval(ground_truth, detections, iou_type)
+        apis = COCO(), COCO()
+        for api, annotations in zip(apis, both):
+            api.dataset = {**truth, 'annotations': annotations}
+            api.createIndex()
+        run = COCOeval(*apis, iou_type)
         recalls = run.params.recThrs
         if evaluator == FAST:
             run.params.recThrs = np.union1d(recalls, _OCTAVES)

@@ -6,7 +6,7 @@ section 2. Where the paper leaves the order open, that of its authors' program (
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +31,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Analysis:
     """TIDE's errors at IoU 0.5, by the names in `KINDS`, and which classes are detected as which.
 
-    A gain is how much AP would grow, as a fraction of 1, were only this kind of error fixed; ``gains`` also
-    has the two of `SPECIAL`. ``confusion`` are counts of shape (classes + 1, classes + 1), ground truth down,
-    detections across, by category id; the last row counts detections where nothing is, the last column
+    A gain is how much AP would grow, as a fraction of 1, if only this kind of error were fixed; ``gains``
+    also has the two of `SPECIAL`. ``confusion`` are counts of shape (classes + 1, classes + 1), ground truth
+    down, detections across, by category id; the last row counts detections where nothing is, the last column
     objects that are not detected.
     """
 
@@ -81,50 +81,34 @@ def analyse(
     overlaps most, from IoU 0.5 on; what lies in a crowd of its class does not count. Detections from
     ``score`` on count in the confusion matrix, errors are of all detections.
     """
-    categories = sorted(truth['categories'], key=lambda category: category['id'])
-    labels = {category['id']: label for label, category in enumerate(categories)}
-    confusion = np.zeros((len(labels) + 1, len(labels) + 1), dtype=np.int64)
+    names = [each['name'] for each in sorted(truth['categories'], key=lambda each: each['id'])]
+    confusion = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
     detections, objects = [np.zeros((4, 0))], [np.zeros((3, 0), dtype=int)]
-    for image in matched_images(truth, results, iou_type, labels):
+    for image in matched_images(truth, results, iou_type):
         _confuse(confusion, image, score)
         kinds, fixed, missed = _kinds(image)
         detections.append(np.stack([image.found, image.scores, kinds, fixed])[:, ~image.in_crowd])
         objects.append(np.stack([image.true, image.unmatched(image.match), missed]))
-    errors = _errors(np.concatenate(detections, axis=1), np.concatenate(objects, axis=1), len(labels))
-    return Analysis(*errors, [category['name'] for category in categories], confusion, score)
-
-
-def confused(analysis: Analysis, most: int = 5) -> list[tuple[str, str, int, int]]:
-    """Return what is confused most, from twice up: class, detected class, how often, of how many boxes."""
-    counts = analysis.confusion[:-1, :-1].copy()
-    np.fill_diagonal(counts, 0)
-    totals = analysis.confusion.sum(axis=1)
-    pairs = []
-    for place in np.argsort(-counts, axis=None, kind='stable')[:most]:
-        true, found = np.unravel_index(place, counts.shape)
-        if counts[true, found] > 1:
-            names = analysis.classes[true], analysis.classes[found]
-            pairs.append((*names, int(counts[true, found]), int(totals[true])))
-    return pairs
+    errors = _errors(np.concatenate(detections, axis=1), np.concatenate(objects, axis=1), len(names))
+    return Analysis(*errors, names, confusion, score)
 
 
 def matched_images(
-    truth: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: IouType, labels: dict[int, int]
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: IouType = 'bbox'
 ) -> Iterator[MatchedImage]:
     """Yield every image with its detections matched by COCO's rules at IoU 0.5, the best 100 of each class.
 
-    ``labels`` are numbers from 0 on by category id.
+    Labels are numbers from 0 on by category id.
     """
-    images = {image['id']: image for image in truth['images']}
-    found: dict[int, list[Any]] = {image: [] for image in images}
-    boxes: dict[int, list[Any]] = {image: [] for image in images}
-    crowds: dict[int, list[Any]] = {image: [] for image in images}
+    categories = sorted(category['id'] for category in truth['categories'])
+    labels = {category: label for label, category in enumerate(categories)}
+    found, boxes, crowds = (defaultdict[int, list[Any]](list) for _ in range(3))
     for box in truth['annotations']:
         (crowds if box['iscrowd'] else boxes)[box['image_id']].append(box)
-    for result in results:
+    for result in sorted(results, key=lambda result: -result['score']):
         found[result['image_id']].append(result)
     api = COCO()
-    api.imgs = images
+    api.imgs = {image['id']: image for image in truth['images']}
 
     def labels_of(entries: list[Any]) -> Array:
         return np.array([labels[each['category_id']] for each in entries], dtype=np.int64)
@@ -132,7 +116,7 @@ def matched_images(
     def shapes_of(entries: list[Any]) -> Any:
         return [api.annToRLE(each) if iou_type == 'segm' else each['bbox'] for each in entries]
 
-    for image in sorted(images):
+    for image in sorted(api.imgs):
         kept = _within_limit(found[image])
         own, true, regions = labels_of(kept), labels_of(boxes[image]), labels_of(crowds[image])
         shapes = shapes_of(kept)
@@ -145,10 +129,10 @@ def matched_images(
 
 
 def _within_limit(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return an image's detections by falling score, the best 100 of each class as COCO has it."""
+    """Return the first 100 detections of each class."""
     seen: Counter[int] = Counter()
     kept = []
-    for each in sorted(detections, key=lambda each: -each['score']):
+    for each in detections:
         seen[each['category_id']] += 1
         if seen[each['category_id']] <= LIMIT:
             kept.append(each)
@@ -157,9 +141,8 @@ def _within_limit(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _overlaps(found: list[Any], true: list[Any], crowd: bool) -> Array:
     """Return IoU of shape (D, G); with crowds, the share of a detection that lies within."""
-    if not found or not true:
-        return np.zeros((len(found), len(true)))
-    return np.asarray(masks.iou(found, true, [crowd] * len(true)))
+    overlaps = masks.iou(found, true, [crowd] * len(true))  # of nothing, an empty list
+    return np.reshape(overlaps, (len(found), len(true)))
 
 
 def _match(overlaps: Array, true: int) -> Array:
@@ -221,10 +204,9 @@ def _errors(found: Array, objects: Array, classes: int) -> tuple[float, dict[str
     Rows of ``objects`` are label, whether no detection is right, whether it is missed.
     """
     kinds = found[2]
-    labels, is_unmatched, is_missed = objects
-    true = np.bincount(labels, minlength=classes)
-    unmatched = np.bincount(labels, is_unmatched, classes)
-    missed = np.bincount(labels, is_missed, classes)
+    true, unmatched, missed = (
+        np.bincount(objects[0], weights, classes) for weights in (None, objects[1], objects[2])
+    )
     ap = _mean_ap(found, true, true)
     counts = {name: int((kinds == kind).sum()) for kind, name in enumerate(KINDS)}
     counts[KINDS[MISS]] = int(missed.sum())

@@ -27,17 +27,11 @@ class FullCocoMetric(CocoMetric):
     Args:
         ann_file: annotations in COCO's format.
         metric: ``'bbox'``, ``'segm'`` or both.
-        collect_device: what gathers detections of several processes; despite its name, ``'gpu'`` goes over
-            whatever connects them. mmdet's own choice, ``'cpu'``, goes through files in the current folder,
-            which hosts do not share.
+        collect_device: what gathers detections of several processes; despite its name, ``'gpu'`` uses
+            whatever connects them. mmdet's default, ``'cpu'``, uses files in the current folder, which
+            hosts do not share.
         **kwargs: mmdet's ``format_only``, ``outfile_prefix``, ``backend_args``, ``prefix``,
             ``sort_categories``.
-
-    Attributes:
-        ann_file: as given.
-        evaluations: the last one of each metric.
-        keep: set to have the detections afterwards.
-        detections: those of the last evaluation as COCO results for each metric, where they are kept.
 
     Raises:
         ValueError: another metric.
@@ -46,11 +40,7 @@ class FullCocoMetric(CocoMetric):
     """
 
     def __init__(
-        self,
-        ann_file: str,
-        metric: str | list[str] = 'bbox',
-        collect_device: str = 'gpu',
-        **kwargs: Any,
+        self, ann_file: str, metric: str | list[str] = 'bbox', collect_device: str = 'gpu', **kwargs: Any
     ) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(ann_file=ann_file, metric=metric, collect_device=collect_device, **kwargs)
@@ -58,18 +48,13 @@ class FullCocoMetric(CocoMetric):
             raise ValueError(f'FullCocoMetric: expected metric bbox, segm or both, got {metric!r}')
         complete_boxes(self._coco_api.dataset)
         self.ann_file = ann_file
-        self.evaluations: dict[str, Evaluation] = {}
-        self.keep = False
-        self.detections: dict[str, list[dict[str, Any]]] = {}
-
-    @property
-    def truth(self) -> dict[str, Any]:
-        """The content of the annotation file."""
-        content: dict[str, Any] = self._coco_api.dataset
-        return content
+        self.truth: dict[str, Any] = self._coco_api.dataset  # the content of the annotation file
+        self.evaluations: dict[str, Evaluation] = {}  # the last one of each metric
+        self.keep = False  # set to have the detections afterwards
+        self.detections: dict[str, list[dict[str, Any]]] = {}  # as COCO results, by metric
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Return the figures of every metric asked for, and log them as tables."""
+        """Return the figures of every metric, and log them as tables."""
         if self.format_only:
             return dict(super().compute_metrics(results))
         logger = MMLogger.get_current_instance()
@@ -82,9 +67,9 @@ class FullCocoMetric(CocoMetric):
                 self.detections[metric] = detections
             evaluation = self.evaluations[metric] = evaluate(self.truth, detections, metric)
             logger.info(f'{metric} by class\n{class_table(evaluation)}')
-            found.update({f'{metric}_{name}': value for name, value in evaluation.figures.items()})
             part = '' if metric == 'bbox' else f'{metric}_'
-            found.update({f'{part}{each.name}_precision': each.figures['AP'] for each in evaluation.classes})
+            found |= {f'{metric}_{name}': value for name, value in evaluation.figures.items()}
+            found |= {f'{part}{each.name}_precision': each.figures['AP'] for each in evaluation.classes}
         logger.info('COCO figures\n' + figure_table([self.evaluations[metric] for metric in self.metrics]))
         return found
 
@@ -101,12 +86,8 @@ def coco_results(
         scores = each.get('mask_scores', each['scores']) if metric == 'segm' else each['scores']
         boxes = zip(each['labels'].tolist(), each['bboxes'].tolist(), scores.tolist())
         for index, (label, (x1, y1, x2, y2), score) in enumerate(boxes):
-            result = {
-                'image_id': each['img_id'],
-                'category_id': categories[label],
-                'bbox': [x1, y1, x2 - x1, y2 - y1],
-                'score': score,
-            }
+            result = {'image_id': each['img_id'], 'category_id': categories[label], 'score': score}
+            result['bbox'] = [x1, y1, x2 - x1, y2 - y1]
             if metric == 'segm':
                 size, counts = each['masks'][index]['size'], each['masks'][index]['counts']
                 text = counts.decode() if isinstance(counts, bytes) else counts

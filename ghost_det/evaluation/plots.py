@@ -14,22 +14,18 @@ from ghost_det.utils.text import plural
 from .coco import UNDEFINED, Evaluation
 from .errors import KINDS, SPECIAL, Analysis
 
-NAMED = 10  # classes that get a colour and a name of their own
+NAMED = 10  # classes, those with most boxes, that get a curve
 NUMBERED = 25  # classes up to which each cell of the confusion matrix has its count
 
 
 def draw_all(evaluation: Evaluation, analysis: Analysis, folder: Path) -> dict[str, Path]:
     """Draw the pictures of an evaluation, of masks with ``segm`` in their names, and return them by name."""
     suffix = '' if evaluation.iou_type == 'bbox' else f'_{evaluation.iou_type}'
-    figures = {
-        f'pr_curves{suffix}': plot_pr_curves(evaluation),
-        f'confusion{suffix}': plot_confusion(analysis),
-        f'errors{suffix}': plot_errors(analysis),
-    }
-    paths = {name: folder / f'{name}.png' for name in figures}
-    for name, figure in figures.items():
-        save_figure(figure, paths[name])
-    return paths
+    figures = plot_pr_curves(evaluation), plot_confusion(analysis), plot_errors(analysis)
+    names = [f'{name}{suffix}' for name in ('pr_curves', 'confusion', 'errors')]
+    for name, figure in zip(names, figures):
+        save_figure(figure, folder / f'{name}.png')
+    return {name: folder / f'{name}.png' for name in names}
 
 
 def plot_pr_curves(evaluation: Evaluation) -> Figure:
@@ -38,24 +34,21 @@ def plot_pr_curves(evaluation: Evaluation) -> Figure:
     left, right = figure.subplots(1, 2)
     precision, classes = evaluation.precision, evaluation.classes
     recalls = np.linspace(0, 1, precision.shape[1])
-    counted = [index for index, each in enumerate(classes) if each.boxes]
+    counted = sorted((-each.boxes, index) for index, each in enumerate(classes) if each.boxes)
     defined = (precision > UNDEFINED).all(axis=(0, 1))  # not so where every box is ignored
     if defined.any():
         for index, mean in enumerate(precision[:, :, defined].mean(axis=2)):
             colour = colormaps['viridis'](0.95 * index / (len(precision) - 1))
             left.plot(recalls, mean, color=colour, label=f'IoU {0.5 + index * 0.05:.2f}: {mean.mean():.3f}')
         left.legend(title='AP', fontsize=8)
-    counted.sort(key=lambda index: -classes[index].boxes)
-    for index in counted[NAMED:]:
-        right.plot(recalls, precision[0, :, index], color='lightgrey', linewidth=0.7, zorder=1)
-    for index in sorted(counted[:NAMED], key=lambda index: -classes[index].figures['AP_50']):
+    named = [index for _, index in counted[:NAMED]]
+    for index in sorted(named, key=lambda index: -classes[index].figures['AP_50']):
         each = classes[index]
         text = f'{each.figures["AP_50"]:.3f} {label(each.name)} ({each.boxes})'
         right.plot(recalls, precision[0, :, index], label=text)
-    if counted:
+    if named:
         title = 'AP_50 class (boxes)' + '\nthose with most boxes' * (len(counted) > NAMED)
-        place = dict(loc='upper left', bbox_to_anchor=(1.01, 1.01))
-        right.legend(title=title, title_fontsize=8, fontsize=8, **place)
+        right.legend(title=title, title_fontsize=8, fontsize=8, loc='upper left', bbox_to_anchor=(1.01, 1.01))
     left.set_title('Mean over classes, by IoU')
     right.set_title(f'{plural(len(counted), "class")} with ground truth, at IoU 0.5')
     for axis in (left, right):
@@ -77,11 +70,10 @@ def plot_confusion(analysis: Analysis) -> Figure:
     labels = [label(name) for name, shown in zip((*analysis.classes, 'background'), occur) if shown]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(labels) <= NUMBERED
-    side = max(5.0, 0.5 * len(labels) + 2) if few else min(30.0, 0.19 * len(labels) + 2.5)
+    side, size = (0.5 * len(labels) + 2.5, 9) if few else (min(30, 0.19 * len(labels) + 2.5), 7)
     figure = make_figure(side + 1, side)
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    size = 9 if few else 7
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(len(labels)), labels, fontsize=size)
     if few:

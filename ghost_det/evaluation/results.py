@@ -74,7 +74,8 @@ def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
     sizes = _sizes(content)
     for position, box in enumerate(content['annotations'] if iou_type == 'segm' else ()):
         mask, size = box.get('segmentation'), sizes[box['image_id']]
-        if not (_is_run_length(mask, size) or _is_polygons(mask)):
+        polygons = mask if isinstance(mask, list) else []
+        if not _is_run_length(mask, size) and not (polygons and all(map(_is_polygon, polygons))):
             raise UserError(
                 f'{path}: annotations[{position}] has the segmentation {str(mask)[:80]}; --iou-type segm '
                 f"expects polygons or a run-length code of the image's {list(size)} (height, width)"
@@ -106,17 +107,16 @@ def _problem(result: Any, sizes: Sizes, categories: set[int], iou_type: IouType)
     """Return why one result cannot be evaluated, if so."""
     if not isinstance(result, dict):
         return f'is {str(result)[:80]}; expected an object'
-    image, category = result.get('image_id'), result.get('category_id')
-    box, mask = result.get('bbox'), result.get('segmentation')
+    image, category, mask = (result.get(field) for field in ('image_id', 'category_id', 'segmentation'))
     if type(image) is not int or image not in sizes:
         field, expected = 'image_id', 'an image of the annotations'
     elif type(category) is not int or category not in categories:
         field, expected = 'category_id', "an id of the annotations' categories, not a detector's label"
     elif not _are_numbers([result.get('score')], 1):
         field, expected = 'score', 'a number'
-    elif iou_type == 'bbox' and not (_are_numbers(box, 4) and len(box) == 4):
+    elif iou_type == 'bbox' and not _are_numbers(result.get('bbox'), 4):
         field, expected = 'bbox', '[x, y, width, height] in pixels'
-    elif iou_type == 'segm' and not (_is_run_length(mask, sizes[image]) and isinstance(mask['counts'], str)):
+    elif iou_type == 'segm' and not (_is_run_length(mask, sizes[image]) and type(mask['counts']) is str):
         field, expected = 'segmentation', f'a compressed run-length code of the size {list(sizes[image])}'
     else:
         return None
@@ -128,21 +128,19 @@ def _sizes(content: dict[str, Any]) -> Sizes:
 
 
 def _is_run_length(value: Any, size: tuple[int, int]) -> bool:
-    if not isinstance(value, dict) or value.get('size') != list(size):
+    is_of_size = isinstance(value, dict) and value.get('size') == list(size)
+    return is_of_size and isinstance(value.get('counts'), str | list)
+
+
+def _is_polygon(value: Any) -> bool:
+    is_long = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
+    return is_long and _are_numbers(value, len(value))
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Tell whether a value is a list of numbers that are neither NaN nor too large for a float."""
+    if not isinstance(values, list) or len(values) != count:
         return False
-    return isinstance(value.get('counts'), str | list)
-
-
-def _is_polygons(value: Any) -> bool:
-    if not isinstance(value, list) or not value:
-        return False
-    return all(_are_numbers(each, 6) and len(each) % 2 == 0 for each in value)
-
-
-def _are_numbers(values: Any, least: int) -> bool:
-    if not isinstance(values, list) or len(values) < least:
-        return False
-    # Neither NaN nor too long for a float.
     return all(type(value) in (int, float) and abs(value) < 1e100 for value in values)
 
 
@@ -156,9 +154,6 @@ def summary(
     seconds: float | None = None,
 ) -> dict[str, Any]:
     """Return evaluations and analyses as plain data, by IoU type; docs/evaluation.md has the schema."""
-    metrics = {name: _metric(evaluation) for name, evaluation in evaluations.items()}
-    for name, analysis in analyses.items():
-        metrics[name] |= _errors(analysis)
     return {
         'schema': SCHEMA,
         'ghost_det': __version__,
@@ -169,12 +164,12 @@ def summary(
         'results': None if results is None else str(results),
         'versions': {'python': platform.python_version(), **versions(PACKAGES)},
         'detection_seconds': seconds,
-        'metrics': metrics,
+        'metrics': {name: _metric(each, analyses.get(name)) for name, each in evaluations.items()},
     }
 
 
-def _metric(evaluation: Evaluation) -> dict[str, Any]:
-    return {
+def _metric(evaluation: Evaluation, analysis: Analysis | None) -> dict[str, Any]:
+    metric = {
         'figures': _defined(evaluation.figures),
         'notes': notes(evaluation),
         'classes': [
@@ -185,14 +180,11 @@ def _metric(evaluation: Evaluation) -> dict[str, Any]:
         'evaluator': evaluation.evaluator,
         'seconds': round(evaluation.seconds, 3),
     }
-
-
-def _errors(analysis: Analysis) -> dict[str, Any]:
-    ap = _defined({'AP_50': analysis.ap})
-    return {
-        'errors': {**ap, 'counts': analysis.counts, 'gains': analysis.gains},
-        'confusion': {'score': analysis.score, 'iou': 0.5, 'matrix': analysis.confusion.tolist()},
-    }
+    if analysis is not None:
+        ap, matrix = _defined({'AP_50': analysis.ap}), analysis.confusion.tolist()
+        metric['errors'] = {**ap, 'counts': analysis.counts, 'gains': analysis.gains}
+        metric['confusion'] = {'score': analysis.score, 'iou': 0.5, 'matrix': matrix}
+    return metric
 
 
 def _defined(figures: dict[str, float]) -> dict[str, float | None]:
