@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ METHODS = {
     'TridentResNet': 'TridentNet is the three branches of its last stage',
 }
 """Backbones that are part of a method, and why."""
-NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg')
+NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg', 'teacher')
 
 
 def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -60,20 +61,15 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     except Exception as error:
         raise UserError(f'{name}: cannot be built: {reason(error)}') from error
     indices = backbone.get('out_indices') or getattr(built, 'out_indices', None)
-    seen = {each.stride for each in maps}
-    if 'out_indices' not in backbone and not seen.issuperset(strides):
-        for count in range(8, 3, -1):  # as many stages as it has
-            try:
-                _, more = probe_backbone({**backbone, 'out_indices': tuple(range(count))})
-            except Exception:
-                continue
-            seen |= {each.stride for each in more}
-            if seen.issuperset(strides):
-                indices, maps = tuple(range(count)), more
-                break
-    if not seen.issuperset(strides):
-        raise UserError(f'its maps have strides {_list(strides)}, and {name} gives {_list(sorted(seen))}')
     last = {each.stride: place for place, each in enumerate(maps)}
+    counts = iter(range(8, 3, -1) if 'out_indices' not in backbone else ())  # as many stages as it has
+    while not last.keys() >= set(strides):
+        count = next(counts, None)
+        if count is None:
+            raise UserError(f'its maps have strides {_list(strides)}, and {name} gives {_list(sorted(last))}')
+        with contextlib.suppress(Exception):  # it has fewer stages
+            _, maps = probe_backbone({**backbone, 'out_indices': tuple(range(count))})
+            indices, last = range(count), {each.stride: place for place, each in enumerate(maps)}
     chosen = [last[stride] for stride in strides]
     if indices is not None:
         return {**backbone, 'out_indices': tuple(indices[i] for i in chosen)}, [maps[i] for i in chosen]
@@ -87,9 +83,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
 def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> None:
     """Put the new channels where a detector's config has the old, in place."""
     before, after = [m.channels for m in old], [m.channels for m in new]
-    heads = {
-        key: part for key, part in detector.items() if key not in NOT_HEADS and not key.startswith('teacher')
-    }
+    heads = {key: part for key, part in detector.items() if not key.startswith(NOT_HEADS)}
     chain = necks(detector)
     if not chain:
         found = _replace(heads, before, after)
@@ -121,8 +115,7 @@ def _replace(node: Any, old: Any, new: Any) -> bool:
     items = list(node.items()) if isinstance(node, Mapping) else list(enumerate(node))
     for key, value in items:
         if key in ('in_channels', 'out_channels'):
-            is_list = isinstance(value, list | tuple)
-            if (list(value) if is_list else value) == old:
+            if (list(value) if isinstance(value, tuple) else value) == old:
                 node[key] = type(value)(new)
                 found = True
         elif isinstance(value, Mapping | list):

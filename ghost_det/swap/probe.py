@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet
-from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
 SIDE = 128  # pixels of the square image on which shapes are measured
 LARGEST = 1024  # SSD's neck needs larger maps than those of 128 pixels, and some are made for only 1024
@@ -115,30 +114,20 @@ def _sample(height: int, width: int) -> Any:
 
 
 @torch.no_grad()
-def run_counted(module: nn.Module, *inputs: Any, **settings: Any) -> tuple[Any, dict[str, int]]:
-    """Run a module and count multiply-adds as papers do, of each submodule by name; ``''`` is all."""
-    with FlopCounterMode(display=False) as counter:
-        out = module(*inputs, **settings)
-    prefix = f'{type(module).__name__}.'
-    macs = {
-        name.removeprefix(prefix): sum(counts.values()) // 2
-        for name, counts in counter.get_flop_counts().items()
-        if name.startswith(prefix)
-    }
-    return out, {**macs, '': counter.get_total_flops() // 2}
-
-
 def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
     """Count parameters and multiply-adds of a detector's parts; those on proposals, for untrained ones."""
-    image = torch.zeros(1, 3, height, width)
-    _, macs = run_counted(detector, image, [_sample(height, width)], mode='tensor')
+    image = torch.zeros(1, 3, height, width, device=next(detector.parameters()).device)
+    with FlopCounterMode(display=False) as counter:
+        detector(image, [_sample(height, width)], mode='tensor')
+    # Names start with the detector's class.
+    flops = {name.partition('.')[2]: sum(each.values()) for name, each in counter.get_flop_counts().items()}
     found = {}
     for part, module in detector.named_children():
-        inside = [name for name in macs if name == part or name.startswith(f'{part}.')]
+        inside = [name for name in flops if name == part or name.startswith(f'{part}.')]
         # mmdet calls heads by forward(), which no counter sees: then their own parts are summed.
         outermost = [name for name in inside if not any(name.startswith(f'{other}.') for other in inside)]
-        if _parameters(module):
-            found[part] = (_parameters(module), sum(macs[name] for name in outermost))
+        if parameters(module):
+            found[part] = (parameters(module), sum(flops[name] for name in outermost) // 2)
     return found
 
 
@@ -163,46 +152,33 @@ def _build_what_can(detector: Mapping[str, Any]) -> Any:
         return nn.ModuleDict({name: build_part(part) for name, part in parts.items()})
 
 
+@torch.no_grad()
 def _count_built(detector: Any, height: int, width: int) -> Parts:
     if isinstance(detector.backbone, GhostNet):
         detector.backbone.switch_to_deploy()
-    modules = {name: module for name, module in detector.named_children() if _parameters(module)}
-    found: Parts = {name: (_parameters(module), None) for name, module in modules.items()}
+    found: Parts = {}
     maps = torch.zeros(1, 3, height, width)
-    for name in sorted(modules, key=lambda name: name not in ('backbone', 'neck')):  # these two first
-        try:
-            out, macs = run_counted(modules[name], maps)
-        except Exception:
-            if name in ('backbone', 'neck'):
-                raise
-            continue  # it takes proposals or queries, not maps
-        found[name] = (found[name][0], macs[''])
-        maps = out if name in ('backbone', 'neck') else maps
+    for name, module in detector.named_children():  # backbone and neck come first
+        if parameters(module):
+            found[name] = (parameters(module), None)
+            try:
+                out, macs = count_macs(module, maps)
+            except Exception:
+                if name in ('backbone', 'neck'):
+                    raise
+                continue  # it takes proposals or queries, not maps
+            found[name] = (found[name][0], macs)
+            maps = out if name in ('backbone', 'neck') else maps
     return found
 
 
-def classifier_table() -> str:
-    """Return a Markdown table of every classifier's size next to what the papers print, at 224 px.
-
-    Multiply-adds are those of the network folded for deployment, as the papers count.
-    """
-    rows = [
-        '| variant | tensors | parameters (M) | folded (M) | paper (M) | multiply-adds (M) | paper (M) |',
-        '|---|---|---|---|---|---|---|',
-    ]
-    for name, entry in CLASSIFIERS.items():
-        if name.endswith('1x'):
-            continue
-        model = classifier(name).eval()
-        tensors, training = len(model.state_dict()), _parameters(model)
-        model.switch_to_deploy()
-        _, macs = run_counted(model, torch.zeros(1, 3, 224, 224))
-        rows.append(
-            f'| {name} | {tensors} | {training / 1e6:.2f} | {_parameters(model) / 1e6:.2f} '
-            f'| {entry.params or "?"} | {macs[""] / 1e6:.1f} | {entry.macs or "?"} |'
-        )
-    return '\n'.join(rows)
+def count_macs(module: nn.Module, inputs: Any) -> tuple[Any, int]:
+    """Run a module and return its output and multiply-adds, counted as papers do."""
+    with FlopCounterMode(display=False) as counter:
+        out = module(inputs)
+    return out, counter.get_total_flops() // 2
 
 
-def _parameters(module: nn.Module) -> int:
+def parameters(module: nn.Module) -> int:
+    """Return how many numbers a module learns."""
     return sum(p.numel() for p in module.parameters())

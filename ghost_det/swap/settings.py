@@ -10,6 +10,7 @@ from ghost_det.config.query import get_path
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
+_OWN_IMAGES = ('reid', 'teacher')  # parts of a model that were trained on images as they are
 _PER_LAYER = ('decay_rate', 'decay_type', 'num_layers', 'layer_decay_rate')
 
 
@@ -32,7 +33,7 @@ def use_images(cfg: Any, values: Mapping[str, Any]) -> list[str]:
         return []
     order = 'RGB' if values['bgr_to_rgb'] else 'BGR'
     notes = [f'images: {order}, mean {values["mean"]}, std {values["std"]}']
-    others = [key for key in cfg.model if _has_own_images(key)]
+    others = [key for key in cfg.model if key.startswith(_OWN_IMAGES)]
     if others:
         notes.append(f'model.{others[0]} is as before, and now gets images normalised for the new backbone')
     return notes
@@ -42,14 +43,10 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
-def _has_own_images(key: str) -> bool:
-    return key == 'reid' or key.startswith('teacher')
-
-
 def _preprocessors(node: Mapping[str, Any]) -> Iterator[Any]:
     """Yield the preprocessors of a model that hold no other one."""
     for key, value in node.items():
-        if isinstance(value, Mapping) and not _has_own_images(key):
+        if isinstance(value, Mapping) and not key.startswith(_OWN_IMAGES):
             inner = list(_preprocessors(value))
             yield from inner or ([value] if key == 'data_preprocessor' else [])
 

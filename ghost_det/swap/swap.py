@@ -6,9 +6,8 @@ import copy
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmdet.models import backbones
 from mmdet.registry import MODELS
@@ -27,11 +26,10 @@ from .channels import fit_levels, place_of, rewire
 from .probe import LARGEST, Map, count, probe_backbone, run_error
 from .settings import CAFFE, IMAGENET, fit_optimizer, forget_checkpoints, use_images
 
-_BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
+_BATCH_NORMS = {'BN', 'BN2d', 'SyncBN', 'MMSyncBN'}
 
 
-@dataclass(frozen=True)
-class Swap:
+class Swap(NamedTuple):
     """A config with another backbone, before and after."""
 
     source: Any
@@ -58,21 +56,21 @@ class Swap:
                 f'--size {height} {width}: the detector does not take it; multiples of 32 are safe '
                 f'({reason(error)})'
             ) from None
-        rows = []
+        counts = {}
         for name in {**parts[0], **parts[1]}:
-            (params, macs), (new_params, new_macs) = (each.get(name, (0, 0)) for each in parts)
-            rows.append([name, params, new_params, macs, new_macs])
-        sums = [None if None in column else sum(column) for column in list(zip(*rows))[1:]]
+            params, macs = zip(*(each.get(name, (0, 0)) for each in parts))
+            counts[name] = [*params, *macs]
+        counts['all'] = [None if None in column else sum(column) for column in zip(*counts.values())]
         units = (1e6, 1e6, 1e9, 1e9)
-        cells = [
+        rows = [
             [name, *('-' if value is None else f'{value / unit:.2f}' for value, unit in zip(values, units))]
-            for name, *values in [*rows, ['all', *sums]]
+            for name, values in counts.items()
         ]
         head = ['part', 'parameters before (M)', 'after', 'multiply-adds before (G)', 'after']
-        lines = [table(head, cells), f'multiply-adds for an input of {height} x {width} pixels']
-        if None in sums:
-            lines.append('-: not counted, as it depends on what is found in an image (proposals, queries)')
-        return '\n'.join(lines)
+        text = f'{table(head, rows)}\nmultiply-adds for an input of {height} x {width} pixels'
+        if None in counts['all']:
+            text += '\n-: not counted, as it depends on what is found in an image (proposals, queries)'
+        return text
 
 
 def swap_backbone(
@@ -112,7 +110,7 @@ def swap(
     name = name_of(config) if is_config else str(config)
     source = config if is_config else load_config(name)
     try:
-        return _swap(source, name, _settings(backbone, settings), pretrained)
+        return _swap(source, name, _complete_settings(backbone, settings), pretrained)
     except UserError as error:
         raise UserError(f'{name}: the backbone cannot be swapped: {error}') from error.__cause__
 
@@ -129,9 +127,9 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
     return name, settings
 
 
-def _settings(backbone: str | Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the dictionary of a known backbone."""
-    cfg = dict(type=backbone, **settings) if isinstance(backbone, str) else {**backbone, **settings}
+def _complete_settings(backbone: str | Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a known backbone."""
+    cfg = {**(dict(type=backbone) if isinstance(backbone, str) else backbone), **settings}
     if not inspect.isclass(MODELS.get(str(cfg.get('type')))):  # of an installed package it returns the module
         raise UserError(
             f'there is no backbone {cfg.get("type")}; ours are {", ".join(BACKBONES)}; '
@@ -140,7 +138,7 @@ def _settings(backbone: str | Mapping[str, Any], settings: dict[str, Any]) -> di
     return {'type': cfg['type'], 'width': 1.0, **cfg} if cfg['type'] in NETWORKS else cfg
 
 
-def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None) -> Swap:
+def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | None) -> Swap:
     if not DefaultScope.check_instance_created('ghost_det'):
         DefaultScope.get_instance('ghost_det', scope_name=source.get('default_scope', 'mmdet'))
     place = place_of(source.model)
@@ -151,10 +149,10 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
         built, maps = probe_backbone(old)
     except Exception as error:
         raise UserError(f'it does not run here as it is: {reason(error)}') from error
-    init_cfg, weights = _choose_weights(wanted, pretrained)
-    wanted = {key: value for key, value in wanted.items() if key != 'init_cfg'}
-    new, new_maps = fit_levels(wanted, [m.stride for m in maps])
-    new |= _kept_settings(wanted, old, built, init_cfg is not None)
+    init_cfg, weights = _choose_weights(settings, pretrained)
+    settings = {key: value for key, value in settings.items() if key != 'init_cfg'}
+    new, new_maps = fit_levels(settings, [m.stride for m in maps])
+    new |= _kept_settings(settings, old, built, init_cfg is not None)
     rewire(detector, maps, new_maps)
     detector.backbone = {**new, 'init_cfg': init_cfg} if init_cfg else new
     problem = run_error(detector)
@@ -165,18 +163,18 @@ def _swap(source: Any, name: str, wanted: dict[str, Any], pretrained: str | None
             count(detector, LARGEST, LARGEST)  # backbone and neck at least
         except Exception as error:
             raise UserError(f'its neck does not take the new channels: {reason(error)}') from error
-    is_caffe = wanted.get('style') == 'caffe' or 'caffe' in str((init_cfg or {}).get('checkpoint'))
+    is_caffe = settings.get('style') == 'caffe' or 'caffe' in str((init_cfg or {}).get('checkpoint'))
     notes = [
-        f'backbone: {_title(old)} ({_describe(maps)}) -> {_title(wanted)} ({_describe(new_maps)})',
+        f'backbone: {_title(old)} ({_describe(maps)}) -> {_title(settings)} ({_describe(new_maps)})',
         f'weights: {weights}',
         *_lost(old),
         *use_images(cfg, CAFFE if is_caffe else IMAGENET),
         *forget_checkpoints(cfg, place),
+        *fit_optimizer(cfg, detector.backbone),
     ]
-    notes += fit_optimizer(cfg, detector.backbone)
     if problem:
         notes.append(f'checked only up to the neck; what is behind it cannot be run here: {reason(problem)}')
-    if wanted['type'] in BACKBONES:
+    if settings['type'] in BACKBONES:
         _import_ghost_det(cfg)
     return Swap(source, cfg, name, place, tuple(notes))
 
@@ -196,7 +194,7 @@ def _lost(old: Mapping[str, Any]) -> list[str]:
 def _import_ghost_det(cfg: Any) -> None:
     custom = cfg.get('custom_imports') or {}
     names = custom.get('imports') or []
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) else names
     if 'ghost_det' not in names:
         cfg.custom_imports = {**custom, 'imports': [*names, 'ghost_det']}
 
@@ -211,20 +209,20 @@ def _describe(maps: list[Map]) -> str:
     return f'channels {channels} at strides {strides}'
 
 
-def _choose_weights(wanted: Mapping[str, Any], pretrained: str | None) -> tuple[Any, str]:
+def _choose_weights(settings: Mapping[str, Any], pretrained: str | None) -> tuple[Any, str]:
     """Return mmengine's ``init_cfg`` for the new backbone, and a note on it."""
-    kind, none = wanted['type'], 'none'
-    if pretrained is None and 'init_cfg' in wanted:
-        if wanted['init_cfg']:
-            return wanted['init_cfg'], 'as its init_cfg says'
-    elif pretrained is None and kind in NETWORKS:
-        published = {w.width: w.name for w in PUBLISHED.values() if w.network == kind}
-        if not wanted.keys() & {'ratio', 'dw_size'}:
-            pretrained = published.get(wanted['width'])
-        widths = ', '.join(f'{width:g}' for width in sorted(published))
-        none = f'none; {kind} has some at width {widths}, but not as it is asked for here'
-    elif pretrained is None and kind == 'ResNet' and wanted.get('style') != 'caffe':
-        pretrained = f'torchvision://resnet{wanted.get("depth")}'
+    kind, none = settings['type'], 'none'
+    if pretrained is None and settings.get('init_cfg'):
+        return settings['init_cfg'], 'as its init_cfg says'
+    if pretrained is None and 'init_cfg' not in settings:
+        if kind in NETWORKS:
+            published = {w.width: w.name for w in PUBLISHED.values() if w.network == kind}
+            widths = ', '.join(f'{width:g}' for width in sorted(published))
+            none = f'none; {kind} has some at width {widths}, but not as it is asked for here'
+            if not settings.keys() & {'ratio', 'dw_size'}:
+                pretrained = published.get(settings['width'])
+        elif kind == 'ResNet' and settings.get('style') != 'caffe':
+            pretrained = f'torchvision://resnet{settings.get("depth")}'
     if pretrained in (None, 'none'):
         return None, f'{none}. From scratch, so that no part of it is frozen'
     checkpoint = address(str(pretrained))
@@ -232,24 +230,21 @@ def _choose_weights(wanted: Mapping[str, Any], pretrained: str | None) -> tuple[
 
 
 def _kept_settings(
-    wanted: Mapping[str, Any], old: Mapping[str, Any], built: Any, pretrained: bool
+    settings: Mapping[str, Any], old: Mapping[str, Any], built: Any, pretrained: bool
 ) -> dict[str, Any]:
     """Return the training settings of the old backbone that the new one takes over, but for its defaults.
 
     Freezing is only for pretrained weights. Stage n ends at stride 2 ** (n + 1) in ours as in ResNet.
     """
-    settings: dict[str, Any] = {'with_cp': bool(old.get('with_cp', False))}
-    settings['frozen_stages'] = min(getattr(built, 'frozen_stages', -1), 4) if pretrained else -1
-    settings['norm_eval'] = bool(getattr(built, 'norm_eval', False)) and pretrained
-    defaults = default_arguments(wanted['type'])
+    kept: dict[str, Any] = {'with_cp': bool(old.get('with_cp', False))}
+    kept['frozen_stages'] = min(getattr(built, 'frozen_stages', -1), 4) if pretrained else -1
+    kept['norm_eval'] = bool(getattr(built, 'norm_eval', False)) and pretrained
+    defaults = default_arguments(settings['type'])
     norm, default_norm = old.get('norm_cfg') or {}, defaults.get('norm_cfg') or {}
-    if norm.get('type') in _BATCH_NORMS and default_norm.get('type') in _BATCH_NORMS:
+    if {norm.get('type'), default_norm.get('type')} <= _BATCH_NORMS:
         if pretrained and norm.get('requires_grad') is False:
-            settings['norm_cfg'] = dict(type=norm['type'], requires_grad=False)
+            kept['norm_cfg'] = dict(type=norm['type'], requires_grad=False)
         elif norm['type'] != default_norm['type']:
-            settings['norm_cfg'] = dict(type=norm['type'])
-    return {
-        key: value
-        for key, value in settings.items()
-        if key in defaults and key not in wanted and value != defaults[key]
-    }
+            kept['norm_cfg'] = dict(type=norm['type'])
+    free = defaults.keys() - settings.keys()
+    return {key: value for key, value in kept.items() if key in free and value != defaults[key]}
