@@ -5,8 +5,8 @@ Functions take an opened `Network` and an image, and return arrays; ``draw_*`` m
 
 from ghost_det.utils.plots import save_figure
 
-from .cams import Cam, cam, eigen_cam, overlay, pyramid
-from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy, html_page, save_page
+from .cams import Cam, cam, overlay, pyramid
+from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy
 from .ghosts import GhostMaps, ghost_maps, ghost_modules
 from .maps import Maps, layers, maps_at
 from .networks import Network, open_network
@@ -24,11 +24,9 @@ __all__ = [
     'draw_ghosts',
     'draw_pyramid',
     'draw_redundancy',
-    'eigen_cam',
     'fit_kernel',
     'ghost_maps',
     'ghost_modules',
-    'html_page',
     'layers',
     'maps_at',
     'open_network',
@@ -36,5 +34,4 @@ __all__ = [
     'pyramid',
     'redundancy',
     'save_figure',
-    'save_page',
 ]

@@ -76,33 +76,6 @@ def evidence(score: Tensor, levels: list[Tensor]) -> list[Tensor]:
     return [(slope * level)[0].sum(0).clamp(min=0).detach().cpu() for slope, level in zip(slopes, levels)]
 
 
-def eigen_cam(network: Network, image: Picture, level: int = 0) -> Array:
-    """Return the first principal component of a level of the neck, 0 to 1, ``[height, width]`` of the image.
-
-    It depends on no detection: it shows what stands out to the network.
-
-    Source: Eigen-CAM (arXiv 2008.00299), section III.
-    """
-    levels, sample = _run(network, image, 'neck')
-    if not 0 <= level < len(levels):
-        raise UserError(f'--level {level}: {network.name} has {len(levels)}, the finest is 0')
-    return _normalize(_resize(_crop(component(levels[level][0]), sample), image))
-
-
-def component(maps: Tensor) -> Tensor:
-    """Return the first principal component of maps ``[C, H, W]`` over their cells, its negative part cut off.
-
-    Its sign, which is free, is that of the maps' mean activity.
-    """
-    cells = maps.flatten(1).T.double()
-    centred = cells - cells.mean(0)
-    values = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
-    activity = cells.abs().mean(1)
-    values = values * torch.sign((values * (activity - activity.mean())).sum())
-    heat: Tensor = values.clamp(min=0).view(maps.shape[1:])
-    return heat
-
-
 def pyramid(network: Network, image: Picture, part: str = 'neck') -> dict[str, Array]:
     """Return the mean absolute activation of each level of ``'neck'`` or ``'backbone'``, without padding."""
     levels, sample = _run(network, image, part)

@@ -1,10 +1,9 @@
-"""Figures of maps, ghosts and evidence, by matplotlib without a window, as PNG and as pages of HTML."""
+"""Figures of maps, ghosts and evidence, by matplotlib without a window."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ghost_det.deploy.draw import draw
-from ghost_det.utils.files import write_or_fail
-from ghost_det.utils.html import page
-from ghost_det.utils.plots import make_figure, png
+from ghost_det.utils.plots import make_figure
 
 from .cams import Cam, overlay
 from .ghosts import GhostMaps
@@ -97,14 +94,10 @@ def draw_ghosts(found: GhostMaps, count: int = 12, title: str = '') -> Figure:
     return figure
 
 
-def draw_cam(
-    image: Picture, found: Cam, classes: Sequence[str], eigen: Array | None = None, title: str = ''
-) -> Figure:
-    """Draw a detection, the evidence for it and an Eigen-CAM; ``classes`` are names by label."""
+def draw_cam(image: Picture, found: Cam, classes: Sequence[str], title: str = '') -> Figure:
+    """Draw a detection and the evidence for it; ``classes`` are names by label."""
     boxed = draw(np.ascontiguousarray(np.asarray(image)[..., ::-1]), found.found, classes)[..., ::-1]
     parts = {'the detection': boxed, 'what raised its score: bright is most': overlay(image, found.heat)}
-    if eigen is not None:
-        parts['Eigen-CAM: what stands out, of no box'] = overlay(image, eigen)
     figure = _draw_row(parts, title)
     left, top, right, bottom = found.found.boxes[0]
     figure.axes[1].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color='white'))
@@ -146,15 +139,3 @@ def _hide_axes(figure: Any) -> None:
         axis.set(xticks=[], yticks=[])
         if axis.spines['left'].get_linewidth() < 3:
             axis.axis('off')
-
-
-def html_page(title: str, pictures: Iterable[tuple[str, Figure]], text: str = '') -> str:
-    """Return a page in one file: figures with captions, and text as it is printed."""
-    drawn = [(caption, png(figure)) for caption, figure in pictures]
-    return page('visualization/figures.html.j2', title=title, text=text, pictures=drawn)
-
-
-def save_page(text: str, path: Path) -> None:
-    """Write a page of HTML, complete or not at all; raise a `UserError` where it cannot be written."""
-    with write_or_fail(path) as partial:
-        partial.write_text(text, encoding='utf-8')
