@@ -138,7 +138,7 @@ def _is_polygon(value: Any) -> bool:
 
 
 def _are_numbers(values: Any, count: int) -> bool:
-    """Tell whether a value is a list of numbers that are neither NaN nor too large for a float."""
+    """Return whether a value is a list of numbers that are neither NaN nor too large for a float."""
     if not isinstance(values, list) or len(values) != count:
         return False
     return all(type(value) in (int, float) and abs(value) < 1e100 for value in values)

@@ -64,10 +64,10 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
     cells = evidence(found.scores[index], levels)
     sums = np.array([float(each.sum()) for each in cells])
     # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.
-    heat = sum(_resize(_crop(each, sample), image) * each.numel() for each in cells)
+    heat = np.sum([_resize(_crop(each, sample), image) * each.numel() for each in cells], axis=0)
     one = found[index].detach().cpu().numpy()
     shares = tuple((sums / max(sums.sum(), 1e-30)).tolist())
-    return Cam(_normalize(heat), Detections(one.bboxes, one.scores, one.labels), shares)
+    return Cam(heat / max(heat.max(), 1e-30), Detections(one.bboxes, one.scores, one.labels), shares)
 
 
 def evidence(score: Tensor, levels: list[Tensor]) -> list[Tensor]:
@@ -125,8 +125,3 @@ def _resize(values: Array, image: Picture) -> Array:
     height, width = np.asarray(image).shape[:2]
     resized: Array = cv2.resize(np.asarray(values, np.float32), (width, height))
     return resized
-
-
-def _normalize(values: Any) -> Array:
-    scaled: Array = np.clip(values, 0, None) / max(float(np.max(values)), 1e-30)
-    return scaled

@@ -65,7 +65,6 @@ def test_the_hard_scene_is_hard() -> None:
     run = by_pycocotools(truth, results)
     overlaps = np.concatenate([np.ravel(each) for each in run.ious.values() if len(each)])
     assert all((np.isclose(overlaps, iou, atol=1e-12)).sum() > 3 for iou in (0.5, 0.6, 0.8, 0.9, 1))
-    assert 44 in run.params.catIds and 44 not in {box['category_id'] for box in boxes}
 
 
 @pytest.mark.parametrize('seed', range(3))

@@ -65,40 +65,37 @@ def refusal(files: tuple[Path, Path, str]) -> str:
     return str(error.value)
 
 
-@boxes_only
+SIZE = [300, 400]
+BAD_RESULTS: dict[str, tuple[Any, ...]] = {
+    'image_id': (999, '1', True, None, []),
+    'category_id': (5, 7.0, True, None),
+    'score': (float('nan'), float('inf'), '0.5', True, None),
+    'bbox': ([1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, float('nan')], [1, 2, 3, 10**400], None),
+    'segmentation': (
+        *(None, [1], {'size': SIZE}),
+        *({'counts': 'x', 'size': SIZE[::-1]}, {'counts': [9], 'size': SIZE}),
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ('field', 'values'),
-    [
-        ('image_id', (999, '1', True, None, [])),
-        ('category_id', (5, 7.0, True, None)),
-        ('score', (float('nan'), float('inf'), '0.5', True, None)),
-        ('bbox', ([1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, float('nan')], [1, 2, 3, 10**400], None)),
-    ],
+    ('field', 'files'),
+    [(field, 'segm' if field == 'segmentation' else 'bbox') for field in BAD_RESULTS],
+    indirect=['files'],
 )
-def test_a_bad_result_is_named(field: str, values: tuple[Any, ...], files: tuple[Path, Path, str]) -> None:
+def test_a_bad_result_is_named(field: str, files: tuple[Path, Path, str]) -> None:
     content = json.loads(files[0].read_text())
-    for value in values:
-        content[7] = {**content[7], field: value}
+    good = content[7]
+    lacking = {key: good[key] for key in good if key != field}
+    for bad in (lacking, *({**good, field: value} for value in BAD_RESULTS[field])):
+        content[7] = bad
         files[0].write_text(json.dumps(content))
         assert refusal(files).startswith(f'{files[0]}: entry 7 of {len(content)} has {field} ')
-    del content[7][field]
-    files[0].write_text(json.dumps(content))
-    assert f' has {field} ' in refusal(files)
 
 
 @masks_only
-def test_a_bad_mask_is_named(files: tuple[Path, Path, str]) -> None:
-    results, annotations = (json.loads(path.read_text()) for path in files[:2])
-    size = [300, 400]
-    for code in (
-        None,
-        [1],
-        {'size': size},
-        {'counts': 'x', 'size': size[::-1]},
-        {'counts': [9], 'size': size},
-    ):
-        files[0].write_text(json.dumps([{**results[0], 'segmentation': code}]))
-        assert 'entry 0 of 1 has segmentation' in refusal(files)
+def test_a_bad_mask_of_the_ground_truth_is_named(files: tuple[Path, Path, str]) -> None:
+    annotations = json.loads(files[1].read_text())
     for shape in (None, [], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [['a'] * 6], {}):
         annotations['annotations'][2]['segmentation'] = shape
         files[1].write_text(json.dumps(annotations))
@@ -106,9 +103,7 @@ def test_a_bad_mask_is_named(files: tuple[Path, Path, str]) -> None:
 
 
 @boxes_only
-@pytest.mark.parametrize(
-    'content', [b'', b'[{]', b'{"images": []}', b'5', b'[3]', b'\x80\x04', b'[' * 100_000]
-)
+@pytest.mark.parametrize('content', [b'', b'[{]', b'{"images": []}', b'5', b'[3]', b'[' * 100_000])
 def test_a_file_with_other_content_is_named(content: bytes, files: tuple[Path, Path, str]) -> None:
     files[0].write_bytes(content)
     assert refusal(files).startswith(f'{files[0]}: ')
