@@ -70,7 +70,7 @@ def plot_confusion(analysis: Analysis) -> Figure:
     labels = [label(name) for name, shown in zip((*analysis.classes, 'background'), occur) if shown]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(labels) <= NUMBERED
-    side, size = (0.5 * len(labels) + 2.5, 9) if few else (min(30, 0.19 * len(labels) + 2.5), 7)
+    side, size = (max(5, 0.5 * len(labels) + 2), 9) if few else (min(30, 0.19 * len(labels) + 2.5), 7)
     figure = make_figure(side + 1, side)
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
@@ -92,16 +92,15 @@ def plot_confusion(analysis: Analysis) -> Figure:
 
 def plot_errors(analysis: Analysis) -> Figure:
     """Draw how much AP at IoU 0.5 each kind of error costs, and how many there are."""
-    figure = make_figure(11, 3.8)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 1.4))
-    for axis, names in ((left, KINDS), (right, SPECIAL)):
-        gains = [100 * analysis.gains[name] for name in names]
-        bars = axis.barh(names, gains, color=[f'C{place}' for place in range(len(names))])
-        counts = [f'  ({analysis.counts[name]})' if name in analysis.counts else '' for name in names]
-        axis.bar_label(bars, [f'{gain:.1f}{count}' for gain, count in zip(gains, counts)], padding=3)
-        axis.invert_yaxis()
-        axis.set(xlim=(0, max(*gains, 1) * 1.25), xlabel='AP points gained without it')
+    figure = make_figure(9, 4.2)
+    axis = figure.subplots()
+    names = [*KINDS, *(f'all {name}' for name in SPECIAL)]
+    gains = [100 * analysis.gains[name] for name in (*KINDS, *SPECIAL)]
+    counts = [f'  ({analysis.counts[name]})' if name in analysis.counts else '' for name in names]
+    bars = axis.barh(names, gains, color=[f'C{place}' for place in range(len(names))])
+    axis.bar_label(bars, [f'{gain:.1f}{count}' for gain, count in zip(gains, counts)], padding=3)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, max(*gains, 1) * 1.25), xlabel='AP points gained without it')
     ap = 'undefined' if analysis.ap == UNDEFINED else f'{100 * analysis.ap:.1f}'
-    left.set_title(f'AP at IoU 0.5 is {ap}; what each error costs (and how often)', fontsize=10)
-    right.set_title('All of them', fontsize=10)
+    axis.set_title(f'AP at IoU 0.5 is {ap}; what each error costs (and how often)', fontsize=10)
     return figure

@@ -21,7 +21,7 @@ from ghost_det.swap.channels import fit_levels
 from ghost_det.swap.settings import CAFFE, IMAGENET, use_images
 from ghost_det.swap.swap import parse_backbone, swap
 from tests.conftest import ROOT, Cli
-from tools.sweep import exercise
+from tools.exercise import exercise
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 OURS = str(ROOT / 'configs/retinanet_ghostnet_fpn.py')
