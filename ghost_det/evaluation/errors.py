@@ -83,7 +83,8 @@ def analyse(
     """
     names = [each['name'] for each in sorted(truth['categories'], key=lambda each: each['id'])]
     confusion = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
-    detections, objects = [np.zeros((4, 0))], [np.zeros((3, 0), dtype=int)]
+    detections: list[Array] = [np.zeros((4, 0))]
+    objects: list[Array] = [np.zeros((3, 0), dtype=int)]
     for image in matched_images(truth, results, iou_type):
         _confuse(confusion, image, score)
         kinds, fixed, missed = _kinds(image)
@@ -165,10 +166,9 @@ def _confuse(confusion: Array, image: MatchedImage, score: float) -> None:
     rest = np.flatnonzero(shown & image.wrong)
     match[rest] = _match(np.where(image.unmatched(match), image.overlaps[rest], 0), len(image.true))
     hits = match >= 0
-    background = len(confusion) - 1
     np.add.at(confusion, (image.true[match[hits]], image.found[hits]), 1)
-    np.add.at(confusion, (background, image.found[shown & ~hits & ~image.in_crowd]), 1)
-    np.add.at(confusion, (image.true[image.unmatched(match)], background), 1)
+    confusion[-1] += np.bincount(image.found[shown & ~hits & ~image.in_crowd], minlength=len(confusion))
+    confusion[:, -1] += np.bincount(image.true[image.unmatched(match)], minlength=len(confusion))
 
 
 def _kinds(image: MatchedImage) -> tuple[Array, Array, Array]:

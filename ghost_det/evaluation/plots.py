@@ -64,7 +64,7 @@ def plot_pr_curves(evaluation: Evaluation) -> Figure:
 def plot_confusion(analysis: Analysis) -> Figure:
     """Draw which class is detected as which, in shares of the ground truth; only classes that occur."""
     counts = analysis.confusion
-    occur = counts.any(axis=0) | counts.any(axis=1)
+    occur = np.asarray(counts.any(axis=0) | counts.any(axis=1))
     occur[-1] = True  # the background
     counts = counts[np.ix_(occur, occur)]
     labels = [label(name) for name, shown in zip((*analysis.classes, 'background'), occur) if shown]

@@ -116,7 +116,7 @@ def _problem(result: Any, sizes: Sizes, categories: set[int], iou_type: IouType)
         field, expected = 'score', 'a number'
     elif iou_type == 'bbox' and not _are_numbers(result.get('bbox'), 4):
         field, expected = 'bbox', '[x, y, width, height] in pixels'
-    elif iou_type == 'segm' and not (_is_run_length(mask, sizes[image]) and type(mask['counts']) is str):
+    elif iou_type == 'segm' and not _is_run_length(mask, sizes[image], str):
         field, expected = 'segmentation', f'a compressed run-length code of the size {list(sizes[image])}'
     else:
         return None
@@ -127,9 +127,9 @@ def _sizes(content: dict[str, Any]) -> Sizes:
     return {image['id']: (image['height'], image['width']) for image in content['images']}
 
 
-def _is_run_length(value: Any, size: tuple[int, int]) -> bool:
+def _is_run_length(value: Any, size: tuple[int, int], kind: Any = str | list) -> bool:
     is_of_size = isinstance(value, dict) and value.get('size') == list(size)
-    return is_of_size and isinstance(value.get('counts'), str | list)
+    return is_of_size and isinstance(value.get('counts'), kind)
 
 
 def _is_polygon(value: Any) -> bool:

@@ -78,7 +78,7 @@ def forget_checkpoints(cfg: Any, place: tuple[str, ...]) -> list[str]:
 
 def fit_optimizer(cfg: Any, backbone: Mapping[str, Any]) -> list[str]:
     """Remove, in place, learning rates by layer of the old backbone; return notes."""
-    wrapper = cfg.get('optim_wrapper') or {}
+    wrapper: Any = cfg.get('optim_wrapper') or {}
     rules = wrapper.get('paramwise_cfg') or {}
     notes = []
     per_layer = [key for key in _PER_LAYER if key in rules]

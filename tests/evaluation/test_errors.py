@@ -89,6 +89,21 @@ def test_what_lies_in_a_crowd_is_no_error() -> None:
     analysis = analyse(truth, [found(), inside])
     assert sum(analysis.counts.values()) == 0 and analysis.confusion.sum() == 1
     assert analyse(truth, [found(), {**inside, 'category_id': DOG}]).counts['background'] == 1
+    truth = annotations([true(), crowd, true(DOG, inside['bbox'])], 1, (PERSON, DOG))
+    assert analyse(truth, [found(), inside]).confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_a_class_of_which_all_is_missed_and_nothing_found_no_longer_counts() -> None:
+    errors = analyse(annotations([true(), true(DOG, FAR)], 1, (PERSON, DOG)), [found()])
+    assert errors.ap == pytest.approx(0.5) == errors.gains['missed']
+
+
+def test_of_equal_overlaps_the_last_object_is_taken_as_in_pycocotools() -> None:
+    left, right = [PLACE[0] - 8, *PLACE[1:]], [PLACE[0] + 8, *PLACE[1:]]
+    truth = annotations([true(box=left), true(box=right)], 1, (PERSON,))
+    detections = [found(), found(box=left, score=0.8)]
+    assert sum(analyse(truth, detections).counts.values()) == 0
+    assert analyse(truth, detections).ap == pytest.approx(evaluate(truth, detections).figures['mAP_50'])
 
 
 def test_ap_is_cocos_of_boxes_and_masks() -> None:
