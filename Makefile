@@ -67,8 +67,8 @@ smoke: $(STAMP) ## run the tests that depend on the mm packages and torch, as in
 soak: $(STAMP) ## kill and resume a training KILLS times and compare it with an undisturbed one (half an hour)
 	$(call timed,soak,OMP_NUM_THREADS=1 $(PY) -m tools.soak --kills $(KILLS) $(ARGS))
 
-sweep: $(STAMP) ## swap BACKBONE into every kind of mmdet detector (an hour of one core); writes docs/sweep-STACK.md
-	$(call timed,sweep,$(PY) -m tools.sweep --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep-$(STACK).md $(ARGS))
+sweep: $(STAMP) ## swap BACKBONE into every kind of mmdet detector (an hour of one core); writes docs/sweep.csv and .md
+	$(call timed,sweep,$(PY) -m tools.sweep --backbone $(BACKBONE) --jobs $(JOBS) -o docs/sweep.csv $(ARGS))
 
 docs: $(STAMP) ## build the documentation in build/site
 	$(call timed,docs,NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir build/site)

@@ -1,4 +1,4 @@
-"""Projects of other people, met in stand-ins: what their configs have that those of MMDetection have not."""
+"""Stand-ins for other people's projects: what their configs have that those of MMDetection do not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 
 @MODELS.register_module()
 class WeighedFPN(FPN):
-    """A neck with a weight for each cell of its first map, and so for images of 1024 pixels alone."""
+    """A neck with a weight for each cell of its first map, and so only for images of 1024 pixels."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -66,14 +66,14 @@ def test_a_neck_for_images_of_one_size_is_swapped() -> None:
     assert not any('checked only up to the neck' in note for note in swapped.notes), swapped.notes
 
 
-def test_a_part_that_no_import_brings_is_told_with_the_line_to_add() -> None:
+def test_the_line_to_add_is_printed_for_a_part_that_no_import_registers() -> None:
     with pytest.raises(
         UserError, match=r"imports has FrequencyFPN; .* custom_imports = dict\(imports=\['MOD"
     ):
         swap(atss(neck=dict(type='FrequencyFPN')), 'GhostNet')
 
 
-def test_what_a_backbone_around_another_did_is_told_to_be_gone() -> None:
+def test_a_note_says_that_a_backbone_around_another_is_gone() -> None:
     cfg = load_config(ATSS)
     cfg.model.backbone = dict(type='Filtered', backbone=cfg.model.backbone)
     swapped = swap(cfg, 'GhostNet', pretrained='none')
@@ -93,9 +93,9 @@ def test_the_backbone_of_a_wrapped_detector_starts_from_scratch(monkeypatch: pyt
     assert backbone.init_cfg is None and backbone.frozen_stages == -1 and not backbone.norm_eval
 
 
-def test_the_file_of_a_whole_wrapped_detector_is_known(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_complete_wrapped_detector_is_recognised(tmp_path: Path) -> None:
     cfg = wrapped()
-    cfg.load_from = str(tmp_path / 'whole.pth')
+    cfg.load_from = str(tmp_path / 'detector.pth')
     torch.save({'detector.backbone.conv1.weight': torch.zeros(1)}, cfg.load_from)
     assert starts_from_detector(cfg, 'wrapped.py')
     torch.save({'detector.neck.conv.weight': torch.zeros(1)}, cfg.load_from)

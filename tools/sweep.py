@@ -1,33 +1,27 @@
 """A backbone under every kind of detector that mmdet ships: swapped, trained for a step, asked for boxes.
 
-python -m tools.sweep --backbone GhostNet -o docs/sweep-default.md
+python -m tools.sweep --backbone GhostNet -o docs/sweep.csv
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import copy
+import csv
 import logging
 import multiprocessing
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmdet.registry import MODELS
-from mmdet.testing import demo_mm_inputs, demo_track_inputs
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import MessageHub
-from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 from tqdm import tqdm
 
 from ghost_det.config.load import load_config
@@ -35,37 +29,34 @@ from ghost_det.config.query import get_path, necks
 from ghost_det.config.shipped import MMDET, mmdet_folder
 from ghost_det.errors import UserError, reason, run_tool
 from ghost_det.models import BACKBONES
-from ghost_det.swap.probe import PROPOSALS, fix_ssd, without_sync_bn, without_weights
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, versions
 
-PACKAGES = ('torch', 'mmdet', 'onedl-mmdetection', 'mmcv', 'mmcv-lite', 'onedl-mmcv', 'scikit-learn')
-SIDES = (128, 256, 512)
-"""Pixels of the square images, the next where a detector wants more cells of its maps."""
+from .exercise import all_parts, exercise
+
 RESULTS = {
     'works': 'swapped, one step of its own optimizer, and a prediction',
     'in part': 'swapped; what is behind the neck runs neither before nor after on random images here',
-    'refused': 'the swap says why not',
+    'refused': 'the swap gives the reason',
     'unreadable': 'its config cannot be read here, before or after',
-    'fails': 'it runs as it was, and not with the new backbone',
+    'fails': 'it runs before the swap, and not with the new backbone',
 }
-
-
 _STARTING = threading.Lock()
-"""One process starts at a time: another would inherit the end that tells of the first one's."""
+"""One process starts at a time: another would inherit the pipe whose end says that the first is over."""
 _PIECE = 'a config without data, for others to inherit from'
 
 
 class Outcome(NamedTuple):
-    """What became of one config."""
+    """The result for one config; a row of the CSV."""
 
+    stack: str
     config: str
     detector: str
-    backbone: str
+    old_backbone: str
+    new_backbone: str
     result: str
     reason: str
-    seconds: float
 
 
 def find_configs(folders: Sequence[str] = ()) -> list[str]:
@@ -110,7 +101,7 @@ def _kind(name: str) -> Any:
     model = cfg.model
     detector = model if 'backbone' in model else model.get('detector') or model
     backbone = detector.get('backbone') or {}
-    heads = _parts([part for key, part in detector.items() if key.endswith('head')])
+    heads = all_parts([part for key, part in detector.items() if key.endswith('head')])
     return (
         *(str(part.get('type')) for part in (model, detector, backbone, *necks(detector))),
         *sorted(str(part['type']) for part in heads if str(part.get('type')).endswith('Head')),
@@ -120,104 +111,16 @@ def _kind(name: str) -> Any:
     )
 
 
-def _parts(node: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every dictionary in a config."""
-    if isinstance(node, Mapping):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for value in node:
-            yield from _parts(value)
-
-
-def exercise(detector: Mapping[str, Any], optim_wrapper: Any = None) -> Any:
-    """Train a detector for one step on random images, by SGD by default, let it predict, and return it."""
-    MessageHub.get_current_instance().update_info_dict({'iter': 0, 'epoch': 0})  # which a training does
-    for side in SIDES:
-        try:
-            return _exercise(without_sync_bn(dict(detector)), copy.deepcopy(optim_wrapper), side)
-        except (RuntimeError, ValueError, IndexError, AssertionError):
-            if side == SIDES[-1]:
-                raise
-    raise AssertionError('SIDES is empty')
-
-
-def _exercise(cfg: dict[str, Any], optim_wrapper: Any, side: int) -> Any:
-    for key in ('backbone', 'teacher_backbone'):
-        if key in cfg:
-            cfg[key] = ConfigDict(without_weights(cfg[key]))
-    cfg.pop('init_cfg', None)
-    if isinstance(cfg.get('teacher_config'), str):  # a path in a clone of mmdet
-        cfg['teacher_config'] = str(mmdet_folder() / cfg['teacher_config'].removeprefix('configs/'))
-    if 'teacher_ckpt' in cfg:
-        cfg['teacher_ckpt'] = None
-    cfg.setdefault('data_preprocessor', ConfigDict(type='DetDataPreprocessor', pad_size_divisor=32))
-    if cfg['data_preprocessor'].get('batch_augments'):
-        cfg['data_preprocessor']['batch_augments'] = None  # some pad to 1024 pixels
-    for part, key in (('train_cfg', 'rpn_proposal'), ('test_cfg', 'rpn')):
-        if (cfg.get(part) or {}).get(key):
-            cfg[part][key]['max_per_img'] = PROPOSALS  # mask heads take seconds for a thousand
-    torch.manual_seed(0)
-    detector = fix_ssd(revert_sync_batchnorm(MODELS.build(ConfigDict(cfg))))
-    detector.init_weights()
-    detector.train()
-    if hasattr(detector, 'set_epoch'):
-        detector.set_epoch(0)  # which a hook does
-    data = _inputs(cfg, side)
-    wrapper = build_optim_wrapper(detector, optim_wrapper or dict(optimizer=dict(type='SGD', lr=1e-3)))
-    images = detector.data_preprocessor(data, True)
-    loss, _ = detector.parse_losses(detector(**images, mode='loss'))
-    if not loss.isfinite():
-        raise RuntimeError(f'the loss is {loss.item()}')
-    wrapper.backward(loss)
-    slopes = [p.grad for p in detector.backbone.parameters() if p.requires_grad]
-    reached = sum(slope is not None for slope in slopes)
-    moved = any(slope is not None and slope.any() for slope in slopes[: len(slopes) // 2])  # not zero by init
-    if slopes and (reached <= len(slopes) / 2 or not moved):
-        raise RuntimeError(f'the loss reaches {reached} of {len(slopes)} tensors of the backbone')
-    wrapper.step()
-    detector.eval()
-    first = {key: batch[:1] for key, batch in data.items()}
-    with torch.no_grad():
-        found = detector.test_step(first)
-    if len(found) != 1:
-        raise RuntimeError(f'one image gave {len(found)} predictions')
-    return detector
-
-
-def _inputs(cfg: Mapping[str, Any], side: int) -> dict[str, Any]:
-    """Make two random images, or two frames of a video, with random boxes."""
-    with_mask = 'mask' in str(cfg).lower()  # others take them for boxes
-    settings = dict(image_shapes=(3, side, side), num_classes=_classes(cfg), with_mask=with_mask)
-    if cfg['data_preprocessor'].get('type') == 'TrackDataPreprocessor':
-        found: dict[str, Any] = demo_track_inputs(1, 2, key_frames_inds=[0], num_items=[2], **settings)
-        return found
-    found = demo_mm_inputs(2, num_items=[2, 3], with_semantic=True, **settings)
-    for sample in found['data_samples']:
-        sample.gt_instances.labels -= 1  # its generator starts at 1
-        if not cfg.get('rpn_head'):
-            sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)  # which Fast R-CNN is given
-    return found
-
-
-def _classes(detector: Mapping[str, Any]) -> int:
-    """Return the smallest number of classes that a part knows, plus one, as mmdet's generator counts."""
-    keys = ('num_classes', 'num_things_classes')
-    counts = [part[key] for part in _parts(detector) for key in keys if key in part]
-    return min([count for count in counts if isinstance(count, int) and count > 0], default=80) + 1
-
-
 def try_config(name: str, backbone: str) -> Outcome:
     """Swap the backbone, ``NAME`` or ``NAME:WIDTH``, of a config and exercise the result."""
-    start = time.perf_counter()
     init_default_scope('mmdet')
     detector = old = ''
 
     def outcome(result: str, why: str = '') -> Outcome:
         for folder in (mmdet_folder(), mmdet_folder().parents[2]):  # no paths of this machine
             why = why.replace(f'{folder}/', '')
-        why = ' '.join(why.partition(', the current sys.path')[0].split())  # a row of a table is one line
-        return Outcome(name, detector, old, result, why, time.perf_counter() - start)
+        why = ' '.join(why.partition(', the current sys.path')[0].split())
+        return Outcome(stack(), name.removeprefix(MMDET), detector, old, backbone, result, why)
 
     try:
         source = load_config(name)
@@ -235,12 +138,12 @@ def try_config(name: str, backbone: str) -> Outcome:
     try:
         exercise(now, _full_precision(wrapper))
     except Exception as error:
-        fault = reason(error)
+        after = reason(error)
         try:
             exercise(was)
         except Exception as before:
             return outcome('in part', reason(before))
-        return outcome('fails', fault)
+        return outcome('fails', after)
     return outcome('works')
 
 
@@ -259,8 +162,8 @@ def _send(pipe: Any, name: str, backbone: str) -> None:
     pipe.send(try_config(name, backbone))
 
 
-def _alone(name: str, backbone: str, seconds: float) -> Outcome:
-    """Do `try_config` in a process of its own, so that neither a crash nor a loop ends the others."""
+def _try_in_process(name: str, backbone: str, seconds: float) -> Outcome:
+    """Run `try_config` in a process of its own: neither a crash nor a loop ends the others."""
     context = multiprocessing.get_context()
     with _STARTING:
         here, there = context.Pipe(duplex=False)
@@ -271,55 +174,77 @@ def _alone(name: str, backbone: str, seconds: float) -> Outcome:
         if here.poll(seconds):
             outcome: Outcome = here.recv()
             return outcome
-        why = f'still at work after {seconds:g} s'
+        why = f'not done after {seconds:g} s'
     except EOFError:
         process.join()
         why = f'its process ended with exit code {process.exitcode}'
     finally:
         process.kill()
         process.join()
-    return Outcome(name, '', '', 'fails', why, seconds)
+    return Outcome(stack(), name.removeprefix(MMDET), '', '', backbone, 'fails', why)
 
 
 def sweep(configs: Sequence[str], backbone: str, jobs: int = 1, seconds: float = 600) -> list[Outcome]:
-    """Do `try_config` with many configs, ``jobs`` at once, of one thread each; see `find_configs`."""
+    """Run `try_config` on many configs, ``jobs`` at once, of one thread each; see `find_configs`."""
     if MODELS.get(parse_backbone(backbone)[0]) is None:
         raise UserError(f'--backbone {backbone}: there is no such backbone; ours are {", ".join(BACKBONES)}')
     with ThreadPoolExecutor(jobs) as pool:
-        rows = pool.map(lambda name: _alone(name, backbone, seconds), configs)
+        rows = pool.map(lambda name: _try_in_process(name, backbone, seconds), configs)
         return list(tqdm(rows, total=len(configs), unit='config'))
 
 
-def page(outcomes: Iterable[Outcome], backbone: str, command: str) -> str:
-    """Return the outcomes as a page of Markdown: counts, folders, and every config."""
-    rows = sorted(outcomes, key=lambda o: o.config)
-    counts = collections.Counter(o.result for o in rows)
-    families: dict[str, set[str]] = collections.defaultdict(set)
-    for o in rows:
-        families[o.config.removeprefix(MMDET).split('/')[0]].add(o.result)
-    fit = {name: found for name, found in families.items() if found & {'works', 'in part', 'fails'}}
-    works = [name for name, found in fit.items() if 'works' in found and 'fails' not in found]
-    packages = ', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items())
+def stack() -> str:
+    """Return the distribution of mmdet that is installed, and its version."""
+    return ' '.join(*versions(('mmdet', 'onedl-mmdetection')).items())
+
+
+def read_rows(path: Path) -> list[Outcome]:
+    """Read the rows of a CSV; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline='', encoding='utf-8') as file:
+        return [Outcome(**row) for row in csv.DictReader(file)]
+
+
+def write_rows(path: Path, rows: Iterable[Outcome]) -> None:
+    """Write rows as CSV, sorted, and next to it a page of Markdown about them."""
+    rows = sorted(rows)
+    with write_or_fail(path, '-o') as partial, partial.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerows([Outcome._fields, *rows])
+    with write_or_fail(path.with_suffix('.md'), '-o') as partial:
+        partial.write_text(page(rows, path.name), encoding='utf-8')
+
+
+def page(rows: Sequence[Outcome], source: str) -> str:
+    """Return a page of Markdown: counts by stack and result, and all that does not work, by reason."""
+    stacks = sorted({row.stack for row in rows}, reverse=True)
+    counts = collections.Counter((row.stack, row.result) for row in rows)
+    reasons: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for row in rows:
+        if row.result != 'works':
+            configs = reasons.setdefault((row.result, row.reason), {})
+            configs.setdefault(row.config, set()).add(row.stack)
     lines = [
-        f'# {backbone} under every kind of detector of mmdet',
+        f'# {rows[0].new_backbone} under every kind of detector of MMDetection',
         '',
-        f'Written by `{command}` with {packages}.',
-        'In each folder of those that mmdet ships: one config for each kind of detector, backbone, neck, '
-        'heads and deformable convolution.',
+        'In each folder of configs that MMDetection ships: one config for each kind of detector, backbone, '
+        f'neck, heads and deformable convolution. [{source}]({source}) has a row for each. `make sweep` runs '
+        'it again, for the stack that is installed.',
         '',
-        '| result | configs | meaning |',
-        '|---|---|---|',
-        *(f'| {name} | {counts[name]} | {meaning} |' for name, meaning in RESULTS.items()),
-        '',
-        f'Of {len(families)} folders, the swap applies to {len(fit)}; at least one config works, and none '
-        f'fails, in {len(works)} of these ({100 * len(works) / max(len(fit), 1):.1f} %).',
-        '',
-        '| config | detector | old backbone | result | reason |',
-        '|---|---|---|---|---|',
+        f'| result | {" | ".join(stacks)} | meaning |',
+        '|---' * (len(stacks) + 2) + '|',
     ]
-    for o in rows:
-        why = o.reason.replace('|', '\\|').replace('<', '&lt;')
-        lines.append(f'| {o.config.removeprefix(MMDET)} | {o.detector} | {o.backbone} | {o.result} | {why} |')
+    for result, meaning in RESULTS.items():
+        lines.append(f'| {result} | {" | ".join(str(counts[each, result]) for each in stacks)} | {meaning} |')
+    lines += ['', '## What does not work, and why', '', '| result | reason | configs |', '|---|---|---|']
+    for result, why in sorted(reasons, key=lambda key: (list(RESULTS).index(key[0]), key[1])):
+        names = [
+            config if len(found) == len(stacks) else f'{config} ({", ".join(found)})'
+            for config, found in sorted(reasons[result, why].items())
+        ]
+        why = why.replace('|', '\\|').replace('<', '&lt;')
+        lines.append(f'| {result} | {why} | {"<br>".join(names)} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -328,16 +253,17 @@ def main() -> None:
     folders = "of mmdet's configs, or mmdet::NAME configs (default: all)"
     parser.add_argument('folders', nargs='*', help=folders)
     parser.add_argument('--backbone', default='GhostNet', metavar='NAME[:WIDTH]', help='default: GhostNet')
-    parser.add_argument('-o', '--out', type=Path, required=True, metavar='TABLE.md', help='for the table')
+    out = 'its rows of the installed stack are replaced; a page is written to FILE.md'
+    parser.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.csv', help=out)
     parser.add_argument('--jobs', type=int, default=cores(), help='at once, of one thread each')
     parser.add_argument('--timeout', type=float, default=600, help='seconds for one config (default: 600)')
     args = parser.parse_args()
     require_writable(args.out, '-o')  # now, not after an hour
     outcomes = sweep(find_configs(args.folders), args.backbone, args.jobs, args.timeout)
-    command = ' '.join(['python -m tools.sweep', *args.folders, '--backbone', args.backbone])
-    with write_or_fail(args.out, '-o') as partial:
-        partial.write_text(page(outcomes, args.backbone, command), encoding='utf-8')
-    failed = [o.config for o in outcomes if o.result == 'fails']
+    package = stack().split()[0]
+    others = [row for row in read_rows(args.out) if row.stack.split()[0] != package]
+    write_rows(args.out, [*others, *outcomes])
+    failed = [each.config for each in outcomes if each.result == 'fails']
     if failed:
         raise UserError(f'{len(failed)} of {len(outcomes)} fail: {", ".join(failed)}')
     print(f'{len(outcomes)} configs, none fails', file=sys.stderr)

@@ -38,7 +38,7 @@ def crops(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
-    """Return a ResNet-18 that classifies the sample's objects."""
+    """Return a ResNet-18 trained to classify the sample's objects."""
     model = resnet18(num_classes=6)
     images, labels = crops('train2017')
     steps = epochs * (len(images) // batch)
@@ -58,24 +58,20 @@ def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
 
 
 def main() -> None:
-    """Print the tables of both networks, and draw maps."""
+    """Print the shares for both networks, and draw."""
     torch.manual_seed(0)
     untrained = resnet18(num_classes=6)
-    untrained.train()  # its norms use the statistics of the image
-    paths = sorted((FOLDER / 'val2017').glob('*.jpg'))[:8]
-    images = [Image.open(path).convert('RGB') for path in paths]
+    untrained.train()  # its norms have no statistics but those of the image
+    image = Image.open(min((FOLDER / 'val2017').glob('*.jpg'))).convert('RGB')
     for name, model in (('trained', trained()), ('untrained', untrained)):
         network = Network(name, model, False, ())
         for layer in ('layer1', 'layer2'):
-            maps = np.stack([maps_at(network, image, layer).values for image in images])
-            for count in (1, 4):
-                print(f'\n{name}, {layer}, kernels fitted to {count} images and applied to 4 others')
-                found = redundancy(maps[:count], held_out=maps[4:])
-                print(found.table())
-                if (name, layer, count) == ('trained', 'layer1', 1):
-                    save_figure(
-                        draw_redundancy(maps[0], found, title='ResNet-18: layer1'), Path('redundancy.png')
-                    )
+            maps = maps_at(network, image, layer).values
+            found = redundancy(maps)
+            shares = ', '.join(f'{size} x {size}: {found.share(size):.1%}' for size in found.errors)
+            print(f'{name}, {layer}, maps that another one makes: {shares}')
+            if (name, layer) == ('trained', 'layer1'):
+                save_figure(draw_redundancy(maps, found, title='ResNet-18: layer1'), Path('redundancy.png'))
 
 
 if __name__ == '__main__':

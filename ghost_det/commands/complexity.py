@@ -8,9 +8,7 @@ from ._options import CONFIG, SIZE, parse
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG)
-    what.add_argument('--classifiers', action='store_true', help="every classifier, and the papers' figures")
+    parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     parser.add_argument('--size', **SIZE, help="of the input (default: the config's)")
     return parser
 
@@ -21,11 +19,8 @@ def main() -> None:
     from ghost_det.config.load import load_config
     from ghost_det.config.query import input_size
     from ghost_det.engine.messages import BUILDING, explain_errors
-    from ghost_det.swap.probe import build_detector, classifier_table, complexity
+    from ghost_det.swap.probe import build_detector, complexity
 
-    if args.classifiers:
-        print(classifier_table())
-        return
     cfg = load_config(args.config)
     size = args.size or input_size(cfg)
     with explain_errors(args.config, BUILDING):

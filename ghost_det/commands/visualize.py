@@ -31,8 +31,6 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument('--pairs', **COUNT, default=5, help='to draw (default: 5)')
     error = "of a map's variance that may be missing (default: %(default)s)"
     command.add_argument('--error', type=positive_float, default=0.1, metavar='SHARE', help=error)
-    unseen = 'others to try the fitted kernels on'
-    command.add_argument('--unseen', type=Path, nargs='+', default=[], metavar='IMAGE', help=unseen)
 
     command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module next to their ghosts')
     command.set_defaults(work=_ghost)
@@ -43,8 +41,6 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(work=_cam)
     index = 'of the box; 0, the default: the highest-scoring'
     command.add_argument('--index', type=int, default=0, metavar='N', help=index)
-    level = 'for Eigen-CAM; 0, the default: the finest'
-    command.add_argument('--level', type=int, default=0, metavar='N', help=level)
 
     command = _add(commands, 'pyramid', "the activity of each level of a detector's neck or backbone")
     command.set_defaults(work=_pyramid)
@@ -59,8 +55,6 @@ def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='a file of its weights')
     command.add_argument('image', type=Path, metavar='IMAGE')
     command.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.png', help='the figure')
-    html = 'a page with figure and text, in one file'
-    command.add_argument('--html', type=Path, metavar='FILE.html', help=html)
     weights = "without CHECKPOINT: ImageNet's (default), or none: random weights"
     command.add_argument('--pretrained', choices=('published', 'none'), default='published', help=weights)
     return command
@@ -71,38 +65,30 @@ def main() -> None:
     args = parse(make_parser())
     from ghost_det.errors import UserError
     from ghost_det.utils.files import require_writable
-    from ghost_det.visualization import html_page, open_network, save_figure, save_page
+    from ghost_det.visualization import open_network, save_figure
 
     from .classify import read_rgb
 
-    read = [args.image, *getattr(args, 'unseen', ()), Path(args.model), Path(args.checkpoint or '')]
-    for option, path, suffixes in (('-o', args.out, ('.png',)), ('--html', args.html, ('.html', '.htm'))):
-        if path is not None:
-            if path.suffix.lower() not in suffixes:
-                raise UserError(f'{option} {path}: expected a name that ends in {suffixes[0]}')
-            require_writable(path, option, read)
+    read = [args.image, Path(args.model), Path(args.checkpoint or '')]
+    if args.out.suffix.lower() != '.png':
+        raise UserError(f'-o {args.out}: expected a name that ends in .png')
+    require_writable(args.out, '-o', read)
     image = read_rgb(args.image)
     network = open_network(args.model, args.checkpoint, args.pretrained)
     figure, caption, text = args.work(network, image, args)
     print(f'{network.title}: {caption}\n{text}')
     save_figure(figure, args.out)
-    if args.html is not None:
-        save_page(html_page(network.title, [(caption, figure)], text), args.html)
 
 
 def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
     import numpy as np
 
     from ghost_det.errors import UserError
+    from ghost_det.utils.text import table
     from ghost_det.visualization import draw_redundancy, maps_at, redundancy
 
-    from .classify import read_rgb
-
     layer, values = maps_at(network, image, args.layer)
-    unseen = [maps_at(network, read_rgb(path), layer).values for path in args.unseen]
-    if len({each.shape for each in unseen}) > 1:
-        raise UserError('--unseen: expected images of one shape, as a detector keeps the shape')
-    found = redundancy(values, held_out=np.stack(unseen) if unseen else None)
+    found = redundancy(values)
     if args.size not in found.errors:
         raise UserError(f'--size {args.size}: the maps of {layer} are too small; choose a layer before it')
     channels, height, width = values.shape
@@ -111,7 +97,12 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
         f'map {pair.target} of map {pair.source}: error {pair.error:.4f}, cosine {pair.cosine:.3f}'
         for pair in found.pairs(args.size, args.pairs)
     ]
-    text = '\n'.join([found.table(args.error), '', f'by a {args.size} x {args.size} kernel:', *pairs])
+    rows = [
+        [f'{size} x {size}', f'{np.median(found.best(size)):.4f}', f'{found.share(size, args.error):.1%}']
+        for size in found.errors
+    ]
+    shares = table(['kernel', 'median error', f'made within {args.error:g}'], rows)
+    text = '\n'.join([shares, '', f'by a {args.size} x {args.size} kernel:', *pairs])
     title = f'{network.title}: {layer}'
     return draw_redundancy(values, found, args.size, args.pairs, title), caption, text
 
@@ -125,16 +116,15 @@ def _ghost(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
 
 
 def _cam(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
-    from ghost_det.visualization import cam, draw_cam, eigen_cam
+    from ghost_det.visualization import cam, draw_cam
 
     found = cam(network, image, args.index)
-    eigen = eigen_cam(network, image, args.level)
     name, score = network.classes[int(found.found.labels[0])], float(found.found.scores[0])
     box = ', '.join(f'{value:.0f}' for value in found.found.boxes[0])
     levels = ', '.join(f'{share:.1%}' for share in found.levels)
     caption = f'{name}, score {score:.2f}, box {box}'
     text = f'evidence by level, finest first: {levels}'
-    return draw_cam(image, found, network.classes, eigen, network.title), caption, text
+    return draw_cam(image, found, network.classes, network.title), caption, text
 
 
 def _pyramid(network: Network, image: Image, args: argparse.Namespace) -> Drawn:

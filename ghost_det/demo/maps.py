@@ -63,7 +63,7 @@ def _ghosts(network: Network, image: Picture) -> tuple[Figure, str]:
 
 def _similar(network: Network, image: Picture) -> tuple[Figure, str]:
     layer, values = maps_at(network, image)
-    figure = draw_redundancy(values, redundancy(values), stacked=True)
+    figure = draw_redundancy(values, redundancy(values))
     return figure, f'{layer}: pairs of maps, of which a 3 x 3 kernel makes one of the other'
 
 

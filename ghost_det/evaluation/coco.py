@@ -6,10 +6,10 @@ import contextlib
 import importlib.util
 import io
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pycocotools import mask as masks
@@ -20,18 +20,8 @@ IouType = Literal['bbox', 'segm']
 
 # In the order of COCO's own summary. COCO's limits of detections per image are 1, 10, 100.
 FIGURES = (
-    'mAP',
-    'mAP_50',
-    'mAP_75',
-    'mAP_s',
-    'mAP_m',
-    'mAP_l',
-    'AR@1',
-    'AR@10',
-    'AR@100',
-    'AR_s@100',
-    'AR_m@100',
-    'AR_l@100',
+    *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l'),
+    *('AR@1', 'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100', 'AR_l@100'),
 )
 CLASS_FIGURES = ('AP', 'AP_50', 'AP_75', 'AP_s', 'AP_m', 'AP_l')
 UNDEFINED = -1.0
@@ -42,8 +32,7 @@ FAST, REFERENCE = 'faster-coco-eval', 'pycocotools'
 EVALUATOR = FAST if importlib.util.find_spec('faster_coco_eval') is not None else REFERENCE
 
 
-@dataclass(frozen=True)
-class ClassFigures:
+class ClassFigures(NamedTuple):
     """The figures of one class by the names in `CLASS_FIGURES`; `UNDEFINED` where a size has no boxes."""
 
     name: str
@@ -52,9 +41,8 @@ class ClassFigures:
     figures: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """COCO's twelve figures by the names in `FIGURES`, fractions of 1, and what they are of.
+class Evaluation(NamedTuple):
+    """COCO's twelve figures by the names in `FIGURES`, fractions of 1, and the counts behind them.
 
     ``precision`` is over IoU 0.50 to 0.95, recall 0 to 1 and classes by category id, shape (10, 101, C), at
     up to 100 detections per image and class; `UNDEFINED` for classes without ground truth.
@@ -72,39 +60,6 @@ class Evaluation:
     seconds: float
 
 
-def _load_evaluator(evaluator: str) -> tuple[Any, Any]:
-    """Return an evaluator's class of data sets and its class of evaluations."""
-    if evaluator == FAST:
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        return COCO, COCOeval_faster
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return COCO, COCOeval
-
-
-def _as_annotations(results: Sequence[dict[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
-    """Return results as the evaluators' own ``loadRes`` makes them, without the polygons it draws.
-
-    An object's size is that of its box, or of its mask where masks are evaluated.
-    """
-    if iou_type == 'segm':
-        codes = [result['segmentation'] for result in results]  # one by one: area() fails from 256 masks on
-        shapes = [{'segmentation': code, 'area': float(masks.area(code))} for code in codes]
-    else:
-        shapes = [{'bbox': r['bbox'], 'area': r['bbox'][2] * r['bbox'][3]} for r in results]
-    for number, (result, shape) in enumerate(zip(results, shapes), start=1):
-        shape.update(
-            id=number,
-            image_id=result['image_id'],
-            category_id=result['category_id'],
-            score=result['score'],
-            iscrowd=0,
-        )
-    return shapes
-
-
 def evaluate(
     truth: dict[str, Any],
     results: Sequence[dict[str, Any]],
@@ -117,22 +72,33 @@ def evaluate(
     ``results`` are COCO's: ``image_id``, ``category_id``, ``score``, and ``bbox`` as x, y, width, height in
     pixels or ``segmentation`` as a compressed run-length code.
 
-    Raises:
-        UserError: a detection has an image or category that ``truth`` does not have.
-
     Source: COCO detection evaluation, https://cocodataset.org/#detection-eval
     """
     started = time.perf_counter()
-    dataset_class, evaluation_class = _load_evaluator(evaluator)
-    ids = sorted(category['id'] for category in truth['categories'])
-    truth, results = _numbered(truth, results)
+    categories = sorted(truth['categories'], key=lambda category: category['id'])
+    ids = [{entry['id'] for entry in entries} for entries in (truth['images'], categories)]
+    for result in results:
+        if result['image_id'] not in ids[0] or result['category_id'] not in ids[1]:
+            raise UserError(
+                f'image_id {result["image_id"]}, category_id {result["category_id"]} of a detection are not '
+                'both in the annotations: use the same annotation file for images and evaluator'
+            )
+    if any(abs(number) >= 2**53 for number in ids[0] | ids[1]):
+        evaluator = REFERENCE  # faster-coco-eval keeps ids as doubles, where these collide
+    if evaluator == FAST:
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
+    else:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    # Copies, as evaluators add to annotations.
+    both = [dict(box) for box in truth['annotations']], _as_annotations(results, iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
-        true, found = dataset_class(), dataset_class()
-        true.dataset = truth
-        found.dataset = {**truth, 'annotations': _as_annotations(results, iou_type)}
-        true.createIndex()
-        found.createIndex()
-        run = evaluation_class(true, found, iou_type)
+        apis = COCO(), COCO()
+        for api, annotations in zip(apis, both):
+            api.dataset = {**truth, 'annotations': annotations}
+            api.createIndex()
+        run = COCOeval(*apis, iou_type)
         recalls = run.params.recThrs
         if evaluator == FAST:
             run.params.recThrs = np.union1d(recalls, _OCTAVES)
@@ -141,48 +107,35 @@ def evaluate(
         if evaluator == FAST:
             _round_as_reference(run, truth, recalls)
         run.summarize()
-    kept = [box for box in truth['annotations'] if not box['iscrowd']]
+    precision = run.eval['precision']  # IoUs, recalls, classes, sizes, limits
+    boxes = Counter(box['category_id'] for box in truth['annotations'] if not box['iscrowd'])
     return Evaluation(
         iou_type=iou_type,
         figures={name: float(value) for name, value in zip(FIGURES, run.stats)},
-        classes=_class_figures(truth, kept, ids, run.eval['precision']),
-        precision=np.array(run.eval['precision'][:, :, :, 0, -1]),
+        classes=[
+            ClassFigures(each['name'], each['id'], boxes[each['id']], _class_figures(precision[:, :, index]))
+            for index, each in enumerate(categories)
+        ],
+        precision=np.array(precision[:, :, :, 0, -1]),
         images=len(truth['images']),
-        boxes=len(kept),
-        crowds=len(truth['annotations']) - len(kept),
+        boxes=boxes.total(),
+        crowds=len(truth['annotations']) - boxes.total(),
         detections=len(results),
         evaluator=f'{evaluator} {version(evaluator)}',
         seconds=time.perf_counter() - started,
     )
 
 
-def _numbered(
-    truth: dict[str, Any], results: Sequence[dict[str, Any]]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return both with images and categories numbered from 1 on, in the order of their ids.
-
-    faster-coco-eval keeps ids as doubles, where those from 2^53 on collide.
-    """
-    numbers = {
-        key: {number: n for n, number in enumerate(sorted(entry['id'] for entry in truth[key]), start=1)}
-        for key in ('images', 'categories')
-    }
-
-    def renumber(entry: dict[str, Any]) -> dict[str, Any]:
-        image, category = entry['image_id'], entry['category_id']
-        return {**entry, 'image_id': numbers['images'][image], 'category_id': numbers['categories'][category]}
-
-    renumbered = {
-        key: [{**entry, 'id': ids[entry['id']]} for entry in truth[key]] for key, ids in numbers.items()
-    }
-    renumbered['annotations'] = [renumber(box) for box in truth['annotations']]
-    try:
-        return {**truth, **renumbered}, [renumber(result) for result in results]
-    except KeyError as error:
-        raise UserError(
-            f'a detection has the image or category id {error}, which the annotations to evaluate on do not '
-            'have: use the same annotation file for the images and for the evaluator'
-        ) from None
+def _as_annotations(results: Sequence[dict[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
+    """Return results as the evaluators' own ``loadRes`` does, but without drawing a polygon for each box."""
+    key = 'bbox' if iou_type == 'bbox' else 'segmentation'
+    annotations = []
+    for number, result in enumerate(results, start=1):
+        shape = result[key]
+        area = shape[2] * shape[3] if iou_type == 'bbox' else float(masks.area(shape))
+        place = {name: result[name] for name in ('image_id', 'category_id', 'score')}
+        annotations.append({**place, 'id': number, key: shape, 'area': area, 'iscrowd': 0})
+    return annotations
 
 
 def _round_as_reference(run: Any, truth: dict[str, Any], recalls: Any) -> None:
@@ -195,13 +148,13 @@ def _round_as_reference(run: Any, truth: dict[str, Any], recalls: Any) -> None:
     """
     asked = run.params.recThrs
     precision = run.eval['precision']
-    kept: dict[int, list[float]] = {category: [] for category in run.params.catIds}
+    areas: dict[int, list[float]] = {category: [] for category in run.params.catIds}
     for box in truth['annotations']:
         if not box['iscrowd']:
-            kept[box['category_id']].append(box['area'])
-    for index, areas in enumerate(kept.values()):
+            areas[box['category_id']].append(box['area'])
+    for index, of_class in enumerate(areas.values()):
         for size, (low, high) in enumerate(run.params.areaRng):
-            count = sum(bool(low <= area <= high) for area in areas)
+            count = sum(low <= area <= high for area in of_class)
             curves = precision[:, :, index, size]  # a view: IoUs, recalls, limits
             only_first = np.ones_like(curves[:, :1], dtype=bool)
             if count > 1:
@@ -211,23 +164,9 @@ def _round_as_reference(run: Any, truth: dict[str, Any], recalls: Any) -> None:
     run.eval['precision'] = precision[:, np.searchsorted(asked, recalls)]
 
 
-def _class_figures(
-    truth: dict[str, Any], kept: list[dict[str, Any]], ids: Sequence[int], precision: Any
-) -> list[ClassFigures]:
-    """Return the figures of each class from precisions of shape (IoUs, recalls, classes, sizes, limits)."""
-    names = {category['id']: category['name'] for category in truth['categories']}
-    counts = dict.fromkeys(names, 0)
-    for box in kept:
-        counts[box['category_id']] += 1
-    found = []
-    for index, category in enumerate(ids):
-        own = precision[:, :, index, :, -1]
-        parts = (own[..., 0], own[0, :, 0], own[5, :, 0], *(own[..., size] for size in (1, 2, 3)))
-        figures = {name: _mean(part) for name, part in zip(CLASS_FIGURES, parts)}
-        found.append(ClassFigures(names[index + 1], category, counts[index + 1], figures))
-    return found
-
-
-def _mean(values: Any) -> float:
-    defined = values[values > UNDEFINED]
-    return float(defined.mean()) if defined.size else UNDEFINED
+def _class_figures(precision: Any) -> dict[str, float]:
+    """Return the figures of one class from precisions of shape (IoUs, recalls, sizes, limits)."""
+    of_all, *of_sizes = np.moveaxis(precision[..., -1], 2, 0)
+    parts = zip(CLASS_FIGURES, (of_all, of_all[0], of_all[5], *of_sizes))
+    defined = {name: part[part > UNDEFINED] for name, part in parts}
+    return {name: float(part.mean()) if part.size else UNDEFINED for name, part in defined.items()}

@@ -1,4 +1,4 @@
-"""What goes wrong in a detector's results: which classes are confused, and which error costs how much AP.
+"""The errors in a detector's results: which classes are confused, and how much AP each kind of error costs.
 
 Source: D. Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020,
 section 2. Where the paper leaves the order open, that of its authors' program (tidecv 1.0.1) is taken.
@@ -6,9 +6,7 @@ section 2. Where the paper leaves the order open, that of its authors' program (
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,26 +28,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class Errors:
-    """TIDE's errors at IoU 0.5, by the names in `KINDS`; `gains` also has the two of `SPECIAL`.
+class Analysis:
+    """TIDE's errors at IoU 0.5, by the names in `KINDS`, and which classes are detected as which.
 
-    A gain is how much AP would grow, as a fraction of 1, were only this kind of error fixed.
+    A gain is how much AP would grow, as a fraction of 1, if only this kind of error were fixed; ``gains``
+    also has the two of `SPECIAL`. ``confusion`` are counts of shape (classes + 1, classes + 1), ground truth
+    down, detections across, by category id; the last row counts detections where nothing is, the last column
+    objects that are not detected.
     """
 
     ap: float  # COCO's mAP_50; `UNDEFINED` without ground truth
     counts: dict[str, int]  # of detections; of 'missed', objects
     gains: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """The errors, and which classes are taken for which; classes are in the order of category ids.
-
-    ``confusion`` are counts of shape (classes + 1, classes + 1), ground truth down, detections across; the
-    last row is of detections where nothing is, the last column of objects that are not detected.
-    """
-
-    errors: Errors
     classes: list[str]
     confusion: Array
     score: float  # from which on detections count in the confusion
@@ -67,11 +57,12 @@ class MatchedImage:
     in_crowd: Array  # (D,)
     match: Array  # (D,) places in `true`, -1 for none
 
+    @property
     def wrong(self) -> Array:
-        """Return which detections are not right."""
+        """Which detections are not right."""
         return (self.match < 0) & ~self.in_crowd
 
-    def left(self, match: Array) -> Array:
+    def unmatched(self, match: Array) -> Array:
         """Return which objects a matching leaves over."""
         left = np.ones(len(self.true), dtype=bool)
         left[match[match >= 0]] = False
@@ -84,103 +75,75 @@ def analyse(
     iou_type: IouType = 'bbox',
     score: float = SCORE,
 ) -> Analysis:
-    """Find the errors in detections, and which classes they take for which.
+    """Find the errors in detections, and which classes are detected as which.
 
     A detection is right by COCO's rules: by falling score, each takes the free object of its class that it
     overlaps most, from IoU 0.5 on; what lies in a crowd of its class does not count. Detections from
     ``score`` on count in the confusion matrix, errors are of all detections.
     """
-    order = sorted(category['id'] for category in truth['categories'])
-    names = {category['id']: category['name'] for category in truth['categories']}
-    labels = {category: label for label, category in enumerate(order)}
-    confusion = np.zeros((len(order) + 1, len(order) + 1), dtype=np.int64)
-    true_counts = np.zeros(len(order), dtype=np.int64)
-    missed, unfound = np.zeros_like(true_counts), np.zeros_like(true_counts)
-    rows: list[Array] = []
-    for image in matched_images(truth, results, iou_type, labels):
+    names = [each['name'] for each in sorted(truth['categories'], key=lambda each: each['id'])]
+    confusion = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
+    detections: list[Array] = [np.zeros((4, 0))]
+    objects: list[Array] = [np.zeros((3, 0), dtype=int)]
+    for image in matched_images(truth, results, iou_type):
         _confuse(confusion, image, score)
-        kinds, fixed, claimed = _kinds(image)
-        counts = ~image.in_crowd
-        rows.append(np.stack([image.found, image.scores, kinds, fixed])[:, counts])
-        true_counts += np.bincount(image.true, minlength=len(order))
-        left = image.left(image.match)
-        unfound += np.bincount(image.true[left], minlength=len(order))
-        missed += np.bincount(image.true[left & ~claimed], minlength=len(order))
-    found = np.concatenate(rows, axis=1) if rows else np.zeros((4, 0))
-    errors = _errors(found, true_counts, missed, unfound)
-    return Analysis(errors, [names[category] for category in order], confusion, score)
-
-
-def confused(analysis: Analysis, most: int = 5) -> list[tuple[str, str, int, int]]:
-    """Return what is confused most, from twice up: class, detected class, how often, of how many boxes."""
-    counts = analysis.confusion[:-1, :-1].copy()
-    np.fill_diagonal(counts, 0)
-    totals = analysis.confusion.sum(axis=1)
-    found = []
-    for place in np.argsort(-counts, axis=None, kind='stable')[:most]:
-        true, taken = np.unravel_index(place, counts.shape)
-        if counts[true, taken] > 1:
-            names = analysis.classes[true], analysis.classes[taken]
-            found.append((*names, int(counts[true, taken]), int(totals[true])))
-    return found
+        kinds, fixed, missed = _kinds(image)
+        detections.append(np.stack([image.found, image.scores, kinds, fixed])[:, ~image.in_crowd])
+        objects.append(np.stack([image.true, image.unmatched(image.match), missed]))
+    errors = _errors(np.concatenate(detections, axis=1), np.concatenate(objects, axis=1), len(names))
+    return Analysis(*errors, names, confusion, score)
 
 
 def matched_images(
-    truth: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: IouType, labels: dict[int, int]
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: IouType = 'bbox'
 ) -> Iterator[MatchedImage]:
     """Yield every image with its detections matched by COCO's rules at IoU 0.5, the best 100 of each class.
 
-    ``labels`` are numbers from 0 on by category id.
+    Labels are numbers from 0 on by category id.
     """
-    by_image: dict[int, tuple[list[Any], list[Any], list[Any]]] = {
-        image: ([], [], []) for image in sorted(image['id'] for image in truth['images'])
-    }
+    categories = sorted(category['id'] for category in truth['categories'])
+    labels = {category: label for label, category in enumerate(categories)}
+    found, boxes, crowds = (defaultdict[int, list[Any]](list) for _ in range(3))
     for box in truth['annotations']:
-        by_image[box['image_id']][1 + bool(box['iscrowd'])].append(box)
-    for result in results:
-        by_image[result['image_id']][0].append(result)
-    shapes = _shapes(truth, iou_type)
-    for image, (detections, boxes, crowds) in by_image.items():
-        kept = _within_limit(detections)
-        found = np.array([labels[each['category_id']] for each in kept], dtype=np.int64)
-        true = np.array([labels[each['category_id']] for each in boxes], dtype=np.int64)
-        overlaps = _overlaps(shapes(kept), shapes(boxes), False)
-        in_crowd = np.zeros(len(kept), dtype=bool)
-        if crowds and kept:
-            same = found[:, None] == np.array([labels[each['category_id']] for each in crowds])
-            in_crowd = ((_overlaps(shapes(kept), shapes(crowds), True) >= FOREGROUND) & same).any(axis=1)
-        match = _match(np.where(found[:, None] == true, overlaps, 0), len(true))
+        (crowds if box['iscrowd'] else boxes)[box['image_id']].append(box)
+    for result in sorted(results, key=lambda result: -result['score']):
+        found[result['image_id']].append(result)
+    api = COCO()
+    api.imgs = {image['id']: image for image in truth['images']}
+
+    def labels_of(entries: list[Any]) -> Array:
+        return np.array([labels[each['category_id']] for each in entries], dtype=np.int64)
+
+    def shapes_of(entries: list[Any]) -> Any:
+        return [api.annToRLE(each) if iou_type == 'segm' else each['bbox'] for each in entries]
+
+    for image in sorted(api.imgs):
+        kept = _within_limit(found[image])
+        own, true, regions = labels_of(kept), labels_of(boxes[image]), labels_of(crowds[image])
+        shapes = shapes_of(kept)
+        overlaps = _overlaps(shapes, shapes_of(boxes[image]), False)
+        inside = _overlaps(shapes, shapes_of(crowds[image]), True) >= FOREGROUND
+        match = _match(np.where(own[:, None] == true, overlaps, 0), len(true))
+        in_crowd = (inside & (own[:, None] == regions)).any(axis=1) & (match < 0)
         scores = np.array([each['score'] for each in kept])
-        yield MatchedImage(image, found, scores, true, overlaps, in_crowd & (match < 0), match)
+        yield MatchedImage(image, own, scores, true, overlaps, in_crowd, match)
 
 
 def _within_limit(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return an image's detections by falling score, the best 100 of each class as COCO has it."""
-    seen: dict[int, int] = defaultdict(int)
+    """Return the first 100 detections of each class."""
+    seen: Counter[int] = Counter()
     kept = []
-    for each in sorted(detections, key=lambda each: -each['score']):
+    for each in detections:
         seen[each['category_id']] += 1
         if seen[each['category_id']] <= LIMIT:
             kept.append(each)
     return kept
 
 
-def _shapes(truth: dict[str, Any], iou_type: IouType) -> Any:
-    """Return what turns results or ground truth into the shapes that pycocotools compares."""
-    if iou_type == 'bbox':
-        return lambda entries: np.array([entry['bbox'] for entry in entries], dtype=float).reshape(-1, 4)
-    api = COCO()
-    api.dataset = truth
-    with contextlib.redirect_stdout(io.StringIO()):
-        api.createIndex()
-    return lambda entries: [api.annToRLE(entry) for entry in entries]
-
-
-def _overlaps(found: Any, true: Any, crowd: bool) -> Array:
+def _overlaps(found: list[Any], true: list[Any], crowd: bool) -> Array:
     """Return IoU of shape (D, G); with crowds, the share of a detection that lies within."""
-    if not len(found) or not len(true):
-        return np.zeros((len(found), len(true)))
-    return np.asarray(masks.iou(found, true, [crowd] * len(true)))
+    overlaps = masks.iou(found, true, [crowd] * len(true))  # of nothing, an empty list
+    return np.reshape(overlaps, (len(found), len(true)))
 
 
 def _match(overlaps: Array, true: int) -> Array:
@@ -197,51 +160,53 @@ def _match(overlaps: Array, true: int) -> Array:
 
 
 def _confuse(confusion: Array, image: MatchedImage, score: float) -> None:
-    """Count an image's detections from a score on; those wrong by class take what is left over."""
+    """Count an image's detections from a score on; those wrong by class take the objects left over."""
     shown = image.scores >= score
     match = np.where(shown, image.match, -1)
-    rest = np.flatnonzero(shown & image.wrong())
-    left = image.left(match)
-    match[rest] = _match(np.where(left, image.overlaps[rest], 0), len(image.true))
+    rest = np.flatnonzero(shown & image.wrong)
+    match[rest] = _match(np.where(image.unmatched(match), image.overlaps[rest], 0), len(image.true))
     hits = match >= 0
-    background = len(confusion) - 1
     np.add.at(confusion, (image.true[match[hits]], image.found[hits]), 1)
-    nowhere = image.found[shown & ~hits & ~image.in_crowd]
-    confusion[background, :-1] += np.bincount(nowhere, minlength=background)
-    confusion[:-1, background] += np.bincount(image.true[image.left(match)], minlength=background)
+    confusion[-1] += np.bincount(image.found[shown & ~hits & ~image.in_crowd], minlength=len(confusion))
+    confusion[:, -1] += np.bincount(image.true[image.unmatched(match)], minlength=len(confusion))
 
 
 def _kinds(image: MatchedImage) -> tuple[Array, Array, Array]:
-    """Return each detection's kind of error, the class it would be right for, and the objects so won.
+    """Return each detection's kind of error, the class it would be right for, and which objects are missed.
 
     Of several detections that would be right for one object the best counts, the others would be
     duplicates: their class is -1, as is that of errors which only vanish.
     """
-    kinds = np.where(image.wrong(), BKG, RIGHT)
-    fixed = np.full(len(kinds), -1)
-    claimed = np.zeros(len(image.true), dtype=bool)
-    if not len(image.true):
-        return kinds, fixed, claimed
-    left = image.left(image.match)
     same = image.found[:, None] == image.true
-    own, other = np.where(same, image.overlaps, 0), np.where(same, 0, image.overlaps)
-    for index in np.flatnonzero(image.wrong() & (image.overlaps.max(axis=1) >= BACKGROUND)):
-        if BACKGROUND <= own[index].max() < FOREGROUND:
-            kinds[index], box = LOC, own[index].argmax()
-        elif other[index].max() >= FOREGROUND:
-            kinds[index], box = CLS, other[index].argmax()
-        else:
-            kinds[index] = DUPE if own[index].max() >= FOREGROUND else BOTH
-            continue
-        if left[box] and not claimed[box]:
-            claimed[box] = True
+    own, other = (np.where(mask, image.overlaps, 0).max(axis=1, initial=0) for mask in (same, ~same))
+    rules = {
+        RIGHT: ~image.wrong,
+        LOC: (own >= BACKGROUND) & (own < FOREGROUND),
+        CLS: other >= FOREGROUND,
+        DUPE: own >= FOREGROUND,
+        BOTH: other >= BACKGROUND,
+    }
+    kinds = np.select(list(rules.values()), list(rules), BKG)  # the first that fits
+    fixed = np.full(len(kinds), -1)
+    missed = image.unmatched(image.match)
+    for index in np.flatnonzero((kinds == LOC) | (kinds == CLS)):
+        candidates = same[index] if kinds[index] == LOC else ~same[index]
+        box = np.where(candidates, image.overlaps[index], 0).argmax()
+        if missed[box]:
+            missed[box] = False
             fixed[index] = image.true[box]
-    return kinds, fixed, claimed
+    return kinds, fixed, missed
 
 
-def _errors(found: Array, true: Array, missed: Array, unfound: Array) -> Errors:
-    """Return the errors of detections, given as rows: label, score, kind, label once fixed."""
+def _errors(found: Array, objects: Array, classes: int) -> tuple[float, dict[str, int], dict[str, float]]:
+    """Return AP, counts and gains. Rows of ``found`` are label, score, kind, label once fixed.
+
+    Rows of ``objects`` are label, whether no detection is right, whether it is missed.
+    """
     kinds = found[2]
+    true, unmatched, missed = (
+        np.bincount(objects[0], weights, classes) for weights in (None, objects[1], objects[2])
+    )
     ap = _mean_ap(found, true, true)
     counts = {name: int((kinds == kind).sum()) for kind, name in enumerate(KINDS)}
     counts[KINDS[MISS]] = int(missed.sum())
@@ -254,8 +219,8 @@ def _errors(found: Array, true: Array, missed: Array, unfound: Array) -> Errors:
         fixed[KINDS[kind]] = _mean_ap(better[:, (kinds != kind) | won], true, true)
     fixed[KINDS[MISS]] = _mean_ap(found, true - missed, true)
     fixed[SPECIAL[0]] = _mean_ap(found[:, kinds == RIGHT], true, true)
-    fixed[SPECIAL[1]] = _mean_ap(found, true - unfound, true)
-    return Errors(ap, counts, {name: max(value - ap, 0.0) for name, value in fixed.items()})
+    fixed[SPECIAL[1]] = _mean_ap(found, true - unmatched, true)
+    return ap, counts, {name: max(value - ap, 0.0) for name, value in fixed.items()}
 
 
 def _mean_ap(found: Array, true: Array, all_true: Array) -> float:

@@ -27,17 +27,11 @@ class FullCocoMetric(CocoMetric):
     Args:
         ann_file: annotations in COCO's format.
         metric: ``'bbox'``, ``'segm'`` or both.
-        collect_device: what gathers detections of several processes; despite its name, ``'gpu'`` goes over
-            whatever connects them. mmdet's own choice, ``'cpu'``, goes through files in the current folder,
-            which hosts do not share.
+        collect_device: what gathers detections of several processes; despite its name, ``'gpu'`` uses
+            whatever connects them. mmdet's default, ``'cpu'``, uses files in the current folder, which
+            hosts do not share.
         **kwargs: mmdet's ``format_only``, ``outfile_prefix``, ``backend_args``, ``prefix``,
             ``sort_categories``.
-
-    Attributes:
-        ann_file: as given.
-        evaluations: the last one of each metric.
-        keep: set to have the detections afterwards.
-        detections: those of the last evaluation as COCO results for each metric, where they are kept.
 
     Raises:
         ValueError: another metric.
@@ -46,11 +40,7 @@ class FullCocoMetric(CocoMetric):
     """
 
     def __init__(
-        self,
-        ann_file: str,
-        metric: str | list[str] = 'bbox',
-        collect_device: str = 'gpu',
-        **kwargs: Any,
+        self, ann_file: str, metric: str | list[str] = 'bbox', collect_device: str = 'gpu', **kwargs: Any
     ) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(ann_file=ann_file, metric=metric, collect_device=collect_device, **kwargs)
@@ -58,22 +48,16 @@ class FullCocoMetric(CocoMetric):
             raise ValueError(f'FullCocoMetric: expected metric bbox, segm or both, got {metric!r}')
         complete_boxes(self._coco_api.dataset)
         self.ann_file = ann_file
-        self.evaluations: dict[str, Evaluation] = {}
-        self.keep = False
-        self.detections: dict[str, list[dict[str, Any]]] = {}
-
-    @property
-    def truth(self) -> dict[str, Any]:
-        """The content of the annotation file."""
-        content: dict[str, Any] = self._coco_api.dataset
-        return content
+        self.truth: dict[str, Any] = self._coco_api.dataset  # the content of the annotation file
+        self.evaluations: dict[str, Evaluation] = {}  # the last one of each metric
+        self.keep = False  # set to have the detections afterwards
+        self.detections: dict[str, list[dict[str, Any]]] = {}  # as COCO results, by metric
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Return the figures of every metric asked for, and log them as tables."""
+        """Return the figures of every metric, and log them as tables."""
         if self.format_only:
             return dict(super().compute_metrics(results))
         logger = MMLogger.get_current_instance()
-        truth = self.truth
         categories = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
         found: dict[str, float] = {}
         self.detections = {}  # not two evaluations' at once
@@ -81,11 +65,11 @@ class FullCocoMetric(CocoMetric):
             detections = coco_results([prediction for _, prediction in results], categories, metric)
             if self.keep:
                 self.detections[metric] = detections
-            evaluation = self.evaluations[metric] = evaluate(truth, detections, metric)
+            evaluation = self.evaluations[metric] = evaluate(self.truth, detections, metric)
             logger.info(f'{metric} by class\n{class_table(evaluation)}')
-            found.update({f'{metric}_{name}': value for name, value in evaluation.figures.items()})
             part = '' if metric == 'bbox' else f'{metric}_'
-            found.update({f'{part}{each.name}_precision': each.figures['AP'] for each in evaluation.classes})
+            found |= {f'{metric}_{name}': value for name, value in evaluation.figures.items()}
+            found |= {f'{part}{each.name}_precision': each.figures['AP'] for each in evaluation.classes}
         logger.info('COCO figures\n' + figure_table([self.evaluations[metric] for metric in self.metrics]))
         return found
 
@@ -93,32 +77,23 @@ class FullCocoMetric(CocoMetric):
 def coco_results(
     predictions: Sequence[dict[str, Any]], categories: Sequence[int], metric: str = 'bbox'
 ) -> list[dict[str, Any]]:
-    """Return predictions in COCO's results format, unrounded.
+    """Return predictions of mmdet, one of each image, in COCO's results format, unrounded.
 
-    Predictions are mmdet's, one of each image: ``img_id``, ``bboxes`` of shape (N, 4) as corners in pixels,
-    ``scores`` and ``labels`` of shape (N), and for ``'segm'`` ``masks``, N run-length codes. ``categories``
-    are the data set's ids in the order of labels.
+    ``categories`` are the data set's ids in the order of labels.
     """
-    found = []
+    results = []
     for each in predictions:
         scores = each.get('mask_scores', each['scores']) if metric == 'segm' else each['scores']
-        for index, (label, box, score) in enumerate(
-            zip(each['labels'].tolist(), each['bboxes'].tolist(), scores.tolist())
-        ):
-            x1, y1, x2, y2 = box
-            result = {
-                'image_id': each['img_id'],
-                'category_id': categories[label],
-                'bbox': [x1, y1, x2 - x1, y2 - y1],
-                'score': score,
-            }
+        boxes = zip(each['labels'].tolist(), each['bboxes'].tolist(), scores.tolist())
+        for index, (label, (x1, y1, x2, y2), score) in enumerate(boxes):
+            result = {'image_id': each['img_id'], 'category_id': categories[label], 'score': score}
+            result['bbox'] = [x1, y1, x2 - x1, y2 - y1]
             if metric == 'segm':
-                code = each['masks'][index]
-                counts = code['counts']
+                size, counts = each['masks'][index]['size'], each['masks'][index]['counts']
                 text = counts.decode() if isinstance(counts, bytes) else counts
-                result['segmentation'] = {'size': list(code['size']), 'counts': text}
-            found.append(result)
-    return found
+                result['segmentation'] = {'size': list(size), 'counts': text}
+            results.append(result)
+    return results
 
 
 def full_metric(evaluator: Any) -> FullCocoMetric | None:

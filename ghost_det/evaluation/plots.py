@@ -14,52 +14,45 @@ from ghost_det.utils.text import plural
 from .coco import UNDEFINED, Evaluation
 from .errors import KINDS, SPECIAL, Analysis
 
-NAMED = 10  # classes that get a colour and a name of their own
+NAMED = 10  # classes, those with most boxes, that get a curve
 NUMBERED = 25  # classes up to which each cell of the confusion matrix has its count
 
 
 def draw_all(evaluation: Evaluation, analysis: Analysis, folder: Path) -> dict[str, Path]:
     """Draw the pictures of an evaluation, of masks with ``segm`` in their names, and return them by name."""
     suffix = '' if evaluation.iou_type == 'bbox' else f'_{evaluation.iou_type}'
-    figures = {
-        'pr_curves': plot_pr_curves(evaluation),
-        'confusion': plot_confusion(analysis),
-        'errors': plot_errors(analysis),
-    }
-    paths = {f'{name}{suffix}': folder / f'{name}{suffix}.png' for name in figures}
-    for path, figure in zip(paths.values(), figures.values()):
-        save_figure(figure, path)
-    return paths
+    figures = plot_pr_curves(evaluation), plot_confusion(analysis), plot_errors(analysis)
+    names = [f'{name}{suffix}' for name in ('pr_curves', 'confusion', 'errors')]
+    for name, figure in zip(names, figures):
+        save_figure(figure, folder / f'{name}.png')
+    return {name: folder / f'{name}.png' for name in names}
 
 
 def plot_pr_curves(evaluation: Evaluation) -> Figure:
     """Draw precision over recall: the mean of all classes by IoU (left), each class at IoU 0.5 (right)."""
     figure = make_figure(14, 5.2)
     left, right = figure.subplots(1, 2)
-    recalls = np.linspace(0, 1, evaluation.precision.shape[1])
-    counted = [index for index, each in enumerate(evaluation.classes) if each.boxes]
-    curves = evaluation.precision[:, :, counted]
-    curves = curves[:, :, (curves > UNDEFINED).all(axis=(0, 1))]
-    if curves.size:
-        for index, colour in enumerate(colormaps['viridis'](np.linspace(0, 0.95, len(curves)))):
-            mean = curves[index].mean(axis=1)
+    precision, classes = evaluation.precision, evaluation.classes
+    recalls = np.linspace(0, 1, precision.shape[1])
+    counted = sorted((-each.boxes, index) for index, each in enumerate(classes) if each.boxes)
+    defined = (precision > UNDEFINED).all(axis=(0, 1))  # not so where every box is ignored
+    if defined.any():
+        for index, mean in enumerate(precision[:, :, defined].mean(axis=2)):
+            colour = colormaps['viridis'](0.95 * index / (len(precision) - 1))
             left.plot(recalls, mean, color=colour, label=f'IoU {0.5 + index * 0.05:.2f}: {mean.mean():.3f}')
         left.legend(title='AP', fontsize=8)
-    by_boxes = sorted(counted, key=lambda index: -evaluation.classes[index].boxes)
-    for index in by_boxes[NAMED:]:
-        right.plot(recalls, evaluation.precision[0, :, index], color='lightgrey', linewidth=0.7, zorder=1)
-    named = sorted(by_boxes[:NAMED], key=lambda index: -evaluation.classes[index].figures['AP_50'])
-    for index in named:
-        each = evaluation.classes[index]
+    named = [index for _, index in counted[:NAMED]]
+    for index in sorted(named, key=lambda index: -classes[index].figures['AP_50']):
+        each = classes[index]
         text = f'{each.figures["AP_50"]:.3f} {label(each.name)} ({each.boxes})'
-        right.plot(recalls, evaluation.precision[0, :, index], label=text)
+        right.plot(recalls, precision[0, :, index], label=text)
     if named:
-        title = 'AP_50 class (boxes)' + '\nthose with most boxes' * (len(by_boxes) > NAMED)
-        place = dict(loc='upper left', bbox_to_anchor=(1.01, 1.01))
-        right.legend(title=title, title_fontsize=8, fontsize=8, **place)
-    titles = ('Mean over classes, by IoU', f'{plural(len(by_boxes), "class")} with ground truth, at IoU 0.5')
-    for axis, title in zip((left, right), titles):
-        axis.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=title)
+        title = 'AP_50 class (boxes)' + '\nthose with most boxes' * (len(counted) > NAMED)
+        right.legend(title=title, title_fontsize=8, fontsize=8, loc='upper left', bbox_to_anchor=(1.01, 1.01))
+    left.set_title('Mean over classes, by IoU')
+    right.set_title(f'{plural(len(counted), "class")} with ground truth, at IoU 0.5')
+    for axis in (left, right):
+        axis.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     figure.suptitle(
         f'{evaluation.iou_type}: {plural(evaluation.detections, "detection")}, '
@@ -69,28 +62,22 @@ def plot_pr_curves(evaluation: Evaluation) -> Figure:
 
 
 def plot_confusion(analysis: Analysis) -> Figure:
-    """Draw which class is detected as which, in shares of the ground truth; unseen classes are left out."""
+    """Draw which class is detected as which, in shares of the ground truth; only classes that occur."""
     counts = analysis.confusion
-    shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
-    shown = shown if len(counts) - 1 in shown else np.append(shown, len(counts) - 1)
-    counts = counts[np.ix_(shown, shown)]
-    names = (*analysis.classes, 'background')
-    labels = [label(names[index]) for index in shown]
+    occur = np.asarray(counts.any(axis=0) | counts.any(axis=1))
+    occur[-1] = True  # the background
+    counts = counts[np.ix_(occur, occur)]
+    labels = [label(name) for name, shown in zip((*analysis.classes, 'background'), occur) if shown]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(labels) <= NUMBERED
-    side = max(5.0, 0.5 * len(labels) + 2) if few else min(30.0, 0.19 * len(labels) + 2.5)
+    side, size = (max(5, 0.5 * len(labels) + 2), 9) if few else (min(30, 0.19 * len(labels) + 2.5), 7)
     figure = make_figure(side + 1, side)
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    size = 9 if few else 7
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(len(labels)), labels, fontsize=size)
-    axis.set_xticks(np.arange(len(labels)) + 0.5, minor=True)
-    axis.set_yticks(np.arange(len(labels)) + 0.5, minor=True)
-    axis.grid(which='minor', color='lightgrey', linewidth=0.3)
-    axis.tick_params(which='minor', length=0)
     if few:
-        for row, column in zip(*np.nonzero(counts)):
+        for row, column in np.argwhere(counts):
             colour = 'white' if shares[row, column] > 0.5 else 'black'
             axis.text(column, row, counts[row, column], ha='center', va='center', color=colour, fontsize=8)
     axis.set(xlabel='detected as', ylabel='ground truth')
@@ -105,24 +92,15 @@ def plot_confusion(analysis: Analysis) -> Figure:
 
 def plot_errors(analysis: Analysis) -> Figure:
     """Draw how much AP at IoU 0.5 each kind of error costs, and how many there are."""
-    errors = analysis.errors
-    figure = make_figure(11, 3.8)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 1.4))
-    places = range(len(KINDS))
-    colours = [f'C{place}' for place in places]
-    gains = [100 * errors.gains[name] for name in KINDS]
-    bars = left.barh(places, gains, color=colours)
-    texts = [f'{gain:.1f}  ({errors.counts[name]})' for gain, name in zip(gains, KINDS)]
-    left.bar_label(bars, texts, padding=3, fontsize=9)
-    left.set_yticks(places, KINDS)
-    all_of_kind = [100 * errors.gains[name] for name in SPECIAL]
-    bars = right.barh(range(len(SPECIAL)), all_of_kind, color=['C6', 'C7'])
-    right.bar_label(bars, [f'{gain:.1f}' for gain in all_of_kind], padding=3, fontsize=9)
-    right.set_yticks(range(len(SPECIAL)), SPECIAL)
-    for axis, values in ((left, gains), (right, all_of_kind)):
-        axis.invert_yaxis()
-        axis.set(xlim=(0, max(*values, 1) * 1.25), xlabel='AP points gained without it')
-    ap = 'undefined' if errors.ap == UNDEFINED else f'{100 * errors.ap:.1f}'
-    left.set_title(f'AP at IoU 0.5 is {ap}; what each error costs (and how often)', fontsize=10)
-    right.set_title('All of them', fontsize=10)
+    figure = make_figure(9, 4.2)
+    axis = figure.subplots()
+    names = [*KINDS, *(f'all {name}' for name in SPECIAL)]
+    gains = [100 * analysis.gains[name] for name in (*KINDS, *SPECIAL)]
+    counts = [f'  ({analysis.counts[name]})' if name in analysis.counts else '' for name in names]
+    bars = axis.barh(names, gains, color=[f'C{place}' for place in range(len(names))])
+    axis.bar_label(bars, [f'{gain:.1f}{count}' for gain, count in zip(gains, counts)], padding=3)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, max(*gains, 1) * 1.25), xlabel='AP points gained without it')
+    ap = 'undefined' if analysis.ap == UNDEFINED else f'{100 * analysis.ap:.1f}'
+    axis.set_title(f'AP at IoU 0.5 is {ap}; what each error costs (and how often)', fontsize=10)
     return figure

@@ -24,12 +24,12 @@ from .tables import class_table, error_table, figure_table, notes
 SCHEMA = 1
 FIELDS = ('image_id', 'category_id', 'score', 'bbox', 'segmentation')
 PACKAGES = (
-    'torch',
-    'torchvision',
-    'numpy',
+    *('torch', 'torchvision', 'numpy'),
     *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'mmengine', 'mmcv-lite', 'mmcv', 'mmdet'),
     *('faster-coco-eval', 'pycocotools'),
 )
+Sizes = dict[int, tuple[int, int]]
+"""Height and width by image id."""
 
 
 def evaluate_saved(
@@ -44,9 +44,6 @@ def evaluate_saved(
 
     The figures are those of the run that saved them, to the last digit. Detections from ``score`` on count in
     the confusion matrix; ``json_file`` is for other programs, ``folder`` for pictures.
-
-    Raises:
-        UserError: a file that cannot be read or written, or has other content.
     """
     if not math.isfinite(score):
         raise UserError(f'--score {score}: expected a number')
@@ -71,17 +68,14 @@ def evaluate_saved(
 
 
 def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
-    """Read annotations to evaluate on, with masks where ``iou_type`` is ``'segm'``.
-
-    Raises:
-        UserError: see `ghost_det.data.annotations.read_annotations`; or a wrong mask.
-    """
+    """Read annotations to evaluate on, with masks where ``iou_type`` is ``'segm'``."""
     content = read_annotations(path)
     complete_boxes(content)
     sizes = _sizes(content)
-    for position, box in enumerate(content['annotations']):
+    for position, box in enumerate(content['annotations'] if iou_type == 'segm' else ()):
         mask, size = box.get('segmentation'), sizes[box['image_id']]
-        if iou_type == 'segm' and not (_is_run_length(mask, size) or _is_polygons(mask)):
+        polygons = mask if isinstance(mask, list) else []
+        if not _is_run_length(mask, size) and not (polygons and all(map(_is_polygon, polygons))):
             raise UserError(
                 f'{path}: annotations[{position}] has the segmentation {str(mask)[:80]}; --iou-type segm '
                 f"expects polygons or a run-length code of the image's {list(size)} (height, width)"
@@ -90,98 +84,64 @@ def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
 
 
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
-    """Write detections in COCO's results format, every number as it is."""
+    """Write detections in COCO's results format, without rounding."""
     with write_or_fail(path) as partial, partial.open('w') as file:
         json.dump([{key: result[key] for key in FIELDS if key in result} for result in results], file)
 
 
 def read_results(path: Path, truth: dict[str, Any], iou_type: IouType = 'bbox') -> list[dict[str, Any]]:
-    """Read detections on ``truth`` in COCO's results format.
-
-    Raises:
-        UserError: it is not such a list, or of another data set.
-    """
+    """Read detections on ``truth`` in COCO's results format; each entry is checked."""
     content = read_json(path)
     if not isinstance(content, list):
-        annotations = isinstance(content, dict) and 'images' in content
-        hint = '; annotations are the second file' if annotations else ''
-        raise UserError(f'{path}: expected a list of COCO results, got {_kind(content)}{hint}')
-    images = _sizes(truth)
+        raise UserError(f'{path}: expected a list of COCO results, got {type(content).__name__}')
+    sizes = _sizes(truth)
     categories = {category['id'] for category in truth['categories']}
     for position, result in enumerate(content):
-        problem = _problem(result, images, categories, iou_type)
+        problem = _problem(result, sizes, categories, iou_type)
         if problem:
             raise UserError(f'{path}: entry {position} of {len(content)} {problem}')
     return content
 
 
-def _problem(
-    result: Any, images: dict[int, tuple[int, int]], categories: set[int], iou_type: IouType
-) -> str | None:
-    """Return what is wrong with one result, if anything is."""
+def _problem(result: Any, sizes: Sizes, categories: set[int], iou_type: IouType) -> str | None:
+    """Return why one result cannot be evaluated, if so."""
     if not isinstance(result, dict):
-        return f'is {_kind(result)}; expected an object with image_id, category_id, score'
-    shape, other = ('bbox', 'segmentation') if iou_type == 'bbox' else ('segmentation', 'bbox')
-    for field in ('image_id', 'category_id', 'score', shape):
-        if field not in result:
-            option = 'segm' if iou_type == 'bbox' else 'bbox'
-            hint = (
-                f'; --iou-type {option} evaluates its {other}' if field == shape and other in result else ''
-            )
-            return f"has no '{field}'{hint}"
-    image, category, value = result['image_id'], result['category_id'], result[shape]
-    if type(image) is not int or image not in images:
-        return (
-            f'has the image_id {image!r}, which is not in the annotations: '
-            'results and annotations are of different data sets or splits'
-        )
-    if type(category) is not int or category not in categories:
-        known = ', '.join(map(str, sorted(categories)[:10])) + ', ...' * (len(categories) > 10)
-        return (
-            f'has the category_id {category!r}, which is not in the annotations ({known}): '
-            "results carry the data set's ids, not a detector's labels"
-        )
-    if not _is_number(result['score']):
-        return f'has the score {result["score"]!r}; expected a number'
-    if iou_type == 'segm' and not (_is_run_length(value, images[image]) and isinstance(value['counts'], str)):
-        return (
-            f'has the segmentation {str(value)[:80]}; expected a compressed run-length code of the size '
-            f'{list(images[image])} (height, width)'
-        )
-    if iou_type == 'bbox' and not (
-        isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-    ):
-        return f'has the bbox {value!r}; expected [x, y, width, height] in pixels'
-    return None
+        return f'is {str(result)[:80]}; expected an object'
+    image, category, mask = (result.get(field) for field in ('image_id', 'category_id', 'segmentation'))
+    if type(image) is not int or image not in sizes:
+        field, expected = 'image_id', 'an image of the annotations'
+    elif type(category) is not int or category not in categories:
+        field, expected = 'category_id', "an id of the annotations' categories, not a detector's label"
+    elif not _are_numbers([result.get('score')], 1):
+        field, expected = 'score', 'a number'
+    elif iou_type == 'bbox' and not _are_numbers(result.get('bbox'), 4):
+        field, expected = 'bbox', '[x, y, width, height] in pixels'
+    elif iou_type == 'segm' and not _is_run_length(mask, sizes[image], str):
+        field, expected = 'segmentation', f'a compressed run-length code of the size {list(sizes[image])}'
+    else:
+        return None
+    return f'has {field} {str(result.get(field))[:80]}; expected {expected}'
 
 
-def _sizes(content: dict[str, Any]) -> dict[int, tuple[int, int]]:
+def _sizes(content: dict[str, Any]) -> Sizes:
     return {image['id']: (image['height'], image['width']) for image in content['images']}
 
 
-def _is_run_length(value: Any, size: tuple[int, int]) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.get('size') == list(size)
-        and isinstance(value.get('counts'), str | list)
-    )
+def _is_run_length(value: Any, size: tuple[int, int], kind: Any = str | list) -> bool:
+    is_of_size = isinstance(value, dict) and value.get('size') == list(size)
+    return is_of_size and isinstance(value.get('counts'), kind)
 
 
-def _is_polygons(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_polygon, value))
+def _is_polygon(value: Any) -> bool:
+    is_long = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
+    return is_long and _are_numbers(value, len(value))
 
 
-def _is_polygon(part: Any) -> bool:
-    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e100  # neither NaN nor too long for a float
-
-
-def _kind(value: Any) -> str:
-    names = {dict: 'an object', list: 'a list', str: 'a text', type(None): 'null', bool: 'true or false'}
-    return names.get(type(value), 'a number')
+def _are_numbers(values: Any, count: int) -> bool:
+    """Return whether a value is a list of numbers that are neither NaN nor too large for a float."""
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    return all(type(value) in (int, float) and abs(value) < 1e100 for value in values)
 
 
 def summary(
@@ -193,10 +153,7 @@ def summary(
     checkpoint: Path | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Return evaluations and analyses, by ``'bbox'`` and ``'segm'``, as plain data for other programs.
-
-    docs/evaluation.md has the schema.
-    """
+    """Return evaluations and analyses as plain data, by IoU type; docs/evaluation.md has the schema."""
     return {
         'schema': SCHEMA,
         'ghost_det': __version__,
@@ -212,31 +169,22 @@ def summary(
 
 
 def _metric(evaluation: Evaluation, analysis: Analysis | None) -> dict[str, Any]:
-    found = {
+    metric = {
         'figures': _defined(evaluation.figures),
         'notes': notes(evaluation),
         'classes': [
             {'name': each.name, 'id': each.category_id, 'boxes': each.boxes, **_defined(each.figures)}
             for each in evaluation.classes
         ],
-        'counts': {
-            'images': evaluation.images,
-            'boxes': evaluation.boxes,
-            'crowds': evaluation.crowds,
-            'detections': evaluation.detections,
-        },
+        'counts': {key: getattr(evaluation, key) for key in ('images', 'boxes', 'crowds', 'detections')},
         'evaluator': evaluation.evaluator,
         'seconds': round(evaluation.seconds, 3),
     }
     if analysis is not None:
-        errors = analysis.errors
-        found['errors'] = {
-            'AP_50': _defined({'ap': errors.ap})['ap'],
-            'counts': errors.counts,
-            'gains': errors.gains,
-        }
-        found['confusion'] = {'score': analysis.score, 'iou': 0.5, 'matrix': analysis.confusion.tolist()}
-    return found
+        ap, matrix = _defined({'AP_50': analysis.ap}), analysis.confusion.tolist()
+        metric['errors'] = {**ap, 'counts': analysis.counts, 'gains': analysis.gains}
+        metric['confusion'] = {'score': analysis.score, 'iou': 0.5, 'matrix': matrix}
+    return metric
 
 
 def _defined(figures: dict[str, float]) -> dict[str, float | None]:
@@ -248,6 +196,6 @@ def _file(path: Path | None) -> dict[str, str] | None:
 
 
 def write_summary(path: Path, content: dict[str, Any]) -> None:
-    """Write what `summary` returns as strict JSON."""
+    """Write plain data, as of `summary`, as strict JSON."""
     with write_or_fail(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from ghost_det.utils.text import cut, plural, table
 
 from .coco import CLASS_FIGURES, FIGURES, UNDEFINED, Evaluation
-from .errors import KINDS, SPECIAL, Analysis, confused
-
-SIZES = {'s': 'small, area to 32² pixels', 'm': 'medium, 32² to 96²', 'l': 'large, from 96²'}
+from .errors import KINDS, SPECIAL, Analysis
 
 
 def figure_table(evaluations: Sequence[Evaluation]) -> str:
@@ -31,29 +29,21 @@ def class_table(evaluation: Evaluation) -> str:
 
 
 def error_table(analysis: Analysis) -> str:
-    """Return TIDE's errors as a table, with the AP at IoU 0.5 that each costs, and what is confused most."""
-    errors = analysis.errors
-    rows = [[name, errors.counts[name], f'{errors.gains[name]:.3f}'] for name in KINDS]
-    rows += [[f'all {name}', '', f'{errors.gains[name]:.3f}'] for name in SPECIAL]
-    lines = [table(['error', 'count', 'AP_50 gained without it'], rows)]
-    if errors.ap == UNDEFINED:
-        lines.append('no ground truth: nothing to gain')
-    for true, taken, count, total in confused(analysis):
-        score = f'(score from {analysis.score:g})'
-        lines.append(f'{true} found as {taken}: {count} of {plural(total, "box")} {score}')
-    return '\n'.join(lines)
+    """Return TIDE's errors as a table, with the AP at IoU 0.5 that each costs."""
+    rows = [[name, analysis.counts[name], f'{analysis.gains[name]:.3f}'] for name in KINDS]
+    rows += [[f'all {name}', '', f'{analysis.gains[name]:.3f}'] for name in SPECIAL]
+    text = table(['error', 'count', 'AP_50 gained without it'], rows)
+    return f'{text}\nno ground truth: nothing to gain' if analysis.ap == UNDEFINED else text
 
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Return why figures are undefined, or all of them 0."""
     if not evaluation.boxes:
         return ['- : the annotations have no box that counts, so no figure is defined']
-    boxes = plural(evaluation.boxes, 'box')
-    lines = [
-        f'- : no ground truth of this size ({meaning}) among {boxes}'
-        for size, meaning in SIZES.items()
-        if evaluation.figures[f'mAP_{size}'] == UNDEFINED
-    ]
+    lines = []
+    if UNDEFINED in evaluation.figures.values():
+        sizes = 's: area to 32² pixels, m: to 96², l: larger'
+        lines.append(f'- : no ground truth of this size ({sizes}) among {plural(evaluation.boxes, "box")}')
     empty = [each.name for each in evaluation.classes if not each.boxes]
     if empty:
         names = ', '.join(empty[:10]) + ', ...' * (len(empty) > 10)

@@ -44,9 +44,8 @@ def rank(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Ranke
     Of equals those with most boxes are at the ends. An image with neither objects nor detections has no F1
     and is left out. F1 and not AP, as it rates just the boxes that a picture shows.
     """
-    labels = {category['id']: label for label, category in enumerate(truth['categories'])}
     ranked = []
-    for image in matched_images(truth, [each for each in results if each['score'] >= SCORE], 'bbox', labels):
+    for image in matched_images(truth, [each for each in results if each['score'] >= SCORE]):
         found = int((~image.in_crowd).sum())
         right = int((image.match >= 0).sum())
         true = len(image.true)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,23 +17,21 @@ METHODS = {
     'DetectoRS_ResNeXt': 'DetectoRS is its switchable atrous convolutions and the feedback into it',
     'TridentResNet': 'TridentNet is the three branches of its last stage',
 }
-"""Backbones without which a method is no more that method."""
+"""Backbones that are part of a method, and why."""
+NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg', 'teacher')
 
 
 def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys that lead from a config to the detector with the backbone."""
+    """Return the keys that lead from a config to the detector with the backbone, if that can be swapped."""
     place = detector_path(model)
     detector = get_path({'model': model}, place)
-    name = model.get('type')
-    backbone = detector.get('backbone')
-    if name == 'Detectron2Wrapper':
-        raise UserError('Detectron2Wrapper runs a network of detectron2, with its own backbone')
+    name, backbone = model.get('type'), detector.get('backbone')
     if not isinstance(name, str):
         raise UserError(
             'its types are classes, as in pure Python configs; expected the text config mmdet::...'
         )
-    if not isinstance(backbone, Mapping):
-        raise UserError(f'{name} has no backbone, neither in model nor in model.detector')
+    if name == 'Detectron2Wrapper' or not isinstance(backbone, Mapping):
+        raise UserError(f'{name} has no backbone of MMDetection, neither in model nor in model.detector')
     kind = str(backbone.get('type')).split('.')[-1]
     if kind in METHODS:
         raise UserError(f'{kind} is part of the method: {METHODS[kind]}')
@@ -61,73 +60,62 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
         built, maps = probe_backbone(backbone)
     except Exception as error:
         raise UserError(f'{name}: cannot be built: {reason(error)}') from error
-    seen = maps
-    variants = [] if 'out_indices' in backbone else [tuple(range(n)) for n in range(8, 3, -1)]
-    for indices in (backbone.get('out_indices') or getattr(built, 'out_indices', None), *variants):
-        if indices in variants:
-            try:
-                _, maps = probe_backbone({**backbone, 'out_indices': indices})
-            except Exception:  # it has fewer
-                continue
-            seen = max(seen, maps, key=len)
-        last = {m.stride: i for i, m in enumerate(maps)}
-        if not all(stride in last for stride in strides):
-            continue
-        chosen = [last[stride] for stride in strides]
-        if indices is not None:
-            return {**backbone, 'out_indices': tuple(indices[i] for i in chosen)}, [maps[i] for i in chosen]
-        if chosen == list(range(len(maps))):
-            return dict(backbone), maps
+    indices = backbone.get('out_indices') or getattr(built, 'out_indices', None)
+    last = {each.stride: place for place, each in enumerate(maps)}
+    counts = iter(range(8, 3, -1) if 'out_indices' not in backbone else ())  # as many stages as it has
+    while not last.keys() >= set(strides):
+        count = next(counts, None)
+        if count is None:
+            raise UserError(f'its maps have strides {_list(strides)}, and {name} gives {_list(sorted(last))}')
+        with contextlib.suppress(Exception):  # it has fewer stages
+            _, maps = probe_backbone({**backbone, 'out_indices': tuple(range(count))})
+            indices, last = range(count), {each.stride: place for place, each in enumerate(maps)}
+    chosen = [last[stride] for stride in strides]
+    if indices is not None:
+        return {**backbone, 'out_indices': tuple(indices[i] for i in chosen)}, [maps[i] for i in chosen]
+    if chosen != list(range(len(maps))):
         raise UserError(
             f'{name} has no out_indices: it gives {len(maps)} maps where {len(strides)} are taken'
         )
-    raise UserError(
-        f'its maps have strides {_list(strides)}, and {name} gives {_list(sorted({m.stride for m in seen}))}'
-    )
+    return dict(backbone), maps
 
 
-def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> bool:
-    """Put the new channels where a detector's config has the old, in place; return whether heads had them."""
+def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> None:
+    """Put the new channels where a detector's config has the old, in place."""
     before, after = [m.channels for m in old], [m.channels for m in new]
-    heads = {
-        key: part
-        for key, part in detector.items()
-        if key not in ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg')
-        and not key.startswith('teacher')
-    }
+    heads = {key: part for key, part in detector.items() if not key.startswith(NOT_HEADS)}
     chain = necks(detector)
     if not chain:
         found = _replace(heads, before, after)
         if len(before) == 1:
             found |= _replace(heads, before[0], after[0])
         if not found:
-            raise UserError(f'no head has in_channels={before}, which is what its backbone gives')
-        return True
+            raise UserError(f'no head has in_channels={before}, which its backbone gives')
+        return
     neck = chain[0]
-    taken = neck.get('in_channels')
+    taken, given = neck.get('in_channels'), neck.get('out_channels')
     if isinstance(taken, int) and taken == before[-1]:
         neck['in_channels'] = after[-1]
-        return False
-    for have, want in ((before, after), (before[::-1], after[::-1])):
+        return
+    for step in (1, -1):  # some necks list the coarsest map first
+        have, put = before[::step], after[::step]
         if isinstance(taken, list | tuple) and list(taken) == have:
-            neck['in_channels'] = type(taken)(want)
-            given = neck.get('out_channels')
-            if not isinstance(given, list | tuple) or list(given[: len(have)]) != have:
-                return False
-            # SSD's neck hands the maps on and adds its own behind them.
-            neck['out_channels'] = type(given)([*want, *given[len(have) :]])
-            return _replace(heads, list(given), list(neck['out_channels']))
+            neck['in_channels'] = type(taken)(put)
+            if isinstance(given, list | tuple) and list(given[: len(have)]) == have:
+                # SSD's neck hands the maps on and adds its own behind them.
+                neck['out_channels'] = type(given)([*put, *given[len(have) :]])
+                _replace(heads, list(given), list(neck['out_channels']))
+            return
     raise UserError(f'{neck.get("type")} has in_channels={taken}, and its backbone gives {before}')
 
 
 def _replace(node: Any, old: Any, new: Any) -> bool:
-    """Put ``new`` for ``old`` wherever ``in_channels`` or ``out_channels`` says so; tell whether any did."""
+    """Replace ``old`` as ``in_channels`` or ``out_channels``, at any depth; return whether any was."""
     found = False
     items = list(node.items()) if isinstance(node, Mapping) else list(enumerate(node))
     for key, value in items:
         if key in ('in_channels', 'out_channels'):
-            is_list = isinstance(value, list | tuple)
-            if (list(value) if is_list else value) == old:
+            if (list(value) if isinstance(value, tuple) else value) == old:
                 node[key] = type(value)(new)
                 found = True
         elif isinstance(value, Mapping | list):

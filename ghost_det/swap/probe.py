@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models import SSDHead
@@ -15,18 +15,12 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ghost_det.config.query import necks
-from ghost_det.errors import UserError, reason
+from ghost_det.errors import UserError
 from ghost_det.models import GhostNet
-from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
-T = TypeVar('T')
-SIDE = 128
-"""Pixels of the square image that shapes are found out with."""
-LARGER = (4 * SIDE, 8 * SIDE)
-"""Tried where that fails: SSD's neck needs larger maps, and some are made for only 1024 pixels."""
-PROPOSALS = 8
-"""Of a first stage; a thousand, as is usual, take a mask head most of a minute."""
+SIDE = 128  # pixels of the square image on which shapes are measured
+LARGEST = 1024  # SSD's neck needs larger maps than those of 128 pixels, and some are made for only 1024
+PROPOSALS = 8  # of a first stage; a thousand, as is usual, take a mask head most of a minute
 
 Parts = dict[str, tuple[int, int | None]]
 """Part of a detector to (parameters, multiply-adds); ``None`` where they were not counted."""
@@ -64,7 +58,7 @@ def build_part(cfg: Any) -> Any:
 
 
 def build_detector(model: Mapping[str, Any]) -> Any:
-    """Build a detector in evaluation mode, without loading anything; a teacher is left out."""
+    """Build a detector in evaluation mode, without loading anything and without its teacher."""
     if DefaultScope.get_current_instance() is None:
         DefaultScope.get_instance('ghost_det', scope_name='mmdet')
     cfg = without_sync_bn(dict(model))
@@ -95,33 +89,8 @@ def probe_backbone(backbone: Mapping[str, Any]) -> tuple[Any, list[Map]]:
 
 
 @torch.no_grad()
-def neck_shapes(detector: Mapping[str, Any], maps: Sequence[Map]) -> list[tuple[int, ...]]:
-    """Return the shapes of what a detector's first neck, if there is one, makes of maps."""
-    chain = [build_part(neck) for neck in necks(detector)[:1]]
-    for side in (SIDE, *LARGER):
-        out: Any = tuple(torch.zeros(1, m.channels, *[-(-side // m.stride)] * 2) for m in maps)
-        try:
-            for neck in chain:
-                out = neck(out)
-        except RuntimeError:
-            if side == LARGER[-1]:
-                raise
-        else:
-            break
-    return [tuple(tensor.shape) for tensor in _tensors(out)]
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-@torch.no_grad()
 def run_error(detector: Mapping[str, Any]) -> Exception | None:
-    """Build and run a detector, on few proposals; return what goes wrong, if anything does.
+    """Build and run a detector, on few proposals; return the error, if there is one.
 
     The later tries are for those whose bare pass needs annotations, or that need more cells of their maps.
     """
@@ -129,145 +98,87 @@ def run_error(detector: Mapping[str, Any]) -> Exception | None:
     if (few.get('test_cfg') or {}).get('rpn'):
         few['test_cfg']['rpn']['max_per_img'] = PROPOSALS
     problem = None
-    for side, mode in ((SIDE, 'tensor'), (2 * SIDE, 'predict'), *((n, 'tensor') for n in LARGER)):
+    for side, mode in ((SIDE, 'tensor'), (2 * SIDE, 'predict'), (4 * SIDE, 'tensor'), (LARGEST, 'tensor')):
         try:
             build_detector(few)(torch.zeros(1, 3, side, side), [_sample(side, side)], mode=mode)
+            return None
         except Exception as error:
             problem = error
-        else:
-            return None
     return problem
 
 
 def _sample(height: int, width: int) -> Any:
-    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
-    about = dict.fromkeys(names, (height, width))
-    return DetDataSample(
-        metainfo={**about, 'scale_factor': (1.0, 1.0), 'border': (0, height, 0, width), 'img_id': 0}
-    )
-
-
-def _abstract(work: Callable[[], T]) -> T:
-    """Return what ``work`` does on the meta device, which knows shapes and computes nothing, or else here."""
-    with torch.no_grad():
-        try:
-            with torch.device('meta'):
-                return work()
-        except Exception:  # whatever needs a value, as Tensor.item does
-            return work()
-
-
-def parameter_names(detector: Mapping[str, Any]) -> list[str]:
-    """Return the names of a detector's parameters; where it cannot be built, of those of its backbone."""
-
-    def run() -> list[str]:
-        try:
-            built = build_detector(detector)
-        except Exception:
-            built = nn.ModuleDict({'backbone': build_part(detector['backbone'])})
-        return [name for name, _ in built.named_parameters()]
-
-    return _abstract(run)
+    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
+    border = (0, height, 0, width)
+    return DetDataSample(metainfo={**shapes, 'scale_factor': (1.0, 1.0), 'border': border, 'img_id': 0})
 
 
 @torch.no_grad()
-def count_macs(module: nn.Module, *inputs: Any, **settings: Any) -> dict[str, int]:
-    """Run a module and count multiply-adds as papers do, of each submodule by name; ``''`` is all."""
-    with FlopCounterMode(display=False) as counter:
-        module(*inputs, **settings)
-    root = type(module).__name__
-    found = {'': counter.get_total_flops() // 2}
-    for name, counts in counter.get_flop_counts().items():
-        if name.startswith(f'{root}.'):
-            found[name.removeprefix(f'{root}.')] = sum(counts.values()) // 2
-    return found
-
-
 def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
     """Count parameters and multiply-adds of a detector's parts; those on proposals, for untrained ones."""
-    macs = count_macs(detector, torch.zeros(1, 3, height, width), [_sample(height, width)], mode='tensor')
+    image = torch.zeros(1, 3, height, width, device=next(detector.parameters()).device)
+    with FlopCounterMode(display=False) as counter:
+        detector(image, [_sample(height, width)], mode='tensor')
+    # Names start with the detector's class.
+    flops = {name.partition('.')[2]: sum(each.values()) for name, each in counter.get_flop_counts().items()}
     found = {}
     for part, module in detector.named_children():
-        inside = [name for name in macs if name == part or name.startswith(f'{part}.')]
+        inside = [name for name in flops if name == part or name.startswith(f'{part}.')]
         # mmdet calls heads by forward(), which no counter sees: then their own parts are summed.
         outermost = [name for name in inside if not any(name.startswith(f'{other}.') for other in inside)]
-        if _parameters(module):
-            found[part] = (_parameters(module), sum(macs[name] for name in outermost))
+        if parameters(module):
+            found[part] = (parameters(module), sum(flops[name] for name in outermost) // 2)
     return found
 
 
 def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
-    """Count parameters and multiply-adds of a detector's parts, folded for deployment, computing nothing.
+    """Run a detector's parts, folded for deployment, and count their parameters and multiply-adds.
 
-    Multiply-adds of what depends on values, as on the proposals of a first stage, are not counted.
+    Multiply-adds that depend on values, as on the proposals of a first stage or on queries, are not counted.
     """
     try:
-        with torch.device('meta'):
-            return dict(complexity(_folded(build_detector(detector)), height, width))
-    except Exception:
-        try:
-            return _abstract(lambda: _count_dense(detector, height, width))
-        except RuntimeError as error:
-            raise UserError(
-                f'--size {height} {width}: {detector["backbone"]["type"]} does not take it; multiples of 32 '
-                f'are safe ({reason(error)})'
-            ) from None
+        with torch.device('meta'):  # which knows shapes and computes nothing
+            return _count_built(_build_what_can(detector), height, width)
+    except Exception:  # whatever needs a value, as Tensor.item does
+        return _count_built(_build_what_can(detector), height, width)
 
 
-def _folded(detector: Any) -> Any:
-    """Fold the branches of our networks, which are only for training."""
-    if isinstance(detector.backbone, GhostNet):
-        detector.backbone.switch_to_deploy()
-    return detector
-
-
-def _count_dense(detector: Mapping[str, Any], height: int, width: int) -> Parts:
+def _build_what_can(detector: Mapping[str, Any]) -> Any:
+    """Build a detector, or else only backbone and neck: a head may need packages that are not installed."""
     try:
-        built = build_detector(detector)
+        return build_detector(detector)
     except Exception:
         parts = {name: detector[name] for name in ('backbone', 'neck') if detector.get(name)}
-        built = nn.ModuleDict({name: build_part(part) for name, part in parts.items()})
-    found: Parts = {
-        name: (_parameters(part), None) for name, part in _folded(built).named_children() if _parameters(part)
-    }
+        return nn.ModuleDict({name: build_part(part) for name, part in parts.items()})
+
+
+@torch.no_grad()
+def _count_built(detector: Any, height: int, width: int) -> Parts:
+    if isinstance(detector.backbone, GhostNet):
+        detector.backbone.switch_to_deploy()
+    found: Parts = {}
     maps = torch.zeros(1, 3, height, width)
-    for name in ('backbone', 'neck', 'rpn_head', 'bbox_head'):
-        if name not in found:
-            continue
-        with FlopCounterMode(display=False) as counter:
+    for name, module in detector.named_children():  # backbone and neck come first
+        if parameters(module):
+            found[name] = (parameters(module), None)
             try:
-                out = built.get_submodule(name)(maps)
+                out, macs = count_macs(module, maps)
             except Exception:
-                if name != 'bbox_head':
+                if name in ('backbone', 'neck'):
                     raise
-                break  # it takes queries, not maps
-        found[name] = (found[name][0], counter.get_total_flops() // 2)
-        maps = maps if name == 'rpn_head' else out
+                continue  # it takes proposals or queries, not maps
+            found[name] = (found[name][0], macs)
+            maps = out if name in ('backbone', 'neck') else maps
     return found
 
 
-def classifier_table() -> str:
-    """Return a Markdown table of every classifier's size next to what the papers print, at 224 px.
-
-    Multiply-adds are those of the network folded for deployment, as the papers count.
-    """
-    rows = [
-        '| variant | tensors | parameters (M) | folded (M) | paper (M) | multiply-adds (M) | paper (M) |',
-        '|---|---|---|---|---|---|---|',
-    ]
-    for name, entry in CLASSIFIERS.items():
-        if name.endswith('1x'):
-            continue
-        model = classifier(name).eval()
-        tensors, training = len(model.state_dict()), _parameters(model)
-        model.switch_to_deploy()
-        macs = count_macs(model, torch.zeros(1, 3, 224, 224))['']
-        rows.append(
-            f'| {name} | {tensors} | {training / 1e6:.2f} | {_parameters(model) / 1e6:.2f} '
-            f'| {entry.params or "?"} | {macs / 1e6:.1f} | {entry.macs or "?"} |'
-        )
-    return '\n'.join(rows)
+def count_macs(module: nn.Module, inputs: Any) -> tuple[Any, int]:
+    """Run a module and return its output and multiply-adds, counted as papers do."""
+    with FlopCounterMode(display=False) as counter:
+        out = module(inputs)
+    return out, counter.get_total_flops() // 2
 
 
-def _parameters(module: nn.Module) -> int:
+def parameters(module: nn.Module) -> int:
+    """Return how many numbers a module learns."""
     return sum(p.numel() for p in module.parameters())

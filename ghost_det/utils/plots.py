@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from .files import write_or_fail
 from .text import cut
@@ -24,16 +24,19 @@ FONTS = (
 
 
 def make_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches; from then on text may be in any script (`FONTS`)."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    matplotlib.rcParams['font.family'] = ['DejaVu Sans', *(name for name in FONTS if name in installed)]
+    """Return an empty figure of a size in inches."""
     return Figure(figsize=(width, height), layout='constrained')
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """Return a figure as a PNG file."""
+    """Return a figure as a PNG file; its text may be in any script (`FONTS`)."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    family = ['DejaVu Sans', *(name for name in FONTS if name in installed)]
     file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=dpi)
+    with rc_context({'font.family': family}):  # for labels of ticks, which drawing makes
+        for text in figure.findobj(Text):
+            text.set_fontfamily(family)
+        figure.savefig(file, format='png', dpi=dpi)
     return file.getvalue()
 
 

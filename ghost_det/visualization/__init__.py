@@ -3,8 +3,10 @@
 Functions take an opened `Network` and an image, and return arrays; ``draw_*`` make figures of these.
 """
 
-from .cams import Cam, cam, detect, eigen_cam, overlay, pyramid
-from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy, html_page, save_figure, save_page
+from ghost_det.utils.plots import save_figure
+
+from .cams import Cam, cam, overlay, pyramid
+from .figures import draw_cam, draw_ghosts, draw_pyramid, draw_redundancy
 from .ghosts import GhostMaps, ghost_maps, ghost_modules
 from .maps import Maps, layers, maps_at
 from .networks import Network, open_network
@@ -18,16 +20,13 @@ __all__ = [
     'Pair',
     'Redundancy',
     'cam',
-    'detect',
     'draw_cam',
     'draw_ghosts',
     'draw_pyramid',
     'draw_redundancy',
-    'eigen_cam',
     'fit_kernel',
     'ghost_maps',
     'ghost_modules',
-    'html_page',
     'layers',
     'maps_at',
     'open_network',
@@ -35,5 +34,4 @@ __all__ = [
     'pyramid',
     'redundancy',
     'save_figure',
-    'save_page',
 ]

@@ -42,111 +42,44 @@ class Cam:
     levels: tuple[float, ...]
 
 
-def detect(network: Network, image: Picture, score: float = 0.3) -> Detections:
-    """Return what a detector finds with a score of at least ``score``, the highest-scoring first."""
-    with torch.no_grad():
-        found = _sorted(_detector(network).run(image))
-    return _detections(found[found.scores >= score])
-
-
-def _detector(network: Network) -> Network:
-    if network.pipeline is None:
-        raise UserError(f'{network.name}: expected a detector (CONFIG and CHECKPOINT), got a classifier')
-    return network
-
-
-def _sorted(sample: Any) -> Any:
-    """Return mmdet's instances of a sample, the highest-scoring first."""
-    found = sample.pred_instances
-    return found[found.scores.detach().argsort(descending=True, stable=True)]
-
-
-def _detections(instances: Any) -> Detections:
-    found = instances.detach().cpu().numpy()
-    return Detections(found.bboxes, found.scores, found.labels)
-
-
 def cam(network: Network, image: Picture, index: int = 0) -> Cam:
-    """Return which cells of the neck's maps raise the score of a detection.
+    """Return which cells of the neck's maps raise the score of a detection; 0 is the highest-scoring.
 
-    The gradient of the box's score, as it comes out of the whole detector, is multiplied with the maps, cell
-    by cell, and what lowers the score is left out. Averaging the gradient over the map first, as Grad-CAM
+    The gradient of the box's score, as it comes out of the complete detector, is multiplied with the maps,
+    cell by cell; only the positive part is kept. Averaging the gradient over the map first, as Grad-CAM
     does, would light up every object of the class.
 
     Source: HiResCAM (arXiv 2011.08891), section 3, on the maps of all levels.
 
-    Args:
-        network: a detector.
-        image: to look at.
-        index: of the detection, the highest-scoring is 0.
-
     Raises:
-        UserError: no such detection, or a head that lets no gradient through.
+        UserError: there is no such detection, or the head lets no gradient through.
     """
     levels, sample = _run(network, image, 'neck', grad=True)
-    found = _sorted(sample)
+    found = sample.pred_instances
+    found = found[found.scores.detach().argsort(descending=True, stable=True)]
     if not 0 <= index < len(found):
         raise UserError(f'--index {index}: {network.name} finds {len(found)} objects; the first is 0')
     if not found.scores.requires_grad:
         raise UserError(f'{network.name}: its head lets no gradient through from score to maps')
     cells = evidence(found.scores[index], levels)
     sums = np.array([float(each.sum()) for each in cells])
-    height, width = np.asarray(image).shape[:2]
     # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.
-    heat = sum(_fit(_own(each, sample), height, width) * each.numel() for each in cells)
-    return Cam(_unit(heat), _detections(found[index]), tuple((sums / max(sums.sum(), 1e-30)).tolist()))
+    heat = np.sum([_resize(_crop(each, sample), image) * each.numel() for each in cells], axis=0)
+    one = found[index].detach().cpu().numpy()
+    shares = tuple((sums / max(sums.sum(), 1e-30)).tolist())
+    return Cam(heat / max(heat.max(), 1e-30), Detections(one.bboxes, one.scores, one.labels), shares)
 
 
 def evidence(score: Tensor, levels: list[Tensor]) -> list[Tensor]:
     """Return ``[H, W]`` for each map ``[1, C, H, W]``: the positive part of gradient times map."""
-    slopes = torch.autograd.grad(score, levels, allow_unused=True)
-    return [
-        (torch.zeros_like(level) if slope is None else slope * level)[0].sum(0).clamp(min=0).detach().cpu()
-        for slope, level in zip(slopes, levels)
-    ]
-
-
-def eigen_cam(network: Network, image: Picture, level: int = 0) -> Array:
-    """Return the first principal component of a level of the neck, 0 to 1, ``[height, width]`` of the image.
-
-    It needs no detection and tells of none: it shows what stands out to the network.
-
-    Source: Eigen-CAM (arXiv 2008.00299), section III.
-
-    Raises:
-        UserError: no such level.
-    """
-    levels, sample = _run(network, image, 'neck')
-    if not 0 <= level < len(levels):
-        raise UserError(f'--level {level}: {network.name} has {len(levels)}, the finest is 0')
-    height, width = np.asarray(image).shape[:2]
-    return _unit(_fit(_own(component(levels[level][0]), sample), height, width))
-
-
-def component(maps: Tensor) -> Tensor:
-    """Return the first principal component of maps ``[C, H, W]`` over their cells, its negative part cut off.
-
-    Its sign, which is free, is that of the maps' mean activity.
-    """
-    cells = maps.flatten(1).T.double()
-    centred = cells - cells.mean(0)
-    values = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[0]
-    activity = cells.abs().mean(1)
-    values = values * torch.sign((values * (activity - activity.mean())).sum())
-    found: Tensor = values.clamp(min=0).view(maps.shape[1:]).cpu()
-    return found
+    slopes = torch.autograd.grad(score, levels, allow_unused=True, materialize_grads=True)
+    return [(slope * level)[0].sum(0).clamp(min=0).detach().cpu() for slope, level in zip(slopes, levels)]
 
 
 def pyramid(network: Network, image: Picture, part: str = 'neck') -> dict[str, Array]:
-    """Return the mean absolute activation of each level, ``[h, w]``, over the image without its padding.
-
-    Args:
-        network: a detector.
-        image: to look at.
-        part: ``'neck'`` or ``'backbone'``.
-    """
+    """Return the mean absolute activation of each level of ``'neck'`` or ``'backbone'``, without padding."""
     levels, sample = _run(network, image, part)
-    return {f'{part} {number}': _own(each[0].abs().mean(0), sample) for number, each in enumerate(levels)}
+    return {f'{part} {number}': _crop(each[0].abs().mean(0), sample) for number, each in enumerate(levels)}
 
 
 def overlay(image: Picture, heat: Array) -> Any:
@@ -154,7 +87,7 @@ def overlay(image: Picture, heat: Array) -> Any:
     from matplotlib import colormaps
 
     picture = np.asarray(image)[..., :3]
-    heat = np.clip(_fit(heat, *picture.shape[:2]), 0, 1)
+    heat = np.clip(_resize(heat, picture), 0, 1)
     cover = 0.75 * np.sqrt(heat)[..., None]
     mixed = (1 - cover) * picture + cover * 255 * colormaps['inferno'](heat)[..., :3]
     return mixed.round().astype(np.uint8)
@@ -162,8 +95,9 @@ def overlay(image: Picture, heat: Array) -> Any:
 
 def _run(network: Network, image: Picture, part: str, grad: bool = False) -> tuple[list[Tensor], Any]:
     """Return a part's maps, finest first, and the sample that came out."""
-    module = _detector(network).module
-    if part == 'neck' and getattr(module, 'neck', None) is None:
+    if network.pipeline is None:
+        raise UserError(f'{network.name}: expected a detector (CONFIG and CHECKPOINT), got a classifier')
+    if part == 'neck' and getattr(network.module, 'neck', None) is None:
         part = 'backbone'
     seen: list[Tensor] = []
 
@@ -172,14 +106,14 @@ def _run(network: Network, image: Picture, part: str, grad: bool = False) -> tup
             seen.extend(each for each in output if isinstance(each, Tensor) and each.dim() == 4)
 
     attached = _Attached() if grad else contextlib.nullcontext()
-    with watched(module, see, part), torch.set_grad_enabled(grad), attached:
+    with watched(network.module, see, part), torch.set_grad_enabled(grad), attached:
         sample = network.run(image)
     if not seen:
         raise UserError(f'{network.name}: its {part} returns no feature maps')
     return seen, sample
 
 
-def _own(cells: Tensor, sample: Any) -> Array:
+def _crop(cells: Tensor, sample: Any) -> Array:
     """Return the cells that lie over the image; behind them, right and below, is padding."""
     sides = zip(cells.shape, sample.img_shape, sample.batch_input_shape)
     rows, columns = (math.ceil(count * side / padded) for count, side, padded in sides)
@@ -187,11 +121,7 @@ def _own(cells: Tensor, sample: Any) -> Array:
     return values
 
 
-def _fit(values: Array, height: int, width: int) -> Array:
+def _resize(values: Array, image: Picture) -> Array:
+    height, width = np.asarray(image).shape[:2]
     resized: Array = cv2.resize(np.asarray(values, np.float32), (width, height))
     return resized
-
-
-def _unit(values: Any) -> Array:
-    scaled: Array = np.clip(values, 0, None) / max(float(np.max(values)), 1e-30)
-    return scaled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -41,17 +42,17 @@ def ghost_modules(module: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def ghost_maps(network: Network, image: Picture, layer: str | None = None) -> GhostMaps:
-    """Return intrinsic and ghost maps of a ghost module, by default of the third, where there are three.
+    """Return intrinsic and ghost maps of a ghost module, by default of the third.
 
-    In a GhostNet that is the one that widens the second bottleneck. Where a module runs several times, the
-    first counts.
+    In a GhostNet that one widens the second bottleneck. Of a module that runs several times, the first run
+    counts.
 
     Raises:
         UserError: the network has no ghost module, or none of that name; the message names them.
     """
     names = ghost_modules(network.module)
     if not names:
-        raise UserError(f'{network.name}: has no ghost modules; as ghostnet_1x has')
+        raise UserError(f'{network.name}: has no ghost modules, as ghostnet_1x has')
     layer = layer or names[min(2, len(names) - 1)]
     if layer not in names:
         raise UserError(f'--layer {layer}: no ghost module of {network.name}; there are {", ".join(names)}')
@@ -61,11 +62,12 @@ def ghost_maps(network: Network, image: Picture, layer: str | None = None) -> Gh
     module, given = network.module.get_submodule(layer), inputs[0]
     if isinstance(module, GhostModule):
         intrinsic = module.intrinsic(given)
-        made, kept = module.ghosts(intrinsic), module.oup - intrinsic.shape[1]
+        made, outputs = module.ghosts(intrinsic), module.oup
     else:
         intrinsic = module.primary_conv(given)
         made = module.cheap_operation(intrinsic)
-        kept = module.out_channels - intrinsic.shape[1] if isinstance(module, GhostConv2d) else made.shape[1]
-    ghosts = made[0, :kept]
-    sources = torch.arange(len(ghosts)) // (made.shape[1] // intrinsic.shape[1])
-    return GhostMaps(layer, intrinsic[0].float().cpu().numpy(), ghosts.float().cpu().numpy(), sources.numpy())
+        outputs = getattr(module, 'out_channels', 2 * made.shape[1])  # RepGhost adds both instead
+    count = intrinsic.shape[1]
+    ghosts = made[0, : outputs - count]
+    sources = np.arange(len(ghosts)) // (made.shape[1] // count)
+    return GhostMaps(layer, intrinsic[0].float().cpu().numpy(), ghosts.float().cpu().numpy(), sources)

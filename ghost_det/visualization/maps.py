@@ -14,8 +14,9 @@ from ghost_det.errors import UserError
 
 from .networks import Array, Network, Picture
 
-STRIDE = 4
-"""Of the layer that is looked at where none is named: that of ResNet-50's first group, the paper's choice."""
+STRIDE = 4  # of the layer that is shown by default: that of ResNet-50's first group, the paper's choice
+
+Shapes = dict[str, tuple[int, int, int]]
 
 
 class Maps(NamedTuple):
@@ -29,31 +30,27 @@ class Maps(NamedTuple):
 def watched(module: nn.Module, see: Callable[[str, Any, Any], None], *names: str) -> Iterator[None]:
     """Call ``see`` with name, first argument and output of each module that runs, or of those named."""
     modules = {name: each for name, each in module.named_modules() if name}
-    handles = [
-        modules[name].register_forward_hook(
-            lambda _, arguments, output, name=name: see(name, arguments[0] if arguments else None, output)
-        )
-        for name in names or modules
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in names or modules:
+            hook = modules[name].register_forward_hook(
+                lambda _, given, output, name=name: see(name, given[0] if given else None, output)
+            )
+            stack.callback(hook.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-@torch.no_grad()
-def layers(network: Network, image: Picture) -> dict[str, tuple[int, int, int]]:
-    """Return the layers that make maps, in the order in which they are done, as channels, height and width.
+def layers(network: Network, image: Picture) -> Shapes:
+    """Return the layers that make maps, in the order in which they run, as channels, height and width.
 
     Of a detector these are the backbone's.
     """
     return _shapes(network, image)[0]
 
 
-def _shapes(network: Network, image: Picture) -> tuple[dict[str, tuple[int, int, int]], int]:
+@torch.no_grad()
+def _shapes(network: Network, image: Picture) -> tuple[Shapes, int]:
     """Return the layers, and the height of the network's input."""
-    found: dict[str, tuple[int, int, int]] = {}
+    found: Shapes = {}
     heights: list[int] = []
 
     def see(name: str, given: Any, output: Any) -> None:
@@ -61,23 +58,23 @@ def _shapes(network: Network, image: Picture) -> tuple[dict[str, tuple[int, int,
             heights.append(given.shape[2])
         if isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
             if network.pipeline is None or name.startswith('backbone.'):
-                found.setdefault(name, tuple(output.shape[1:]))  # type: ignore[arg-type]
+                found.setdefault(name, (output.shape[1], output.shape[2], output.shape[3]))
 
     with watched(network.module, see):
         network.run(image)
     if not found:
-        raise UserError(f'{network.name}: no layer of it makes feature maps')
+        raise UserError(f'{network.name}: no layer makes feature maps')
     return found, heights[0]
 
 
-def _usual(shapes: dict[str, tuple[int, int, int]], height: int) -> str:
+def _default_layer(network: Network, image: Picture) -> str:
     """Return the last layer at the stride nearest to `STRIDE`, of those that are least deep inside others."""
+    shapes, height = _shapes(network, image)
 
-    def unlike(name: str) -> tuple[float, int]:
+    def distance(name: str) -> tuple[float, int]:
         return abs(np.log2(height / shapes[name][1] / STRIDE)), name.count('.')
 
-    least = min(map(unlike, shapes))
-    return [name for name in shapes if unlike(name) == least][-1]
+    return min(reversed(shapes), key=distance)
 
 
 @torch.no_grad()
@@ -87,20 +84,18 @@ def maps_at(network: Network, image: Picture, layer: str | None = None) -> Maps:
     Raises:
         UserError: there is no such layer; the message names those there are.
     """
-    if layer is None:
-        layer = _usual(*_shapes(network, image))
-    known = dict(network.module.named_modules())
+    layer = layer or _default_layer(network, image)
     found: list[Array] = []
 
     def see(_: str, __: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() == 4 and not found:
             found.append(output[0].float().cpu().numpy().copy())  # as the next layer may work in place
 
-    if layer in known and layer:
+    if layer in dict(network.module.named_modules()):
         with watched(network.module, see, layer):
             network.run(image)
     if not found:
-        there = layers(network, image)
-        names = ', '.join(f'{name} ({c}, {h} x {w})' for name, (c, h, w) in there.items())
+        shapes = layers(network, image).items()
+        names = ', '.join(f'{name} ({c}, {h} x {w})' for name, (c, h, w) in shapes)
         raise UserError(f'--layer {layer}: no layer of {network.name} that makes maps; there are {names}')
     return Maps(layer, found[0])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,12 @@ from mmengine.dataset import Compose
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from torch.hub import load_state_dict_from_url
 
 from ghost_det.config import shipped
 from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 from ghost_det.models.ghost_module import BATCH_NORMS
-from ghost_det.weights.checkpoint import differences, read_weights
 from ghost_det.weights.imagenet import CLASSES, preprocess
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
@@ -37,10 +33,10 @@ class Network:
     """A network in evaluation mode.
 
     Attributes:
-        name: as it was asked for.
+        name: to show.
         module: a classifier, or a detector of MMDetection.
         random: whether its weights are; its norms then scale by the very image, or deep maps would fade.
-        classes: names, by label; of a classifier ImageNet's, whatever it was trained on.
+        classes: names, by label.
         pipeline: of a detector; a classifier takes ImageNet's usual 224 x 224 pixels from the middle.
     """
 
@@ -52,11 +48,11 @@ class Network:
 
     @property
     def title(self) -> str:
-        """The name, and that the weights are random where they are."""
+        """The name, with a note if the weights are random."""
         return f'{self.name} (random weights)' if self.random else self.name
 
     def run(self, image: Picture) -> Any:
-        """Return what the network makes of an image: logits, or a sample of mmdet with its boxes.
+        """Return a network's output for an image: logits, or a sample of mmdet with its boxes.
 
         Gradients are kept where the caller has them on.
 
@@ -77,24 +73,27 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
 
     Args:
         model: one of `ghost_det.weights.zoo.CLASSIFIERS`, a classifier of torchvision, or a config.
-        checkpoint: a file of weights for it.
+        checkpoint: a file of weights for it; of a classifier, with ImageNet's 1000 classes.
         pretrained: without a file, ``'published'`` ImageNet weights, or ``'none'``: random ones.
 
     Raises:
         UserError: there is no such network, or its weights are not available or do not fit.
     """
     if checkpoint is None and pretrained not in ('published', 'none'):
-        raise UserError(
-            f"--pretrained {pretrained}: expected 'published' or 'none'; name a file as CHECKPOINT"
-        )
+        raise UserError(f"--pretrained {pretrained}: expected 'published' or 'none'; CHECKPOINT names a file")
     if model.endswith(('.xml', '.onnx')):
         raise UserError(f'{model}: an exported file gives only boxes; name its config and its checkpoint')
     random = checkpoint is None and pretrained == 'none'
     if model.endswith(('.py', '.json')) or model.startswith(shipped.MMDET) or shipped.find(model):
-        network = _detector(model, checkpoint, random)
+        if checkpoint is None and not random:
+            raise UserError(f'{model}: name its checkpoint after it, or --pretrained none for random weights')
+        device = 'cuda' if torch.cuda.is_available() and not random else 'cpu'
+        cfg, module, classes = load_detector(model, checkpoint, device=device)
+        network = Network(Path(model).stem, module, random, classes, array_pipeline(cfg))
+    elif model in CLASSIFIERS:
+        network = Network(model, classifier(model, checkpoint or not random), random, CLASSES)
     else:
-        build = _of_ours if model in CLASSIFIERS else _of_torchvision
-        network = Network(model, build(model, checkpoint, random), random, CLASSES)
+        network = Network(model, _of_torchvision(model, checkpoint, random), random, CLASSES)
     network.module.eval()
     for norm in network.module.modules() if random else ():
         if isinstance(norm, BATCH_NORMS):
@@ -102,54 +101,24 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     return network
 
 
-def _detector(config: str, checkpoint: str | None, random: bool) -> Network:
-    if checkpoint is None and not random:
-        raise UserError(f'{config}: name its checkpoint after it, or --pretrained none for random weights')
-    device = 'cuda' if torch.cuda.is_available() and not random else 'cpu'
-    cfg, module, classes = load_detector(config, checkpoint, device=device)
-    return Network(Path(config).stem, module, random, classes, array_pipeline(cfg))
-
-
-def _of_ours(name: str, checkpoint: str | None, random: bool) -> nn.Module:
-    if checkpoint is None:
-        return classifier(name, not random)
-    tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
-    last = tensors.get('classifier.weight')  # a backbone's file has none
-    return classifier(name, checkpoint, num_classes=None if last is None else len(last))
-
-
 def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Module:
-    names = torchvision.models.list_models(torchvision.models)
-    if name not in names:
-        near = get_close_matches(name, [*CLASSIFIERS, *names], n=5, cutoff=0.4)
+    if name not in torchvision.models.list_models(torchvision.models):
         raise UserError(
-            f'{name}: no such network; near are {", ".join(near) or "none"}. Names are those of torchvision, '
-            f'and {", ".join(CLASSIFIERS)}; a config ends in .py'
+            f'{name}: no such network: expected a config, a classifier of torchvision, or one of '
+            f'{", ".join(CLASSIFIERS)}'
         )
-    if checkpoint is None:
+    weights = None if checkpoint or random else 'DEFAULT'
+    try:
+        model: nn.Module = torchvision.models.get_model(name, weights=weights)
+    except OSError as error:
+        raise UserError(
+            f'{name}: its weights could not be downloaded ({error}); name a file of them after it, or '
+            '--pretrained none for random ones'
+        ) from None
+    if checkpoint:
+        tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
         try:
-            model = _torchvision_model(name, weights=None)
-            if not random:
-                url = torchvision.models.get_model_weights(name).DEFAULT.url
-                model.load_state_dict(read_weights(url, load_state_dict_from_url, url, check_hash=True))
-            return model
-        except OSError as error:  # urllib's are such
-            raise UserError(
-                f'{name}: its weights could not be downloaded ({error}); name a file of them after it, or '
-                '--pretrained none for random ones'
-            ) from None
-    tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
-    last = next(reversed(tensors.values()))  # the bias of what tells the classes apart
-    model = _torchvision_model(name, num_classes=last.numel())
-    wrong = differences(model.state_dict(), tensors)
-    if wrong:
-        raise UserError(f'{checkpoint}: not of {name}: {"; ".join(wrong[:3])}; {len(wrong)} in all')
-    model.load_state_dict(tensors, strict=False)
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f'{checkpoint}: not of {name}: {reason(error)}') from None
     return model
-
-
-def _torchvision_model(name: str, **settings: Any) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of slow initialisation
-        model: nn.Module = torchvision.models.get_model(name, **settings)
-        return model

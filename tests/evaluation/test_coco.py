@@ -12,15 +12,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ghost_det.errors import UserError
-from ghost_det.evaluation.coco import (
-    EVALUATOR,
-    FAST,
-    REFERENCE,
-    evaluate,
-)
+from ghost_det.evaluation.coco import EVALUATOR, FAST, REFERENCE, evaluate
 from tests.scenes import BORDERS, annotations, hard_scene
 
-both = pytest.mark.skipif(EVALUATOR != FAST, reason='faster-coco-eval is not installed')
+EVALUATORS = sorted({EVALUATOR, REFERENCE})
+Scene = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str = 'bbox') -> Any:
@@ -36,30 +32,27 @@ def by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]], iou_typ
     return run
 
 
-def with_masks(
-    truth: dict[str, Any], results: list[dict[str, Any]]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def with_masks(truth: dict[str, Any], results: list[dict[str, Any]]) -> Scene:
     """The same with each box as a mask of it, those of the ground truth without their lower right corners."""
     size = 300, 400
 
-    def code(box: list[float], cut: bool) -> dict[str, Any]:
+    def encode(box: list[float], cut: bool) -> dict[str, Any]:
         x, y, w, h = (round(value) for value in box)
         picture = np.zeros(size, dtype=np.uint8, order='F')
         picture[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = 1
         if cut:
             picture[max(y + h // 2, 0) : max(y + h, 0), max(x + w // 2, 0) : max(x + w, 0)] = 0
-        encoded = masks.encode(picture)
-        return {'size': list(size), 'counts': encoded['counts'].decode()}
+        return {'size': list(size), 'counts': masks.encode(picture)['counts'].decode()}
 
-    boxes = [{**box, 'segmentation': code(box['bbox'], not box['iscrowd'])} for box in truth['annotations']]
+    boxes = [{**box, 'segmentation': encode(box['bbox'], not box['iscrowd'])} for box in truth['annotations']]
     kept = ('image_id', 'category_id', 'score')
     found = [
-        {**{key: each[key] for key in kept}, 'segmentation': code(each['bbox'], False)} for each in results
+        {**{key: each[key] for key in kept}, 'segmentation': encode(each['bbox'], False)} for each in results
     ]
     return {**truth, 'annotations': boxes}, found
 
 
-def test_the_hard_scene_has_everything_in_it() -> None:
+def test_the_hard_scene_is_hard() -> None:
     truth, results = hard_scene(0)
     boxes = truth['annotations']
     assert sum(box['iscrowd'] for box in boxes) > 5 and sum(box['area'] in BORDERS for box in boxes) > 10
@@ -68,73 +61,75 @@ def test_the_hard_scene_has_everything_in_it() -> None:
     images = {image['id'] for image in truth['images']}
     assert images - with_boxes - found and found - with_boxes and with_boxes - found
     assert len({each['score'] for each in results}) < len(results) / 2
-    per_image = [sum(each['image_id'] == image for each in results) for image in images]
-    assert max(per_image) > 150
+    assert max(sum(each['image_id'] == image for each in results) for image in images) > 150
     run = by_pycocotools(truth, results)
     overlaps = np.concatenate([np.ravel(each) for each in run.ious.values() if len(each)])
-    assert all((np.isclose(overlaps, wanted, atol=1e-12)).sum() > 3 for wanted in (0.5, 0.6, 0.8, 0.9, 1))
-    assert 44 in run.params.catIds and 44 not in {box['category_id'] for box in boxes}
+    assert all((np.isclose(overlaps, iou, atol=1e-12)).sum() > 3 for iou in (0.5, 0.6, 0.8, 0.9, 1))
 
 
-@pytest.mark.parametrize('seed', range(12))
-def test_figures_are_pycocotools_to_the_last_digit(seed: int) -> None:
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('evaluator', EVALUATORS)
+def test_figures_equal_pycocotools(evaluator: str, seed: int) -> None:
     truth, results = hard_scene(seed)
     run = by_pycocotools(truth, results)
-    for evaluator in {EVALUATOR, REFERENCE}:
-        found = evaluate(copy.deepcopy(truth), results, evaluator=evaluator)
-        assert list(found.figures.values()) == run.stats.tolist()  # not nearly: the same numbers
-        assert np.array_equal(found.precision, run.eval['precision'][:, :, :, 0, -1])
-        per_class = run.eval['precision'][:, :, :, 0, -1].mean(axis=(0, 1))
-        assert [each.figures['AP'] for each in found.classes] == pytest.approx(per_class, abs=1e-15)
+    before = copy.deepcopy((truth, results))
+    found = evaluate(truth, results, evaluator=evaluator)
+    assert (truth, results) == before
+    assert list(found.figures.values()) == run.stats.tolist()  # not nearly: the same numbers
+    precision = run.eval['precision'][..., -1]  # IoUs, recalls, classes, sizes
+    assert np.array_equal(found.precision, precision[..., 0])
+    for index, each in enumerate(found.classes):
+        parts = [precision[:, :, index, 0], precision[0, :, index, 0], precision[5, :, index, 0]]
+        parts += [precision[:, :, index, size] for size in (1, 2, 3)]
+        assert list(each.figures.values()) == pytest.approx([part.mean() for part in parts], abs=1e-15)
+        assert each.boxes == sum(
+            box['category_id'] == each.category_id and not box['iscrowd'] for box in truth['annotations']
+        )
     assert 0 < run.stats[0] < 1 and run.stats[6] < run.stats[7] <= run.stats[8]
+    assert found.evaluator.startswith(evaluator)
+    assert found.boxes + found.crowds == len(truth['annotations']) and found.crowds > 0
 
 
-@pytest.mark.parametrize('first', [2**53, 10**17, -(2**60)])
+@pytest.mark.parametrize('first', [2**53 - 91, -(2**60)])
 def test_large_ids_do_not_collide(first: int) -> None:
     truth, results = hard_scene(0)
     for entry in (*truth['images'], *truth['categories']):
         entry['id'] += first
     for entry in (*truth['annotations'], *results):
         entry.update(image_id=entry['image_id'] + first, category_id=entry['category_id'] + first)
-    wanted = by_pycocotools(truth, results).stats.tolist()
-    assert wanted == by_pycocotools(*hard_scene(0)).stats.tolist()
-    for evaluator in {EVALUATOR, REFERENCE}:
-        found = evaluate(truth, results, evaluator=evaluator)
-        assert list(found.figures.values()) == wanted
-        assert [each.category_id - first for each in found.classes] == [3, 7, 12, 44, 90]
-        assert [each.name for each in found.classes] == [f'class {n}' for n in (3, 7, 12, 44, 90)]
+    found = evaluate(truth, results)
+    assert list(found.figures.values()) == by_pycocotools(*hard_scene(0)).stats.tolist()
+    assert [each.category_id - first for each in found.classes] == [3, 7, 12, 44, 90]
+    assert [each.name for each in found.classes] == [f'class {n}' for n in (3, 7, 12, 44, 90)]
 
 
-def test_detections_of_another_data_set_are_refused() -> None:
+@pytest.mark.parametrize('key', ['image_id', 'category_id'])
+def test_detections_of_another_data_set_are_refused(key: str) -> None:
     truth, results = hard_scene(0)
-    with pytest.raises(UserError, match='the image or category id 999, which the annotations'):
-        evaluate(truth, [*results, {**results[0], 'image_id': 999}])
+    with pytest.raises(UserError, match=f'{key} 999'):
+        evaluate(truth, [*results, {**results[0], key: 999}])
 
 
-@both
-@pytest.mark.parametrize('seed', range(3))
-def test_masks_too(seed: int) -> None:
-    truth, results = with_masks(*hard_scene(seed))
+@pytest.mark.parametrize('evaluator', EVALUATORS)
+def test_figures_of_masks_equal_pycocotools(evaluator: str) -> None:
+    truth, results = with_masks(*hard_scene(0))
     run = by_pycocotools(truth, results, 'segm')
-    for evaluator in (FAST, REFERENCE):
-        found = evaluate(copy.deepcopy(truth), copy.deepcopy(results), 'segm', evaluator)
-        assert list(found.figures.values()) == run.stats.tolist()
+    assert list(evaluate(truth, results, 'segm', evaluator).figures.values()) == run.stats.tolist()
     assert 0 < run.stats[0] < 1
 
 
-@both
-@pytest.mark.parametrize('boxes', [1, 2, 3, 4, 5, 64, 65, 199, 200, 201, 513, 1001])
-@pytest.mark.parametrize('right', ['', '1', '11', '01', '101', '110', '1' * 30])
+@pytest.mark.skipif(EVALUATOR != FAST, reason='faster-coco-eval is not installed')
+@pytest.mark.parametrize('boxes', [1, 2, 3, 64, 65, 1001])
+@pytest.mark.parametrize('right', ['1', '11', '01', '1' * 30])
 def test_first_detections_have_pycocotools_last_digit(boxes: int, right: str) -> None:
     """Of many boxes, whether the second detection is right is less than one step of recall."""
     places = [{'image_id': n // 10 * 5 + 1, 'category_id': 1} for n in range(max(boxes, len(right) + 1))]
-    box = [0.0, 0.0, 20.0, 20.0]
     true = [
-        {**place, 'bbox': [40.0 * (n % 10), *box[1:]], 'area': 400.0, 'iscrowd': 0}
+        {**place, 'bbox': [40.0 * (n % 10), 0.0, 20.0, 20.0], 'area': 400.0, 'iscrowd': 0}
         for n, place in enumerate(places[:boxes])
     ]
     results = [
-        {**place, 'bbox': [40.0 * (n % 10), 0.0 if hit == '1' else 50.0, *box[2:]], 'score': 0.9 - n / 1000}
+        {**place, 'bbox': [40.0 * (n % 10), 50.0 * (hit == '0'), 20.0, 20.0], 'score': 0.9 - n / 1000}
         for n, (hit, place) in enumerate(zip(right + '0', places))
     ]
     truth = annotations(true, len(places) // 10 + 1, (1,))
@@ -142,20 +137,3 @@ def test_first_detections_have_pycocotools_last_digit(boxes: int, right: str) ->
     found = evaluate(truth, results, evaluator=FAST)
     assert list(found.figures.values()) == run.stats.tolist()
     assert np.array_equal(found.precision, run.eval['precision'][:, :, :, 0, -1])
-
-
-def test_class_figures_bear_the_right_names_whatever_the_order_of_the_file() -> None:
-    true = [
-        {'image_id': 1, 'category_id': c, 'bbox': [0.0, 0.0, 40.0, 40.0], 'area': 1600.0, 'iscrowd': 0}
-        for c in (7, 3)
-    ]
-    hit = {'image_id': 1, 'category_id': 7, 'bbox': [0.0, 0.0, 40.0, 40.0], 'score': 0.5}
-    found = evaluate(annotations(true, 1, (7, 3)), [hit])
-    assert {each.name: round(each.figures['AP'], 9) for each in found.classes} == {'class 3': 0, 'class 7': 1}
-
-
-def test_the_evaluator_is_the_fast_one_where_there_is_one() -> None:
-    truth, results = hard_scene(0)
-    assert evaluate(truth, results).evaluator.startswith(EVALUATOR)
-    assert evaluate(truth, results, evaluator=REFERENCE).evaluator.startswith('pycocotools 2')
-    assert EVALUATOR in (FAST, REFERENCE)

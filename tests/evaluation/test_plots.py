@@ -13,7 +13,7 @@ from tests.scenes import annotations
 from .test_errors import found, true
 
 
-@pytest.mark.parametrize('classes', [0, 3, 90])
+@pytest.mark.parametrize('classes', [0, 3, 26])
 def test_pictures_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     boxes = [true(category) for category in range(1, classes + 1)]
     truth = annotations(boxes, 1, tuple(range(1, max(classes, 1) + 1)))
@@ -24,5 +24,5 @@ def test_pictures_of_any_number_of_classes(classes: int, tmp_path: Path) -> None
     assert set(drawn) == {'pr_curves', 'confusion', 'errors'}
     assert all(path.read_bytes().startswith(b'\x89PNG') for path in drawn.values())
     assert {path.name for path in tmp_path.iterdir()} == {f'{name}.png' for name in drawn}
-    assert (analysis.errors.ap == UNDEFINED) is (classes == 0)
+    assert (analysis.ap == UNDEFINED) is (classes == 0)
     assert np.trace(analysis.confusion) == len(detections)

@@ -19,16 +19,20 @@ def test_one_point_is_visible_and_at_an_integer_step() -> None:
 
 
 def test_installed_fonts_stand_in_for_missing_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(matplotlib.rcParams, 'font.family', ['sans-serif'])
     mine = font_manager.FontEntry(font_manager.findfont('STIXGeneral'), name='WenQuanYi Zen Hei')
     monkeypatch.setattr(font_manager.fontManager, 'ttflist', [*font_manager.fontManager.ttflist, mine])
     letter = min(_letters('STIXGeneral') - _letters('DejaVu Sans'))
+    before = dict(matplotlib.rcParams)
     figure = make_figure(2, 2)
-    assert matplotlib.rcParams['font.family'] == ['DejaVu Sans', 'WenQuanYi Zen Hei']
-    figure.text(0, 0, letter)
+    axis = figure.subplots()
+    axis.set_title(letter)
+    axis.plot([0, 1], label=letter)
+    axis.legend()
+    axis.set_xticks([0, 1], [letter, letter])
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # as of a missing glyph
         assert png(figure).startswith(b'\x89PNG')
+    assert dict(matplotlib.rcParams) == before  # they are the whole process's
 
 
 def _letters(family: str) -> set[str]:
