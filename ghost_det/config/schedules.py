@@ -11,14 +11,14 @@ from mmengine.runner import EpochBasedTrainLoop
 from ghost_det.errors import UserError
 
 WARM_UP = 0.1
-"""The largest share of a training whose length ``--epochs`` sets that a warm-up counted in steps may take."""
+"""The largest part of a training that a warm-up may take, where ``--epochs`` sets the length."""
 _PROGRESS = ('last_step', 'base_values', 'verbose')
 
 
 def set_epochs(cfg: Any, epochs: int) -> None:
     """Change the length of an epoch-based training, and of its schedules with it."""
     if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
-        raise UserError(f'--epochs {epochs}: a number from 1 up, for a config that counts epochs')
+        raise UserError(f'--epochs {epochs}: expected a number from 1, and a config that counts epochs')
     scale = epochs / cfg.train_cfg.max_epochs
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
@@ -33,19 +33,16 @@ def set_epochs(cfg: Any, epochs: int) -> None:
 
 
 def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
-    """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training's steps; say so."""
-    most = max(2, int(WARM_UP * steps))  # of one step, mmengine's LinearLR would never leave its start
+    """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training; return a line to log."""
+    most = max(2, int(WARM_UP * steps))  # with one step, mmengine's LinearLR would never leave its start
     found = schedulers if isinstance(schedulers, list) else [schedulers]
     long = [each for each in found if _is_warm_up(each) and each['end'] > most]
     if not long:
         return None
-    line = (
-        f'--epochs: the warm-up takes {most} steps instead of {max(each["end"] for each in long)}, '
-        f'as this training has {steps}.'
-    )
+    was = max(each['end'] for each in long)
     for each in long:
         each['end'] = most
-    return line
+    return f'--epochs: the warm-up takes {most} steps instead of {was}, as this training has {steps}.'
 
 
 def _is_warm_up(scheduler: Any) -> bool:
@@ -60,17 +57,17 @@ def _is_warm_up(scheduler: Any) -> bool:
 
 
 def states(schedulers: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """Return a runner's built schedulers with a copy of the state of each."""
+    """Return a runner's schedulers, each with a copy of its state."""
     groups = schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]
     return [(each, copy.deepcopy(each.state_dict())) for group in groups for each in group]
 
 
 def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | None:
-    """Where a resumed training's schedule is not the checkpoint's, recompute it, and return a line on that.
+    """Recompute the schedule of a resumed training if it is not the checkpoint's; return a line to log.
 
-    mmengine takes the schedule from the checkpoint, with its length: one that had come to its end stays
-    there, however long the training now is (mmengine issue 1565). Here it runs again from its start, as the
-    rate of a step may depend on the one before. The first rate is the checkpoint's.
+    mmengine takes the schedule from the checkpoint, with its length: one that had ended stays at its end,
+    however long the training is now (mmengine issue 1565). It is replayed from its start, as the rate of a
+    step may depend on the one before. The first rate is the checkpoint's.
     """
     loop = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
@@ -84,8 +81,8 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
         return None
     if any(getattr(scheduler, 'need_val_args', False) for scheduler, _ in fresh):
         return (
-            '--resume: the schedule is not that of the checkpoint, but depends on what was measured and '
-            'cannot be recomputed: it resumes as the checkpoint has it.'
+            '--resume: the schedule differs from the checkpoint, but depends on evaluations and cannot be '
+            'recomputed: the schedule of the checkpoint is used.'
         )
     before = _rate(runner)
     for scheduler, state in fresh:
@@ -95,7 +92,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
         values = [group[name] for group in optimizer.param_groups]
         scheduler.__dict__ = {**state, 'optimizer': optimizer, 'base_values': values}
         scheduler.last_step = scheduler._global_step = -1
-        optimizer._global_step = 0  # or mmengine warns of steps without the optimizer's
+        optimizer._global_step = 0  # or mmengine warns that the scheduler is ahead of the optimizer
     for scheduler, _ in fresh:
         scheduler.step()  # as when it is built
     hook = ParamSchedulerHook()
@@ -105,7 +102,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
             hook.after_train_epoch(runner)
     long = f'{loop.max_epochs} epochs' if by_epoch else f'{loop.max_iters} steps'
     return (
-        f'--resume: the schedule is not that of the checkpoint: recomputed for {long} at step {steps}; the '
+        f'--resume: the schedule differs from the checkpoint: recomputed for {long} at step {steps}; the '
         f'learning rate is {_rate(runner):.4g}, it was {before:.4g}.'
     )
 

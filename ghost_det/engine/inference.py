@@ -40,14 +40,7 @@ class Loaded(NamedTuple):
 def load_detector(
     config: str, checkpoint: str | None, options: dict[str, Any] | None = None, device: str = 'cpu'
 ) -> Loaded:
-    """Open a config and the checkpoint that was trained with it; without one, weights are random.
-
-    The number of classes is that of the checkpoint. One that does not name its classes, as mmdet's old ones,
-    is of COCO where it has 80.
-
-    Raises:
-        UserError: config or checkpoint cannot be used, or they do not belong together.
-    """
+    """Open a config and its checkpoint, which sets the number of classes; without one, weights are random."""
     cfg = load_config(config, options)
     content = None if checkpoint is None else load_checkpoint(checkpoint)
     classes = None if content is None else checkpoint_classes(content)
@@ -65,6 +58,7 @@ def load_detector(
 
 
 def _unnamed_classes(cfg: Any, trained: bool) -> tuple[str, ...]:
+    """Return names for classes; mmdet's old checkpoints with 80 classes, which have none, are of COCO."""
     count = max((head['num_classes'] for _, head in heads(cfg.model)), default=80)
     if trained and count == 80:
         return tuple(get_classes('coco'))
@@ -79,7 +73,7 @@ def array_pipeline(cfg: Any) -> Compose:
 
 
 class TorchDetector:
-    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out."""
+    """A config and its checkpoint, run by torch, with the methods of `ghost_det.deploy.Detector`."""
 
     def __init__(
         self,

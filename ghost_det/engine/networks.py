@@ -33,22 +33,19 @@ _VERIFIED = 'VerifiedPretrained'
 
 
 def norm_layer(norm_cfg: dict[str, Any]) -> NormLayer:
-    """Return what makes the normalisation layers of ``norm_cfg`` from channels."""
+    """Return a function that builds the normalisation layer of ``norm_cfg`` for some channels."""
     return lambda channels: build_norm_layer(norm_cfg, channels)[1]
 
 
 def act_layer(act_cfg: dict[str, Any] | None) -> ActLayer:
-    """Return what makes the activations of ``act_cfg``; empty ones for ``None``."""
+    """Return a function that builds the activation of ``act_cfg``, an empty one for ``None``."""
     if act_cfg is None:
         return nn.Sequential
     return lambda: build_activation_layer(dict(act_cfg))
 
 
 def verified(init_cfg: Any) -> Any:
-    """Return mmengine's ``init_cfg`` with `VerifiedPretrained` for its ``Pretrained``; files come last.
-
-    mmengine's own loads with ``strict=False``: a file of another network passes with a warning.
-    """
+    """Return ``init_cfg`` with `VerifiedPretrained` for mmengine's, which is not strict; files last."""
     if isinstance(init_cfg, list | tuple):
         return sorted(map(verified, init_cfg), key=lambda cfg: cfg['type'] == _VERIFIED)
     if init_cfg is None:
@@ -64,10 +61,7 @@ def verified(init_cfg: Any) -> Any:
 
 
 class _Configured:
-    """The settings of layers and the initialisation that mmdet's configs have, over a network of torch.
-
-    `BaseModule` comes last, as the networks pass nothing on to their base class.
-    """
+    """Layers and initialisation of mmdet's configs, for a network of torch; `BaseModule` must come last."""
 
     init_cfg: Any
 
@@ -84,7 +78,7 @@ class _Configured:
         self.init_cfg = copy.deepcopy(verified(init_cfg))
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut only."""
+        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut."""
         network: Any = super()
         network.init_weights()
         if not self.init_cfg:
@@ -93,17 +87,18 @@ class _Configured:
 
 @MODELS.register_module()
 class GhostNet(_Configured, models.GhostNet, BaseModule):
-    """GhostNet as a backbone of mmdet: `ghost_det.models.GhostNet`, whose other arguments it takes too.
+    """As `ghost_det.models.GhostNet`, with mmdet's layers and initialisation.
 
     Args:
         norm_cfg: normalisation layers, as in mmdet.
         act_cfg: activations, as in mmdet.
-        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. With ``None``,
-            ``init_weights`` keeps torch's own, as the reference code does, but for `start_as_shortcuts`.
-            (mmdet's usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
+        init_cfg: mmengine's; with type ``Pretrained``, every tensor must be loaded. ``None`` keeps torch's
+            own initialisation, as the reference code does, except for `start_as_shortcuts`. (Kaiming fan-out,
+            mmdet's usual one, is wrong here: it takes a depthwise convolution for a dense one.)
+        **kwargs: see `ghost_det.models.GhostNet`.
 
     Raises:
-        ValueError: an argument is outside of its range; the message names it.
+        ValueError: an argument is out of range; the message names it.
 
     Example:
         >>> backbone = GhostNet(out_indices=(1, 2, 3), norm_cfg=dict(type='GN', num_groups=2)).eval()
@@ -114,22 +109,22 @@ class GhostNet(_Configured, models.GhostNet, BaseModule):
 
 @MODELS.register_module()
 class GhostNetV2(GhostNet, models.GhostNetV2):
-    """`ghost_det.models.GhostNetV2` with the arguments of `GhostNet`."""
+    """As `ghost_det.models.GhostNetV2`, with the arguments of `GhostNet`."""
 
 
 @MODELS.register_module()
 class GhostNetV3(GhostNetV2, models.GhostNetV3):
-    """`ghost_det.models.GhostNetV3` with the arguments of `GhostNet`."""
+    """As `ghost_det.models.GhostNetV3`, with the arguments of `GhostNet`."""
 
 
 @MODELS.register_module()
 class RepGhostNet(GhostNet, models.RepGhostNet):
-    """`ghost_det.models.RepGhostNet` with the arguments of `GhostNet`."""
+    """As `ghost_det.models.RepGhostNet`, with the arguments of `GhostNet`."""
 
 
 @MODELS.register_module()
 class GhostPAN(_Configured, models.GhostPAN, BaseModule):
-    """`ghost_det.models.GhostPAN` with ``norm_cfg``, ``act_cfg`` and ``init_cfg``, as `GhostNet` has them."""
+    """As `ghost_det.models.GhostPAN`, with ``norm_cfg``, ``act_cfg`` and ``init_cfg`` of `GhostNet`."""
 
 
 @MODELS.register_module()
@@ -142,22 +137,18 @@ class GhostResNet(ResNet):
         depth: 18, 34, 50, 101 or 152.
         ratio: reduction ``s`` of every ghost convolution.
         dw_size: kernel ``d`` of every cheap operation.
-        norm_eval: keep batch-norm statistics fixed while training. Off, other than in ``ResNet``, as there
-            are no ImageNet weights that bring statistics.
-        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
-            default, but for cheap operations, which keep torch's.
-        **kwargs: ``ResNet``'s.
+        norm_eval: freeze batch-norm statistics in training. Off, unlike in ``ResNet``, as no ImageNet
+            weights are published that bring statistics.
+        init_cfg: mmengine's; with type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
+            default, except for cheap operations, which keep torch's.
+        **kwargs: see ``ResNet``.
 
     Attributes:
         out_channels: channels of each returned map, finest first.
         out_strides: pixels of the input per cell of each returned map.
 
-    Shape:
-        ``(N, in_channels, H, W)`` to a tuple of
-        ``(N, out_channels[i], ceil(H / out_strides[i]), ceil(W / out_strides[i]))``.
-
     Raises:
-        ValueError: an argument is outside of its range, or ``init_cfg`` names weights of a plain ResNet.
+        ValueError: an argument is out of range, or ``init_cfg`` names weights of a plain ResNet.
 
     Example:
         >>> backbone = GhostResNet(50, out_indices=(1, 2, 3))
@@ -190,10 +181,9 @@ class GhostResNet(ResNet):
         self.out_strides = tuple(4 * math.prod(self.strides[: i + 1]) for i in returned)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but for the cheap operations.
+        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but keep torch's cheap operations.
 
-        Kaiming fan-out takes a depthwise convolution for a dense one, and makes its weights far too small.
-        Files are loaded last: deformable convolutions initialise themselves after what ``init_cfg`` does.
+        Files are loaded last, as deformable convolutions initialise themselves after ``init_cfg``.
         """
         cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
         files = [cfg for cfg in cfgs if cfg.get('type') == _VERIFIED]
@@ -207,7 +197,7 @@ class GhostResNet(ResNet):
                     module.cheap_operation.reset_parameters()
 
     def train(self, mode: bool = True) -> GhostResNet:
-        """Set training mode as ``ResNet`` does, whose own returns nothing, and nor does its ``eval``."""
+        """Set training mode; the method of ``ResNet`` returns nothing."""
         super().train(mode)
         return self
 
@@ -216,12 +206,12 @@ class GhostResNet(ResNet):
 class GFLSepBNHead(GFLHead):
     """mmdet's ``GFLHead`` with depthwise separable convolutions, and 1x1 ones for its predictions.
 
-    The levels share the convolutions, and each has batch norms of its own, as their activations differ:
-    mmdet's ``RetinaSepBNHead`` is made so, and its ``RTMDetSepBNHead``, which cannot share separable ones.
+    The levels share the convolutions but not the batch norms, as their activations differ; mmdet's
+    ``RetinaSepBNHead`` does the same with dense convolutions.
 
     Source: the method is GFL (arXiv 2006.04388); the light head is that of NanoDet
-    (https://github.com/RangiLyu/nanodet, Apache-2.0). Arguments and shapes are ``GFLHead``'s, but for the odd
-    ``kernel_size`` of the depthwise convolutions and batch norm for its ``norm_cfg``.
+    (https://github.com/RangiLyu/nanodet, Apache-2.0). Arguments and shapes are those of ``GFLHead``, plus
+    the odd ``kernel_size`` of the depthwise convolutions, and batch norm as the default ``norm_cfg``.
     """
 
     def __init__(self, kernel_size: int = 5, norm_cfg: Any = BN, **kwargs: Any) -> None:
@@ -269,10 +259,9 @@ class GFLSepBNHead(GFLHead):
 
 @WEIGHT_INITIALIZERS.register_module()
 class VerifiedPretrained(PretrainedInit):
-    """mmengine's ``Pretrained`` for Ghost networks, which loads every tensor or raises.
+    """mmengine's ``Pretrained``, which loads every tensor or raises; see `load_pretrained`.
 
-    Networks of this package use it by themselves for ``init_cfg=dict(type='Pretrained', ...)``. The arguments
-    are `load_pretrained`'s; ``map_location`` is not used, as tensors are copied to where the network is.
+    Networks of this package use it for ``init_cfg=dict(type='Pretrained', ...)``.
     """
 
     def __init__(
@@ -290,7 +279,7 @@ class VerifiedPretrained(PretrainedInit):
 
 
 def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse mmengine's own loaders, which would take what happens to fit."""
+    """Refuse mmengine's own loaders, which would load what happens to fit."""
     raise UserError(
         f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
         "them in the backbone's init_cfg; to start another network from a file, name its path"
