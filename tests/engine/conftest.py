@@ -20,11 +20,14 @@ def small_data(sample: Path) -> DetectionData:
 
 
 @pytest.fixture
-def train_small(small_data: DetectionData, tmp_path: Path) -> TrainSmall:
+def train_small(small_data: DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSmall:
     """A function that trains the network of `tools.soak` for epochs of 2 steps, in a folder of `tmp_path`."""
+    monkeypatch.setattr('ghost_det.engine.train.report_training', lambda *_: None)
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))  # seconds
 
     def run(name: str = 'run', loop: str = 'epochs', **settings: Any) -> Any:
         options = {'train_dataloader.num_workers': 0, 'optim_wrapper.accumulative_counts': 1}
+        options |= {'val_dataloader.num_workers': 0, 'test_dataloader.num_workers': 0}
         options |= settings.pop('options', {})
         config = str(soak.make_config(tmp_path, loop))
         return train(config, data=small_data, work_dir=str(tmp_path / name), options=options, **settings)

@@ -60,9 +60,7 @@ def test_a_diverging_training_names_its_images_and_keeps_its_checkpoints(
     with pytest.raises(UserError) as caught:
         train_small(options=options)
     message = str(caught.value)
-    assert re.search(
-        r'the loss is \S+ at step \d+ \(epoch \d; loss_cls .*: the training has diverged', message
-    )
+    assert re.search(r'loss is \S+ at step \d+ \(epoch \d; loss_cls .*: the training has diverged', message)
     assert message.count('/train2017/') == 4 and 'load_from=' in message
     saved = find_checkpoint(str(tmp_path / 'run'), 'auto')[0]
     assert saved and all(torch.isfinite(value).all() for value in saved.content['state_dict'].values())

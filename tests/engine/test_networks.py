@@ -9,15 +9,12 @@ from typing import Any
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghost_det import models
 from ghost_det.config.load import load_config
-from ghost_det.config.overrides import use_pretrained
 from ghost_det.engine import networks
 from ghost_det.engine.networks import GFLSepBNHead, GhostResNet
 from ghost_det.errors import UserError
@@ -40,10 +37,6 @@ def build(cfg: dict[str, Any], **settings: Any) -> Any:
     return MODELS.build({**cfg, **settings, 'type': f'mmdet.{cfg["type"]}'})
 
 
-def ghosts(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, GhostConv2d)]
-
-
 def norms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm | nn.GroupNorm)]
 
@@ -59,70 +52,36 @@ def test_configs_build_the_networks_of_torch(cfg: dict[str, Any]) -> None:
 
 
 @each
-@pytest.mark.parametrize(
-    ('norm_cfg', 'kind'),
-    [(dict(type='GN', num_groups=2), nn.GroupNorm), (dict(type='SyncBN'), nn.SyncBatchNorm)],
-)
-def test_norm_cfg_makes_every_norm(
-    cfg: dict[str, Any], norm_cfg: dict[str, Any], kind: type[nn.Module]
-) -> None:
-    made = norms(build(cfg, norm_cfg=norm_cfg))
-    assert made and all(isinstance(m, kind) for m in made)
+def test_norm_cfg_and_act_cfg_make_every_layer(cfg: dict[str, Any]) -> None:
+    for norm_cfg, kind in (
+        (dict(type='GN', num_groups=2), nn.GroupNorm),
+        (dict(type='SyncBN'), nn.SyncBatchNorm),
+    ):
+        made = norms(build(cfg, norm_cfg=norm_cfg))
+        assert made and all(isinstance(m, kind) for m in made)
     fixed = build(cfg, norm_cfg=dict(type='BN', requires_grad=False))
     assert not any(p.requires_grad for m in norms(fixed) for p in m.parameters())
-
-
-@each
-def test_act_cfg_makes_every_activation(cfg: dict[str, Any]) -> None:
     for act_cfg in (dict(type='HSwish'), None):
         assert not any(isinstance(m, nn.ReLU) for m in build(cfg, act_cfg=act_cfg).modules())
 
 
 @each
-def test_by_default_each_bottleneck_starts_as_its_shortcut(cfg: dict[str, Any]) -> None:
+def test_initialisation(cfg: dict[str, Any]) -> None:
     model = build(cfg)
     model.init_weights()
     blocks = [m.eval() for m in model.modules() if isinstance(m, GhostBottleneck)]
     assert blocks
-    for block in blocks:
+    for block in blocks:  # each starts as its shortcut
         first = next(m for m in block.modules() if isinstance(m, nn.Conv2d))
         x = torch.rand(1, first.in_channels, 4, 4)
         assert torch.equal(block(x), block.shortcut(x))
-
-
-@each
-def test_init_cfg_of_mmengine_is_obeyed(cfg: dict[str, Any]) -> None:
     model = build(cfg, init_cfg=dict(type='Constant', val=0.5, layer='Conv2d'))
     model.init_weights()
     assert all((m.weight == 0.5).all() for m in model.modules() if isinstance(m, nn.Conv2d))
     assert all((m.weight == 1).all() for m in norms(model))
 
 
-def test_the_lite_retinanet_with_it_trains_a_step_and_predicts(mmdet_scope: None) -> None:
-    cfg = load_config(ROOT / 'configs/retinanet_ghostnet_ghostpan_lite.py')
-    use_pretrained(cfg, 'none')
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    assert isinstance(model.neck, networks.GhostPAN)
-    shape = (64, 64)
-    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
-    sample = DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0)))
-    sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[8.0, 8.0, 40.0, 44.0]]), labels=torch.tensor([3])
-    )
-    images = torch.rand(2, 3, *shape)
-    losses = model.train()(images, [sample, copy.deepcopy(sample)], mode='loss')
-    total = sum(value if isinstance(value, Tensor) else sum(value) for value in losses.values())
-    assert total.isfinite()
-    total.backward()
-    assert all(p.grad is not None for p in model.neck.parameters())
-    with torch.no_grad():
-        found = model.eval()(images, [sample, copy.deepcopy(sample)], mode='predict')
-    assert len(found) == 2 and found[0].pred_instances.bboxes.isfinite().all()
-
-
-@pytest.mark.parametrize('depth', [18, 50])
-@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3)])
+@pytest.mark.parametrize(('depth', 'out_indices'), [(18, (0, 1, 2, 3)), (50, (1, 3))])
 def test_backbone_contract(depth: int, out_indices: tuple[int, ...]) -> None:
     model = MODELS.build(dict(type='GhostResNet', depth=depth, out_indices=out_indices)).eval()
     widths = {18: (64, 128, 256, 512), 50: (256, 512, 1024, 2048)}[depth]
@@ -132,7 +91,8 @@ def test_backbone_contract(depth: int, out_indices: tuple[int, ...]) -> None:
         (c, 64 // s, 96 // s) for c, s in zip(model.out_channels, model.out_strides)
     ]
     convs = [m for m in model.modules() if type(m) is nn.Conv2d and m.groups == 1]
-    assert len(ghosts(model)) == len(convs) - 1  # each has one primary convolution; the stem is the other
+    ghosts = [m for m in model.modules() if isinstance(m, GhostConv2d)]
+    assert len(ghosts) == len(convs) - 1  # each has one primary convolution; the stem is the other
 
 
 def test_strides_of_a_dilated_backbone() -> None:
@@ -145,13 +105,14 @@ def test_strides_of_a_dilated_backbone() -> None:
 
 def test_ratio_and_dw_size_reach_every_ghost_convolution() -> None:
     model = GhostResNet(18, ratio=4, dw_size=5, deep_stem=True)
-    for ghost in (model.get_submodule(name) for name in ghosts(model)):
+    ghosts = {name: m for name, m in model.named_modules() if isinstance(m, GhostConv2d)}
+    for ghost in ghosts.values():
         assert ghost.primary_conv.out_channels == ghost.out_channels // 4
         assert ghost.cheap_operation.kernel_size == (5, 5)
-    assert ghosts(model)[:2] == ['stem.3', 'stem.6']
+    assert list(ghosts)[:2] == ['stem.3', 'stem.6']
 
 
-@pytest.mark.parametrize('frozen', [-1, 0, 2, 4])
+@pytest.mark.parametrize('frozen', [-1, 0, 2])
 def test_frozen_stages_do_not_learn_and_keep_their_statistics(frozen: int) -> None:
     model = GhostResNet(18, frozen_stages=frozen, base_channels=16, zero_init_residual=False).train()
     before = copy.deepcopy(model.state_dict())
@@ -168,32 +129,10 @@ def test_norm_eval_keeps_statistics() -> None:
     assert not GhostResNet(18, norm_eval=True).train().bn1.training
 
 
-def test_checkpointing_gives_the_same_gradients() -> None:
-    plain = GhostResNet(50, base_channels=16, norm_eval=True).double()
-    saving = GhostResNet(50, base_channels=16, norm_eval=True, with_cp=True).double()
-    saving.load_state_dict(plain.state_dict())
-    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    for model in (plain, saving):
-        sum(m.square().mean() for m in model(x)).backward()
-    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-
-
-def test_deformable_stages_stay_deformable() -> None:
-    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
-    model = GhostResNet(50, dcn=dcn, stage_with_dcn=(False, False, False, True))
-    plain = MODELS.build(
-        dict(type='ResNet', depth=50, dcn=dcn, stage_with_dcn=model.stage_with_dcn, norm_eval=False)
-    )
-    assert type(model.layer4[0].conv2) is type(plain.layer4[0].conv2)
-    assert type(model.layer4[0].conv2.conv_offset) is nn.Conv2d
-    assert isinstance(model.layer4[0].conv1, GhostConv2d)
-
-
 def test_initialisation_leaves_cheap_operations_their_strength() -> None:
     model = GhostResNet(18)
     model.init_weights()
-    for ghost in (model.get_submodule(name) for name in ghosts(model)):
+    for ghost in (m for m in model.modules() if isinstance(m, GhostConv2d)):
         assert ghost.cheap_operation.weight.std().item() == pytest.approx(1 / math.sqrt(27), rel=0.2)
         fan_out = ghost.primary_conv.weight[:, 0].numel()
         assert ghost.primary_conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
@@ -214,38 +153,29 @@ def test_weights_of_a_plain_resnet_are_refused(wrong: dict[str, object]) -> None
         GhostResNet(50, **wrong)
 
 
-def test_pretrained_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
-    size = dict(depth=18, base_channels=16)
-    trained = GhostResNet(**size)
+def test_pretrained_weights_load_completely_or_not_at_all(tmp_path: Path) -> None:
+    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
+    size = dict(depth=50, base_channels=4, dcn=dcn, stage_with_dcn=(False, False, False, True))
+    trained, plain = GhostResNet(**size), MODELS.build(dict(type='ResNet', norm_eval=False, **size))
+    assert type(trained.layer4[0].conv2) is type(plain.layer4[0].conv2)
+    assert isinstance(trained.layer4[0].conv1, GhostConv2d)
     torch.save(trained.state_dict(), tmp_path / 'ghost.pth')
-    model = GhostResNet(**size, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth')))
-    model.init_weights()
-    for key, value in trained.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key
-    torch.save(MODELS.build(dict(type='ResNet', **size)).state_dict(), tmp_path / 'plain.pth')
+    for init_cfg in (
+        dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth')),
+        [dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth'))],
+    ):
+        model = GhostResNet(**size, init_cfg=init_cfg)
+        nn.init.ones_(model.layer4[0].conv2.conv_offset.weight)
+        model.init_weights()
+        for key, value in trained.state_dict().items():
+            assert torch.equal(model.state_dict()[key], value), key
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     model = GhostResNet(**size, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth')))
     with pytest.raises(UserError, match='does not fit GhostResNet'):
         model.init_weights()
 
 
-def test_pretrained_weights_reach_deformable_stages(tmp_path: Path) -> None:
-    dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
-    size = dict(depth=50, base_channels=4, dcn=dcn, stage_with_dcn=(False, False, False, True))
-    trained = GhostResNet(**size)
-    torch.save(trained.state_dict(), tmp_path / 'ghost.pth')
-    model = GhostResNet(**size, init_cfg=[dict(type='Pretrained', checkpoint=str(tmp_path / 'ghost.pth'))])
-    nn.init.ones_(model.layer4[0].conv2.conv_offset.weight)
-    model.init_weights()
-    for key, value in trained.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key
-
-
 SIZES = (10, 5, 3, 2)
-SHAPE: dict[str, Any] = dict(
-    stacked_convs=2,
-    reg_max=8,
-    anchor_generator=dict(type='AnchorGenerator', ratios=[1.0], scales=[5], strides=[8, 16, 32, 64]),
-)
 
 
 @pytest.fixture
@@ -292,14 +222,6 @@ def test_statistics_of_a_level_are_of_that_level_alone(head: GFLSepBNHead) -> No
         if name.endswith('running_mean') and not torch.equal(buffer, before[name])
     }
     assert moved == {'2'}
-
-
-def test_a_checkpoint_of_it_loads_whole(head: GFLSepBNHead) -> None:
-    state = head.state_dict()
-    other = GFLSepBNHead(num_classes=3, in_channels=6, feat_channels=8, **SHAPE)
-    other.load_state_dict(state)
-    for ours, theirs in zip(head.eval()(maps()), other.eval()(maps())):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 
 @pytest.mark.parametrize('kernel_size', [0, 4])
