@@ -49,7 +49,6 @@ WALLS: dict[str, Callable[[], bool]] = {
     # engine/runner.py: weights are drawn in one order of memory
     '_init_model_weights': lambda: takes(Runner._init_model_weights, 'self'),
     # engine/checkpoints.py: older files are removed only when the new one is there
-    '_save_best_checkpoint': lambda: takes(CheckpointHook._save_best_checkpoint, 'self', 'runner', 'metrics'),
     '_save_checkpoint_with_step': lambda: takes(
         CheckpointHook._save_checkpoint_with_step, 'self', 'runner', 'step', 'meta'
     ),

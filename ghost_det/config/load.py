@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mmengine.config import Config
 
@@ -16,7 +16,6 @@ from ghost_det.errors import UserError, reason
 from . import shipped as own
 
 REQUIRED = ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator')
-_LOCK = threading.RLock()  # two threads restoring in another order would leave one's function in place
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
@@ -45,19 +44,16 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
 @contextlib.contextmanager
 def _our_bases() -> Iterator[None]:
     """Let mmengine find ``_base_ = 'ghost_det::NAME.py'`` in this block."""
+    theirs = Config._get_cfg_path
 
     def find(base: str, filename: str) -> tuple[str, str | None]:
         if base.startswith(own.PREFIX):
             return str(own.FOLDER / base.removeprefix(own.PREFIX)), None
-        return theirs(base, filename)
+        found: tuple[str, str | None] = theirs(base, filename)
+        return found
 
-    with _LOCK:
-        theirs: Callable[[str, str], tuple[str, str | None]] = Config._get_cfg_path
-        Config._get_cfg_path = staticmethod(find)
-        try:
-            yield
-        finally:
-            Config._get_cfg_path = staticmethod(theirs)
+    with mock.patch.object(Config, '_get_cfg_path', staticmethod(find)):
+        yield
 
 
 def is_inheritable(name: str) -> bool:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 from ghost_det.errors import UserError
 from ghost_det.models import BACKBONES, NETWORKS
+from ghost_det.utils.system import cores
 from ghost_det.weights.catalog import address
 
 from .query import backbone_of, default_arguments
 
 
-def limit_workers(cfg: Any, most: int) -> None:
-    """Limit the loader workers, each of which is a process that imports everything."""
+def share_cores(cfg: Any) -> None:
+    """Compute with all cores, and load images with at most half of them; processes of a run share them."""
+    share = max(1, cores() // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    if 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(share)
     for name in ('train', 'val', 'test'):
         loader = cfg.get(f'{name}_dataloader')
-        if loader is not None:
-            loader.num_workers = min(loader.get('num_workers', 0), most)
+        if loader is not None:  # each worker is a process that imports everything
+            loader.num_workers = min(loader.get('num_workers', 0), max(1, share // 2))
 
 
 def use_amp(cfg: Any) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import shutil
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import PARTIAL, atomic
+from ghost_det.utils.files import atomic
 from ghost_det.weights.checkpoint import load_checkpoint
 
 INTERRUPTED = 'interrupted.pth'
@@ -40,22 +39,20 @@ class AtomicBackend(LocalBackend):
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            raise UserError(disk_full(Path(filepath), len(obj))) from None
+            raise UserError(disk_full(Path(filepath))) from None
+
+    def remove(self, filepath: str | Path) -> None:
+        """Leave a file, as mmengine removes it before the next is saved; see `KeepingCheckpointHook`."""
 
 
 register_backend(ATOMIC['backend'], AtomicBackend)
 
 
-def disk_full(path: Path, size: int | None = None) -> str:
+def disk_full(path: Path) -> str:
     """Return the message that a file could not be written, and how to continue."""
-    with contextlib.suppress(OSError):
-        free = shutil.disk_usage(path.parent).free
-        needed = f', {size / 1e6:.1f} MB are needed' if size else ''
-        path = Path(f'{path} ({free / 1e6:.1f} MB are free{needed})')
     return (
         f'no space left on the disk for {path}. The checkpoints before it are intact: free some space, then '
-        'continue with --resume. default_hooks.checkpoint.max_keep_ckpts in the config limits how many are '
-        'kept.'
+        'continue with --resume. default_hooks.checkpoint.max_keep_ckpts limits how many are kept.'
     )
 
 
@@ -71,14 +68,12 @@ class KeepingCheckpointHook(CheckpointHook):
     ) -> None:
         if backend_args is None and '://' not in str(kwargs.get('out_dir')):
             backend_args = ATOMIC
-        super().__init__(*args, backend_args=backend_args, **kwargs)
-        self.newest = max_keep_ckpts
-        self._replaced: list[str] = []
+        super().__init__(*args, backend_args=backend_args, max_keep_ckpts=max_keep_ckpts, **kwargs)
 
     def before_train(self, runner: Any) -> None:
         super().before_train(runner)
         if runner.iter:  # the training before may have been killed before it did so
-            self._remove_oldest(runner.epoch if self.by_epoch else runner.iter)
+            self._remove_old(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Refuse to save a network with NaN or infinite values, which would replace a good one."""
@@ -93,52 +88,38 @@ class KeepingCheckpointHook(CheckpointHook):
                 f'The checkpoints before it are kept. {ADVICE}'
             )
 
-    def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
-        backend: Any = self.file_backend
-        backend.remove = self._replaced.append  # until the better one is saved
-        try:
-            super()._save_best_checkpoint(runner, metrics)
-        finally:
-            del backend.remove
-
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         # mmengine calls this once a new best checkpoint is saved, too, to save its name.
-        info = runner.message_hub.runtime_info
-        best = {Path(str(info[key])).name for key in info if key.startswith('best_ckpt')}
-        for name in {Path(path).name for path in self._replaced} - best:
-            if name.startswith('best_'):  # the paths may come from a checkpoint of any origin
-                self._remove(name)
-        self._replaced.clear()
         super()._save_checkpoint_with_step(runner, step, meta)
-        self._remove_oldest(step)
-        remove_interrupted(runner.work_dir)
+        self._remove_old(runner, step)
+        remove_leftovers(runner.work_dir, INTERRUPTED)
 
     @master_only
-    def _remove_oldest(self, last: int) -> None:
+    def _remove_old(self, runner: Any, last: int) -> None:
+        """Remove all but the newest checkpoints up to a step, and those that are no longer the best."""
+        if not isinstance(self.file_backend, AtomicBackend):
+            return  # mmengine has removed them
+        names = {path.name for path in Path(self.out_dir).iterdir() if path.is_file()}
+        info = runner.message_hub.runtime_info
+        best = {Path(str(info[key])).name for key in info if key.startswith('best_ckpt')} & names
+        series = tuple(re.sub(r'\d+\D*$', '', name) for name in best)
+        old = [name for name in names - best if name.startswith('best_') and name.startswith(series)]
         before, after = self.filename_tmpl.split('{}')
-        names = self.file_backend.list_dir_or_file(self.out_dir, list_dir=False)
         numbers = [name.removeprefix(before).removesuffix(after) for name in names]
         steps = sorted(int(number) for number in numbers if number.isdecimal() and int(number) <= last)
-        for step in steps[: -self.newest] if self.newest > 0 else ():
-            self._remove(self.filename_tmpl.format(step))
+        surplus = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
+        old += [self.filename_tmpl.format(step) for step in surplus]
+        for name in old:
+            self._remove(name)
 
-    @master_only
     def _remove(self, name: str) -> None:
-        path = self.file_backend.join_path(self.out_dir, name)
-        if name.endswith('.pth') and self.file_backend.isfile(path):
-            type(self.file_backend).remove(self.file_backend, path)
+        (Path(self.out_dir) / name).unlink(missing_ok=True)
 
 
 @master_only
-def remove_interrupted(work_dir: str) -> None:
-    """Remove the checkpoint of an interruption, once a later one is saved."""
-    (Path(work_dir) / INTERRUPTED).unlink(missing_ok=True)
-
-
-@master_only
-def remove_partial(work_dir: str) -> None:
-    """Remove the unfinished files of killed trainings."""
-    for path in Path(work_dir).glob(f'{PARTIAL}*'):
+def remove_leftovers(work_dir: str, pattern: str) -> None:
+    """Remove files of trainings that were killed or interrupted."""
+    for path in Path(work_dir).glob(pattern):
         path.unlink(missing_ok=True)
 
 
@@ -154,9 +135,9 @@ class Saved(NamedTuple):
     content: dict[str, Any]
 
     @property
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Any:
         """The place in the training."""
-        return self.content['meta']  # type: ignore[no-any-return]
+        return self.content['meta']
 
     @property
     def order(self) -> tuple[int, int]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import datetime
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, barrier, get_world_size, init_dist, is_distributed
+from mmengine.dist import all_gather_object, init_dist, is_distributed
 
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 
 _RANKS = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
 _SIZES = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_STEP_NUM_TASKS'}
@@ -41,18 +40,10 @@ def read_environment(launcher: str) -> None:
                     f'{size}={env[size]}: without --launcher, each process that {_STARTERS[right]} starts '
                     f'would train on its own, in the same work folder: add --launcher {right}'
                 )
-        return
-    if launcher != 'pytorch' and not torch.cuda.is_available():
+    elif launcher != 'pytorch' and not torch.cuda.is_available():
         raise UserError(
             f'--launcher {launcher}: {_STARTERS[launcher]} needs GPUs here; on CPUs, start with torchrun'
         )
-    needed = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_PORT') if launcher == 'pytorch' else ()
-    for key in (_RANKS[launcher], *needed):
-        if not env.get(key, '').isdecimal():
-            raise UserError(
-                f'--launcher {launcher}: expected a number in {key}, got {env.get(key) or "nothing"}: start '
-                f'the processes with {_STARTERS[launcher]}, see docs/multi-node.md'
-            )
 
 
 def join(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> None:
@@ -72,7 +63,8 @@ def join(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> None:
     except (torch.distributed.DistError, KeyError, ValueError, RuntimeError) as error:
         rank, host, port = (os.environ.get(key) for key in ('RANK', 'MASTER_ADDR', 'MASTER_PORT'))
         raise UserError(
-            f'--launcher {launcher}: process {rank} cannot join the others at {host}:{port}: {error}'
+            f'--launcher {launcher}: process {rank} cannot join the others at {host}:{port}: '
+            f'{reason(error)}; see docs/multi-node.md'
         ) from error
 
 
@@ -81,26 +73,13 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-@contextlib.contextmanager
-def first_on_host() -> Iterator[None]:
-    """Run a block first in one process of each host, then in the others, which find what it downloaded."""
-    waits = get_world_size() > 1
-    leads = int(os.environ.get('LOCAL_RANK', 0)) == 0
-    if waits and not leads:
-        barrier()
-    try:
-        yield
-    finally:
-        if waits and leads:
-            barrier()
-
-
-def require_same(value: str | None, what: str, advice: str) -> None:
-    """Raise a `UserError` if processes found different values, as hosts without a shared folder may."""
-    found: list[tuple[str, str | None]] = all_gather_object((socket.gethostname(), value))
-    for rank, (host, other) in enumerate(found):
+def require_same(checkpoint: str | None) -> None:
+    """Raise a `UserError` if processes resume differently, as hosts without a shared folder may."""
+    found: list[tuple[str, str | None]] = all_gather_object((socket.gethostname(), checkpoint))
+    for host, other in found:
         if other != found[0][1]:
             raise UserError(
-                f'{what}: process 0 on {found[0][0]} has {found[0][1] or "none"}, process {rank} on {host} '
-                f'has {other or "none"}: {advice}'
+                f'--resume: {found[0][0]} has the checkpoint {found[0][1] or "(none)"}, {host} has '
+                f'{other or "none"}: put --work-dir on a file system that all hosts share, or copy the '
+                'checkpoint to each'
             )

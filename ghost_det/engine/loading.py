@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_reader
 
 from ghost_det.weights.checkpoint import load_checkpoint, read_weights
-
-_LOCK = threading.RLock()  # two threads restoring in another order would leave one's readers in place
 
 
 @contextlib.contextmanager
@@ -30,22 +28,14 @@ def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[Non
     def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:  # mmengine logs the name
         return given.pop(filename, None) or load_checkpoint(filename, map_location)
 
-    with _LOCK:
-        functions = {
-            name: getattr(mmengine_reader, name)
-            for name in ('_safe_torch_load', 'load_url')
-            if hasattr(mmengine_reader, name)
-        }
-        schemes = CheckpointLoader._schemes
-        CheckpointLoader._schemes = {**schemes, '': load_from_local}
-        mmengine_reader.load_url = _read_url
-        if '_safe_torch_load' in functions:
-            mmengine_reader._safe_torch_load = _read_safely
-        try:
-            yield
-        finally:
-            CheckpointLoader._schemes = schemes
-            vars(mmengine_reader).update(functions)
+    readers = dict(_safe_torch_load=_read_safely, load_url=_read_url)
+    present = {name: reader for name, reader in readers.items() if hasattr(mmengine_reader, name)}
+    schemes = {**CheckpointLoader._schemes, '': load_from_local}
+    with (
+        mock.patch.multiple(mmengine_reader, **present),
+        mock.patch.object(CheckpointLoader, '_schemes', schemes),
+    ):
+        yield
 
 
 def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:

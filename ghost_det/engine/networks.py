@@ -1,8 +1,7 @@
-"""The networks as MMDetection builds them: ``norm_cfg``, ``act_cfg`` and a verified ``init_cfg``."""
+"""The networks as MMDetection builds them: ``norm_cfg``, ``act_cfg`` and ``init_cfg``."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Mapping
@@ -14,8 +13,7 @@ from mmdet.models.backbones import ResNet
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit, initialize, update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
@@ -29,7 +27,6 @@ from ghost_det.weights.load import load_pretrained
 
 BN: dict[str, Any] = {'type': 'BN'}
 RELU: dict[str, Any] = {'type': 'ReLU'}
-_VERIFIED = 'VerifiedPretrained'
 
 
 def norm_layer(norm_cfg: dict[str, Any]) -> NormLayer:
@@ -44,26 +41,38 @@ def act_layer(act_cfg: dict[str, Any] | None) -> ActLayer:
     return lambda: build_activation_layer(dict(act_cfg))
 
 
-def verified(init_cfg: Any) -> Any:
-    """Return ``init_cfg`` with `VerifiedPretrained` for mmengine's, which is not strict; files last."""
-    if isinstance(init_cfg, list | tuple):
-        return sorted(map(verified, init_cfg), key=lambda cfg: cfg['type'] == _VERIFIED)
-    if init_cfg is None:
-        return None
-    if not isinstance(init_cfg, Mapping) or 'type' not in init_cfg:
-        raise ValueError(
-            f"init_cfg is {init_cfg!r}; expected dict(type='Pretrained', checkpoint=...) or None"
-        )
-    kind = init_cfg['type']
-    if kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained':
-        return {**init_cfg, 'type': _VERIFIED}
-    return init_cfg
-
-
-class _Configured:
-    """Layers and initialisation of mmdet's configs, for a network of torch; `BaseModule` must come last."""
+class _Initialized(BaseModule):
+    """Initialises as ``init_cfg`` says: files come last, and every tensor of them must be loaded."""
 
     init_cfg: Any
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut."""
+        given = self.init_cfg
+        cfgs = given if isinstance(given, list | tuple) else [given] if given else []
+        for cfg in cfgs:
+            if not isinstance(cfg, Mapping) or 'type' not in cfg:
+                raise ValueError(
+                    f"init_cfg is {given!r}; expected dict(type='Pretrained', checkpoint=...) or None"
+                )
+        files = [cfg for cfg in cfgs if _is_file(cfg)]
+        self.init_cfg = [cfg for cfg in cfgs if not _is_file(cfg)]
+        super().init_weights()
+        self.init_cfg = given
+        if not cfgs:
+            start_as_shortcuts(self)
+        for cfg in files:
+            loaded = load_pretrained(self, cfg['checkpoint'], cfg.get('prefix'), cfg.get('partial', False))
+            print_log(str(loaded), logger='current')
+
+
+def _is_file(init_cfg: Mapping[str, Any]) -> bool:
+    """Return whether an ``init_cfg`` is mmengine's ``Pretrained``, by its name or as the class."""
+    return init_cfg['type'] is PretrainedInit or str(init_cfg['type']).rpartition('.')[2] == 'Pretrained'
+
+
+class _Configured(_Initialized):
+    """Layers and initialisation of mmdet's configs, for a network of torch."""
 
     def __init__(
         self,
@@ -75,14 +84,7 @@ class _Configured:
     ) -> None:
         layers: dict[str, Any] = dict(norm_layer=norm_layer(norm_cfg), act_layer=act_layer(act_cfg))
         super().__init__(*args, **layers, **kwargs)
-        self.init_cfg = copy.deepcopy(verified(init_cfg))
-
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut."""
-        network: Any = super()
-        network.init_weights()
-        if not self.init_cfg:
-            start_as_shortcuts(self)  # type: ignore[arg-type]
+        self.init_cfg = copy.deepcopy(init_cfg)
 
 
 @MODELS.register_module()
@@ -128,7 +130,7 @@ class GhostPAN(_Configured, models.GhostPAN, BaseModule):
 
 
 @MODELS.register_module()
-class GhostResNet(ResNet):
+class GhostResNet(_Initialized, ResNet):
     """mmdet's ``ResNet`` with ghost convolutions.
 
     Source: GhostNet (arXiv 1911.11907), section 4.1: Ghost-ResNet-50, at ratios 2 and 4.
@@ -156,8 +158,6 @@ class GhostResNet(ResNet):
         ((512, 1024, 2048), (8, 16, 32))
     """
 
-    init_cfg: Any
-
     def __init__(
         self,
         depth: int,
@@ -173,7 +173,6 @@ class GhostResNet(ResNet):
                 f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers. No weights '
                 'are published for this one. Train from scratch with init_cfg=None, or pass your own file.'
             )
-        self.init_cfg = verified(self.init_cfg)
         self._has_default_init = init_cfg is None and kwargs.get('pretrained') is None
         ghostify(self, ratio, dw_size)
         returned = [i for i in range(self.num_stages) if i in self.out_indices]
@@ -181,16 +180,8 @@ class GhostResNet(ResNet):
         self.out_strides = tuple(4 * math.prod(self.strides[: i + 1]) for i in returned)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but keep torch's cheap operations.
-
-        Files are loaded last, as deformable convolutions initialise themselves after ``init_cfg``.
-        """
-        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
-        files = [cfg for cfg in cfgs if cfg.get('type') == _VERIFIED]
-        complete, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg and cfg not in files]
+        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but keep torch's cheap operations."""
         super().init_weights()
-        self.init_cfg = complete
-        initialize(self, files)
         if self._has_default_init:
             for module in self.modules():
                 if isinstance(module, GhostConv2d):
@@ -255,27 +246,6 @@ class GFLSepBNHead(GFLHead):
     ) -> tuple[Tensor, Tensor]:
         """Return the logits of one level."""
         return self.gfl_cls(cls_convs(x)), scale(self.gfl_reg(reg_convs(x))).float()
-
-
-@WEIGHT_INITIALIZERS.register_module()
-class VerifiedPretrained(PretrainedInit):
-    """mmengine's ``Pretrained``, which loads every tensor or raises; see `load_pretrained`.
-
-    Networks of this package use it for ``init_cfg=dict(type='Pretrained', ...)``.
-    """
-
-    def __init__(
-        self, checkpoint: str, prefix: str | None = None, map_location: Any = 'cpu', partial: bool = False
-    ) -> None:
-        super().__init__(checkpoint, prefix, map_location)
-        self.partial = partial
-
-    def __call__(self, module: nn.Module) -> None:
-        """Load the weights and log how many."""
-        loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
-        print_log(str(loaded), logger='current')
-        with contextlib.suppress(AssertionError):  # outside of mmengine's own initialisation
-            update_init_info(module, init_info=f'{type(self).__name__}: load from {self.checkpoint}')
 
 
 def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmdet.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS
+from mmdet.registry import OPTIM_WRAPPERS
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.model import convert_sync_batchnorm, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch.nn import SyncBatchNorm
@@ -40,18 +41,11 @@ OUR_HOOKS = (  # of one priority, the first runs first
     'InterruptHook',
     'DueEvaluationHook',
 )
-# What the console leaves out; the log file has everything.
-LISTINGS = (
-    'Exp name',
-    '"FileClient"',
-    '"HardDiskBackend"',
-    'System environment',
-    'Config:',
-    'Hooks will be executed',
-    'paramwise_options',
-    'Distributed training',
+# What the console leaves out; the log file has everything. Levels of a head may share ("duplicate") weights.
+LISTINGS = re.compile(
+    r'[\n -]*(Exp name|"FileClient"|"HardDiskBackend"|System environment|Config:|Hooks will be executed|'
+    r'paramwise_options|Distributed training|.* is duplicate\. It is skipped)'
 )
-DUPLICATE = 'is duplicate. It is skipped'  # logged for a head whose levels share convolutions
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -70,8 +64,7 @@ class Bf16OptimWrapper(OptimWrapper):
 
 def is_no_listing(record: logging.LogRecord) -> bool:
     """Return whether the console shows a message."""
-    text = record.getMessage()
-    return not text.lstrip('\n -').startswith(LISTINGS) and DUPLICATE not in text
+    return not LISTINGS.match(record.getMessage())
 
 
 class GhostRunner(Runner):
@@ -97,7 +90,7 @@ class GhostRunner(Runner):
         return next(hook for hook in self.hooks if isinstance(hook, ProgressHook)).seconds
 
     def resume_at_start(self, checkpoint: str) -> None:
-        """Resume from a checkpoint when the training starts, without a trace in the config that is saved."""
+        """Resume from a checkpoint when the training starts, which the config that is saved does not say."""
         self._load_from, self._resume = checkpoint, True
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -118,7 +111,7 @@ class GhostRunner(Runner):
 
     def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
         """Register the hooks of the config, and those of ours that it does not name."""
-        default_hooks = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1}, **(default_hooks or {})}
+        default_hooks = {'checkpoint': dict(type='CheckpointHook', interval=1), **(default_hooks or {})}
         checkpoint = default_hooks['checkpoint']
         if isinstance(checkpoint, dict) and checkpoint['type'] == 'CheckpointHook':
             default_hooks['checkpoint'] = {**checkpoint, 'type': KeepingCheckpointHook}
@@ -144,23 +137,19 @@ class GhostRunner(Runner):
         for hook in self.cfg.get('custom_hooks') or []:
             if hook['type'] == 'ChannelsLastHook' and hook.get('enabled', True):
                 model.to(memory_format=torch.channels_last)  # before the wrapper lays its gradients out
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*broadcast_buffers', FutureWarning)  # mmengine's choice
-            if get_device() != 'cpu':
-                return super().wrap_model(model_wrapper_cfg, model)
-            if self.cfg.get('sync_bn'):
-                with torch.random.fork_rng(devices=[]):  # mmcv's draws weights, which it then replaces
-                    model = convert_sync_batchnorm(model, self.cfg.sync_bn)
-            if any(isinstance(module, SyncBatchNorm) for module in model.modules()):
+        if get_device() == 'cpu':
+            synchronised = any(isinstance(module, SyncBatchNorm) for module in model.modules())
+            if synchronised or self.cfg.get('sync_bn') == 'torch':
                 raise UserError(
                     "torch's SyncBatchNorm needs GPUs; on CPUs take mmcv's: sync_bn=mmcv or type='MMSyncBN'"
                 )
-            wrapper = model_wrapper_cfg or {
-                'broadcast_buffers': False,
-                'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
-            }
-            wrapper = {'type': 'MMDistributedDataParallel', **wrapper}
-            return MODEL_WRAPPERS.build(wrapper, default_args=dict(module=model))
+            unused = self.cfg.get('find_unused_parameters', False)
+            defaults = dict(broadcast_buffers=False, find_unused_parameters=unused)
+            model_wrapper_cfg = {'device_ids': None, **(model_wrapper_cfg or defaults)}
+        # mmcv's SyncBN draws weights, which it then replaces.
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.filterwarnings('ignore', '.*broadcast_buffers', FutureWarning)  # mmengine's choice
+            return super().wrap_model(model_wrapper_cfg, model)
 
     def build_model(self, model: Any) -> Any:
         """Build the model; in a single process, with plain batch norm for mmcv's synchronised one."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ghost_det.config.load import load_config, merge_options
-from ghost_det.config.overrides import limit_workers, scale_lr, use_amp, use_pretrained
+from ghost_det.config.overrides import scale_lr, share_cores, use_amp, use_pretrained
 from ghost_det.config.query import backbone_of
 from ghost_det.config.schedules import set_epochs
 from ghost_det.data.checks.config import check_configured
@@ -19,14 +18,13 @@ from ghost_det.evaluation.metric import full_metric
 from ghost_det.models import NETWORKS
 from ghost_det.reports.training import report_training
 from ghost_det.swap.swap import parse_backbone, swap
-from ghost_det.utils.files import require_folder
-from ghost_det.utils.system import cores
+from ghost_det.utils.files import PARTIAL, require_folder
 from ghost_det.weights.checkpoint import check_fits
 from ghost_det.weights.download import locate
 from ghost_det.weights.load import read_tensors
 
-from .checkpoints import find_checkpoint, remove_interrupted, remove_partial, require_longer, saved_in
-from .distributed import first_on_host, is_rank_zero, join, require_same
+from .checkpoints import INTERRUPTED, find_checkpoint, remove_leftovers, require_longer, saved_in
+from .distributed import is_rank_zero, join, require_same
 from .loading import safe_loading
 from .messages import BUILDING, explain_errors
 from .runner import GhostRunner
@@ -78,21 +76,13 @@ def prepare(
     if pretrained is not None:
         use_pretrained(cfg, pretrained)
     if not torch.cuda.is_available():
-        _share_cores(cfg)
+        share_cores(cfg)
     merge_options(cfg, options, config)
     if data is None:
         _require_data(cfg, config, splits)
         require_folder(cfg.work_dir, '--work-dir')
     join(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     return cfg
-
-
-def _share_cores(cfg: Any) -> None:
-    """Compute with all cores, and load images with at most half of them; processes of a run share them."""
-    share = max(1, cores() // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-    if 'OMP_NUM_THREADS' not in os.environ:
-        torch.set_num_threads(share)
-    limit_workers(cfg, max(1, share // 2))
 
 
 def _require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
@@ -125,17 +115,11 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
     if resume is not None:
         cfg.load_from = None
     cfg.resume = False  # the runner is told what to resume from
-    require_same(
-        saved and saved.path,
-        f'--resume: checkpoints in {cfg.work_dir}',
-        'every host reads the checkpoint, and the first writes it: put --work-dir on a file system that they '
-        'share, or copy the checkpoint and last_checkpoint to each',
-    )
-    remove_partial(cfg.work_dir)
+    require_same(saved and saved.path)
+    remove_leftovers(cfg.work_dir, f'{PARTIAL}*')
     complete = saved is not None or starts_from_detector(cfg, config)
     if not complete:
-        with first_on_host():
-            fetch_weights(cfg)
+        fetch_weights(cfg)
     with safe_loading({saved.path: saved.content} if saved else None):
         with explain_errors(config, BUILDING):
             runner = GhostRunner.from_cfg(cfg)
@@ -148,9 +132,14 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             if pretrained not in (None, 'none'):
                 source = saved.path if saved else cfg.load_from
                 runner.logger.warning(f'--pretrained {pretrained} is not used: {source} has weights.')
-        if saved is None:
-            _log_start(runner, resume)
-        else:
+        if saved is None and resume == 'auto':
+            runner.logger.warning(f'--resume: no checkpoint in {cfg.work_dir}: starting from the beginning.')
+        elif saved is None and saved_in(cfg.work_dir):
+            runner.logger.warning(
+                f'{cfg.work_dir} has checkpoints of an earlier training, which this one replaces; until it '
+                'has saved its first, --resume would resume from them.'
+            )
+        elif saved is not None:
             check_fits(runner.model, saved.content, saved.path, config)
             runner.resume_at_start(saved.path)
             if resume == 'auto':
@@ -168,20 +157,9 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             metric.keep = True
         with explain_errors(config, lambda: runner.doing, cfg.work_dir):
             runner.train()
-            remove_interrupted(cfg.work_dir)
+            remove_leftovers(cfg.work_dir, INTERRUPTED)
             report_training(runner, runner.seconds)
     return runner
-
-
-def _log_start(runner: GhostRunner, resume: str | None) -> None:
-    work_dir = runner.work_dir
-    if resume == 'auto':
-        runner.logger.warning(f'--resume: {work_dir} has no checkpoint yet: starting from the beginning.')
-    elif saved_in(work_dir):
-        runner.logger.warning(
-            f'{work_dir} has checkpoints of an earlier training: this one replaces those of the same '
-            'names, and until it has saved its first, --resume would resume from them.'
-        )
 
 
 def batch_note(cfg: Any, world_size: int) -> str | None:

@@ -64,7 +64,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(UserError, match='no space left on the disk for .*x.pth .* MB are needed'):
+    with pytest.raises(UserError, match='no space left on the disk for .*x.pth'):
         AtomicBackend().put(b'new', path)
     assert path.read_bytes() == b'old' and [each.name for each in path.parent.iterdir()] == ['x.pth']
 

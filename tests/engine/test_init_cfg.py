@@ -96,4 +96,4 @@ def test_mmengines_own_loaders_get_no_published_weights(hub: Hub) -> None:
 @pytest.mark.parametrize('init_cfg', ['ghost://ghostnet_100', [dict(checkpoint='x')]])
 def test_an_init_cfg_without_type_is_refused(init_cfg: Any) -> None:
     with pytest.raises(ValueError, match='expected dict.* or None'):
-        GhostNet(width=0.5, init_cfg=init_cfg)
+        GhostNet(width=0.5, init_cfg=init_cfg).init_weights()
