@@ -166,7 +166,6 @@ class ChannelsLastHook(Hook):
     before_train = before_val = before_test = _apply
 
 
-@HOOKS.register_module()
 class OptimizeHook(Hook):
     """Make the model faster before a test, once its weights are loaded; see `ghost_det.optimize`."""
 

@@ -26,7 +26,7 @@ class NamedCompose(Compose):
 
     def __call__(self, data: Any) -> Any:
         """Apply the transforms one after the other."""
-        path = data.get('img_path') if isinstance(data, dict) else None
+        path = data.get('img_path') or 'an image'
         for transform in self.transforms:
             try:
                 data = transform(data)
@@ -34,14 +34,12 @@ class NamedCompose(Compose):
                 raise
             except Exception as error:
                 name = type(transform).__name__
-                if path is not None and name.startswith('Load') and 'Image' in name:
+                if name == 'LoadImageFromFile':
                     why = error.strerror if isinstance(error, OSError) else 'OpenCV cannot decode it'
-                    raise UserError(
-                        f'{path}: the image cannot be read ({why}). ghost-det check-data lists all such '
-                        'images; its --fix FOLDER writes a copy without them'
-                    ) from error
+                    advice = 'ghost-det check-data lists all such images, its --fix FOLDER leaves them out'
+                    raise UserError(f'{path}: the image cannot be read ({why}). {advice}') from error
                 raise UserError(
-                    f'{path or "an image"}: the transform {name} of the pipeline fails: {_text(error)}. '
+                    f'{path}: the transform {name} of the pipeline fails: {_text(error)}. '
                     'Look at its arguments in the config, and at the boxes of the image'
                 ) from error
             if data is None:
@@ -75,16 +73,17 @@ def explain_errors(
         raise
     except Exception as error:
         text = _text(error)
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise UserError(disk_full(Path(error.filename or folder))) from error
-        if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
-            raise UserError(
-                f'{config}: out of memory: {text}. Use a smaller --batch-size, smaller images, or --amp'
-            ) from error
+        file = error.filename if isinstance(error, OSError) else None
         phase = doing if isinstance(doing, str) else doing()
-        if not phase and not (isinstance(error, OSError) and error.filename):
+        if isinstance(error, OSError) and error.errno in FULL:
+            message = disk_full(Path(file or folder))
+        elif isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
+            message = f'{config}: out of memory: {text}. Use a smaller --batch-size, smaller images, or --amp'
+        elif phase or file:
+            message = f'{config}: {phase or "stopped"}: {text}{_ADVICE.get(phase, "")}'
+        else:
             raise
-        raise UserError(f'{config}: {phase or "stopped"}: {text}{_ADVICE.get(phase, "")}') from error
+        raise UserError(message) from error
 
 
 def _text(error: Exception) -> str:

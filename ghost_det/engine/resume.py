@@ -56,8 +56,7 @@ class RepeatableHook(Hook):
         batches, now = meta.get('batches'), len(loop.dataloader)
         if batches not in (None, now):
             runner.logger.warning(
-                f'--resume: an epoch had {batches} steps and has {now} now (another batch size, number of '
-                'processes or data set): an unfinished epoch is started again.'
+                f'--resume: an epoch had {batches} steps and has {now} now: an unfinished one starts again.'
             )
         elif isinstance(loop, RepeatableEpochLoop):
             loop.place = meta.get('place', 0)

@@ -41,10 +41,9 @@ def test(
     for option, file in (('--out', out), ('--json', json_file)):
         if file:
             require_writable(Path(file), option)
-    if content is None:
-        content = load_checkpoint(checkpoint)
     if show_dir:
         require_folder(show_dir, '--show-dir')
+    content = load_checkpoint(checkpoint) if content is None else content
     with explain_errors(config):
         # Not the training's own folder, whose config and figures would be overwritten.
         cfg = prepare(config, data=data, splits=('test',), subfolder='test', **settings)
@@ -52,8 +51,7 @@ def test(
     if out and out.endswith('.pkl'):
         cfg.test_evaluator = [*evaluators(cfg, 'test'), dict(type='DumpDetResults', out_file_path=out)]
     if show_dir:
-        drawing = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
-        cfg.default_hooks.visualization = drawing
+        cfg.default_hooks.visualization = dict(type='DetVisualizationHook', draw=True, test_out_dir=show_dir)
     with safe_loading({checkpoint: content}):
         with explain_errors(config, BUILDING):
             runner = GhostRunner.from_cfg(cfg)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.hub import load_state_dict_from_url
 
-from ghost_det.config import shipped
+from ghost_det.config.shipped import is_config
 from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError
@@ -90,7 +90,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     if model.endswith(('.xml', '.onnx')):
         raise UserError(f'{model}: an exported file gives only boxes; name its config and its checkpoint')
     random = checkpoint is None and pretrained == 'none'
-    if model.endswith(('.py', '.json')) or model.startswith(shipped.MMDET) or shipped.find(model):
+    if is_config(model):
         network = _detector(model, checkpoint, random)
     else:
         build = _of_ours if model in CLASSIFIERS else _of_torchvision
