@@ -26,7 +26,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     """
     name, path = str(path), own.config_file(path)
     try:
-        with _our_bases():
+        with _bases_by_name():
             if name.startswith(own.MMDET) and is_inheritable(name):
                 # Read as a child inherits it: mmengine then adds a scope, which must not count as a change.
                 inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
@@ -42,15 +42,16 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def _our_bases() -> Iterator[None]:
-    """Let mmengine find ``_base_ = 'ghost_det::NAME.py'`` in this block."""
+def _bases_by_name() -> Iterator[None]:
+    """Let mmengine find our ``_base_ = 'ghost_det::NAME.py'`` in this block, and mmdet's a second sooner."""
+    folders = {own.PREFIX: (own.FOLDER, None), own.MMDET: (own.mmdet_folder(), 'mmdet')}
     theirs = Config._get_cfg_path
 
-    def find(base: str, filename: str) -> tuple[str, str | None]:
-        if base.startswith(own.PREFIX):
-            return str(own.FOLDER / base.removeprefix(own.PREFIX)), None
-        found: tuple[str, str | None] = theirs(base, filename)
-        return found
+    def find(base: str, filename: str) -> Any:
+        for prefix, (folder, scope) in folders.items():
+            if base.startswith(prefix) and (folder / base.removeprefix(prefix)).is_file():
+                return str(folder / base.removeprefix(prefix)), scope
+        return theirs(base, filename)
 
     with mock.patch.object(Config, '_get_cfg_path', staticmethod(find)):
         yield

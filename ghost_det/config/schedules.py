@@ -12,6 +12,7 @@ from ghost_det.errors import UserError
 
 WARM_UP = 0.1
 """The largest part of a training that a warm-up may take, where ``--epochs`` sets the length."""
+_WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')
 _PROGRESS = ('last_step', 'base_values', 'verbose')
 
 
@@ -35,25 +36,19 @@ def set_epochs(cfg: Any, epochs: int) -> None:
 def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
     """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training; return a line to log."""
     most = max(2, int(WARM_UP * steps))  # with one step, mmengine's LinearLR would never leave its start
-    found = schedulers if isinstance(schedulers, list) else [schedulers]
-    long = [each for each in found if _is_warm_up(each) and each['end'] > most]
-    if not long:
-        return None
-    was = max(each['end'] for each in long)
-    for each in long:
-        each['end'] = most
-    return f'--epochs: the warm-up takes {most} steps instead of {was}, as this training has {steps}.'
+    line = None
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        if _is_warm_up(scheduler) and scheduler['end'] > most:
+            was, scheduler['end'] = scheduler['end'], most
+            line = f'--epochs: the warm-up takes {most} steps instead of {was}, as this training has {steps}.'
+    return line
 
 
 def _is_warm_up(scheduler: Any) -> bool:
-    if not isinstance(scheduler, dict) or not {'type', 'end'} <= scheduler.keys():
+    if not isinstance(scheduler, dict) or scheduler.get('by_epoch', True) or scheduler.get('begin'):
         return False
-    if scheduler.get('by_epoch', True) or scheduler.get('begin'):
-        return False
-    kind = str(scheduler['type']).rpartition('.')[2]
-    if kind.startswith('Linear'):
-        return bool(scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0))
-    return kind.startswith(('Constant', 'QuadraticWarmup'))
+    rises = scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0)
+    return 'end' in scheduler and rises and str(scheduler['type']).endswith(_WARM_UPS)
 
 
 def states(schedulers: Any) -> list[tuple[Any, dict[str, Any]]]:

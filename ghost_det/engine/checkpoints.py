@@ -129,20 +129,11 @@ def saved_in(work_dir: str) -> list[Path]:
 
 
 class Saved(NamedTuple):
-    """A checkpoint that a training can resume from, and its content."""
+    """A checkpoint that a training can resume from, its content, and the place in the training."""
 
     path: str
     content: dict[str, Any]
-
-    @property
-    def meta(self) -> Any:
-        """The place in the training."""
-        return self.content['meta']
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """When the training was started, in nanoseconds, and its steps."""
-        return self.meta.get('began', 0), self.meta['iter']
+    meta: dict[str, Any]
 
 
 def read_saved(path: str | Path) -> Saved:
@@ -154,7 +145,7 @@ def read_saved(path: str | Path) -> Saved:
             f'{path} holds only weights, not the state of a training; '
             f'to start from them: --cfg-options load_from={path}'
         )
-    return Saved(str(path), content)
+    return Saved(str(path), content, meta)
 
 
 def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, list[str]]:
@@ -165,6 +156,7 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
     if resume != 'auto':
         return (None if resume is None else read_saved(resume)), []
     newest: Saved | None = None
+    order = (-1, -1)
     damaged = []
     for path in saved_in(work_dir):
         try:
@@ -172,8 +164,9 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
         except UserError as error:
             damaged.append(str(error))
             continue
-        if newest is None or saved.order > newest.order:
-            newest = saved
+        started_and_steps = saved.meta.get('began', 0), saved.meta['iter']
+        if started_and_steps > order:
+            newest, order = saved, started_and_steps
     if newest is None and damaged:
         raise UserError(
             f'--resume: no checkpoint of {work_dir} is intact: {"; ".join(damaged)}. '
@@ -184,14 +177,11 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
 
 def require_longer(cfg: Any, saved: Saved) -> None:
     """Raise a `UserError` if a training is to be shorter than it already is."""
-    meta = saved.meta
-    for key, unit, done in (
-        ('max_epochs', 'epochs', meta['epoch'] + (meta.get('place', 0) > 0)),
-        ('max_iters', 'steps', meta['iter']),
-    ):
-        if cfg.train_cfg.get(key, done) < done:
+    epochs = saved.meta['epoch'] + (saved.meta.get('place', 0) > 0)
+    for key, unit, done in (('max_epochs', 'epochs', epochs), ('max_iters', 'steps', saved.meta['iter'])):
+        length = cfg.train_cfg.get(key, done)
+        if length < done:
             raise UserError(
-                f'--resume: {saved.path} has been trained for {done} {unit}, and this training has '
-                f'{cfg.train_cfg[key]} (--epochs, or train_cfg.{key} in the config): give it {done} or more, '
-                f'or evaluate the checkpoint with ghost-det test'
+                f'--resume: {saved.path} has been trained for {done} {unit}, and this training has {length} '
+                f'(--epochs, or train_cfg.{key}): give it {done} or more, or evaluate it with ghost-det test'
             )

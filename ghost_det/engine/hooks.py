@@ -32,14 +32,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class InterruptHook(Hook):
     """Saves the training and ends it at SIGTERM or SIGINT; a second signal ends it at once.
 
-    All processes of a run stop after the same step, whichever got the signal. An evaluation is left at once,
-    and the state before it is saved.
+    All processes of a run stop after the same step, whichever got the signal. A single process leaves an
+    evaluation at once and saves the state before it; several finish it first.
     """
 
     priority = 'LOWEST'  # after everything else that a step changes
 
     def __init__(self) -> None:
-        self._signal = self._rounds = 0
+        self._signal = 0
         self._before: dict[int, Any] = {}
 
     def before_train(self, runner: Any) -> None:
@@ -51,8 +51,7 @@ class InterruptHook(Hook):
             self.restore()
             signal.raise_signal(number)
         self._signal = number
-        # Not print, which fails where the signal interrupts another one.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # print fails where the signal interrupts another one
             os.write(2, f'{signal.Signals(number).name}: stopping after this step\n'.encode())
 
     def restore(self) -> None:
@@ -61,13 +60,6 @@ class InterruptHook(Hook):
             signal.signal(number, handler)
         self._before.clear()
 
-    def _agreed(self) -> bool:
-        if get_world_size() > 1:
-            agreed = torch.tensor(self._signal)
-            all_reduce(agreed, op='max')
-            self._signal = int(agreed)
-        return bool(self._signal)
-
     def _stop(self, runner: Any, when: str, **saving: Any) -> None:
         self.restore()
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, backend_args=ATOMIC, **saving)
@@ -75,15 +67,14 @@ class InterruptHook(Hook):
         raise Interrupted(f'{name} {when}: saved {runner.work_dir}/{INTERRUPTED}; continue with --resume')
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any, outputs: Any = None) -> None:
-        if self._agreed():
+        agreed = torch.tensor(self._signal)
+        all_reduce(agreed, op='max')
+        self._signal = int(agreed)
+        if self._signal:
             self._stop(runner, f'after step {runner.iter + 1} of {runner.max_iters}', by_epoch=False)
 
-    def before_val_epoch(self, runner: Any) -> None:
-        if self._before:
-            self._rounds = min(all_gather_object(len(runner.val_dataloader)))
-
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any, outputs: Any = None) -> None:
-        if not self._before or batch_idx >= self._rounds or not self._agreed():
+        if not self._signal or get_world_size() > 1:
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):  # it has put the averages in the weights' place
@@ -127,13 +118,11 @@ class LossGuardHook(Hook):
         scaled = hasattr(runner.optim_wrapper, 'loss_scaler')
         if self._bad <= (self.patience if self.patience is not None else 10 * scaled):
             return
-        parts = ', '.join(
-            f'{key} {float(value.detach()):.4g}' for key, value in outputs.items() if key != 'loss'
-        )
+        parts = [f'{key} {float(value.detach()):.4g}' for key, value in outputs.items() if key != 'loss']
         before = f'; it was {usual:.3g}' if math.isfinite(usual) else ''
         raise UserError(
-            f'the loss is {loss:g} at step {runner.iter + 1} (epoch {runner.epoch + 1}; {parts}{before}): '
-            'the training has diverged and stops. Images of this step: '
+            f'the loss is {loss:g} at step {runner.iter + 1} (epoch {runner.epoch + 1}; {", ".join(parts)}'
+            f'{before}): the training has diverged and stops. Images of this step: '
             f'{", ".join(_images(data_batch)) or "unknown"}. The checkpoints before it are kept. '
             f'Check these images and their boxes (ghost-det check-data). {ADVICE}'
         )
@@ -148,11 +137,7 @@ def _images(batch: Any) -> list[str]:
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Lay the model's weights out channels-last, which the output of every convolution follows.
-
-    Args:
-        enabled: whether to do so.
-    """
+    """Lay the model's weights out channels-last, if ``enabled``; the outputs of convolutions follow."""
 
     priority = 'VERY_HIGH'
 
@@ -193,28 +178,22 @@ class ProgressHook(Hook):
     def _open(self, runner: Any, name: str, total: int, done: int = 0) -> None:
         hidden = None if is_main_process() else True  # None: unless stderr is a terminal
         bar = tqdm(total=total, initial=done, desc=name, unit='it', leave=name == 'train', disable=hidden)
-        if not self._bars and not bar.disable:  # it forgets which levels the console shows
+        if not self._bars and not bar.disable:
             self._redirect.enter_context(logging_redirect_tqdm([runner.logger]))
         self._bars.append((name, bar, time.perf_counter()))
 
-    def _close(self) -> None:
+    def _close(self, *_: Any, **__: Any) -> None:
         name, bar, opened = self._bars.pop()
         bar.close()
         self.seconds[name] += time.perf_counter() - opened
         if not self._bars:
             self._redirect.close()
 
+    def _advance(self, *_: Any, **__: Any) -> None:
+        self._bars[-1][1].update()
+
     def before_train(self, runner: Any) -> None:
         self._open(runner, 'train', runner.max_iters, runner.iter)
-
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any, outputs: Any = None) -> None:
-        bar = self._bars[-1][1]
-        if outputs and not bar.disable:
-            bar.set_postfix(epoch=runner.epoch + 1, loss=f'{float(outputs["loss"]):.3f}', refresh=False)
-        bar.update()
-
-    def after_train(self, runner: Any) -> None:
-        self._close()
 
     def before_val_epoch(self, runner: Any) -> None:
         self._open(runner, 'evaluate', len(runner.val_dataloader))
@@ -222,15 +201,8 @@ class ProgressHook(Hook):
     def before_test_epoch(self, runner: Any) -> None:
         self._open(runner, 'evaluate', len(runner.test_dataloader))
 
-    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any, outputs: Any = None) -> None:
-        self._bars[-1][1].update()
-
-    after_test_iter = after_val_iter
-
-    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        self._close()
-
-    after_test_epoch = after_val_epoch
+    after_train_iter = after_val_iter = after_test_iter = _advance
+    after_train = after_val_epoch = after_test_epoch = _close
 
 
 @HOOKS.register_module()

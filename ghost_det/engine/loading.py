@@ -28,7 +28,7 @@ def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[Non
     def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:  # mmengine logs the name
         return given.pop(filename, None) or load_checkpoint(filename, map_location)
 
-    readers = dict(_safe_torch_load=_read_safely, load_url=_read_url)
+    readers: dict[str, Any] = dict(_safe_torch_load=_read_safely, load_url=_read_url)
     present = {name: reader for name, reader in readers.items() if hasattr(mmengine_reader, name)}
     schemes = {**CheckpointLoader._schemes, '': load_from_local}
     with (

@@ -39,12 +39,13 @@ class SeededImages:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __call__(self, turns: list[tuple[int, tuple[int, ...]]]) -> list[Any]:
-        """Return the samples of indices that `NumberedBatches` has numbered."""
+    def __call__(self, turns: list[tuple[int, tuple[int, ...] | None]]) -> list[Any]:
+        """Return the samples of indices that `NumberedBatches` has numbered; ``None`` without a number."""
         samples = []
         for index, key in turns:
-            seed_all(*key)
-            samples.append(self.dataset[index])
+            if key is not None:
+                seed_all(*key)
+            samples.append(None if key is None else self.dataset[index])
         return samples
 
 
@@ -68,10 +69,11 @@ class NumberedBatches:
         self.sampler = sampler  # where mmengine sets the epoch
         self.batch_size = batch_size
         self.seed = seed
-        self.start = 0  # batches to skip in the next pass: those done before an interruption
-        self._passes = 0
+        self.start = 0  # batches to leave out of the next pass: those done before an interruption
+        self.unused = 0  # batches that need not be loaded: those that a loop of iterations skips
+        self._passes = self._given = 0
 
-    def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...] | None]]]:
         start, self.start = self.start, 0
         epoch = getattr(self.sampler, 'epoch', self._passes)
         self._passes += 1
@@ -82,8 +84,10 @@ class NumberedBatches:
             if batch is None:
                 return
             if place >= start:
+                self._given += 1
                 key = (self.seed, get_rank(), epoch, place)
-                yield [(index, (*key, number)) for number, index in enumerate(batch)]
+                used = self._given > self.unused
+                yield [(index, (*key, number) if used else None) for number, index in enumerate(batch)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -95,24 +99,19 @@ class _TrainLoop:
     dataloader: Any
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **kwargs: Any) -> None:
-        self._settings: dict[str, Any] | None = None
-        if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
-            self._settings = dict(dataloader)
-            self._settings['batch_sampler'] = dict(
+        self._seeded = isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict)
+        if self._seeded:
+            settings = dict(dataloader)
+            settings['batch_sampler'] = dict(
                 type='NumberedBatches',
-                batches=self._settings.pop('batch_sampler', None),
+                batches=settings.pop('batch_sampler', None),
                 seed=runner.seed,
-                drop_last=self._settings.pop('drop_last', False),
+                drop_last=settings.pop('drop_last', False),
             )
-            dataloader = self._build(runner, **self._settings)
+            varied = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
+            dataloader = runner.build_dataloader(settings, runner.seed, varied)
+            dataloader.dataset.__getitems__ = SeededImages(dataloader.dataset)
         super().__init__(runner, dataloader, *args, **kwargs)  # type: ignore[call-arg]
-
-    def _build(self, runner: Any, **settings: Any) -> Any:
-        """Return a loader whose images are seeded."""
-        varied = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
-        loader = runner.build_dataloader(settings, runner.seed, varied)
-        loader.dataset.__getitems__ = SeededImages(loader.dataset)
-        return loader
 
 
 @LOOPS.register_module()
@@ -125,7 +124,7 @@ class RepeatableEpochLoop(_TrainLoop, EpochBasedTrainLoop):
         """Run an epoch, or the rest of it."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        if self._settings:
+        if self._seeded:
             self.dataloader.batch_sampler.start = self.place
         for index, batch in enumerate(self.dataloader, self.place):
             self.run_iter(index, batch)
@@ -140,40 +139,10 @@ class RepeatableIterLoop(_TrainLoop, IterBasedTrainLoop):
     """mmengine's loop of iterations, which resumes without loading the images it was trained on before."""
 
     def run(self) -> Any:
-        """Run the rest of the training."""
-        if self._settings:
-            # mmengine has begun to read the loader, which uses up samplers without end.
-            settings = {**self._settings, 'dataset': self.dataloader.dataset}
-            self.dataloader = self._build(self.runner, **settings)
-            self.dataloader_iterator: Any = _EndlessBatches(self.dataloader, self._iter)
+        """Run the rest of the training; mmengine skips the batches of the steps done."""
+        if self._seeded:
+            self.dataloader.batch_sampler.unused = self._iter
         return super().run()
-
-
-class _EndlessBatches:
-    """A loader's batches, pass after pass; first nothing for the steps done, which mmengine skips."""
-
-    def __init__(self, loader: Any, done: int) -> None:
-        self._iterator = self._iterate(loader, done)
-
-    def __next__(self) -> Any:
-        return next(self._iterator)
-
-    def skip_iter(self, steps: int) -> None:
-        """Leave out steps; mmengine 0.10.7 calls ``next`` for each instead."""
-        for _ in range(steps):
-            next(self._iterator)
-
-    def _iterate(self, loader: Any, done: int) -> Iterator[Any]:
-        yield from itertools.repeat(None, done)
-        batches = loader.batch_sampler
-        epoch, batches.start = 0, done
-        if hasattr(batches.sampler, 'epoch'):  # it comes to an end and starts again
-            epoch, batches.start = divmod(done, len(batches))
-        while True:
-            if hasattr(batches.sampler, 'set_epoch'):
-                batches.sampler.set_epoch(epoch)
-            yield from loader
-            epoch += 1
 
 
 LOOP_TYPES = {'EpochBasedTrainLoop': RepeatableEpochLoop, 'IterBasedTrainLoop': RepeatableIterLoop}

@@ -21,24 +21,11 @@ from ghost_det import models
 from ghost_det.errors import UserError
 from ghost_det.models import GhostConv2d, ghostify
 from ghost_det.models.bottleneck import start_as_shortcuts
-from ghost_det.models.ghost_module import ActLayer, NormLayer
 from ghost_det.weights.catalog import SCHEME
 from ghost_det.weights.load import load_pretrained
 
 BN: dict[str, Any] = {'type': 'BN'}
 RELU: dict[str, Any] = {'type': 'ReLU'}
-
-
-def norm_layer(norm_cfg: dict[str, Any]) -> NormLayer:
-    """Return a function that builds the normalisation layer of ``norm_cfg`` for some channels."""
-    return lambda channels: build_norm_layer(norm_cfg, channels)[1]
-
-
-def act_layer(act_cfg: dict[str, Any] | None) -> ActLayer:
-    """Return a function that builds the activation of ``act_cfg``, an empty one for ``None``."""
-    if act_cfg is None:
-        return nn.Sequential
-    return lambda: build_activation_layer(dict(act_cfg))
 
 
 class _Initialized(BaseModule):
@@ -72,7 +59,7 @@ def _is_file(init_cfg: Mapping[str, Any]) -> bool:
 
 
 class _Configured(_Initialized):
-    """Layers and initialisation of mmdet's configs, for a network of torch."""
+    """Layers and initialisation of mmdet's configs, for a network of torch; `BaseModule` must come last."""
 
     def __init__(
         self,
@@ -82,8 +69,12 @@ class _Configured(_Initialized):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
-        layers: dict[str, Any] = dict(norm_layer=norm_layer(norm_cfg), act_layer=act_layer(act_cfg))
-        super().__init__(*args, **layers, **kwargs)
+        super().__init__(
+            *args,
+            norm_layer=lambda channels: build_norm_layer(norm_cfg, channels)[1],
+            act_layer=nn.Sequential if act_cfg is None else lambda: build_activation_layer(dict(act_cfg)),
+            **kwargs,
+        )
         self.init_cfg = copy.deepcopy(init_cfg)
 
 
@@ -95,8 +86,8 @@ class GhostNet(_Configured, models.GhostNet, BaseModule):
         norm_cfg: normalisation layers, as in mmdet.
         act_cfg: activations, as in mmdet.
         init_cfg: mmengine's; with type ``Pretrained``, every tensor must be loaded. ``None`` keeps torch's
-            own initialisation, as the reference code does, except for `start_as_shortcuts`. (Kaiming fan-out,
-            mmdet's usual one, is wrong here: it takes a depthwise convolution for a dense one.)
+            initialisation, as the reference code does, but starts each bottleneck as its shortcut. (mmdet's
+            usual Kaiming fan-out is wrong here: it takes a depthwise convolution for a dense one.)
         **kwargs: see `ghost_det.models.GhostNet`.
 
     Raises:
@@ -131,16 +122,13 @@ class GhostPAN(_Configured, models.GhostPAN, BaseModule):
 
 @MODELS.register_module()
 class GhostResNet(_Initialized, ResNet):
-    """mmdet's ``ResNet`` with ghost convolutions.
-
-    Source: GhostNet (arXiv 1911.11907), section 4.1: Ghost-ResNet-50, at ratios 2 and 4.
+    """mmdet's ``ResNet`` with ghost convolutions (GhostNet, arXiv 1911.11907, section 4.1).
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        ratio: reduction ``s`` of every ghost convolution.
+        ratio: reduction ``s`` of every ghost convolution; in the paper 2 and 4.
         dw_size: kernel ``d`` of every cheap operation.
-        norm_eval: freeze batch-norm statistics in training. Off, unlike in ``ResNet``, as no ImageNet
-            weights are published that bring statistics.
+        norm_eval: freeze batch-norm statistics in training; off, as no ImageNet weights are published.
         init_cfg: mmengine's; with type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
             default, except for cheap operations, which keep torch's.
         **kwargs: see ``ResNet``.
@@ -170,8 +158,8 @@ class GhostResNet(_Initialized, ResNet):
         super().__init__(depth, norm_eval=norm_eval, init_cfg=init_cfg, **kwargs)
         if any(zoo in str(self.init_cfg) for zoo in ('torchvision://', 'open-mmlab://')):
             raise ValueError(
-                f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers. No weights '
-                'are published for this one. Train from scratch with init_cfg=None, or pass your own file.'
+                f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers; name your '
+                'own file, or train from scratch with init_cfg=None'
             )
         self._has_default_init = init_cfg is None and kwargs.get('pretrained') is None
         ghostify(self, ratio, dw_size)
@@ -188,7 +176,7 @@ class GhostResNet(_Initialized, ResNet):
                     module.cheap_operation.reset_parameters()
 
     def train(self, mode: bool = True) -> GhostResNet:
-        """Set training mode; the method of ``ResNet`` returns nothing."""
+        """Set training mode; ``ResNet`` returns nothing, so nor would its ``eval()``."""
         super().train(mode)
         return self
 
@@ -197,12 +185,9 @@ class GhostResNet(_Initialized, ResNet):
 class GFLSepBNHead(GFLHead):
     """mmdet's ``GFLHead`` with depthwise separable convolutions, and 1x1 ones for its predictions.
 
-    The levels share the convolutions but not the batch norms, as their activations differ; mmdet's
-    ``RetinaSepBNHead`` does the same with dense convolutions.
-
-    Source: the method is GFL (arXiv 2006.04388); the light head is that of NanoDet
-    (https://github.com/RangiLyu/nanodet, Apache-2.0). Arguments and shapes are those of ``GFLHead``, plus
-    the odd ``kernel_size`` of the depthwise convolutions, and batch norm as the default ``norm_cfg``.
+    The levels share the convolutions but not the batch norms, as in mmdet's ``RetinaSepBNHead``. Source: GFL
+    (arXiv 2006.04388), with the light head of NanoDet (https://github.com/RangiLyu/nanodet, Apache-2.0).
+    Arguments and shapes are those of ``GFLHead``, and the odd ``kernel_size`` of depthwise convolutions.
     """
 
     def __init__(self, kernel_size: int = 5, norm_cfg: Any = BN, **kwargs: Any) -> None:
@@ -248,12 +233,12 @@ class GFLSepBNHead(GFLHead):
         return self.gfl_cls(cls_convs(x)), scale(self.gfl_reg(reg_convs(x))).float()
 
 
-def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse mmengine's own loaders, which would load what happens to fit."""
+def _refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Refuse what mmengine's own loader would load as far as it happens to fit."""
     raise UserError(
         f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
         "them in the backbone's init_cfg; to start another network from a file, name its path"
     )
 
 
-CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_load_published, force=True)
+CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_refuse, force=True)

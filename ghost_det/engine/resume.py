@@ -37,14 +37,13 @@ class RepeatableHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         meta, loop = checkpoint['meta'], runner.train_loop
-        step = meta['iter']
         within = meta['epoch'] == loop.epoch and isinstance(loop, RepeatableEpochLoop)
-        meta['place'] = loop.place + step - loop.iter if within else 0
+        meta['place'] = loop.place + meta['iter'] - loop.iter if within else 0
         meta['batches'] = len(loop.dataloader)
         meta['began'] = getattr(runner, 'began', 0)
         meta['sizes'] = [module._input_size for module in _resizers(runner.model)]
         every = runner.cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
-        if step % every and 'optimizer' in checkpoint:
+        if meta['iter'] % every and 'optimizer' in checkpoint:
             parameters = runner.model.named_parameters()
             checkpoint['gradients'] = {name: each.grad for name, each in parameters if each.grad is not None}
 
@@ -62,10 +61,9 @@ class RepeatableHook(Hook):
             loop.place = meta.get('place', 0)
         for module, size in zip(_resizers(runner.model), meta.get('sizes', [])):
             module._input_size = size and tuple(size)
-        gradients = checkpoint.get('gradients', {})
-        for name, parameter in runner.model.named_parameters():
-            if name in gradients:
-                parameter.grad = gradients[name].to(parameter.device)
+        parameters = dict(runner.model.named_parameters())
+        for name, gradient in checkpoint.get('gradients', {}).items():
+            parameters[name].grad = gradient.to(parameters[name].device)
 
 
 def _resizers(model: Any) -> list[Any]:

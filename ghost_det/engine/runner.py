@@ -18,7 +18,6 @@ from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from torch.nn import SyncBatchNorm
 from torch.utils.data import DataLoader
 
 from ghost_det.config.schedules import recompute, shorten_warm_up, states
@@ -138,11 +137,6 @@ class GhostRunner(Runner):
             if hook['type'] == 'ChannelsLastHook' and hook.get('enabled', True):
                 model.to(memory_format=torch.channels_last)  # before the wrapper lays its gradients out
         if get_device() == 'cpu':
-            synchronised = any(isinstance(module, SyncBatchNorm) for module in model.modules())
-            if synchronised or self.cfg.get('sync_bn') == 'torch':
-                raise UserError(
-                    "torch's SyncBatchNorm needs GPUs; on CPUs take mmcv's: sync_bn=mmcv or type='MMSyncBN'"
-                )
             unused = self.cfg.get('find_unused_parameters', False)
             defaults = dict(broadcast_buffers=False, find_unused_parameters=unused)
             model_wrapper_cfg = {'device_ids': None, **(model_wrapper_cfg or defaults)}

@@ -143,7 +143,7 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             check_fits(runner.model, saved.content, saved.path, config)
             runner.resume_at_start(saved.path)
             if resume == 'auto':
-                runner.began = saved.order[0]
+                runner.began = saved.meta.get('began', 0)
             runner.logger.info(
                 f'--resume: resuming from {saved.path}, after {saved.meta["iter"]} steps and '
                 f'{saved.meta["epoch"]} epochs'

@@ -9,13 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from ghost_det import InterruptHook
 from ghost_det.data.dataset import DetectionData
 from ghost_det.engine import hooks
 from ghost_det.engine.checkpoints import KeepingCheckpointHook, find_checkpoint
@@ -60,7 +58,7 @@ def test_a_training_killed_anywhere_ends_bit_identical(
         options |= {'train_cfg.max_epochs': 4}
     train_small('whole', loop, options=options)
 
-    def kill(*_: Any) -> None:
+    def kill(*_: Any, **__: Any) -> None:
         raise Killed
 
     for owner, name, number in PLACES.values():
@@ -105,19 +103,6 @@ def test_a_signal_in_an_evaluation_saves_the_state_before_it(train_small: TrainS
     train_small('told', epochs=2, options=options, resume='auto')
     assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
     assert not (tmp_path / 'told/interrupted.pth').exists()
-
-
-def test_processes_agree_in_the_rounds_that_all_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    hook = InterruptHook()
-    hook._before = {signal.SIGTERM: signal.SIG_DFL}
-    monkeypatch.setattr(hook, '_agreed', lambda: asked.append(1))
-    monkeypatch.setattr(hooks, 'all_gather_object', lambda number: [number, 2])
-    runner = SimpleNamespace(val_dataloader=range(3))
-    hook.before_val_epoch(runner)
-    for index in range(3):
-        hook.after_val_iter(runner, index, None)
-    assert len(asked) == 2
 
 
 def start(config: Path, data: DetectionData, work_dir: Path, *words: str) -> subprocess.Popen[str]:
