@@ -138,7 +138,7 @@ class GhostResNet(_Initialized, ResNet):
         out_strides: pixels of the input per cell of each returned map.
 
     Raises:
-        ValueError: an argument is out of range, or ``init_cfg`` names weights of a plain ResNet.
+        ValueError: an argument is out of range.
 
     Example:
         >>> backbone = GhostResNet(50, out_indices=(1, 2, 3))
@@ -156,11 +156,6 @@ class GhostResNet(_Initialized, ResNet):
         **kwargs: Any,
     ) -> None:
         super().__init__(depth, norm_eval=norm_eval, init_cfg=init_cfg, **kwargs)
-        if any(zoo in str(self.init_cfg) for zoo in ('torchvision://', 'open-mmlab://')):
-            raise ValueError(
-                f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers; name your '
-                'own file, or train from scratch with init_cfg=None'
-            )
         self._has_default_init = init_cfg is None and kwargs.get('pretrained') is None
         ghostify(self, ratio, dw_size)
         returned = [i for i in range(self.num_stages) if i in self.out_indices]
@@ -191,8 +186,6 @@ class GFLSepBNHead(GFLHead):
     """
 
     def __init__(self, kernel_size: int = 5, norm_cfg: Any = BN, **kwargs: Any) -> None:
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f'GFLSepBNHead: kernel_size is {kernel_size}; expected an odd number')
         self.kernel_size = kernel_size
         super().__init__(norm_cfg=norm_cfg, **kwargs)
 

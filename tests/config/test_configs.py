@@ -31,7 +31,8 @@ each = pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
 
 @pytest.fixture(autouse=True)
 def scope() -> None:
-    DefaultScope.get_instance('ghost_det_tests', scope_name='mmdet')
+    if not DefaultScope.check_instance_created('ghost_det_tests'):
+        DefaultScope.get_instance('ghost_det_tests', scope_name='mmdet')
 
 
 def shrink(cfg: Any) -> None:
@@ -140,10 +141,8 @@ def test_options_that_do_not_fit_are_named() -> None:
 
 
 def test_configs_are_told_from_other_models() -> None:
-    for name in ('x.py', 'x.json', 'mmdet::a/b', 'retinanet_ghostnet_fpn_lite'):
-        assert is_config(name)
-    for name in ('x.onnx', 'x.xml', 'ghostnet_100', 'resnet50'):
-        assert not is_config(name)
+    assert all(map(is_config, ('x.py', 'x.json', 'mmdet::a/b', 'retinanet_ghostnet_fpn_lite')))
+    assert not any(map(is_config, ('x.onnx', 'x.xml', 'ghostnet_100', 'resnet50')))
 
 
 def test_pretrained_weights_of_the_backbone() -> None:

@@ -123,19 +123,6 @@ def test_initialisation_leaves_cheap_operations_their_strength() -> None:
     assert not model.layer1[0].bn2.weight.any()  # a block starts as its shortcut
 
 
-@pytest.mark.parametrize(
-    'wrong',
-    [
-        dict(init_cfg=[dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet50_caffe')]),
-        dict(pretrained='torchvision://resnet50'),
-    ],
-)
-@pytest.mark.filterwarnings('ignore:DeprecationWarning')
-def test_weights_of_a_plain_resnet_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match='a plain ResNet has other layers'):
-        GhostResNet(50, **wrong)
-
-
 def test_pretrained_weights_load_completely_or_not_at_all(tmp_path: Path) -> None:
     dcn = dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)
     size = dict(depth=50, base_channels=4, dcn=dcn, stage_with_dcn=(False, False, False, True))
@@ -195,8 +182,3 @@ def test_levels_of_a_head_share_convolutions_and_nothing_of_their_norms(head: GF
         if name.endswith('running_mean') and not torch.equal(buffer, before[name])
     }
     assert moved == {'2'}
-
-
-def test_an_even_kernel_is_refused() -> None:
-    with pytest.raises(ValueError, match='kernel_size is 4; expected an odd number'):
-        GFLSepBNHead(kernel_size=4, num_classes=3, in_channels=6)
