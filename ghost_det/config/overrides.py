@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ghost_det.errors import UserError
-from ghost_det.models import BACKBONES, NETWORKS
+from ghost_det.models import BACKBONES
 from ghost_det.utils.system import cores
 from ghost_det.weights.catalog import address
 
@@ -53,10 +53,7 @@ def use_pretrained(cfg: Any, source: str) -> None:
         raise UserError(f'--pretrained {source}: the config has no backbone in model or model.detector')
     kind = backbone.type.rpartition('.')[2]
     if source != 'none' and kind not in BACKBONES:
-        raise UserError(
-            f'--pretrained {source}: the backbone is {kind}, and only those of ghost_det '
-            f'({", ".join(NETWORKS)}) check what they load; name its weights in its init_cfg'
-        )
+        raise UserError(f'--pretrained {source}: not for a {kind}; name its weights in its init_cfg')
     if source != 'none':
         backbone.init_cfg = dict(type='Pretrained', checkpoint=address(source))
         return

@@ -75,10 +75,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
     ):
         return None
     if any(getattr(scheduler, 'need_val_args', False) for scheduler, _ in fresh):
-        return (
-            '--resume: the schedule differs from the checkpoint, but depends on evaluations and cannot be '
-            'recomputed: the schedule of the checkpoint is used.'
-        )
+        return "--resume: the checkpoint's schedule is used, as one that needs evaluations is not recomputed."
     before = _rate(runner)
     for scheduler, state in fresh:
         optimizer, name = scheduler.optimizer, state['param_name']

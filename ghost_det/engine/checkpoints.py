@@ -20,8 +20,8 @@ from ghost_det.weights.checkpoint import load_checkpoint
 
 INTERRUPTED = 'interrupted.pth'
 ADVICE = (  # a resumed training takes its learning rate from the checkpoint
-    'To continue at a lower learning rate, start again from the last checkpoint: --cfg-options '
-    'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...; clip_grad in the config may help, too.'
+    'The checkpoints before it are kept. To continue from one at a lower learning rate: --cfg-options '
+    'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...'
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ATOMIC = dict(backend='ghost_det.atomic')
@@ -84,8 +84,7 @@ class KeepingCheckpointHook(CheckpointHook):
         if lost:
             raise UserError(
                 f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the network are NaN or '
-                f'infinite, the first is {lost[0]}: the training has diverged, and nothing is saved. '
-                f'The checkpoints before it are kept. {ADVICE}'
+                f'infinite, the first is {lost[0]}: the training has diverged, and is not saved. {ADVICE}'
             )
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
@@ -141,10 +140,7 @@ def read_saved(path: str | Path) -> Saved:
     content = load_checkpoint(path)
     meta = content.get('meta')
     if 'optimizer' not in content or not isinstance(meta, dict) or not {'iter', 'epoch'} <= meta.keys():
-        raise UserError(
-            f'{path} holds only weights, not the state of a training; '
-            f'to start from them: --cfg-options load_from={path}'
-        )
+        raise UserError(f'{path} holds only weights; to start from them: --cfg-options load_from={path}')
     return Saved(str(path), content, meta)
 
 
@@ -168,10 +164,7 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
         if started_and_steps > order:
             newest, order = saved, started_and_steps
     if newest is None and damaged:
-        raise UserError(
-            f'--resume: no checkpoint of {work_dir} is intact: {"; ".join(damaged)}. '
-            'Remove them, or leave --resume out, to start from the beginning'
-        )
+        raise UserError(f'--resume: no checkpoint of {work_dir} is intact: {"; ".join(damaged)}')
     return newest, damaged
 
 

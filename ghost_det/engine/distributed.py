@@ -36,14 +36,9 @@ def read_environment(launcher: str) -> None:
     if launcher == 'none':
         for right, size in _SIZES.items():
             if _RANKS[right] in env and env.get(size, '1') != '1':
-                raise UserError(
-                    f'{size}={env[size]}: without --launcher, each process that {_STARTERS[right]} starts '
-                    f'would train on its own, in the same work folder: add --launcher {right}'
-                )
+                raise UserError(f'{size}={env[size]}: {_STARTERS[right]} needs --launcher {right}')
     elif launcher != 'pytorch' and not torch.cuda.is_available():
-        raise UserError(
-            f'--launcher {launcher}: {_STARTERS[launcher]} needs GPUs here; on CPUs, start with torchrun'
-        )
+        raise UserError(f'--launcher {launcher}: needs GPUs; on CPUs, start with torchrun')
 
 
 def join(launcher: str, dist_cfg: Mapping[str, Any] | None = None) -> None:
@@ -80,6 +75,5 @@ def require_same(checkpoint: str | None) -> None:
         if other != found[0][1]:
             raise UserError(
                 f'--resume: {found[0][0]} has the checkpoint {found[0][1] or "(none)"}, {host} has '
-                f'{other or "none"}: put --work-dir on a file system that all hosts share, or copy the '
-                'checkpoint to each'
+                f'{other or "none"}: put --work-dir on a file system that all hosts share'
             )

@@ -123,8 +123,7 @@ class LossGuardHook(Hook):
         raise UserError(
             f'the loss is {loss:g} at step {runner.iter + 1} (epoch {runner.epoch + 1}; {", ".join(parts)}'
             f'{before}): the training has diverged and stops. Images of this step: '
-            f'{", ".join(_images(data_batch)) or "unknown"}. The checkpoints before it are kept. '
-            f'Check these images and their boxes (ghost-det check-data). {ADVICE}'
+            f'{", ".join(_images(data_batch)) or "unknown"} (ghost-det check-data checks them). {ADVICE}'
         )
 
 
@@ -212,9 +211,9 @@ class MeanLossHook(Hook):
     priority = 'HIGHEST'  # before what reads them
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any, outputs: Any = None) -> None:
-        losses = {key: value for key, value in (outputs or {}).items() if isinstance(value, torch.Tensor)}
-        if outputs is None or not losses or get_world_size() == 1:
+        if not outputs or get_world_size() == 1:
             return
+        losses = {key: value for key, value in outputs.items() if isinstance(value, torch.Tensor)}
         values = torch.stack([value.detach().float().mean() for value in losses.values()])
         all_reduce(values, op='mean')
         outputs.update(zip(losses, values))

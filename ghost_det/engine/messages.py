@@ -33,14 +33,9 @@ class NamedCompose(Compose):
             except UserError:
                 raise
             except Exception as error:
-                name = type(transform).__name__
-                if name == 'LoadImageFromFile':
-                    why = error.strerror if isinstance(error, OSError) else 'OpenCV cannot decode it'
-                    advice = 'ghost-det check-data lists all such images, its --fix FOLDER leaves them out'
-                    raise UserError(f'{path}: the image cannot be read ({why}). {advice}') from error
                 raise UserError(
-                    f'{path}: the transform {name} of the pipeline fails: {_text(error)}. '
-                    'Look at its arguments in the config, and at the boxes of the image'
+                    f'{path}: {type(transform).__name__} of the pipeline fails: {_text(error)}. '
+                    'ghost-det check-data lists wrong images and boxes, and its --fix leaves them out'
                 ) from error
             if data is None:
                 return None

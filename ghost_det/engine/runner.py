@@ -89,7 +89,7 @@ class GhostRunner(Runner):
         return next(hook for hook in self.hooks if isinstance(hook, ProgressHook)).seconds
 
     def resume_at_start(self, checkpoint: str) -> None:
-        """Resume from a checkpoint when the training starts, which the config that is saved does not say."""
+        """Resume from a checkpoint when the training starts; the config that is saved does not mention it."""
         self._load_from, self._resume = checkpoint, True
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:

@@ -58,16 +58,13 @@ def test(
         if fast:
             runner.register_hook(OptimizeHook())
         check_fits(runner.model, content, checkpoint, config)
-        metric = full_metric(runner.test_evaluator)
         results = Path(out) if out and out.endswith('.json') else None
-        if metric is not None:
-            metric.keep = True
-        elif results or json_file:
-            raise UserError(
-                f'{config}: --json and --out FILE.json need the evaluator FullCocoMetric: '
-                '--cfg-options test_evaluator.type=FullCocoMetric'
-            )
         with explain_errors(config, lambda: runner.doing, cfg.work_dir):
+            metric = full_metric(runner.test_evaluator)
+            if metric is not None:
+                metric.keep = True
+            elif results or json_file:
+                raise UserError(f'{config}: --json and --out .json need test_evaluator.type=FullCocoMetric')
             figures: dict[str, float] = runner.test()
             seconds = runner.seconds['evaluate']
             report_test(runner, config, checkpoint, seconds, results, Path(json_file) if json_file else None)

@@ -136,26 +136,21 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             runner.logger.warning(f'--resume: no checkpoint in {cfg.work_dir}: starting from the beginning.')
         elif saved is None and saved_in(cfg.work_dir):
             runner.logger.warning(
-                f'{cfg.work_dir} has checkpoints of an earlier training, which this one replaces; until it '
-                'has saved its first, --resume would resume from them.'
+                f'{cfg.work_dir} has checkpoints of an earlier training: this one replaces them'
             )
         elif saved is not None:
             check_fits(runner.model, saved.content, saved.path, config)
             runner.resume_at_start(saved.path)
             if resume == 'auto':
                 runner.began = saved.meta.get('began', 0)
-            runner.logger.info(
-                f'--resume: resuming from {saved.path}, after {saved.meta["iter"]} steps and '
-                f'{saved.meta["epoch"]} epochs'
-            )
+            runner.logger.info(f'--resume: resuming from {saved.path}, after {saved.meta["iter"]} steps')
             saved = None  # frees the memory of its tensors
-        note = batch_note(runner.cfg, runner.world_size)
-        if note:
+        if note := batch_note(runner.cfg, runner.world_size):
             runner.logger.warning(note)
-        metric = full_metric(runner.val_evaluator)
-        if metric is not None:
-            metric.keep = True
         with explain_errors(config, lambda: runner.doing, cfg.work_dir):
+            metric = full_metric(runner.val_evaluator)
+            if metric is not None:
+                metric.keep = True
             runner.train()
             remove_leftovers(cfg.work_dir, INTERRUPTED)
             report_training(runner, runner.seconds)
@@ -198,8 +193,5 @@ def starts_from_detector(cfg: Any, config: str) -> bool:
         return False
     keys = [key.removeprefix('module.') for key in read_tensors(cfg.load_from)]
     if not any(key.split('.')[0] in cfg.model for key in keys):
-        raise UserError(
-            f'load_from={cfg.load_from}: no tensor of it has a place in {config}; weights of only a backbone '
-            'are for --pretrained'
-        )
+        raise UserError(f'load_from={cfg.load_from} fits nothing in {config}; backbones: --pretrained')
     return any(key.removeprefix('detector.').startswith('backbone.') for key in keys)

@@ -158,7 +158,7 @@ def test_pretrained_weights_of_the_backbone() -> None:
     assert cfg.model.backbone.init_cfg is None and cfg.model.backbone.norm_cfg.requires_grad
     assert cfg.model.backbone.norm_eval is False and cfg.model.backbone.frozen_stages == -1
     cfg.model.backbone.type = 'ResNet'
-    with pytest.raises(UserError, match='the backbone is ResNet, and only those of ghost_det'):
+    with pytest.raises(UserError, match='not for a ResNet'):
         use_pretrained(cfg, 'ghostnet_100')
     cfg.model.backbone = dict(type='ResNet', depth=50)  # where norm_eval is the default
     use_pretrained(cfg, 'none')

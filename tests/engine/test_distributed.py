@@ -159,8 +159,8 @@ SLURM = {'SLURM_PROCID': '3', 'SLURM_STEP_NUM_TASKS': '4'}
 @pytest.mark.parametrize(
     ('launcher', 'variables', 'message'),
     [
-        ('none', TORCHRUN, 'WORLD_SIZE=2: .* add --launcher pytorch'),
-        ('none', SLURM, 'SLURM_STEP_NUM_TASKS=4: .* add --launcher slurm'),
+        ('none', TORCHRUN, 'needs --launcher pytorch'),
+        ('none', SLURM, 'needs --launcher slurm'),
         ('none', {}, None),
         ('none', {**SLURM, 'SLURM_STEP_NUM_TASKS': '1'}, None),
         ('none', {'SLURM_PROCID': '0', 'SLURM_NTASKS': '4'}, None),  # the one process of a batch script

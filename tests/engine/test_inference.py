@@ -29,7 +29,7 @@ def test_a_timed_run_finds_what_a_call_finds(tmp_path: Path, monkeypatch: pytest
             np.testing.assert_allclose(getattr(streamed, name), getattr(expected, name), rtol=1e-3, atol=1e-2)
     assert list(times) == ['prepare', 'network'] and times['network'] > times['prepare'] > 0
     assert 0.5 * whole < sum(times.values()) < whole
-    with pytest.raises(UserError, match='the transform Resize of the pipeline fails'):
+    with pytest.raises(UserError, match='Resize of the pipeline fails'):
         detector.timed(np.zeros((2, 3000, 3), np.uint8))
 
     # Boxes without an area in the image are left out.

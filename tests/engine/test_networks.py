@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -141,6 +143,53 @@ def test_pretrained_weights_load_completely_or_not_at_all(tmp_path: Path) -> Non
         model.init_weights()
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> dict[str, Any]:
+    """The ``init_cfg`` of weights for a GhostNet."""
+    torch.save(models.GhostNet(width=0.5).state_dict(), tmp_path / 'weights.pth')
+    return dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda cfg: cfg,
+        lambda cfg: [{**cfg, 'type': PretrainedInit}],
+        lambda cfg: [cfg, dict(type='Constant', val=0.5, layer='Conv2d')],
+        lambda cfg: {**cfg, 'prefix': '', 'map_location': 'cpu', 'partial': True},
+    ],
+)
+def test_init_cfg_loads_every_tensor(change: Any, weights: dict[str, Any]) -> None:
+    detector = BaseModule()
+    detector.backbone = networks.GhostNet(width=0.5, init_cfg=change(weights))
+    detector.init_weights()
+    for key, value in torch.load(weights['checkpoint']).items():
+        assert torch.equal(detector.backbone.state_dict()[key], value), key
+
+
+def test_partial_weights_load_what_fits(weights: dict[str, Any]) -> None:
+    model = networks.GhostNet(width=0.5, dw_size=5, init_cfg={**weights, 'partial': True})
+    before = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    for key, value in torch.load(weights['checkpoint']).items():
+        expected = value if value.shape == before[key].shape else before[key]
+        assert torch.equal(model.state_dict()[key], expected), key
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmengine.Pretrained', PretrainedInit])
+def test_weights_that_do_not_fit_stop_it(kind: Any, weights: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match='does not fit GhostNetV2 of width 0.5'):
+        networks.GhostNetV2(width=0.5, init_cfg={**weights, 'type': kind}).init_weights()
+
+
+def test_wrong_uses_of_published_weights() -> None:
+    with pytest.raises(UserError, match="name them in the backbone's init_cfg"):  # of another network
+        CheckpointLoader.load_checkpoint('ghost://ghostnet_100', map_location='cpu')
+    for init_cfg in ('ghost://ghostnet_100', [dict(checkpoint='x')]):
+        with pytest.raises(ValueError, match='expected dict.* or None'):
+            networks.GhostNet(width=0.5, init_cfg=init_cfg).init_weights()
+
+
 SIZES = (10, 5, 3, 2)
 
 
@@ -160,7 +209,7 @@ def maps(batch: int = 2) -> tuple[Tensor, ...]:
 
 
 def test_levels_of_a_head_share_convolutions_and_nothing_of_their_norms(head: GFLSepBNHead) -> None:
-    classes, distances = head(maps())
+    classes, distances = head.eval()(maps())
     assert [tuple(m.shape) for m in classes] == [(2, 3, s, s) for s in SIZES]
     assert [tuple(m.shape) for m in distances] == [(2, 4 * (head.reg_max + 1), s, s) for s in SIZES]
     assert torch.cat([m.detach().sigmoid().flatten() for m in classes]).mean() == pytest.approx(0.01, rel=0.1)

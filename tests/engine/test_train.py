@@ -134,11 +134,10 @@ def test_a_training_starts_from_a_complete_detector(train_small: TrainSmall, tmp
     path = str(tmp_path / 'complete.pth')
     torch.save({'state_dict': detector.state_dict()}, path)
     options = {'load_from': path, 'optim_wrapper.optimizer.lr': 0.0}
-    options |= {'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='nowhere.pth')}
-    runner = train_small(epochs=1, options=options)
+    runner = train_small(epochs=1, options=options, pretrained='nowhere.pth')
     assert torch.equal(runner.model.backbone.conv_stem.weight, detector.backbone.conv_stem.weight)
     torch.save(detector.backbone.state_dict(), path)
-    with pytest.raises(UserError, match='are for --pretrained'):
+    with pytest.raises(UserError, match='fits nothing'):
         train_small(options={'load_from': path})
 
 
@@ -152,7 +151,7 @@ class StemHook(Hook):
         runner.model.backbone.conv_stem.register_forward_hook(lambda _, __, out: self.types.add(out.dtype))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any, outputs: Any = None) -> None:
-        self.losses.append(float(outputs['loss']))
+        self.losses.append(outputs['loss'].item())
 
 
 def test_bfloat16_computes_in_half_the_bits_and_keeps_the_weights_in_float32(train_small: TrainSmall) -> None:
