@@ -43,7 +43,7 @@ OUR_HOOKS = (  # of one priority, the first runs first
 # What the console leaves out; the log file has everything. Levels of a head may share ("duplicate") weights.
 LISTINGS = re.compile(
     r'[\n -]*(Exp name|"FileClient"|"HardDiskBackend"|System environment|Config:|Hooks will be executed|'
-    r'paramwise_options|Distributed training|.* is duplicate\. It is skipped)'
+    r'paramwise_options|Distributed training|Fast sampler-level resume|.* is duplicate\. It is skipped)'
 )
 
 

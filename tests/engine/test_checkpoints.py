@@ -47,7 +47,7 @@ def test_the_newest_intact_checkpoint_is_found_whatever_else_there_is(tmp_path: 
 
 
 @pytest.mark.parametrize('content', [b'PK half', {'meta': {'iter': 1, 'epoch': 1}, 'state_dict': {}}])
-def test_no_usable_checkpoint_is_no_new_beginning(content: Any, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_not_a_reason_to_start_over(content: Any, tmp_path: Path) -> None:
     path = tmp_path / 'epoch_1.pth'
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(UserError, match='no checkpoint of .* is intact.*epoch_1.pth'):

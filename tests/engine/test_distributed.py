@@ -7,8 +7,8 @@ import multiprocessing
 import os
 import re
 import socket
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ from ghost_det.engine.hooks import InterruptHook, MeanLossHook
 from ghost_det.engine.test import test as evaluate
 from ghost_det.engine.train import train
 from ghost_det.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_command
 from tests.engine.conftest import LITE
 
 # A detector whose losses are normalised over all processes (RetinaNet's are not), and nothing random: a step
@@ -83,6 +83,32 @@ def losses(work_dir: Path) -> list[float]:
     return [row['loss'] for row in map(json.loads, log.read_text().splitlines()) if 'loss' in row]
 
 
+def fork_two(work: Callable[..., Any], *args: Any) -> None:
+    """Run a function in two processes with the variables of torchrun."""
+    with socket.socket() as probe:
+        probe.bind(('', 0))
+        port = probe.getsockname()[1]
+
+    def run(rank: int) -> None:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', LOCAL_WORLD_SIZE='2')
+        os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        work(rank, *args)
+
+    processes = [multiprocessing.get_context('fork').Process(target=run, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def train_rank(rank: int, words: list[str], folder: Path) -> None:
+    for number in (1, 2):
+        os.dup2(os.open(folder / f'{rank}.log', os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    sys.stdout = sys.stderr = open(1, 'w', buffering=1, closefd=False)
+    sys.exit(run_command(words))
+
+
 def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
     config, two = tmp_path / 'small.py', tmp_path / 'two'
     config.write_text(CONFIG)
@@ -91,12 +117,9 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
     content = json.loads(val.read_text())
     content['categories'].reverse()  # another order than in train
     val.write_text(json.dumps(content))
-    words = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    words += ['tools/train.py', config, '--data', folder, '--work-dir', two]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    printed = done.stdout + done.stderr
-    assert done.returncode == 0, printed[-6000:]
+    words = ['train', config, '--data', folder, '--work-dir', two, '--launcher', 'pytorch']
+    fork_two(train_rank, list(map(str, words)), tmp_path)
+    printed = ''.join((tmp_path / f'{rank}.log').read_text() for rank in range(2))
     for line in ('6 classes: disc', 'Epoch(train) [3][2/2]', 'Saving checkpoint at 3', 'Done: '):
         assert printed.count(line) == 1, line  # by the first process only
     assert len(list(two.glob('*/vis_data'))) == 1 and not list(two.rglob('.partial*'))
@@ -119,9 +142,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
     assert found == {name: f'{figures[name]:.4f}' for name in found}
 
 
-def exchange(rank: int, port: int) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+def exchange(rank: int) -> None:
     read_environment('pytorch')
     assert is_rank_zero() is (rank == 0)
     join('pytorch', dict(backend='nccl', timeout=60))
@@ -140,16 +161,7 @@ def exchange(rank: int, port: int) -> None:
 
 
 def test_two_processes_exchange_losses_signals_and_checks() -> None:
-    with socket.socket() as probe:
-        probe.bind(('', 0))
-        port = probe.getsockname()[1]
-    fork: Any = multiprocessing.get_context('fork')
-    processes = [fork.Process(target=exchange, args=(rank, port)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(100)
-    assert [process.exitcode for process in processes] == [0, 0]
+    fork_two(exchange)
 
 
 TORCHRUN = {'RANK': '1', 'LOCAL_RANK': '1', 'WORLD_SIZE': '2', 'MASTER_ADDR': 'a', 'MASTER_PORT': '1'}

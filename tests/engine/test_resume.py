@@ -73,17 +73,18 @@ def test_a_training_killed_anywhere_ends_bit_identical(
 
 
 def test_a_loop_of_iterations_resumes_in_a_later_pass_over_its_data(
-    train_small: TrainSmall, tmp_path: Path
+    train_small: TrainSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr('time.sleep', lambda _: None)  # mmengine's, two seconds between passes
     options = {'train_dataloader.sampler.type': 'DefaultSampler', 'train_cfg.max_iters': 5}
     train_small('whole', 'iterations', options=options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.Optimizer, 'zero_grad', torch.optim.Optimizer.zero_grad)
         soak.on_call(torch.optim.Optimizer, 'zero_grad', 3, send_sigterm)
         with pytest.raises(Interrupted, match='SIGTERM after step 3 of 5'):
-            train_small('told', 'iterations', options=options)
-    train_small('told', 'iterations', options=options, resume='auto')
-    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
+            train_small('stopped', 'iterations', options=options)
+    train_small('stopped', 'iterations', options=options, resume='auto')
+    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'stopped'))
 
 
 def send_sigterm(*_: Any, **__: Any) -> None:
@@ -97,12 +98,12 @@ def test_a_signal_in_an_evaluation_saves_the_state_before_it(train_small: TrainS
         patch.setattr(FullCocoMetric, 'process', FullCocoMetric.process)
         soak.on_call(FullCocoMetric, 'process', 1, send_sigterm)
         with pytest.raises(Interrupted, match='during the evaluation after step 2: saved .*interrupted.pth'):
-            train_small('told', epochs=2, options=options)
-    meta = load_checkpoint(tmp_path / 'told/interrupted.pth')['meta']
+            train_small('stopped', epochs=2, options=options)
+    meta = load_checkpoint(tmp_path / 'stopped/interrupted.pth')['meta']
     assert (meta['iter'], meta['epoch'], meta['place']) == (2, 1, 0)
-    train_small('told', epochs=2, options=options, resume='auto')
-    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'told'))
-    assert not (tmp_path / 'told/interrupted.pth').exists()
+    train_small('stopped', epochs=2, options=options, resume='auto')
+    assert not soak.differences(soak.state(tmp_path / 'whole'), soak.state(tmp_path / 'stopped'))
+    assert not (tmp_path / 'stopped/interrupted.pth').exists()
 
 
 def start(config: Path, data: DetectionData, work_dir: Path, *words: str) -> subprocess.Popen[str]:
