@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import pprint
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from mmengine.config import Config
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import write_or_fail
@@ -59,8 +58,9 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
         base = Path(os.path.relpath(file, out.resolve().parent)).as_posix()
     if out.exists() and not force:
         raise UserError(f'-o {out}: exists; --force overwrites it, or choose another name')
-    child = Config(changes(parent.to_dict(), cfg.to_dict()))
-    text = f'# {comment}\n' * bool(comment) + f'_base_ = {base!r}\n{child.pretty_text}'
+    text = f'# {comment}\n' * bool(comment) + f'_base_ = {base!r}\n'
+    for name, value in changes(parent.to_dict(), cfg.to_dict()).items():
+        text += f'{name} = {pprint.pformat(value, width=100, sort_dicts=False)}\n'
     with write_or_fail(out, '-o') as partial:
         partial.write_text(text, encoding='utf-8')
     return text
