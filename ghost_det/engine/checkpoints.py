@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,6 @@ ADVICE = (  # a resumed training takes its learning rate from the checkpoint
     'The checkpoints before it are kept. To continue from one at a lower learning rate: --cfg-options '
     'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...'
 )
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ATOMIC = dict(backend='ghost_det.atomic')
 """``backend_args`` of `AtomicBackend`."""
 
@@ -33,27 +31,14 @@ class AtomicBackend(LocalBackend):
 
     def put(self, obj: Any, filepath: str | Path) -> None:
         """Write bytes; where the disk is full, the file that was there before stays."""
-        try:
-            with atomic(Path(filepath), durable=True) as partial:
-                partial.write_bytes(obj)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise UserError(disk_full(Path(filepath))) from None
+        with atomic(Path(filepath), durable=True) as partial:
+            partial.write_bytes(obj)
 
     def remove(self, filepath: str | Path) -> None:
         """Leave a file, as mmengine removes it before the next is saved; see `KeepingCheckpointHook`."""
 
 
 register_backend(ATOMIC['backend'], AtomicBackend)
-
-
-def disk_full(path: Path) -> str:
-    """Return the message that a file could not be written, and how to continue."""
-    return (
-        f'no space left on the disk for {path}. The checkpoints before it are intact: free some space, then '
-        'continue with --resume. default_hooks.checkpoint.max_keep_ckpts limits how many are kept.'
-    )
 
 
 @HOOKS.register_module()
@@ -63,12 +48,10 @@ class KeepingCheckpointHook(CheckpointHook):
     mmengine removes first: interrupted then, a training that keeps one checkpoint had none.
     """
 
-    def __init__(
-        self, *args: Any, max_keep_ckpts: int = -1, backend_args: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        if backend_args is None and '://' not in str(kwargs.get('out_dir')):
-            backend_args = ATOMIC
-        super().__init__(*args, backend_args=backend_args, max_keep_ckpts=max_keep_ckpts, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get('backend_args') is None and '://' not in str(kwargs.get('out_dir')):
+            kwargs['backend_args'] = ATOMIC
+        super().__init__(*args, **kwargs)
 
     def before_train(self, runner: Any) -> None:
         super().before_train(runner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,8 +15,7 @@ from mmengine.dataset import Compose
 
 from ghost_det.errors import Interrupted, UserError, reason
 
-from .checkpoints import FULL, disk_full
-
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BUILDING = 'cannot be built'
 FIRST_STEP = 'the network cannot do its first step'
 _ADVICE = {FIRST_STEP: '. Do in_channels, out_indices and num_classes fit? --traceback shows where'}
@@ -71,7 +71,10 @@ def explain_errors(
         file = error.filename if isinstance(error, OSError) else None
         phase = doing if isinstance(doing, str) else doing()
         if isinstance(error, OSError) and error.errno in FULL:
-            message = disk_full(Path(file or folder))
+            message = (
+                f'no space left on the disk for {file or folder}. The checkpoints before it are intact: free '
+                'some, then continue with --resume; default_hooks.checkpoint.max_keep_ckpts limits them'
+            )
         elif isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
             message = f'{config}: out of memory: {text}. Use a smaller --batch-size, smaller images, or --amp'
         elif phase or file:

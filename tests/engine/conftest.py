@@ -20,11 +20,18 @@ def small_data(sample: Path) -> DetectionData:
 
 
 @pytest.fixture
-def train_small(small_data: DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSmall:
+def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes seconds of each training: formatting its config, and collecting garbage."""
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
+    monkeypatch.setattr('gc.collect', lambda *_: 0)
+
+
+@pytest.fixture
+def train_small(
+    small_data: DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sooner: None
+) -> TrainSmall:
     """A function that trains the network of `tools.soak` for epochs of 2 steps, in a folder of `tmp_path`."""
     monkeypatch.setattr('ghost_det.engine.train.report_training', lambda *_: None)
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))  # seconds
-    monkeypatch.setattr('gc.collect', lambda *_: 0)  # mmengine's, for every data set: seconds
 
     def run(name: str = 'run', loop: str = 'epochs', **settings: Any) -> Any:
         options = {'train_dataloader.num_workers': 0, 'optim_wrapper.accumulative_counts': 1}

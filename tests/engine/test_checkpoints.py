@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ghost_det.engine.checkpoints import AtomicBackend, find_checkpoint
+from ghost_det.engine.messages import explain_errors
 from ghost_det.errors import UserError
 from ghost_det.weights.checkpoint import load_checkpoint
 from tests.engine.conftest import TrainSmall
@@ -64,7 +65,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(UserError, match='no space left on the disk for .*x.pth'):
+    with pytest.raises(UserError, match='no space left'), explain_errors('config.py', folder=path.parent):
         AtomicBackend().put(b'new', path)
     assert path.read_bytes() == b'old' and [each.name for each in path.parent.iterdir()] == ['x.pth']
 

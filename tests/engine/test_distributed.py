@@ -109,7 +109,9 @@ def train_rank(rank: int, words: list[str], folder: Path) -> None:
     sys.exit(run_command(words))
 
 
-def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_and_evaluate_as_one(
+    sooner: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     config, two = tmp_path / 'small.py', tmp_path / 'two'
     config.write_text(CONFIG)
     folder = make_sample(tmp_path / 'data', train=8, val=5)
@@ -125,6 +127,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
     assert len(list(two.glob('*/vis_data'))) == 1 and not list(two.rglob('.partial*'))
     assert 'Grad strides' not in printed and 'FutureWarning' not in printed
 
+    monkeypatch.setattr('ghost_det.engine.train.report_training', lambda *_: None)
     data = find_data(folder)
     train(str(config), data, batch_size=4, work_dir=str(tmp_path / 'one'))
     one = losses(tmp_path / 'one')
