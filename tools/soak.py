@@ -159,17 +159,8 @@ def state(work_dir: Path) -> dict[str, Any]:
     (last,) = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
     (best,) = work_dir.glob('best_*.pth')
     found: dict[str, Any] = {'last': last.name, 'best': best.name, 'log': {}}
-    own = (
-        'cfg',
-        'last_ckpt',
-        'best_ckpt',
-        'experiment_name',
-        'exp_name',
-        'run_id',
-        'time',
-        'began',
-        'mmengine_version',
-    )
+    own = ['cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id', 'time', 'began']
+    own += ['mmengine_version']  # which has the commit of the current folder
     for name, path in (('last', last), ('best', best)):
         content = load_checkpoint(path)
         hub = content.pop('message_hub')
