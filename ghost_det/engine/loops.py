@@ -8,6 +8,7 @@ number of workers, nor on where the training was interrupted.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Iterator
@@ -33,20 +34,17 @@ def seed_all(*key: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-class SeededImages:
-    """A dataset's ``__getitems__``, which torch's loaders prefer: seeds before it loads each image."""
+def load_seeded(dataset: Any, turns: list[tuple[int, tuple[int, ...] | None]]) -> list[Any]:
+    """Return the samples of indices that `NumberedBatches` has numbered; ``None`` without a number.
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self, turns: list[tuple[int, tuple[int, ...] | None]]) -> list[Any]:
-        """Return the samples of indices that `NumberedBatches` has numbered; ``None`` without a number."""
-        samples = []
-        for index, key in turns:
-            if key is not None:
-                seed_all(*key)
-            samples.append(None if key is None else self.dataset[index])
-        return samples
+    As a dataset's ``__getitems__``, which torch's loaders prefer.
+    """
+    samples = []
+    for index, key in turns:
+        if key is not None:
+            seed_all(*key)
+        samples.append(None if key is None else dataset[index])
+    return samples
 
 
 @DATA_SAMPLERS.register_module()
@@ -110,7 +108,7 @@ class _TrainLoop:
             )
             varied = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
             dataloader = runner.build_dataloader(settings, runner.seed, varied)
-            dataloader.dataset.__getitems__ = SeededImages(dataloader.dataset)
+            dataloader.dataset.__getitems__ = functools.partial(load_seeded, dataloader.dataset)
         super().__init__(runner, dataloader, *args, **kwargs)  # type: ignore[call-arg]
 
 

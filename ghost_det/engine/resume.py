@@ -61,9 +61,10 @@ class RepeatableHook(Hook):
             loop.place = meta.get('place', 0)
         for module, size in zip(_resizers(runner.model), meta.get('sizes', [])):
             module._input_size = size and tuple(size)
-        parameters = dict(runner.model.named_parameters())
-        for name, gradient in checkpoint.get('gradients', {}).items():
-            parameters[name].grad = gradient.to(parameters[name].device)
+        gradients = checkpoint.get('gradients', {})
+        for name, parameter in runner.model.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device)
 
 
 def _resizers(model: Any) -> list[Any]:
@@ -93,24 +94,18 @@ class DueEvaluationHook(Hook):
             runner.val_loop.run()
 
 
-class PatientWorker:
-    """Initialises a loader worker, which then outlives signals sent to all processes of a run.
+def init_worker(worker: int, then: Callable[[int], None] | None = None) -> None:
+    """Initialise a loader worker, which then outlives signals sent to all processes of a run.
 
     A scheduler's signal reaches the workers too, and without them the main process could not end its step.
     They end when it does, or when it ends them.
     """
-
-    def __init__(self, then: Callable[[int], None] | None) -> None:
-        self.then = then
-
-    def __call__(self, worker: int) -> None:
-        """Initialise the worker with this number."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, 'sigwaitinfo'):  # Linux, which tells the sender of a signal
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-        if self.then is not None:
-            self.then(worker)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # Linux, which tells the sender of a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if then is not None:
+        then(worker)
 
 
 def _end_with(parent: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import re
@@ -30,7 +31,7 @@ from .checkpoints import KeepingCheckpointHook
 from .hooks import ProgressHook
 from .loops import LOOP_TYPES
 from .messages import BUILDING, FIRST_STEP, name_images
-from .resume import PatientWorker
+from .resume import init_worker
 
 OUR_HOOKS = (  # of one priority, the first runs first
     'RepeatableHook',
@@ -199,6 +200,6 @@ class GhostRunner(Runner):
         with contextlib.redirect_stdout(io.StringIO()):
             loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         if isinstance(loader, DataLoader):
-            loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
+            loader.worker_init_fn = functools.partial(init_worker, then=loader.worker_init_fn)
         name_images(loader.dataset)
         return loader

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ghost_det.engine.loops import NumberedBatches, SeededImages
-from ghost_det.engine.resume import PatientWorker
+from ghost_det.engine.loops import NumberedBatches, load_seeded
+from ghost_det.engine.resume import init_worker
 
 
 def draw() -> tuple[float, float, float]:
@@ -42,12 +43,12 @@ class Sampler:
 
 def epoch_of(epoch: int, start: int = 0, workers: int = 0, seed: int = 5) -> list[Any]:
     dataset: Any = Noise()
-    dataset.__getitems__ = SeededImages(dataset)
+    dataset.__getitems__ = partial(load_seeded, dataset)
     sampler = Sampler()
     sampler.epoch = epoch
     batches = NumberedBatches(sampler, 4, seed)
     batches.start = start
-    worker: Any = dict(num_workers=workers, worker_init_fn=PatientWorker(None))
+    worker: Any = dict(num_workers=workers, worker_init_fn=init_worker)
     loader = DataLoader(dataset, batch_sampler=batches, collate_fn=list, **worker)
     assert len(loader) == 3
     first = list(loader)
