@@ -48,6 +48,8 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     out = Path(out)
     if out.suffix != '.py':
         raise UserError(f'-o {out}: expected a name that ends in .py')
+    if not base:
+        raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a complete config')
     parent = load_config(base)
     if not is_inheritable(base):
         base = name_of(parent)  # which may have been named without .py or folder
