@@ -56,9 +56,9 @@ def name_images(dataset: Any) -> None:
 def explain_errors(
     config: str, doing: str | Callable[[], str] = '', folder: str | Path = '.'
 ) -> Iterator[None]:
-    """Turn what is raised over a user error into a `UserError`; bugs stay as they are.
+    """Turn errors that the user can fix into a `UserError`; bugs are raised as they are.
 
-    While ``doing`` is `BUILDING` or `FIRST_STEP`, every error is one in the config. ``folder`` is written to.
+    While ``doing`` is `BUILDING` or `FIRST_STEP`, the config is taken to be wrong. The run writes to ``folder``.
     """
     try:
         yield

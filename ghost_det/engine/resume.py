@@ -1,4 +1,4 @@
-"""What a resumed training takes up: its place, and gradients and evaluations under way."""
+"""What a resumed training restores: its place, accumulated gradients, and an unfinished evaluation."""
 
 from __future__ import annotations
 
