@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import ConstantLR
-from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, IterBasedTrainLoop, Runner, loops
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 
 from tests.conftest import ROOT
@@ -39,11 +39,8 @@ def takes(function: Callable[..., object], *names: str) -> bool:
 
 WALLS: dict[str, Callable[[], bool]] = {
     # engine/resume.py and engine/loops.py: bit-identical resuming
-    '_InfiniteDataloaderIterator': lambda: takes(
-        loops._InfiniteDataloaderIterator.__init__, 'self', 'dataloader'
-    ),
     '_decide_current_val_interval': lambda: takes(EpochBasedTrainLoop._decide_current_val_interval, 'self'),
-    '_epoch': lambda: sets(loops._InfiniteDataloaderIterator.__init__, '_epoch'),
+    '_epoch': lambda: sets(EpochBasedTrainLoop.__init__, '_epoch'),
     '_input_size': lambda: sets(BatchSyncRandomResize.__init__, '_input_size'),
     '_iter': lambda: sets(IterBasedTrainLoop.__init__, '_iter'),
     '_load_from': lambda: sets(Runner.__init__, '_load_from'),
@@ -52,7 +49,6 @@ WALLS: dict[str, Callable[[], bool]] = {
     # engine/runner.py: weights are drawn in one order of memory
     '_init_model_weights': lambda: takes(Runner._init_model_weights, 'self'),
     # engine/checkpoints.py: older files are removed only when the new one is there
-    '_save_best_checkpoint': lambda: takes(CheckpointHook._save_best_checkpoint, 'self', 'runner', 'metrics'),
     '_save_checkpoint_with_step': lambda: takes(
         CheckpointHook._save_checkpoint_with_step, 'self', 'runner', 'step', 'meta'
     ),

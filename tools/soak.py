@@ -3,8 +3,8 @@
     python -m tools.soak --kills 100
 
 Each kill is a SIGKILL of a process: at a random moment, within a training step (after its backward pass),
-within the writing of a checkpoint (half of it written, or all but the old one not removed yet), or within an
-evaluation. Processes are forked from one that has imported everything, as imports are most of a start.
+while a checkpoint is written (half of it, or all of it but the old one is not removed yet), or within an
+evaluation; or a SIGTERM to all its processes. Processes are forked from one that has imported everything.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,8 @@ from ghost_det.weights.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = ('random', 'step', 'save', 'before removal', 'evaluation', 'signal')
-# All that draws random numbers or keeps a state: augmentations in workers, sizes in the main process,
+STEPS_AN_EPOCH, EPOCHS = 5, 4
+# Everything that draws random numbers or keeps a state: augmentations in workers, sizes in the main process,
 # averaged weights, accumulated gradients that an epoch's end does not use up, moments, a schedule by steps.
 CONFIG = f"""
 _base_ = [{str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')!r}]
@@ -54,18 +54,19 @@ model = dict(
             dict(type='BatchSyncRandomResize', random_size_range=(64, 128), size_divisor=32, interval=1)
         ]
     ),
-    backbone=dict(init_cfg=None),
+    backbone=dict(init_cfg=None, width=0.5),
+    neck=dict(in_channels=[12, 20, 56, 80], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
 )
 train_dataloader = dict(batch_size=4, num_workers=2)
 val_dataloader = dict(batch_size=4)
 test_dataloader = val_dataloader
 optim_wrapper = dict(accumulative_counts=2)
-train_cfg = dict(max_epochs=4, val_interval=1)
+train_cfg = dict(max_epochs={EPOCHS}, val_interval=1)
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=10)]
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1), logger=dict(interval=1))
 randomness = dict(seed=3)
 """
-STEPS_AN_EPOCH, EPOCHS = 5, 4
 # A loop of iterations, over data without end, with checkpoints and evaluations at steps that do not coincide.
 ITERATIONS = (
     CONFIG
@@ -80,7 +81,7 @@ CONFIGS = {'epochs': CONFIG, 'iterations': ITERATIONS}
 
 
 def make_config(folder: Path, loop: str = 'epochs') -> Path:
-    path = folder / 'small.py'
+    path = folder / f'{loop}.py'
     path.write_text(CONFIGS[loop])
     return path
 
@@ -90,7 +91,7 @@ def in_child(work: Callable[[], Any], log: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
-    code = 1
+    code: Any = 1
     os.setpgid(0, 0)
     try:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -111,54 +112,55 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def on_call(function: Callable[..., Any], number: int, then: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function whose call of this number does something else."""
+def on_call(owner: Any, name: str, number: int, then: Callable[..., Any]) -> None:
+    """Run a function at the call of this number of a method, before it."""
+    function = getattr(owner, name)
     calls = 0
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        return then(*args, **kwargs) if calls == number else function(*args, **kwargs)
+        if calls == number:
+            then(*args, **kwargs)
+        return function(*args, **kwargs)
 
-    return counted
+    setattr(owner, name, counted)
+
+
+def signal_all(*_: Any, **__: Any) -> None:
+    """Send SIGTERM to all processes of the group, loader workers among them."""
+    # Not by the program kill, of which a version takes -1234 for -1: all processes of all.
+    code = f'import os; os.killpg({os.getpgid(0)}, {int(signal.SIGTERM)})'
+    subprocess.run([sys.executable, '-S', '-c', code], start_new_session=True)
+
+
+def half(path: Path) -> None:
+    """Leave half of a checkpoint."""
+    os.truncate(path, path.stat().st_size // 2)
+    die()
 
 
 def arm(moment: str, dice: random.Random) -> None:
-    """Have this process kill itself at a moment of the training it is about to run."""
+    """Make this process kill itself at a moment of the training it is about to run."""
     if moment == 'step':  # gradients are there, the weights are not yet changed, or some are
-        torch.optim.Optimizer.zero_grad = on_call(torch.optim.Optimizer.zero_grad, dice.randint(1, 8), die)
-    elif moment == 'signal':  # all processes of the group get it, loader workers among them
-
-        def tell(*args: Any, **kwargs: Any) -> Any:
-            # Not by the program kill, of which a version takes -1234 for -1: all processes of all.
-            code = f'import os; os.killpg({os.getpgid(0)}, {int(signal.SIGTERM)})'
-            subprocess.run([sys.executable, '-S', '-c', code], start_new_session=True)
-            return zero_grad(*args, **kwargs)
-
-        zero_grad = torch.optim.Optimizer.zero_grad
-        torch.optim.Optimizer.zero_grad = on_call(zero_grad, dice.randint(1, 8), tell)
+        on_call(torch.optim.Optimizer, 'zero_grad', dice.randint(1, 8), die)
+    elif moment == 'signal':
+        on_call(torch.optim.Optimizer, 'zero_grad', dice.randint(1, 8), signal_all)
     elif moment == 'save':
-
-        def half(path: Path) -> None:
-            os.truncate(path, path.stat().st_size // 2)
-            die()
-
-        files._flush = on_call(files._flush, dice.randint(1, 8), half)
+        on_call(files, '_flush', dice.randint(1, 8), half)
     elif moment == 'before removal':
-        hook = KeepingCheckpointHook
-        hook._remove = on_call(hook._remove, dice.randint(1, 3), die)
+        on_call(KeepingCheckpointHook, '_remove', dice.randint(1, 3), die)
     elif moment == 'evaluation':
-        where = dice.choice(['process', 'compute_metrics'])
-        number = dice.randint(1, 3)
-        setattr(FullCocoMetric, where, on_call(getattr(FullCocoMetric, where), number, die))
+        on_call(FullCocoMetric, dice.choice(['process', 'compute_metrics']), dice.randint(1, 3), die)
 
 
 def state(work_dir: Path) -> dict[str, Any]:
     """Return everything that a training leaves and that time does not change."""
     (last,) = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
     (best,) = work_dir.glob('best_*.pth')
-    found: dict[str, Any] = {'last': last.name, 'best': best.name}
-    own = ('cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id', 'time', 'began')
+    found: dict[str, Any] = {'last': last.name, 'best': best.name, 'log': {}}
+    own = ['cfg', 'last_ckpt', 'best_ckpt', 'experiment_name', 'exp_name', 'run_id', 'time', 'began']
+    own += ['mmengine_version']  # which has the commit of the current folder
     for name, path in (('last', last), ('best', best)):
         content = load_checkpoint(path)
         hub = content.pop('message_hub')
@@ -171,7 +173,6 @@ def state(work_dir: Path) -> dict[str, Any]:
             if 'time' not in key and 'memory' not in key
         }
         found[f'content of {name}'] = {**content, 'hub': hub}
-    found['log'] = {}
     for line in log_lines(work_dir):
         row = {key: value for key, value in json.loads(line).items() if 'time' not in key and key != 'memory'}
         found['log']['loss' in row, row['step']] = row
@@ -206,68 +207,52 @@ def differences(one: Any, other: Any) -> list[str]:
     ]
 
 
-@dataclass
-class Soak:
-    """Trainings in a folder, some of them killed."""
+def soak(folder: Path, kills: int, seed: int, moments: list[str], loop: str) -> dict[str, Any]:
+    """Train once without kills, then from new beginnings as often as needed with them; compare each end."""
+    dice = random.Random(seed)
+    config = str(make_config(folder, loop))
+    data = find_data(make_sample(folder, train=STEPS_AN_EPOCH * 4, val=6))
 
-    folder: Path
-    loop: str
-
-    def __post_init__(self) -> None:
-        self.config = make_config(self.folder, self.loop)
-        self.data = find_data(make_sample(self.folder, train=STEPS_AN_EPOCH * 4, val=6))
-
-    def train(self, name: str, moment: str | None = None, dice: Any = random, **settings: Any) -> int:
-        """Start a training that may kill itself, in a process of its own, and return that."""
-
+    def start(name: str, moment: str | None = None, number: float = 0, **settings: Any) -> int:
         def work() -> None:
             if moment:
-                arm(moment, dice)
-            train(str(self.config), data=self.data, work_dir=str(self.folder / name), **settings)
+                arm(moment, random.Random(number))
+            train(config, data=data, work_dir=str(folder / name), **settings)
 
-        return in_child(work, self.folder / f'{name}.log')
+        return in_child(work, folder / f'{name}.log')
 
-    def is_killed(self, name: str, pid: int) -> bool:
-        """Wait for a process and tell whether it was killed or told to stop; it must have ended well else."""
-        status = os.waitpid(pid, 0)[1]
-        code = os.waitstatus_to_exitcode(status)
+    def is_killed(name: str, pid: int) -> bool:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if code in (-signal.SIGKILL, EXIT_INTERRUPTED):
             return True
-        assert code == 0, (self.folder / f'{name}.log').read_text()[-3000:]
+        assert code == 0, (folder / f'{name}.log').read_text()[-3000:]
         return False
 
-
-def soak(
-    folder: Path, kills: int, seed: int, moments: Sequence[str] = MOMENTS, loop: str = 'epochs'
-) -> dict[str, Any]:
-    """Train once without and, from new beginnings as often as needed, with kills; compare each end."""
-    dice = random.Random(seed)
-    trainings = Soak(folder, loop)
-    start = time.perf_counter()
-    assert not trainings.is_killed('whole', trainings.train('whole'))
-    whole, length = state(folder / 'whole'), time.perf_counter() - start
+    begun = time.perf_counter()
+    assert not is_killed('whole', start('whole'))
+    whole, length = state(folder / 'whole'), time.perf_counter() - begun
     report: dict[str, Any] = collections.Counter()
-    faults: list[str] = []
+    problems: list[str] = []
     while report['kills'] < kills:
         name = f'killed{report["trainings"]}'
         report['trainings'] += 1
         killed = True
         while killed:
             moment = dice.choice(moments) if report['kills'] < kills else None
-            pid = trainings.train(name, moment, random.Random(dice.random()), resume='auto')
+            pid = start(name, moment, dice.random(), resume='auto')
             if moment == 'random':
                 time.sleep(dice.uniform(0.1, 1.0) * length)
                 os.kill(pid, signal.SIGKILL)
-            killed = trainings.is_killed(name, pid)
+            killed = is_killed(name, pid)
             report.update({'kills': killed, f'kills: {moment}': killed})
         found = differences(whole, state(folder / name))
         found += [f'{path.name} is left' for path in (folder / name).glob('.partial-*')]
-        faults += [f'{name}{fault}' for fault in found[:10]]
+        problems += [f'{name}{problem}' for problem in found[:10]]
         report['trainings that ended bit-identical'] += not found
         steps = sum('"loss"' in line for line in log_lines(folder / name))
         report['steps done twice'] += steps - STEPS_AN_EPOCH * EPOCHS
-        print(f'{dict(report)}, {len(faults)} differences', file=sys.stderr, flush=True)
-    return {**{key: count for key, count in report.items() if count}, 'differences': faults}
+        print(f'{dict(report)}, {len(problems)} differences', file=sys.stderr, flush=True)
+    return {**{key: count for key, count in report.items() if count}, 'differences': problems}
 
 
 if __name__ == '__main__':

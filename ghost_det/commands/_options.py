@@ -176,13 +176,6 @@ def parse(
     return args
 
 
-def is_config(model: str) -> bool:
-    """Return whether a MODEL is a config, for torch, and not an exported file."""
-    from ghost_det.config import shipped
-
-    return model.endswith('.py') or '::' in model or shipped.find(model) is not None
-
-
 def register(what: str) -> None:
     """Register all of `ghost_det` with MMDetection in a command that has not needed torch so far."""
     require_stack(what)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ghost_det.config.shipped import is_config
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
 from ghost_det.utils.timing import Sample, Spread, interleave, ratio, spread
 
-from ._options import COUNT, SIZE, Parser, is_config, parse, register
+from ._options import COUNT, SIZE, Parser, parse, register
 
 CALLS = 2
 """Calls that a turn times, after one that it does not."""

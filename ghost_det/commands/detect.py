@@ -5,10 +5,11 @@ import os
 import sys
 from typing import Any
 
+from ghost_det.config.shipped import is_config
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
 
-from ._options import COUNT, FOLDER, MODEL, Parser, fraction, is_config, parse, register
+from ._options import COUNT, FOLDER, MODEL, Parser, fraction, parse, register
 
 
 def make_parser() -> argparse.ArgumentParser:

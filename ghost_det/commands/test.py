@@ -37,10 +37,12 @@ def main() -> None:
     from ghost_det.engine.test import test
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
+    content = load_checkpoint(args.checkpoint)
     test(
         args.config,
         args.checkpoint,
-        data=data_of(args, checkpoint_classes(load_checkpoint(args.checkpoint))),
+        data=data_of(args, checkpoint_classes(content)),
+        content=content,
         work_dir=args.work_dir,
         options=args.cfg_options,
         launcher=args.launcher,

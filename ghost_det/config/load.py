@@ -4,86 +4,66 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mmengine.config import Config
 
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 
 from . import shipped as own
 
+REQUIRED = ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator')
+
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
-    """Read a config file and merge ``--cfg-options`` into it.
+    """Read a config and merge ``--cfg-options`` into it.
 
-    Args:
-        path: a file; the name of a config of ours, as ``retinanet_ghostnet_fpn_lite`` (a file in the present
-            folder wins) or ``ghost_det::retinanet_ghostnet_fpn_lite.py``; or one that mmdet ships, as
-            ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
-        options: settings by dotted name.
-
-    Raises:
-        UserError: no such file, not a config, or an option that does not fit it.
+    It is a file; one of ours, as ``retinanet_ghostnet_fpn_lite`` (a file in the current folder wins) or
+    ``ghost_det::NAME.py``; or one of mmdet's, as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
     """
     name, path = str(path), own.config_file(path)
     try:
-        with _our_bases():
+        with _bases_by_name():
             if name.startswith(own.MMDET) and is_inheritable(name):
-                # As a child inherits it, so that what differs between the two is the child's own.
+                # Read as a child inherits it: mmengine then adds a scope, which must not count as a change.
                 inherited = Config.fromstring(f'_base_ = {name!r}', '.py')
                 cfg = Config(inherited.to_dict(), filename=str(path))
             else:
                 cfg = Config.fromfile(str(path))
-    except SyntaxError as error:
-        raise UserError(f'{name}: not a config: {error.msg} in line {error.lineno}') from None
     except (Exception, SystemExit) as error:
-        cause: BaseException | None = error
-        while isinstance(cause, ImportError) and not isinstance(cause, ModuleNotFoundError):
-            cause = cause.__context__
-        if isinstance(cause, ModuleNotFoundError):
-            raise UserError(
-                f'{name}: imports {cause.name}, which is not here: install it, or, if it is your own, '
-                'export PYTHONPATH=ITS_FOLDER'
-            ) from None
-        raise UserError(f'{name}: cannot be read as a config: {type(error).__name__}: {error}') from None
+        # mmengine's error over custom_imports says only that an import failed.
+        cause = error.__context__ if isinstance(error, ImportError) and error.__context__ else error
+        raise UserError(f'{name}: not a config: {reason(cause)}') from None
     merge_options(cfg, options, name)
     return cfg
 
 
-_LOCK = threading.RLock()
-
-
 @contextlib.contextmanager
-def _our_bases() -> Iterator[None]:
-    """Let mmengine find ``_base_ = 'ghost_det::NAME.py'`` in this block."""
+def _bases_by_name() -> Iterator[None]:
+    """Let mmengine find our ``_base_ = 'ghost_det::NAME.py'`` in this block, and mmdet's a second sooner."""
+    folders = {own.PREFIX: (own.FOLDER, None), own.MMDET: (own.mmdet_folder(), 'mmdet')}
+    theirs = Config._get_cfg_path
 
-    def find(base: str, filename: str) -> tuple[str, str | None]:
-        if base.startswith(own.PREFIX):
-            return str(own.FOLDER / base.removeprefix(own.PREFIX)), None
+    def find(base: str, filename: str) -> Any:
+        for prefix, (folder, scope) in folders.items():
+            if base.startswith(prefix) and (folder / base.removeprefix(prefix)).is_file():
+                return str(folder / base.removeprefix(prefix)), scope
         return theirs(base, filename)
 
-    with _LOCK:  # two threads that restore in another order would leave one's function in place
-        theirs: Callable[[str, str], tuple[str, str | None]] = Config._get_cfg_path
-        Config._get_cfg_path = staticmethod(find)
-        try:
-            yield
-        finally:
-            Config._get_cfg_path = staticmethod(theirs)
+    with mock.patch.object(Config, '_get_cfg_path', staticmethod(find)):
+        yield
 
 
 def is_inheritable(name: str) -> bool:
-    """Tell whether ``_base_`` can name a config: mmengine takes no ``mmdet::gn+ws/``, say."""
+    """Return whether ``_base_`` can name a config: mmengine refuses ``mmdet::gn+ws/``, for example."""
     return name.startswith(own.PREFIX) or re.match(own.MMDET + r'\w+/', name) is not None
 
 
 def name_of(cfg: Any) -> str:
-    """Return the path of the file that a config was read from; of no file, ``''``.
-
-    Of files that come with mmdet or with a wheel of ours, it is ``mmdet::NAME`` and ``ghost_det::NAME``.
-    """
+    """Return the file of a config, ``mmdet::NAME`` or ``ghost_det::NAME`` if it is installed; or ``''``."""
     path = Path(cfg.filename or '').absolute()
     if cfg.filename and path.is_relative_to(own.mmdet_folder()):
         return own.MMDET + path.relative_to(own.mmdet_folder()).as_posix()
@@ -93,19 +73,17 @@ def name_of(cfg: Any) -> str:
 
 
 def merge_options(cfg: Any, options: dict[str, Any] | None, name: str) -> None:
-    """Merge ``--cfg-options`` into the config called ``name``, and check that it is that of a detector."""
+    """Merge ``--cfg-options`` into the config called ``name``, and check that it describes a detector."""
     if options:
         try:
             cfg.merge_from_dict(options)
         except Exception as error:
             raise UserError(f'--cfg-options {options}: does not fit {name}: {error}') from None
-    absent = [
-        key for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator') if key not in cfg
-    ]
+    absent = [key for key in REQUIRED if key not in cfg]
     if absent:
         raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')
-    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        value = cfg.get(key) or {}  # to evaluate, a config needs no training
+    for key in (*REQUIRED[:2], 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        value = cfg.get(key) or {}  # an evaluation needs no training settings
         parts = value if key == 'param_scheduler' and isinstance(value, list) else [value]
         if not all(isinstance(part, Mapping) for part in parts):
             raise UserError(f'{name}: {key} is {value!r:.60}; expected dict(...)')

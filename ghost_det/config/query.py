@@ -21,7 +21,7 @@ def all_innermost(part: Any) -> Iterator[Any]:
 
 
 def innermost(loader: Any) -> Any:
-    """Return the first dataset of a loader; nothing is changed."""
+    """Return the first dataset of a loader."""
     return next(all_innermost(loader))
 
 
@@ -46,7 +46,7 @@ def test_pipeline(cfg: Any) -> list[Any]:
 
 
 def heads(part: Any, place: str = 'model') -> Iterator[tuple[str, Any]]:
-    """Yield the parts of a detector's config that have ``num_classes``, with their places.
+    """Yield the parts of a detector's config with ``num_classes``, and their places.
 
     Backbones, necks and some heads use the word for something else.
     """
@@ -68,32 +68,32 @@ def set_num_classes(model: Any, count: int) -> None:
 
 
 def detector_path(model: Any) -> tuple[str, ...]:
-    """Return the keys that lead from a config to the detector with the backbone, if there is one."""
+    """Return the keys that lead from a config to the detector, which another model may wrap."""
     wrapped = 'backbone' not in model and isinstance(model.get('detector'), Mapping)
     return ('model', 'detector') if wrapped else ('model',)
 
 
 def get_path(cfg: Any, path: Iterable[str]) -> Any:
-    """Return the part of a config that keys lead to, one after the other."""
+    """Return the part of a config at the end of a path of keys."""
     for key in path:
         cfg = cfg[key]
     return cfg
 
 
 def backbone_of(model: Any) -> Any:
-    """Return the config of the backbone in ``model`` or ``model.detector``; ``None`` if there is none."""
+    """Return the config of the backbone in ``model`` or ``model.detector``, or ``None``."""
     return get_path({'model': model}, detector_path(model)).get('backbone')
 
 
 def necks(detector: Mapping[str, Any]) -> list[Any]:
-    """Return the configs of a detector's necks, none to several, first to last."""
+    """Return the configs of a detector's necks, first to last."""
     neck = detector.get('neck')
     return list(neck) if isinstance(neck, list | tuple) else [neck] if neck else []
 
 
 def default_arguments(kind: str) -> dict[str, Any]:
-    """Return the defaults of a registered type's arguments, those of its base classes included."""
-    from mmdet.registry import MODELS  # not above, as the data set is looked for before torch is imported
+    """Return the default arguments of a registered type, including those of its base classes."""
+    from mmdet.registry import MODELS  # here, as data sets are searched before torch is imported
 
     found: dict[str, Any] = {}
     for cls in reversed(getattr(MODELS.get(kind), '__mro__', ())):  # there may be no such type
@@ -104,7 +104,7 @@ def default_arguments(kind: str) -> dict[str, Any]:
 
 
 def input_size(cfg: Any) -> tuple[int, int]:
-    """Return height and width of the test images of a config; those usual for COCO where it is not plain."""
+    """Return height and width of a config's test images; COCO's usual ones where it is not a plain resize."""
     steps = test_pipeline(cfg)
     scale: Any = next((step['scale'] for step in steps if 'Resize' in step['type'] and 'scale' in step), None)
     scale = (scale, scale) if isinstance(scale, int) else scale

@@ -11,14 +11,15 @@ from mmengine.runner import EpochBasedTrainLoop
 from ghost_det.errors import UserError
 
 WARM_UP = 0.1
-"""The largest share of a training whose length ``--epochs`` sets that a warm-up counted in steps may take."""
+"""The largest part of a training that a warm-up may take, where ``--epochs`` sets the length."""
+_WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')
 _PROGRESS = ('last_step', 'base_values', 'verbose')
 
 
 def set_epochs(cfg: Any, epochs: int) -> None:
     """Change the length of an epoch-based training, and of its schedules with it."""
     if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
-        raise UserError(f'--epochs {epochs}: a number from 1 up, for a config that counts epochs')
+        raise UserError(f'--epochs {epochs}: expected a number from 1, and a config that counts epochs')
     scale = epochs / cfg.train_cfg.max_epochs
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
@@ -33,44 +34,35 @@ def set_epochs(cfg: Any, epochs: int) -> None:
 
 
 def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
-    """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training's steps; say so."""
-    most = max(2, int(WARM_UP * steps))  # of one step, mmengine's LinearLR would never leave its start
-    found = schedulers if isinstance(schedulers, list) else [schedulers]
-    long = [each for each in found if _is_warm_up(each) and each['end'] > most]
-    if not long:
-        return None
-    line = (
-        f'--epochs: the warm-up takes {most} steps instead of {max(each["end"] for each in long)}, '
-        f'as this training has {steps}.'
-    )
-    for each in long:
-        each['end'] = most
+    """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training; return a line to log."""
+    most = max(2, int(WARM_UP * steps))  # with one step, mmengine's LinearLR would never leave its start
+    line = None
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        if _is_warm_up(scheduler) and scheduler['end'] > most:
+            was, scheduler['end'] = scheduler['end'], most
+            line = f'--epochs: the warm-up takes {most} steps instead of {was}, as this training has {steps}.'
     return line
 
 
 def _is_warm_up(scheduler: Any) -> bool:
-    if not isinstance(scheduler, dict) or not {'type', 'end'} <= scheduler.keys():
+    if not isinstance(scheduler, dict) or scheduler.get('by_epoch', True) or scheduler.get('begin'):
         return False
-    if scheduler.get('by_epoch', True) or scheduler.get('begin'):
-        return False
-    kind = str(scheduler['type']).rpartition('.')[2]
-    if kind.startswith('Linear'):
-        return bool(scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0))
-    return kind.startswith(('Constant', 'QuadraticWarmup'))
+    rises = scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1.0)
+    return 'end' in scheduler and rises and str(scheduler['type']).endswith(_WARM_UPS)
 
 
 def states(schedulers: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """Return a runner's built schedulers with a copy of the state of each."""
+    """Return a runner's schedulers, each with a copy of its state."""
     groups = schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]
     return [(each, copy.deepcopy(each.state_dict())) for group in groups for each in group]
 
 
 def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | None:
-    """Where a resumed training's schedule is not the checkpoint's, recompute it, and return a line on that.
+    """Recompute the schedule of a resumed training if it is not the checkpoint's; return a line to log.
 
-    mmengine takes the schedule from the checkpoint, with its length: one that had come to its end stays
-    there, however long the training now is (mmengine issue 1565). Here it runs again from its start, as the
-    rate of a step may depend on the one before. The first rate is the checkpoint's.
+    mmengine takes the schedule from the checkpoint, with its length: one that had ended stays at its end,
+    however long the training is now (mmengine issue 1565). It is replayed from its start, as the rate of a
+    step may depend on the one before. The first rate is the checkpoint's.
     """
     loop = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
@@ -83,10 +75,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
     ):
         return None
     if any(getattr(scheduler, 'need_val_args', False) for scheduler, _ in fresh):
-        return (
-            '--resume: the schedule is not that of the checkpoint, but depends on what was measured and '
-            'cannot be recomputed: it resumes as the checkpoint has it.'
-        )
+        return "--resume: the checkpoint's schedule is used, as one that needs evaluations is not recomputed."
     before = _rate(runner)
     for scheduler, state in fresh:
         optimizer, name = scheduler.optimizer, state['param_name']
@@ -95,7 +84,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
         values = [group[name] for group in optimizer.param_groups]
         scheduler.__dict__ = {**state, 'optimizer': optimizer, 'base_values': values}
         scheduler.last_step = scheduler._global_step = -1
-        optimizer._global_step = 0  # or mmengine warns of steps without the optimizer's
+        optimizer._global_step = 0  # or mmengine warns that the scheduler is ahead of the optimizer
     for scheduler, _ in fresh:
         scheduler.step()  # as when it is built
     hook = ParamSchedulerHook()
@@ -105,7 +94,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
             hook.after_train_epoch(runner)
     long = f'{loop.max_epochs} epochs' if by_epoch else f'{loop.max_iters} steps'
     return (
-        f'--resume: the schedule is not that of the checkpoint: recomputed for {long} at step {steps}; the '
+        f'--resume: the schedule differs from the checkpoint: recomputed for {long} at step {steps}; the '
         f'learning rate is {_rate(runner):.4g}, it was {before:.4g}.'
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -10,29 +9,29 @@ from pathlib import Path
 from ghost_det.errors import UserError
 
 MMDET = 'mmdet::'
-"""Prefix of the configs that mmdet ships, as in ``_base_``."""
+"""Prefix of the configs that mmdet ships."""
 PREFIX = 'ghost_det::'
-"""Of such a config in ``_base_`` and on the command line, as ``mmdet::`` is of mmdet's."""
+"""Prefix of our own configs, in ``_base_`` and on the command line."""
 _INSIDE = Path(__file__).parents[1] / 'configs'
 FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).resolve().parents[2] / 'configs'
-"""Where they are: inside the package, as a wheel has them, or next to it, as a clone has them."""
+"""Inside the package in a wheel, next to it in a clone."""
 
 
 def names() -> list[str]:
-    """Return the names of all, without ``.py``."""
+    """Return the names of our configs, without ``.py``."""
     return sorted(path.stem for path in FOLDER.glob('*.py'))
 
 
 def purpose(name: str) -> list[str]:
-    """Return what a config says of itself in its first lines: what it is for, and what it costs."""
+    """Return the comment at the top of one of our configs: what it is for, and what it costs."""
     lines = (FOLDER / f'{name}.py').read_text(encoding='utf-8').splitlines()
     return [line.removeprefix('# ') for line in takewhile(lambda line: line.startswith('#'), lines)]
 
 
 def find(name: str) -> Path | None:
-    """Return the file of a config named ``ghost_det::NAME``, or only by NAME, with or without ``.py``.
+    """Return the file of a config called ``ghost_det::NAME`` or NAME, with or without ``.py``.
 
-    A file in the present folder wins over one of this project that is named only by NAME.
+    For a bare NAME, a file in the current folder wins over one of ours.
     """
     bare = name.removeprefix(PREFIX)
     path = Path(bare if bare.endswith('.py') else f'{bare}.py')
@@ -42,24 +41,29 @@ def find(name: str) -> Path | None:
     return own if path.name == str(path) and own.is_file() else None
 
 
+def is_config(name: str) -> bool:
+    """Return whether a user's MODEL names a config, not an exported file or a classifier."""
+    return name.endswith(('.py', '.json')) or '::' in name or find(name) is not None
+
+
 def mmdet_folder() -> Path:
-    """Return the folder of the configs that mmdet ships; mmdet is not imported."""
+    """Return the folder of the configs that mmdet ships, without importing mmdet."""
     spec = find_spec('mmdet')
     return Path(spec.origin if spec and spec.origin else '').parent / '.mim/configs'
 
 
 def config_file(path: str | Path) -> Path:
-    """Return the file of a config; see `ghost_det.config.load.load_config`."""
+    """Return the file of a config, by any name that `ghost_det.config.load.load_config` takes."""
     name = str(path)
     path = Path(name).expanduser()
     if name.startswith(MMDET):
         path = mmdet_folder() / name.removeprefix(MMDET)
-    elif not os.path.isfile(path):
+    elif not path.is_file():
         path = find(name) or path
-    if not os.path.isfile(path):
-        near = sorted(p.name for p in path.parent.glob('*.py'))[:20] if path.parent.is_dir() else []
+    if not path.is_file():
+        near = sorted(each.name for each in path.parent.glob('*.py'))[:20]
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''
         raise UserError(f'{name}: no such config file{listing}; by name there are {", ".join(names())}')
     if path.suffix not in ('.py', '.json'):
-        raise UserError(f'{name}: not a config: the name of one ends in .py (reading .yaml could run code)')
+        raise UserError(f'{name}: expected a config, whose name ends in .py (reading .yaml could run code)')
     return path

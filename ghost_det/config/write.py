@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
+import pprint
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic
+from ghost_det.utils.files import write_or_fail
 
 from . import shipped as own
 from .load import is_inheritable, load_config, name_of
 
-_SCOPE = '_scope_'  # mmengine adds it to what it inherits from ``mmdet::``; it says nothing
-_WIDTH = 100
+_SCOPE = '_scope_'  # mmengine adds it to what it inherits from ``mmdet::``
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a child of ``old`` has to say to be ``new``, as mmengine merges them.
+    """Return what a child of ``old`` must say to be ``new``, as mmengine merges them.
 
-    A dictionary that lost a key is repeated in full, after ``_delete_=True``; so are lists.
+    A dictionary that lost a key is repeated in full, with ``_delete_=True``; so are lists.
     """
     if old.keys() - new.keys() - {_SCOPE}:
         return {'_delete_': True, **new}
-    said: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for key, value in new.items():
         before = old.get(key)
         if key == _SCOPE or (key in old and before == value):
@@ -32,12 +32,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             inner = changes(before, value)
             if inner:
-                said[key] = inner
+                changed[key] = inner
         elif isinstance(value, Mapping) and key in old:
-            said[key] = {'_delete_': True, **value}
+            changed[key] = {'_delete_': True, **value}
         else:
-            said[key] = value
-    return said
+            changed[key] = value
+    return changed
 
 
 def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: bool = False) -> str:
@@ -45,51 +45,24 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
 
     ``base`` is a path, ``mmdet::NAME`` or ``ghost_det::NAME``; ``comment`` becomes the first line.
     """
-    if not base:
-        raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a complete config')
-    parent = load_config(base)
-    said = changes(parent.to_dict(), cfg.to_dict())
     out = Path(out)
     if out.suffix != '.py':
         raise UserError(f'-o {out}: expected a name that ends in .py')
+    if not base:
+        raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a complete config')
+    parent = load_config(base)
     if not is_inheritable(base):
         base = name_of(parent)  # which may have been named without .py or folder
     if not is_inheritable(base):
-        if base.startswith(own.MMDET):
-            base = str(own.mmdet_folder() / base.removeprefix(own.MMDET))
-        if out.resolve() == Path(base).resolve():
+        file = own.config_file(base).resolve()
+        if out.resolve() == file:
             raise UserError(f'-o {out}: is the config to inherit from; choose another name')
-        base = Path(os.path.relpath(Path(base).resolve(), out.resolve().parent)).as_posix()
+        base = Path(os.path.relpath(file, out.resolve().parent)).as_posix()
     if out.exists() and not force:
         raise UserError(f'-o {out}: exists; --force overwrites it, or choose another name')
-    head = f'# {comment}\n' if comment else ''
-    text = head + f'_base_ = {base!r}\n'
-    text += ''.join(f'{name} = {_source(value, 0, len(name) + 3)}\n' for name, value in said.items())
-    try:
-        with atomic(out) as partial:
-            partial.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise UserError(f'-o {out}: cannot be written ({error.strerror})') from None
+    text = f'# {comment}\n' * bool(comment) + f'_base_ = {base!r}\n'
+    for name, value in changes(parent.to_dict(), cfg.to_dict()).items():
+        text += f'{name} = {pprint.pformat(value, width=100, sort_dicts=False)}\n'
+    with write_or_fail(out, '-o') as partial:
+        partial.write_text(text, encoding='utf-8')
     return text
-
-
-def _source(value: Any, indent: int, lead: int) -> str:
-    """Return Python source for a value of a config, on one line where that fits behind ``lead`` columns."""
-    if isinstance(value, Mapping):
-        words = all(isinstance(key, str) and key.isidentifier() for key in value)
-        opening, closing = ('dict(', ')') if words else ('{', '}')
-        heads = [f'{key}=' if words else f'{key!r}: ' for key in value]
-        items = list(value.values())
-    elif isinstance(value, list | tuple):
-        opening, closing = '[]' if isinstance(value, list) else '()'
-        heads, items = [''] * len(value), list(value)
-    else:
-        return repr(value)
-    parts = [head + _source(item, 0, -10_000) for head, item in zip(heads, items)]
-    lone = ',' if isinstance(value, tuple) and len(value) == 1 else ''
-    line = opening + ', '.join(parts) + lone + closing
-    if indent + lead + len(line) <= _WIDTH:
-        return line
-    inner = ' ' * (indent + 4)
-    lines = [f'{inner}{head}{_source(item, indent + 4, len(head))},' for head, item in zip(heads, items)]
-    return '\n'.join([opening, *lines, ' ' * indent + closing])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import shutil
-from collections import deque
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +14,14 @@ from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import PARTIAL, atomic
+from ghost_det.utils.files import atomic
 from ghost_det.weights.checkpoint import load_checkpoint
 
 INTERRUPTED = 'interrupted.pth'
-# A resumed training takes its learning rate from the checkpoint.
-ADVICE = (
-    'To train on at a lower learning rate, start again from the last checkpoint: --cfg-options '
-    'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...; clip_grad in the config may help, too.'
+ADVICE = (  # a resumed training takes its learning rate from the checkpoint
+    'The checkpoints before it are kept. To continue from one at a lower learning rate: --cfg-options '
+    'load_from=CHECKPOINT optim_wrapper.optimizer.lr=...'
 )
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 ATOMIC = dict(backend='ghost_det.atomic')
 """``backend_args`` of `AtomicBackend`."""
 
@@ -38,29 +30,15 @@ class AtomicBackend(LocalBackend):
     """mmengine's storage of local files, by a temporary file that is renamed when it is on the disk."""
 
     def put(self, obj: Any, filepath: str | Path) -> None:
-        """Write bytes; where the disk is full, what was there before is still there."""
-        try:
-            with atomic(Path(filepath), durable=True) as partial:
-                partial.write_bytes(obj)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise UserError(disk_full(Path(filepath), len(obj))) from None
+        """Write bytes; where the disk is full, the file that was there before stays."""
+        with atomic(Path(filepath), durable=True) as partial:
+            partial.write_bytes(obj)
+
+    def remove(self, filepath: str | Path) -> None:
+        """Leave a file, as mmengine removes it before the next is saved; see `KeepingCheckpointHook`."""
 
 
 register_backend(ATOMIC['backend'], AtomicBackend)
-
-
-def disk_full(path: Path, size: int | None = None) -> str:
-    """Return a message: a file could not be written, what is needed, and what is still there."""
-    with contextlib.suppress(OSError):
-        free = shutil.disk_usage(path.parent).free
-        needed = f', {size / 1e6:.1f} MB are needed' if size else ''
-        path = Path(f'{path} ({free / 1e6:.1f} MB are free{needed})')
-    return (
-        f'no space left on the disk for {path}. The checkpoints before it are intact: free some space, then '
-        'resume with --resume. default_hooks.checkpoint.max_keep_ckpts in the config sets how many are kept.'
-    )
 
 
 @HOOKS.register_module()
@@ -70,83 +48,60 @@ class KeepingCheckpointHook(CheckpointHook):
     mmengine removes first: interrupted then, a training that keeps one checkpoint had none.
     """
 
-    max_keep_ckpts: int
-    keep_ckpt_ids: Any
-    _best_before: Mapping[str, str | None] = {}
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get('backend_args') is None and '://' not in str(kwargs.get('out_dir')):
+            kwargs['backend_args'] = ATOMIC
+        super().__init__(*args, **kwargs)
+
+    def before_train(self, runner: Any) -> None:
+        super().before_train(runner)
+        if runner.iter:  # the training before may have been killed before it did so
+            self._remove_old(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save a network with NaN or infinite values, for which a good one would be removed."""
-        model = runner.model  # whose weights may be next to averaged ones in the checkpoint
+        """Refuse to save a network with NaN or infinite values, which would replace a good one."""
+        model = runner.model  # the checkpoint may have averaged weights in their place
         statistics = [(key, value) for key, value in model.named_buffers() if '.running_' in key]
         state = dict([*model.named_parameters(), *statistics])
         lost = [key for key, value in state.items() if not torch.isfinite(value).all()]
         if lost:
             raise UserError(
-                f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the '
-                f'network are NaN or infinite, {lost[0]} for one: it has diverged and is not saved. '
-                f'The checkpoints before it are kept. {ADVICE}'
+                f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the network are NaN or '
+                f'infinite, the first is {lost[0]}: the training has diverged, and is not saved. {ADVICE}'
             )
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
-        for key, path in self._best().items():
-            before = Path(self._best_before.get(key) or '').name  # it comes from a checkpoint, of any origin
-            if path and before != Path(path).name and before.startswith('best_') and before.endswith('.pth'):
-                self._remove(before)  # the new best one is saved
-        most = self.max_keep_ckpts
-        if most > 0:
-            steps = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
-            # A training that is killed before the oldest is removed finds here that it has one too many.
-            runner.message_hub.update_info('keep_ckpt_ids', steps)
-        self.max_keep_ckpts = -1
+        # mmengine calls this once a new best checkpoint is saved, too, to save its name.
         super()._save_checkpoint_with_step(runner, step, meta)
-        self.max_keep_ckpts = most
-        if most > 0:
-            for old in steps[:-most]:
-                self._remove(self.filename_tmpl.format(old))
-            self.keep_ckpt_ids = deque(steps[-most:])
-        remove_interrupted(runner.work_dir)
-
-    def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
-        before = self._best_before = self._best()
-        self._set_best(dict.fromkeys(before))  # so that mmengine does not remove them
-        super()._save_best_checkpoint(runner, metrics)
-        self._set_best({key: path or before.get(key) for key, path in self._best().items()})
-        self._best_before = {}
-
-    def _best(self) -> dict[str, str | None]:
-        """Return the best checkpoint by each metric; of a single metric, by ``''``."""
-        several = getattr(self, 'best_ckpt_path_dict', None)
-        return dict(several) if several else {'': getattr(self, 'best_ckpt_path', None)}
-
-    def _set_best(self, paths: Mapping[str, str | None]) -> None:
-        if '' in paths:
-            self.best_ckpt_path = paths['']
-        else:
-            self.best_ckpt_path_dict = dict(paths)
+        self._remove_old(runner, step)
+        remove_leftovers(runner.work_dir, INTERRUPTED)
 
     @master_only
-    def _remove(self, name: str, but: str = '', prefix: str = '') -> None:
-        """Remove a checkpoint from the folder of this training; the name may come from a checkpoint."""
-        path = self.file_backend.join_path(self.out_dir, name)
-        if (
-            name != but
-            and name.startswith(prefix)
-            and name.endswith('.pth')
-            and self.file_backend.isfile(path)
-        ):
-            self.file_backend.remove(path)
+    def _remove_old(self, runner: Any, last: int) -> None:
+        """Remove all but the newest checkpoints up to a step, and those that are no longer the best."""
+        if not isinstance(self.file_backend, AtomicBackend):
+            return  # mmengine has removed them
+        names = {path.name for path in Path(self.out_dir).iterdir() if path.is_file()}
+        info = runner.message_hub.runtime_info
+        best = {Path(str(info[key])).name for key in info if key.startswith('best_ckpt')} & names
+        series = tuple(re.sub(r'\d+\D*$', '', name) for name in best)
+        old = [name for name in names - best if name.startswith('best_') and name.startswith(series)]
+        before, after = self.filename_tmpl.split('{}')
+        numbers = [name.removeprefix(before).removesuffix(after) for name in names]
+        steps = sorted(int(number) for number in numbers if number.isdecimal() and int(number) <= last)
+        surplus = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
+        old += [self.filename_tmpl.format(step) for step in surplus]
+        for name in old:
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        (Path(self.out_dir) / name).unlink(missing_ok=True)
 
 
 @master_only
-def remove_interrupted(work_dir: str) -> None:
-    """Remove the checkpoint of an interruption, once a later one is there."""
-    (Path(work_dir) / INTERRUPTED).unlink(missing_ok=True)
-
-
-@master_only
-def remove_partial(work_dir: str) -> None:
-    """Remove what killed trainings had begun to write."""
-    for path in Path(work_dir).glob(f'{PARTIAL}*'):
+def remove_leftovers(work_dir: str, pattern: str) -> None:
+    """Remove files of trainings that were killed or interrupted."""
+    for path in Path(work_dir).glob(pattern):
         path.unlink(missing_ok=True)
 
 
@@ -156,90 +111,53 @@ def saved_in(work_dir: str) -> list[Path]:
 
 
 class Saved(NamedTuple):
-    """A checkpoint that a training can resume from, and what it holds."""
+    """A checkpoint that a training can resume from, its content, and the place in the training."""
 
     path: str
     content: dict[str, Any]
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What it says of its place in the training."""
-        return self.content['meta']  # type: ignore[no-any-return]
-
-    @property
-    def began(self) -> int:
-        """When its training was started, in nanoseconds; 0 where it does not say."""
-        found = self.meta.get('began')
-        return found if isinstance(found, int) else 0
-
-
-def newest_checkpoint(work_dir: str) -> tuple[Saved | None, list[str]]:
-    """Return the checkpoint to resume from, and a line on each that cannot be used.
-
-    Of those that are intact, it is that of the last start, and of the most steps.
-    """
-    problems = []
-    newest: Saved | None = None
-    for path in sorted(saved_in(work_dir), key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            saved = read_saved(path)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        if newest is None or (saved.began, saved.meta['iter']) > (newest.began, newest.meta['iter']):
-            newest = saved
-    return newest, problems
+    meta: dict[str, Any]
 
 
 def read_saved(path: str | Path) -> Saved:
-    """Read the checkpoint of a training."""
+    """Read a checkpoint that a training can resume from."""
     content = load_checkpoint(path)
     meta = content.get('meta')
-    if not isinstance(meta, dict) or 'optimizer' not in content:
-        raise UserError(
-            f'{path} holds only weights, not the state of a training; '
-            f'to start from them: --cfg-options load_from={path}'
-        )
-    for key, default in {'iter': None, 'epoch': None, 'place': 0, 'seed': 0}.items():
-        number = meta.get(key, default)
-        if not isinstance(number, int) or not 0 <= number < 2**63:
-            raise UserError(f'{path}: damaged: its meta.{key} is {str(number)[:40]}; expected a number')
-    return Saved(str(path), content)
+    if 'optimizer' not in content or not isinstance(meta, dict) or not {'iter', 'epoch'} <= meta.keys():
+        raise UserError(f'{path} holds only weights; to start from them: --cfg-options load_from={path}')
+    return Saved(str(path), content, meta)
 
 
 def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, list[str]]:
-    """Return what ``--resume`` means, if anything, and a line on each newer checkpoint that is damaged."""
+    """Return the checkpoint that ``--resume`` names, and a line on each that cannot be used.
+
+    For ``'auto'``, it is the intact one of the last start with the most steps.
+    """
     if resume != 'auto':
         return (None if resume is None else read_saved(resume)), []
-    newest, damaged = newest_checkpoint(work_dir)
+    newest: Saved | None = None
+    order = (-1, -1)
+    damaged = []
+    for path in saved_in(work_dir):
+        try:
+            saved = read_saved(path)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        started_and_steps = saved.meta.get('began', 0), saved.meta['iter']
+        if started_and_steps > order:
+            newest, order = saved, started_and_steps
     if newest is None and damaged:
-        raise UserError(
-            f'--resume: no checkpoint of {work_dir} is intact: {"; ".join(damaged)}. '
-            'Remove them, or leave --resume out, to start from the beginning'
-        )
+        raise UserError(f'--resume: no checkpoint of {work_dir} is intact: {"; ".join(damaged)}')
     return newest, damaged
 
 
-def resume_with(cfg: Any, resume: str | None, saved: Saved | None) -> None:
-    """Set, in place, what a config says of resuming: the seed is the checkpoint's."""
-    cfg.resume = False  # the runner gets what to resume from
-    if resume is not None:
-        cfg.load_from = None
-    seed = saved and saved.meta.get('seed')
-    if seed is not None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-
-
 def require_longer(cfg: Any, saved: Saved) -> None:
-    """Stop where a training is to be shorter than it already is."""
-    meta = saved.meta
-    for key, unit, done in (
-        ('max_epochs', 'epochs', meta['epoch'] + (meta.get('place', 0) > 0)),
-        ('max_iters', 'steps', meta['iter']),
-    ):
-        if cfg.train_cfg.get(key, done) < done:
+    """Raise a `UserError` if a training is to be shorter than it already is."""
+    epochs = saved.meta['epoch'] + (saved.meta.get('place', 0) > 0)
+    for key, unit, done in (('max_epochs', 'epochs', epochs), ('max_iters', 'steps', saved.meta['iter'])):
+        length = cfg.train_cfg.get(key, done)
+        if length < done:
             raise UserError(
-                f'--resume: {saved.path} has been trained for {done} {unit}, and this training has '
-                f'{cfg.train_cfg[key]} (--epochs, or train_cfg.{key} in the config): give it {done} or more, '
-                f'or evaluate the checkpoint with ghost-det test'
+                f'--resume: {saved.path} has been trained for {done} {unit}, and this training has {length} '
+                f'(--epochs, or train_cfg.{key}): give it {done} or more, or evaluate it with ghost-det test'
             )

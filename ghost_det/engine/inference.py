@@ -40,35 +40,26 @@ class Loaded(NamedTuple):
 def load_detector(
     config: str, checkpoint: str | None, options: dict[str, Any] | None = None, device: str = 'cpu'
 ) -> Loaded:
-    """Open a config and the checkpoint that was trained with it; without one, weights are random.
-
-    The number of classes is that of the checkpoint. One that does not name its classes, as mmdet's old ones,
-    is of COCO where it has 80.
-
-    Raises:
-        UserError: config or checkpoint cannot be used, or they do not belong together.
-    """
+    """Open a config and its checkpoint, which sets the number of classes; without one, weights are random."""
     cfg = load_config(config, options)
-    content = None if checkpoint is None else load_checkpoint(checkpoint)
-    classes = None if content is None else checkpoint_classes(content)
+    content = {} if checkpoint is None else load_checkpoint(checkpoint)
+    classes = checkpoint_classes(content)
     if classes:
         set_num_classes(cfg.model, len(classes))
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     with safe_loading(), explain_errors(config, BUILDING):
         model = revert_sync_batchnorm(build_detector(cfg.model))
-    if checkpoint is not None and content is not None:
+    if checkpoint is not None:
         check_fits(model, content, checkpoint, config)
         weights = content.get('state_dict', content)
         consume_prefix_in_state_dict_if_present(weights, 'module.')
         model.load_state_dict(weights, strict=False)
-    return Loaded(cfg, model.to(device), classes or _unnamed_classes(cfg, content is not None))
-
-
-def _unnamed_classes(cfg: Any, trained: bool) -> tuple[str, ...]:
-    count = max((head['num_classes'] for _, head in heads(cfg.model)), default=80)
-    if trained and count == 80:
-        return tuple(get_classes('coco'))
-    return tuple(f'class {label}' for label in range(count))
+    if not classes:
+        count = max((head['num_classes'] for _, head in heads(cfg.model)), default=80)
+        # mmdet's old checkpoints with 80 classes, which do not name them, are of COCO.
+        coco = checkpoint is not None and count == 80
+        classes = tuple(get_classes('coco')) if coco else tuple(f'class {label}' for label in range(count))
+    return Loaded(cfg, model.to(device), classes)
 
 
 def array_pipeline(cfg: Any) -> Compose:
@@ -79,7 +70,7 @@ def array_pipeline(cfg: Any) -> Compose:
 
 
 class TorchDetector:
-    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out."""
+    """A config and its checkpoint, run by torch, with the methods of `ghost_det.deploy.Detector`."""
 
     def __init__(
         self,
@@ -101,26 +92,22 @@ class TorchDetector:
     def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
         """See `ghost_det.deploy.Detector`."""
         if isinstance(images, np.ndarray):
-            return self._find([images])[0]
+            return next(self.stream([images]))
         return list(self.stream(images))
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
         """See `ghost_det.deploy.Detector.stream`."""
         source = iter(images)
         while group := list(islice(source, batch)):
-            yield from self._find(group)
+            yield from self._run(self._prepare(group), group)
 
     def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
         """See `ghost_det.deploy.Detector.timed`; mmdet makes the boxes within ``'network'``."""
-        times = [perf_counter()]
+        start = perf_counter()
         loaded = self._prepare([image])
-        times.append(perf_counter())
+        prepared = perf_counter()
         (found,) = self._run(loaded, [image])  # which waits for the device, as boxes come to the CPU
-        times.append(perf_counter())
-        return found, dict(zip(('prepare', 'network'), np.diff(times).tolist()))
-
-    def _find(self, images: Sequence[Image]) -> list[Detections]:
-        return self._run(self._prepare(images), images)
+        return found, {'prepare': prepared - start, 'network': perf_counter() - prepared}
 
     def _prepare(self, images: Sequence[Image]) -> list[Any]:
         with explain_errors(self._config):

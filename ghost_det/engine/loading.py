@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from mmengine.runner import CheckpointLoader
@@ -14,50 +14,36 @@ from mmengine.runner import checkpoint as mmengine_reader
 
 from ghost_det.weights.checkpoint import load_checkpoint, read_weights
 
-_LOCK = threading.RLock()  # two threads that restore in another order would leave one's readers in place
-
 
 @contextlib.contextmanager
 def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[None]:
-    """Let mmengine read only weights and plain data in this block, whatever it reads and wherever from.
+    """Let mmengine read only weights and plain data in this block, from wherever it reads.
 
     onedl-mmengine itself unpickles, and so runs, what ``weights_only=True`` has just refused; and downloads,
-    with both versions of mmengine, go through a function of torch's that does so by default.
-
-    Args:
-        known: checkpoints by path that have been read already; each is handed out once.
+    with both versions of mmengine, go through a function of torch's that does so by default. ``known`` has
+    the content of files that have been read already; each is used once.
     """
     given = {} if known is None else known
-    with _LOCK, _replaced(given):
-        yield
 
-
-@contextlib.contextmanager
-def _replaced(given: dict[str, dict[str, Any]]) -> Iterator[None]:
     def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:  # mmengine logs the name
         return given.pop(filename, None) or load_checkpoint(filename, map_location)
 
-    functions = {name: getattr(mmengine_reader, name, None) for name in ('_safe_torch_load', 'load_url')}
-    schemes = CheckpointLoader._schemes
-    CheckpointLoader._schemes = {**schemes, '': load_from_local}
-    mmengine_reader.load_url = _read_url
-    if functions['_safe_torch_load'] is not None:
-        mmengine_reader._safe_torch_load = _read_safely
-    try:
+    readers: dict[str, Any] = dict(_safe_torch_load=_read_safely, load_url=_read_url)
+    present = {name: reader for name, reader in readers.items() if hasattr(mmengine_reader, name)}
+    schemes = {**CheckpointLoader._schemes, '': load_from_local}
+    with (
+        mock.patch.multiple(mmengine_reader, **present),
+        mock.patch.object(CheckpointLoader, '_schemes', schemes),
+    ):
         yield
-    finally:
-        CheckpointLoader._schemes = schemes
-        for name, function in functions.items():
-            if function is not None:
-                setattr(mmengine_reader, name, function)
 
 
 def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-    """Stand in for mmengine's reader of what its other loaders fetched."""
+    """Stand in for mmengine's reader of what its other loaders downloaded."""
     name = file if isinstance(file, str | Path) else 'a checkpoint'
     return read_weights(name, torch.load, file, map_location=map_location)
 
 
 def _read_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
-    """Stand in for mmengine's ``load_url``; the cache is the same."""
+    """Stand in for mmengine's ``load_url``, with the same cache."""
     return read_weights(url, torch.hub.load_state_dict_from_url, url, model_dir, map_location, progress)

@@ -1,27 +1,25 @@
-"""Random numbers that follow from a seed and a place in the training, so that a resumed one draws the same.
+"""Random numbers that follow from a seed and a place in the training, so a resumed training draws the same.
 
-A training's random state lies in many generators: those of Python, NumPy and torch, in the main process and
-in every loader worker. Here none of them needs keeping: before each step, and before each image is loaded,
-all are seeded from the training's seed and the number of the step, or of the image's turn. What is drawn
-then depends on neither what was drawn before, nor how many workers there are, nor where it was interrupted.
+Nothing of the generators of Python, NumPy and torch, in the main process and in every loader worker, needs to
+be saved: all are seeded before each step and before each image is loaded, from the training's seed and the
+number of the step, or of the image. What is drawn then depends neither on what was drawn before, nor on the
+number of workers, nor on where the training was interrupted.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from mmdet.registry import DATA_SAMPLERS, LOOPS
 from mmengine.dist import get_rank
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
-from mmengine.runner.loops import _InfiniteDataloaderIterator
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import BatchSampler
-
-from .messages import FIRST_STEP, explain_errors
 
 
 def seed_all(*key: int) -> None:
@@ -36,40 +34,22 @@ def seed_all(*key: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-class SeededIndex(int):
-    """The index of an image, with the numbers that make its turn in the training unique."""
+def load_seeded(dataset: Any, turns: list[tuple[int, tuple[int, ...] | None]]) -> list[Any]:
+    """Return the samples of indices that `NumberedBatches` has numbered; ``None`` without a number.
 
-    key: tuple[int, ...]
-
-    def __new__(cls, index: int, key: tuple[int, ...] = ()) -> SeededIndex:
-        """Return the index with its key."""
-        seeded = super().__new__(cls, index)
-        seeded.key = key
-        return seeded
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SeededIndex, (int(self), self.key)
-
-
-class SeededImages:
-    """A dataset's ``__getitems__``, which torch asks first: loads each image after seeding by its index."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self, indices: list[int]) -> list[Any]:
-        """Return the samples of the indices."""
-        samples = []
-        for index in indices:
-            if isinstance(index, SeededIndex):
-                seed_all(*index.key)
-            samples.append(self.dataset[int(index)])
-        return samples
+    As a dataset's ``__getitems__``, which torch's loaders prefer.
+    """
+    samples = []
+    for index, key in turns:
+        if key is not None:
+            seed_all(*key)
+        samples.append(None if key is None else dataset[index])
+    return samples
 
 
 @DATA_SAMPLERS.register_module()
 class NumberedBatches:
-    """Batches of another batch sampler, with each index's turn, from any place in the epoch on."""
+    """The batches of another batch sampler, each index with the numbers that seed its image."""
 
     def __init__(
         self,
@@ -84,13 +64,14 @@ class NumberedBatches:
             if batches is None
             else DATA_SAMPLERS.build(batches, default_args=dict(sampler=sampler, batch_size=batch_size))
         )
-        self.sampler = sampler  # where mmengine tells a new epoch
+        self.sampler = sampler  # where mmengine sets the epoch
         self.batch_size = batch_size
         self.seed = seed
-        self.start = 0  # batches to leave out, once: those done before an interruption
-        self._passes = 0
+        self.start = 0  # batches to leave out of the next pass: those done before an interruption
+        self.unused = 0  # batches that need not be loaded: those that a loop of iterations skips
+        self._passes = self._given = 0
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...] | None]]]:
         start, self.start = self.start, 0
         epoch = getattr(self.sampler, 'epoch', self._passes)
         self._passes += 1
@@ -101,71 +82,47 @@ class NumberedBatches:
             if batch is None:
                 return
             if place >= start:
+                self._given += 1
                 key = (self.seed, get_rank(), epoch, place)
-                yield [SeededIndex(index, (*key, number)) for number, index in enumerate(batch)]
+                used = self._given > self.unused
+                yield [(index, (*key, number) if used else None) for number, index in enumerate(batch)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
-class _Loop:
-    """A loop that explains errors of its first step as the config's."""
-
-    runner: Any
-    _stepped = False
-
-    def run_iter(self, *step: Any) -> None:
-        """Run a step."""
-        if self._stepped:
-            super().run_iter(*step)  # type: ignore[misc]
-            return
-        with explain_errors(str(self.runner.cfg.filename), FIRST_STEP):
-            super().run_iter(*step)  # type: ignore[misc]
-        self._stepped = True
-
-
-class _Numbered(_Loop):
-    """What makes a training loop's images repeatable."""
+class _TrainLoop:
+    """A training loop with `NumberedBatches`, unless its loader was built elsewhere."""
 
     dataloader: Any
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **kwargs: Any) -> None:
-        self._settings: dict[str, Any] = {}
-        if isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict):
-            self._settings = dict(dataloader)
-            self._settings['batch_sampler'] = dict(
+        self._seeded = isinstance(dataloader, dict) and isinstance(dataloader.get('sampler'), dict)
+        if self._seeded:
+            settings = dict(dataloader)
+            settings['batch_sampler'] = dict(
                 type='NumberedBatches',
-                batches=self._settings.pop('batch_sampler', None),
+                batches=settings.pop('batch_sampler', None),
                 seed=runner.seed,
-                drop_last=self._settings.pop('drop_last', False),
+                drop_last=settings.pop('drop_last', False),
             )
-            dataloader = self._build(runner)  # before loops that start its workers at once
+            varied = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
+            dataloader = runner.build_dataloader(settings, runner.seed, varied)
+            dataloader.dataset.__getitems__ = functools.partial(load_seeded, dataloader.dataset)
         super().__init__(runner, dataloader, *args, **kwargs)  # type: ignore[call-arg]
-
-    def _build(self, runner: Any, **changed: Any) -> Any:
-        """Return a loader whose images are seeded."""
-        varied = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
-        loader = runner.build_dataloader({**self._settings, **changed}, runner.seed, varied)
-        if not hasattr(loader.dataset, '__getitems__'):
-            loader.dataset.__getitems__ = SeededImages(loader.dataset)
-        return loader
-
-    def is_numbered(self) -> bool:
-        """Tell whether the place in the data is known, as it is with samplers that mmengine built."""
-        return isinstance(self.dataloader.batch_sampler, NumberedBatches)
 
 
 @LOOPS.register_module()
-class RepeatableEpochLoop(_Numbered, EpochBasedTrainLoop):
+class RepeatableEpochLoop(_TrainLoop, EpochBasedTrainLoop):
     """mmengine's loop of epochs, which can resume within an epoch."""
 
-    place = 0  # batches of the present epoch that are done
+    place = 0  # batches of the current epoch that are done
 
     def run_epoch(self) -> None:
-        """Run an epoch, or what is left of it."""
+        """Run an epoch, or the rest of it."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        if self.place and self.is_numbered():
+        if self._seeded:
             self.dataloader.batch_sampler.start = self.place
         for index, batch in enumerate(self.dataloader, self.place):
             self.run_iter(index, batch)
@@ -176,63 +133,14 @@ class RepeatableEpochLoop(_Numbered, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class RepeatableIterLoop(_Numbered, IterBasedTrainLoop):
-    """mmengine's loop of iterations, which resumes without loading what was trained on before."""
+class RepeatableIterLoop(_TrainLoop, IterBasedTrainLoop):
+    """mmengine's loop of iterations, which resumes without loading the images it was trained on before."""
 
     def run(self) -> Any:
-        """Run what is left of the training."""
-        if self._iter and self.is_numbered():
-            # Rebuilt, as loaders that work ahead have taken from this one's sampler.
-            self.dataloader = self._build(self.runner, dataset=self.dataloader.dataset)
-            self.dataloader_iterator: Any = _Skipped(self._iterate_from, self._iter)
+        """Run the rest of the training; mmengine skips the batches of the steps done."""
+        if self._seeded:
+            self.dataloader.batch_sampler.unused = self._iter
         return super().run()
 
-    def _iterate_from(self, step: int) -> Any:
-        """Return mmengine's iterator over the batches from a step on."""
-        batches = self.dataloader.batch_sampler
-        epoch, batches.start = 0, step
-        if hasattr(batches.sampler, 'epoch'):  # it comes to an end and starts again
-            epoch, batches.start = divmod(step, len(batches))
-            batches.sampler.set_epoch(epoch)
-        iterator = _InfiniteDataloaderIterator(self.dataloader)
-        iterator._epoch = epoch
-        return iterator
 
-
-class _Skipped:
-    """Gives nothing for the steps done, which mmengine goes through first; then the batches after them.
-
-    Their iterator is made last, as hooks have the sampler begin again, and loaders work ahead.
-    """
-
-    def __init__(self, iterate_from: Callable[[int], Any], steps: int) -> None:
-        self._iterate_from = iterate_from
-        self._steps = self._left = steps
-        self._iterator: Any = None
-
-    def skip_iter(self, steps: int) -> None:
-        self._left -= steps
-
-    def __next__(self) -> Any:
-        if self._left > 0:
-            self._left -= 1
-            return None
-        if self._iterator is None:
-            self._iterator = self._iterate_from(self._steps)
-        return next(self._iterator)
-
-
-class ExplainedValLoop(_Loop, ValLoop):
-    """mmengine's loop of evaluations within a training."""
-
-
-class ExplainedTestLoop(_Loop, TestLoop):
-    """mmengine's loop of an evaluation."""
-
-
-LOOP_TYPES = {
-    'EpochBasedTrainLoop': RepeatableEpochLoop,
-    'IterBasedTrainLoop': RepeatableIterLoop,
-    'ValLoop': ExplainedValLoop,
-    'TestLoop': ExplainedTestLoop,
-}
+LOOP_TYPES = {'EpochBasedTrainLoop': RepeatableEpochLoop, 'IterBasedTrainLoop': RepeatableIterLoop}

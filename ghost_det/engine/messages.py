@@ -1,25 +1,24 @@
-"""What goes wrong while a detector is built or run: the config, an image, memory or the disk is to blame."""
+"""User errors that appear while a detector is built or run: in the config, an image, memory or the disk."""
 
 from __future__ import annotations
 
 import contextlib
-import pickle
+import errno
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dataset import Compose
 
-from ghost_det.errors import UserError, reason
+from ghost_det.errors import Interrupted, UserError, reason
 
-from .checkpoints import FULL, disk_full
-
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BUILDING = 'cannot be built'
 FIRST_STEP = 'the network cannot do its first step'
-_OVER_A_CONFIG = (TypeError, ValueError, KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
+_ADVICE = {FIRST_STEP: '. Do in_channels, out_indices and num_classes fit? --traceback shows where'}
 
 
 class NamedCompose(Compose):
@@ -27,34 +26,20 @@ class NamedCompose(Compose):
 
     def __call__(self, data: Any) -> Any:
         """Apply the transforms one after the other."""
-        path = data.get('img_path') if isinstance(data, dict) else None
+        path = data.get('img_path') or 'an image'
         for transform in self.transforms:
             try:
                 data = transform(data)
             except UserError:
                 raise
             except Exception as error:
-                name = type(transform).__name__
-                if path is not None and name.startswith('Load') and 'Image' in name:
-                    raise UserError(_unreadable(path, error)) from error
                 raise UserError(
-                    f'{path or "an image"}: the transform {name} of the pipeline fails: {_text(error)}. '
-                    'Look at its arguments in the config, and at the boxes of the image'
+                    f'{path}: {type(transform).__name__} of the pipeline fails: {_text(error)}. '
+                    'ghost-det check-data lists wrong images and boxes, and its --fix leaves them out'
                 ) from error
             if data is None:
                 return None
         return data
-
-
-def _unreadable(path: str, error: Exception) -> str:
-    fix = 'ghost-det check-data lists all such images; its --fix FOLDER writes a copy without them'
-    if isinstance(error, OSError):
-        return f'{path}: the image cannot be read ({error.strerror or error}). {fix}'
-    why = 'more pixels than OpenCV reads' if 'CV_IO_MAX_IMAGE_PIXELS' in str(error) else ''
-    return (
-        f'{path}: not an image that OpenCV can decode{f" ({why})" if why else ""}: empty, cut off or of '
-        f'another kind. {fix}'
-    )
 
 
 def name_images(dataset: Any) -> None:
@@ -68,57 +53,46 @@ def name_images(dataset: Any) -> None:
 
 
 @contextlib.contextmanager
-def explain_errors(config: str, doing: str = '', folder: str | Path = '.') -> Iterator[None]:
-    """Turn what mmengine raises over a user error into a `UserError`; bugs stay as they are.
+def explain_errors(
+    config: str, doing: str | Callable[[], str] = '', folder: str | Path = '.'
+) -> Iterator[None]:
+    """Turn errors that the user can fix into a `UserError`; bugs are raised as they are.
 
-    Args:
-        config: as the user named it.
-        doing: `BUILDING` or `FIRST_STEP`, in which any error is over the config.
-        folder: that is written to, where an error does not name its file.
-
-    Raises:
-        UserError: a part cannot be built, an image read, weights loaded; memory or disk are full; or the
-            parts of the network do not go together.
+    While ``doing`` is `BUILDING` or `FIRST_STEP`, the config is taken to be wrong. The run writes to ``folder``.
     """
     try:
         yield
     except UserError as error:
         raise UserError(_of_worker(str(error))) from error
-    except pickle.UnpicklingError as error:
-        raise UserError(f'{config}: weights that it names are refused: {_text(error)}') from error
-    except OSError as error:
-        if error.errno in FULL:
-            raise UserError(disk_full(Path(error.filename or folder))) from error
-        if doing == BUILDING or error.filename:
-            raise UserError(f'{config}: {error.filename or ""}: {error.strerror or _text(error)}') from error
+    except Interrupted:
         raise
     except Exception as error:
-        full = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-        if full or "can't allocate memory" in str(error):
-            raise UserError(
-                f'{config}: the memory is not enough: {_text(error)}. Smaller: --batch-size, the '
-                'scale of the images, --amp'
-            ) from error
-        if not doing or not isinstance(error, _OVER_A_CONFIG):
-            raise
-        advice = ''
-        if doing == FIRST_STEP:
-            advice = (
-                '. Its parts may not go together, as in_channels, out_indices or num_classes '
-                '(--traceback shows where)'
+        text = _text(error)
+        file = error.filename if isinstance(error, OSError) else None
+        phase = doing if isinstance(doing, str) else doing()
+        if isinstance(error, OSError) and error.errno in FULL:
+            message = (
+                f'no space left on the disk for {file or folder}. The checkpoints before it are intact: free '
+                'some, then continue with --resume; default_hooks.checkpoint.max_keep_ckpts limits them'
             )
-        raise UserError(f'{config}: {doing}: {_text(error)}{advice}') from error
+        elif isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or 'allocate memory' in text:
+            message = f'{config}: out of memory: {text}. Use a smaller --batch-size, smaller images, or --amp'
+        elif phase or file:
+            message = f'{config}: {phase or "stopped"}: {text}{_ADVICE.get(phase, "")}'
+        else:
+            raise
+        raise UserError(message) from error
 
 
-def _text(error: BaseException) -> str:
-    text = ' '.join(_of_worker(str(error)).split())
-    if not text and error.__traceback__ is not None:
+def _text(error: Exception) -> str:
+    text = _of_worker(str(error))
+    if not text and error.__traceback__ is not None:  # as mmdet's assertions
         text = traceback.extract_tb(error.__traceback__)[-1].line or ''
     return reason(error, text)
 
 
 def _of_worker(text: str) -> str:
-    """Return the message of an error of a loader's worker, which comes with its traceback as text."""
+    """Return the message of an error of a loader worker, which arrives with its traceback as text."""
     if not re.match(r'Caught \S+ in ', text):
         return text
     return re.split(r'\n[\w.]*(?:Error|Exception)\S*: ', text)[-1].strip()

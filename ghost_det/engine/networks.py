@@ -1,8 +1,7 @@
-"""The networks as MMDetection builds them: ``norm_cfg``, ``act_cfg`` and a verified ``init_cfg``."""
+"""The networks as MMDetection builds them: ``norm_cfg``, ``act_cfg`` and ``init_cfg``."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Mapping
@@ -14,8 +13,7 @@ from mmdet.models.backbones import ResNet
 from mmdet.models.utils import multi_apply
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit, initialize, update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
@@ -23,53 +21,45 @@ from ghost_det import models
 from ghost_det.errors import UserError
 from ghost_det.models import GhostConv2d, ghostify
 from ghost_det.models.bottleneck import start_as_shortcuts
-from ghost_det.models.ghost_module import ActLayer, NormLayer
 from ghost_det.weights.catalog import SCHEME
 from ghost_det.weights.load import load_pretrained
 
 BN: dict[str, Any] = {'type': 'BN'}
 RELU: dict[str, Any] = {'type': 'ReLU'}
-_VERIFIED = 'VerifiedPretrained'
 
 
-def norm_layer(norm_cfg: dict[str, Any]) -> NormLayer:
-    """Return what makes the normalisation layers of ``norm_cfg`` from channels."""
-    return lambda channels: build_norm_layer(norm_cfg, channels)[1]
-
-
-def act_layer(act_cfg: dict[str, Any] | None) -> ActLayer:
-    """Return what makes the activations of ``act_cfg``; empty ones for ``None``."""
-    if act_cfg is None:
-        return nn.Sequential
-    return lambda: build_activation_layer(dict(act_cfg))
-
-
-def verified(init_cfg: Any) -> Any:
-    """Return mmengine's ``init_cfg`` with `VerifiedPretrained` for its ``Pretrained``; files come last.
-
-    mmengine's own loads with ``strict=False``: a file of another network passes with a warning.
-    """
-    if isinstance(init_cfg, list | tuple):
-        return sorted(map(verified, init_cfg), key=lambda cfg: cfg['type'] == _VERIFIED)
-    if init_cfg is None:
-        return None
-    if not isinstance(init_cfg, Mapping) or 'type' not in init_cfg:
-        raise ValueError(
-            f"init_cfg is {init_cfg!r}; expected dict(type='Pretrained', checkpoint=...) or None"
-        )
-    kind = init_cfg['type']
-    if kind is PretrainedInit or str(kind).rpartition('.')[2] == 'Pretrained':
-        return {**init_cfg, 'type': _VERIFIED}
-    return init_cfg
-
-
-class _Configured:
-    """The settings of layers and the initialisation that mmdet's configs have, over a network of torch.
-
-    `BaseModule` comes last, as the networks pass nothing on to their base class.
-    """
+class _Initialized(BaseModule):
+    """Initialises as ``init_cfg`` says: files come last, and every tensor of them must be loaded."""
 
     init_cfg: Any
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut."""
+        given = self.init_cfg
+        cfgs = given if isinstance(given, list | tuple) else [given] if given else []
+        for cfg in cfgs:
+            if not isinstance(cfg, Mapping) or 'type' not in cfg:
+                raise ValueError(
+                    f"init_cfg is {given!r}; expected dict(type='Pretrained', checkpoint=...) or None"
+                )
+        files = [cfg for cfg in cfgs if _is_file(cfg)]
+        self.init_cfg = [cfg for cfg in cfgs if not _is_file(cfg)]
+        super().init_weights()
+        self.init_cfg = given
+        if not cfgs:
+            start_as_shortcuts(self)
+        for cfg in files:
+            loaded = load_pretrained(self, cfg['checkpoint'], cfg.get('prefix'), cfg.get('partial', False))
+            print_log(str(loaded), logger='current')
+
+
+def _is_file(init_cfg: Mapping[str, Any]) -> bool:
+    """Return whether an ``init_cfg`` is mmengine's ``Pretrained``, by its name or as the class."""
+    return init_cfg['type'] is PretrainedInit or str(init_cfg['type']).rpartition('.')[2] == 'Pretrained'
+
+
+class _Configured(_Initialized):
+    """Layers and initialisation of mmdet's configs, for a network of torch; `BaseModule` must come last."""
 
     def __init__(
         self,
@@ -79,31 +69,29 @@ class _Configured:
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
-        layers: dict[str, Any] = dict(norm_layer=norm_layer(norm_cfg), act_layer=act_layer(act_cfg))
-        super().__init__(*args, **layers, **kwargs)
-        self.init_cfg = copy.deepcopy(verified(init_cfg))
-
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default each bottleneck starts as its shortcut only."""
-        network: Any = super()
-        network.init_weights()
-        if not self.init_cfg:
-            start_as_shortcuts(self)  # type: ignore[arg-type]
+        super().__init__(
+            *args,
+            norm_layer=lambda channels: build_norm_layer(norm_cfg, channels)[1],
+            act_layer=nn.Sequential if act_cfg is None else lambda: build_activation_layer(dict(act_cfg)),
+            **kwargs,
+        )
+        self.init_cfg = copy.deepcopy(init_cfg)
 
 
 @MODELS.register_module()
 class GhostNet(_Configured, models.GhostNet, BaseModule):
-    """GhostNet as a backbone of mmdet: `ghost_det.models.GhostNet`, whose other arguments it takes too.
+    """As `ghost_det.models.GhostNet`, with mmdet's layers and initialisation.
 
     Args:
         norm_cfg: normalisation layers, as in mmdet.
         act_cfg: activations, as in mmdet.
-        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. With ``None``,
-            ``init_weights`` keeps torch's own, as the reference code does, but for `start_as_shortcuts`.
-            (mmdet's usual Kaiming fan-out is no good here: it takes a depthwise convolution for a dense one.)
+        init_cfg: mmengine's; with type ``Pretrained``, every tensor must be loaded. ``None`` keeps torch's
+            initialisation, as the reference code does, but starts each bottleneck as its shortcut. (mmdet's
+            usual Kaiming fan-out is wrong here: it takes a depthwise convolution for a dense one.)
+        **kwargs: see `ghost_det.models.GhostNet`.
 
     Raises:
-        ValueError: an argument is outside of its range; the message names it.
+        ValueError: an argument is out of range; the message names it.
 
     Example:
         >>> backbone = GhostNet(out_indices=(1, 2, 3), norm_cfg=dict(type='GN', num_groups=2)).eval()
@@ -114,58 +102,49 @@ class GhostNet(_Configured, models.GhostNet, BaseModule):
 
 @MODELS.register_module()
 class GhostNetV2(GhostNet, models.GhostNetV2):
-    """`ghost_det.models.GhostNetV2` with the arguments of `GhostNet`."""
+    """As `ghost_det.models.GhostNetV2`, with the arguments of `GhostNet`."""
 
 
 @MODELS.register_module()
 class GhostNetV3(GhostNetV2, models.GhostNetV3):
-    """`ghost_det.models.GhostNetV3` with the arguments of `GhostNet`."""
+    """As `ghost_det.models.GhostNetV3`, with the arguments of `GhostNet`."""
 
 
 @MODELS.register_module()
 class RepGhostNet(GhostNet, models.RepGhostNet):
-    """`ghost_det.models.RepGhostNet` with the arguments of `GhostNet`."""
+    """As `ghost_det.models.RepGhostNet`, with the arguments of `GhostNet`."""
 
 
 @MODELS.register_module()
 class GhostPAN(_Configured, models.GhostPAN, BaseModule):
-    """`ghost_det.models.GhostPAN` with ``norm_cfg``, ``act_cfg`` and ``init_cfg``, as `GhostNet` has them."""
+    """As `ghost_det.models.GhostPAN`, with ``norm_cfg``, ``act_cfg`` and ``init_cfg`` of `GhostNet`."""
 
 
 @MODELS.register_module()
-class GhostResNet(ResNet):
-    """mmdet's ``ResNet`` with ghost convolutions.
-
-    Source: GhostNet (arXiv 1911.11907), section 4.1: Ghost-ResNet-50, at ratios 2 and 4.
+class GhostResNet(_Initialized, ResNet):
+    """mmdet's ``ResNet`` with ghost convolutions (GhostNet, arXiv 1911.11907, section 4.1).
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        ratio: reduction ``s`` of every ghost convolution.
+        ratio: reduction ``s`` of every ghost convolution; in the paper 2 and 4.
         dw_size: kernel ``d`` of every cheap operation.
-        norm_eval: keep batch-norm statistics fixed while training. Off, other than in ``ResNet``, as there
-            are no ImageNet weights that bring statistics.
-        init_cfg: mmengine's; of type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
-            default, but for cheap operations, which keep torch's.
-        **kwargs: ``ResNet``'s.
+        norm_eval: freeze batch-norm statistics in training; off, as no ImageNet weights are published.
+        init_cfg: mmengine's; with type ``Pretrained``, every tensor must be loaded. ``None`` is ``ResNet``'s
+            default, except for cheap operations, which keep torch's.
+        **kwargs: see ``ResNet``.
 
     Attributes:
         out_channels: channels of each returned map, finest first.
         out_strides: pixels of the input per cell of each returned map.
 
-    Shape:
-        ``(N, in_channels, H, W)`` to a tuple of
-        ``(N, out_channels[i], ceil(H / out_strides[i]), ceil(W / out_strides[i]))``.
-
     Raises:
-        ValueError: an argument is outside of its range, or ``init_cfg`` names weights of a plain ResNet.
+        ValueError: an argument is out of range.
 
     Example:
         >>> backbone = GhostResNet(50, out_indices=(1, 2, 3))
         >>> backbone.out_channels, backbone.out_strides
         ((512, 1024, 2048), (8, 16, 32))
     """
-
-    init_cfg: Any
 
     def __init__(
         self,
@@ -177,12 +156,6 @@ class GhostResNet(ResNet):
         **kwargs: Any,
     ) -> None:
         super().__init__(depth, norm_eval=norm_eval, init_cfg=init_cfg, **kwargs)
-        if any(zoo in str(self.init_cfg) for zoo in ('torchvision://', 'open-mmlab://')):
-            raise ValueError(
-                f'GhostResNet: init_cfg is {self.init_cfg}, but a plain ResNet has other layers. No weights '
-                'are published for this one. Train from scratch with init_cfg=None, or pass your own file.'
-            )
-        self.init_cfg = verified(self.init_cfg)
         self._has_default_init = init_cfg is None and kwargs.get('pretrained') is None
         ghostify(self, ratio, dw_size)
         returned = [i for i in range(self.num_stages) if i in self.out_indices]
@@ -190,24 +163,15 @@ class GhostResNet(ResNet):
         self.out_strides = tuple(4 * math.prod(self.strides[: i + 1]) for i in returned)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but for the cheap operations.
-
-        Kaiming fan-out takes a depthwise convolution for a dense one, and makes its weights far too small.
-        Files are loaded last: deformable convolutions initialise themselves after what ``init_cfg`` does.
-        """
-        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
-        files = [cfg for cfg in cfgs if cfg.get('type') == _VERIFIED]
-        complete, self.init_cfg = self.init_cfg, [cfg for cfg in cfgs if cfg and cfg not in files]
+        """Initialise as ``init_cfg`` says; by default as ``ResNet``, but keep torch's cheap operations."""
         super().init_weights()
-        self.init_cfg = complete
-        initialize(self, files)
         if self._has_default_init:
             for module in self.modules():
                 if isinstance(module, GhostConv2d):
                     module.cheap_operation.reset_parameters()
 
     def train(self, mode: bool = True) -> GhostResNet:
-        """Set training mode as ``ResNet`` does, whose own returns nothing, and nor does its ``eval``."""
+        """Set training mode; ``ResNet`` returns nothing, so nor would its ``eval()``."""
         super().train(mode)
         return self
 
@@ -216,17 +180,12 @@ class GhostResNet(ResNet):
 class GFLSepBNHead(GFLHead):
     """mmdet's ``GFLHead`` with depthwise separable convolutions, and 1x1 ones for its predictions.
 
-    The levels share the convolutions, and each has batch norms of its own, as their activations differ:
-    mmdet's ``RetinaSepBNHead`` is made so, and its ``RTMDetSepBNHead``, which cannot share separable ones.
-
-    Source: the method is GFL (arXiv 2006.04388); the light head is that of NanoDet
-    (https://github.com/RangiLyu/nanodet, Apache-2.0). Arguments and shapes are ``GFLHead``'s, but for the odd
-    ``kernel_size`` of the depthwise convolutions and batch norm for its ``norm_cfg``.
+    The levels share the convolutions but not the batch norms, as in mmdet's ``RetinaSepBNHead``. Source: GFL
+    (arXiv 2006.04388), with the light head of NanoDet (https://github.com/RangiLyu/nanodet, Apache-2.0).
+    Arguments and shapes are those of ``GFLHead``, and the odd ``kernel_size`` of depthwise convolutions.
     """
 
     def __init__(self, kernel_size: int = 5, norm_cfg: Any = BN, **kwargs: Any) -> None:
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f'GFLSepBNHead: kernel_size is {kernel_size}; expected an odd number')
         self.kernel_size = kernel_size
         super().__init__(norm_cfg=norm_cfg, **kwargs)
 
@@ -267,34 +226,12 @@ class GFLSepBNHead(GFLHead):
         return self.gfl_cls(cls_convs(x)), scale(self.gfl_reg(reg_convs(x))).float()
 
 
-@WEIGHT_INITIALIZERS.register_module()
-class VerifiedPretrained(PretrainedInit):
-    """mmengine's ``Pretrained`` for Ghost networks, which loads every tensor or raises.
-
-    Networks of this package use it by themselves for ``init_cfg=dict(type='Pretrained', ...)``. The arguments
-    are `load_pretrained`'s; ``map_location`` is not used, as tensors are copied to where the network is.
-    """
-
-    def __init__(
-        self, checkpoint: str, prefix: str | None = None, map_location: Any = 'cpu', partial: bool = False
-    ) -> None:
-        super().__init__(checkpoint, prefix, map_location)
-        self.partial = partial
-
-    def __call__(self, module: nn.Module) -> None:
-        """Load the weights and log how many."""
-        loaded = load_pretrained(module, self.checkpoint, self.prefix, self.partial)
-        print_log(str(loaded), logger='current')
-        with contextlib.suppress(AssertionError):  # outside of mmengine's own initialisation
-            update_init_info(module, init_info=f'{type(self).__name__}: load from {self.checkpoint}')
-
-
-def _load_published(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse mmengine's own loaders, which would take what happens to fit."""
+def _refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Refuse what mmengine's own loader would load as far as it happens to fit."""
     raise UserError(
         f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
         "them in the backbone's init_cfg; to start another network from a file, name its path"
     )
 
 
-CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_load_published, force=True)
+CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_refuse, force=True)

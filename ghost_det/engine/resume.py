@@ -1,4 +1,4 @@
-"""What a resumed training takes up: its place, and gradients and evaluations under way."""
+"""What a resumed training restores: its place, accumulated gradients, and an unfinished evaluation."""
 
 from __future__ import annotations
 
@@ -16,46 +16,38 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from .loops import RepeatableEpochLoop, seed_all
 
+_EVALUATED = 'evaluated_at'
+
 
 @HOOKS.register_module()
 class RepeatableHook(Hook):
-    """Seeds every step, and has a training resume as if it had never stopped.
+    """Seeds every step, and saves and restores what mmengine's checkpoints lack.
 
-    Besides random numbers (see `ghost_det.engine.loops`) that takes the place within the epoch, and gradients
-    that were being accumulated.
+    That is the place within the epoch, gradients that are being accumulated, and the next random image size.
     """
 
     priority = 'HIGHEST'
-    EVALUATED = 'evaluated_at'
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed by the step."""
         rank = get_rank() if runner.cfg.get('randomness', {}).get('diff_rank_seed') else 0
         seed_all(runner.seed, rank, runner.iter)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Remember that this state has been evaluated, in what checkpoints keep."""
-        runner.message_hub.update_info(self.EVALUATED, runner.iter)
+        runner.message_hub.update_info(_EVALUATED, runner.iter)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Add the place in the epoch, and gradients under way."""
         meta, loop = checkpoint['meta'], runner.train_loop
-        step = meta['iter']
         within = meta['epoch'] == loop.epoch and isinstance(loop, RepeatableEpochLoop)
-        meta['place'] = loop.place + step - loop.iter if within else 0
+        meta['place'] = loop.place + meta['iter'] - loop.iter if within else 0
         meta['batches'] = len(loop.dataloader)
         meta['began'] = getattr(runner, 'began', 0)
         meta['sizes'] = [module._input_size for module in _resizers(runner.model)]
         every = runner.cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
-        if step % every and 'optimizer' in checkpoint:
-            checkpoint['gradients'] = {
-                name: parameter.grad
-                for name, parameter in runner.model.named_parameters()
-                if parameter.grad is not None
-            }
+        if meta['iter'] % every and 'optimizer' in checkpoint:
+            parameters = runner.model.named_parameters()
+            checkpoint['gradients'] = {name: each.grad for name, each in parameters if each.grad is not None}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Take up the place in the epoch, and gradients under way."""
         loop = runner._train_loop
         if not runner._resume or isinstance(loop, dict):
             return
@@ -63,32 +55,30 @@ class RepeatableHook(Hook):
         batches, now = meta.get('batches'), len(loop.dataloader)
         if batches not in (None, now):
             runner.logger.warning(
-                f'--resume: an epoch had {batches} steps and has {now} now (another batch size, number of '
-                'processes or data set): an epoch under way is started again.'
+                f'--resume: an epoch had {batches} steps and has {now} now: an unfinished one starts again.'
             )
         elif isinstance(loop, RepeatableEpochLoop):
             loop.place = meta.get('place', 0)
         for module, size in zip(_resizers(runner.model), meta.get('sizes', [])):
             module._input_size = size and tuple(size)
+        gradients = checkpoint.get('gradients', {})
         for name, parameter in runner.model.named_parameters():
-            gradient = checkpoint.get('gradients', {}).get(name)
-            if gradient is not None:
-                parameter.grad = gradient.to(parameter.device)
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device)
 
 
 def _resizers(model: Any) -> list[Any]:
-    """Return mmdet's parts that choose, at each step, the size of the next."""
+    """Return the modules of mmdet that choose, at each step, the image size of the next."""
     return [module for module in model.modules() if isinstance(module, BatchSyncRandomResize)]
 
 
 @HOOKS.register_module()
 class DueEvaluationHook(Hook):
-    """Makes up for an evaluation that an interruption cut short, before a resumed training continues."""
+    """Repeats an evaluation that was interrupted, before a resumed training continues."""
 
     priority = 'LOWEST'
 
     def before_train(self, runner: Any) -> None:
-        """Evaluate, if the loop would have done so at this place and has not."""
         loop = runner.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         done, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
@@ -96,32 +86,26 @@ class DueEvaluationHook(Hook):
         due = done >= max(loop.val_begin, 1) and (done % loop.val_interval == 0 or done == end)
         if runner.val_loop is None or not due or getattr(loop, 'place', None):
             return
-        if runner.message_hub.runtime_info.get(RepeatableHook.EVALUATED) != loop.iter:
-            runner.logger.info(f'The evaluation after {loop.iter} steps was not finished: it is done now.')
-            hub = runner.message_hub  # as the evaluation would have found it at the end of that step
-            hub.update_info('iter', loop.iter - 1)
+        hub = runner.message_hub
+        if hub.runtime_info.get(_EVALUATED) != loop.iter:
+            runner.logger.info(f'The evaluation after {loop.iter} steps was interrupted: it is repeated now.')
+            hub.update_info('iter', loop.iter - 1)  # as at the end of that step
             hub.update_info('epoch', loop.epoch - by_epoch)
             runner.val_loop.run()
 
 
-class PatientWorker:
-    """Initialises a loader worker, which then outlives signals sent to all processes of a run.
+def init_worker(worker: int, then: Callable[[int], None] | None = None) -> None:
+    """Initialise a loader worker, which then outlives signals sent to all processes of a run.
 
     A scheduler's signal reaches the workers too, and without them the main process could not end its step.
-    They end with it, and when it ends them.
+    They end when it does, or when it ends them.
     """
-
-    def __init__(self, then: Callable[[int], None] | None) -> None:
-        self.then = then
-
-    def __call__(self, worker: int) -> None:
-        """Initialise the worker of this number."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, 'sigwaitinfo'):  # Linux: it tells who sent a signal
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-        if self.then is not None:
-            self.then(worker)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # Linux, which tells the sender of a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if then is not None:
+        then(worker)
 
 
 def _end_with(parent: int) -> None:

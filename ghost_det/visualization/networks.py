@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from ghost_det.config import shipped
+from ghost_det.config.shipped import is_config
 from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError, reason
@@ -84,7 +84,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     if model.endswith(('.xml', '.onnx')):
         raise UserError(f'{model}: an exported file gives only boxes; name its config and its checkpoint')
     random = checkpoint is None and pretrained == 'none'
-    if model.endswith(('.py', '.json')) or model.startswith(shipped.MMDET) or shipped.find(model):
+    if is_config(model):
         if checkpoint is None and not random:
             raise UserError(f'{model}: name its checkpoint after it, or --pretrained none for random weights')
         device = 'cuda' if torch.cuda.is_available() and not random else 'cpu'
