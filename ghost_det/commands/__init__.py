@@ -1,6 +1,6 @@
-"""The command ``ghost-det``: one module for each of its commands.
+"""The command ``ghost-det``, one module per subcommand.
 
-A command's parser needs neither torch nor MMDetection, so that ``--help`` is quick; its work imports them.
+Building a parser imports neither torch nor MMDetection, so ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from ghost_det.utils.system import COMMAND
 
 GROUPS = {
     'Data': {
-        'check-data': 'look for problems in a data set',
-        'prepare-coco': 'fetch COCO 2017, verify or repair it',
+        'check-data': 'check a data set for problems',
+        'prepare-coco': 'download, verify or repair COCO 2017',
     },
     'Detectors': {
-        'configs': 'list the configs that come with this, or start one of your own',
-        'swap': 'put another backbone into a config',
+        'configs': 'list the included configs, or start your own from one',
+        'swap': "replace a config's backbone",
         'complexity': 'count parameters and multiply-adds',
         'train': 'train a detector and evaluate it',
         'test': 'evaluate a detector',
         'eval': 'evaluate saved detections',
-        'compare': 'put trainings side by side',
+        'compare': 'compare trainings side by side',
     },
     'Use': {
-        'export': 'write a trained detector as one file that needs no torch',
-        'detect': 'find objects in images and videos',
-        'detect-many': 'find objects in any number of images, by many processes or machines',
-        'demo': 'try detectors on a page in the browser',
-        'weights': 'list, fetch, verify and extract weights of backbones',
-        'classify': "name what images show, by ImageNet's classes",
-        'visualize': 'draw feature maps, ghosts, and what carried a detection',
+        'export': 'export a trained detector to a file that runs without torch',
+        'detect': 'detect objects in images and videos',
+        'detect-many': 'detect objects in large sets of images, in parallel',
+        'demo': 'try detectors in the browser',
+        'weights': 'list, download, verify and extract backbone weights',
+        'classify': 'classify images with ImageNet classifiers',
+        'visualize': 'draw feature maps, ghost features and class activations',
     },
     'This machine': {
-        'doctor': 'examine the installation and print how to fix it',
-        'benchmark': 'time detectors on this machine, alternating',
-        'completion': 'print the completion for your shell',
+        'doctor': 'check the installation and print how to fix it',
+        'benchmark': 'measure the speed of detectors on this machine',
+        'completion': 'print a completion script for your shell',
     },
 }
-"""The commands, with dashes where their modules have underscores, and what each is for."""
+"""The commands by topic; their modules have underscores instead of dashes."""
 COMMANDS = [name for commands in GROUPS.values() for name in commands]
 
 
@@ -52,24 +52,24 @@ def usage() -> str:
     for title, commands in GROUPS.items():
         lines += ['', f'{title}:', *(f'  {name:<14}{what}' for name, what in commands.items())]
     start = f'{COMMAND} train retinanet_ghostnet_fpn_lite --data sample --epochs 8 --pretrained none'
-    return '\n'.join([*lines, '', f'A first try: {start}', f'All of a command: {COMMAND} COMMAND --help'])
+    return '\n'.join([*lines, '', f'To try it: {start}', f'For details: {COMMAND} COMMAND --help'])
 
 
 def run() -> None:
     """Run the command that the first argument names."""
-    _, name, *words = [*sys.argv, '--help'][: max(2, len(sys.argv))]
+    name = sys.argv[1] if len(sys.argv) > 1 else '--help'
     if name in ('-h', '--help'):
         print(usage())
     elif name == '--version':
         print(f'{COMMAND} {__version__}')
     elif name in COMMANDS:
-        sys.argv = [f'{COMMAND} {name}', *words]  # as argparse then has it in its usage
-        # OpenCV looks at these when it is first imported; of a damaged video we say more ourselves.
+        sys.argv = [f'{COMMAND} {name}', *sys.argv[2:]]  # argparse shows the first as the program
+        # OpenCV reads these when it is imported; we report damaged videos ourselves.
         os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
         os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
         import_module(f'.{name.replace("-", "_")}', __package__).main()
     else:
-        raise UserError(f'{name}: no such command; there are {", ".join(COMMANDS)}')
+        raise UserError(f'{name}: no such command; choose from {", ".join(COMMANDS)}')
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Time detectors on this machine, alternating."""
+"""Measure the speed of detectors on this machine."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from typing import Any
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
-from ghost_det.utils.timing import Sample, Spread, interleave, ratio, spread
+from ghost_det.utils.timing import Sample, interleave, ratio, spread
 
-from ._options import COUNT, SIZE, Parser, is_config, parse, register
+from ._options import COUNT, SIZE, is_config, parse, register
 
 CALLS = 2
-"""Calls that a turn times, after one that it does not."""
+"""Timed calls per round, after one warm-up call."""
 PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'onedl-mmdetection', 'mmdet')
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(
-        description='Time detectors on this machine, alternating, from an image to boxes.',
+    parser = argparse.ArgumentParser(
+        description='Measure the speed of detectors on this machine, from an image to boxes, alternating '
+        'between them.',
         usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...',
-        epilog='Ratios are to the first model, round by round. Without its checkpoint, a config is timed '
-        'with random weights, which leave post-processing little to do.',
+        epilog='Ratios are relative to the first model, round by round. A config without a checkpoint is '
+        'timed with random weights, which leave little to do for post-processing.',
     )
-    models = 'of ghost-det export; or a config, and its checkpoint'
+    models = 'exported detector, or a config and optionally its checkpoint'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=models)
-    parser.add_argument('--size', **SIZE, default=(480, 640), help='of the image (default: 480 640)')
-    parser.add_argument('--threads', **COUNT, help='cores to use (default: all)')
-    parser.add_argument('--rounds', **COUNT, default=20, help='turns of each model (default: 20)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='for the same figures')
+    parser.add_argument('--size', **SIZE, default=(480, 640), help='image size (default: 480 640)')
+    parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
+    parser.add_argument('--rounds', **COUNT, default=20, help='number of rounds (default: %(default)s)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also save the results as JSON')
     return parser
 
 
 def main() -> None:
-    """Time models as the command line says."""
+    """Time the models of the command line."""
     args = parse(make_parser(), light=True)
     if args.json:
         require_writable(args.json, '--json')
@@ -50,35 +51,31 @@ def main() -> None:
         register('ghost-det benchmark')
         logging.disable(logging.WARNING)
         warnings.simplefilter('ignore')
-    calls = {name: open_model(*each, args.size, args.threads) for name, each in pairs.items()}
+    calls = {name: _open(*each, args.size, args.threads) for name, each in pairs.items()}
     for call in calls.values():
         call()
-    samples = interleave(calls, rounds=args.rounds, calls=CALLS, warm=1)
-    _report(samples, args)
+    _report(interleave(calls, rounds=args.rounds, calls=CALLS, warm=1), args)
 
 
 def _report(samples: dict[str, list[Sample]], args: argparse.Namespace) -> None:
-    """Print the quartiles of times and ratios; write them as json."""
+    """Print the quartiles of times and ratios; write them as JSON."""
     first = next(iter(samples.values()))
     about, packages = machine(), versions(PACKAGES)
     height, width = args.size
-    setting = f'{args.threads} threads, {height} x {width} px, {args.rounds} rounds'
-    print(f'{about["processor"]}, {setting}')
+    print(f'{about["processor"]}, {args.threads} threads, {height} x {width} px, {args.rounds} rounds')
     print(', '.join(f'{name} {version}' for name, version in packages.items()))
     print('milliseconds (quartiles), ratio (quartiles), model:')
     models = {}
     for name, found in samples.items():
         times, ratios = spread([1e3 * each.seconds for each in found]), ratio(found, first)
-        print(f'  {_text(times, 1):24}{_text(ratios, 2):22}{name}')
+        time = f'{times.middle:.1f} ({times.low:.1f}-{times.high:.1f})'
+        relative = f'{ratios.middle:.2f} ({ratios.low:.2f}-{ratios.high:.2f})'
+        print(f'  {time:24}{relative:22}{name}')
         models[name] = {'milliseconds': times._asdict(), 'ratio': ratios._asdict()}
     if args.json:
         content = {'machine': about, 'versions': packages, 'threads': args.threads, 'size': args.size}
         with write_or_fail(args.json, '--json') as partial:
             partial.write_text(json.dumps({**content, 'rounds': args.rounds, 'models': models}, indent=1))
-
-
-def _text(found: Spread, digits: int) -> str:
-    return f'{found.middle:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})'
 
 
 def pair(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
@@ -90,20 +87,15 @@ def pair(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
         elif found and is_config(found[-1][0]) and found[-1][1] is None:
             found[-1] = found[-1][0], word
         else:
-            raise UserError(f'{word}: expected a checkpoint only after its config')
-    named = {
-        model if checkpoint is None else f'{model} {checkpoint}': (model, checkpoint)
-        for model, checkpoint in found
-    }
+            raise UserError(f'{word}: a checkpoint must follow its config')
+    named = {' '.join(filter(None, each)): each for each in found}
     if len(named) < len(found):
-        raise UserError('a model is named twice: each is timed once')
+        raise UserError('expected different models, got one twice')
     return named
 
 
-def open_model(
-    model: str, checkpoint: str | None, size: tuple[int, int], threads: int
-) -> Callable[[], object]:
-    """Return a call of a model on a random image of this height and width."""
+def _open(model: str, checkpoint: str | None, size: tuple[int, int], threads: int) -> Callable[[], object]:
+    """Return a function that runs a model on a random image of this height and width."""
     import numpy as np
 
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -127,8 +119,8 @@ def _open_config(config: str, checkpoint: str | None, image: Any, threads: int) 
 
     @torch.no_grad()
     def detect() -> object:
-        loaded = pipeline(dict(img=image, img_id=0))
-        (found,) = model.test_step({key: [value] for key, value in loaded.items()})
+        inputs = pipeline(dict(img=image, img_id=0))
+        (found,) = model.test_step({key: [value] for key, value in inputs.items()})
         return found.pred_instances.cpu()
 
     if checkpoint is None:
@@ -140,9 +132,9 @@ def _open_config(config: str, checkpoint: str | None, image: Any, threads: int) 
 
 
 def fit_norms(model: Any, call: Callable[[], object]) -> None:
-    """Set the statistics of an untrained network's batch norms to those of the images of a call.
+    """Set the statistics of an untrained network's batch norms to those of one call.
 
-    Without, activations fade to numbers so small that their arithmetic takes another time than usual.
+    Otherwise activations fade to denormal numbers, whose arithmetic is slower.
     """
     from ghost_det.models.ghost_module import BATCH_NORMS
 

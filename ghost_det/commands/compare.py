@@ -1,22 +1,22 @@
-"""Put trainings side by side."""
+"""Compare trainings side by side."""
 
 import argparse
 from pathlib import Path
 
-from ._options import Parser, parse
+from ._options import parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(description='Put two or more trainings side by side.')
-    run = 'a work folder, or a file of ghost-det test --json; the others are compared with the first'
+    parser = argparse.ArgumentParser(description='Compare two or more trainings side by side.')
+    run = 'work folder, or a file written by ghost-det test --json; the first is the reference'
     parser.add_argument('runs', type=Path, nargs='+', metavar='RUN', help=run)
-    parser.add_argument('-o', '--out', type=Path, metavar='FILE.html', help='write one page of it')
+    parser.add_argument('-o', '--out', type=Path, metavar='FILE.html', help='also write an HTML page')
     return parser
 
 
 def main() -> None:
-    """Compare as the command line says."""
+    """Compare the runs of the command line."""
     args = parse(make_parser())
     from ghost_det.reports.compare import compare
 

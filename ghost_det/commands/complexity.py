@@ -10,13 +10,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG)
-    what.add_argument('--classifiers', action='store_true', help="every classifier, and the papers' figures")
-    parser.add_argument('--size', **SIZE, help="of the input (default: the config's)")
+    classifiers = 'list every classifier next to the figures of its paper'
+    what.add_argument('--classifiers', action='store_true', help=classifiers)
+    parser.add_argument('--size', **SIZE, help="input size (default: the config's)")
     return parser
 
 
 def main() -> None:
-    """Print the counts, part by part."""
+    """Print the counts of each part."""
     args = parse(make_parser())
     from ghost_det.config.load import load_config
     from ghost_det.config.query import input_size

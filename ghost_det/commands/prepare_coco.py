@@ -1,4 +1,4 @@
-"""Download COCO 2017, verify or repair it."""
+"""Download, verify or repair COCO 2017."""
 
 import argparse
 import contextlib
@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 
 from ghost_det.utils.system import command
 
-from ._options import COUNT, FOLDER, Parser, parse
+from ._options import COUNT, FOLDER, parse
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
 
 
 def base_url(text: str) -> str:
-    """Read the address of a server of http or https, as argparse's ``type``."""
+    """Parse the address of an HTTP server."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(text)
-        host = (parts.hostname or '').encode('idna')  # as the connection does; the port is read, too
+        host = (parts.hostname or '').encode('idna')  # raises what the connection would; so does the port
         if parts.scheme in ('http', 'https') and host and parts.port != 0 and not re.search(r'\s', text):
             return text.rstrip('/')
     raise argparse.ArgumentTypeError(f'expected http://... or https://..., got {text!r}')
@@ -26,28 +26,29 @@ def base_url(text: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(
-        description='Download COCO 2017 (20.4 GB), verify or repair it. Run it again to resume after a stop.'
+    parser = argparse.ArgumentParser(
+        description='Download COCO 2017 (20.4 GB), verify or repair it. If it was stopped, run it again to '
+        'resume.'
     )
     parser.add_argument('--root', **FOLDER, default=Path('data/coco'), help='default: %(default)s')
     what = parser.add_mutually_exclusive_group()
-    subset = 'only N training and N/5 validation images, into ROOT-subset-N, for a first try'
+    subset = 'download only N training and N/5 validation images, into ROOT-subset-N'
     what.add_argument('--subset', **COUNT, help=subset)
-    verify = 'change nothing; list what is missing or wrong (exit code 1)'
+    verify = 'only list what is missing or wrong (exit code 1 if anything is)'
     what.add_argument('--verify', action='store_true', help=verify)
     both = ['train', 'val']
-    parser.add_argument('--splits', nargs='+', choices=both, default=both, help='(default: both)')
-    parser.add_argument('--jobs', **COUNT, default=8, help='parallel connections, and threads (default: 8)')
-    parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
-    mirror = 'a mirror, laid out as http://images.cocodataset.org (the default)'
+    parser.add_argument('--splits', nargs='+', choices=both, default=both, help='default: both')
+    jobs = 'parallel connections and threads (default: %(default)s)'
+    parser.add_argument('--jobs', **COUNT, default=8, help=jobs)
+    parser.add_argument('--keep-zips', action='store_true', help='keep the archives')
+    mirror = 'a mirror with the layout of http://images.cocodataset.org (the default)'
     parser.add_argument('--url', type=base_url, metavar='BASE', help=mirror)
     return parser
 
 
 def main() -> None:
-    """Download or verify as the command line says; exit code 1 where a copy is not intact."""
-    parser = make_parser()
-    args = parse(parser, light=True)
+    """Download or verify as the command line says; exit code 1 if a verified copy is not intact."""
+    args = parse(make_parser(), light=True)
     from ghost_det.data.coco import prepare, subset, verify
 
     root = args.root.expanduser()

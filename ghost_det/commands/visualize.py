@@ -1,4 +1,4 @@
-"""Draw what a network makes of an image: ghost features, the evidence for a box, the levels."""
+"""Draw what a network computes from an image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._options import COUNT, Parser, parse, positive_float
+from ghost_det.errors import UserError
+from ghost_det.utils.files import require_writable
+
+from ._options import COUNT, parse, positive_float
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,53 +18,53 @@ if TYPE_CHECKING:
     from ghost_det.visualization import Network
 
     Drawn = tuple[Figure, str, str]
-    """A figure, what it shows, and the text to print."""
+    """A figure, its caption, and further text."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(description='Draw what a network makes of an image.')
+    parser = argparse.ArgumentParser(description='Draw what a network computes from an image.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-    command = _add(commands, 'redundancy', 'similar feature maps of a layer, and how many a kernel makes')
-    command.set_defaults(work=_redundancy)
-    command.add_argument('--layer', help='default: the last of stride 4; a wrong name lists all')
-    size = 'of the drawn kernels (default: 3)'
+    command = _add(commands, 'redundancy', _redundancy, 'Draw similar feature maps of a layer')
+    layer = 'default: the last one of stride 4; a wrong name lists all'
+    command.add_argument('--layer', help=layer)
+    size = 'kernel size that maps one to the other (default: %(default)s)'
     command.add_argument('--size', type=int, choices=(1, 3, 5, 7), default=3, help=size)
-    command.add_argument('--pairs', **COUNT, default=5, help='to draw (default: 5)')
-    error = "of a map's variance that may be missing (default: %(default)s)"
+    command.add_argument('--pairs', **COUNT, default=5, help='pairs to draw (default: %(default)s)')
+    error = "fraction of a map's variance that may be missing (default: %(default)s)"
     command.add_argument('--error', type=positive_float, default=0.1, metavar='SHARE', help=error)
-    unseen = 'others to try the fitted kernels on'
+    unseen = 'other images to test the fitted kernels on'
     command.add_argument('--unseen', type=Path, nargs='+', default=[], metavar='IMAGE', help=unseen)
 
-    command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module next to their ghosts')
-    command.set_defaults(work=_ghost)
+    what = 'Draw the intrinsic maps of a ghost module next to their ghosts'
+    command = _add(commands, 'ghost', _ghost, what)
     command.add_argument('--layer', help='default: the third ghost module; a wrong name lists all')
-    command.add_argument('--maps', **COUNT, default=12, help='to draw (default: 12)')
+    command.add_argument('--maps', **COUNT, default=12, help='maps to draw (default: %(default)s)')
 
-    command = _add(commands, 'cam', 'which pixels carried a detection')
-    command.set_defaults(work=_cam)
-    index = 'of the box; 0, the default: the highest-scoring'
+    command = _add(commands, 'cam', _cam, 'Draw which pixels contributed to a detection')
+    index = 'which box, by score (default: 0, the highest-scoring)'
     command.add_argument('--index', type=int, default=0, metavar='N', help=index)
-    level = 'for Eigen-CAM; 0, the default: the finest'
+    level = 'level for Eigen-CAM (default: 0, the finest)'
     command.add_argument('--level', type=int, default=0, metavar='N', help=level)
 
-    command = _add(commands, 'pyramid', "the activity of each level of a detector's neck or backbone")
-    command.set_defaults(work=_pyramid)
-    command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help='(default: neck)')
+    what = "Draw the activation of each level of a detector's neck or backbone"
+    command = _add(commands, 'pyramid', _pyramid, what)
+    command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help='default: %(default)s')
     return parser
 
 
-def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'Draw {what}.')
-    model = 'as resnet50 or ghostnet_1x, or the config of a detector'
+def _add(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'{what}.')
+    command.set_defaults(work=work)
+    model = 'name of a network, such as resnet50 or ghostnet_1x, or the config of a detector'
     command.add_argument('model', metavar='MODEL', help=model)
-    command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='a file of its weights')
+    command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='file of its weights')
     command.add_argument('image', type=Path, metavar='IMAGE')
     command.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.png', help='the figure')
-    html = 'a page with figure and text, in one file'
+    html = 'also write a page with figure and text'
     command.add_argument('--html', type=Path, metavar='FILE.html', help=html)
-    weights = "without CHECKPOINT: ImageNet's (default), or none: random weights"
+    weights = 'weights without CHECKPOINT: of ImageNet (default), or random ones'
     command.add_argument('--pretrained', choices=('published', 'none'), default='published', help=weights)
     return command
 
@@ -69,17 +72,15 @@ def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
 def main() -> None:
     """Draw what the command line asks for."""
     args = parse(make_parser())
-    from ghost_det.errors import UserError
-    from ghost_det.utils.files import require_writable
     from ghost_det.visualization import html_page, open_network, save_figure, save_page
 
     from .classify import read_rgb
 
     read = [args.image, *getattr(args, 'unseen', ()), Path(args.model), Path(args.checkpoint or '')]
-    for option, path, suffixes in (('-o', args.out, ('.png',)), ('--html', args.html, ('.html', '.htm'))):
+    for option, path, suffix in (('-o', args.out, '.png'), ('--html', args.html, '.html')):
         if path is not None:
-            if path.suffix.lower() not in suffixes:
-                raise UserError(f'{option} {path}: expected a name that ends in {suffixes[0]}')
+            if path.suffix.lower() != suffix:
+                raise UserError(f'{option} {path}: expected a name that ends in {suffix}')
             require_writable(path, option, read)
     image = read_rgb(args.image)
     network = open_network(args.model, args.checkpoint, args.pretrained)
@@ -93,7 +94,6 @@ def main() -> None:
 def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
     import numpy as np
 
-    from ghost_det.errors import UserError
     from ghost_det.visualization import draw_redundancy, maps_at, redundancy
 
     from .classify import read_rgb
@@ -101,17 +101,17 @@ def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Dra
     layer, values = maps_at(network, image, args.layer)
     unseen = [maps_at(network, read_rgb(path), layer).values for path in args.unseen]
     if len({each.shape for each in unseen}) > 1:
-        raise UserError('--unseen: expected images of one shape, as a detector keeps the shape')
+        raise UserError('--unseen: expected images of the same shape')
     found = redundancy(values, held_out=np.stack(unseen) if unseen else None)
     if args.size not in found.errors:
-        raise UserError(f'--size {args.size}: the maps of {layer} are too small; choose a layer before it')
+        raise UserError(f'--size {args.size}: the maps of {layer} are too small; choose an earlier layer')
     channels, height, width = values.shape
     caption = f'{layer}, {channels} maps of {height} x {width}, {(~found.alive).sum()} constant'
     pairs = [
-        f'map {pair.target} of map {pair.source}: error {pair.error:.4f}, cosine {pair.cosine:.3f}'
+        f'map {pair.target} from map {pair.source}: error {pair.error:.4f}, cosine {pair.cosine:.3f}'
         for pair in found.pairs(args.size, args.pairs)
     ]
-    text = '\n'.join([found.table(args.error), '', f'by a {args.size} x {args.size} kernel:', *pairs])
+    text = '\n'.join([found.table(args.error), '', f'with a {args.size} x {args.size} kernel:', *pairs])
     title = f'{network.title}: {layer}'
     return draw_redundancy(values, found, args.size, args.pairs, title), caption, text
 

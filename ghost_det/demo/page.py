@@ -1,4 +1,4 @@
-"""The page: what is on it, and what happens at a click."""
+"""The page: its components and what they call."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .results import ImageResult, Model, detect, draw_boxes, to_html, to_json
 
 MAX_UPLOAD = '20mb'
 QUEUE = 16
-"""Requests that wait for a model; later ones get a message."""
+"""Requests that may wait for a model."""
 KEPT = 600
 """Seconds for which an image is kept."""
 FONTS = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
-"""Those of the visitor's system: gradio's own come from Google."""
+"""The visitor's own: gradio's come from Google."""
 ABOUT = 'See what detectors find in an image. It stays on the machine that serves this page.'
 CSS = """
 footer { display: none !important }
@@ -42,16 +42,16 @@ input[type=radio]:checked { background-color: var(--color-accent) !important } /
 .numbers tbody tr { border-top: 1px solid var(--border-color-primary) !important }
 """
 NOTHING = None, '', ''
-"""The views before an image is chosen."""
+"""Boxes, numbers and JSON without an image."""
 
 
 def make_page(models: Mapping[str, Model]) -> gr.Blocks:
-    """Return the page of some models, which it shows by these names."""
+    """Return a page that offers models by these names."""
 
     def run(
         upload: dict[str, Any] | None, name: str, least: float, before: ImageResult | None
     ) -> tuple[Any, ...]:
-        """Find objects; a file that is no image is taken off the page, with a message in its place."""
+        """Detect objects; a file that is not an image is replaced by a message."""
         if upload is None:
             return None, '', None, *NOTHING
         try:
@@ -63,10 +63,10 @@ def make_page(models: Mapping[str, Model]) -> gr.Blocks:
     def draw_maps(upload: dict[str, Any] | None, name: str) -> str:
         files = models[name].files
         if files is None:
-            return problem_html(f'{name}: feature maps are shown only of torch models')
+            return problem_html(f'{name}: feature maps need a torch model')
         if upload is None:
             return problem_html('choose an image first')
-        from .maps import draw_all  # imports torch, which exported detectors do without
+        from .maps import draw_all  # imports torch, which exported detectors do not need
 
         try:
             return draw_all(Path(upload['path']), *files)
@@ -83,7 +83,7 @@ def make_page(models: Mapping[str, Model]) -> gr.Blocks:
                     type='filepath',
                     image_mode=None,
                     height=280,
-                    buttons=['fullscreen'],  # and none that shares on gradio's site
+                    buttons=['fullscreen'],  # without sharing on gradio's site
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
                 message = gr.HTML(elem_classes='message')
@@ -103,10 +103,10 @@ def make_page(models: Mapping[str, Model]) -> gr.Blocks:
                 with gr.Tab('JSON'):
                     text = gr.Code(language='json', interactive=False, max_lines=24, show_label=False)
                 with gr.Tab('Feature maps', visible=any(model.files for model in models.values())):
-                    button = gr.Button('Draw the feature maps of the image')
+                    button = gr.Button('Draw feature maps')
                     maps = gr.HTML(elem_classes='maps')
         views = [boxes, numbers, text]
-        # No preprocessing: gradio's own opens the file, and ends in a traceback where it is no image.
+        # gradio's preprocessing would raise for a file that is not an image.
         exclusive: dict[str, Any] = dict(preprocess=False, concurrency_limit=1, concurrency_id='models')
         gr.on(
             [upload.input, choice.input],
@@ -122,12 +122,12 @@ def make_page(models: Mapping[str, Model]) -> gr.Blocks:
 
 
 def filter_boxes(least: float, result: ImageResult | None) -> tuple[Any, ...]:
-    """Filter the boxes that were found; no model runs for it."""
+    """Return the views for another minimum score, without running a model."""
     if result is None:
         return NOTHING
     return draw_boxes(result, least), to_html(result, least), to_json(result, least)
 
 
 def problem_html(error: UserError | str) -> str:
-    """Return a message as HTML."""
+    """Return an error message as HTML."""
     return f'<p class="problem" role="alert">{escape(str(error))}</p>'

@@ -1,4 +1,4 @@
-"""The page's server: gradio's own, for this machine by default, offline, with nothing left behind."""
+"""The page's server: gradio's, by default for this machine only, offline, and with no files left behind."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ghost_det.utils.system import missing
 from .results import open_models
 
 VISITORS = 50
-"""Whose last image is kept in memory, at most 8 MB of each."""
+"""Visitors whose last image is kept in memory, at most 8 MB each."""
 
 
 def serve(words: Sequence[str], host: str, port: int, threads: int | None = None) -> None:
-    """Serve a page of the models that ``words`` name until Ctrl-C or SIGTERM."""
+    """Serve a page of models until Ctrl-C or SIGTERM; see `open_models` for ``words``."""
     if missing(['gradio']):
-        raise UserError('the page needs gradio, which is not installed: pip install "ghost-det[demo]"')
+        raise UserError('the demo needs gradio: pip install "ghost-det[demo]"')
     hosts = find_hosts(host, port)
     with temporary_folder():
         models = open_models(words, threads)
-        import gradio as gr  # not before its folder is named, which it looks up as it is imported
+        import gradio as gr  # reads GRADIO_TEMP_DIR when it is imported
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -52,16 +52,16 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
                 run_history=False,
                 footer_links=[],
             )
-            everyone = ' (under any name, to all who reach this machine)' if hosts == ['*'] else ''
-            print(f'http://{address}:{port}{everyone}: {", ".join(models)}; Ctrl-C ends it', flush=True)
+            everyone = ' (open to everyone who can reach this machine)' if hosts == ['*'] else ''
+            print(f'http://{address}:{port}{everyone}: {", ".join(models)}; stop it with Ctrl-C', flush=True)
             Event().wait()
 
 
 def find_hosts(host: str, port: int) -> list[str]:
-    """Return the names under which the page answers; raise where it cannot listen.
+    """Return the host names that the page answers to; raise if it cannot listen.
 
-    Were it all names always, a site could have its own name point here, and read in the visitor's browser
-    what the page holds (DNS rebinding).
+    With any name, a web site could point its own name here and read the page in the visitor's browser (DNS
+    rebinding).
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -78,7 +78,7 @@ def find_hosts(host: str, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[None]:
-    """Keep all temporary files of this process in a folder that is gone afterwards, SIGTERM or not."""
+    """Keep all temporary files of this process in one folder, deleted at exit and on SIGTERM."""
 
     def stop(number: int, _: object) -> None:
         sys.exit(128 + number)
@@ -89,5 +89,5 @@ def temporary_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
         os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-        os.environ['no_proxy'] = '*'  # gradio asks its own address whether it answers
+        os.environ['no_proxy'] = '*'  # gradio requests its own address
         yield

@@ -1,4 +1,4 @@
-"""Runs side by side: figures, classes, cost, curves, and what their configs differ in."""
+"""Compare runs: figures, classes, cost, curves, and the settings in which their configs differ."""
 
 from __future__ import annotations
 
@@ -18,22 +18,19 @@ from ghost_det.utils.text import cut, table
 from .pictures import plot_run_curves
 from .record import RECORD
 
-IGNORED = ('work_dir',)  # settings that differ between any two runs
-WIDTH = 60  # characters of a setting that are shown in a terminal
-
-
-class Cell(NamedTuple):
-    """A value as text, and whether it is ``'good'`` or ``'bad'`` compared with the first run's."""
-
-    text: str
-    kind: str = ''
+IGNORED = ('work_dir',)
+"""Settings that differ between any two runs."""
+WIDTH = 60
+"""Characters of a setting in a terminal."""
+Run = dict[str, Any]
 
 
 class Row(NamedTuple):
-    """A line of the comparison, with a cell for each run."""
+    """A line of the comparison: a text for each run, and ``'good'`` or ``'bad'`` compared with the first."""
 
     name: str
-    cells: list[Cell]
+    texts: list[str]
+    kinds: list[str]
 
 
 def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
@@ -45,36 +42,35 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
     Raises:
         UserError: fewer than two; one that holds no evaluation; or the page cannot be written.
     """
-    if len(paths) < 2:
-        raise UserError(
-            'expected two or more runs: work folders of trainings, or files of ghost-det test --json'
-        )
+    files = [path / RECORD if path.is_dir() else path for path in paths]
+    if len({file.resolve() for file in files}) < max(2, len(files)):
+        raise UserError('expected two or more different runs')
     if out is not None:
-        if out.suffix.lower() not in ('.html', '.htm'):
+        if out.suffix.lower() != '.html':
             raise UserError(f'-o {out}: expected a name that ends in .html')
-        require_writable(out, '-o', [path for path in paths if path.is_file()])
-    places = [(path / RECORD if path.is_dir() else path).resolve() for path in paths]
-    for place, path in zip(places, paths):
-        if places.count(place) > 1:
-            raise UserError(f'{path}: is given twice; each run is compared with the first')
-    runs = [read_run(path) for path in paths]
+        require_writable(out, '-o', files)
+    runs = [read_run(file) for file in files]
     names = _short_names(paths)
-    groups = _groups(runs)
+    groups = {
+        'Figures': [*_figures(runs)],
+        'AP by class': [*_classes(runs)],
+        'Cost': [*_cost(runs)],
+    }
     differences = list(_differences(runs))
     warnings = notes(names, runs)
-    curves = {name: run.get('curves') or {} for name, run in zip(names, runs)}
     for title, rows in groups.items():
         if rows:
             yield title
-            yield table(['', *names], [[cut(row.name), *(cell.text for cell in row.cells)] for row in rows])
+            yield table(['', *names], [[cut(row.name), *row.texts] for row in rows])
     if differences:
         yield 'Config'
         yield table(['setting', *names], [[cut(value, WIDTH) for value in row] for row in differences])
     yield from warnings
     if out is not None:
+        curves = {name: run.get('curves') or {} for name, run in zip(names, runs)}
         text = page(
             'reports/templates/comparison.html.j2',
-            title=' against '.join(names),
+            title=' vs. '.join(names),
             names=names,
             groups=groups,
             differences=differences,
@@ -86,86 +82,60 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
         yield f'{"page":<11}{out}'
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """Return a run's ``report.json``, or an evaluation's file.
-
-    Raises:
-        UserError: there is none of these, or it is damaged; the message says how to make one.
-    """
-    file = path / RECORD if path.is_dir() else path
+def read_run(file: Path) -> Run:
+    """Return the content of ``report.json`` or of an evaluation's file, or raise a `UserError`."""
+    advice = 'a training writes report.json after each evaluation; ghost-det test --json FILE writes one, too'
     if not file.exists():
-        raise UserError(
-            f'{path}: no {RECORD}. {_advice(path)}' if path.is_dir() else f'{path}: no such folder or file'
-        )
+        raise UserError(f'{file}: no such file; {advice}')
     found = read_json(file)
-    if not isinstance(found, dict) or not isinstance(found.get('metrics'), dict):
-        raise UserError(
-            f'{file}: neither {RECORD} of a training nor a file of ghost-det test --json: it has no metrics'
-        )
+    if not isinstance(found, dict) or not found.get('metrics'):
+        raise UserError(f'{file}: has no COCO figures; {advice}')
     if found.get('schema') != SCHEMA:
-        raise UserError(
-            f'{file}: is of schema {found.get("schema")!r}, this ghost_det reads {SCHEMA}: '
-            'make it again with this version, or compare with the version that wrote it'
-        )
-    if not found['metrics']:
-        raise UserError(f'{file}: has no COCO figures. {_advice(path)}')
-    try:
-        _groups([found])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f'{file}: damaged: {type(error).__name__}: {error}. {_advice(path)}') from None
+        raise UserError(f'{file}: expected schema {SCHEMA}, got {found.get("schema")!r}: evaluate again')
     return found
 
 
-def _advice(path: Path) -> str:
-    folder = path if path.is_dir() else 'FOLDER'
-    return (
-        'A training writes it after each evaluation by FullCocoMetric (ghost-det train CONFIG --work-dir '
-        f'{folder} --resume); or evaluate a checkpoint with ghost-det test CONFIG CHECKPOINT --json '
-        'FILE.json, and give FILE.json here'
-    )
-
-
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart; a run's record has its folder's name."""
+    """Return the shortest ends of the paths that are distinct; ``report.json`` goes by its folder's name."""
     absolute = [Path(os.path.abspath(path)) for path in paths]
     parts = [(path.parent if path.name == RECORD else path).parts for path in absolute]
-    ends = (['/'.join(part[-length:]) for part in parts] for length in range(1, max(map(len, parts)) + 1))
-    return next(names for names in ends if len(set(names)) == len(names))
+    length = 1
+    while len({part[-length:] for part in parts}) < len(parts):
+        length += 1
+    return ['/'.join(part[-length:]) for part in parts]
 
 
-def _groups(runs: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
-    return {
-        'Figures': list(_figures(runs)),
-        'AP by class': list(_classes(runs)),
-        'Cost': list(_cost(runs)),
-    }
-
-
-def _figures(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
-    backbones = [_backbone(run.get('settings') or {}) for run in runs]
+def _figures(runs: Sequence[Run]) -> Iterator[Row]:
+    backbones = [_backbone(run) for run in runs]
     if any(backbones):
         yield _row('backbone', backbones)
-    for kind, part in _kinds(runs):
+    for kind, prefix in _metrics(runs):
         for name in FIGURES:
-            yield _difference(part + name, [_get(run, 'metrics', kind, 'figures', name) for run in runs])
-    scores = [[each['mAP'] for each in _get(run, 'curves', 'mAP') or []] for run in runs]
+            yield _difference(prefix + name, [_get(run, 'metrics', kind, 'figures', name) for run in runs])
+    scores = [[row['mAP'] for row in _get(run, 'curves', 'mAP') or []] for run in runs]
     best = [max((score for score in each if score is not None), default=None) for each in scores]
     yield _difference('best mAP of the training', best)
 
 
-def _classes(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
-    for kind, part in _kinds(runs):
+def _backbone(run: Run) -> str | None:
+    backbone = _get(run, 'settings', 'model', 'backbone') or {}
+    words = [f'{key} {backbone[key]}' for key in ('width', 'depth', 'arch') if key in backbone]
+    return ' '.join([str(backbone['type']), *words]) if 'type' in backbone else None
+
+
+def _classes(runs: Sequence[Run]) -> Iterator[Row]:
+    for kind, prefix in _metrics(runs):
         found = [
-            {str(each['name']): each.get('AP') for each in _get(run, 'metrics', kind, 'classes') or []}
+            {each['name']: each.get('AP') for each in _get(run, 'metrics', kind, 'classes') or []}
             for run in runs
         ]
         for name in dict.fromkeys(name for classes in found for name in classes):
-            yield _difference(part + name, [classes.get(name) for classes in found])
+            yield _difference(f'{prefix}{name}', [classes.get(name) for classes in found])
 
 
-def _cost(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
+def _cost(runs: Sequence[Run]) -> Iterator[Row]:
     found = [_get(run, 'cost', 'parts') or {} for run in runs]
-    parts = list(dict.fromkeys(name for each in found for name in each))
+    parts = dict.fromkeys(name for each in found for name in each)
     for key, title, unit in (('parameters', 'parameters (M)', 1e6), ('macs', 'multiply-adds (G)', 1e9)):
         if parts:
             totals = [sum(part[key] for part in each.values()) / unit if each else None for each in found]
@@ -175,77 +145,70 @@ def _cost(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
     if parts:
         latencies = [(_get(run, 'cost', 'latency_ms') or [None] * 3)[1] for run in runs]
         yield _ratio('latency (ms)', latencies, '.3g')
-    # Text where a training has not ended, so that no ratio is made of its time.
-    seconds = [
-        f'{run["seconds_by_log"]:.0f}, unfinished' if run.get('unfinished') else run.get('seconds_by_log')
-        for run in runs
-    ]
-    yield _ratio('training steps (s)', seconds, '.0f')
-    yield _row('iterations', [_get(run, 'trained', 'iterations') for run in runs], '.0f')
+    finished = [None if run.get('unfinished') else run.get('seconds_by_log') for run in runs]
+    yield _ratio('training steps (s)', finished, '.0f')
+    yield _row('iterations', [_get(run, 'trained', 'iterations') for run in runs])
 
 
-def _kinds(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the metrics that a run has, as ``'bbox'``, and what their figures' names start with."""
+def _metrics(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return the metrics of the runs, as ``'bbox'``, and the prefix of their figures' names."""
     kinds = dict.fromkeys(kind for run in runs for kind in run['metrics'])
     return [(kind, '' if kind == 'bbox' else f'{kind} ') for kind in kinds]
 
 
 def _row(name: str, values: Sequence[Any], form: str = '') -> Row:
-    cells = [
-        value or '-' if value is None or isinstance(value, str) else format(value, form) for value in values
-    ]
-    return Row(name, [Cell(text) for text in cells])
+    texts = ['-' if value is None else format(value, form) for value in values]
+    return Row(name, texts, [''] * len(texts))
 
 
 def _difference(name: str, values: Sequence[float | None]) -> Row:
-    """Return a row of figures, each but the first with its difference to that."""
+    """Return a row of figures with their differences to the first."""
     row = _row(name, values, '.3f')
     first = values[0]
     for place, value in enumerate(values[1:], start=1):
         if first is not None and value is not None:
             change = round(value - first, 3) + 0.0  # no -0.000
-            kind = 'good' if change > 0 else 'bad' if change < 0 else ''
-            row.cells[place] = Cell(f'{row.cells[place].text} ({change:+.3f})', kind)
+            row.texts[place] += f' ({change:+.3f})'
+            row.kinds[place] = 'good' if change > 0 else 'bad' if change < 0 else ''
     return row
 
 
-def _ratio(name: str, values: Sequence[float | str | None], form: str = '.3f') -> Row:
-    """Return a row of costs, each but the first with its ratio to that."""
+def _ratio(name: str, values: Sequence[float | None], form: str = '.3f') -> Row:
+    """Return a row of costs with their ratios to the first."""
     row = _row(name, values, form)
-    first = values[0]
     for place, value in enumerate(values[1:], start=1):
-        if isinstance(first, int | float) and isinstance(value, int | float) and first:
-            row.cells[place] = Cell(f'{row.cells[place].text} (x {value / first:.2f})')
+        if values[0] and value is not None:
+            row.texts[place] += f' (x {value / values[0]:.2f})'
     return row
 
 
-def notes(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> list[str]:
+def notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """Return what makes figures hard to compare."""
     lines = []
     if len({_get(run, 'annotations', 'sha256') for run in runs} - {None}) > 1:
-        lines.append('Different annotations were evaluated on: the figures are of different data.')
+        lines.append('The runs were evaluated on different annotations.')
     measured = {name: run for name, run in zip(names, runs) if 'cost' in run}
-    if len({str(_get(run, 'cost', 'input')) for run in measured.values()}) > 1:
-        sizes = ', '.join(f'{name} {_get(run, "cost", "input")}' for name, run in measured.items())
-        lines.append(f'Multiply-adds and latency are at different inputs (height, width): {sizes}.')
-    places = {
+    sizes = {name: _get(run, 'cost', 'input') for name, run in measured.items()}
+    if len({str(size) for size in sizes.values()}) > 1:
+        listing = ', '.join(f'{name} {size}' for name, size in sizes.items())
+        lines.append(f'Multiply-adds and latency are for different input sizes (height, width): {listing}.')
+    machines = {
         (
             _get(run, 'environment', 'machine', 'processor'),
-            *(_get(run, 'cost', key) for key in ('device', 'threads')),
+            _get(run, 'cost', 'device'),
+            _get(run, 'cost', 'threads'),
         )
         for run in measured.values()
     }
-    if len(places) > 1:
-        lines.append(
-            'Times are of different machines, or numbers of threads; ghost-det benchmark alternates runs.'
-        )
+    if len(machines) > 1:
+        lines.append('Latency was measured on different machines or threads; see ghost-det benchmark.')
     for name, run in zip(names, runs):
         if run.get('unfinished'):
-            lines.append(f'{name}: unfinished, its last evaluation is of {run["unfinished"]}.')
+            lines.append(f'{name}: unfinished, last evaluated after {run["unfinished"]}.')
     return lines
 
 
-def _differences(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+def _differences(runs: Sequence[Run]) -> Iterator[list[str]]:
     """Yield each setting in which the configs differ, and its value in each run."""
     found = [_flatten(run['settings']) if run.get('settings') else None for run in runs]
     known = [each for each in found if each is not None]
@@ -256,7 +219,7 @@ def _differences(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _flatten(settings: Any, prefix: str = '') -> dict[str, str]:
-    """Return settings by dotted names; a list is one setting, unless it is of dictionaries."""
+    """Return settings by dotted names; a list is one setting, unless it holds dictionaries."""
     if isinstance(settings, Mapping) and settings:
         pairs = [(str(key), value) for key, value in settings.items()]
     elif isinstance(settings, list) and any(isinstance(each, Mapping) for each in settings):
@@ -270,14 +233,8 @@ def _flatten(settings: Any, prefix: str = '') -> dict[str, str]:
     return found
 
 
-def _backbone(settings: Mapping[str, Any]) -> str | None:
-    backbone = _get(settings, 'model', 'backbone') or {}
-    words = [f'{key} {backbone[key]}' for key in ('width', 'depth', 'arch') if key in backbone]
-    return ' '.join([str(backbone['type']), *words]) if 'type' in backbone else None
-
-
 def _get(found: Any, *keys: str) -> Any:
-    """Return a value within nested dictionaries, or ``None`` where it is not."""
+    """Return a value within nested dictionaries, or ``None`` if it is absent."""
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
     return found

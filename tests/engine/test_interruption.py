@@ -410,7 +410,7 @@ def test_a_disk_that_is_full_when_the_pictures_are_drawn_is_told_and_stops_nothi
     monkeypatch.setattr(report, 'draw_curves', full)
     small_train(small, tmp_path, epochs=1)
     (log,) = tmp_path.glob('*/*.log')
-    assert 'curves is not written: OSError: [Errno 28] No space left on device' in log.read_text()
+    assert 'curves could not be written: OSError: [Errno 28] No space left on device' in log.read_text()
     assert (tmp_path / 'report.json').exists()
     assert newest(tmp_path) == str(tmp_path / 'epoch_1.pth')
 

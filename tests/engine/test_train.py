@@ -21,7 +21,6 @@ from ghost_det.engine.runner import OUR_HOOKS, GhostRunner, is_no_listing
 from ghost_det.engine.test import test as evaluate
 from ghost_det.engine.train import batch_note, prepare, train
 from ghost_det.errors import UserError
-from ghost_det.reports.logs import read_scalars
 from ghost_det.swap.probe import build_detector
 from tests.conftest import ROOT
 from tests.data.faults import Folder
@@ -151,22 +150,6 @@ def test_long_listings_go_only_to_the_file() -> None:
     assert not shown('\n------\nSystem environment:\n  sys.platform: linux')
     assert not shown('Config:\nmodel = dict()')
     assert shown('Epoch(train) [1][10/30]  loss: 1.0') and shown('Saving checkpoint at 1 epochs')
-
-
-def test_scalars_of_a_resumed_run_replace_those_it_did_again(tmp_path: Path) -> None:
-    for name, rows in (
-        (
-            '20260101_000000',
-            '{"loss": 3.0, "step": 10}\n{"loss": 2.0, "step": 20}\n{"loss": 1.5, "step": 30}\n'
-            '{"coco/bbox_mAP": 0.1, "step": 1}\n',
-        ),
-        ('20260102_000000', '{"loss": 1.9, "step": 20}\n{"coco/bbox_mAP": 0.2, "step": 1}\n'),
-    ):
-        (tmp_path / name / 'vis_data').mkdir(parents=True)
-        (tmp_path / name / 'vis_data/scalars.json').write_text(rows)
-    rows = read_scalars(tmp_path)
-    assert [row['loss'] for row in rows if 'loss' in row] == [3.0, 1.9]
-    assert [row['coco/bbox_mAP'] for row in rows if 'loss' not in row] == [0.2]
 
 
 def test_from_scratch_nothing_of_the_backbone_stays_fixed() -> None:

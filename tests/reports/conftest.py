@@ -1,44 +1,53 @@
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from ghost_det.data.dataset import find_data
 from ghost_det.engine.train import train
+from ghost_det.reports.training import ReportHook
 from tests.conftest import ROOT
 
 LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
 
 
-def tiny(sample: Path, folder: Path, backbone: str | None = None, **settings: Any) -> Any:
+class Runs(NamedTuple):
+    """A training of two epochs, interrupted after the first and resumed; and a shorter one."""
+
+    resumed: Path
+    half: Path
+    runner: Any  # of the resumed one
+    progress: dict[str, Any]  # its report.json when it was interrupted
+
+
+def tiny(sample: Path, folder: Path, epochs: int, backbone: str | None = None, resume: Any = None) -> Any:
     options = {'model.test_cfg.score_thr': 0.0, 'default_hooks.logger.interval': 1}
-    settings = {'epochs': 1, 'batch_size': 4, 'pretrained': 'none', **settings}
+    settings = {'epochs': epochs, 'batch_size': 4, 'pretrained': 'none', 'resume': resume}
     return train(
         str(LITE), find_data(sample), work_dir=str(folder), options=options, backbone=backbone, **settings
     )
 
 
 @pytest.fixture(scope='session')
-def runs(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Work folders of two trainings, with different backbones."""
+def runs(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp('runs')
-    tiny(sample, folder / 'whole')
-    tiny(sample, folder / 'half', 'GhostNet:0.5')
-    return folder / 'whole', folder / 'half'
 
+    def stop(hook: ReportHook, runner: Any) -> None:
+        if runner.epoch == 1:
+            raise RuntimeError('killed')
 
-def bare_record(**parts: Any) -> dict[str, Any]:
-    return {
-        'name': '<b>x</b>', 'config': 'c.py', 'ghost_det': '0', 'created': 'now', 'lacking': {},
-        'versions': {},
-        'trained': {'epochs': 1, 'iterations': 2, 'processes': 1}, 'settings': {}, 'commands': {},
-        'curves': {'unit': 'epoch', 'loss': [], 'mAP': []}, 'seconds_by_log': 0.0,
-        'seconds': {'train': 1.0, 'evaluate': 1.0},
-        **parts,
-    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match='killed'):
+        patch.setattr(ReportHook, 'before_train_epoch', stop)
+        tiny(sample, folder / 'resumed', 2)
+    assert not (folder / 'resumed/report.html').exists()
+    progress = json.loads((folder / 'resumed/report.json').read_text())
+    runner = tiny(sample, folder / 'resumed', 2, resume='auto')
+    tiny(sample, folder / 'half', 1, 'GhostNet:0.5')
+    return Runs(folder / 'resumed', folder / 'half', runner, progress)
 
 
 def require_self_contained(text: str) -> None:
