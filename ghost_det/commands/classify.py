@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 CLASSES = 1000
-THINNEST = 100
-"""Ratio of the sides of an image; a thinner one, resized to 256 pixels, would fill the memory."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,7 +70,7 @@ def main() -> None:
             partial.write_text(text)
     elif args.json:
         print(text)
-    sys.exit(bool(found['errors']))
+    sys.exit(1 if found['errors'] else 0)
 
 
 def _load(name: str, weights: str) -> nn.Module:
@@ -122,12 +120,9 @@ def _preprocess(path: Path) -> Any:
     from ghost_det.weights.imagenet import preprocess
 
     try:
-        image = read_rgb(path)
+        return preprocess(read_rgb(path))
     except UserError as error:
         return error
-    if max(image.size) > THINNEST * min(image.size):
-        return UserError(f'{path}: {image.width} x {image.height} pixels: too thin to be resized')
-    return preprocess(image)
 
 
 def _predictions(path: Path, logits: Any, topk: int) -> list[dict[str, Any]] | UserError:

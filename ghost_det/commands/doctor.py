@@ -29,6 +29,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PIP = f'{sys.executable} -m pip'
 REINSTALL = f'{PIP} install --force-reinstall'
 TORCH = f'{REINSTALL} torch==2.14.1 torchvision==0.29.1'
+OPENCV = ('OpenCV', 'import cv2', f'{REINSTALL} --no-deps opencv-python-headless')
+IMPORTS = (
+    ('torch', 'import torch', TORCH),
+    ('torchvision', 'import torch, torchvision; torch.ops.torchvision.nms', TORCH),
+    OPENCV,
+)
+"""What must work, how to try it, and how to fix it."""
+# mmengine 0.10.7 needs it to find mmdet:: configs, and setuptools 81 removed it.
+PKG_RESOURCES = ('pkg_resources', 'import pkg_resources', f"{PIP} install 'setuptools<81'")
 
 
 class Finding(NamedTuple):
@@ -56,24 +65,24 @@ def main() -> None:
             problems += 1
             print(f'PROBLEM  {what}\n         fix: {fix}', flush=True)
     print(f'{plural(problems, "problem")} found' if problems else 'No problems found.')
-    sys.exit(problems > 0)
+    sys.exit(1 if problems else 0)
 
 
 def examine() -> Iterator[Finding]:
-    """Yield what is found, part by part; a self-test is pointless if torch does not work."""
+    """Yield what is found, part by part."""
     python = f'Python {".".join(map(str, sys.version_info[:3]))}, {sys.executable}'
     supported = (3, 10) <= sys.version_info[:2] < (3, 14)
     yield Finding(python, None if supported else 'install Python 3.10 to 3.13')
     if not versions(['torch', *STACKS['mm'], *STACKS['official']]) and versions(ENGINES):
-        yield _opencv()
-        yield _runtime()
+        engines = ', '.join(versions(ENGINES))
+        yield _try(*OPENCV)
+        yield _try('the runtime', f'import ghost_det.deploy.detect, {engines}', _install('runtime'))
         return
     yield _stack()
-    torch = list(_torch())
-    yield from torch
-    yield _opencv()
-    yield from _pkg_resources()
-    if all(finding.fix is None for finding in torch):
+    imports = [_try(*each) for each in (*IMPORTS, *([PKG_RESOURCES] if versions(['mmengine']) else []))]
+    yield from imports
+    if all(finding.fix is None for finding in imports):
+        yield _gpu()
         yield _self_test()
 
 
@@ -82,11 +91,6 @@ def _install(stack: str = 'mm') -> str:
     pins = ROOT / f'constraints/{"official" if stack == "official" else "default"}.txt'
     what = f'-c {pins} -e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
     return f'{PIP} install {what}'
-
-
-def _python(code: str) -> tuple[bool, str]:
-    """Run Python code; return whether it succeeded, and its last line or error."""
-    return _call(sys.executable, '-c', code)
 
 
 def _call(*words: str) -> tuple[bool, str]:
@@ -101,14 +105,9 @@ def _call(*words: str) -> tuple[bool, str]:
     return False, errors[-1] if errors else f'exit code {done.returncode}: {done.stderr.strip()[-200:]}'
 
 
-def _runtime() -> Finding:
-    """Check an installation without torch, which only runs exported detectors."""
-    engines = versions(ENGINES)
-    listing = ', '.join(f'{name} {version}' for name, version in engines.items())
-    works, output = _python(f'import ghost_det.deploy.detect, {", ".join(engines)}')
-    if works:
-        return Finding(f'exported detectors can run with {listing}; without torch, training is not possible')
-    return Finding(f'ghost_det.deploy cannot be imported: {output}', _install('runtime'))
+def _try(name: str, code: str, fix: str) -> Finding:
+    works, output = _call(sys.executable, '-c', code)
+    return Finding(f'{name} works') if works else Finding(f'{name} does not work: {output}', fix)
 
 
 def _stack() -> Finding:
@@ -129,49 +128,17 @@ def _stack() -> Finding:
     return Finding(f'stack {"default" if stack == "mm" else stack}: {listing}')
 
 
-def _torch() -> Iterator[Finding]:
-    found = versions(['torch', 'torchvision'])
-    if len(found) < 2:
-        yield Finding('torch or torchvision is not installed', _install())
-        return
-    works, output = _python('import torch; print(torch.version.cuda or "", torch.cuda.is_available())')
-    if not works:
-        yield Finding(f'torch cannot be imported: {output}', TORCH)
-        return
-    yield _gpu(*output.rpartition(' ')[::2])
-    works, output = _python('import torch, torchvision; torch.ops.torchvision.nms')
-    if not works:
-        what = f'torchvision {found["torchvision"]} does not match torch {found["torch"]}: {output}'
-        yield Finding(what, TORCH)
-
-
-def _gpu(cuda: str, available: str) -> Finding:
-    """Compare the CUDA version that torch was built for, if any, with the driver."""
+def _gpu() -> Finding:
+    """Check that torch can use the GPU, if there is one."""
+    code = 'import torch; print(torch.__version__, torch.cuda.is_available())'
+    _, output = _call(sys.executable, '-c', code)
+    if output.endswith('True'):
+        return Finding(f'torch {output.split()[0]} can use a GPU')
     has_driver, driver = _call('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader')
-    if available == 'True':
-        return Finding(f'torch can use a GPU: CUDA {cuda}')
     if not has_driver:
         return Finding(f'no GPU; torch will use {cores()} CPU cores')
-    if not cuda:
-        return Finding(f'there is a GPU (driver {driver}), but torch is built for CPUs only', TORCH)
-    what = f'there is a GPU (driver {driver}), but torch, built for CUDA {cuda}, cannot use it'
-    return Finding(what, f'update the driver to support CUDA {cuda}, or see https://pytorch.org')
-
-
-def _opencv() -> Finding:
-    works, output = _python('import cv2; print(cv2.__version__)')
-    if works:
-        return Finding(f'OpenCV {output}')
-    lacks_libraries = 'libGL' in output or 'libgthread' in output  # the headless build needs neither
-    package = '--no-deps opencv-python-headless' if lacks_libraries else 'opencv-python'
-    return Finding(f'OpenCV cannot be imported: {output}', f'{REINSTALL} {package}')
-
-
-def _pkg_resources() -> Iterator[Finding]:
-    """Check for what mmengine 0.10.7 needs to find ``mmdet::`` configs, and setuptools 81 removed."""
-    if versions(['mmengine']) and not _python('import pkg_resources')[0]:
-        what = 'no pkg_resources, which mmengine needs for configs that inherit from mmdet::'
-        yield Finding(what, f"{PIP} install 'setuptools<81'")
+    what = f'there is a GPU (driver {driver}), but torch {output.split()[0]} cannot use it'
+    return Finding(what, 'update the driver, or install a torch built for it: https://pytorch.org')
 
 
 _SELF_TEST = """
@@ -191,7 +158,7 @@ print(f"ghost_det {ghost_det.__version__} runs; mmcv's operators: {ensure_ops()}
 
 def _self_test() -> Finding:
     """Run a network forward and backward, and two operators."""
-    works, output = _python(_SELF_TEST)
+    works, output = _call(sys.executable, '-c', _SELF_TEST)
     if works:
         return Finding(output)
     fix = _install()

@@ -14,23 +14,13 @@ from tests.demo.torch_files import save_torch
 from tests.export.exported import METADATA, save
 
 
-def test_a_file_and_configs_with_and_without_weights_are_timed_alternating(
+def test_a_file_and_configs_with_and_without_weights_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path / 'm.onnx', Metadata(**METADATA))
     config, checkpoint = save_torch(tmp_path)
     models = [str(tmp_path / 'm.onnx'), str(config), str(config), str(checkpoint)]
-    options = [
-        '--size',
-        '64',
-        '96',
-        '--threads',
-        '1',
-        '--rounds',
-        '3',
-        '--json',
-        str(tmp_path / 'found.json'),
-    ]
+    options = f'--size 64 96 --threads 1 --rounds 3 --json {tmp_path}/found.json'.split()
     monkeypatch.setattr(sys, 'argv', ['ghost-det', 'benchmark', *models, *options])
     commands.main()
     printed = capsys.readouterr().out
@@ -52,5 +42,5 @@ def test_a_checkpoint_belongs_to_the_config_before_it() -> None:
         'd.py': ('d.py', None),
     }
     for words in (['c.pth'], ['a.xml', 'c.pth'], ['c.py', 'a.pth', 'b.pth'], ['a.xml', 'a.xml']):
-        with pytest.raises(UserError, match=r'pth: expected a checkpoint only after|named twice'):
+        with pytest.raises(UserError, match='checkpoint|twice'):
             pair(words)

@@ -48,17 +48,17 @@ def test_a_visit_offline(tmp_path: Path) -> None:
         page.wait_for_function('src => document.querySelector(".boxes img").src != src', arg=first)
         slider.fill('0.1')
         numbers.get_by_text('2 of 2 boxes score 0.10 or more: 1 bright, 1 dim').wait_for()
-        assert numbers.locator('tbody tr').count() == 1
+        assert numbers.locator('tr').count() == 2
         page.get_by_label('b.xml').click()
         numbers.get_by_text('b.xml').wait_for()
-        assert numbers.locator('tbody tr').count() == 2
+        assert numbers.locator('tr').count() == 3
         page.get_by_role('tab', name='JSON').click()
         page.get_by_text('"category_id"').first.wait_for()
 
         page.get_by_role('tab', name='Feature maps').click()
-        button = page.get_by_role('button', name='Draw the feature maps')
+        button = page.get_by_role('button', name='Draw feature maps')
         button.click()
-        maps.get_by_text('b.xml: feature maps are shown only of torch models').wait_for()
+        maps.get_by_text('b.xml: feature maps need a torch model').wait_for()
         page.get_by_label('light.pth').click()
         numbers.get_by_text('light.pth').wait_for()
         button.click()
