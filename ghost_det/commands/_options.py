@@ -74,7 +74,7 @@ SETTINGS: dict[str, Any] = {'nargs': '+', 'action': Settings, 'metavar': 'KEY=VA
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add what train and test have in common."""
-    parser.add_argument('--work-dir', help='folder for all output (default: work_dirs/CONFIG)')
+    parser.add_argument('--work-dir', help='folder for all output (default: in work_dirs)')
     backbone = 'replace the backbone, for example by GhostNetV2:1.3; ghost-det swap writes such a config'
     parser.add_argument('--backbone', metavar='NAME[:WIDTH]', help=backbone)
     add_data(parser.add_argument_group("data set, instead of the config's"))

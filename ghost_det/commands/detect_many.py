@@ -45,6 +45,7 @@ def main() -> None:
     os.environ[RUNTIME] = '1'
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # harmless warnings about memory
+    os.environ.setdefault('RAY_task_oom_retries', '3')  # else a shard that needs too much memory never ends
     absent = missing(('ray', 'pyarrow'))
     if absent:
         raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[runtime,bulk]"')

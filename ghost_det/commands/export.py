@@ -12,7 +12,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument('config', metavar='CONFIG', help=options.TRAINED_CONFIG)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=options.CHECKPOINT)
-    form = 'default: as the name of -o says, otherwise openvino'
+    form = 'default: by the suffix of -o, otherwise openvino'
     parser.add_argument('--format', dest='form', choices=['onnx', 'openvino'], help=form)
     out = 'NAME.onnx or NAME.xml (default: next to the checkpoint)'
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', help=out)

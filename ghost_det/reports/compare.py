@@ -15,11 +15,17 @@ from ghost_det.utils.html import page
 from ghost_det.utils.plots import png
 from ghost_det.utils.text import cut, table
 
-from .pictures import plot_run_curves
+from .pictures import plot_curves
 from .record import RECORD
 
 IGNORED = ('work_dir',)
 """Settings that differ between any two runs."""
+NOTES = {
+    ('annotations.sha256',): 'The runs were evaluated on different annotations',
+    ('cost.input',): 'Multiply-adds and latency are for different input sizes (height, width)',
+    ('environment.machine.processor', 'cost.device', 'cost.threads'): 'Latency is of different machines',
+}
+"""What should be equal, and what to print where it is not."""
 WIDTH = 60
 """Characters of a setting in a terminal."""
 Run = dict[str, Any]
@@ -75,7 +81,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
             groups=groups,
             differences=differences,
             notes=warnings,
-            curves=png(plot_run_curves(curves)) if any(curves.values()) else None,
+            curves=png(plot_curves(curves)) if any(curves.values()) else None,
         )
         with write_or_fail(out, '-o') as partial:
             partial.write_text(text, encoding='utf-8')
@@ -185,26 +191,16 @@ def _ratio(name: str, values: Sequence[float | None], form: str = '.3f') -> Row:
 def notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """Return what makes figures hard to compare."""
     lines = []
-    if len({_get(run, 'annotations', 'sha256') for run in runs} - {None}) > 1:
-        lines.append('The runs were evaluated on different annotations.')
-    measured = {name: run for name, run in zip(names, runs) if 'cost' in run}
-    sizes = {name: _get(run, 'cost', 'input') for name, run in measured.items()}
-    if len({str(size) for size in sizes.values()}) > 1:
-        listing = ', '.join(f'{name} {size}' for name, size in sizes.items())
-        lines.append(f'Multiply-adds and latency are for different input sizes (height, width): {listing}.')
-    machines = {
-        (
-            _get(run, 'environment', 'machine', 'processor'),
-            _get(run, 'cost', 'device'),
-            _get(run, 'cost', 'threads'),
-        )
-        for run in measured.values()
-    }
-    if len(machines) > 1:
-        lines.append('Latency was measured on different machines or threads; see ghost-det benchmark.')
+    for places, text in NOTES.items():
+        values = [[_get(run, *place.split('.')) for place in places] for run in runs]
+        if len({str(each) for each in values if None not in each}) > 1:
+            listing = '; '.join(
+                f'{name} {cut(", ".join(map(str, each)))}' for name, each in zip(names, values)
+            )
+            lines.append(f'{text}: {listing}')
     for name, run in zip(names, runs):
         if run.get('unfinished'):
-            lines.append(f'{name}: unfinished, last evaluated after {run["unfinished"]}.')
+            lines.append(f'{name}: unfinished, last evaluated after {run["unfinished"]}')
     return lines
 
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ghost_det.evaluation.coco import UNDEFINED
 
 POINTS = 400
 """Of a curve: more than a figure has room for."""
 FIGURES = ('mAP', 'mAP_50', 'mAP_75')
 EVALUATIONS = 'evaluations'
-
-Columns = dict[str, list[float | None]]
 
 
 def add_evaluation(runner: Any, metrics: Mapping[str, float]) -> None:
@@ -32,32 +32,21 @@ def by_epoch(runner: Any) -> bool:
     return 'max_epochs' in runner.cfg.train_cfg
 
 
-def read_losses(runner: Any) -> Columns:
-    """Return ``'iteration'``, ``'lr'`` and every loss by name, each a mean over the steps up to a point."""
-    found = runner.message_hub.log_scalars
-    names = [name for name in found if name.startswith('train/loss') or name == 'train/lr']
-    values = {name.removeprefix('train/'): found[name].data[0] for name in names}
-    steps = len(values.get('loss', ()))
-    every = max(1, math.ceil(steps / POINTS))
-    ends = range(steps, 0, -every)[::-1]
-    undefined: list[float | None] = [None] * len(ends)
-    columns: Columns = {
-        'iteration': [runner.iter - steps + end for end in ends],
-        'loss': undefined,
-        'lr': undefined,
-    }
-    for name, column in values.items():
-        if len(column) == steps:  # not a loss of some steps only
-            columns[name] = [_defined(float(column[max(0, end - every) : end].mean())) for end in ends]
-    return columns
-
-
 def make_curves(runner: Any) -> dict[str, Any]:
-    """Return loss, learning rate and mAP over the training as plain data."""
-    losses = read_losses(runner)
+    """Return loss, learning rate and mAP over the training as plain data; see docs/report.md."""
+    scalars = runner.message_hub.log_scalars
+    loss, rate = (
+        scalars[f'train/{name}'].data[0] if f'train/{name}' in scalars else () for name in ('loss', 'lr')
+    )
+    every = max(1, math.ceil(len(loss) / POINTS))
+    points = []
+    for end in range(len(loss), 0, -every):
+        part = slice(max(0, end - every), end)
+        means = [_defined(float(np.mean(values[part]))) if len(values) else None for values in (loss, rate)]
+        points.append([runner.iter - len(loss) + end, *means])
     return {
         'unit': 'epoch' if by_epoch(runner) else 'iteration',
-        'loss': [list(row) for row in zip(losses['iteration'], losses['loss'], losses['lr'])],
+        'loss': points[::-1],
         'mAP': runner.message_hub.runtime_info.get(EVALUATIONS, []),
     }
 

@@ -18,13 +18,12 @@ from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.utils.images import Image
 from ghost_det.utils.plots import label, make_figure, plot_steps
 
-from .history import FIGURES, Columns
+from .history import FIGURES
 
 SIDE = 336
 """Pixels of the longer side of an image."""
 PAIRS = 6
 """Images in `plot_detections`."""
-CURVES = dict(zip(FIGURES, ('mAP (IoU 0.50 to 0.95)', 'mAP at IoU 0.50', 'mAP at IoU 0.75')))
 
 
 class RankedImage(NamedTuple):
@@ -114,42 +113,21 @@ def plot_detections(metric: FullCocoMetric, dataset: Any) -> Figure:
     return figure
 
 
-def plot_training_curves(losses: Columns, found: Mapping[str, Any]) -> Figure:
-    """Plot what `read_losses` and `make_curves` return: losses, learning rate and mAP."""
-    figure, left, right = _loss_and_map(found['unit'])
-    steps = losses['iteration']
-    for name, column in losses.items():
-        if name.startswith('loss'):
-            plot_steps(left, steps, column, label=name)
-    rate = left.twinx()
-    plot_steps(rate, steps, losses['lr'], linestyle=':', color='grey', label='learning rate')
-    rate.set(ylabel='learning rate', ylim=(0, None))
-    left.legend(handles=[*left.get_legend_handles_labels()[0], *rate.get_legend_handles_labels()[0]])
-    for key, text in CURVES.items():
-        plot_steps(right, [r['step'] for r in found['mAP']], [r[key] for r in found['mAP']], label=text)
-    right.legend()
-    return figure
-
-
-def plot_run_curves(runs: Mapping[str, dict[str, Any]]) -> Figure:
-    """Plot loss and mAP of several trainings by name, each with what `make_curves` returns or nothing."""
-    units = dict.fromkeys(found['unit'] for found in runs.values() if found)
-    figure, left, right = _loss_and_map(' or '.join(units))
+def plot_curves(runs: Mapping[str, dict[str, Any]]) -> Figure:
+    """Plot loss and mAP of trainings by name, each with what `make_curves` returns or nothing."""
+    figure = make_figure(11, 4)
+    left, right = figure.subplots(1, 2)
     for name, found in runs.items():
         text = ' ' * name.startswith('_') + label(name, 60)  # matplotlib hides names that start with "_"
         losses, scores = found.get('loss', ()), found.get('mAP', ())
         plot_steps(left, [each[0] for each in losses], [each[1] for each in losses], label=text)
-        plot_steps(right, [each['step'] for each in scores], [each['mAP'] for each in scores], label=text)
-    left.legend()
-    right.legend()
-    return figure
-
-
-def _loss_and_map(unit: str) -> tuple[Figure, Any, Any]:
-    figure = make_figure(11, 4)
-    left, right = figure.subplots(1, 2)
+        for figure_name in FIGURES[:1] if len(runs) > 1 else FIGURES:
+            values = [each[figure_name] for each in scores]
+            plot_steps(right, [each['step'] for each in scores], values, label=f'{text}: {figure_name}')
+    units = dict.fromkeys(found['unit'] for found in runs.values() if found)
     left.set(xlabel='iteration', ylabel='loss', ylim=(0, None), title='Training loss')
-    right.set(xlabel=unit, ylabel='mAP', ylim=(0, None), title='COCO mAP on the validation split')
-    left.grid(alpha=0.3)
-    right.grid(alpha=0.3)
-    return figure, left, right
+    right.set(xlabel=' or '.join(units), ylabel='mAP', ylim=(0, None), title='Validation mAP')
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    return figure

@@ -17,13 +17,13 @@ from ghost_det.evaluation.metric import full_metric
 from ghost_det.evaluation.plots import draw_all
 from ghost_det.evaluation.results import summary, write_results, write_summary
 from ghost_det.evaluation.tables import error_table
-from ghost_det.utils.files import atomic
 from ghost_det.utils.html import page
+from ghost_det.utils.images import write_file
 from ghost_det.utils.plots import save_figure
 from ghost_det.utils.system import command
 
-from .history import add_evaluation, make_curves, read_losses
-from .pictures import plot_detections, plot_training_curves
+from .history import add_evaluation, make_curves
+from .pictures import plot_curves, plot_detections
 from .record import RECORD, Pictures, make_record, record_progress
 
 
@@ -67,7 +67,7 @@ def report_training(runner: Any, seconds: dict[str, float]) -> None:
     if metric is not None and metric.detections:
         attempt('detections', lambda: draw_detections(metric, runner.val_dataloader.dataset, work_dir))
     text = '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
-    attempt('commands', lambda: _write_text(work_dir / 'commands.txt', text))
+    attempt('commands', lambda: _write(work_dir / 'commands.txt', text))
     if metric is None or metric.evaluations or not (work_dir / 'report.html').exists():
         attempt('report', lambda: _write_report(runner, commands, seconds))
     shown.update({name: commands[name] for name in ('evaluate', 'resume')})
@@ -116,9 +116,9 @@ def report_test(
 
 
 def draw_curves(runner: Any) -> Path:
-    """Draw losses, learning rate and mAP of a training into ``curves.png``."""
+    """Draw loss and mAP of a training into ``curves.png``."""
     path = Path(runner.work_dir) / 'curves.png'
-    save_figure(plot_training_curves(read_losses(runner), make_curves(runner)), path)
+    save_figure(plot_curves({path.resolve().parent.name: make_curves(runner)}), path)
     return path
 
 
@@ -148,9 +148,8 @@ def _lines(shown: dict[str, Any]) -> str:
     return ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
 
 
-def _write_text(path: Path, text: str) -> Path:
-    with atomic(path) as partial:
-        partial.write_text(text, encoding='utf-8')
+def _write(path: Path, text: str) -> Path:
+    write_file(path, text.encode())
     return path
 
 
@@ -160,11 +159,11 @@ def _write_report(runner: Any, commands: dict[str, str], seconds: dict[str, floa
     record, pictures = make_record(runner, full_metric(runner.val_evaluator), commands, seconds)
     curves = work_dir / 'curves.png'
     if curves.exists():
-        pictures['curves'] = [('Loss, learning rate and mAP', curves.read_bytes())]
+        pictures['curves'] = [('Loss and mAP', curves.read_bytes())]
     write_summary(work_dir / RECORD, record)
     for name, reason in record['lacking'].items():
         runner.logger.warning(f'report.html has no {name}: {reason}')
-    return _write_text(work_dir / 'report.html', render(record, pictures))
+    return _write(work_dir / 'report.html', render(record, pictures))
 
 
 def render(record: dict[str, Any], pictures: Pictures) -> str:

@@ -62,9 +62,9 @@ def test_what_makes_runs_hard_to_compare_is_noted(tmp_path: Path) -> None:
     text = '\n'.join(lines)
     assert '0.250 (-0.250)' in text and '0.500 (+0.000)' in text
     assert re.search(r'training steps \(s\) +\| 8 +\| - +\| - ', text)
-    for note in ('different annotations', 'a [320, 320], b [640, 640]', 'different machines or threads'):
+    for note in ('different annotations', 'a [320, 320]; b [640, 640]', 'different machines'):
         assert note in text
-    assert 'b: unfinished, last evaluated after epoch 1 of 8.' in lines
+    assert 'b: unfinished, last evaluated after epoch 1 of 8' in lines
     assert max(map(len, lines[:-1])) < 120  # the long class name is cut
     written = (tmp_path / 'page.html').read_text()
     name = escape('so long <a name> ' + 'x' * 400)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmengine.logging import MessageHub
 
-from ghost_det.reports.history import add_evaluation, make_curves, read_losses, training_seconds
+from ghost_det.reports.history import add_evaluation, make_curves, training_seconds
 
 
 def test_long_curves_of_iterations_are_averaged() -> None:
@@ -16,7 +16,6 @@ def test_long_curves_of_iterations_are_averaged() -> None:
         hub.update_scalar('train/loss', float(step))
         hub.update_scalar('train/lr', 0.1)
         hub.update_scalar('train/time', 0.5)
-    hub.update_scalar('train/loss_rare', 1.0)
     for runner.iter, figure in ((5000, 0.2), (5010, 0.3), (5010, 0.4)):
         add_evaluation(
             runner, {f'coco/bbox_{name}': figure for name in ('mAP', 'mAP_75')} | {'coco/bbox_mAP_50': -1}
@@ -26,7 +25,7 @@ def test_long_curves_of_iterations_are_averaged() -> None:
     steps, losses, rates = np.array(found['loss']).T
     assert steps[-1] == 5010 and set(np.diff(steps)) == {13}
     np.testing.assert_allclose(losses[1:], steps[1:] - 7)  # the mean of the 13 steps to each
-    assert set(rates.round(9)) == {0.1} and 'loss_rare' not in read_losses(runner)
+    assert set(rates.round(9)) == {0.1}
     assert training_seconds(runner) == pytest.approx(2500)
     assert found['mAP'] == [
         {'step': 5000, 'mAP': 0.2, 'mAP_50': None, 'mAP_75': 0.2},
