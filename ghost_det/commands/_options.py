@@ -136,6 +136,13 @@ def parse(
     return args
 
 
+def add_command(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentParser:
+    """Add a subcommand, which ``args.work`` is to run."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'{what}.')
+    command.set_defaults(work=work)
+    return command
+
+
 def is_config(model: str) -> bool:
     """Return whether a MODEL is a config rather than an exported file."""
     from ghost_det.config import shipped

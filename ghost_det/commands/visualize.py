@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable
 
-from ._options import COUNT, parse, positive_float
+from ._options import COUNT, add_command, parse, positive_float
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,8 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'{what}.')
-    command.set_defaults(work=work)
+    command = add_command(commands, name, work, what)
     model = 'name of a network, such as resnet50 or ghostnet_1x, or the config of a detector'
     command.add_argument('model', metavar='MODEL', help=model)
     command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='file of its weights')

@@ -1,38 +1,30 @@
 """List, download, verify and extract backbone weights."""
 
 import argparse
-from typing import Any
 
 from ghost_det.utils.system import require_torch
 from ghost_det.utils.text import plural
 
-from ._options import parse
+from ._options import add_command, parse
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description='List, download, verify and extract backbone weights.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
-
-    def add(name: str, work: Any, what: str) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'{what}.')
-        command.set_defaults(work=work)
-        return command
-
-    add('list', _list, 'List the published ImageNet weights')
-    command = add('show', _show, 'Show details of published weights')
+    add_command(commands, 'list', _list, 'List the published ImageNet weights')
+    command = add_command(commands, 'show', _show, 'Show details of published weights')
     command.add_argument('name', metavar='NAME', help='a name from the list')
-    command = add('download', _download, 'Download published weights and verify them')
+    command = add_command(commands, 'download', _download, 'Download published weights and verify them')
     command.add_argument('names', nargs='+', metavar='NAME', help="names from the list, or 'all'")
     source = 'default: the Hugging Face hub, then upstream'
     command.add_argument('--source', choices=['hub', 'upstream'], help=source)
-    command = add('verify', _verify, 'Load weights into their network to verify them')
+    command = add_command(commands, 'verify', _verify, 'Load weights into their network to verify them')
     command.add_argument('sources', nargs='+', metavar='SOURCE', help='a file, a name from the list or a URL')
-    command = add('extract', _extract, "Write a detector's backbone to a file")
+    command = add_command(commands, 'extract', _extract, "Write a detector's backbone to a file")
     checkpoint = 'a checkpoint, such as work_dirs/CONFIG/epoch_24.pth'
     command.add_argument('checkpoint', metavar='CHECKPOINT', help=checkpoint)
-    out = 'the file to write'
-    command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors', help=out)
+    command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors')
     prefix = 'prefix of the backbone in the checkpoint (default: %(default)s)'
     command.add_argument('--prefix', default='backbone', help=prefix)
     return parser
