@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghost_det.errors import UserError
 from ghost_det.utils.system import require_stack
 from ghost_det.utils.text import plural
 
@@ -22,35 +23,23 @@ CHECKPOINT = 'its checkpoint, such as work_dirs/CONFIG/epoch_24.pth'
 MODEL = 'exported detector (.xml or .onnx), or a config followed by its checkpoint'
 
 
-def positive_int(text: str) -> int:
-    """Parse an integer of 1 or more."""
-    if not text.isdecimal() or not 0 < int(text[:20]) < 2**31:
-        raise argparse.ArgumentTypeError(f'{text!r}: expected a positive integer')
-    return int(text)
+def _number(kind: type, is_valid: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    """Return a parser of numbers in a range."""
+
+    def parse(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            number = kind(text)
+            if is_valid(number):
+                return number
+        raise argparse.ArgumentTypeError(f'{text!r}: expected {expected}')
+
+    return parse
 
 
-def positive_float(text: str) -> float:
-    """Parse a number above 0."""
-    return _parse_float(text, lambda number: 0 < number < math.inf, 'a number above 0')
-
-
-def fraction(text: str) -> float:
-    """Parse a number from 0 to 1."""
-    return _parse_float(text, lambda number: 0 <= number <= 1, 'a number from 0 to 1')
-
-
-def inner_fraction(text: str) -> float:
-    """Parse a number between 0 and 1, excluding both."""
-    return _parse_float(text, lambda number: 0 < number < 1, 'a number between 0 and 1')
-
-
-def _parse_float(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
-    with contextlib.suppress(ValueError):
-        if is_valid(float(text)):
-            return float(text)
-    raise argparse.ArgumentTypeError(f'{text!r}: expected {expected}')
-
-
+positive_int = _number(int, lambda number: 0 < number < 2**31, 'a positive integer')
+positive_float = _number(float, lambda number: 0 < number < math.inf, 'a number above 0')
+fraction = _number(float, lambda number: 0 <= number <= 1, 'a number from 0 to 1')
+inner_fraction = _number(float, lambda number: 0 < number < 1, 'a number between 0 and 1')
 COUNT: dict[str, Any] = {'type': positive_int, 'metavar': 'N'}
 SIZE: dict[str, Any] = {'type': positive_int, 'nargs': 2, 'metavar': ('HEIGHT', 'WIDTH')}
 FOLDER: dict[str, Any] = {'type': Path, 'metavar': 'FOLDER'}
@@ -108,22 +97,14 @@ def add_splits(parser: Any) -> None:
     parser.add_argument('--val-share', type=inner_fraction, metavar='SHARE', help=share)
 
 
-def parse(
-    parser: argparse.ArgumentParser, light: bool = False, splits: Sequence[str] = ()
-) -> argparse.Namespace:
-    """Parse the command line; unless the command is ``light``, import torch and register all of `ghost_det`.
-
-    ``splits`` of the data set are located before that, because a wrong name should be reported at once.
-    """
+def parse(parser: argparse.ArgumentParser, light: bool = False) -> argparse.Namespace:
+    """Parse the command line, and register all of `ghost_det` unless the command is ``light``."""
     # Only for --help: `run_tool` removes it from the command line.
     parser.add_argument('--traceback', action='store_true', help='show the traceback of an error')
     args = parser.parse_args()
     del args.traceback
     if light:
         return args
-    require_stack(parser.prog)
-    if splits:
-        args.located = _locate(args, splits)
     register(parser.prog)
     if 'launcher' in args:
         from ghost_det.engine.distributed import default_launcher, read_environment
@@ -150,21 +131,26 @@ def is_config(model: str) -> bool:
     return model.endswith('.py') or '::' in model or shipped.find(model) is not None
 
 
+def pair_models(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return exported detectors and configs by name, each config with the checkpoint after it, if any."""
+    found: list[tuple[str, str | None]] = []
+    for word in words:
+        if not word.endswith('.pth'):
+            found.append((word, None))
+        elif found and is_config(found[-1][0]) and found[-1][1] is None:
+            found[-1] = found[-1][0], word
+        else:
+            raise UserError(f'{word}: a checkpoint must follow its config')
+    named = {' '.join(filter(None, each)): each for each in found}
+    if len(named) < len(found):
+        raise UserError('expected different models, got one twice')
+    return named
+
+
 def register(what: str) -> None:
     """Register all of `ghost_det` with MMDetection."""
     require_stack(what)
     import ghost_det.register  # noqa: F401
-
-
-def _locate(args: argparse.Namespace, splits: Sequence[str]) -> DetectionData | None:
-    given = {'train': (args.train_ann, args.train_images), 'val': (args.val_ann, args.val_images)}
-    if args.data is None and not any(map(any, given.values())):
-        return None
-    from ghost_det.config.shipped import config_file
-    from ghost_det.data.dataset import find_splits
-
-    config_file(args.config)  # report a wrong name before a sample is generated
-    return find_splits(args.data, given, splits, args.val_share)
 
 
 def load_data(args: argparse.Namespace, classes: Sequence[str] | None = None) -> None:
@@ -172,15 +158,15 @@ def load_data(args: argparse.Namespace, classes: Sequence[str] | None = None) ->
 
     ``classes`` are those of a trained detector.
     """
-    found = args.located
-    if found is not None:
-        if not classes and found.train is None:  # the checkpoint has no class names
-            found = _locate(args, ('train', 'val'))
-        found = found.with_classes(classes)
-        _describe(found)
-    for name in ('located', 'train_ann', 'train_images', 'val_ann', 'val_images', 'val_share'):
-        delattr(args, name)
-    args.data = found
+    from ghost_det.config.shipped import config_file
+    from ghost_det.data.dataset import find_data
+
+    names = ('train_ann', 'train_images', 'val_ann', 'val_images', 'val_share')
+    given = {name: vars(args).pop(name) for name in names}
+    if args.data is not None or any(given.values()):
+        config_file(args.config)  # report a wrong name before a sample is generated
+        args.data = find_data(args.data, classes=classes, **given)
+        _describe(args.data)
 
 
 def _describe(data: DetectionData) -> None:

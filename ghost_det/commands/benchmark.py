@@ -6,16 +6,14 @@ import argparse
 import json
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
 from ghost_det.utils.timing import Sample, interleave, ratio, spread
 
-from ._options import COUNT, SIZE, is_config, parse, register
+from ._options import COUNT, SIZE, is_config, pair_models, parse, register
 
 CALLS = 2
 """Timed calls per round, after one warm-up call."""
@@ -46,7 +44,7 @@ def main() -> None:
     if args.json:
         require_writable(args.json, '--json')
     args.threads = args.threads or cores()
-    pairs = pair(args.models)
+    pairs = pair_models(args.models)
     if any(is_config(model) for model, _ in pairs.values()):
         register('ghost-det benchmark')
         logging.disable(logging.WARNING)
@@ -78,70 +76,21 @@ def _report(samples: dict[str, list[Sample]], args: argparse.Namespace) -> None:
             partial.write_text(json.dumps({**content, 'rounds': args.rounds, 'models': models}, indent=1))
 
 
-def pair(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-    """Return models and their checkpoints by name."""
-    found: list[tuple[str, str | None]] = []
-    for word in words:
-        if not word.endswith('.pth'):
-            found.append((word, None))
-        elif found and is_config(found[-1][0]) and found[-1][1] is None:
-            found[-1] = found[-1][0], word
-        else:
-            raise UserError(f'{word}: a checkpoint must follow its config')
-    named = {' '.join(filter(None, each)): each for each in found}
-    if len(named) < len(found):
-        raise UserError('expected different models, got one twice')
-    return named
-
-
 def _open(model: str, checkpoint: str | None, size: tuple[int, int], threads: int) -> Callable[[], object]:
     """Return a function that runs a model on a random image of this height and width."""
     import numpy as np
 
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     if is_config(model):
-        return _open_config(model, checkpoint, image, threads)
+        import torch
+
+        from ghost_det.engine.inference import TorchDetector
+
+        if checkpoint is None:
+            torch.set_flush_denormal(True)  # activations fade without training, and denormals are slow
+        torch_detector = TorchDetector(model, checkpoint, threads=threads)
+        return lambda: torch_detector(image)
     from ghost_det.deploy.detector import Detector
 
     detector = Detector(model, threads=threads)
     return lambda: detector(image)
-
-
-def _open_config(config: str, checkpoint: str | None, image: Any, threads: int) -> Callable[[], object]:
-    import torch
-
-    from ghost_det.engine.inference import array_pipeline, load_detector
-    from ghost_det.models.fuse import optimize
-
-    torch.set_num_threads(threads)
-    loaded = load_detector(config, checkpoint)
-    model, pipeline = loaded.model, array_pipeline(loaded.config)
-
-    @torch.no_grad()
-    def detect() -> object:
-        inputs = pipeline(dict(img=image, img_id=0))
-        (found,) = model.test_step({key: [value] for key, value in inputs.items()})
-        return found.pred_instances.cpu()
-
-    if checkpoint is None:
-        torch.manual_seed(0)
-        model.init_weights()
-        fit_norms(model, detect)
-    optimize(model)
-    return detect
-
-
-def fit_norms(model: Any, call: Callable[[], object]) -> None:
-    """Set the statistics of an untrained network's batch norms to those of one call.
-
-    Otherwise activations fade to denormal numbers, whose arithmetic is slower.
-    """
-    from ghost_det.models.ghost_module import BATCH_NORMS
-
-    norms = [module for module in model.eval().modules() if isinstance(module, BATCH_NORMS)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    call()
-    for norm, momentum in zip(norms, momenta):
-        norm.eval().momentum = momentum

@@ -12,7 +12,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import require_stack
 
-from ._options import COUNT, FOLDER, add_splits, inner_fraction, parse, register
+from ._options import COUNT, FOLDER, add_splits, parse, register
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,8 +26,6 @@ def make_parser() -> argparse.ArgumentParser:
     add_splits(parser)
     config = 'also check whether its classes and anchors fit the data; without FOLDER, check its own data'
     parser.add_argument('--config', metavar='CONFIG', help=config)
-    split = 'same as --val-share; add --fix to write the split'
-    parser.add_argument('--split', type=inner_fraction, dest='val_share', metavar='SHARE', help=split)
     parser.add_argument('--quick', action='store_true', help='do not open the images')
     parser.add_argument('--jobs', **COUNT, help='processes that open images')
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='write a report with pictures')
@@ -54,7 +52,8 @@ def main() -> None:
         require_empty(args.fix)
         require_outside(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
     config, parts = _config_and_splits(args, parser.prog)
-    report = check_dataset(args.data, *parts, config, args.quick, args.jobs, True, args.val_share)
+    options = {'quick': args.quick, 'jobs': args.jobs, 'val_share': args.val_share}
+    report = check_dataset(args.data, **parts, config=config, progress=True, **options)
     print(report)
     if args.html:
         from ghost_det.data.checks.report import render
@@ -70,25 +69,23 @@ def main() -> None:
     sys.exit(bool(report.errors))
 
 
-def _config_and_splits(args: argparse.Namespace, what: str) -> tuple[Any, list[Path | None]]:
+def _config_and_splits(args: argparse.Namespace, what: str) -> tuple[Any, dict[str, Path | None]]:
     """Return the config to compare with, if any, and the annotations and images of train and val."""
-    parts: list[Path | None] = [args.train_ann, args.train_images, args.val_ann, args.val_images]
+    names = ('train_ann', 'train_images', 'val_ann', 'val_images')
+    parts: dict[str, Path | None] = {name: getattr(args, name) for name in names}
+    is_given = args.data is not None or any(parts.values())
     if not args.config:
-        if args.data is None and not any(parts):
+        if not is_given:
             raise UserError('nothing to check: give a FOLDER, --train-ann or --val-ann, or --config')
         return None, parts
-    if args.data:  # a wrong folder is reported before torch is imported
-        from ghost_det.data.layouts import locate
-
-        locate(args.data, {'train': (parts[0], parts[1]), 'val': (parts[2], parts[3])}, args.val_share)
     register(what)
     from ghost_det.config.load import load_config
 
     config = load_config(args.config)
-    if args.data is None and not any(parts):
+    if not is_given:
         from ghost_det.data.checks.config import data_of_config
 
-        parts = data_of_config(config)
+        parts = dict(zip(names, data_of_config(config)))
     return config, parts
 
 

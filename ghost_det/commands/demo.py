@@ -2,7 +2,7 @@
 
 import argparse
 
-from ._options import COUNT, MODEL, parse, positive_int
+from ._options import COUNT, MODEL, pair_models, parse, positive_int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,4 +27,4 @@ def main() -> None:
     args = parse(make_parser(), light=True)
     from ghost_det.demo.server import serve
 
-    serve(args.models, args.host, args.port, args.threads)
+    serve(pair_models(args.models), args.host, args.port, args.threads)

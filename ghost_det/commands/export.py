@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Export as the command line says."""
-    args = options.parse(make_parser(), splits=('val',))
+    args = options.parse(make_parser())
     from ghost_det.export.export import export
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 

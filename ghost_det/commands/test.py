@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Evaluate as the command line says."""
-    args = parse(make_parser(), splits=('val',))
+    args = parse(make_parser())
     if args.checkpoint.endswith(('.xml', '.onnx')):
         _test_exported(args)
         return

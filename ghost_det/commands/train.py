@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Train as the command line says."""
-    args = parse(make_parser(), splits=('train', 'val'))
+    args = parse(make_parser())
     from ghost_det.engine.train import train
 
     load_data(args)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-from collections.abc import Callable
-from html import escape
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ghost_det import visualization
 from ghost_det.errors import UserError
@@ -18,31 +19,21 @@ from ghost_det.visualization.networks import Network, Picture
 
 from .results import read_upload
 
-WIDTH = 7
-"""Inches of a figure, which make its letters nearly as large as the page's."""
-DPI = 180
+DPI = 120
 _open_network = functools.cache(visualization.open_network)
 
 
-def draw_all(path: Path, config: str, checkpoint: str) -> str:
-    """Return pictures as HTML: ghosts and their sources, similar maps, and the levels of the neck."""
+def draw_all(path: Path, config: str, checkpoint: str) -> Iterator[tuple[Image.Image, str]]:
+    """Yield pictures and captions: ghosts and their sources, similar maps, and the levels of the neck."""
     image = np.ascontiguousarray(read_upload(path)[..., ::-1])
     network = _open_network(config, checkpoint)
-    return ''.join(_to_html(draw, network, image) for draw in (_ghosts, _similar, _levels))
-
-
-def _to_html(draw: Callable[[Network, Picture], tuple[Figure, str]], network: Network, image: Picture) -> str:
-    try:
-        figure, caption = draw(network, image)
-    except UserError as error:  # this network has no such part
-        return f'<p>{escape(str(error))}</p>'
-    figure.set_size_inches(WIDTH, figure.get_figheight() * WIDTH / figure.get_figwidth())
-    data = base64.b64encode(png(figure, DPI)).decode()
-    return (
-        f'<figure><figcaption>{escape(caption)}</figcaption>'
-        '<label title="Click to enlarge or shrink"><input type="checkbox">'
-        f'<img src="data:image/png;base64,{data}" alt="{escape(caption)}"></label></figure>'
-    )
+    for draw in (_ghosts, _similar, _levels):
+        try:
+            figure, caption = draw(network, image)
+        except UserError as error:  # this network has no such part
+            gr.Info(str(error))
+        else:
+            yield Image.open(io.BytesIO(png(figure, DPI))), caption
 
 
 def _ghosts(network: Network, image: Picture) -> tuple[Figure, str]:

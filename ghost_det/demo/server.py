@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from threading import Event
 
 from ghost_det.errors import UserError
@@ -21,13 +19,14 @@ VISITORS = 50
 """Visitors whose last image is kept in memory, at most 8 MB each."""
 
 
-def serve(words: Sequence[str], host: str, port: int, threads: int | None = None) -> None:
-    """Serve a page of models until Ctrl-C or SIGTERM; see `open_models` for ``words``."""
+def serve(
+    pairs: Mapping[str, tuple[str, str | None]], host: str, port: int, threads: int | None = None
+) -> None:
+    """Serve a page of models until Ctrl-C or SIGTERM; see `open_models` for ``pairs``."""
     if missing(['gradio']):
         raise UserError('the demo needs gradio: pip install "ghost-det[demo]"')
-    hosts = find_hosts(host, port)
     with temporary_folder():
-        models = open_models(words, threads)
+        models = open_models(pairs, threads)
         import gradio as gr  # reads GRADIO_TEMP_DIR when it is imported
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -36,56 +35,38 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
 
         page = make_page(models)
         address = f'[{host}]' if ':' in host else host
+        # With any name, a web site could point its own name here and read the page in the visitor's browser
+        # (DNS rebinding).
+        everyone = host in ('0.0.0.0', '::')
+        hosts = ['*'] if everyone else [address, 'localhost', '127.0.0.1', '[::1]']
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(page):
-            page.launch(
-                server_name=address,
-                server_port=port,
-                app_kwargs={'middleware': [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
-                max_file_size=MAX_UPLOAD,
-                state_session_capacity=VISITORS,
-                theme=gr.themes.Default(**FONTS),
-                css=CSS,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                enable_monitoring=False,
-                run_history=False,
-                footer_links=[],
-            )
-            everyone = ' (open to everyone who can reach this machine)' if hosts == ['*'] else ''
-            print(f'http://{address}:{port}{everyone}: {", ".join(models)}; stop it with Ctrl-C', flush=True)
+            try:
+                page.launch(
+                    server_name=address,
+                    server_port=port,
+                    app_kwargs={'middleware': [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
+                    max_file_size=MAX_UPLOAD,
+                    state_session_capacity=VISITORS,
+                    theme=gr.themes.Default(**FONTS),
+                    css=CSS,
+                    prevent_thread_lock=True,
+                    quiet=True,
+                    share=False,
+                    enable_monitoring=False,
+                    run_history=False,
+                    footer_links=[],
+                )
+            except (OSError, OverflowError):
+                raise UserError(f'--host {host} --port {port}: cannot listen there') from None
+            note = ' (open to everyone who can reach this machine)' if everyone else ''
+            print(f'http://{address}:{port}{note}: {", ".join(models)}; stop it with Ctrl-C', flush=True)
             Event().wait()
-
-
-def find_hosts(host: str, port: int) -> list[str]:
-    """Return the host names that the page answers to; raise if it cannot listen.
-
-    With any name, a web site could point its own name here and read the page in the visitor's browser (DNS
-    rebinding).
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        socket.create_server((host, port), family=family).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        why = getattr(error, 'strerror', None) or error
-        raise UserError(f'--host {host} --port {port}: cannot listen there ({why})') from None
-    ip = ipaddress.ip_address(str(address[0]).partition('%')[0])
-    if ip.is_unspecified:
-        return ['*']
-    named = f'[{host}]' if ':' in host else host
-    return [named, 'localhost', '127.0.0.1', '[::1]'] if ip.is_loopback else [named]
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[None]:
     """Keep all temporary files of this process in one folder, deleted at exit and on SIGTERM."""
-
-    def stop(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
-    for name in ('SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
         os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,3 +73,11 @@ def serving(
     finally:
         process.kill()
         process.wait()
+
+
+def require_stop(served: Served, number: signal.Signals, code: int) -> None:
+    """Stop a page by a signal, and require its exit code, and that it leaves nothing."""
+    served.process.send_signal(number)
+    _, errors = served.process.communicate(timeout=20)
+    assert served.process.returncode == code
+    assert 'Traceback' not in errors and list(served.temporary.iterdir()) == []

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +37,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(path: Path, folder: Path, before: ImageResult | None = None, name: str = 'a.onnx') -> ImageResult:
-    return detect(path, name, open_models([str(folder / name)])[name], before)
+    return detect(path, name, open_models({name: (str(folder / name), None)})[name], before)
 
 
 def test_views_follow_the_score(folder: Path, tmp_path: Path) -> None:
     result = run(write(tmp_path / 'x.png', bright(3)), folder)
     for least, count in ((0.1, 2), (0.2, 2), (0.5, 1), (0.95, 0)):
-        content = json.loads(to_json(result, least))
+        content = to_json(result, least)
         assert len(content['results']) == count
         assert f'<b>{count}</b> of 2 boxes' in to_html(result, least)
     assert content['images'] == [{'id': 1, 'file_name': 'x.png', 'height': 128, 'width': 128}]
     assert '1 &lt;script&gt;' in to_html(result, 0.5) and '<script>' not in to_html(result, 0.5)
-    (found,) = json.loads(to_json(result, 0.5))['results']
+    (found,) = to_json(result, 0.5)['results']
     x1, y1, x2, y2 = box(3)
     np.testing.assert_allclose(found['bbox'], [x1, y1, x2 - x1, y2 - y1], atol=0.01)
     drawn = draw_boxes(result, 0.5)
@@ -72,20 +71,8 @@ def test_times_of_models_are_compared_on_one_image(folder: Path, tmp_path: Path)
     path = write(tmp_path / 'x.png', bright())
     result = run(path, folder, run(path, folder), 'b.xml')
     assert list(result.times) == ['a.onnx', 'b.xml']
-    assert set(result.times['b.xml']) == {'prepare', 'network', 'boxes'}
-    assert min(result.times['b.xml'].values()) > 0
-    assert '<td>b.xml</td>' in to_html(result, 0.5)
+    assert min(result.times.values()) > 0 and '<li>b.xml: ' in to_html(result, 0.5)
     assert list(run(write(tmp_path / 'y.png', bright()), folder, result).times) == ['a.onnx']
-
-
-def test_models_of_one_name_are_shown_with_their_paths(folder: Path, tmp_path: Path) -> None:
-    save(tmp_path / 'a.onnx', Metadata(**METADATA))
-    words = [str(folder / 'a.onnx'), str(tmp_path / 'a.onnx'), str(folder / 'b.xml')]
-    models = open_models(words)
-    assert list(models) == [*words[:2], 'b.xml']
-    assert [model.kind for model in models.values()] == ['ONNX, fp32', 'ONNX, fp32', 'OpenVINO, fp32']
-    with pytest.raises(UserError, match=r'c\.py: expected a checkpoint'):
-        open_models(['c.py'])
 
 
 def test_only_uploaded_images_are_read(tmp_path: Path) -> None:
