@@ -69,10 +69,10 @@ def main() -> None:
     sys.exit(bool(report.errors))
 
 
-def _config_and_splits(args: argparse.Namespace, what: str) -> tuple[Any, dict[str, Path | None]]:
+def _config_and_splits(args: argparse.Namespace, what: str) -> tuple[Any, dict[str, Any]]:
     """Return the config to compare with, if any, and the annotations and images of train and val."""
     names = ('train_ann', 'train_images', 'val_ann', 'val_images')
-    parts: dict[str, Path | None] = {name: getattr(args, name) for name in names}
+    parts: dict[str, Any] = {name: getattr(args, name) for name in names}
     is_given = args.data is not None or any(parts.values())
     if not args.config:
         if not is_given:

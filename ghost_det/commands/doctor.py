@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from ghost_det.utils.system import cores, versions
 from ghost_det.utils.text import plural
@@ -24,7 +23,6 @@ STACKS = {
 }
 COMPILED = ('mmcv', 'mmcv-full')
 ENGINES = ('openvino', 'onnxruntime')
-SECONDS = 120
 ROOT = Path(__file__).resolve().parents[2]
 PIP = f'{sys.executable} -m pip'
 REINSTALL = f'{PIP} install --force-reinstall'
@@ -39,12 +37,8 @@ IMPORTS = (
 # mmengine 0.10.7 needs it to find mmdet:: configs, and setuptools 81 removed it.
 PKG_RESOURCES = ('pkg_resources', 'import pkg_resources', f"{PIP} install 'setuptools<81'")
 
-
-class Finding(NamedTuple):
-    """One line of the report; ``fix`` is what to do about a problem."""
-
-    what: str
-    fix: str | None = None
+Finding = tuple[str, str | None]
+"""A line of the report, and how to fix what it is about, if that is a problem."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,16 +66,16 @@ def examine() -> Iterator[Finding]:
     """Yield what is found, part by part."""
     python = f'Python {".".join(map(str, sys.version_info[:3]))}, {sys.executable}'
     supported = (3, 10) <= sys.version_info[:2] < (3, 14)
-    yield Finding(python, None if supported else 'install Python 3.10 to 3.13')
+    yield python, None if supported else 'install Python 3.10 to 3.13'
     if not versions(['torch', *STACKS['mm'], *STACKS['official']]) and versions(ENGINES):
-        engines = ', '.join(versions(ENGINES))
         yield _try(*OPENCV)
+        engines = ', '.join(versions(ENGINES))
         yield _try('the runtime', f'import ghost_det.deploy.detect, {engines}', _install('runtime'))
         return
     yield _stack()
     imports = [_try(*each) for each in (*IMPORTS, *([PKG_RESOURCES] if versions(['mmengine']) else []))]
     yield from imports
-    if all(finding.fix is None for finding in imports):
+    if all(fix is None for _, fix in imports):
         yield _gpu()
         yield _self_test()
 
@@ -96,7 +90,7 @@ def _install(stack: str = 'mm') -> str:
 def _call(*words: str) -> tuple[bool, str]:
     """Run a program; return whether it succeeded, and its last line or error."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, str(error)
     if done.returncode == 0:
@@ -107,7 +101,7 @@ def _call(*words: str) -> tuple[bool, str]:
 
 def _try(name: str, code: str, fix: str) -> Finding:
     works, output = _call(sys.executable, '-c', code)
-    return Finding(f'{name} works') if works else Finding(f'{name} does not work: {output}', fix)
+    return (f'{name} works', None) if works else (f'{name} does not work: {output}', fix)
 
 
 def _stack() -> Finding:
@@ -116,29 +110,31 @@ def _stack() -> Finding:
     compiled = versions(COMPILED)
     every = {**here['mm'], **here['official'], **compiled}
     listing = ', '.join(f'{name} {version}' for name, version in every.items())
-    if here['mm'] and here['official']:
+    if all(here.values()):
         fix = f'{PIP} uninstall -y {" ".join(every)} && {_install()}'
-        return Finding(f'both stacks are installed and overwrite each other: {listing}', fix)
-    if not here['mm'] and not here['official']:
-        return Finding('neither stack is installed: no mmengine, no mmdet', _install())
+        return f'both stacks are installed and overwrite each other: {listing}', fix
+    if not any(here.values()):
+        return 'neither stack is installed: no mmengine, no mmdet', _install()
     stack = 'mm' if here['mm'] else 'official'
     absent = [n for n in STACKS[stack] if n not in here[stack] and not (compiled and 'mmcv' in n)]
     if absent:
-        return Finding(f'{listing}, but not {", ".join(absent)}', _install(stack))
-    return Finding(f'stack {"default" if stack == "mm" else stack}: {listing}')
+        return f'{listing}, but not {", ".join(absent)}', _install(stack)
+    return f'stack {"default" if stack == "mm" else stack}: {listing}', None
 
 
 def _gpu() -> Finding:
     """Check that torch can use the GPU, if there is one."""
-    code = 'import torch; print(torch.__version__, torch.cuda.is_available())'
-    _, output = _call(sys.executable, '-c', code)
-    if output.endswith('True'):
-        return Finding(f'torch {output.split()[0]} can use a GPU')
+    _, output = _call(
+        sys.executable, '-c', 'import torch; print(torch.__version__, torch.cuda.is_available())'
+    )
+    version, _, available = output.partition(' ')
+    if available == 'True':
+        return f'torch {version} can use a GPU', None
     has_driver, driver = _call('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader')
     if not has_driver:
-        return Finding(f'no GPU; torch will use {cores()} CPU cores')
-    what = f'there is a GPU (driver {driver}), but torch {output.split()[0]} cannot use it'
-    return Finding(what, 'update the driver, or install a torch built for it: https://pytorch.org')
+        return f'no GPU; torch will use {cores()} CPU cores', None
+    what = f'there is a GPU (driver {driver}), but torch {version} cannot use it'
+    return what, 'update the driver, or install a torch built for it: https://pytorch.org'
 
 
 _SELF_TEST = """
@@ -146,22 +142,20 @@ import warnings
 warnings.simplefilter('ignore')
 import torch, ghost_det.register
 from ghost_det.ops import ensure_ops
-from mmcv.ops import nms, RoIAlign
-model = ghost_det.GhostNet(width=0.5)
-sum(m.mean() for m in model(torch.rand(2, 3, 96, 96))).backward()
+from mmcv.ops import nms
+sum(m.mean() for m in ghost_det.GhostNet(width=0.5)(torch.rand(2, 3, 96, 96))).backward()
 boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 30., 30.]])
 assert len(nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1]) == 2
-assert RoIAlign(2)(torch.rand(1, 3, 8, 8), torch.tensor([[0., 0., 0., 4., 4.]])).shape == (1, 3, 2, 2)
 print(f"ghost_det {ghost_det.__version__} runs; mmcv's operators: {ensure_ops()}; {ghost_det.__file__}")
 """
 
 
 def _self_test() -> Finding:
-    """Run a network forward and backward, and two operators."""
+    """Run a network forward and backward, and an operator."""
     works, output = _call(sys.executable, '-c', _SELF_TEST)
     if works:
-        return Finding(output)
+        return output, None
     fix = _install()
     if "mmcv's compiled operators do not load" in output:
         fix = f'{PIP} uninstall -y {" ".join(COMPILED)} && {fix}'
-    return Finding(f'the self-test fails: {output}', fix)
+    return f'the self-test fails: {output}', fix

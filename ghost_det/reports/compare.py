@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import FIGURES
@@ -18,8 +18,6 @@ from ghost_det.utils.text import cut, table
 from .pictures import plot_curves
 from .record import RECORD
 
-IGNORED = ('work_dir',)
-"""Settings that differ between any two runs."""
 NOTES = {
     ('annotations.sha256',): 'The runs were evaluated on different annotations',
     ('cost.input',): 'Multiply-adds and latency are for different input sizes (height, width)',
@@ -27,16 +25,10 @@ NOTES = {
 }
 """What should be equal, and what to print where it is not."""
 WIDTH = 60
-"""Characters of a setting in a terminal."""
+"""Characters of a cell in a terminal."""
 Run = dict[str, Any]
-
-
-class Row(NamedTuple):
-    """A line of the comparison: a text for each run, and ``'good'`` or ``'bad'`` compared with the first."""
-
-    name: str
-    texts: list[str]
-    kinds: list[str]
+Row = list[str]
+"""A line of the comparison: its name, and a text for each run."""
 
 
 def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
@@ -57,32 +49,24 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
         require_writable(out, '-o', files)
     runs = [read_run(file) for file in files]
     names = _short_names(paths)
-    groups = {
-        'Figures': [*_figures(runs)],
-        'AP by class': [*_classes(runs)],
-        'Cost': [*_cost(runs)],
+    tables = {
+        'Figures': _figures(runs),
+        'AP by class': _classes(runs),
+        'Cost': _cost(runs),
+        'Config': _differences(runs),
     }
-    differences = list(_differences(runs))
-    warnings = notes(names, runs)
-    for title, rows in groups.items():
-        if rows:
-            yield title
-            yield table(['', *names], [[cut(row.name), *row.texts] for row in rows])
-    if differences:
-        yield 'Config'
-        yield table(['setting', *names], [[cut(value, WIDTH) for value in row] for row in differences])
-    yield from warnings
+    known = {title: [row for row in rows if {*row[1:]} != {'-'}] for title, rows in tables.items()}
+    tables = {title: rows for title, rows in known.items() if rows}
+    for title, rows in tables.items():
+        yield title
+        yield table(['', *names], [[cut(cell, WIDTH) for cell in row] for row in rows])
+    notes = _notes(names, runs)
+    yield from notes
     if out is not None:
         curves = {name: run.get('curves') or {} for name, run in zip(names, runs)}
-        text = page(
-            'reports/templates/comparison.html.j2',
-            title=' vs. '.join(names),
-            names=names,
-            groups=groups,
-            differences=differences,
-            notes=warnings,
-            curves=png(plot_curves(curves)) if any(curves.values()) else None,
-        )
+        picture = png(plot_curves(curves)) if any(curves.values()) else None
+        found = {'names': names, 'tables': tables, 'notes': notes, 'curves': picture}
+        text = page('reports/templates/comparison.html.j2', title=' vs. '.join(names), **found)
         with write_or_fail(out, '-o') as partial:
             partial.write_text(text, encoding='utf-8')
         yield f'{"page":<11}{out}'
@@ -94,10 +78,8 @@ def read_run(file: Path) -> Run:
     if not file.exists():
         raise UserError(f'{file}: no such file; {advice}')
     found = read_json(file)
-    if not isinstance(found, dict) or not found.get('metrics'):
-        raise UserError(f'{file}: has no COCO figures; {advice}')
-    if found.get('schema') != SCHEMA:
-        raise UserError(f'{file}: expected schema {SCHEMA}, got {found.get("schema")!r}: evaluate again')
+    if not isinstance(found, dict) or not found.get('metrics') or found.get('schema') != SCHEMA:
+        raise UserError(f'{file}: has no COCO figures of schema {SCHEMA}; {advice}')
     return found
 
 
@@ -111,49 +93,48 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return ['/'.join(part[-length:]) for part in parts]
 
 
-def _figures(runs: Sequence[Run]) -> Iterator[Row]:
-    backbones = [_backbone(run) for run in runs]
-    if any(backbones):
-        yield _row('backbone', backbones)
-    for kind, prefix in _metrics(runs):
-        for name in FIGURES:
-            yield _difference(prefix + name, [_get(run, 'metrics', kind, 'figures', name) for run in runs])
+def _figures(runs: Sequence[Run]) -> list[Row]:
+    backbones = [_get(run, 'settings', 'model', 'backbone') or {} for run in runs]
+    words = [
+        ' '.join(f'{key} {each[key]}' for key in ('type', 'width', 'depth', 'arch') if key in each) or '-'
+        for each in backbones
+    ]
     scores = [[row['mAP'] for row in _get(run, 'curves', 'mAP') or []] for run in runs]
     best = [max((score for score in each if score is not None), default=None) for each in scores]
-    yield _difference('best mAP of the training', best)
+    figures = [
+        _row(prefix + name, [_get(run, 'metrics', kind, 'figures', name) for run in runs])
+        for kind, prefix in _metrics(runs)
+        for name in FIGURES
+    ]
+    return [['backbone', *words], *figures, _row('best mAP of the training', best)]
 
 
-def _backbone(run: Run) -> str | None:
-    backbone = _get(run, 'settings', 'model', 'backbone') or {}
-    words = [f'{key} {backbone[key]}' for key in ('width', 'depth', 'arch') if key in backbone]
-    return ' '.join([str(backbone['type']), *words]) if 'type' in backbone else None
-
-
-def _classes(runs: Sequence[Run]) -> Iterator[Row]:
+def _classes(runs: Sequence[Run]) -> list[Row]:
+    rows = []
     for kind, prefix in _metrics(runs):
         found = [
             {each['name']: each.get('AP') for each in _get(run, 'metrics', kind, 'classes') or []}
             for run in runs
         ]
-        for name in dict.fromkeys(name for classes in found for name in classes):
-            yield _difference(f'{prefix}{name}', [classes.get(name) for classes in found])
+        names = dict.fromkeys(name for classes in found for name in classes)
+        rows += [_row(prefix + name, [classes.get(name) for classes in found]) for name in names]
+    return rows
 
 
-def _cost(runs: Sequence[Run]) -> Iterator[Row]:
+def _cost(runs: Sequence[Run]) -> list[Row]:
     found = [_get(run, 'cost', 'parts') or {} for run in runs]
-    parts = dict.fromkeys(name for each in found for name in each)
+    rows = []
     for key, title, unit in (('parameters', 'parameters (M)', 1e6), ('macs', 'multiply-adds (G)', 1e9)):
-        if parts:
-            totals = [sum(part[key] for part in each.values()) / unit if each else None for each in found]
-            yield _ratio(title, totals)
-        for part in parts:
-            yield _ratio(f'  {part}', [each[part][key] / unit if part in each else None for each in found])
-    if parts:
-        latencies = [(_get(run, 'cost', 'latency_ms') or [None] * 3)[1] for run in runs]
-        yield _ratio('latency (ms)', latencies, '.3g')
+        totals = [sum(part[key] for part in each.values()) / unit if each else None for each in found]
+        rows.append(_row(title, totals, ratio=True))
+        for part in dict.fromkeys(name for each in found for name in each):
+            values = [each[part][key] / unit if part in each else None for each in found]
+            rows.append(_row(f'  {part}', values, ratio=True))
+    latencies = [(_get(run, 'cost', 'latency_ms') or [None] * 3)[1] for run in runs]
     finished = [None if run.get('unfinished') else run.get('seconds_by_log') for run in runs]
-    yield _ratio('training steps (s)', finished, '.0f')
-    yield _row('iterations', [_get(run, 'trained', 'iterations') for run in runs])
+    rows.append(_row('latency (ms)', latencies, '.3g', ratio=True))
+    rows.append(_row('training steps (s)', finished, '.0f', ratio=True))
+    return [*rows, _row('iterations', [_get(run, 'trained', 'iterations') for run in runs], 'd', ratio=True)]
 
 
 def _metrics(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -162,56 +143,43 @@ def _metrics(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(kind, '' if kind == 'bbox' else f'{kind} ') for kind in kinds]
 
 
-def _row(name: str, values: Sequence[Any], form: str = '') -> Row:
-    texts = ['-' if value is None else format(value, form) for value in values]
-    return Row(name, texts, [''] * len(texts))
-
-
-def _difference(name: str, values: Sequence[float | None]) -> Row:
-    """Return a row of figures with their differences to the first."""
-    row = _row(name, values, '.3f')
+def _row(name: str, values: Sequence[float | None], form: str = '.3f', ratio: bool = False) -> Row:
+    """Return values with their differences or ratios to the first."""
+    row = [name, *('-' if value is None else format(value, form) for value in values)]
     first = values[0]
-    for place, value in enumerate(values[1:], start=1):
-        if first is not None and value is not None:
-            change = round(value - first, 3) + 0.0  # no -0.000
-            row.texts[place] += f' ({change:+.3f})'
-            row.kinds[place] = 'good' if change > 0 else 'bad' if change < 0 else ''
+    for place, value in enumerate(values[1:], start=2):
+        if value is None or first is None:
+            continue
+        if not ratio:
+            row[place] += f' ({round(value - first, 3) + 0.0:+.3f})'  # no -0.000
+        elif first:
+            row[place] += f' (x {value / first:.2f})'
     return row
 
 
-def _ratio(name: str, values: Sequence[float | None], form: str = '.3f') -> Row:
-    """Return a row of costs with their ratios to the first."""
-    row = _row(name, values, form)
-    for place, value in enumerate(values[1:], start=1):
-        if values[0] and value is not None:
-            row.texts[place] += f' (x {value / values[0]:.2f})'
-    return row
-
-
-def notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """Return what makes figures hard to compare."""
     lines = []
     for places, text in NOTES.items():
         values = [[_get(run, *place.split('.')) for place in places] for run in runs]
         if len({str(each) for each in values if None not in each}) > 1:
-            listing = '; '.join(
-                f'{name} {cut(", ".join(map(str, each)))}' for name, each in zip(names, values)
-            )
-            lines.append(f'{text}: {listing}')
+            each_run = (f'{name} {", ".join(map(str, found))}' for name, found in zip(names, values))
+            lines.append(f'{text}: {"; ".join(map(cut, each_run))}')
     for name, run in zip(names, runs):
         if run.get('unfinished'):
             lines.append(f'{name}: unfinished, last evaluated after {run["unfinished"]}')
     return lines
 
 
-def _differences(runs: Sequence[Run]) -> Iterator[list[str]]:
-    """Yield each setting in which the configs differ, and its value in each run."""
-    found = [_flatten(run['settings']) if run.get('settings') else None for run in runs]
-    known = [each for each in found if each is not None]
-    for key in sorted({key for each in known for key in each}):
-        values = [each.get(key, '(none)') for each in known]
-        if key.partition('.')[0] not in IGNORED and len(set(values)) > 1:
-            yield [key, *('?' if each is None else each.get(key, '(none)') for each in found)]
+def _differences(runs: Sequence[Run]) -> list[Row]:
+    """Return each setting in which the configs differ, and its value in each run, as far as known."""
+    found = [_flatten(run['settings']) if run.get('settings') else {} for run in runs]
+    rows = []
+    for key in sorted({key for each in found for key in each if key != 'work_dir'}):
+        values = [each.get(key, '(none)') if each else '?' for each in found]
+        if len({*values} - {'?'}) > 1:
+            rows.append([key, *values])
+    return rows
 
 
 def _flatten(settings: Any, prefix: str = '') -> dict[str, str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ghost_det.evaluation.coco import UNDEFINED
 
 POINTS = 400
-"""Of a curve: more than a figure has room for."""
+"""Of a curve, at most: more than a figure has room for."""
 FIGURES = ('mAP', 'mAP_50', 'mAP_75')
 EVALUATIONS = 'evaluations'
 
@@ -38,17 +39,19 @@ def make_curves(runner: Any) -> dict[str, Any]:
     loss, rate = (
         scalars[f'train/{name}'].data[0] if f'train/{name}' in scalars else () for name in ('loss', 'lr')
     )
-    every = max(1, math.ceil(len(loss) / POINTS))
-    points = []
-    for end in range(len(loss), 0, -every):
-        part = slice(max(0, end - every), end)
-        means = [_defined(float(np.mean(values[part]))) if len(values) else None for values in (loss, rate)]
-        points.append([runner.iter - len(loss) + end, *means])
+    start = runner.iter - len(loss) + 1
+    steps = np.array_split(np.arange(len(loss)), POINTS)
     return {
         'unit': 'epoch' if by_epoch(runner) else 'iteration',
-        'loss': points[::-1],
+        'loss': [
+            [start + int(part[-1]), _mean(loss, part), _mean(rate, part)] for part in steps if len(part)
+        ],
         'mAP': runner.message_hub.runtime_info.get(EVALUATIONS, []),
     }
+
+
+def _mean(values: Sequence[float], part: NDArray[np.int64]) -> float | None:
+    return _defined(float(np.asarray(values)[part].mean())) if len(values) else None
 
 
 def training_seconds(runner: Any) -> float:

@@ -34,8 +34,6 @@ from .pictures import best_and_worst, draw_pair, load_images, rank
 RECORD = 'report.json'
 SHOWN = 6
 """Best and worst images."""
-CLASSES_DRAWN = 30
-"""Up to which a page has room for the confusion matrix."""
 
 Pictures = dict[str, list[tuple[str, bytes]]]
 
@@ -64,6 +62,15 @@ def _unfinished(runner: Any) -> str | None:
     return f'{unit} {done} of {goal}' if done < goal else None
 
 
+@contextlib.contextmanager
+def attempt(failures: dict[str, str], name: str) -> Iterator[None]:
+    """Keep an error of this block as a line in ``failures``: a report must not fail a training."""
+    try:
+        yield
+    except Exception as error:
+        failures[name] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+
+
 def make_record(
     runner: Any, metric: FullCocoMetric | None, commands: dict[str, str], seconds: dict[str, float]
 ) -> tuple[dict[str, Any], Pictures]:
@@ -74,23 +81,17 @@ def make_record(
     """
     dataset = runner.val_dataloader.dataset
     pictures: Pictures = {}
+    lacking: dict[str, str] = {}
     record: dict[str, Any] = {
         **record_progress(runner, metric),
         'unfinished': None,
         'seconds': {'train': seconds['train'] - seconds['evaluate'], 'evaluate': seconds['evaluate']},
+        'environment': {'machine': machine(), 'started_as': shlex.join(sys.argv)},
         'commands': commands,
-        'lacking': {},
+        'lacking': lacking,
     }
-
-    @contextlib.contextmanager
-    def part(name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            record['lacking'][name] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-
     if metric is not None and metric.evaluations:
-        with part('analysis'):
+        with attempt(lacking, 'analysis'):
             evaluations = metric.evaluations
             analyses = {
                 kind: analyse(metric.truth, metric.detections[kind], each.iou_type)
@@ -100,23 +101,15 @@ def make_record(
             files = {'config': runner.cfg.filename, 'checkpoint': Path(last) if last else None}
             record.update(summary(evaluations, analyses, Path(metric.ann_file), **files))
             pictures.update({kind: _plots(metric, kind, analyses[kind]) for kind in evaluations})
-        with part('images'):
+        with attempt(lacking, 'images'):
             record['images'], drawn = _images(metric, dataset)
             pictures.update(drawn)
-    with part('config'):
+    with attempt(lacking, 'config'):
         record['child'] = Path(runner.cfg.filename).read_text(encoding='utf-8')
-    with part('data'):
+    with attempt(lacking, 'data'):
         record['data'] = summarize_data(runner.cfg)
-    with part('cost'):
+    with attempt(lacking, 'cost'):
         record['cost'] = measure_cost(runner.model, dataset)
-    with part('environment'):
-        record['environment'] = {
-            'machine': machine(),
-            'threads': torch.get_num_threads(),
-            'gpus': [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-            'cuda': torch.version.cuda if torch.cuda.is_available() else None,
-            'started_as': shlex.join(sys.argv),
-        }
     return record, pictures
 
 
@@ -125,9 +118,8 @@ def _plots(metric: FullCocoMetric, kind: str, analysis: Analysis) -> list[tuple[
     figures = {
         'Precision over recall': plot_pr_curves(evaluation),
         'Cost of each kind of error': plot_errors(analysis),
+        'Confused classes': plot_confusion(analysis),
     }
-    if len(evaluation.classes) <= CLASSES_DRAWN:
-        figures['Confused classes'] = plot_confusion(analysis)
     return [(title, png(figure, 80)) for title, figure in figures.items()]
 
 

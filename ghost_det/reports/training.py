@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
@@ -24,7 +25,7 @@ from ghost_det.utils.system import command
 
 from .history import add_evaluation, make_curves
 from .pictures import plot_curves, plot_detections
-from .record import RECORD, Pictures, make_record, record_progress
+from .record import RECORD, Pictures, attempt, make_record, record_progress
 
 
 class ReportHook(Hook):
@@ -37,39 +38,44 @@ class ReportHook(Hook):
         """Write what is known so far."""
         add_evaluation(runner, metrics or {})
         metric = full_metric(runner.val_evaluator)
-        if metric is None:
-            return
-        try:
-            write_summary(Path(runner.work_dir) / RECORD, record_progress(runner, metric))
-        except Exception as error:
-            runner.logger.warning(f'{RECORD} could not be written: {type(error).__name__}: {error}')
+        failures: dict[str, str] = {}
+        if metric is not None:
+            with attempt(failures, RECORD):
+                write_summary(Path(runner.work_dir) / RECORD, record_progress(runner, metric))
+        _warn(runner, failures)
 
 
 @master_only
 def report_training(runner: Any, seconds: dict[str, float]) -> None:
     """Write ``report.html`` and ``.json``, ``curves.png``, ``detections.png`` and ``commands.txt``.
 
-    The training has succeeded, so what cannot be written is a warning. ``seconds`` are those of this process:
+    The training has succeeded, so what cannot be written is a warning. ``seconds`` of this process are
     ``'train'``, evaluations included, and ``'evaluate'``.
     """
     work_dir = Path(runner.work_dir)
     commands = _commands(runner)
     metric = full_metric(runner.val_evaluator)
     shown: dict[str, Any] = {}
-
-    def attempt(name: str, write: Callable[[], Path]) -> None:
-        try:
-            shown[name] = write()
-        except Exception as error:
-            runner.logger.warning(f'{name} could not be written: {type(error).__name__}: {error}')
-
-    attempt('curves', lambda: draw_curves(runner))
+    failures: dict[str, str] = {}
+    with attempt(failures, 'curves'):
+        curves = plot_curves({work_dir.resolve().name: make_curves(runner)})
+        shown['curves'] = _save(curves, work_dir / 'curves.png')
     if metric is not None and metric.detections:
-        attempt('detections', lambda: draw_detections(metric, runner.val_dataloader.dataset, work_dir))
-    text = '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
-    attempt('commands', lambda: _write(work_dir / 'commands.txt', text))
+        with attempt(failures, 'detections'):
+            pairs = plot_detections(metric, runner.val_dataloader.dataset)
+            shown['detections'] = _save(pairs, work_dir / 'detections.png')
+    with attempt(failures, 'commands'):
+        text = '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
+        shown['commands'] = _write(work_dir / 'commands.txt', text)
     if metric is None or metric.evaluations or not (work_dir / 'report.html').exists():
-        attempt('report', lambda: _write_report(runner, commands, seconds))
+        with attempt(failures, 'report'):
+            record, pictures = make_record(runner, metric, commands, seconds)
+            if 'curves' in shown:
+                pictures['curves'] = [('Loss and mAP', shown['curves'].read_bytes())]
+            write_summary(work_dir / RECORD, record)
+            failures.update(record['lacking'])
+            shown['report'] = _write(work_dir / 'report.html', render(record, pictures))
+    _warn(runner, failures)
     shown.update({name: commands[name] for name in ('evaluate', 'resume')})
     times = f'{seconds["train"] - seconds["evaluate"]:.0f} s training, {seconds["evaluate"]:.0f} s evaluation'
     runner.logger.info(f'Done: {times}{_lines(shown)}')
@@ -84,19 +90,17 @@ def report_test(
     out: Path | None = None,
     json_file: Path | None = None,
 ) -> None:
-    """Write ``detections.png`` and figures of the evaluation into the work folder, and log the paths.
+    """Write ``detections.png`` and figures of an evaluation that took ``seconds``, and log the paths.
 
-    The detections go to ``out`` as COCO results, those with masks to ``.segm.json`` next to it; the figures
-    and the analysis to ``json_file``. ``seconds`` are those of the evaluation.
-
-    Raises:
-        UserError: a file cannot be written.
+    Detections go to ``out`` as COCO results, those with masks to ``.segm.json`` next to it; figures and
+    analysis to ``json_file``.
     """
     work_dir = Path(runner.work_dir)
     metric = full_metric(runner.test_evaluator)
     shown: dict[str, Any] = {}
     if metric is not None and metric.detections:
-        shown['detections'] = draw_detections(metric, runner.test_dataloader.dataset, work_dir)
+        pairs = plot_detections(metric, runner.test_dataloader.dataset)
+        shown['detections'] = _save(pairs, work_dir / 'detections.png')
         analyses = {}
         for kind, detections in metric.detections.items():
             if out is not None:
@@ -113,20 +117,6 @@ def report_test(
             write_summary(json_file, summary(metric.evaluations, analyses, *files, round(seconds, 3)))
             shown['json'] = json_file
     runner.logger.info(f'Done: {seconds:.0f} s evaluation{_lines(shown)}')
-
-
-def draw_curves(runner: Any) -> Path:
-    """Draw loss and mAP of a training into ``curves.png``."""
-    path = Path(runner.work_dir) / 'curves.png'
-    save_figure(plot_curves({path.resolve().parent.name: make_curves(runner)}), path)
-    return path
-
-
-def draw_detections(metric: Any, dataset: Any, work_dir: Path) -> Path:
-    """Draw ground truth next to detections, for images spread over a dataset, into ``detections.png``."""
-    path = work_dir / 'detections.png'
-    save_figure(plot_detections(metric, dataset), path, 100)
-    return path
 
 
 def _commands(runner: Any) -> dict[str, str]:
@@ -148,22 +138,19 @@ def _lines(shown: dict[str, Any]) -> str:
     return ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
 
 
-def _write(path: Path, text: str) -> Path:
-    write_file(path, text.encode())
+def _warn(runner: Any, failures: dict[str, str]) -> None:
+    for name, reason in failures.items():
+        runner.logger.warning(f'{name} could not be written: {reason}')
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    save_figure(figure, path)
     return path
 
 
-def _write_report(runner: Any, commands: dict[str, str], seconds: dict[str, float]) -> Path:
-    """Write ``report.json`` and ``report.html``."""
-    work_dir = Path(runner.work_dir)
-    record, pictures = make_record(runner, full_metric(runner.val_evaluator), commands, seconds)
-    curves = work_dir / 'curves.png'
-    if curves.exists():
-        pictures['curves'] = [('Loss and mAP', curves.read_bytes())]
-    write_summary(work_dir / RECORD, record)
-    for name, reason in record['lacking'].items():
-        runner.logger.warning(f'report.html has no {name}: {reason}')
-    return _write(work_dir / 'report.html', render(record, pictures))
+def _write(path: Path, text: str) -> Path:
+    write_file(path, text.encode())
+    return path
 
 
 def render(record: dict[str, Any], pictures: Pictures) -> str:
@@ -181,12 +168,5 @@ def render(record: dict[str, Any], pictures: Pictures) -> str:
         class_figures=list(CLASS_FIGURES),
         data_classes=list(dict.fromkeys(name for part in data.values() for name in part['by_class'])),
         settings=json.dumps(record['settings'], indent=1),
-        duration=duration,
+        duration=lambda seconds: str(timedelta(seconds=round(seconds))),
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a time as ``2 h 5 min``, ``3 min 20 s`` or ``8 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours} h {minutes} min' if hours else f'{minutes} min {rest} s' if minutes else f'{rest} s'
