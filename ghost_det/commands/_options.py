@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,8 +69,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     launcher = 'how a distributed run was started (default: pytorch under torchrun, otherwise none)'
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], help=launcher)
     add_config_options(parser)
-    # torch.distributed.launch passes it.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -110,10 +107,7 @@ def parse(parser: argparse.ArgumentParser, light: bool = False) -> argparse.Name
         from ghost_det.engine.distributed import default_launcher, read_environment
 
         args.launcher = args.launcher or default_launcher()
-        if args.launcher == 'pytorch':
-            os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         read_environment(args.launcher)
-        del args.local_rank
     return args
 
 

@@ -50,15 +50,10 @@ def _list(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     from ghost_det.weights.catalog import published
 
-    w = published(args.name)
-    print(f'{w.name}: {w.network} of width {w.width:g}, {w.params} M parameters, {w.macs} M multiply-adds,')
-    print(f'ImageNet-1k top-1 {w.top1:.2f} % at 224 px; licence {w.licence}')
-    print(f'hub       https://huggingface.co/{w.hub}, revision {w.revision}')
-    print(f'          SHA-256 {w.sha256 or "unknown in advance; the one stated by the hub is checked"}')
-    print(f'upstream  {w.url}')
-    print(f'          git hash {w.git_blob or "unknown"}')
-    print(f'config    backbone=dict(type={w.network!r}, width={w.width:g},')
-    print(f"              init_cfg=dict(type='Pretrained', checkpoint='ghost://{w.name}'))")
+    weights = published(args.name)
+    config = f"init_cfg=dict(type='Pretrained', checkpoint='ghost://{weights.name}')"
+    for name, value in {**vars(weights), 'hub': weights.hub, 'config': config}.items():
+        print(f'{name:<10}{value}')
 
 
 def _download(args: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def _ghosts(network: Network, image: Picture) -> tuple[Figure, str]:
 
 def _similar(network: Network, image: Picture) -> tuple[Figure, str]:
     layer, values = visualization.maps_at(network, image)
-    figure = visualization.draw_redundancy(values, visualization.redundancy(values), stacked=True)
+    figure = visualization.draw_redundancy(values, visualization.redundancy(values))
     return figure, f'{layer}: pairs of maps, one predicted from the other by a 3 x 3 kernel'
 
 

@@ -305,7 +305,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     ('words', 'printed'),
     [
         (
-            ('redundancy', 'resnet18', '{image}', '--unseen', '{image}'),
+            ('redundancy', 'resnet18', '{image}'),
             ('layer1, 64 maps of 56 x 56', '3 x 3'),
         ),
         (('ghost', 'ghostnetv2_100', '{image}'), ('blocks.1.0.ghost1, 24 intrinsic maps and 24 ghosts',)),
@@ -313,21 +313,21 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
         (('pyramid', LITE, '{image}', '--part', 'backbone'), ('backbone 0: ', 'mean ')),
     ],
 )
-def test_commands_write_figure_and_page(
+def test_commands_write_a_figure(
     words: tuple[str, ...],
     printed: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    image, out, page = tmp_path / 'image.png', tmp_path / 'out/a.png', tmp_path / 'out/a.html'
+    image, out = tmp_path / 'image.png', tmp_path / 'out/a.png'
     Image.fromarray(picture()).save(image)
     words = tuple(word.format(image=image) for word in words)
-    run(monkeypatch, *words, '-o', out, '--html', page, '--pretrained', 'none')
+    run(monkeypatch, *words, '-o', out, '--pretrained', 'none')
     output = capsys.readouterr().out
     assert '(random weights)' in output and all(text in output for text in printed)
-    assert Image.open(out).format == 'PNG' and '(random weights)' in page.read_text()
-    assert sorted(path.name for path in out.parent.iterdir()) == ['a.html', 'a.png']
+    assert Image.open(out).format == 'PNG'
+    assert sorted(path.name for path in out.parent.iterdir()) == ['a.png']
 
 
 @pytest.mark.parametrize(
