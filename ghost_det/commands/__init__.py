@@ -5,54 +5,48 @@ Building a parser imports neither torch nor MMDetection, so ``--help`` is fast.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 from ghost_det import __version__
 from ghost_det.errors import UserError, run_tool
 from ghost_det.utils.system import COMMAND
 
+from ._options import register
+
 GROUPS = {
-    'Data': {
-        'check-data': 'check a data set for problems',
-        'prepare-coco': 'download, verify or repair COCO 2017',
-    },
-    'Detectors': {
-        'configs': 'list the included configs, or start your own from one',
-        'swap': "replace a config's backbone",
-        'complexity': 'count parameters and multiply-adds',
-        'train': 'train a detector and evaluate it',
-        'test': 'evaluate a detector',
-        'eval': 'evaluate saved detections',
-        'compare': 'compare trainings side by side',
-    },
-    'Use': {
-        'export': 'export a trained detector to a file that runs without torch',
-        'detect': 'detect objects in images and videos',
-        'detect-many': 'detect objects in large sets of images, in parallel',
-        'demo': 'try detectors in the browser',
-        'weights': 'list, download, verify and extract backbone weights',
-        'classify': 'classify images with ImageNet classifiers',
-        'visualize': 'draw feature maps, ghost features and class activations',
-    },
-    'This machine': {
-        'doctor': 'check the installation and print how to fix it',
-        'benchmark': 'measure the speed of detectors on this machine',
-        'completion': 'print a completion script for your shell',
-    },
+    'Data': ('check-data', 'prepare-coco'),
+    'Detectors': ('configs', 'swap', 'complexity', 'train', 'test', 'eval', 'compare'),
+    'Use': ('export', 'detect', 'detect-many', 'demo', 'weights', 'classify', 'visualize'),
+    'This machine': ('doctor', 'benchmark', 'completion'),
 }
 """The commands by topic; their modules have underscores instead of dashes."""
 COMMANDS = [name for commands in GROUPS.values() for name in commands]
+WITH_MMDET = ('swap', 'complexity', 'train', 'test', 'eval', 'compare', 'export', 'visualize')
+"""The commands that always need MMDetection; others import it where they do."""
 
 
 def usage() -> str:
     """Return what ``ghost-det --help`` prints."""
     lines = [f'usage: {COMMAND} COMMAND ...', '', 'GhostNet detectors: from your data to a fast file.']
     for title, commands in GROUPS.items():
-        lines += ['', f'{title}:', *(f'  {name:<14}{what}' for name, what in commands.items())]
+        lines += ['', f'{title}:']
+        lines += [f'  {name:<14}{_load(name).__doc__.partition(chr(10))[0]}' for name in commands]
     start = f'{COMMAND} train retinanet_ghostnet_fpn_lite --data sample --epochs 8 --pretrained none'
     return '\n'.join([*lines, '', f'To try it: {start}', f'For details: {COMMAND} COMMAND --help'])
+
+
+def make_parser(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a command; its module's docstring is the description."""
+    command = _load(name)
+    parser = argparse.ArgumentParser(f'{COMMAND} {name}', description=command.__doc__)
+    command.add_options(parser)
+    # Only for --help: `run_tool` removes it from the command line.
+    parser.add_argument('--traceback', action='store_true', help='show the traceback of an error')
+    return parser
 
 
 def run() -> None:
@@ -63,13 +57,20 @@ def run() -> None:
     elif name == '--version':
         print(f'{COMMAND} {__version__}')
     elif name in COMMANDS:
-        sys.argv = [f'{COMMAND} {name}', *sys.argv[2:]]  # argparse shows the first as the program
+        args = make_parser(name).parse_args(sys.argv[2:])
+        del args.traceback
         # OpenCV reads these when it is imported; we report damaged videos ourselves.
         os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
         os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
-        import_module(f'.{name.replace("-", "_")}', __package__).main()
+        if name in WITH_MMDET:
+            register(f'{COMMAND} {name}')
+        _load(name).run(args)
     else:
         raise UserError(f'{name}: no such command; choose from {", ".join(COMMANDS)}')
+
+
+def _load(name: str) -> Any:
+    return import_module(f'.{name.replace("-", "_")}', __package__)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ghost_det.config.shipped import is_config
 from ghost_det.errors import UserError
 from ghost_det.utils.system import require_stack
 from ghost_det.utils.text import plural
@@ -94,21 +95,12 @@ def add_splits(parser: Any) -> None:
     parser.add_argument('--val-share', type=inner_fraction, metavar='SHARE', help=share)
 
 
-def parse(parser: argparse.ArgumentParser, light: bool = False) -> argparse.Namespace:
-    """Parse the command line, and register all of `ghost_det` unless the command is ``light``."""
-    # Only for --help: `run_tool` removes it from the command line.
-    parser.add_argument('--traceback', action='store_true', help='show the traceback of an error')
-    args = parser.parse_args()
-    del args.traceback
-    if light:
-        return args
-    register(parser.prog)
-    if 'launcher' in args:
-        from ghost_det.engine.distributed import default_launcher, read_environment
+def read_launcher(args: argparse.Namespace) -> None:
+    """Find out how this process was started, before anything is printed by each process."""
+    from ghost_det.engine.distributed import default_launcher, read_environment
 
-        args.launcher = args.launcher or default_launcher()
-        read_environment(args.launcher)
-    return args
+    args.launcher = args.launcher or default_launcher()
+    read_environment(args.launcher)
 
 
 def add_command(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentParser:
@@ -116,13 +108,6 @@ def add_command(commands: Any, name: str, work: Any, what: str) -> argparse.Argu
     command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'{what}.')
     command.set_defaults(work=work)
     return command
-
-
-def is_config(model: str) -> bool:
-    """Return whether a MODEL is a config rather than an exported file."""
-    from ghost_det.config import shipped
-
-    return model.endswith('.py') or '::' in model or shipped.find(model) is not None
 
 
 def pair_models(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:

@@ -1,4 +1,8 @@
-"""Measure the speed of detectors on this machine."""
+"""Measure the speed of detectors on this machine.
+
+Times are from an image to boxes, alternating between the models; ratios are relative to the first one, round
+by round. A config without a checkpoint has random weights, which leave post-processing little to do.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +13,31 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from ghost_det.config.shipped import is_config
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
 from ghost_det.utils.timing import Sample, interleave, ratio, spread
 
-from ._options import COUNT, SIZE, is_config, pair_models, parse, register
+from ._options import COUNT, SIZE, pair_models, register
 
 CALLS = 2
 """Timed calls per round, after one warm-up call."""
 PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'onedl-mmdetection', 'mmdet')
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Measure the speed of detectors on this machine, from an image to boxes, alternating '
-        'between them.',
-        usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...',
-        epilog='Ratios are relative to the first model, round by round. A config without a checkpoint is '
-        'timed with random weights, which leave little to do for post-processing.',
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...'
     models = 'exported detector, or a config and optionally its checkpoint'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=models)
     parser.add_argument('--size', **SIZE, default=(480, 640), help='image size (default: 480 640)')
     parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
     parser.add_argument('--rounds', **COUNT, default=20, help='number of rounds (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also save the results as JSON')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Time the models of the command line."""
-    args = parse(make_parser(), light=True)
     if args.json:
         require_writable(args.json, '--json')
     args.threads = args.threads or cores()

@@ -1,4 +1,7 @@
-"""Check a data set for problems."""
+"""Check a data set for problems.
+
+Exit code: 0 without errors, 1 if errors were found, 2 if the check could not run.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,11 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import require_stack
 
-from ._options import COUNT, FOLDER, add_splits, parse, register
+from ._options import COUNT, FOLDER, add_splits, register
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Check a data set for problems.',
-        epilog='Exit code: 0 without errors, 1 if errors were found, 2 if the check could not run.',
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     folder = "data set in COCO, Roboflow, VOC or YOLO layout, or 'sample'"
     parser.add_argument('data', nargs='?', metavar='FOLDER', help=folder)
     add_splits(parser)
@@ -31,14 +30,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--html', type=Path, metavar='FILE.html', help='write a report with pictures')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='write the report as JSON')
     parser.add_argument('--fix', '-o', **FOLDER, help='write a fixed copy of the data set')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Check as the command line says; exit code 1 if errors are found."""
-    parser = make_parser()
-    args = parse(parser, light=True)
-    require_stack(parser.prog)
+    require_stack('ghost-det check-data')
     from ghost_det.data.checks.check import check_dataset
     from ghost_det.data.checks.fix import require_empty, require_outside, write_fixed
     from ghost_det.data.findings import printable
@@ -51,7 +47,7 @@ def main() -> None:
     if args.fix:
         require_empty(args.fix)
         require_outside(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
-    config, parts = _config_and_splits(args, parser.prog)
+    config, parts = _config_and_splits(args, 'ghost-det check-data')
     options = {'quick': args.quick, 'jobs': args.jobs, 'val_share': args.val_share}
     report = check_dataset(args.data, **parts, config=config, progress=True, **options)
     print(report)

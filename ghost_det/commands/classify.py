@@ -1,4 +1,7 @@
-"""Classify images with ImageNet classifiers."""
+"""Classify images with ImageNet classifiers.
+
+ghost-det weights list shows the models. Exit code: 1 if an image could not be classified.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +16,26 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import require_torch
 
-from ._options import COUNT, parse
+from ._options import COUNT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import nn
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Classify images into the 1000 classes of ImageNet.',
-        epilog='ghost-det weights list shows the models. Exit code: 1 if an image could not be classified.',
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
     source = "weights: 'published' (default), 'none', a file, a URL or ghost://NAME"
     parser.add_argument('--pretrained', default='published', metavar='SOURCE', help=source)
     parser.add_argument('--topk', **COUNT, default=5, help='classes per image (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='save the results')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Classify the images of the command line; exit code 1 if some could not be classified."""
-    parser = make_parser()
-    args = parse(parser, light=True)
-    require_torch(parser.prog)
+    require_torch('ghost-det classify')
     from ghost_det.utils.images import find_images
     from ghost_det.weights.imagenet import CLASSES
 

@@ -1,13 +1,10 @@
-"""Print a completion script of ``ghost-det`` for a shell."""
+"""Print a completion script for your shell."""
 
 import argparse
-import importlib
 
 from ghost_det.config import shipped
 from ghost_det.errors import UserError
 from ghost_det.utils.system import COMMAND, missing
-
-from ._options import parse
 
 _FILES = {
     'bash': '~/.local/share/bash-completion/completions/ghost-det',
@@ -17,25 +14,20 @@ _FILES = {
 _FUNCTION = '_ghost_det_configs'
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Print a completion script for your shell. Save it once:',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='\n'.join(f'  {COMMAND} completion {shell:<5}> {file}' for shell, file in _FILES.items()),
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = '\n'.join(f'  {COMMAND} completion {shell:<5}> {file}' for shell, file in _FILES.items())
     parser.add_argument('shell', metavar='SHELL', choices=list(_FILES), help='bash, zsh or fish')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Print the completion script, which includes the names of the configs."""
-    args = parse(make_parser(), light=True)
     if missing(['shtab']):
         raise UserError('completion needs shtab: pip install "shtab>=1.13,<2"')
     import shtab
 
-    from . import COMMANDS
+    from . import COMMANDS, make_parser
 
     names = ' '.join(shipped.names())
     functions = {
@@ -47,9 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(COMMAND)
     commands = parser.add_subparsers()
     for name in COMMANDS:
-        command = importlib.import_module(f'.{name.replace("-", "_")}', __package__).make_parser()
-        what = command.description
-        commands.add_parser(name, help=what, description=what, parents=[command], add_help=False)
+        command = make_parser(name)
+        commands.add_parser(name, help=command.description, parents=[command], add_help=False)
         _complete(command, configs, shtab.FILE)
     print(shtab.complete(parser, args.shell, preamble=functions[args.shell]))
 

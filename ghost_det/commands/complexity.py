@@ -2,23 +2,20 @@
 
 import argparse
 
-from ._options import CONFIG, SIZE, parse
+from ._options import CONFIG, SIZE
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('config', nargs='?', metavar='CONFIG', help=CONFIG)
     classifiers = 'list every classifier next to the figures of its paper'
     what.add_argument('--classifiers', action='store_true', help=classifiers)
     parser.add_argument('--size', **SIZE, help="input size (default: the config's)")
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Print the counts of each part."""
-    args = parse(make_parser())
     from ghost_det.config.load import load_config
     from ghost_det.config.query import input_size
     from ghost_det.engine.messages import BUILDING, explain_errors

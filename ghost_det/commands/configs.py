@@ -1,4 +1,7 @@
-"""List the included configs, or start your own from one."""
+"""List the included configs, or start your own from one.
+
+Costs are for 80 classes. Your own config inherits from the included one.
+"""
 
 import argparse
 
@@ -6,25 +9,19 @@ from ghost_det.config import shipped
 from ghost_det.errors import UserError
 from ghost_det.utils.system import command
 
-from ._options import parse, register
+from ._options import register
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='List the included configs with their cost (for 80 classes), or start your own config '
-        'that inherits from one of them.'
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     name = 'show only this one, or inherit from it'
     parser.add_argument('name', nargs='?', metavar='NAME', choices=shipped.names(), help=name)
     parser.add_argument('-o', '--out', metavar='MINE.py', help='the config to write')
     parser.add_argument('--force', action='store_true', help='overwrite an existing file')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """List, show or write configs."""
-    args = parse(make_parser(), light=True)
     if args.out and not args.name:
         raise UserError(f'-o {args.out}: expected the NAME to inherit from: {", ".join(shipped.names())}')
     if not args.out:

@@ -1,23 +1,23 @@
-"""Detect objects in images and videos."""
+"""Detect objects in images and videos.
+
+Exit code: 1 if some images failed.
+"""
 
 import argparse
 import os
 import sys
 from typing import Any
 
+from ghost_det.config.shipped import is_config
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
 
-from ._options import COUNT, FOLDER, MODEL, fraction, is_config, parse, register
+from ._options import COUNT, FOLDER, MODEL, fraction, register
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Detect objects in images and videos.',
-        usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER',
-        epilog='Exit code: 1 if some images failed.',
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER'
     parser.add_argument('model', metavar='MODEL', help=MODEL)
     source = 'image, folder of images, video, or number of a camera'
     parser.add_argument('sources', nargs='+', metavar='SOURCE', help=source)
@@ -27,12 +27,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
     parser.add_argument('--json', action='store_true', help='also write FOLDER/detections.json')
     parser.add_argument('--no-pictures', action='store_true', help='write no images and videos')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Detect as the command line says; exit code 1 if some images failed."""
-    args = parse(make_parser(), light=True)
     if args.model.endswith(('.xml', '.onnx')):
         os.environ[RUNTIME] = '1'  # child processes need no torch either
     from ghost_det.deploy.detect import detect_files

@@ -1,23 +1,21 @@
-"""Detect objects in large sets of images, in parallel."""
+"""Detect objects in large sets of images, with many processes or machines.
+
+If it was stopped, run the same command again to resume. Exit code: 1 if some images failed; the column error
+of the results gives the reason.
+"""
 
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME, missing
 
-from ._options import COUNT, fraction, parse
+from ._options import COUNT, fraction
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Detect objects in large sets of images, with many processes or machines. '
-        'If it was stopped, run the same command again to resume.',
-        epilog="Exit code: 1 if some images failed; the results' column error gives the reason.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('model', metavar='MODEL', help='exported detector (.xml or .onnx)')
     source = 'folder or bucket (s3://NAME/PREFIX) of images, or a list of paths (.txt or Parquet)'
     parser.add_argument('source', metavar='SOURCE', help=source)
@@ -34,13 +32,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--address', metavar='RAY', help=address)
     retry = 'process shards with failed images again'
     parser.add_argument('--retry-errors', dest='retry', action='store_true', help=retry)
-    parser.add_argument('--coco', type=Path, metavar='JSON', help='also write all results to one COCO file')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Detect as the command line says; exit code 1 if some images failed."""
-    args = parse(make_parser(), light=True)
     # No torch here and in the workers, and no usage statistics; set before Ray is imported.
     os.environ[RUNTIME] = '1'
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')

@@ -1,7 +1,8 @@
-"""Check the installation.
+"""Check the installation and print how to fix it.
 
-Uses only the standard library, because anything else may be broken; what may fail runs in its own process.
+Exit code: 1 if there are problems.
 """
+# Uses only the standard library, because anything else may be broken; what may fail runs in its own process.
 
 from __future__ import annotations
 
@@ -14,8 +15,6 @@ from pathlib import Path
 
 from ghost_det.utils.system import cores, versions
 from ghost_det.utils.text import plural
-
-from ._options import parse
 
 STACKS = {
     'mm': ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'),
@@ -41,16 +40,12 @@ Finding = tuple[str, str | None]
 """A line of the report, and how to fix what it is about, if that is a problem."""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    return argparse.ArgumentParser(
-        description='Check this installation and print how to fix it. Exit code: 1 if there are problems.'
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add no options."""
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Print what is found; exit code 1 if there are problems."""
-    parse(make_parser(), light=True)
     problems = 0
     for what, fix in examine():
         if fix is None:

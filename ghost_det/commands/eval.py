@@ -1,16 +1,13 @@
-"""Evaluate saved detections."""
+"""Evaluate saved detections: COCO's twelve figures and an error analysis."""
 
 import argparse
 from pathlib import Path
 
-from ._options import FOLDER, parse
+from ._options import FOLDER
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description="Evaluate saved detections: COCO's twelve figures and an error analysis."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     results = 'COCO results, as written by ghost-det test --out FILE.json'
     parser.add_argument('results', type=Path, metavar='RESULTS', help=results)
     parser.add_argument('annotations', type=Path, metavar='ANN', help='COCO annotations')
@@ -19,12 +16,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--out-dir', **FOLDER, help='draw curves, confusion matrix and errors')
     score = 'minimum score in the confusion matrix (default: %(default)s)'
     parser.add_argument('--score', type=float, default=0.3, help=score)
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Evaluate as the command line says."""
-    args = parse(make_parser())
     from ghost_det.evaluation.results import evaluate_saved
 
     places = (args.json, args.out_dir)

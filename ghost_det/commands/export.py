@@ -1,4 +1,4 @@
-"""Export a trained detector to a file that runs without torch."""
+"""Export a trained detector to one file, from raw pixels to boxes, that runs without torch."""
 
 import argparse
 from pathlib import Path
@@ -6,20 +6,15 @@ from pathlib import Path
 from . import _options as options
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    what = 'Export a trained detector to one file, from raw pixels to boxes, that runs without torch.'
-    parser = argparse.ArgumentParser(description=what)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=options.TRAINED_CONFIG)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=options.CHECKPOINT)
-    form = 'default: by the suffix of -o, otherwise openvino'
-    parser.add_argument('--format', dest='form', choices=['onnx', 'openvino'], help=form)
-    out = 'NAME.onnx or NAME.xml (default: next to the checkpoint)'
+    out = 'NAME.onnx, or NAME.xml for OpenVINO (default: an .xml next to the checkpoint)'
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', help=out)
     parser.add_argument('--size', **options.SIZE, help="input size (default: the config's)")
     parser.add_argument('--dynamic', action='store_true', help='accept images of any size')
     parser.add_argument('--half', action='store_true', help='store weights in 16 bits: half the file size')
-    parser.add_argument('--opset', **options.COUNT, default=18, help='ONNX opset (default: %(default)s)')
     int8 = 'quantize to 8-bit integers as far as mAP allows; needs data to measure it'
     parser.add_argument('--int8', action='store_true', help=int8)
     drop = 'mAP that --int8 may lose (default: %(default)s)'
@@ -27,12 +22,10 @@ def make_parser() -> argparse.ArgumentParser:
     title = 'data set for --int8 and for checking the file, instead of generated images'
     options.add_data(parser.add_argument_group(title))
     options.add_config_options(parser)
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Export as the command line says."""
-    args = options.parse(make_parser())
     from ghost_det.export.export import export
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 

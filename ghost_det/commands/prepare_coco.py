@@ -1,4 +1,7 @@
-"""Download, verify or repair COCO 2017."""
+"""Download COCO 2017 (20.4 GB), verify or repair it.
+
+If it was stopped, run it again to resume.
+"""
 
 import argparse
 import re
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from ghost_det.utils.system import command
 
-from ._options import COUNT, FOLDER, parse
+from ._options import COUNT, FOLDER
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
 
@@ -19,12 +22,8 @@ def base_url(text: str) -> str:
     raise argparse.ArgumentTypeError(f'expected http://... or https://..., got {text!r}')
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Download COCO 2017 (20.4 GB), verify or repair it. If it was stopped, run it again to '
-        'resume.'
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('--root', **FOLDER, default=Path('data/coco'), help='default: %(default)s')
     what = parser.add_mutually_exclusive_group()
     subset = 'download only N training and N/5 validation images, into ROOT-subset-N'
@@ -35,15 +34,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--splits', nargs='+', choices=both, default=both, help='default: both')
     jobs = 'parallel connections and threads (default: %(default)s)'
     parser.add_argument('--jobs', **COUNT, default=8, help=jobs)
-    parser.add_argument('--keep-zips', action='store_true', help='keep the archives')
     mirror = 'a mirror with the layout of http://images.cocodataset.org (the default)'
     parser.add_argument('--url', type=base_url, metavar='BASE', help=mirror)
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Download or verify as the command line says; exit code 1 if a verified copy is not intact."""
-    args = parse(make_parser(), light=True)
     from ghost_det.data.coco import prepare, subset, verify
 
     root = args.root.expanduser()
@@ -56,8 +52,8 @@ def main() -> None:
             sys.exit(1)
         return
     if args.subset:
-        root = subset(root, args.subset, splits, args.jobs, args.keep_zips, args.url)
+        root = subset(root, args.subset, splits, args.jobs, url=args.url)
     else:
-        prepare(root, splits, args.jobs, args.keep_zips, args.url)
+        prepare(root, splits, args.jobs, url=args.url)
     data = [] if root == Path('data/coco') else ['--data', root]
     print(f'train with: {command("train", _CONFIG, *data)}')

@@ -2,12 +2,11 @@
 
 import argparse
 
-from ._options import CONFIG, SETTINGS, SIZE, parse, positive_float
+from ._options import CONFIG, SETTINGS, SIZE, positive_float
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description="Replace a config's backbone.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     parser.add_argument('-o', '--out', metavar='MINE.py', help='the config to write (default: none)')
     backbone = 'the new backbone, for example GhostNetV2:1.3 (default: %(default)s)'
@@ -21,12 +20,10 @@ def make_parser() -> argparse.ArgumentParser:
     size = "input size for the multiply-adds (default: the config's)"
     parser.add_argument('--size', **SIZE, help=size)
     parser.add_argument('--force', action='store_true', help='overwrite an existing file')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Swap as the command line says."""
-    args = parse(make_parser())
     from ghost_det.config.query import input_size
     from ghost_det.swap.swap import parse_backbone, swap
 

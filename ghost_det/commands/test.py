@@ -1,15 +1,14 @@
-"""Evaluate a detector."""
+"""Evaluate a detector with COCO's twelve figures."""
 
 import argparse
 
 from ghost_det.errors import UserError
 
-from ._options import CHECKPOINT, TRAINED_CONFIG, add_run_options, load_data, parse
+from ._options import CHECKPOINT, TRAINED_CONFIG, add_run_options, load_data, read_launcher
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description="Evaluate a detector with COCO's twelve figures.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=TRAINED_CONFIG)
     checkpoint = f'{CHECKPOINT}, or an exported detector (.xml or .onnx)'
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=checkpoint)
@@ -19,26 +18,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--json', dest='json_file', metavar='FILE', help='save figures and analysis as JSON')
     show = 'save every image with its ground truth and detections'
     parser.add_argument('--show-dir', metavar='FOLDER', help=show)
-    source = 'checkpoint to compare an exported detector with (default: the one next to it, if any)'
-    parser.add_argument('--checkpoint', dest='weights', metavar='FILE', help=source)
     fast = 'fuse norms and branches first: the same boxes, faster'
     parser.add_argument('--fast', action='store_true', help=fast)
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Evaluate as the command line says."""
-    args = parse(make_parser())
+    read_launcher(args)
     if args.checkpoint.endswith(('.xml', '.onnx')):
         _test_exported(args)
         return
-    if args.weights:
-        raise UserError('--checkpoint: only for exported detectors (.xml or .onnx)')
     from ghost_det.engine.test import test
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
     load_data(args, checkpoint_classes(load_checkpoint(args.checkpoint)))
-    del args.weights
     test(**vars(args))
 
 
@@ -50,6 +43,6 @@ def _test_exported(args: argparse.Namespace) -> None:
     from ghost_det.export.accuracy import evaluate_file
 
     load_data(args, Detector(args.checkpoint).classes)
-    settings = (args.options, args.data, args.work_dir, args.out, args.json_file, args.weights)
+    settings = (args.options, args.data, args.work_dir, args.out, args.json_file)
     for line in evaluate_file(args.checkpoint, args.config, *settings):
         print(line, flush=True)

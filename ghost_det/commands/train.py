@@ -2,12 +2,11 @@
 
 import argparse
 
-from ._options import CONFIG, COUNT, add_run_options, load_data, parse
+from ._options import CONFIG, COUNT, add_run_options, load_data, read_launcher
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Train a detector and evaluate it.')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     add_run_options(parser)
     parser.add_argument('--epochs', **COUNT, help='number of epochs; the schedule is scaled to it')
@@ -20,12 +19,11 @@ def make_parser() -> argparse.ArgumentParser:
     scale = "scale the learning rate to this run's batch size"
     parser.add_argument('--auto-scale-lr', action='store_true', help=scale)
     parser.add_argument('--tensorboard', action='store_true', help='also write TensorBoard logs')
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Train as the command line says."""
-    args = parse(make_parser())
+    read_launcher(args)
     from ghost_det.engine.train import train
 
     load_data(args)

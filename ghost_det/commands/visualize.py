@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable
 
-from ._options import COUNT, add_command, parse
+from ._options import COUNT, add_command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,9 +24,8 @@ ERROR = 0.1
 """Of a map's variance: up to this error, another map is said to predict it."""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Draw what a network computes from an image.')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     command = _add(commands, 'redundancy', _redundancy, 'Draw similar feature maps of a layer')
@@ -47,7 +46,6 @@ def make_parser() -> argparse.ArgumentParser:
     what = "Draw the activation of each level of a detector's neck or backbone"
     command = _add(commands, 'pyramid', _pyramid, what)
     command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help='default: %(default)s')
-    return parser
 
 
 def _add(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentParser:
@@ -62,9 +60,8 @@ def _add(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentPar
     return command
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Draw what the command line asks for."""
-    args = parse(make_parser())
     from ghost_det.visualization import open_network, save_figure
 
     from .classify import read_rgb

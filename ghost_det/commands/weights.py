@@ -5,12 +5,11 @@ import argparse
 from ghost_det.utils.system import require_torch
 from ghost_det.utils.text import plural
 
-from ._options import add_command, parse
+from ._options import add_command
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='List, download, verify and extract backbone weights.')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     add_command(commands, 'list', _list, 'List the published ImageNet weights')
     command = add_command(commands, 'show', _show, 'Show details of published weights')
@@ -27,14 +26,11 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors')
     prefix = 'prefix of the backbone in the checkpoint (default: %(default)s)'
     command.add_argument('--prefix', default='backbone', help=prefix)
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Run the subcommand of the command line."""
-    parser = make_parser()
-    args = parse(parser, light=True)
-    require_torch(parser.prog)
+    require_torch('ghost-det weights')
     args.work(args)
 
 

@@ -42,6 +42,11 @@ def find(name: str) -> Path | None:
     return own if path.name == str(path) and own.is_file() else None
 
 
+def is_config(name: str) -> bool:
+    """Return whether a user's MODEL names a config, not an exported file or a classifier."""
+    return name.endswith(('.py', '.json')) or '::' in name or find(name) is not None
+
+
 def mmdet_folder() -> Path:
     """Return the folder of the configs that mmdet ships; mmdet is not imported."""
     spec = find_spec('mmdet')

@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import resnet18
 
-from ghost_det import GhostNet
-from ghost_det.commands.visualize import main
+from ghost_det import GhostNet, commands
 from ghost_det.errors import UserError
 from ghost_det.visualization import (
     Network,
@@ -297,8 +296,8 @@ def test_pages_need_nothing_else(resnet: Network) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr('sys.argv', ['visualize.py', *map(str, words)])
-    main()
+    monkeypatch.setattr('sys.argv', ['ghost-det', 'visualize', *map(str, words)])
+    commands.run()
 
 
 @pytest.mark.parametrize(
