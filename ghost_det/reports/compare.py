@@ -24,6 +24,8 @@ NOTES = {
     ('environment.machine.processor', 'cost.device', 'cost.threads'): 'Latency is of different machines',
 }
 """What should be equal, and what to print where it is not."""
+SIZES = ('width', 'depth', 'arch')
+"""What tells backbones of a type apart."""
 WIDTH = 60
 """Characters of a cell in a terminal."""
 Run = dict[str, Any]
@@ -96,7 +98,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 def _figures(runs: Sequence[Run]) -> list[Row]:
     backbones = [_get(run, 'settings', 'model', 'backbone') or {} for run in runs]
     words = [
-        ' '.join(f'{key} {each[key]}' for key in ('type', 'width', 'depth', 'arch') if key in each) or '-'
+        ' '.join([each.get('type', '-'), *(f'{key} {each[key]}' for key in SIZES if key in each)])
         for each in backbones
     ]
     scores = [[row['mAP'] for row in _get(run, 'curves', 'mAP') or []] for run in runs]

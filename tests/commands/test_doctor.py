@@ -1,116 +1,85 @@
-"""The doctor, in virtual environments that are broken on purpose."""
-
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import sysconfig
-import venv
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from ghost_det.commands import doctor
-from ghost_det.commands.doctor import Finding
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Cli
 
-OURS = Path(sysconfig.get_path('purelib'))
+MM = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection')
+Install = Callable[..., None]
 
 
-class Venv:
-    """A venv that sees the packages of this one, except those whose names start with one of ``without``."""
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """A function that makes the doctor find these distributions and no others, and imports that fail."""
 
-    def __init__(self, folder: Path, without: tuple[str, ...] = ()) -> None:
-        venv.create(folder, symlinks=True)
-        self.python = folder / 'bin/python'
-        (self.site,) = folder.glob('lib/python*/site-packages')
-        for path in OURS.iterdir():
-            if not path.name.startswith((*without, '__editable__')):
-                (self.site / path.name).symlink_to(path)
-        (self.site / 'clone.pth').write_text(f'{ROOT}\n')
+    def install(*names: str, failing: str = 'nothing') -> None:
+        def call(*words: str) -> tuple[bool, str]:
+            return failing not in words[-1], f'ModuleNotFoundError: {failing}'
 
-    def examine(self) -> tuple[int, str]:
-        """Run the doctor there; return its exit code and what it printed."""
-        done = subprocess.run(
-            [self.python, '-m', 'ghost_det_main', 'doctor'],
-            capture_output=True,
-            text=True,
-            env={**os.environ, 'PYTHONPATH': ''},
+        monkeypatch.setattr(
+            doctor, 'versions', lambda asked: {name: '1.0' for name in asked if name in names}
         )
-        assert 'Traceback' not in done.stderr, done.stderr
-        return done.returncode, done.stdout
+        monkeypatch.setattr(doctor, '_call', call)
+
+    return install
 
 
-@pytest.mark.slow
-def test_a_sound_installation(tmp_path: Path) -> None:
-    code, printed = Venv(tmp_path / 'v').examine()
-    assert code == 0, printed
-    assert 'No problems found.' in printed and 'PROBLEM' not in printed
-    assert "runs; mmcv's operators: " in printed
-
-
-def test_an_installation_that_only_detects(tmp_path: Path) -> None:
-    code, printed = Venv(tmp_path / 'v', without=('mm', 'onedl', 'torch')).examine()
-    assert code == 0, printed
-    assert 'ok  the runtime works' in printed
-    code, printed = Venv(tmp_path / 'w', without=('mm', 'onedl', 'torch', 'tqdm')).examine()
-    assert code == 1
-    assert "the runtime does not work: ModuleNotFoundError: No module named 'tqdm'" in printed
-    assert f'-e "{ROOT}[runtime]"' in printed
-
-
-def test_compiled_operators_for_another_torch(tmp_path: Path) -> None:
-    broken = Venv(tmp_path / 'v')
-    (broken.site / 'mmcv').unlink()
-    (broken.site / 'mmcv').mkdir()
-    for path in (OURS / 'mmcv').iterdir():
-        if not path.name.startswith('_ext.'):  # which would be written through the link
-            (broken.site / 'mmcv' / path.name).symlink_to(path)
-    (broken.site / f'mmcv/_ext{sysconfig.get_config_var("EXT_SUFFIX")}').write_bytes(b'\x7fELF')
-    code, printed = broken.examine()
-    assert code == 1
-    assert "PROBLEM  the self-test fails: ImportError: mmcv's compiled operators do not load" in printed
-    assert 'pip uninstall -y mmcv' in printed
+def test_an_installation_that_only_detects(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = {'openvino': '1.0', 'onnxruntime': '1.0'}
+    monkeypatch.setattr(
+        doctor, 'versions', lambda names: {name: engines[name] for name in names if name in engines}
+    )
+    done = cli('doctor')
+    assert done.returncode == 0 and 'ok  the runtime works' in done.stdout, done.stdout
+    assert 'No problems found.' in done.stdout and 'PROBLEM' not in done.stdout
 
 
 @pytest.mark.parametrize(
     ('installed', 'what', 'fix'),
     [
-        (['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'], 'stack default: onedl-', None),
-        (['mmengine', 'mmcv', 'mmdet'], 'stack official: ', None),
-        (['mmengine', 'mmdet'], 'but not mmcv-lite', 'official'),
-        (
-            ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'mmdet'],
-            'both stacks',
-            'pip uninstall -y onedl',
-        ),
-        ([], 'neither stack', '[mm]'),
+        (MM, 'stack default: onedl-', None),
+        (('mmengine', 'mmcv', 'mmdet'), 'stack official: ', None),
+        (('mmengine', 'mmdet'), 'but not mmcv-lite', 'official'),
+        ((*MM, 'mmdet'), 'both stacks', 'pip uninstall -y onedl'),
+        ((), 'neither stack', '[mm]'),
     ],
 )
-def test_stacks(installed: list[str], what: str, fix: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        doctor, 'versions', lambda names: {name: '1.0' for name in names if name in installed}
-    )
-    found = doctor._stack()
-    assert what in found.what and (found.fix is None if fix is None else fix in str(found.fix))
+def test_stacks(installed: tuple[str, ...], what: str, fix: str | None, install: Install) -> None:
+    install(*installed)
+    found, advice = doctor._stack()
+    assert what in found and (advice is None if fix is None else fix in str(advice))
 
 
-def test_what_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, 'versions', lambda names: dict.fromkeys(names, '1.0'))
-    for name, fix in (
-        ('torch', 'torch==2.14.1'),
-        ('torchvision', 'torchvision=='),
-        ('cv2', 'opencv-python-headless'),
-        ('pkg_resources', "'setuptools<81'"),
-    ):
+@pytest.mark.parametrize(
+    ('installed', 'failing', 'fix'),
+    [
+        (MM, 'import torch', 'torch==2.14.1'),
+        (MM, 'torchvision.nms', 'torchvision=='),
+        (MM, 'import cv2', 'opencv-python-headless'),
+        (('mmengine', 'mmcv', 'mmdet'), 'import pkg_resources', "'setuptools<81'"),
+        (MM, 'ensure_ops', f'-e "{ROOT}[mm]"'),
+        (('onnxruntime',), 'onnxruntime', f'-e "{ROOT}[runtime]"'),
+    ],
+)
+def test_what_cannot_be_imported(
+    installed: tuple[str, ...], failing: str, fix: str, install: Install, cli: Cli
+) -> None:
+    install(*installed, failing=failing)
+    done = cli('doctor')
+    assert done.returncode == 1
+    what, advice = done.stdout.partition('PROBLEM  ')[2].splitlines()[:2]
+    assert 'ModuleNotFoundError' in what and fix in advice
+    assert done.stdout.endswith(('1 problem found\n', '2 problems found\n'))
 
-        def call(*words: str, name: str = name) -> tuple[bool, str]:
-            return name != words[-1].partition(';')[0].split()[-1], f'no {name}'
 
-        monkeypatch.setattr(doctor, '_call', call)
-        (finding,) = [each for each in doctor.examine() if f': no {name}' in each.what]
-        assert fix in str(finding.fix)
+def test_compiled_operators_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = "ImportError: mmcv's compiled operators do not load"
+    monkeypatch.setattr(doctor, '_call', lambda *words: (False, error))
+    what, fix = doctor._self_test()
+    assert error in what and 'pip uninstall -y mmcv' in str(fix)
 
 
 @pytest.mark.parametrize(
@@ -126,15 +95,13 @@ def test_gpus(
 ) -> None:
     answers = {'-c': (True, f'2.14 {available}'), '--query-gpu=driver_version': (driver is not None, driver)}
     monkeypatch.setattr(doctor, '_call', lambda *words: answers[words[1]])
-    finding = doctor._gpu()
-    assert what in finding.what and (finding.fix is not None) is is_problem
+    found, fix = doctor._gpu()
+    assert what in found and (fix is not None) is is_problem
 
 
-def test_problems_are_counted_and_shown_with_their_fix(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(doctor, 'examine', lambda: iter([Finding('this'), Finding('that', 'do it')]))
-    monkeypatch.setattr(sys, 'argv', ['ghost-det doctor'])
-    with pytest.raises(SystemExit, match='1'):
-        doctor.main()
-    assert capsys.readouterr().out == '     ok  this\nPROBLEM  that\n         fix: do it\n1 problem found\n'
+def test_the_last_line_or_the_error_of_a_program_is_kept() -> None:
+    assert doctor._call('sh', '-c', 'echo first; echo last') == (True, 'last')
+    assert doctor._call('sh', '-c', 'echo ImportError: no x >&2; exit 1') == (False, 'ImportError: no x')
+    works, output = doctor._call('sh', '-c', 'echo bad >&2; exit 3')
+    assert not works and output == 'exit code 3: bad'
+    assert not doctor._call('/no/such/program')[0]

@@ -14,15 +14,18 @@ from ghost_det.config.load import load_config
 from ghost_det.evaluation.coco import FIGURES
 from ghost_det.reports import record
 from ghost_det.reports import training as report
-from ghost_det.reports.training import duration, render
+from ghost_det.reports.training import render
 from ghost_det.swap.probe import build_detector, complexity
 from ghost_det.utils.images import encode_image
+from tests.conftest import ROOT, Training
 
-from .conftest import LITE, Runs, require_self_contained
+from .self_contained import require_self_contained
+
+LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
 
 
-def test_the_report_has_the_figures_of_the_run(runs: Runs, sample: Path) -> None:
-    folder = runs.resumed
+def test_the_report_has_the_figures_of_the_run(trained: Training, sample: Path) -> None:
+    folder = trained.folder
     found = json.loads((folder / 'report.json').read_text())
     text = (folder / 'report.html').read_text()
     require_self_contained(text)
@@ -62,39 +65,38 @@ def test_the_report_has_the_figures_of_the_run(runs: Runs, sample: Path) -> None
             assert picture.width > 800
 
 
-def test_an_interrupted_training_has_a_report_that_a_resumed_one_continues(runs: Runs) -> None:
-    before, after = runs.progress, json.loads((runs.resumed / 'report.json').read_text())
-    assert before['unfinished'] == 'epoch 1 of 2' and 'cost' not in before
-    assert before['trained'] == {'epochs': 1, 'iterations': 2, 'processes': 1}
-    assert after['trained'] == {'epochs': 2, 'iterations': 4, 'processes': 1}
-    assert [row[0] for row in after['curves']['loss']] == [1, 2, 3, 4]
-    assert after['curves']['loss'][:2] == before['curves']['loss'] and before['curves']['unit'] == 'epoch'
-    assert [row['step'] for row in after['curves']['mAP']] == [1, 2]
-    assert after['curves']['mAP'][:1] == before['curves']['mAP']
-    assert after['curves']['mAP'][1]['mAP'] == after['metrics']['bbox']['figures']['mAP']
-    assert after['seconds_by_log'] > before['seconds_by_log'] > 0
+def test_the_report_after_each_epoch_has_what_is_known_by_then(trained: Training) -> None:
+    first, last = trained.first, json.loads((trained.folder / 'report.json').read_text())
+    assert first['unfinished'] == 'epoch 1 of 2' and 'cost' not in first
+    assert first['trained'] == {'epochs': 1, 'iterations': 2, 'processes': 1}
+    assert last['trained'] == {'epochs': 2, 'iterations': 4, 'processes': 1}
+    assert [row[0] for row in last['curves']['loss']] == [1, 2, 3, 4]
+    assert last['curves']['loss'][:2] == first['curves']['loss'] and first['curves']['unit'] == 'epoch'
+    assert [row['step'] for row in last['curves']['mAP']] == [1, 2]
+    assert last['curves']['mAP'][:1] == first['curves']['mAP']
+    assert last['curves']['mAP'][1]['mAP'] == last['metrics']['bbox']['figures']['mAP']
 
 
 def test_a_report_that_fails_does_not_fail_the_training(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise MemoryError('out of memory')
 
-    warned: list[str] = []
+    runner, warned = trained.runner, []
     folder = tmp_path / 'run'
-    shutil.copytree(runs.resumed, folder)
-    monkeypatch.setattr(runs.runner, '_work_dir', str(folder))
-    monkeypatch.setattr(runs.runner.logger, 'warning', warned.append)
+    shutil.copytree(trained.folder, folder)
+    monkeypatch.setattr(runner, '_work_dir', str(folder))
+    monkeypatch.setattr(runner.logger, 'warning', warned.append)
     monkeypatch.setattr(record, 'measure_cost', broken)
     monkeypatch.setattr(record, 'draw_pair', broken)
-    report.report_training(runs.runner, {'train': 1.0, 'evaluate': 0.0})
+    report.report_training(runner, {'train': 1.0, 'evaluate': 0.0})
     lacking = json.loads((folder / 'report.json').read_text())['lacking']
     assert lacking == {'cost': 'MemoryError: out of memory', 'images': 'MemoryError: out of memory'}
     assert 'Without cost: MemoryError' in (folder / 'report.html').read_text() and len(warned) == 2
     (folder / 'report.html').unlink()
     monkeypatch.setattr(report, 'render', broken)
-    report.report_training(runs.runner, {'train': 1.0, 'evaluate': 0.0})
+    report.report_training(runner, {'train': 1.0, 'evaluate': 0.0})
     assert warned[-1] == 'report could not be written: MemoryError: out of memory'
     assert not (folder / 'report.html').exists() and not list(folder.glob('.partial-*'))
 
@@ -107,7 +109,13 @@ def test_a_page_of_many_classes_and_large_images_stays_small() -> None:
     part = {'images': 1, 'images_without_boxes': 1, 'boxes': 1, 'by_size': [1, 0, 0], 'annotations': 'x'}
     content = {
         **{'name': '<b>x</b>', 'config': 'c.py', 'ghost_det': '0', 'created': 'now', 'lacking': {}},
-        **{'versions': {}, 'settings': {}, 'commands': {}, 'seconds_by_log': 0.0},
+        **{
+            'versions': {},
+            'environment': {'machine': {}, 'started_as': 'x'},
+            'settings': {},
+            'commands': {},
+            'seconds_by_log': 0.0,
+        },
         'trained': {'epochs': 1, 'iterations': 2, 'processes': 1},
         'curves': {'unit': 'epoch', 'loss': [], 'mAP': []},
         'seconds': {'train': 1.0, 'evaluate': 1.0},
@@ -123,7 +131,3 @@ def test_a_page_of_many_classes_and_large_images_stays_small() -> None:
     assert text.index('class 79') < text.index('class 1<') < text.index('class 0<')  # without AP, it is last
     short = escape('so long <a name> ' + 'x' * 22 + '…')
     assert text.count(f'<span title="{escape(name)}">{short}</span>') == 2 == text.count('x' * 400)
-
-
-def test_durations() -> None:
-    assert [duration(seconds) for seconds in (7.6, 200, 7500)] == ['8 s', '3 min 20 s', '2 h 5 min']
