@@ -17,13 +17,14 @@ from ghost_det.evaluation.errors import SCORE, matched_images
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.utils.images import Image
 from ghost_det.utils.plots import label, make_figure, plot_steps
+from ghost_det.utils.text import plural
 
 from .history import FIGURES
 
 SIDE = 336
 """Pixels of the longer side of an image."""
-PAIRS = 6
-"""Images in `plot_detections`."""
+PAIRS = 3
+"""Best and worst images in `plot_detections`, each."""
 
 
 class RankedImage(NamedTuple):
@@ -52,11 +53,11 @@ def rank(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Ranke
     return sorted(ranked, key=lambda each: (-each.f1, (0.5 - each.f1) * (each.true + each.found)))
 
 
-def best_and_worst(ranked: Sequence[RankedImage], most: int) -> dict[str, list[RankedImage]]:
+def best_and_worst(ranked: Sequence[RankedImage]) -> tuple[list[RankedImage], list[RankedImage]]:
     """Return the best images and, the worst first, the worst; no image is both."""
-    best = [each for each in ranked[:most] if each.right]
+    best = [each for each in ranked[:PAIRS] if each.right]
     rest = ranked[len(best) :]
-    return {'best': best, 'worst': [each for each in reversed(rest[-most:]) if each.f1 < 1]}
+    return best, [each for each in reversed(rest[-PAIRS:]) if each.f1 < 1]
 
 
 def load_images(dataset: Any, ids: set[int]) -> dict[int, tuple[str, Image]]:
@@ -97,18 +98,22 @@ def _from_coco(boxes: Sequence[dict[str, Any]], ids: list[int]) -> Detections:
 
 
 def plot_detections(metric: FullCocoMetric, dataset: Any) -> Figure:
-    """Draw ground truth next to detections for images spread over a dataset."""
-    picks = np.linspace(0, len(dataset) - 1, min(PAIRS, len(dataset))).round().astype(int)
-    ids = {dataset.get_data_info(int(pick))['img_id'] for pick in picks}
-    rows = -(-len(ids) // 2)
-    figure = make_figure(14, 3.6 * rows)
-    axes = figure.subplots(rows, 2, squeeze=False).ravel()
-    for axis, (image_id, (name, image)) in zip(axes, load_images(dataset, ids).items()):
-        axis.imshow(draw_pair(image, image_id, metric)[..., ::-1])
-        title = f'{label(name, 60)}: ground truth | detections (score from {SCORE})'
-        axis.set_title(title, fontsize=9, loc='left')
-        axis.set_anchor('NW')
-    for axis in axes:
+    """Draw ground truth next to detections for the best images and for the worst."""
+    groups = best_and_worst(rank(metric.truth, next(iter(metric.detections.values()))))
+    images = load_images(dataset, {each.image_id for group in groups for each in group})
+    rows = max(1, *map(len, groups))
+    figure = make_figure(14, 3.8 * rows)
+    figure.suptitle(f'best images | worst images: ground truth, detections (score from {SCORE})', fontsize=10)
+    axes = figure.subplots(rows, 2, squeeze=False)
+    for column, group in zip(axes.T, groups):
+        for axis, each in zip(column, group):
+            name, image = images[each.image_id]
+            axis.imshow(draw_pair(image, each.image_id, metric)[..., ::-1])
+            right = f'{each.right} of {each.found} detections right'
+            title = f'{label(name, 40)}: F1 {each.f1:.2f}, {right}, {plural(each.true, "object")}'
+            axis.set_title(title, fontsize=9, loc='left')
+            axis.set_anchor('NW')
+    for axis in axes.flat:
         axis.axis('off')
     return figure
 

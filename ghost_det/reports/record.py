@@ -17,25 +17,16 @@ from mmengine.runner import find_latest_checkpoint
 
 from ghost_det.data.annotations import survey
 from ghost_det.data.checks.config import config_splits
-from ghost_det.evaluation.errors import FOREGROUND, SCORE, Analysis, analyse
+from ghost_det.evaluation.errors import Analysis
 from ghost_det.evaluation.metric import FullCocoMetric
-from ghost_det.evaluation.plots import plot_confusion, plot_errors, plot_pr_curves
 from ghost_det.evaluation.results import summary
 from ghost_det.swap.probe import complexity
-from ghost_det.utils.images import encode_image
-from ghost_det.utils.plots import png
 from ghost_det.utils.system import machine
-from ghost_det.utils.text import plural
 from ghost_det.utils.timing import interleave, spread
 
 from .history import by_epoch, make_curves, training_seconds
-from .pictures import best_and_worst, draw_pair, load_images, rank
 
 RECORD = 'report.json'
-SHOWN = 6
-"""Best and worst images."""
-
-Pictures = dict[str, list[tuple[str, bytes]]]
 
 
 def record_progress(runner: Any, metric: FullCocoMetric | None) -> dict[str, Any]:
@@ -72,72 +63,33 @@ def attempt(failures: dict[str, str], name: str) -> Iterator[None]:
 
 
 def make_record(
-    runner: Any, metric: FullCocoMetric | None, commands: dict[str, str], seconds: dict[str, float]
-) -> tuple[dict[str, Any], Pictures]:
-    """Return the record of a training that has ended, and pictures by section.
+    runner: Any, metric: FullCocoMetric | None, analyses: dict[str, Analysis], seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Return the record of a training that has ended, without commands.
 
-    A part that fails does not affect the others; ``lacking`` has the reason. ``metric`` has the detections of
-    the last evaluation; ``seconds`` are those of this process.
+    A part that fails does not affect the others; ``lacking`` has the reason. ``metric`` has the last
+    evaluation; ``seconds`` are those of this process.
     """
-    dataset = runner.val_dataloader.dataset
-    pictures: Pictures = {}
     lacking: dict[str, str] = {}
     record: dict[str, Any] = {
         **record_progress(runner, metric),
         'unfinished': None,
         'seconds': {'train': seconds['train'] - seconds['evaluate'], 'evaluate': seconds['evaluate']},
         'environment': {'machine': machine(), 'started_as': shlex.join(sys.argv)},
-        'commands': commands,
         'lacking': lacking,
     }
     if metric is not None and metric.evaluations:
         with attempt(lacking, 'analysis'):
-            evaluations = metric.evaluations
-            analyses = {
-                kind: analyse(metric.truth, metric.detections[kind], each.iou_type)
-                for kind, each in evaluations.items()
-            }
             last = find_latest_checkpoint(runner.work_dir)
             files = {'config': runner.cfg.filename, 'checkpoint': Path(last) if last else None}
-            record.update(summary(evaluations, analyses, Path(metric.ann_file), **files))
-            pictures.update({kind: _plots(metric, kind, analyses[kind]) for kind in evaluations})
-        with attempt(lacking, 'images'):
-            record['images'], drawn = _images(metric, dataset)
-            pictures.update(drawn)
+            record.update(summary(metric.evaluations, analyses, Path(metric.ann_file), **files))
     with attempt(lacking, 'config'):
         record['child'] = Path(runner.cfg.filename).read_text(encoding='utf-8')
     with attempt(lacking, 'data'):
         record['data'] = summarize_data(runner.cfg)
     with attempt(lacking, 'cost'):
-        record['cost'] = measure_cost(runner.model, dataset)
-    return record, pictures
-
-
-def _plots(metric: FullCocoMetric, kind: str, analysis: Analysis) -> list[tuple[str, bytes]]:
-    evaluation = metric.evaluations[kind]
-    figures = {
-        'Precision over recall': plot_pr_curves(evaluation),
-        'Cost of each kind of error': plot_errors(analysis),
-        'Confused classes': plot_confusion(analysis),
-    }
-    return [(title, png(figure, 80)) for title, figure in figures.items()]
-
-
-def _images(metric: FullCocoMetric, dataset: Any) -> tuple[dict[str, Any], Pictures]:
-    """Return the best and the worst images, and their pictures."""
-    chosen = best_and_worst(rank(metric.truth, next(iter(metric.detections.values()))), SHOWN)
-    images = load_images(dataset, {each.image_id for group in chosen.values() for each in group})
-    listed: dict[str, Any] = {'score': SCORE, 'iou': FOREGROUND}
-    drawn: Pictures = {}
-    for name, group in chosen.items():
-        drawn[name], listed[name] = [], []
-        for each in group:
-            file, image = images[each.image_id]
-            text = f'{file}: F1 {each.f1:.2f}; {each.right} of {each.found} detections right, '
-            pair = encode_image(draw_pair(image, each.image_id, metric), '.jpg')
-            drawn[name].append((text + plural(each.true, 'object'), pair))
-            listed[name].append({'file': file, **each._asdict()})
-    return listed, drawn
+        record['cost'] = measure_cost(runner.model, runner.val_dataloader.dataset)
+    return record
 
 
 def summarize_data(cfg: Any) -> dict[str, Any]:

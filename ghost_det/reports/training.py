@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 
 from ghost_det.evaluation.coco import CLASS_FIGURES
-from ghost_det.evaluation.errors import analyse
+from ghost_det.evaluation.errors import Analysis, analyse
 from ghost_det.evaluation.metric import full_metric
 from ghost_det.evaluation.plots import draw_all
 from ghost_det.evaluation.results import summary, write_results, write_summary
@@ -25,7 +25,7 @@ from ghost_det.utils.system import command
 
 from .history import add_evaluation, make_curves
 from .pictures import plot_curves, plot_detections
-from .record import RECORD, Pictures, attempt, make_record, record_progress
+from .record import RECORD, attempt, make_record, record_progress
 
 
 class ReportHook(Hook):
@@ -60,18 +60,17 @@ def report_training(runner: Any, seconds: dict[str, float]) -> None:
     with attempt(failures, 'curves'):
         curves = plot_curves({work_dir.resolve().name: make_curves(runner)})
         shown['curves'] = _save(curves, work_dir / 'curves.png')
+    analyses: dict[str, Analysis] = {}
     if metric is not None and metric.detections:
-        with attempt(failures, 'detections'):
-            pairs = plot_detections(metric, runner.val_dataloader.dataset)
-            shown['detections'] = _save(pairs, work_dir / 'detections.png')
+        with attempt(failures, 'analysis'):
+            analyses = _analyse(metric, runner.val_dataloader.dataset, work_dir, shown)
+    pictures = {name: path.read_bytes() for name, path in shown.items()}
     with attempt(failures, 'commands'):
         text = '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
         shown['commands'] = _write(work_dir / 'commands.txt', text)
     if metric is None or metric.evaluations or not (work_dir / 'report.html').exists():
         with attempt(failures, 'report'):
-            record, pictures = make_record(runner, metric, commands, seconds)
-            if 'curves' in shown:
-                pictures['curves'] = [('Loss and mAP', shown['curves'].read_bytes())]
+            record = {**make_record(runner, metric, analyses, seconds), 'commands': commands}
             write_summary(work_dir / RECORD, record)
             failures.update(record['lacking'])
             shown['report'] = _write(work_dir / 'report.html', render(record, pictures))
@@ -99,24 +98,30 @@ def report_test(
     metric = full_metric(runner.test_evaluator)
     shown: dict[str, Any] = {}
     if metric is not None and metric.detections:
-        pairs = plot_detections(metric, runner.test_dataloader.dataset)
-        shown['detections'] = _save(pairs, work_dir / 'detections.png')
-        analyses = {}
+        analyses = _analyse(metric, runner.test_dataloader.dataset, work_dir, shown)
         for kind, detections in metric.detections.items():
             if out is not None:
                 shown[kind] = out if kind == 'bbox' else out.with_suffix(f'.{kind}.json')
                 write_results(shown[kind], detections)
                 options = [] if kind == 'bbox' else ['--iou-type', kind]
                 shown[f'{kind} again'] = command('eval', shown[kind], metric.ann_file, *options)
-            evaluation = metric.evaluations[kind]
-            analyses[kind] = analyse(metric.truth, detections, evaluation.iou_type)
             runner.logger.info(f'{kind} errors\n{error_table(analyses[kind])}')
-            shown.update(draw_all(evaluation, analyses[kind], work_dir))
         if json_file is not None:
             files = (Path(metric.ann_file), out, config, Path(checkpoint))
             write_summary(json_file, summary(metric.evaluations, analyses, *files, round(seconds, 3)))
             shown['json'] = json_file
     runner.logger.info(f'Done: {seconds:.0f} s evaluation{_lines(shown)}')
+
+
+def _analyse(metric: Any, dataset: Any, work_dir: Path, shown: dict[str, Any]) -> dict[str, Analysis]:
+    """Return what is wrong with the detections of each metric, and add pictures of it to ``shown``."""
+    shown['detections'] = _save(plot_detections(metric, dataset), work_dir / 'detections.png')
+    analyses = {}
+    for kind, detections in metric.detections.items():
+        evaluation = metric.evaluations[kind]
+        analyses[kind] = analyse(metric.truth, detections, evaluation.iou_type)
+        shown.update(draw_all(evaluation, analyses[kind], work_dir))
+    return analyses
 
 
 def _commands(runner: Any) -> dict[str, str]:
@@ -153,8 +158,8 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def render(record: dict[str, Any], pictures: Pictures) -> str:
-    """Return ``report.html`` of what `make_record` returns; ``pictures`` may have ``'curves'``, too."""
+def render(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """Return ``report.html`` of what ``report.json`` has, and pictures by the names of their files."""
     parts = record['cost']['parts'].values() if 'cost' in record else ()
     scored = [row for row in record['curves']['mAP'] if row['mAP'] is not None]
     data = record.get('data', {})

@@ -29,13 +29,12 @@ def test_images_are_ranked_by_correct_detections() -> None:
     assert [each.image_id for each in ranked] == [1, 6, 11, 16]
     assert [each.f1 for each in ranked] == [1, 0.5, 0, 0]  # the fifth image is empty
     assert ranked[1][2:] == (2, 2, 1)
-    best, worst = best_and_worst(ranked, 2).values()
-    assert [each.image_id for each in best] == [1, 6] and {each.image_id for each in worst} == {11, 16}
-    assert best_and_worst(ranked[2:], 3)['best'] == []
-    assert best_and_worst(ranked[:1], 3) == {'best': ranked[:1], 'worst': []}
-    assert best_and_worst([], 3) == {'best': [], 'worst': []}
-    best, worst = best_and_worst(rank(*hard_scene(0)), 6).values()
-    assert len(best) == len(worst) == 6 and not set(best) & set(worst)
+    best, worst = best_and_worst(ranked)
+    assert [each.image_id for each in best] == [1, 6] and [each.image_id for each in worst] == [16, 11]
+    assert best_and_worst(ranked[2:])[0] == []
+    assert best_and_worst(ranked[:1]) == (ranked[:1], []) and best_and_worst([]) == ([], [])
+    best, worst = best_and_worst(rank(*hard_scene(0)))
+    assert len(best) == len(worst) == 3 and not set(best) & set(worst)
     assert min(each.f1 for each in best) >= max(each.f1 for each in worst)
 
 
