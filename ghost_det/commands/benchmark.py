@@ -7,16 +7,13 @@ by round. A config without a checkpoint has random weights, which leave post-pro
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from ghost_det.config.shipped import is_config
-from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
-from ghost_det.utils.timing import Sample, interleave, ratio, spread
+from ghost_det.utils.timing import interleave, ratio, spread
 
 from ._options import COUNT, SIZE, pair_models, register
 
@@ -33,44 +30,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--size', **SIZE, default=(480, 640), help='image size (default: 480 640)')
     parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
     parser.add_argument('--rounds', **COUNT, default=20, help='number of rounds (default: %(default)s)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='also save the results as JSON')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Time the models of the command line."""
-    if args.json:
-        require_writable(args.json, '--json')
-    args.threads = args.threads or cores()
+    """Time the models of the command line, and print the quartiles of times and ratios."""
+    threads, (height, width) = args.threads or cores(), args.size
     pairs = pair_models(args.models)
     if any(is_config(model) for model, _ in pairs.values()):
         register('ghost-det benchmark')
         logging.disable(logging.WARNING)
         warnings.simplefilter('ignore')
-    calls = {name: _open(*each, args.size, args.threads) for name, each in pairs.items()}
+    calls = {name: _open(*each, args.size, threads) for name, each in pairs.items()}
     for call in calls.values():
         call()
-    _report(interleave(calls, rounds=args.rounds, calls=CALLS, warm=1), args)
-
-
-def _report(samples: dict[str, list[Sample]], args: argparse.Namespace) -> None:
-    """Print the quartiles of times and ratios; write them as JSON."""
-    first = next(iter(samples.values()))
-    about, packages = machine(), versions(PACKAGES)
-    height, width = args.size
-    print(f'{about["processor"]}, {args.threads} threads, {height} x {width} px, {args.rounds} rounds')
-    print(', '.join(f'{name} {version}' for name, version in packages.items()))
+    samples = interleave(calls, rounds=args.rounds, calls=CALLS, warm=1)
+    print(f'{machine()["processor"]}, {threads} threads, {height} x {width} px, {args.rounds} rounds')
+    print(', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items()))
     print('milliseconds (quartiles), ratio (quartiles), model:')
-    models = {}
+    first = next(iter(samples.values()))
     for name, found in samples.items():
         times, ratios = spread([1e3 * each.seconds for each in found]), ratio(found, first)
         time = f'{times.middle:.1f} ({times.low:.1f}-{times.high:.1f})'
         relative = f'{ratios.middle:.2f} ({ratios.low:.2f}-{ratios.high:.2f})'
         print(f'  {time:24}{relative:22}{name}')
-        models[name] = {'milliseconds': times._asdict(), 'ratio': ratios._asdict()}
-    if args.json:
-        content = {'machine': about, 'versions': packages, 'threads': args.threads, 'size': args.size}
-        with write_or_fail(args.json, '--json') as partial:
-            partial.write_text(json.dumps({**content, 'rounds': args.rounds, 'models': models}, indent=1))
 
 
 def _open(model: str, checkpoint: str | None, size: tuple[int, int], threads: int) -> Callable[[], object]:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from threading import Event
 
 from ghost_det.errors import UserError
@@ -25,7 +25,11 @@ def serve(
     """Serve a page of models until Ctrl-C or SIGTERM; see `open_models` for ``pairs``."""
     if missing(['gradio']):
         raise UserError('the demo needs gradio: pip install "ghost-det[demo]"')
-    with temporary_folder():
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
+        os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+        os.environ['no_proxy'] = '*'  # gradio requests its own address
         models = open_models(pairs, threads)
         import gradio as gr  # reads GRADIO_TEMP_DIR when it is imported
         from starlette.middleware import Middleware
@@ -61,14 +65,3 @@ def serve(
             note = ' (open to everyone who can reach this machine)' if everyone else ''
             print(f'http://{address}:{port}{note}: {", ".join(models)}; stop it with Ctrl-C', flush=True)
             Event().wait()
-
-
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[None]:
-    """Keep all temporary files of this process in one folder, deleted at exit and on SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
-        tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
-        os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-        os.environ['no_proxy'] = '*'  # gradio requests its own address
-        yield

@@ -164,7 +164,7 @@ def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
     lines = []
     for places, text in NOTES.items():
         values = [[_get(run, *place.split('.')) for place in places] for run in runs]
-        if len({str(each) for each in values if None not in each}) > 1:
+        if len({str(each) for each in values if {*map(str, each)} != {'None'}}) > 1:
             each_run = (f'{name} {", ".join(map(str, found))}' for name, found in zip(names, values))
             lines.append(f'{text}: {"; ".join(map(cut, each_run))}')
     for name, run in zip(names, runs):

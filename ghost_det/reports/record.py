@@ -54,40 +54,37 @@ def _unfinished(runner: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def attempt(failures: dict[str, str], name: str) -> Iterator[None]:
-    """Keep an error of this block as a line in ``failures``: a report must not fail a training."""
+def attempt(runner: Any, name: str) -> Iterator[None]:
+    """Turn an error of this block into a warning: a report must not fail a training."""
     try:
         yield
     except Exception as error:
-        failures[name] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+        runner.logger.warning(f'{name} could not be written: {reason}')
 
 
 def make_record(
     runner: Any, metric: FullCocoMetric | None, analyses: dict[str, Analysis], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """Return the record of a training that has ended, without commands.
+    """Return the record of a training that has ended, without the parts that fail.
 
-    A part that fails does not affect the others; ``lacking`` has the reason. ``metric`` has the last
-    evaluation; ``seconds`` are those of this process.
+    ``metric`` has the last evaluation; ``seconds`` are those of this process.
     """
-    lacking: dict[str, str] = {}
     record: dict[str, Any] = {
         **record_progress(runner, metric),
         'unfinished': None,
         'seconds': {'train': seconds['train'] - seconds['evaluate'], 'evaluate': seconds['evaluate']},
         'environment': {'machine': machine(), 'started_as': shlex.join(sys.argv)},
-        'lacking': lacking,
     }
     if metric is not None and metric.evaluations:
-        with attempt(lacking, 'analysis'):
-            last = find_latest_checkpoint(runner.work_dir)
-            files = {'config': runner.cfg.filename, 'checkpoint': Path(last) if last else None}
-            record.update(summary(metric.evaluations, analyses, Path(metric.ann_file), **files))
-    with attempt(lacking, 'config'):
+        last = find_latest_checkpoint(runner.work_dir)
+        files = {'config': runner.cfg.filename, 'checkpoint': Path(last) if last else None}
+        record.update(summary(metric.evaluations, analyses, Path(metric.ann_file), **files))
+    with attempt(runner, 'config'):
         record['child'] = Path(runner.cfg.filename).read_text(encoding='utf-8')
-    with attempt(lacking, 'data'):
+    with attempt(runner, 'data'):
         record['data'] = summarize_data(runner.cfg)
-    with attempt(lacking, 'cost'):
+    with attempt(runner, 'cost'):
         record['cost'] = measure_cost(runner.model, runner.val_dataloader.dataset)
     return record
 

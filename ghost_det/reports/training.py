@@ -38,11 +38,9 @@ class ReportHook(Hook):
         """Write what is known so far."""
         add_evaluation(runner, metrics or {})
         metric = full_metric(runner.val_evaluator)
-        failures: dict[str, str] = {}
         if metric is not None:
-            with attempt(failures, RECORD):
+            with attempt(runner, RECORD):
                 write_summary(Path(runner.work_dir) / RECORD, record_progress(runner, metric))
-        _warn(runner, failures)
 
 
 @master_only
@@ -56,25 +54,22 @@ def report_training(runner: Any, seconds: dict[str, float]) -> None:
     commands = _commands(runner)
     metric = full_metric(runner.val_evaluator)
     shown: dict[str, Any] = {}
-    failures: dict[str, str] = {}
-    with attempt(failures, 'curves'):
+    with attempt(runner, 'curves'):
         curves = plot_curves({work_dir.resolve().name: make_curves(runner)})
         shown['curves'] = _save(curves, work_dir / 'curves.png')
     analyses: dict[str, Analysis] = {}
     if metric is not None and metric.detections:
-        with attempt(failures, 'analysis'):
+        with attempt(runner, 'analysis'):
             analyses = _analyse(metric, runner.val_dataloader.dataset, work_dir, shown)
     pictures = {name: path.read_bytes() for name, path in shown.items()}
-    with attempt(failures, 'commands'):
+    with attempt(runner, 'commands'):
         text = '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
         shown['commands'] = _write(work_dir / 'commands.txt', text)
     if metric is None or metric.evaluations or not (work_dir / 'report.html').exists():
-        with attempt(failures, 'report'):
+        with attempt(runner, 'report'):
             record = {**make_record(runner, metric, analyses, seconds), 'commands': commands}
             write_summary(work_dir / RECORD, record)
-            failures.update(record['lacking'])
             shown['report'] = _write(work_dir / 'report.html', render(record, pictures))
-    _warn(runner, failures)
     shown.update({name: commands[name] for name in ('evaluate', 'resume')})
     times = f'{seconds["train"] - seconds["evaluate"]:.0f} s training, {seconds["evaluate"]:.0f} s evaluation'
     runner.logger.info(f'Done: {times}{_lines(shown)}')
@@ -141,11 +136,6 @@ def _commands(runner: Any) -> dict[str, str]:
 
 def _lines(shown: dict[str, Any]) -> str:
     return ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
-
-
-def _warn(runner: Any, failures: dict[str, str]) -> None:
-    for name, reason in failures.items():
-        runner.logger.warning(f'{name} could not be written: {reason}')
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -201,7 +201,6 @@ CASES: list[tuple[str, str]] = [
     ('swap LITE -o out.txt', 'out.txt'),
     ('swap LITE -o @file/out.py', 'cannot be written'),
     *named('benchmark', 'nothing.py', 'stem.pth'),
-    *with_values('benchmark LITE', '--json', '@folder.json'),
     ('doctor --nope', '--nope'),
     ('nope', 'nope'),
     *((f'eval @{name} @good.json', name) for name in ('nothing.json', 'pipe.json', 'text.json', 'good.json')),
