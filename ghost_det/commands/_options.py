@@ -126,6 +126,18 @@ def pair_models(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
     return named
 
 
+def open_detector(model: str, checkpoint: str | None, threads: int | None, score: float = 0.0) -> Any:
+    """Return an exported detector, or one of torch; what scores below ``score`` is left out."""
+    if not is_config(model):
+        from ghost_det.deploy.detector import Detector
+
+        return Detector(model, threads=threads, score_threshold=score)
+    register(model)
+    from ghost_det.engine.inference import TorchDetector
+
+    return TorchDetector(model, checkpoint, threads=threads, score_threshold=score)
+
+
 def register(what: str) -> None:
     """Register all of `ghost_det` with MMDetection."""
     require_stack(what)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
-from collections.abc import Callable
+from functools import partial
 
 from ghost_det.config.shipped import is_config
 from ghost_det.utils.system import cores, machine, versions
 from ghost_det.utils.timing import interleave, ratio, spread
 
-from ._options import COUNT, SIZE, pair_models, register
+from ._options import COUNT, SIZE, open_detector, pair_models
 
 CALLS = 2
 """Timed calls per round, after one warm-up call."""
@@ -34,13 +34,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Time the models of the command line, and print the quartiles of times and ratios."""
+    import numpy as np
+
     threads, (height, width) = args.threads or cores(), args.size
-    pairs = pair_models(args.models)
-    if any(is_config(model) for model, _ in pairs.values()):
-        register('ghost-det benchmark')
-        logging.disable(logging.WARNING)
-        warnings.simplefilter('ignore')
-    calls = {name: _open(*each, args.size, threads) for name, each in pairs.items()}
+    logging.disable(logging.WARNING)
+    warnings.simplefilter('ignore')
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    calls = {}
+    for name, (model, checkpoint) in pair_models(args.models).items():
+        detector = open_detector(model, checkpoint, threads)
+        if is_config(model) and checkpoint is None:
+            import torch
+
+            torch.set_flush_denormal(True)  # activations fade without training, and denormals are slow
+        calls[name] = partial(detector, image)
     for call in calls.values():
         call()
     samples = interleave(calls, rounds=args.rounds, calls=CALLS, warm=1)
@@ -53,23 +60,3 @@ def run(args: argparse.Namespace) -> None:
         time = f'{times.middle:.1f} ({times.low:.1f}-{times.high:.1f})'
         relative = f'{ratios.middle:.2f} ({ratios.low:.2f}-{ratios.high:.2f})'
         print(f'  {time:24}{relative:22}{name}')
-
-
-def _open(model: str, checkpoint: str | None, size: tuple[int, int], threads: int) -> Callable[[], object]:
-    """Return a function that runs a model on a random image of this height and width."""
-    import numpy as np
-
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    if is_config(model):
-        import torch
-
-        from ghost_det.engine.inference import TorchDetector
-
-        if checkpoint is None:
-            torch.set_flush_denormal(True)  # activations fade without training, and denormals are slow
-        torch_detector = TorchDetector(model, checkpoint, threads=threads)
-        return lambda: torch_detector(image)
-    from ghost_det.deploy.detector import Detector
-
-    detector = Detector(model, threads=threads)
-    return lambda: detector(image)

@@ -2,7 +2,11 @@
 
 import argparse
 
-from ._options import COUNT, MODEL, pair_models, positive_int
+from ghost_det.config.shipped import is_config
+from ghost_det.errors import UserError
+from ghost_det.utils.system import missing
+
+from ._options import COUNT, MODEL, open_detector, pair_models, positive_int
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +24,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
+    if missing(['gradio']):
+        raise UserError('the demo needs gradio: pip install "ghost-det[demo]"')
+    from ghost_det.demo.results import Model
     from ghost_det.demo.server import serve
 
-    serve(pair_models(args.models), args.host, args.port, args.threads)
+    models = {}
+    for name, (model, checkpoint) in pair_models(args.models).items():
+        if is_config(model) and checkpoint is None:
+            raise UserError(f'{model}: expected a checkpoint after a config')
+        files = (model, checkpoint) if checkpoint else None
+        models[name] = Model(open_detector(model, checkpoint, args.threads), files)
+    serve(models, args.host, args.port)

@@ -6,13 +6,12 @@ Exit code: 1 if some images failed.
 import argparse
 import os
 import sys
-from typing import Any
 
 from ghost_det.config.shipped import is_config
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
 
-from ._options import COUNT, FOLDER, MODEL, fraction, register
+from ._options import COUNT, FOLDER, MODEL, fraction, open_detector
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,25 +32,13 @@ def run(args: argparse.Namespace) -> None:
     """Detect as the command line says; exit code 1 if some images failed."""
     if args.model.endswith(('.xml', '.onnx')):
         os.environ[RUNTIME] = '1'  # child processes need no torch either
+    checkpoint, sources = None, args.sources
+    if is_config(args.model):
+        checkpoint, *sources = sources
+        if not sources:
+            raise UserError(f'{args.model}: expected a checkpoint and then images after a config')
     from ghost_det.deploy.detect import detect_files
 
-    detector, sources = _open(args)
+    detector = open_detector(args.model, checkpoint, args.threads, args.score)
     output = (args.out, args.batch, args.threads, args.json, not args.no_pictures)
-    failed = detect_files(detector, args.model, sources, *output)
-    sys.exit(1 if failed else 0)
-
-
-def _open(args: argparse.Namespace) -> tuple[Any, list[str]]:
-    """Return the detector, exported or in torch, and the sources."""
-    if not is_config(args.model):
-        from ghost_det.deploy.detector import Detector
-
-        return Detector(args.model, threads=args.threads, score_threshold=args.score), args.sources
-    checkpoint, *sources = args.sources
-    if not sources:
-        raise UserError(f'{args.model}: expected a checkpoint and then images after a config')
-    register(args.model)
-    from ghost_det.engine.inference import TorchDetector
-
-    detector = TorchDetector(args.model, checkpoint, threads=args.threads, score_threshold=args.score)
-    return detector, sources
+    sys.exit(1 if detect_files(detector, args.model, sources, *output) else 0)

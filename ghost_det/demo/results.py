@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from ghost_det.deploy.detector import Detections, Detector
+from ghost_det.deploy.detector import Detections
 from ghost_det.deploy.draw import draw
 from ghost_det.errors import UserError
 from ghost_det.utils.images import Image, decode_image
-from ghost_det.utils.system import require_stack
 
 SHOWN = 1600
 """Pixels of the longer side of a shown image."""
@@ -46,27 +44,6 @@ class ImageResult:
         """Return the detections with at least this score."""
         kept = self.found.scores >= np.float32(least)
         return Detections(self.found.boxes[kept], self.found.scores[kept], self.found.labels[kept])
-
-
-def open_models(pairs: Mapping[str, tuple[str, str | None]], threads: int | None = None) -> dict[str, Model]:
-    """Open exported detectors, and configs with their checkpoints, by name."""
-    models = {}
-    for name, (model, checkpoint) in pairs.items():
-        models[name] = _open(model, checkpoint, threads)
-        models[name].detector.timed(np.zeros((64, 64, 3), np.uint8))  # the first run is slow
-    return models
-
-
-def _open(model: str, checkpoint: str | None, threads: int | None) -> Model:
-    if model.endswith(('.xml', '.onnx')):
-        return Model(Detector(model, threads=threads))
-    require_stack(model)
-    import ghost_det.register  # noqa: F401
-    from ghost_det.engine.inference import TorchDetector
-
-    if checkpoint is None:
-        raise UserError(f'{model}: expected a checkpoint after a config')
-    return Model(TorchDetector(model, checkpoint, threads=threads), (model, checkpoint))
 
 
 def read_upload(path: Path) -> Image:

@@ -10,27 +10,25 @@ import tempfile
 from collections.abc import Mapping
 from threading import Event
 
-from ghost_det.errors import UserError
-from ghost_det.utils.system import missing
+import numpy as np
 
-from .results import open_models
+from ghost_det.errors import UserError
+
+from .results import Model
 
 VISITORS = 50
 """Visitors whose last image is kept in memory, at most 8 MB each."""
 
 
-def serve(
-    pairs: Mapping[str, tuple[str, str | None]], host: str, port: int, threads: int | None = None
-) -> None:
-    """Serve a page of models until Ctrl-C or SIGTERM; see `open_models` for ``pairs``."""
-    if missing(['gradio']):
-        raise UserError('the demo needs gradio: pip install "ghost-det[demo]"')
+def serve(models: Mapping[str, Model], host: str, port: int) -> None:
+    """Serve a page of models until Ctrl-C or SIGTERM."""
+    for model in models.values():
+        model.detector.timed(np.zeros((64, 64, 3), np.uint8))  # the first run is slow
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
         os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
         os.environ['no_proxy'] = '*'  # gradio requests its own address
-        models = open_models(pairs, threads)
         import gradio as gr  # reads GRADIO_TEMP_DIR when it is imported
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware

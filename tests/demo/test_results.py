@@ -10,14 +10,14 @@ from PIL import Image
 from ghost_det.demo.results import (
     SHOWN,
     ImageResult,
+    Model,
     detect,
     draw_boxes,
-    open_models,
     read_upload,
     to_html,
     to_json,
 )
-from ghost_det.deploy import Metadata
+from ghost_det.deploy import Detector, Metadata
 from ghost_det.errors import UserError
 from tests.deploy.test_detector import box, bright
 from tests.export.exported import METADATA, save
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(path: Path, folder: Path, before: ImageResult | None = None, name: str = 'a.onnx') -> ImageResult:
-    return detect(path, name, open_models({name: (str(folder / name), None)})[name], before)
+    return detect(path, name, Model(Detector(folder / name)), before)
 
 
 def test_views_follow_the_score(folder: Path, tmp_path: Path) -> None:
