@@ -24,21 +24,12 @@ MADE = re.compile(r'work_dirs(/[^/]+(/test)?)?')
 LEFT = re.compile(r'work_dirs/[^/]+(/test)?(/\d{8}_\d{6}.*|/[^/]+\.py|/annotations.*)?|work_dirs')
 
 
-def words_of(command: str, folder: Path, sample: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the environment and the words of a command line, and create the files that it names."""
-    environment = {'RANK': '', 'WORLD_SIZE': '', 'LOCAL_RANK': ''}
-    words = []
-    for word in shlex.split(command):
-        if re.match('[A-Z_]+=', word):
-            name, _, environment[name] = word.partition('=')
-            continue
-        if word.startswith('@'):
-            name = word[1:].split('/')[0]
-            if name in FILES and not (folder / name).exists():
-                make_file(folder / name, FILES[name])
-            word = str(folder / word[1:])
-        words.append({'LITE': LITE, 'SAMPLE': str(sample)}.get(word, word))
-    return {key: value for key, value in environment.items() if value}, words
+def words_of(command: str, folder: Path, sample: Path) -> list[str]:
+    """Return the words of a command line, and create the files that it names."""
+    for name in re.findall(r'@([^\s/]+)', command):
+        if name in FILES and not (folder / name).exists():
+            make_file(folder / name, FILES[name])
+    return shlex.split(command.replace('@', '').replace('LITE', LITE).replace('SAMPLE', str(sample)))
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -52,9 +43,9 @@ def snapshot(folder: Path) -> dict[str, int]:
 def test_a_bad_input_is_one_message(command: str, part: str, cli: Cli, tmp_path: Path, sample: Path) -> None:
     folder = tmp_path / 'place'
     folder.mkdir()
-    environment, words = words_of(command, folder, sample)
+    words = words_of(command, folder, sample)
     before = snapshot(folder)
-    done = cli('', *words, cwd=folder, XDG_CACHE_HOME=str(tmp_path / 'cache'), **environment)
+    done = cli('', *words, cwd=folder, XDG_CACHE_HOME=str(tmp_path / 'cache'))
     printed = re.sub('[^\n]*\r', '', done.stdout + done.stderr)  # without progress bars
     failed_images = command.startswith('classify --model')
     assert done.returncode == (1 if failed_images else 2), printed[-3000:]
@@ -80,7 +71,7 @@ def test_each_file_is_used() -> None:
     ],
 )
 def test_a_process_of_its_own(command: str, part: str, tmp_path: Path, sample: Path) -> None:
-    _, words = words_of(command, tmp_path, sample)
+    words = words_of(command, tmp_path, sample)
     done = subprocess.run(
         [sys.executable, '-m', 'ghost_det_main', *words], capture_output=True, text=True, cwd=tmp_path
     )
