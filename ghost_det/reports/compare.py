@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,13 +85,9 @@ def read_run(file: Path) -> Run:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that are distinct; ``report.json`` goes by its folder's name."""
-    absolute = [Path(os.path.abspath(path)) for path in paths]
-    parts = [(path.parent if path.name == RECORD else path).parts for path in absolute]
-    length = 1
-    while len({part[-length:] for part in parts}) < len(parts):
-        length += 1
-    return ['/'.join(part[-length:]) for part in parts]
+    """Return the names of work folders and files, or their paths where the names are not distinct."""
+    names = [(path.parent if path.name == RECORD else path).resolve().name for path in paths]
+    return names if len({*names}) == len(names) else [str(path) for path in paths]
 
 
 def _figures(runs: Sequence[Run]) -> list[Row]:

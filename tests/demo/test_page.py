@@ -30,7 +30,7 @@ def test_a_visit_offline(tmp_path: Path) -> None:
     Image.fromarray(bright()).save(tmp_path / 'x.png')
     (tmp_path / 'text.jpg').write_text('no image')
     models = save_torch(tmp_path, **PLAIN)
-    with serving(tmp_path, *models, absent=()) as served, sync_api.sync_playwright() as playwright:
+    with serving(tmp_path, *models) as served, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
         page = browser.new_page()
         page.set_default_timeout(60_000)
