@@ -1,7 +1,5 @@
 """User errors, reported in one message without a traceback; and bugs, reported as such."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -3,8 +3,6 @@
 Building a parser imports neither torch nor MMDetection, so ``--help`` is fast.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -4,8 +4,6 @@ Times are from an image to boxes, alternating between the models; ratios are rel
 by round. A config without a checkpoint has random weights, which leave post-processing little to do.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import warnings

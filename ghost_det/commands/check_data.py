@@ -3,8 +3,6 @@
 Exit code: 0 without errors, 1 if errors were found, 2 if the check could not run.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -4,8 +4,6 @@ Exit code: 1 if there are problems.
 """
 # Uses only the standard library, because anything else may be broken; what may fail runs in its own process.
 
-from __future__ import annotations
-
 import argparse
 import re
 import subprocess

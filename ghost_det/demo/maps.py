@@ -1,7 +1,5 @@
 """Feature maps of a detector in torch, for the page."""
 
-from __future__ import annotations
-
 import functools
 import io
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The page: its components and what they call."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the page shows of an image: its boxes above a score, their number, JSON, and the times of models."""
 
-from __future__ import annotations
-
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The page's server: gradio's, by default for this machine only, offline, and with no files left behind."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """Compare runs: figures, classes, cost, curves, and the settings in which their configs differ."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Losses and figures over a training, from mmengine's message hub, which is part of every checkpoint."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

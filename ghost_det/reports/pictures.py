@@ -1,7 +1,5 @@
 """Pictures of a training: its curves, and ground truth next to detections."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The record of a training as plain data, ``report.json``, from which pages and comparisons are made."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shlex

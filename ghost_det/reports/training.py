@@ -1,7 +1,5 @@
 """What a training and a test leave for a person to look at, and the commands that come next."""
 
-from __future__ import annotations
-
 import json
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Bad inputs: files, created where a command line names them as @NAME, and command lines."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Bad input: one message that names it, an exit code, and nothing left behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

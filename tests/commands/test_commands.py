@@ -1,7 +1,5 @@
 """The program ``ghost-det``, the options that commands share, and its configs."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import runpy

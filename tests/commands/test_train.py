@@ -1,7 +1,5 @@
 """A training, its evaluations and its weights, by the commands that a user types."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """The page, served by ghost-det demo as users start it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
