@@ -1,7 +1,7 @@
 """GhostNet backbones for MMDetection.
 
-Importing the package is all that a config or a script needs: it registers the networks, hooks and metrics
-with MMDetection, and provides mmcv's operators where mmcv has none compiled (`ghost_det.register`). Without
+Importing the package is all that a config or a script needs: it registers networks, hooks and metrics with
+MMDetection, and provides mmcv's operators if mmcv was built without (`ghost_det.register`). Without
 MMDetection nothing is registered: the networks (`ghost_det.models`) need only torch, and the runtime of
 exported detectors (`ghost_det.deploy`) not even that.
 """
@@ -24,27 +24,6 @@ if TYPE_CHECKING:  # for editors, type checkers and the API page
 
 __version__ = '0.1.0'
 
-_HOME = {
-    'Bf16OptimWrapper': 'engine.runner',
-    'ChannelsLastHook': 'engine.hooks',
-    'FullCocoMetric': 'evaluation.metric',
-    'GhostModule': 'models',
-    'GhostResNet': 'engine.networks',
-    'InterruptHook': 'engine.hooks',
-    'LossGuardHook': 'engine.hooks',
-    'ProgressHook': 'engine.hooks',
-    'check_dataset': 'data.checks.check',
-    'classifier': 'weights.zoo',
-    'ghostify': 'models',
-    'load_pretrained': 'weights.load',
-    'optimize': 'models',
-    'swap_backbone': 'swap.swap',
-}
-"""The public names, each imported on first use from its module."""
-_TORCH_ONLY = ('GhostModule', 'classifier', 'ghostify', 'load_pretrained', 'optimize')
-"""Of these, what needs no MMDetection."""
-_NETWORKS = ('GhostNet', 'GhostNetV2', 'GhostNetV3', 'GhostPAN', 'RepGhostNet')
-"""Further ones: mmdet's classes of `engine.networks`, or where it is not installed, torch's of `models`."""
 __all__ = [
     'Bf16OptimWrapper',
     'ChannelsLastHook',
@@ -67,18 +46,32 @@ __all__ = [
     'optimize',
     'swap_backbone',
 ]
+_NETWORKS = ('GhostNet', 'GhostNetV2', 'GhostNetV3', 'GhostPAN', 'RepGhostNet')
+_TORCH_ONLY = {
+    **dict.fromkeys((*_NETWORKS, 'GhostModule', 'ghostify', 'optimize'), 'models'),
+    'classifier': 'weights.zoo',
+    'load_pretrained': 'weights.load',
+}
+"""The modules of public names that need no MMDetection."""
+_WITH_MMDET = {
+    **dict.fromkeys((*_NETWORKS, 'GhostResNet'), 'engine.networks'),
+    **dict.fromkeys(('ChannelsLastHook', 'InterruptHook', 'LossGuardHook', 'ProgressHook'), 'engine.hooks'),
+    'Bf16OptimWrapper': 'engine.runner',
+    'FullCocoMetric': 'evaluation.metric',
+    'check_dataset': 'data.checks.check',
+    'swap_backbone': 'swap.swap',
+}
+"""The modules of those that need it; of the networks, mmdet's subclasses."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or one of the classifiers as ``ghostnet_1x``; see PEP 562."""
-    reason = without_stack(f'{__name__}.{name}') if name in __all__ else None
-    if reason and name not in (*_TORCH_ONLY, *_NETWORKS):
-        raise ImportError(reason)
-    if name in _HOME:
-        return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)
-    if name in _NETWORKS:
-        home = 'models' if reason else 'engine.networks'
-        return getattr(import_module(f'{__name__}.{home}'), name)
+    """Import a public name on first use, or a classifier such as ``ghostnet_1x``; see PEP 562."""
+    if name in __all__:
+        reason = without_stack(f'{__name__}.{name}')
+        homes = _TORCH_ONLY if reason else {**_TORCH_ONLY, **_WITH_MMDET}
+        if name not in homes:
+            raise ImportError(reason)
+        return getattr(import_module(f'{__name__}.{homes[name]}'), name)
     if name.startswith(('ghostnet', 'repghost')):
         from .weights.zoo import ENTRIES
 

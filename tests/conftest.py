@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -9,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 import torch
@@ -114,3 +115,42 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ghost_det.data.sample import make_sample
 
     return make_sample(tmp_path_factory.mktemp('cache'), train=8, val=4)
+
+
+class Training(NamedTuple):
+    """Two epochs of the light RetinaNet on the sample, two steps each."""
+
+    folder: Path
+    printed: str
+    runner: Any
+    first: dict[str, Any]  # report.json after the first epoch
+
+
+@pytest.fixture(scope='session')
+def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A finished training; tests must not change its folder."""
+    from ghost_det.data.dataset import find_data
+    from ghost_det.engine.train import train
+    from ghost_det.reports.training import ReportHook
+
+    folder = tmp_path_factory.mktemp('trained')
+    reports: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ReportHook,
+            'before_train_epoch',
+            lambda hook, runner: reports.extend(path.read_text() for path in folder.glob('report.json')),
+        )
+        runner = train(
+            str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'),
+            find_data(sample),
+            work_dir=str(folder),
+            epochs=2,
+            batch_size=4,
+            pretrained='none',
+            tensorboard=True,
+            auto_scale_lr=True,
+            options={'model.test_cfg.score_thr': 0.0, 'default_hooks.logger.interval': 1},
+        )
+    (log,) = folder.glob('*/*.log')
+    return Training(folder, log.read_text(), runner, json.loads(reports[0]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from ghost_det.commands import make_parser
 from tests.conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
@@ -48,4 +48,4 @@ def test_commands_parse_and_are_tested() -> None:
         if not line.startswith(('pip install', 'make ')):  # run by hand, and by .ci/run
             program, name, *words = shlex.split(line, comments=True)
             assert program == 'ghost-det' and re.search(rf"ghost-det {name}\b|'{name}'", tests), name
-            import_module(f'ghost_det.commands.{name.replace("-", "_")}').make_parser().parse_args(words)
+            make_parser(name).parse_args(words)

@@ -1,156 +1,60 @@
-"""Time detectors on this machine, alternating."""
+"""Measure the speed of detectors on this machine.
 
-from __future__ import annotations
+Times are from an image to boxes, alternating between the models; ratios are relative to the first one, round
+by round. A config without a checkpoint has random weights, which leave post-processing little to do.
+"""
 
 import argparse
-import json
 import logging
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 from ghost_det.config.shipped import is_config
-from ghost_det.errors import UserError
-from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import cores, machine, versions
-from ghost_det.utils.timing import Sample, Spread, interleave, ratio, spread
+from ghost_det.utils.timing import interleave, ratio, spread
 
-from ._options import COUNT, SIZE, Parser, parse, register
+from ._options import COUNT, SIZE, open_detector, pair_models
 
 CALLS = 2
-"""Calls that a turn times, after one that it does not."""
+"""Timed calls per round, after one warm-up call."""
 PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'onedl-mmdetection', 'mmdet')
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(
-        description='Time detectors on this machine, alternating, from an image to boxes.',
-        usage='%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...',
-        epilog='Ratios are to the first model, round by round. Without its checkpoint, a config is timed '
-        'with random weights, which leave post-processing little to do.',
-    )
-    models = 'of ghost-det export; or a config, and its checkpoint'
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...'
+    models = 'exported detector, or a config and optionally its checkpoint'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=models)
-    parser.add_argument('--size', **SIZE, default=(480, 640), help='of the image (default: 480 640)')
-    parser.add_argument('--threads', **COUNT, help='cores to use (default: all)')
-    parser.add_argument('--rounds', **COUNT, default=20, help='turns of each model (default: 20)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='for the same figures')
-    return parser
+    parser.add_argument('--size', **SIZE, default=(480, 640), help='image size (default: 480 640)')
+    parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
+    parser.add_argument('--rounds', **COUNT, default=20, help='number of rounds (default: %(default)s)')
 
 
-def main() -> None:
-    """Time models as the command line says."""
-    args = parse(make_parser(), light=True)
-    if args.json:
-        require_writable(args.json, '--json')
-    args.threads = args.threads or cores()
-    pairs = pair(args.models)
-    if any(is_config(model) for model, _ in pairs.values()):
-        register('ghost-det benchmark')
-        logging.disable(logging.WARNING)
-        warnings.simplefilter('ignore')
-    calls = {name: open_model(*each, args.size, args.threads) for name, each in pairs.items()}
+def run(args: argparse.Namespace) -> None:
+    """Time the models of the command line, and print the quartiles of times and ratios."""
+    import numpy as np
+
+    threads, (height, width) = args.threads or cores(), args.size
+    logging.disable(logging.WARNING)
+    warnings.simplefilter('ignore')
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    calls = {}
+    for name, (model, checkpoint) in pair_models(args.models).items():
+        detector = open_detector(model, checkpoint, threads)
+        if is_config(model) and checkpoint is None:
+            import torch
+
+            torch.set_flush_denormal(True)  # activations fade without training, and denormals are slow
+        calls[name] = partial(detector, image)
     for call in calls.values():
         call()
     samples = interleave(calls, rounds=args.rounds, calls=CALLS, warm=1)
-    _report(samples, args)
-
-
-def _report(samples: dict[str, list[Sample]], args: argparse.Namespace) -> None:
-    """Print the quartiles of times and ratios; write them as json."""
-    first = next(iter(samples.values()))
-    about, packages = machine(), versions(PACKAGES)
-    height, width = args.size
-    setting = f'{args.threads} threads, {height} x {width} px, {args.rounds} rounds'
-    print(f'{about["processor"]}, {setting}')
-    print(', '.join(f'{name} {version}' for name, version in packages.items()))
+    print(f'{machine()["processor"]}, {threads} threads, {height} x {width} px, {args.rounds} rounds')
+    print(', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items()))
     print('milliseconds (quartiles), ratio (quartiles), model:')
-    models = {}
+    first = next(iter(samples.values()))
     for name, found in samples.items():
         times, ratios = spread([1e3 * each.seconds for each in found]), ratio(found, first)
-        print(f'  {_text(times, 1):24}{_text(ratios, 2):22}{name}')
-        models[name] = {'milliseconds': times._asdict(), 'ratio': ratios._asdict()}
-    if args.json:
-        content = {'machine': about, 'versions': packages, 'threads': args.threads, 'size': args.size}
-        with write_or_fail(args.json, '--json') as partial:
-            partial.write_text(json.dumps({**content, 'rounds': args.rounds, 'models': models}, indent=1))
-
-
-def _text(found: Spread, digits: int) -> str:
-    return f'{found.middle:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})'
-
-
-def pair(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-    """Return models and their checkpoints by name."""
-    found: list[tuple[str, str | None]] = []
-    for word in words:
-        if not word.endswith('.pth'):
-            found.append((word, None))
-        elif found and is_config(found[-1][0]) and found[-1][1] is None:
-            found[-1] = found[-1][0], word
-        else:
-            raise UserError(f'{word}: expected a checkpoint only after its config')
-    named = {
-        model if checkpoint is None else f'{model} {checkpoint}': (model, checkpoint)
-        for model, checkpoint in found
-    }
-    if len(named) < len(found):
-        raise UserError('a model is named twice: each is timed once')
-    return named
-
-
-def open_model(
-    model: str, checkpoint: str | None, size: tuple[int, int], threads: int
-) -> Callable[[], object]:
-    """Return a call of a model on a random image of this height and width."""
-    import numpy as np
-
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    if is_config(model):
-        return _open_config(model, checkpoint, image, threads)
-    from ghost_det.deploy.detector import Detector
-
-    detector = Detector(model, threads=threads)
-    return lambda: detector(image)
-
-
-def _open_config(config: str, checkpoint: str | None, image: Any, threads: int) -> Callable[[], object]:
-    import torch
-
-    from ghost_det.engine.inference import array_pipeline, load_detector
-    from ghost_det.models.fuse import optimize
-
-    torch.set_num_threads(threads)
-    loaded = load_detector(config, checkpoint)
-    model, pipeline = loaded.model, array_pipeline(loaded.config)
-
-    @torch.no_grad()
-    def detect() -> object:
-        loaded = pipeline(dict(img=image, img_id=0))
-        (found,) = model.test_step({key: [value] for key, value in loaded.items()})
-        return found.pred_instances.cpu()
-
-    if checkpoint is None:
-        torch.manual_seed(0)
-        model.init_weights()
-        fit_norms(model, detect)
-    optimize(model)
-    return detect
-
-
-def fit_norms(model: Any, call: Callable[[], object]) -> None:
-    """Set the statistics of an untrained network's batch norms to those of the images of a call.
-
-    Without, activations fade to numbers so small that their arithmetic takes another time than usual.
-    """
-    from ghost_det.models.ghost_module import BATCH_NORMS
-
-    norms = [module for module in model.eval().modules() if isinstance(module, BATCH_NORMS)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    call()
-    for norm, momentum in zip(norms, momenta):
-        norm.eval().momentum = momentum
+        time = f'{times.middle:.1f} ({times.low:.1f}-{times.high:.1f})'
+        relative = f'{ratios.middle:.2f} ({ratios.low:.2f}-{ratios.high:.2f})'
+        print(f'  {time:24}{relative:22}{name}')

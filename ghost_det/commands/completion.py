@@ -1,40 +1,33 @@
-"""Print the completion of ``ghost-det`` for a shell."""
+"""Print a completion script for your shell."""
 
 import argparse
-import importlib
-from typing import Any
 
 from ghost_det.config import shipped
 from ghost_det.errors import UserError
 from ghost_det.utils.system import COMMAND, missing
 
-from ._options import parse
-
-_PLACES = {
+_FILES = {
     'bash': '~/.local/share/bash-completion/completions/ghost-det',
-    'zsh': '~/.zfunc/_ghost-det   # and before compinit in ~/.zshrc: fpath+=~/.zfunc',
+    'zsh': '~/.zfunc/_ghost-det   # with fpath+=~/.zfunc before compinit in ~/.zshrc',
     'fish': '~/.config/fish/completions/ghost-det.fish',
 }
 _FUNCTION = '_ghost_det_configs'
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description='Print the completion of ghost-det for a shell. Save it once:',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='\n'.join(f'  {COMMAND} completion {shell:<5}> {place}' for shell, place in _PLACES.items()),
-    )
-    parser.add_argument('shell', metavar='SHELL', choices=list(_PLACES), help='bash, zsh or fish')
-    return parser
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = '\n'.join(f'  {COMMAND} completion {shell:<5}> {file}' for shell, file in _FILES.items())
+    parser.add_argument('shell', metavar='SHELL', choices=list(_FILES), help='bash, zsh or fish')
 
 
-def main() -> None:
-    """Print the completion, which holds the names of the configs, too."""
-    args = parse(make_parser(), light=True)
+def run(args: argparse.Namespace) -> None:
+    """Print the completion script, which includes the names of the configs."""
     if missing(['shtab']):
-        raise UserError('needs shtab: pip install "shtab>=1.13,<2"')
+        raise UserError('completion needs shtab: pip install "shtab>=1.13,<2"')
     import shtab
+
+    from . import COMMANDS, make_parser
 
     names = ' '.join(shipped.names())
     functions = {
@@ -43,27 +36,19 @@ def main() -> None:
         'fish': f'function {_FUNCTION}; printf "%s\\n" {names}; __fish_complete_path (commandline -ct); end',
     }
     configs = {'bash': _FUNCTION, 'zsh': _FUNCTION, 'fish': f'({_FUNCTION})'}
-    print(shtab.complete(whole_parser(configs, shtab.FILE), args.shell, preamble=functions[args.shell]))
-
-
-def whole_parser(configs: Any, files: Any) -> argparse.ArgumentParser:
-    """Return one parser with all commands; ``configs`` completes names of configs, ``files`` the rest."""
-    from . import GROUPS
-
     parser = argparse.ArgumentParser(COMMAND)
     commands = parser.add_subparsers()
-    for name, what in (pair for group in GROUPS.values() for pair in group.items()):
-        one = importlib.import_module(f'.{name.replace("-", "_")}', __package__).make_parser()
-        commands.add_parser(name, help=what, description=what, parents=[one], add_help=False)
-        _complete(one, configs, files)
-    return parser
+    for name in COMMANDS:
+        command = make_parser(name)
+        commands.add_parser(name, help=command.description, parents=[command], add_help=False)
+        _complete(command, configs, shtab.FILE)
+    print(shtab.complete(parser, args.shell, preamble=functions[args.shell]))
 
 
-def _complete(parser: argparse.ArgumentParser, configs: Any, files: Any) -> None:
+def _complete(parser: argparse.ArgumentParser, configs: object, files: object) -> None:
     for action in parser._actions:
         if isinstance(action.choices, dict):
             for each in action.choices.values():
                 _complete(each, configs, files)
         elif action.nargs != 0 and action.choices is None:
-            named = action.metavar in ('CONFIG', 'MODEL')  # a model may be a config and then its checkpoint
-            action.complete = configs if named else files  # type: ignore[attr-defined]
+            action.complete = configs if action.metavar in ('CONFIG', 'MODEL') else files  # type: ignore[attr-defined]

@@ -2,20 +2,17 @@
 
 import argparse
 
-from ._options import CONFIG, SIZE, parse
+from ._options import CONFIG, SIZE
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description='Count the parameters and multiply-adds of a detector.')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=CONFIG)
-    parser.add_argument('--size', **SIZE, help="of the input (default: the config's)")
-    return parser
+    parser.add_argument('--size', **SIZE, help="input size (default: the config's)")
 
 
-def main() -> None:
-    """Print the counts, part by part."""
-    args = parse(make_parser())
+def run(args: argparse.Namespace) -> None:
+    """Print the counts of each part."""
     from ghost_det.config.load import load_config
     from ghost_det.config.query import input_size
     from ghost_det.engine.messages import BUILDING, explain_errors

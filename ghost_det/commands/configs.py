@@ -1,4 +1,7 @@
-"""List the configs that come with this, or start one of your own."""
+"""List the included configs, or start your own from one.
+
+Costs are for 80 classes. Your own config inherits from the included one.
+"""
 
 import argparse
 
@@ -6,24 +9,19 @@ from ghost_det.config import shipped
 from ghost_det.errors import UserError
 from ghost_det.utils.system import command
 
-from ._options import Parser, parse, register
+from ._options import register
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(
-        description='List the configs that come with this, with what they cost (with 80 classes), '
-        'or start one of your own that inherits from one of them.'
-    )
-    parser.add_argument('name', nargs='?', metavar='NAME', choices=shipped.names(), help='one of them')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    name = 'show only this one, or inherit from it'
+    parser.add_argument('name', nargs='?', metavar='NAME', choices=shipped.names(), help=name)
     parser.add_argument('-o', '--out', metavar='MINE.py', help='the config to write')
-    parser.add_argument('--force', action='store_true', help='overwrite it')
-    return parser
+    parser.add_argument('--force', action='store_true', help='overwrite an existing file')
 
 
-def main() -> None:
-    """List, show or write as the command line says."""
-    args = parse(make_parser(), light=True)
+def run(args: argparse.Namespace) -> None:
+    """List, show or write configs."""
     if args.out and not args.name:
         raise UserError(f'-o {args.out}: expected the NAME to inherit from: {", ".join(shipped.names())}')
     if not args.out:
@@ -36,4 +34,4 @@ def main() -> None:
 
     base = f'{shipped.PREFIX}{args.name}.py'
     print(write_child(args.out, base, load_config(base), shipped.purpose(args.name)[0], args.force), end='')
-    print(f'\nWritten. Change what you like, then: {command("train", args.out, "--data", "FOLDER")}')
+    print(f'\nWritten. Edit it, then run: {command("train", args.out, "--data", "FOLDER")}')

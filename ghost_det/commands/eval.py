@@ -1,28 +1,25 @@
-"""Evaluate saved detections without their model."""
+"""Evaluate saved detections: COCO's twelve figures and an error analysis."""
 
 import argparse
 from pathlib import Path
 
-from ._options import Parser, parse
+from ._options import FOLDER
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(description="COCO's twelve figures and an analysis of saved detections.")
-    results = 'COCO results, as of ghost-det test --out FILE.json'
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    results = 'COCO results, as written by ghost-det test --out FILE.json'
     parser.add_argument('results', type=Path, metavar='RESULTS', help=results)
-    parser.add_argument('annotations', type=Path, metavar='ANN', help="ground truth in COCO's format")
-    parser.add_argument('--iou-type', choices=['bbox', 'segm'], default='bbox', help='(default: %(default)s)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write all of it for other programs')
-    parser.add_argument('--out-dir', type=Path, metavar='FOLDER', help='draw curves, confusion, errors there')
-    score = 'from which on detections count in the confusion matrix (default: %(default)s)'
+    parser.add_argument('annotations', type=Path, metavar='ANN', help='COCO annotations')
+    parser.add_argument('--iou-type', choices=['bbox', 'segm'], default='bbox', help='default: %(default)s')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write figures and analysis as JSON')
+    parser.add_argument('--out-dir', **FOLDER, help='draw curves, confusion matrix and errors')
+    score = 'minimum score in the confusion matrix (default: %(default)s)'
     parser.add_argument('--score', type=float, default=0.3, help=score)
-    return parser
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Evaluate as the command line says."""
-    args = parse(make_parser())
     from ghost_det.evaluation.results import evaluate_saved
 
     places = (args.json, args.out_dir)

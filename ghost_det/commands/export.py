@@ -1,49 +1,35 @@
-"""Export a trained detector to one file that needs no torch."""
+"""Export a trained detector to one file, from raw pixels to boxes, that runs without torch."""
 
 import argparse
 from pathlib import Path
 
-from ._options import SIZE, WEIGHTS, Parser, add_config_options, add_data, data_of, fraction, parse
+from . import _options as options
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(
-        description='Export a trained detector to one file, from raw pixels to boxes, that needs no torch.'
-    )
-    parser.add_argument('config', metavar='CONFIG', help='the config that the detector was trained with')
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=WEIGHTS)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument('config', metavar='CONFIG', help=options.TRAINED_CONFIG)
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help=options.CHECKPOINT)
     out = 'NAME.onnx, or NAME.xml for OpenVINO (default: an .xml next to the checkpoint)'
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', help=out)
-    parser.add_argument('--size', **SIZE, help="of the input (default: the config's)")
-    parser.add_argument('--dynamic', action='store_true', help='take images of any size')
-    parser.add_argument('--half', action='store_true', help='weights in 16 bits: half the file; for .xml')
-    int8 = '8-bit integers where mAP allows it; needs data to measure it on'
+    parser.add_argument('--size', **options.SIZE, help="input size (default: the config's)")
+    parser.add_argument('--dynamic', action='store_true', help='accept images of any size')
+    parser.add_argument('--half', action='store_true', help='store weights in 16 bits: half the file size')
+    int8 = 'quantize to 8-bit integers as far as mAP allows; needs data to measure it'
     parser.add_argument('--int8', action='store_true', help=int8)
-    cost = 'that --int8 may cost (default: %(default)s)'
-    parser.add_argument('--max-drop', type=fraction, default=0.005, metavar='MAP', help=cost)
-    data = parser.add_argument_group("data, for --int8 and for the file's check, instead of generated images")
-    add_data(data)
-    add_config_options(parser)
-    return parser
+    drop = 'mAP that --int8 may lose (default: %(default)s)'
+    parser.add_argument('--max-drop', type=options.fraction, default=0.005, metavar='MAP', help=drop)
+    title = 'data set for --int8 and for checking the file, instead of generated images'
+    options.add_data(parser.add_argument_group(title))
+    options.add_config_options(parser)
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Export as the command line says."""
-    args = parse(make_parser(), splits=('val',))
     from ghost_det.export.export import export
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
-    for line in export(
-        args.config,
-        args.checkpoint,
-        args.out,
-        size=tuple(args.size) if args.size else None,
-        dynamic=args.dynamic,
-        half=args.half,
-        int8=args.int8,
-        max_drop=args.max_drop,
-        data=data_of(args, checkpoint_classes(load_checkpoint(args.checkpoint))),
-        options=args.cfg_options,
-    ):
+    options.load_data(args, checkpoint_classes(load_checkpoint(args.checkpoint)))
+    args.size = tuple(args.size) if args.size else None
+    for line in export(**vars(args)):
         print(line, flush=True)

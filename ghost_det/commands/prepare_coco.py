@@ -1,53 +1,45 @@
-"""Download COCO 2017, verify or repair it."""
+"""Download COCO 2017 (20.4 GB), verify or repair it.
+
+If it was stopped, run it again to resume.
+"""
 
 import argparse
-import contextlib
 import re
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ghost_det.utils.system import command
 
-from ._options import COUNT, FOLDER, Parser, parse
+from ._options import COUNT, FOLDER
 
 _CONFIG = 'retinanet_ghostnet_fpn_lite'
 
 
 def base_url(text: str) -> str:
-    """Read the address of a server of http or https, as argparse's ``type``."""
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(text)
-        host = (parts.hostname or '').encode('idna')  # as the connection does; the port is read, too
-        if parts.scheme in ('http', 'https') and host and parts.port != 0 and not re.search(r'\s', text):
-            return text.rstrip('/')
+    """Parse the address of an HTTP server."""
+    if re.fullmatch(r'https?://[\w-]+(\.[\w-]+)*(:\d{1,5})?(/\S*)?', text):
+        return text.rstrip('/')
     raise argparse.ArgumentTypeError(f'expected http://... or https://..., got {text!r}')
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(
-        description='Download COCO 2017 (20.4 GB), verify or repair it. Run it again to resume after a stop.'
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument('--root', **FOLDER, default=Path('data/coco'), help='default: %(default)s')
     what = parser.add_mutually_exclusive_group()
-    subset = 'only N training and N/5 validation images, into ROOT-subset-N, for a first try'
+    subset = 'download only N training and N/5 validation images, into ROOT-subset-N'
     what.add_argument('--subset', **COUNT, help=subset)
-    verify = 'change nothing; list what is missing or wrong (exit code 1)'
+    verify = 'only list what is missing or wrong (exit code 1 if anything is)'
     what.add_argument('--verify', action='store_true', help=verify)
     both = ['train', 'val']
-    parser.add_argument('--splits', nargs='+', choices=both, default=both, help='(default: both)')
-    parser.add_argument('--jobs', **COUNT, default=8, help='parallel connections, and threads (default: 8)')
-    parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
-    mirror = 'a mirror, laid out as http://images.cocodataset.org (the default)'
+    parser.add_argument('--splits', nargs='+', choices=both, default=both, help='default: both')
+    jobs = 'parallel connections and threads (default: %(default)s)'
+    parser.add_argument('--jobs', **COUNT, default=8, help=jobs)
+    mirror = 'a mirror with the layout of http://images.cocodataset.org (the default)'
     parser.add_argument('--url', type=base_url, metavar='BASE', help=mirror)
-    return parser
 
 
-def main() -> None:
-    """Download or verify as the command line says; exit code 1 where a copy is not intact."""
-    parser = make_parser()
-    args = parse(parser, light=True)
+def run(args: argparse.Namespace) -> None:
+    """Download or verify as the command line says; exit code 1 if a verified copy is not intact."""
     from ghost_det.data.coco import prepare, subset, verify
 
     root = args.root.expanduser()
@@ -60,8 +52,8 @@ def main() -> None:
             sys.exit(1)
         return
     if args.subset:
-        root = subset(root, args.subset, splits, args.jobs, args.keep_zips, args.url)
+        root = subset(root, args.subset, splits, args.jobs, url=args.url)
     else:
-        prepare(root, splits, args.jobs, args.keep_zips, args.url)
+        prepare(root, splits, args.jobs, url=args.url)
     data = [] if root == Path('data/coco') else ['--data', root]
     print(f'train with: {command("train", _CONFIG, *data)}')

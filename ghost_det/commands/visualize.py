@@ -1,4 +1,4 @@
-"""Draw what a network makes of an image: ghost features, the evidence for a box, the levels."""
+"""Draw what a network computes from an image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._options import COUNT, Parser, parse, positive_float
+from ghost_det.errors import UserError
+from ghost_det.utils.files import require_writable
+
+from ._options import COUNT, add_command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,64 +18,54 @@ if TYPE_CHECKING:
     from ghost_det.visualization import Network
 
     Drawn = tuple[Figure, str, str]
-    """A figure, what it shows, and the text to print."""
+    """A figure, its caption, and further text."""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(description='Draw what a network makes of an image.')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-    command = _add(commands, 'redundancy', 'similar feature maps of a layer, and how many a kernel makes')
-    command.set_defaults(work=_redundancy)
-    command.add_argument('--layer', help='default: the last of stride 4; a wrong name lists all')
-    size = 'of the drawn kernels (default: 3)'
+    command = _add(commands, 'redundancy', _redundancy, 'Draw similar feature maps of a layer')
+    layer = 'default: the last one of stride 4; a wrong name lists all'
+    command.add_argument('--layer', help=layer)
+    size = 'kernel size that maps one to the other (default: %(default)s)'
     command.add_argument('--size', type=int, choices=(1, 3, 5, 7), default=3, help=size)
-    command.add_argument('--pairs', **COUNT, default=5, help='to draw (default: 5)')
-    error = "of a map's variance that may be missing (default: %(default)s)"
-    command.add_argument('--error', type=positive_float, default=0.1, metavar='SHARE', help=error)
+    command.add_argument('--pairs', **COUNT, default=5, help='pairs to draw (default: %(default)s)')
 
-    command = _add(commands, 'ghost', 'the intrinsic maps of a ghost module next to their ghosts')
-    command.set_defaults(work=_ghost)
+    what = 'Draw the intrinsic maps of a ghost module next to their ghosts'
+    command = _add(commands, 'ghost', _ghost, what)
     command.add_argument('--layer', help='default: the third ghost module; a wrong name lists all')
-    command.add_argument('--maps', **COUNT, default=12, help='to draw (default: 12)')
 
-    command = _add(commands, 'cam', 'which pixels carried a detection')
-    command.set_defaults(work=_cam)
-    index = 'of the box; 0, the default: the highest-scoring'
+    command = _add(commands, 'cam', _cam, 'Draw which pixels contributed to a detection')
+    index = 'which box, by score (default: 0, the highest-scoring)'
     command.add_argument('--index', type=int, default=0, metavar='N', help=index)
 
-    command = _add(commands, 'pyramid', "the activity of each level of a detector's neck or backbone")
-    command.set_defaults(work=_pyramid)
-    command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help='(default: neck)')
-    return parser
+    what = "Draw the activation of each level of a detector's neck or backbone"
+    command = _add(commands, 'pyramid', _pyramid, what)
+    command.add_argument('--part', choices=('neck', 'backbone'), default='neck', help='default: %(default)s')
 
 
-def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f'Draw {what}.')
-    model = 'as resnet50 or ghostnet_1x, or the config of a detector'
+def _add(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentParser:
+    command = add_command(commands, name, work, what)
+    model = 'name of a network, such as resnet50 or ghostnet_1x, or the config of a detector'
     command.add_argument('model', metavar='MODEL', help=model)
-    command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='a file of its weights')
+    command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='file of its weights')
     command.add_argument('image', type=Path, metavar='IMAGE')
     command.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.png', help='the figure')
-    weights = "without CHECKPOINT: ImageNet's (default), or none: random weights"
+    weights = 'weights without CHECKPOINT: of ImageNet (default), or random ones'
     command.add_argument('--pretrained', choices=('published', 'none'), default='published', help=weights)
     return command
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
     """Draw what the command line asks for."""
-    args = parse(make_parser())
-    from ghost_det.errors import UserError
-    from ghost_det.utils.files import require_writable
     from ghost_det.visualization import open_network, save_figure
 
     from .classify import read_rgb
 
-    read = [args.image, Path(args.model), Path(args.checkpoint or '')]
     if args.out.suffix.lower() != '.png':
         raise UserError(f'-o {args.out}: expected a name that ends in .png')
-    require_writable(args.out, '-o', read)
+    require_writable(args.out, '-o', [args.image, Path(args.model), Path(args.checkpoint or '')])
     image = read_rgb(args.image)
     network = open_network(args.model, args.checkpoint, args.pretrained)
     figure, caption, text = args.work(network, image, args)
@@ -83,28 +76,25 @@ def main() -> None:
 def _redundancy(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
     import numpy as np
 
-    from ghost_det.errors import UserError
-    from ghost_det.utils.text import table
     from ghost_det.visualization import draw_redundancy, maps_at, redundancy
+    from ghost_det.visualization.redundancy import ERROR
 
     layer, values = maps_at(network, image, args.layer)
     found = redundancy(values)
     if args.size not in found.errors:
-        raise UserError(f'--size {args.size}: the maps of {layer} are too small; choose a layer before it')
+        raise UserError(f'--size {args.size}: the maps of {layer} are too small; choose an earlier layer')
     channels, height, width = values.shape
     caption = f'{layer}, {channels} maps of {height} x {width}, {(~found.alive).sum()} constant'
-    pairs = [
-        f'map {pair.target} of map {pair.source}: error {pair.error:.4f}, cosine {pair.cosine:.3f}'
-        for pair in found.pairs(args.size, args.pairs)
-    ]
-    rows = [
-        [f'{size} x {size}', f'{np.median(found.best(size)):.4f}', f'{found.share(size, args.error):.1%}']
-        for size in found.errors
-    ]
-    shares = table(['kernel', 'median error', f'made within {args.error:g}'], rows)
-    text = '\n'.join([shares, '', f'by a {args.size} x {args.size} kernel:', *pairs])
+    lines = []
+    for size in found.errors:
+        share = f'{found.share(size):.1%} of the maps predicted within {ERROR}'
+        lines.append(f'{size} x {size} kernel: {share}, median error {np.median(found.best(size)):.4f}')
+    lines += ['', f'with a {args.size} x {args.size} kernel:']
+    for pair in found.pairs(args.size, args.pairs):
+        error = f'error {pair.error:.4f}, cosine {pair.cosine:.3f}'
+        lines.append(f'map {pair.target} from map {pair.source}: {error}')
     title = f'{network.title}: {layer}'
-    return draw_redundancy(values, found, args.size, args.pairs, title), caption, text
+    return draw_redundancy(values, found, args.size, args.pairs, title), caption, '\n'.join(lines)
 
 
 def _ghost(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
@@ -112,7 +102,7 @@ def _ghost(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
 
     found = ghost_maps(network, image, args.layer)
     caption = f'{found.layer}, {len(found.intrinsic)} intrinsic maps and {len(found.ghosts)} ghosts'
-    return draw_ghosts(found, args.maps, network.title), caption, ''
+    return draw_ghosts(found, title=network.title), caption, ''
 
 
 def _cam(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
@@ -122,9 +112,8 @@ def _cam(network: Network, image: Image, args: argparse.Namespace) -> Drawn:
     name, score = network.classes[int(found.found.labels[0])], float(found.found.scores[0])
     box = ', '.join(f'{value:.0f}' for value in found.found.boxes[0])
     levels = ', '.join(f'{share:.1%}' for share in found.levels)
-    caption = f'{name}, score {score:.2f}, box {box}'
-    text = f'evidence by level, finest first: {levels}'
-    return draw_cam(image, found, network.classes, network.title), caption, text
+    figure = draw_cam(image, found, network.classes, network.title)
+    return figure, f'{name}, score {score:.2f}, box {box}', f'evidence by level, finest first: {levels}'
 
 
 def _pyramid(network: Network, image: Image, args: argparse.Namespace) -> Drawn:

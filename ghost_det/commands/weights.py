@@ -1,59 +1,40 @@
-"""List, fetch, verify and extract weights."""
+"""List, download, verify and extract backbone weights."""
 
 import argparse
 
 from ghost_det.utils.system import require_torch
 from ghost_det.utils.text import plural
 
-from ._options import Parser, parse
+from ._options import add_command
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = Parser(description='Published ImageNet weights, and files of weights.')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    commands.add_parser('list', help='what there is')
-    command = commands.add_parser('show', help='all that is known of published weights')
-    command.add_argument('name', metavar='NAME')
-    command = commands.add_parser('download', help='have the file here, and prove it')
-    command.add_argument('names', nargs='+', metavar='NAME', help="names of the list, or 'all'")
-    command.add_argument('--source', choices=['hub', 'upstream'], help='default: the hub, then upstream')
-    command = commands.add_parser('verify', help='load files into the networks that they are of')
-    command.add_argument('sources', nargs='+', metavar='SOURCE', help='a file, a name of the list, or a URL')
-    command = commands.add_parser('extract', help="write a detector's backbone as a file of its own")
-    command.add_argument('checkpoint', metavar='CHECKPOINT', help='as work_dirs/CONFIG/epoch_24.pth')
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    add_command(commands, 'list', _list, 'List the published ImageNet weights')
+    command = add_command(commands, 'show', _show, 'Show details of published weights')
+    command.add_argument('name', metavar='NAME', help='a name from the list')
+    command = add_command(commands, 'download', _download, 'Download published weights and verify them')
+    command.add_argument('names', nargs='+', metavar='NAME', help="names from the list, or 'all'")
+    source = 'default: the Hugging Face hub, then upstream'
+    command.add_argument('--source', choices=['hub', 'upstream'], help=source)
+    command = add_command(commands, 'verify', _verify, 'Load weights into their network to verify them')
+    command.add_argument('sources', nargs='+', metavar='SOURCE', help='a file, a name from the list or a URL')
+    command = add_command(commands, 'extract', _extract, "Write a detector's backbone to a file")
+    checkpoint = 'a checkpoint, such as work_dirs/CONFIG/epoch_24.pth'
+    command.add_argument('checkpoint', metavar='CHECKPOINT', help=checkpoint)
     command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors')
-    command.add_argument('--prefix', default='backbone', help='of its tensors (default: %(default)s)')
-    return parser
+    prefix = 'prefix of the backbone in the checkpoint (default: %(default)s)'
+    command.add_argument('--prefix', default='backbone', help=prefix)
 
 
-def main() -> None:
-    """Do as the command line says."""
-    parser = make_parser()
-    args = parse(parser, light=True)
-    require_torch(parser.prog)
-    from ghost_det.utils.files import sha256
-    from ghost_det.weights.download import locate
-    from ghost_det.weights.load import describe, extract_backbone
-    from ghost_det.weights.zoo import verify
-
-    if args.command == 'list':
-        _list()
-    elif args.command == 'show':
-        _show(args.name)
-    elif args.command == 'download':
-        _download(args.names, args.source)
-    elif args.command == 'verify':
-        for source in args.sources:
-            print(f'{verify(source)}; SHA-256 {sha256(locate(source))}')
-    else:
-        own = extract_backbone(args.checkpoint, args.out, args.prefix)
-        print(f'{args.out}: {plural(len(own), "tensor")}')
-        if describe(own) is not None:
-            print(verify(args.out))
+def run(args: argparse.Namespace) -> None:
+    """Run the subcommand of the command line."""
+    require_torch('ghost-det weights')
+    args.work(args)
 
 
-def _list() -> None:
+def _list(args: argparse.Namespace) -> None:
     from ghost_det.weights.catalog import PUBLISHED
 
     print(f'{"name":<17}{"network":<13}{"width":>5}{"params (M)":>12}{"MACs (M)":>10}{"top-1":>8}  licence')
@@ -62,26 +43,40 @@ def _list() -> None:
         print(row)
 
 
-def _show(name: str) -> None:
+def _show(args: argparse.Namespace) -> None:
     from ghost_det.weights.catalog import published
 
-    w = published(name)
-    print(f'{w.name}: {w.network} of width {w.width:g}, {w.params} M parameters, {w.macs} M multiply-adds,')
-    print(f'ImageNet-1k top-1 {w.top1:.2f} % at 224 px; licence {w.licence}')
-    print(f'hub       https://huggingface.co/{w.hub}, revision {w.revision}')
-    print(f'          SHA-256 {w.sha256 or "not known beforehand: the one that the hub states is checked"}')
-    print(f'upstream  {w.url}')
-    print(f'          git hash {w.git_blob or "not known"}')
-    print(f'config    backbone=dict(type={w.network!r}, width={w.width:g},')
-    print(f"              init_cfg=dict(type='Pretrained', checkpoint='ghost://{w.name}'))")
+    weights = published(args.name)
+    config = f"init_cfg=dict(type='Pretrained', checkpoint='ghost://{weights.name}')"
+    for name, value in {**vars(weights), 'hub': weights.hub, 'config': config}.items():
+        print(f'{name:<10}{value}')
 
 
-def _download(names: list[str], source: str | None) -> None:
+def _download(args: argparse.Namespace) -> None:
     from ghost_det.weights.catalog import PUBLISHED, published
     from ghost_det.weights.download import fetch
     from ghost_det.weights.zoo import verify
 
-    for weights in PUBLISHED.values() if names == ['all'] else map(published, names):
-        path = fetch(weights, [source] if source else ('hub', 'upstream'))
+    for weights in PUBLISHED.values() if args.names == ['all'] else map(published, args.names):
+        path = fetch(weights, [args.source] if args.source else ('hub', 'upstream'))
         print(f'{weights.name}: {path}')
         print(f'  {verify(path, weights)}')
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from ghost_det.utils.files import sha256
+    from ghost_det.weights.download import locate
+    from ghost_det.weights.zoo import verify
+
+    for source in args.sources:
+        print(f'{verify(source)}; SHA-256 {sha256(locate(source))}')
+
+
+def _extract(args: argparse.Namespace) -> None:
+    from ghost_det.weights.load import describe, extract_backbone
+    from ghost_det.weights.zoo import verify
+
+    own = extract_backbone(args.checkpoint, args.out, args.prefix)
+    print(f'{args.out}: {plural(len(own), "tensor")}')
+    if describe(own) is not None:
+        print(verify(args.out))

@@ -1,1 +1,1 @@
-"""A page for the browser that shows what detectors find in one's own images; gradio draws it."""
+"""A browser page, made with gradio, to try detectors on images."""

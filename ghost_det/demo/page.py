@@ -1,6 +1,4 @@
-"""The page: what is on it, and what happens at a click."""
-
-from __future__ import annotations
+"""The page: its components and what they call."""
 
 from collections.abc import Mapping
 from html import escape
@@ -16,62 +14,50 @@ from .results import ImageResult, Model, detect, draw_boxes, to_html, to_json
 
 MAX_UPLOAD = '20mb'
 QUEUE = 16
-"""Requests that wait for a model; later ones get a message."""
+"""Requests that may wait for a model."""
 KEPT = 600
 """Seconds for which an image is kept."""
 FONTS = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
-"""Those of the visitor's system: gradio's own come from Google."""
+"""The visitor's own: gradio's come from Google."""
 ABOUT = 'See what detectors find in an image. It stays on the machine that serves this page.'
 CSS = """
 footer { display: none !important }
-.problem { color: #b91c1c; font-weight: 600 }
-.dark .problem { color: #fca5a5 }
-.message:not(:has(p)) { display: none }
 .boxes :is(button, .image-frame, img) { width: 100%; max-height: 75vh; object-fit: contain }
-.maps figure { margin: 0 0 24px }
-.maps img { width: 100%; background: white; cursor: zoom-in }
-.maps input { position: absolute; opacity: 0 }
-.maps input:focus-visible + img { outline: 2px solid var(--color-accent) }
-.maps label:has(:checked) { position: fixed; inset: 0; z-index: 9999; overflow: auto; background: white }
-.maps input:checked + img { cursor: zoom-out }
 input[type=radio]:checked { background-color: var(--color-accent) !important } /* white under the mouse */
-.numbers table { width: 100%; font-size: 0.85em; font-variant-numeric: tabular-nums }
-.numbers :is(table, tr, th, td) { border: 0 !important }
-.numbers :is(th, td) { padding: 3px 0 3px 6px !important; text-align: right }
-.numbers :is(th, td):first-child { text-align: left; padding-left: 0 !important; overflow-wrap: anywhere }
-.numbers tbody tr { border-top: 1px solid var(--border-color-primary) !important }
 """
-NOTHING = None, '', ''
-"""The views before an image is chosen."""
+NOTHING = None, '', None
+"""Boxes, numbers and JSON without an image."""
 
 
 def make_page(models: Mapping[str, Model]) -> gr.Blocks:
-    """Return the page of some models, which it shows by these names."""
+    """Return a page that offers models by these names."""
 
     def run(
         upload: dict[str, Any] | None, name: str, least: float, before: ImageResult | None
     ) -> tuple[Any, ...]:
-        """Find objects; a file that is no image is taken off the page, with a message in its place."""
+        """Detect objects; a file that is not an image is removed with a warning."""
         if upload is None:
-            return None, '', None, *NOTHING
+            return None, None, *NOTHING
         try:
             result = detect(Path(upload['path']), name, models[name], before)
         except UserError as error:
-            return None, problem_html(error), None, *NOTHING
-        return gr.skip(), '', result, *filter_boxes(least, result)
+            gr.Warning(escape(str(error)))
+            return None, None, *NOTHING
+        return gr.skip(), result, *filter_boxes(least, result)
 
-    def draw_maps(upload: dict[str, Any] | None, name: str) -> str:
+    def draw_maps(upload: dict[str, Any] | None, name: str) -> Any:
         files = models[name].files
-        if files is None:
-            return problem_html(f'{name}: feature maps are shown only of torch models')
-        if upload is None:
-            return problem_html('choose an image first')
-        from .maps import draw_all  # imports torch, which exported detectors do without
-
         try:
-            return draw_all(Path(upload['path']), *files)
+            if files is None:
+                raise UserError(f'{name}: feature maps need a torch model')
+            if upload is None:
+                raise UserError('choose an image first')
+            from .maps import draw_all  # imports torch, which exported detectors do not need
+
+            return [*draw_all(Path(upload['path']), *files)]
         except UserError as error:
-            return problem_html(error)
+            gr.Warning(escape(str(error)))
+            return []
 
     with gr.Blocks(title='ghost_det', analytics_enabled=False, delete_cache=(60, KEPT)) as page:
         last = gr.State(time_to_live=KEPT)
@@ -83,12 +69,10 @@ def make_page(models: Mapping[str, Model]) -> gr.Blocks:
                     type='filepath',
                     image_mode=None,
                     height=280,
-                    buttons=['fullscreen'],  # and none that shares on gradio's site
+                    buttons=['fullscreen'],  # without sharing on gradio's site
                     webcam_options=gr.WebcamOptions(mirror=False),
                 )
-                message = gr.HTML(elem_classes='message')
-                choices = [(f'{name} ({model.kind})', name) for name, model in models.items()]
-                choice = gr.Radio(choices, value=choices[0][1], label='Model')
+                choice = gr.Radio([*models], value=next(iter(models)), label='Model')
                 least = gr.Slider(0, 1, SCORE, step=0.01, label='Score threshold')
                 numbers = gr.HTML(elem_classes='numbers')
             with gr.Column(scale=3, min_width=300):
@@ -101,18 +85,25 @@ def make_page(models: Mapping[str, Model]) -> gr.Blocks:
                         buttons=['fullscreen', 'download'],
                     )
                 with gr.Tab('JSON'):
-                    text = gr.Code(language='json', interactive=False, max_lines=24, show_label=False)
+                    text = gr.JSON(show_label=False, open=True)
                 with gr.Tab('Feature maps', visible=any(model.files for model in models.values())):
-                    button = gr.Button('Draw the feature maps of the image')
-                    maps = gr.HTML(elem_classes='maps')
+                    button = gr.Button('Draw feature maps')
+                    maps = gr.Gallery(
+                        show_label=False,
+                        format='png',
+                        columns=1,
+                        object_fit='contain',
+                        elem_classes='maps',
+                        buttons=['fullscreen', 'download'],
+                    )
         views = [boxes, numbers, text]
-        # No preprocessing: gradio's own opens the file, and ends in a traceback where it is no image.
+        # gradio's preprocessing would raise for a file that is not an image.
         exclusive: dict[str, Any] = dict(preprocess=False, concurrency_limit=1, concurrency_id='models')
         gr.on(
             [upload.input, choice.input],
             run,
             [upload, choice, least, last],
-            [upload, message, last, *views],
+            [upload, last, *views],
             show_progress_on=boxes,
             **exclusive,
         )
@@ -122,12 +113,7 @@ def make_page(models: Mapping[str, Model]) -> gr.Blocks:
 
 
 def filter_boxes(least: float, result: ImageResult | None) -> tuple[Any, ...]:
-    """Filter the boxes that were found; no model runs for it."""
+    """Return the views for another minimum score, without running a model."""
     if result is None:
         return NOTHING
     return draw_boxes(result, least), to_html(result, least), to_json(result, least)
-
-
-def problem_html(error: UserError | str) -> str:
-    """Return a message as HTML."""
-    return f'<p class="problem" role="alert">{escape(str(error))}</p>'

@@ -1,34 +1,33 @@
-"""The page's server: gradio's own, for this machine by default, offline, with nothing left behind."""
-
-from __future__ import annotations
+"""The page's server: gradio's, by default for this machine only, offline, and with no files left behind."""
 
 import contextlib
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from threading import Event
 
-from ghost_det.errors import UserError
-from ghost_det.utils.system import missing
+import numpy as np
 
-from .results import open_models
+from ghost_det.errors import UserError
+
+from .results import Model
 
 VISITORS = 50
-"""Whose last image is kept in memory, at most 8 MB of each."""
+"""Visitors whose last image is kept in memory, at most 8 MB each."""
 
 
-def serve(words: Sequence[str], host: str, port: int, threads: int | None = None) -> None:
-    """Serve a page of the models that ``words`` name until Ctrl-C or SIGTERM."""
-    if missing(['gradio']):
-        raise UserError('the page needs gradio, which is not installed: pip install "ghost-det[demo]"')
-    hosts = find_hosts(host, port)
-    with temporary_folder():
-        models = open_models(words, threads)
-        import gradio as gr  # not before its folder is named, which it looks up as it is imported
+def serve(models: Mapping[str, Model], host: str, port: int) -> None:
+    """Serve a page of models until Ctrl-C or SIGTERM."""
+    for model in models.values():
+        model.detector.timed(np.zeros((64, 64, 3), np.uint8))  # the first run is slow
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
+        os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+        os.environ['no_proxy'] = '*'  # gradio requests its own address
+        import gradio as gr  # reads GRADIO_TEMP_DIR when it is imported
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -36,58 +35,29 @@ def serve(words: Sequence[str], host: str, port: int, threads: int | None = None
 
         page = make_page(models)
         address = f'[{host}]' if ':' in host else host
+        # With any name, a web site could point its own name here and read the page in the visitor's browser
+        # (DNS rebinding).
+        everyone = host in ('0.0.0.0', '::')
+        hosts = ['*'] if everyone else [address, 'localhost', '127.0.0.1', '[::1]']
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(page):
-            page.launch(
-                server_name=address,
-                server_port=port,
-                app_kwargs={'middleware': [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
-                max_file_size=MAX_UPLOAD,
-                state_session_capacity=VISITORS,
-                theme=gr.themes.Default(**FONTS),
-                css=CSS,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                enable_monitoring=False,
-                run_history=False,
-                footer_links=[],
-            )
-            everyone = ' (under any name, to all who reach this machine)' if hosts == ['*'] else ''
-            print(f'http://{address}:{port}{everyone}: {", ".join(models)}; Ctrl-C ends it', flush=True)
+            try:
+                page.launch(
+                    server_name=address,
+                    server_port=port,
+                    app_kwargs={'middleware': [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
+                    max_file_size=MAX_UPLOAD,
+                    state_session_capacity=VISITORS,
+                    theme=gr.themes.Default(**FONTS),
+                    css=CSS,
+                    prevent_thread_lock=True,
+                    quiet=True,
+                    share=False,
+                    enable_monitoring=False,
+                    run_history=False,
+                    footer_links=[],
+                )
+            except (OSError, OverflowError):
+                raise UserError(f'--host {host} --port {port}: cannot listen there') from None
+            note = ' (open to everyone who can reach this machine)' if everyone else ''
+            print(f'http://{address}:{port}{note}: {", ".join(models)}; stop it with Ctrl-C', flush=True)
             Event().wait()
-
-
-def find_hosts(host: str, port: int) -> list[str]:
-    """Return the names under which the page answers; raise where it cannot listen.
-
-    Were it all names always, a site could have its own name point here, and read in the visitor's browser
-    what the page holds (DNS rebinding).
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        socket.create_server((host, port), family=family).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        why = getattr(error, 'strerror', None) or error
-        raise UserError(f'--host {host} --port {port}: cannot listen there ({why})') from None
-    ip = ipaddress.ip_address(str(address[0]).partition('%')[0])
-    if ip.is_unspecified:
-        return ['*']
-    named = f'[{host}]' if ':' in host else host
-    return [named, 'localhost', '127.0.0.1', '[::1]'] if ip.is_loopback else [named]
-
-
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[None]:
-    """Keep all temporary files of this process in a folder that is gone afterwards, SIGTERM or not."""
-
-    def stop(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
-    for name in ('SIGTERM', 'SIGHUP'):  # Windows has no SIGHUP
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
-    with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
-        tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)
-        os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-        os.environ['no_proxy'] = '*'  # gradio asks its own address whether it answers
-        yield

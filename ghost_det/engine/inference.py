@@ -70,12 +70,15 @@ def array_pipeline(cfg: Any) -> Compose:
 
 
 class TorchDetector:
-    """A config and its checkpoint, run by torch, with the methods of `ghost_det.deploy.Detector`."""
+    """A config and its checkpoint, run by torch; what scores below ``score_threshold`` is left out.
+
+    Without a checkpoint, the weights are random.
+    """
 
     def __init__(
         self,
         config: str,
-        checkpoint: str,
+        checkpoint: str | None,
         threads: int | None = None,
         score_threshold: float = 0.0,
         options: dict[str, Any] | None = None,

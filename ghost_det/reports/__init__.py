@@ -1,1 +1,1 @@
-"""What a training or a test leaves behind, and runs compared."""
+"""Reports of trainings and tests, and comparisons of runs."""

@@ -242,7 +242,7 @@ def test_the_tool(
         (['--fix', fixed], 'not an empty folder'),
         (['--fix', root / 'new'], 'lies in the data set'),
         (['--fix', tmp_path / 'new', '--quick'], 'leave --quick out'),
-        (['--jobs', '0'], 'from 1 up'),
+        (['--jobs', '0'], 'positive integer'),
     ):
         monkeypatch.setattr(sys, 'argv', ['check-data', str(root), *map(str, words)])
         with pytest.raises(SystemExit) as ended:

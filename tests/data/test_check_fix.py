@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ghost_det import check_dataset
-from ghost_det.commands import check_data
+from ghost_det import check_dataset, commands
 from ghost_det.data.checks.fix import write_fixed
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
@@ -300,9 +299,11 @@ def test_errors_that_a_fix_leaves_are_listed(
 ) -> None:
     folder = Folder(tmp_path / 'set', train=4, val=3)
     ALONE['no boxes'](folder)
-    monkeypatch.setattr(sys, 'argv', ['check_data', str(folder.save()), '--fix', str(tmp_path / 'fixed')])
+    monkeypatch.setattr(
+        sys, 'argv', ['ghost-det', 'check-data', str(folder.save()), '--fix', str(tmp_path / 'fixed')]
+    )
     with pytest.raises(SystemExit):
-        check_data.main()
+        commands.run()
     printed = capsys.readouterr().out
     assert 'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in printed
     assert 'Finding(' not in printed

@@ -232,7 +232,7 @@ def test_problems_of_images(tmp_path: Path) -> None:
     [
         (['--verify'], 1, 'instances_val2017.json: missing'),
         (['--verify', '--root', 'none'], 2, '--root none: no such folder'),
-        (['--subset', '0'], 2, 'expected an integer from 1 up'),
+        (['--subset', '0'], 2, 'expected a positive integer'),
         (['--subset', '9', '--verify'], 2, 'not allowed with'),
         (
             ['--url', 'images.cocodataset.org'],

@@ -453,7 +453,7 @@ def test_a_refusal_imports_no_torch(tmp_path: Path, words: tuple[str, ...]) -> N
 
 def test_check_data_writes_the_split(tmp_path: Path) -> None:
     voc(tmp_path / 'set', 'images', 'annotations')
-    done = run('check-data', tmp_path / 'set', '--split', '0.4', '-o', tmp_path / 'out')
+    done = run('check-data', tmp_path / 'set', '--val-share', '0.4', '-o', tmp_path / 'out')
     assert done.returncode == 0, done.stderr
     assert 'hash of their names (--val-share 0.4)' in done.stdout
     written = find_data(tmp_path / 'out')
@@ -462,7 +462,7 @@ def test_check_data_writes_the_split(tmp_path: Path) -> None:
     assert tuple({Path(file).name for file in part} for part in files(written)) == tuple(
         {Path(file).name for file in part} for part in expected
     )
-    assert run('check-data', tmp_path / 'out', '--split', '1').returncode == 2
+    assert run('check-data', tmp_path / 'out', '--val-share', '1').returncode == 2
 
 
 def test_splits_in_upper_case_are_those_of_the_author(tmp_path: Path) -> None:

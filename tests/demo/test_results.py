@@ -1,6 +1,3 @@
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +8,14 @@ from PIL import Image
 from ghost_det.demo.results import (
     SHOWN,
     ImageResult,
+    Model,
     detect,
     draw_boxes,
-    open_models,
     read_upload,
     to_html,
     to_json,
 )
-from ghost_det.deploy import Metadata
+from ghost_det.deploy import Detector, Metadata
 from ghost_det.errors import UserError
 from tests.deploy.test_detector import box, bright
 from tests.export.exported import METADATA, save
@@ -33,22 +30,23 @@ def write(path: Path, pixels: np.ndarray, **options: Any) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('models')
     for name in ('a.onnx', 'b.xml'):
-        save(folder / name, Metadata(**METADATA))
+        save(folder / name, Metadata(**{**METADATA, 'classes': ('<script>', 'dim')}))
     return folder
 
 
 def run(path: Path, folder: Path, before: ImageResult | None = None, name: str = 'a.onnx') -> ImageResult:
-    return detect(path, name, open_models([str(folder / name)])[name], before)
+    return detect(path, name, Model(Detector(folder / name)), before)
 
 
-def test_what_is_shown_follows_the_score(folder: Path, tmp_path: Path) -> None:
+def test_views_follow_the_score(folder: Path, tmp_path: Path) -> None:
     result = run(write(tmp_path / 'x.png', bright(3)), folder)
     for least, count in ((0.1, 2), (0.2, 2), (0.5, 1), (0.95, 0)):
-        content = json.loads(to_json(result, least))
+        content = to_json(result, least)
         assert len(content['results']) == count
         assert f'<b>{count}</b> of 2 boxes' in to_html(result, least)
     assert content['images'] == [{'id': 1, 'file_name': 'x.png', 'height': 128, 'width': 128}]
-    (found,) = json.loads(to_json(result, 0.5))['results']
+    assert '1 &lt;script&gt;' in to_html(result, 0.5) and '<script>' not in to_html(result, 0.5)
+    (found,) = to_json(result, 0.5)['results']
     x1, y1, x2, y2 = box(3)
     np.testing.assert_allclose(found['bbox'], [x1, y1, x2 - x1, y2 - y1], atol=0.01)
     drawn = draw_boxes(result, 0.5)
@@ -56,7 +54,7 @@ def test_what_is_shown_follows_the_score(folder: Path, tmp_path: Path) -> None:
     assert (drawn != draw_boxes(result, 0.95)).any()
 
 
-def test_a_large_image_is_kept_small_and_its_boxes_are_of_the_original(folder: Path, tmp_path: Path) -> None:
+def test_a_large_image_is_shrunk_and_its_boxes_are_in_its_own_pixels(folder: Path, tmp_path: Path) -> None:
     image = np.zeros((1000, 2 * SHOWN, 3), np.uint8)
     image[200:600, 400:800] = 255
     result = run(write(tmp_path / 'x.png', image), folder)
@@ -64,40 +62,22 @@ def test_a_large_image_is_kept_small_and_its_boxes_are_of_the_original(folder: P
     np.testing.assert_allclose(result.found.boxes[0], [400, 200, 800, 600], atol=60)
     plain, drawn = result.picture[..., ::-1], draw_boxes(result, 0.5)
     changed = np.flatnonzero((plain != drawn).any(axis=(0, 2)))
-    assert 150 < changed.min() < 220 and 380 < changed.max() < 450
+    assert 150 < changed.min() < 220 and 380 < changed.max() < 500
 
 
 def test_times_of_models_are_compared_on_one_image(folder: Path, tmp_path: Path) -> None:
     path = write(tmp_path / 'x.png', bright())
     result = run(path, folder, run(path, folder), 'b.xml')
     assert list(result.times) == ['a.onnx', 'b.xml']
-    assert set(result.times['b.xml']) == {'prepare', 'network', 'boxes'}
-    assert min(result.times['b.xml'].values()) > 0
-    assert '<td>b.xml</td>' in to_html(result, 0.5)
+    assert min(result.times.values()) > 0 and '<li>b.xml: ' in to_html(result, 0.5)
     assert list(run(write(tmp_path / 'y.png', bright()), folder, result).times) == ['a.onnx']
 
 
-def test_names_are_no_markup(folder: Path, tmp_path: Path) -> None:
-    save(tmp_path / 'm.onnx', Metadata(**{**METADATA, 'classes': ('<script>', 'dim')}))
-    result = run(write(tmp_path / 'x.png', bright()), tmp_path, name='m.onnx')
-    assert '&lt;script&gt;' in to_html(result, 0.5) and '<script>' not in to_html(result, 0.5)
-
-
-def test_models_of_one_name_are_told_apart(folder: Path, tmp_path: Path) -> None:
-    save(tmp_path / 'a.onnx', Metadata(**METADATA))
-    words = [str(folder / 'a.onnx'), str(tmp_path / 'a.onnx'), str(folder / 'b.xml')]
-    models = open_models(words)
-    assert list(models) == [*words[:2], 'b.xml']
-    assert [model.kind for model in models.values()] == ['ONNX, fp32', 'ONNX, fp32', 'OpenVINO, fp32']
-    with pytest.raises(UserError, match=r'c\.py: expected a checkpoint after a config'):
-        open_models(['c.py'])
-
-
-def test_uploads_that_cannot_be_shown(tmp_path: Path) -> None:
+def test_only_uploaded_images_are_read(tmp_path: Path) -> None:
     (tmp_path / 'text.jpg').write_text('no image')
     for path, message in (
-        (tmp_path / 'text.jpg', 'no image that can be decoded'),
-        (tmp_path / 'gone.png', 'no longer kept here'),
+        (tmp_path / 'text.jpg', 'text.jpg: no image'),
+        (tmp_path / 'gone.png', 'gone.png: deleted'),
         (Path('/etc/passwd'), 'not an upload'),
     ):
         with pytest.raises(UserError, match=message):

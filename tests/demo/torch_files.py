@@ -1,7 +1,5 @@
 """Detectors of torch in files, with random weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,123 +1,106 @@
-from __future__ import annotations
-
+import copy
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markupsafe import escape
 
-from ghost_det.errors import UserError, run_tool
-from ghost_det.evaluation.coco import FIGURES
-from ghost_det.reports.compare import compare, read_run
+from ghost_det.reports.compare import compare
+from tests.conftest import Cli, Training
 
-from .conftest import require_self_contained
+from .self_contained import require_self_contained
+
+LONG = 'so long <a name> ' + 'x' * 400
 
 
-def test_two_trainings_side_by_side(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    lines = list(compare(runs, tmp_path / 'new/page.html'))
-    text = '\n'.join(lines)
-    one, other = (json.loads((folder / 'report.json').read_text()) for folder in runs)
-    for name in FIGURES:
-        values = [run['metrics']['bbox']['figures'][name] for run in (one, other)]
-        if None not in values:
-            assert f'{values[1]:.3f} ({round(values[1] - values[0], 3) + 0.0:+.3f})' in text
-    sizes = [run['cost']['parts']['backbone']['parameters'] for run in (one, other)]
-    assert f'{sizes[1] / 1e6:.3f} (x {sizes[1] / sizes[0]:.2f})' in text and sizes[1] < sizes[0]
-    assert 'GhostNet width 1.0' in text and 'GhostNet width 0.5' in text
+def record(mAP: float = 0.5, **parts: Any) -> dict[str, Any]:
+    classes = [{'name': LONG, 'boxes': 1, 'AP': mAP}]
+    return {'schema': 1, 'metrics': {'bbox': {'figures': {'mAP': mAP}, 'classes': classes}}, **parts}
+
+
+def cost(side: int, threads: int) -> dict[str, Any]:
+    return {'input': [side, side], 'parts': {}, 'device': 'CPU', 'threads': threads}
+
+
+def test_two_trainings_side_by_side(trained: Training, tmp_path: Path) -> None:
+    one = json.loads((trained.folder / 'report.json').read_text())
+    other = copy.deepcopy(one)
+    other['settings']['model']['backbone']['width'] = 0.5
+    other['settings']['work_dir'] = 'elsewhere'
+    other['cost']['parts']['backbone']['parameters'] //= 4
+    other['seconds_by_log'] *= 2
+    other['metrics']['bbox']['figures']['mAP'] = one['metrics']['bbox']['figures']['mAP'] + 0.25
+    (tmp_path / 'half').mkdir()
+    (tmp_path / 'half/report.json').write_text(json.dumps(other))
+    text = '\n'.join(compare([trained.folder, tmp_path / 'half'], tmp_path / 'new/page.html'))
+    page = (tmp_path / 'new/page.html').read_text()
+    size = one['cost']['parts']['backbone']['parameters'] // 4 / 1e6
+    for part in (f'{size:.3f} (x 0.25)', ' (+0.250)', 'GhostNet width 1.0', 'GhostNet width 0.5'):
+        assert part in text and part in page, part
     assert '| model.backbone.width ' in text and '| work_dir' not in text and '| lr' not in text
-    assert 'Different annotations' not in text and '| disc ' in text
-    written = (tmp_path / 'new/page.html').read_text()
-    require_self_contained(written)
-    assert 'whole against half' in written and 'data:image/png' in written
-    assert f'{sizes[1] / 1e6:.3f} (x {sizes[1] / sizes[0]:.2f})' in written
+    assert 'different annotations' not in text and '| disc ' in text
+    assert re.search(r'training steps.*\(x 2.00\)', text)
+    require_self_contained(page)
+    assert f'{trained.folder.name} vs. half' in page and 'data:image/png' in page
 
 
-def test_a_run_is_compared_with_the_file_of_an_evaluation(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    metrics = read_run(runs[1])['metrics']
-    evaluation = {'schema': 1, 'metrics': metrics, 'annotations': {'path': 'x', 'sha256': 'other'}}
-    (tmp_path / 'file.json').write_text(json.dumps(evaluation))
-    text = '\n'.join(compare([runs[0], tmp_path / 'file.json']))
-    assert 'Different annotations' in text and '| disc ' in text
+def test_what_makes_runs_hard_to_compare_is_noted(tmp_path: Path) -> None:
+    runs = {
+        'a/report': record(seconds_by_log=8.0, annotations={'sha256': '1'}, cost=cost(320, 1)),
+        'b/report': record(
+            0.25,
+            seconds_by_log=4.0,
+            unfinished='epoch 1 of 8',
+            annotations={'sha256': '2'},
+            cost=cost(640, 2),
+        ),
+        'c': record(),
+    }
+    for name, content in runs.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f'{name}.json').write_text(json.dumps(content))
+    paths = [tmp_path / 'a', tmp_path / 'b/report.json', tmp_path / 'c.json']
+    lines = '\n'.join(compare(paths, tmp_path / 'page.html')).splitlines()
+    assert '| a ' in lines[2] and '| b ' in lines[2] and '| c.json' in lines[2]
+    text = '\n'.join(lines)
+    assert '0.250 (-0.250)' in text and '0.500 (+0.000)' in text
+    assert re.search(r'training steps \(s\) +\| 8 +\| - +\| - ', text)
+    for note in ('different annotations', 'a [320, 320]; b [640, 640]', 'different machines'):
+        assert note in text
+    assert 'b: unfinished, last evaluated after epoch 1 of 8' in lines
+    assert max(map(len, lines[:-1])) < 130  # the long class name is cut
+    page = (tmp_path / 'page.html').read_text()
+    assert page.count(str(escape(LONG))) == 1 and '<a name>' not in page
 
 
 @pytest.mark.parametrize(
-    ('content', 'message'),
+    ('words', 'part'),
     [
-        (None, 'no report.json. A training writes it.*ghost-det test CONFIG'),
-        ('[]', 'it has no metrics'),
-        ('{"metrics": {"bbox": {}}, "schema": 2}', 'is of schema 2, this ghost_det reads 1'),
-        ('{"metrics": {}, "schema": 1}', 'has no COCO figures. A training writes'),
-        ('{', 'not json'),
+        ('good.json', 'two or more'),
+        ('good.json good.json', 'different runs'),
+        ('good.json link.json', 'different runs'),
+        ('good.json absent', 'absent'),
+        ('good.json page.html', 'page.html/report.json'),
+        ('good.json list.json', 'list.json'),
+        ('good.json schema.json', 'schema.json'),
+        ('good.json none.json', 'none.json'),
+        ('good.json cut.json', 'cut.json'),
+        ('good.json none.json -o page.html', '-o page.html'),
+        ('good.json none.json -o x.json', '-o x.json'),
     ],
 )
-def test_a_run_without_figures_is_refused(
-    content: str | None, message: str, runs: tuple[Path, Path], tmp_path: Path
-) -> None:
-    if content is not None:
-        (tmp_path / 'report.json').write_text(content)
-    with pytest.raises(UserError, match=message) as error:
-        list(compare([runs[0], tmp_path], tmp_path / 'page.html'))
-    assert str(tmp_path) in str(error.value) and not (tmp_path / 'page.html').exists()
-
-
-def test_wrong_arguments_are_user_errors(
-    runs: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from ghost_det.commands.compare import main
-
-    page = tmp_path / 'page.html'
-    page.mkdir()
-    (tmp_path / 'link').symlink_to(runs[0])
-    odd = tmp_path / 'odd.json'
-    report = json.loads((runs[0] / 'report.json').read_text())
-    odd.write_text(json.dumps({**report, 'cost': {'parts': 5, 'latency_ms': 'x'}}))
-    for words, message in (
-        ([runs[0]], 'expected two or more runs'),
-        ([runs[0], tmp_path / 'none'], 'none: no such folder or file'),
-        ([runs[0], odd], 'odd.json: damaged: '),
-        ([runs[0], runs[1], tmp_path / 'link'], 'link: is given twice|whole: is given twice'),
-        ([runs[0], runs[0] / '../whole'], 'is given twice'),
-        ([*runs, '-o', page], '-o .*: expected a file, got a folder'),
-        ([*runs, '-o', runs[0] / 'report.json'], 'expected a name that ends in .html'),
-    ):
-        monkeypatch.setattr('sys.argv', ['compare.py', *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            run_tool(main)
-        assert stop.value.code == 2
-        assert re.search(message, capsys.readouterr().err)
-
-
-def test_a_long_class_name_leaves_room_for_its_figures(tmp_path: Path) -> None:
-    name = 'so long <a name> ' + 'x' * 400
-    classes = [{'name': name, 'boxes': 1, 'AP': 0.5}]
-    content = {'schema': 1, 'metrics': {'bbox': {'figures': {'mAP': 0.5}, 'classes': classes}}}
-    files = [tmp_path / 'a.json', tmp_path / 'b.json']
-    for file in files:
-        file.write_text(json.dumps(content))
-    lines = '\n'.join(compare(files, tmp_path / 'page.html')).splitlines()
-    assert max(map(len, lines[:-1])) < 120
-    written = (tmp_path / 'page.html').read_text()
-    short = escape('so long <a name> ' + 'x' * 22 + '…')
-    assert written.count(f'<span title="{escape(name)}">{short}</span>') == 1 == written.count('x' * 400)
-
-
-def test_an_unfinished_run_is_noted_and_its_time_has_no_ratio(
-    runs: tuple[Path, Path], tmp_path: Path
-) -> None:
-    run = tmp_path / 'cut'
-    run.mkdir()
-    content = {**read_run(runs[1]), 'unfinished': 'epoch 1 of 8'}
-    (run / 'report.json').write_text(json.dumps(content))
-    for given in ([runs[0] / 'report.json', run], [run, runs[0]]):  # whichever the others are compared with
-        lines = list(compare(given))
-        (seconds,) = [row for row in '\n'.join(lines).splitlines() if 'training steps (s)' in row]
-        assert 'unfinished ' in seconds and '(x ' not in seconds
-        (iterations,) = [row for row in '\n'.join(lines).splitlines() if '| iterations ' in row]
-        assert re.fullmatch(r'\| iterations +\| 2 +\| 2 +\|', iterations)
-        assert 'cut: unfinished, its last evaluation is of epoch 1 of 8.' in lines
-        assert '| whole ' in lines[1] and 'report.json' not in lines[1]
-    assert re.search(r'training steps.*\(x ', '\n'.join(compare(runs)))
+def test_wrong_arguments_are_user_errors(words: str, part: str, cli: Cli, tmp_path: Path) -> None:
+    good = json.dumps(record())
+    schema, none = '{"metrics": {"bbox": {}}, "schema": 2}', '{"metrics": {}, "schema": 1}'
+    files = {'good': good, 'list': '[]', 'schema': schema, 'none': none, 'cut': '{'}
+    for name, content in files.items():
+        (tmp_path / f'{name}.json').write_text(content)
+    (tmp_path / 'link.json').symlink_to('good.json')
+    (tmp_path / 'page.html').mkdir()
+    before = sorted(tmp_path.rglob('*'))
+    done = cli('compare ' + words, cwd=tmp_path)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert done.stderr.startswith('error: ') and part in done.stderr
+    assert sorted(tmp_path.rglob('*')) == before

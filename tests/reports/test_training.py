@@ -1,34 +1,34 @@
-from __future__ import annotations
-
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from markupsafe import escape
-from mmengine.hooks import Hook
+from PIL import Image
 
 from ghost_det.config.load import load_config
 from ghost_det.evaluation.coco import FIGURES
 from ghost_det.reports import record
 from ghost_det.reports import training as report
-from ghost_det.reports.logs import read_scalars
-from ghost_det.reports.pictures import draw_pair
 from ghost_det.reports.training import render
 from ghost_det.swap.probe import build_detector, complexity
+from tests.conftest import ROOT, Training
 
-from .conftest import LITE, bare_record, require_self_contained, tiny
+from .self_contained import require_self_contained
+
+LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
 
 
-def test_the_report_has_the_runs_own_figures(runs: tuple[Path, Path], sample: Path) -> None:
-    folder = runs[0]
+def test_the_report_has_the_figures_of_the_run(trained: Training, sample: Path) -> None:
+    folder = trained.folder
     found = json.loads((folder / 'report.json').read_text())
     text = (folder / 'report.html').read_text()
     require_self_contained(text)
-    (logged,) = [row for row in read_scalars(folder) if 'loss' not in row]
+    logs = [path.read_text().splitlines() for path in sorted(folder.glob('*/vis_data/scalars.json'))]
+    logged = json.loads(logs[-1][-1])
     figures = found['metrics']['bbox']['figures']
-    assert list(figures) == list(FIGURES) and found['lacking'] == {}
+    assert list(figures) == list(FIGURES) and found['unfinished'] is None
     for name, value in figures.items():
         assert value == (None if logged[f'coco/bbox_{name}'] == -1 else logged[f'coco/bbox_{name}'])
     for each in found['metrics']['bbox']['classes']:
@@ -47,94 +47,73 @@ def test_the_report_has_the_runs_own_figures(runs: tuple[Path, Path], sample: Pa
     assert {n: (p['parameters'], p['macs']) for n, p in found['cost']['parts'].items()} == parts
     assert f'{parts["backbone"][0] / 1e6:.3f}' in text
     assert escape(LITE.read_text()) in text and found['child'] == LITE.read_text()
-    assert found['settings']['train_cfg']['max_epochs'] == 1
-    assert found['trained'] == {'epochs': 1, 'iterations': 2, 'processes': 1}
-    assert len(found['curves']['loss']) == 2 and found['curves']['mAP'][0]['mAP'] == figures['mAP']
-    assert found['versions']['torch'] in text and str(found['environment']['threads'])
-    assert found['checkpoint']['path'] == str(folder / 'epoch_1.pth')
+    assert found['settings']['train_cfg']['max_epochs'] == 2
+    assert found['checkpoint']['path'] == str(folder / 'epoch_2.pth')
     listing = (folder / 'commands.txt').read_text()
     assert set(found['commands']) == {'evaluate', 'resume', 'repeat'}
     assert all(line in listing and escape(line) in text for line in found['commands'].values())
     assert f'randomness.seed={found["commands"]["repeat"].rpartition("=")[2]}' in text
-    shown = [each['file'] for name in ('best', 'worst') for each in found['images'][name]]
-    assert shown and len(set(shown)) == len(shown) and all(file in text for file in shown)
+    assert text.count('data:image/png') == 5
+    for name in ('curves', 'detections'):
+        with Image.open(folder / f'{name}.png') as picture:
+            assert picture.width > 800
 
 
-@pytest.mark.slow
-def test_a_finished_training_that_is_resumed_keeps_its_report_or_gets_one(
-    runs: tuple[Path, Path], sample: Path
-) -> None:
-    folder = runs[0]
-    before = (folder / 'report.json').read_bytes()
-    tiny(sample, folder, resume='auto')
-    assert (folder / 'report.json').read_bytes() == before
-    (folder / 'report.html').unlink()
-    tiny(sample, folder, resume='auto')
-    found = json.loads((folder / 'report.json').read_text())
-    figures = {name: value for name, value in json.loads(before)['metrics']['bbox']['figures'].items()}
-    assert found['metrics']['bbox']['figures'] == figures and found['checkpoint'] is None
-    assert 'cost' in found and 'images' not in found
-    (folder / 'report.json').write_bytes(before)
+def test_the_report_after_each_epoch_has_what_is_known_by_then(trained: Training) -> None:
+    first, last = trained.first, json.loads((trained.folder / 'report.json').read_text())
+    assert first['unfinished'] == 'epoch 1 of 2' and 'cost' not in first
+    assert first['trained'] == {'epochs': 1, 'iterations': 2, 'processes': 1}
+    assert last['trained'] == {'epochs': 2, 'iterations': 4, 'processes': 1}
+    assert [row[0] for row in last['curves']['loss']] == [1, 2, 3, 4]
+    assert last['curves']['loss'][:2] == first['curves']['loss'] and first['curves']['unit'] == 'epoch'
+    assert [row['step'] for row in last['curves']['mAP']] == [1, 2]
+    assert last['curves']['mAP'][:1] == first['curves']['mAP']
+    assert last['curves']['mAP'][1]['mAP'] == last['metrics']['bbox']['figures']['mAP']
 
 
 def test_a_report_that_fails_does_not_fail_the_training(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
-        raise MemoryError('none left')
+        raise MemoryError('out of memory')
 
+    runner, warned = trained.runner, []
+    folder = tmp_path / 'run'
+    shutil.copytree(trained.folder, folder)
+    monkeypatch.setattr(runner, '_work_dir', str(folder))
+    monkeypatch.setattr(runner.logger, 'warning', warned.append)
     monkeypatch.setattr(record, 'measure_cost', broken)
-    monkeypatch.setattr(record, 'draw_pair', broken)
-    runner = tiny(sample, tmp_path)
-    found = json.loads((tmp_path / 'report.json').read_text())
-    assert found['lacking'] == {'cost': 'MemoryError: none left', 'images': 'MemoryError: none left'}
-    assert 'Without cost: MemoryError' in (tmp_path / 'report.html').read_text()
-    (tmp_path / 'report.html').unlink()
+    monkeypatch.setattr(record, 'summarize_data', broken)
+    report.report_training(runner, {'train': 1.0, 'evaluate': 0.0})
+    assert warned == [f'{name} could not be written: MemoryError: out of memory' for name in ('data', 'cost')]
+    assert not json.loads((folder / 'report.json').read_text()).keys() & {'data', 'cost'}
+    (folder / 'report.html').unlink()
     monkeypatch.setattr(report, 'render', broken)
     report.report_training(runner, {'train': 1.0, 'evaluate': 0.0})
-    (log,) = tmp_path.glob('*/*.log')
-    assert 'report is not written: MemoryError: none left' in log.read_text()
-    assert not (tmp_path / 'report.html').exists() and not list(tmp_path.glob('.partial-*'))
+    assert warned[-1] == 'report could not be written: MemoryError: out of memory'
+    assert not (folder / 'report.html').exists() and not list(folder.glob('.partial-*'))
 
 
-def test_an_unfinished_training_has_a_report_for_programs(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(self: Hook, runner: Any) -> None:
-        if runner.epoch == 1:
-            raise RuntimeError('killed')
-
-    monkeypatch.setattr(report.ReportHook, 'before_train_epoch', stop)
-    with pytest.raises(Exception, match='killed'):
-        tiny(sample, tmp_path, epochs=2)
-    found = json.loads((tmp_path / 'report.json').read_text())
-    (logged,) = [row for row in read_scalars(tmp_path) if 'loss' not in row]
-    assert found['metrics']['bbox']['figures']['mAP'] == logged['coco/bbox_mAP']
-    assert found['unfinished'] == 'epoch 1 of 2' and found['trained']['epochs'] == 1
-    assert found['settings']['model']['backbone']['type'] == 'GhostNet' and found['seconds_by_log'] > 0
-    assert len(found['curves']['mAP']) == 1 and not (tmp_path / 'report.html').exists()
-
-
-def test_a_page_of_many_classes_and_large_images_stays_small() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
-    pair = draw_pair(noise, [], [], [])
-    classes = [{'name': f'class {n}', 'boxes': 9, **dict.fromkeys(('AP', 'AP_50'), 0.5)} for n in range(80)]
-    content = bare_record(
-        metrics={'bbox': {'figures': dict.fromkeys(FIGURES), 'classes': classes}},
-        images={'score': 0.3, 'iou': 0.5},
-    )
-    pictures = {name: [('noise', pair)] * record.SHOWN for name in ('best', 'worst')}
-    text = render(content, pictures)
-    require_self_contained(text)
-    assert 'trained for 1 epoch, 2 steps;' in text
-    assert '<b>x</b>' not in text and 'class 79' in text and text.count('data:image/jpeg') == 2 * record.SHOWN
-
-
-def test_a_long_class_name_is_cut_and_shown_in_full_under_the_pointer() -> None:
+def test_a_page_of_many_classes_is_sorted_and_escaped() -> None:
     name = 'so long <a name> ' + 'x' * 400
-    metrics = {'bbox': {'figures': {'mAP': 0.5}, 'classes': [{'name': name, 'boxes': 1, 'AP': 0.5}]}}
-    data: dict[str, Any] = {'val': dict.fromkeys(('images', 'images_without_boxes', 'boxes'), 1)}
-    data['val'] |= {'by_size': [1, 0, 0], 'by_class': {name: 1}, 'annotations': 'x'}
-    text = render(bare_record(metrics=metrics, data=data), {})
+    classes = [{'name': f'class {n}', 'boxes': 9, 'AP': n / 80 or None} for n in range(80)]
+    classes.append({'name': name, 'boxes': 1, 'AP': 0.5})
+    part = {'images': 1, 'images_without_boxes': 1, 'boxes': 1, 'by_size': [1, 0, 0], 'annotations': 'x'}
+    content = {
+        **{'name': '<b>x</b>', 'config': 'c.py', 'ghost_det': '0', 'created': 'now'},
+        **dict.fromkeys(('versions', 'settings', 'commands'), {}),
+        'environment': {'machine': {}, 'started_as': 'x'},
+        'trained': {'epochs': 1, 'iterations': 2, 'processes': 1},
+        'curves': {'unit': 'epoch', 'loss': [], 'mAP': []},
+        'seconds': {'train': 1.0, 'evaluate': 1.0},
+        'seconds_by_log': 7500.4,
+        'metrics': {'bbox': {'figures': dict.fromkeys(FIGURES), 'classes': classes}},
+        'data': {'val': {**part, 'by_class': {name: 1}}},
+    }
+    text = render(content, {})
+    require_self_contained(text)
+    assert 'trained for 1 epoch, 2 steps;' in text and '2:05:00' in text
+    assert '<b>x</b>' not in text and '<a name>' not in text
+    assert text.index('class 79') < text.index('class 1<') < text.index('class 0<')  # without AP, it is last
     short = escape('so long <a name> ' + 'x' * 22 + '…')
     assert text.count(f'<span title="{escape(name)}">{short}</span>') == 2 == text.count('x' * 400)

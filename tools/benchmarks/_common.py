@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ghost_det.commands.benchmark import fit_norms
 from ghost_det.errors import UserError, run_tool
+from ghost_det.models.ghost_module import BATCH_NORMS
 from ghost_det.utils.files import atomic
 from ghost_det.utils.system import cores, machine, versions
 from ghost_det.utils.timing import Sample, Spread, ratio, spread
@@ -140,7 +140,13 @@ def in_torch(engine: str, model: Any) -> Any:
 @torch.no_grad()
 def settle(model: nn.Module, images: torch.Tensor, **arguments: Any) -> None:
     """Set the statistics of an untrained network's batch norms to those of a batch of images."""
-    fit_norms(model, lambda: model(images, **arguments))
+    norms = [module for module in model.eval().modules() if isinstance(module, BATCH_NORMS)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    model(images, **arguments)
+    for norm, momentum in zip(norms, momenta):
+        norm.eval().momentum = momentum
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
