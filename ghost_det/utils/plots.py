@@ -1,4 +1,4 @@
-"""matplotlib's figures without a screen, whatever backend the process has."""
+"""matplotlib figures without a screen, whatever backend the process has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from .files import write_or_fail
 from .text import cut
@@ -20,36 +21,39 @@ FONTS = (
     *('Noto Sans Devanagari', 'Noto Sans Thai', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei'),
     *('Droid Sans Fallback', 'Arial Unicode MS', 'Microsoft YaHei', 'PingFang SC'),
 )
-"""Taken, where they are installed, for letters that matplotlib's own font does not have."""
+"""Used, where installed, for letters that DejaVu Sans, matplotlib's own font, does not have."""
 
 
 def make_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches; from then on text may be in any script (`FONTS`)."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    matplotlib.rcParams['font.family'] = ['DejaVu Sans', *(name for name in FONTS if name in installed)]
+    """Return an empty figure of a size in inches."""
     return Figure(figsize=(width, height), layout='constrained')
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """Return a figure as a PNG file."""
+    """Return a figure as a PNG file; its text may be in any script that `FONTS` have."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    family = ['DejaVu Sans', *(name for name in FONTS if name in installed)]
     file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=dpi)
+    with matplotlib.rc_context({'font.family': family}):  # for the texts that drawing adds
+        for text in figure.findobj(Text):
+            text.set_fontfamily(family)
+        figure.savefig(file, format='png', dpi=dpi)
     return file.getvalue()
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Write a figure as a PNG file, complete or not at all."""
+    """Write a figure as a PNG file, completely or not at all."""
     with write_or_fail(path) as partial:
         partial.write_bytes(png(figure, dpi))
 
 
 def label(name: object, width: int = 20) -> str:
-    """Return a name of bounded length, in which matplotlib sees no mathematics."""
+    """Return a name of bounded length, escaped for matplotlib's math mode."""
     text = ''.join(letter if letter.isprintable() else '?' for letter in str(name))
     return cut(text, width).replace('$', r'\$')
 
 
 def plot_steps(axis: Any, steps: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
-    """Plot over integer steps; few points are marked, as a line through a single one shows nothing."""
+    """Plot over integer steps, with marks where there are few: a line through one point is invisible."""
     axis.plot(steps, values, marker='o' if len(steps) <= MARKED else '', **style)
     axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

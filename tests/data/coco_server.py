@@ -28,8 +28,8 @@ CHUNK = 256 << 10
 class Server:
     """A server of files, by path.
 
-    ``failures`` are those of the coming requests, one each: 206 (none), another status,
-    ``'cut'`` half-way, ``'stall'`` half-way until ``go`` is set, ``'trickle'``.
+    ``failures`` are those of the next requests, one each: 206 (none), another status, ``'cut'`` half-way,
+    ``'stall'`` half-way until ``go`` is set.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,6 @@ class Server:
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
 
-    def count(self, length: int) -> None:
-        with self._lock:
-            self.served += length
-
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get('Range', '')
         with self._lock:
@@ -76,18 +72,17 @@ class Server:
             request.send_response(200)
         request.send_header('Content-Length', str(len(body)))
         request.end_headers()
-        step = 1 if failure == 'trickle' else 1 << 14
-        for start in range(0, len(body), step):
+        for start in range(0, len(body), 1 << 14):
             if self.hold_after is not None and self.served >= self.hold_after:
                 self.go.wait(20)
             if start >= len(body) // 2 and failure in ('cut', 'stall'):
                 if failure == 'stall':
                     self.go.wait(5)
                 return
-            if failure == 'trickle':
-                time.sleep(0.02)
-            request.wfile.write(body[start : start + step])
-            self.count(len(body[start : start + step]))
+            block = body[start : start + (1 << 14)]
+            request.wfile.write(block)
+            with self._lock:
+                self.served += len(block)
 
 
 @contextmanager
@@ -144,16 +139,6 @@ def wait_for(condition: object, seconds: float = 20) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def settle(server: Server) -> int:
-    """Wait until the requests of a client that is gone have ended; count from zero."""
-    before = -1
-    while before != server.served:
-        before = server.served
-        time.sleep(0.3)
-    server.served = 0
-    return before
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:

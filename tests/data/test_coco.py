@@ -3,10 +3,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import random
-import runpy
-import struct
-import sys
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,33 +15,49 @@ import pytest
 from PIL import Image
 
 from ghost_det.data.coco import COCO, Catalog, prepare, subset, unpack, verify
+from ghost_det.data.coco.prepare import _Copy
 from ghost_det.data.coco.verify import image_problem
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import Cli
 
 from .coco_server import BYTES, Server, archive_of, names, publish, serving, wait_for, zipped
 
 pytestmark = pytest.mark.usefixtures('impatient')
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, server: Server) -> None:
+def test_too_little_space_is_reported_before_anything_is_downloaded(tmp_path: Path, server: Server) -> None:
     huge = Catalog(archive_of('a.zip', BYTES, unpacked=10**15), {'val': COCO.parts['val']}, server.url)
-    with pytest.raises(UserError, match=r'GB free, up to 1000\d\d\d\.\d GB needed .* --root'):
-        prepare(tmp_path, ['val'], catalog=huge)
+    for function in (prepare, partial(subset, count=1)):
+        with pytest.raises(UserError, match=r'GB free, up to 10\d+\.\d GB needed .* --root'):
+            function(tmp_path, splits=['val'], catalog=huge)
     assert not server.asked
 
 
-def test_a_member_that_lies_about_its_size_and_a_cut_archive_are_damaged(tmp_path: Path) -> None:
-    content = bytearray(zipped({'val2017/a.jpg': b'a' * 5000, 'val2017/b.jpg': b'b' * 99}))
-    for signature, field in ((b'PK\x03\x04', 22), (b'PK\x01\x02', 24)):
-        struct.pack_into('<I', content, content.index(signature) + field, 10)
-    for number, damaged in enumerate([bytes(content), zipped({'val2017/a.jpg': BYTES})[:-1000], b'']):
+def test_the_space_that_is_needed_is_that_of_what_is_missing(tmp_path: Path) -> None:
+    copy, part = _Copy(tmp_path, '', 1, False), COCO.parts['val']
+    archive = part.archive
+    assert copy.missing_share(part) == 1
+    assert copy.needed_bytes(archive, 1) == archive.size + archive.unpacked
+    (tmp_path / 'val2017.zip.part').write_bytes(bytes(1000))
+    assert copy.needed_bytes(archive, 1) == archive.size - 1000 + archive.unpacked
+    assert copy.needed_bytes(archive, 0.01) == archive.unpacked // 100  # images one by one
+    assert copy.needed_bytes(archive, 0) == 0
+    (tmp_path / 'val2017').mkdir()
+    for number in range(5):
+        (tmp_path / 'val2017' / str(number)).touch()
+    assert copy.missing_share(part) == 1 - 5 / 5000
+
+
+def test_damaged_archives_leave_no_half_files(tmp_path: Path) -> None:
+    intact = zipped({'val2017/a.jpg': BYTES}, zipfile.ZIP_STORED)
+    changed = intact.replace(BYTES[:99], BYTES[:98] + b'!')
+    for number, damaged in enumerate([changed, intact[:-1000], b'']):
         path = tmp_path / f'{number}.zip'
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=rf'{number}.zip: damaged .* delete it'):
+        with pytest.raises(UserError, match=f'{number}.zip: damaged'):
             unpack.unpack(path, tmp_path, 1)
-        assert not (tmp_path / 'val2017/a.jpg').exists() and not list(tmp_path.glob('*/.partial*'))
+        assert not list(tmp_path.glob('val2017/*'))
 
 
 def test_unpacking_resumes_and_keeps_only_intact_files(
@@ -83,7 +98,7 @@ def fresh(published: tuple[Server, Catalog]) -> tuple[Server, Catalog]:
     return published
 
 
-def test_prepared_verified_harmed_and_repaired(
+def test_a_copy_is_prepared_verified_damaged_and_repaired(
     published: tuple[Server, Catalog], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server, catalog = fresh(published)
@@ -130,7 +145,7 @@ def test_prepared_verified_harmed_and_repaired(
     assert (root / 'val2017.zip').exists() and annotations.with_name(f'{annotations.name}.replaced').exists()
 
 
-def test_a_subset_is_found_deterministic_and_within_each_larger_one(
+def test_a_subset_is_deterministic_and_part_of_larger_ones(
     published: tuple[Server, Catalog], tmp_path: Path
 ) -> None:
     server, catalog = fresh(published)
@@ -218,7 +233,7 @@ def test_problems_of_images(tmp_path: Path) -> None:
         problems.append(image_problem(path, (64, 48)))
     assert problems == [None, None, 'truncated'] + ['not a readable image'] * 3
     path.write_bytes(intact)
-    assert image_problem(path, (48, 64)) == 'of another size than the annotations say'
+    assert image_problem(path, (48, 64)) == 'not of the annotated size'
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(path, exif=exif)
@@ -227,62 +242,66 @@ def test_problems_of_images(tmp_path: Path) -> None:
     assert image_problem(path, (64, 48)) is None
 
 
+def test_a_full_disk_is_one_message_and_the_next_call_resumes(
+    published: tuple[Server, Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, catalog = fresh(published)
+    fsync, count = os.fsync, itertools.count()
+
+    def full(number: int) -> None:
+        if next(count) == 4:
+            raise OSError(28, 'No space left on device')
+        fsync(number)
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(UserError, match='No space left on device'):
+        prepare(tmp_path, ['val'], catalog=catalog)
+    prepare(tmp_path, ['val'], catalog=catalog)
+    assert all(state.intact for state in verify(tmp_path, ['val'], catalog=catalog))
+
+
 @pytest.mark.parametrize(
     ('words', 'code', 'message'),
     [
-        (['--verify'], 1, 'instances_val2017.json: missing'),
-        (['--verify', '--root', 'none'], 2, '--root none: no such folder'),
-        (['--subset', '0'], 2, 'expected an integer from 1 up'),
-        (['--subset', '9', '--verify'], 2, 'not allowed with'),
-        (
-            ['--url', 'images.cocodataset.org'],
-            2,
-            '--url: expected http://... or https://..., got',
+        ('--verify', 1, 'instances_val2017.json: missing'),
+        ('--verify --root none', 2, '--root none'),
+        ('--subset 0', 2, '--subset'),
+        ('--subset 9 --verify', 2, '--verify'),
+        *(
+            (f'--url {url}', 2, f"'{url}'")
+            for url in (
+                'images.cocodataset.org',
+                'http://[x',
+                'http://localhost:x',
+                'http://a..b',
+                'file:///etc',
+            )
         ),
-        (['--url', 'http://[x'], 2, "got 'http://[x'"),
-        (['--url', 'http://localhost:x'], 2, "got 'http://localhost:x'"),
-        (['--url', 'http://a..b'], 2, "got 'http://a..b'"),
     ],
 )
-def test_exit_codes_of_the_tool(
-    words: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', '--root', str(tmp_path), *words])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
-    printed = capsys.readouterr()
-    assert ended.value.code == code and message in printed.out + printed.err
+def test_exit_codes(cli: Cli, tmp_path: Path, words: str, code: int, message: str) -> None:
+    done = cli(f'prepare-coco --root {tmp_path} {words}')
+    assert done.returncode == code and message in done.stdout + done.stderr
+    assert 'Traceback' not in done.stderr and not list(tmp_path.iterdir())
 
 
-def test_the_tool_prints_the_command_that_trains(
-    published: tuple[Server, Catalog],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_command_downloads_verifies_and_prints_how_to_train(
+    published: tuple[Server, Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
     _, catalog = fresh(published)
     for name, function in (('prepare', prepare), ('subset', subset), ('verify', verify)):
         monkeypatch.setattr(f'ghost_det.data.coco.{name}', partial(function, catalog=catalog))
-    monkeypatch.chdir(tmp_path)
     for words, command in (
-        ([], 'retinanet_ghostnet_fpn_lite'),
-        (['--subset', '5'], 'retinanet_ghostnet_fpn_lite --data data/coco-subset-5'),
+        ('', 'retinanet_ghostnet_fpn_lite'),
+        ('--subset 5', 'retinanet_ghostnet_fpn_lite --data data/coco-subset-5'),
     ):
-        monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', *words])
-        runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
-        *_, last = capsys.readouterr().out.splitlines()
+        *_, last = cli(f'prepare-coco {words}', cwd=tmp_path).stdout.splitlines()
         assert last.startswith('train with: ') and last.endswith(f'ghost-det train {command}')
-    monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', '--verify'])
-    runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
-    assert 'val2017: intact: 79 images, 624 boxes' in capsys.readouterr().out
+    done = cli('prepare-coco --verify', cwd=tmp_path)
+    assert done.returncode == 0 and 'val2017: intact: 79 images, 624 boxes' in done.stdout
 
 
-def test_the_true_addresses_and_sizes_are_the_defaults() -> None:
+def test_the_catalog_is_complete() -> None:
     archives = [COCO.annotations, *(part.archive for part in COCO.parts.values())]
     assert [f'{COCO.url}/{archive.path}' for archive in archives] == [
         'http://images.cocodataset.org/annotations/annotations_trainval2017.zip',

@@ -21,10 +21,12 @@ def run(code: str, **environ: str) -> str:
 
 
 def test_a_wrong_name_is_an_attribute_error() -> None:
+    import ghost_det
+
     code = (
         'import ghost_det, ghost_det.deploy\nprint(hasattr(ghost_det, "nothing"), hasattr(ghost_det, "_x"))'
     )
-    assert run(ABSENT + code) == run(code) == 'False False\n'
+    assert run(ABSENT + code) == 'False False\n' and not hasattr(ghost_det, 'nothing')
 
 
 @pytest.mark.parametrize('name', TORCH_FREE)

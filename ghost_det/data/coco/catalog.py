@@ -1,4 +1,4 @@
-"""What COCO 2017 consists of: addresses, sizes, hashes, counts."""
+"""The files of COCO 2017: addresses, sizes, hashes, counts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Archive:
-    """A published zip."""
+    """A published zip file."""
 
     path: str  # below the server's address
     size: int  # in bytes
     sha256: str
-    unpacked: int  # bytes of its files together, at most
+    unpacked: int  # bytes of all of its files, at most
 
     @property
     def name(self) -> str:
-        """Its file name."""
+        """The file name."""
         return self.path.rpartition('/')[2]
 
 
@@ -25,7 +25,7 @@ class Archive:
 class Part:
     """A published split."""
 
-    name: str  # of its folder, as 'val2017'
+    name: str  # of its folder, such as 'val2017'
     archive: Archive  # its images
     images: int
     boxes: int  # including crowds
@@ -33,23 +33,23 @@ class Part:
 
     @property
     def annotations(self) -> Path:
-        """Its annotation file, below the data set's folder."""
+        """Its annotation file, relative to the data set."""
         return Path('annotations', f'instances_{self.name}.json')
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """What can be downloaded, and from where; ``parts`` by the names of ``--splits``."""
+    """What can be downloaded, and from where; keys of ``parts`` are the names of ``--splits``."""
 
     annotations: Archive
     parts: dict[str, Part]
     url: str = 'http://images.cocodataset.org'
 
 
-# COCO publishes no hashes. Sizes and SHA-256 of the archives are those of TensorFlow Datasets
-# (tensorflow_datasets/url_checksums/coco.txt); torchvision has the same hashes
+# COCO publishes no hashes. Sizes and SHA-256 of the archives come from TensorFlow Datasets
+# (tensorflow_datasets/url_checksums/coco.txt) and agree with torchvision
 # (torchvision/prototype/datasets/_builtin/coco.py). The hashes of the two json files, and the numbers of
-# boxes, are as several people who unpacked these archives published them.
+# boxes, are those that several people published after unpacking these archives.
 COCO = Catalog(
     Archive(
         'annotations/annotations_trainval2017.zip',

@@ -1,4 +1,4 @@
-"""Downloading COCO, repairing a copy of it, and making a small one."""
+"""Downloading COCO, repairing a copy of it, and making a small subset."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ import filelock
 from tqdm import tqdm
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, sha256
+from ghost_det.utils.files import PARTIAL, atomic, sha256
+from ghost_det.utils.threads import ordered
 
 from .catalog import COCO, Archive, Catalog, Part
-from .download import disk_error, download, fetch_small, kept_bytes, run_all
+from .download import download, fetch_small, part_of
 from .unpack import unpack
-from .verify import SplitState, examine, image_problem, read_without_boxes
+from .verify import SplitState, disk_error, examine, image_problem, read_without_boxes
 
 FEW = 0.05  # share of a split's images up to which they are downloaded one by one
-VAL_SHARE = 5  # a subset has a validation image for so many training images
+TRAIN_PER_VAL = 5  # images of a subset
 IMAGE_BYTES = 200_000  # a little over the mean of COCO's
 
 
@@ -38,12 +39,12 @@ def prepare(
     url: str | None = None,
     catalog: Catalog = COCO,
 ) -> None:
-    """Make a folder a complete copy of COCO: what is missing or wrong is downloaded; a next call resumes."""
+    """Download what a copy of COCO lacks, or has wrong; after a stop, the next call resumes."""
     parts = [catalog.parts[split] for split in splits]
     copy = _Copy(root, url or catalog.url, jobs, keep_zips)
     with _locked(root):
-        needed = copy.missing_annotation_bytes(catalog.annotations, parts)
-        _require_space(root, needed + sum(copy.missing_image_bytes(part) for part in parts))
+        images = sum(copy.needed_bytes(part.archive, copy.missing_share(part)) for part in parts)
+        _require_space(root, copy.needed_annotation_bytes(catalog.annotations, parts) + images)
         copy.ensure_annotations(catalog.annotations, parts)
         for part in parts:
             state = copy.ensure_images(part)
@@ -63,18 +64,18 @@ def subset(
 ) -> Path:
     """Make ``ROOT-subset-COUNT``, a small part of COCO next to ``root``, and return that folder.
 
-    Of the images with boxes, those whose names have the lowest SHA-256: it is part of each larger subset.
+    It has the images with boxes whose names have the lowest SHA-256, so larger subsets contain smaller ones.
     """
     parts = [catalog.parts[split] for split in splits]
     copy = _Copy(root, url or catalog.url, jobs, keep_zips)
     folder = root.with_name(f'{root.name}-subset-{count}')
     with _locked(root):
         _remove_partial(folder)
-        needed = copy.missing_annotation_bytes(catalog.annotations, parts)
-        _require_space(root, needed + count * IMAGE_BYTES * (VAL_SHARE + 1) // VAL_SHARE)
+        needed = copy.needed_annotation_bytes(catalog.annotations, parts)
+        _require_space(root, needed + count * IMAGE_BYTES * (TRAIN_PER_VAL + 1) // TRAIN_PER_VAL)
         copy.ensure_annotations(catalog.annotations, parts)
         for split, part in zip(splits, parts):
-            number = count if split == 'train' else max(1, count // VAL_SHARE)
+            number = count if split == 'train' else max(1, count // TRAIN_PER_VAL)
             content = _reduced_annotations(root / part.annotations, number)
             sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
             lost = {n: size for n, size in sizes.items() if image_problem(folder / part.name / n, size)}
@@ -86,7 +87,7 @@ def subset(
 
 
 def _reduced_annotations(path: Path, count: int) -> dict[str, Any]:
-    """Return an annotation file's content for some of its images; all of it is never in memory."""
+    """Return an annotation file's content for some of its images, without all boxes in memory at once."""
     light = read_without_boxes(path)
     used = set(light['annotations'])
     images = [image for image in light['images'] if image['id'] in used]
@@ -134,7 +135,7 @@ class _Copy:
         state = examine(self.root, part, self.jobs)
         path = self.root / part.archive.name
         if not state.intact:
-            if len(state.images) < len(state.sizes):  # else, as before the first download, there are none
+            if len(state.images) < len(state.sizes):  # some are there: this is a repair
                 print('\n'.join(state.lines(self.root)))
             if len(state.images) <= FEW * part.images and not path.exists():
                 lost = {name: state.sizes[name] for name in state.images}
@@ -145,17 +146,20 @@ class _Copy:
         self._drop_archive(path)
         return state
 
-    def missing_annotation_bytes(self, archive: Archive, parts: Sequence[Part]) -> int:
-        if all((self.root / part.annotations).is_file() for part in parts):
-            return 0
-        return self._missing_archive_bytes(archive) + archive.unpacked
+    def needed_annotation_bytes(self, archive: Archive, parts: Sequence[Part]) -> int:
+        return self.needed_bytes(archive, any(not (self.root / part.annotations).is_file() for part in parts))
 
-    def missing_image_bytes(self, part: Part) -> int:
+    def missing_share(self, part: Part) -> float:
         folder = self.root / part.name
         present = sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
-        missing = max(0, part.images - present)
-        archive = self._missing_archive_bytes(part.archive) if missing > FEW * part.images else 0
-        return archive + part.archive.unpacked * missing // part.images
+        return max(0, 1 - present / part.images)
+
+    def needed_bytes(self, archive: Archive, share: float) -> int:
+        """Return how many bytes will be written for a missing share of an archive's files."""
+        path = self.root / archive.name
+        present = [each.stat().st_size for each in (path, part_of(path)) if each.exists()]
+        missing = archive.size - max(present, default=0) if share > FEW else 0
+        return max(0, missing) + int(archive.unpacked * share)
 
     def _has_annotations(self, part: Part) -> bool:
         file = self.root / part.annotations
@@ -172,17 +176,11 @@ class _Copy:
             )
         return path
 
-    def _missing_archive_bytes(self, archive: Archive) -> int:
-        path = self.root / archive.name
-        return 0 if path.exists() else archive.size - kept_bytes(path, archive.sha256)
-
     def _drop_archive(self, path: Path) -> None:
-        """Delete an archive, unless it is to stay, once the disk has what was in it."""
-        if self.keep_zips or not path.exists():
-            return
-        if hasattr(os, 'sync'):
+        """Delete an archive, unless it is to stay, once its content is on the disk."""
+        if path.exists() and not self.keep_zips:
             os.sync()
-        path.unlink()
+            path.unlink()
 
 
 def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], jobs: int) -> None:
@@ -195,15 +193,15 @@ def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], job
             problem = image_problem(partial, sizes[name])
             if problem:
                 raise UserError(f'{url}/{name}: {problem}; got {len(content):,} bytes')
-        bar.update()
 
-    with tqdm(total=len(sizes), desc=f'{folder.name}/', unit='image', disable=None) as bar:
-        run_all(fetch, list(sizes), jobs, stop)
+    bar = tqdm(ordered(fetch, sizes, jobs, stop), f'{folder.name}/', len(sizes), unit='image', disable=None)
+    for _ in bar:
+        pass
 
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, clear what killed ones left there, explain its disk's errors."""
+    """Keep other processes out of a folder, and remove what killed ones left there."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / '.prepare_coco.lock', timeout=0):
@@ -216,12 +214,12 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def _remove_partial(root: Path) -> None:
-    for path in root.glob('*/.partial-*'):
+    for path in root.glob(f'*/{PARTIAL}*'):
         path.unlink(missing_ok=True)
 
 
 def _require_space(root: Path, needed: int) -> None:
-    """Compare the free space with what will be written; that archives are deleted in between is a reserve."""
+    """Refuse a disk that is too small, with a reserve: archives are deleted in between."""
     free = shutil.disk_usage(root).free
     if free < needed:
         raise UserError(
