@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import (
-    read_json,
-    require_writable,
-    write_or_fail,
-)
+from ghost_det.utils import files
+from ghost_det.utils.files import read_json, require_writable, write_or_fail
 
 
 def names(folder: Path) -> list[str]:
