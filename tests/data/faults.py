@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -80,63 +80,43 @@ def set_box(bbox: list[float]) -> Callable[[Folder], None]:
     return lambda folder: folder.take()[1].update(bbox=bbox)
 
 
-def set_both(change: Callable[[dict[str, Any], dict[str, Any], Path], object]) -> Callable[[Folder], None]:
+def with_box(change: Callable[[dict[str, Any]], object]) -> Callable[[Folder], None]:
+    return lambda folder: change(folder.take()[1]) and None
+
+
+def resize(width: int, height: int, orientation: int = 1) -> Callable[[Folder], None]:
+    """Annotate an image with a size, and give it an orientation."""
+
     def put(folder: Folder) -> None:
-        change(*folder.take())
+        image, _, path = folder.take()
+        image.update(width=width, height=height)
+        if orientation > 1:
+            save_tagged(Image.open(path), path, orientation)
 
     return put
 
 
-def exif(orientation: int, size: tuple[int, int]) -> Callable[[Folder], None]:
+def convert(suffix: str, change: Callable[[Image.Image], Any]) -> Callable[[Folder], None]:
+    """Replace an image by another, made of it."""
+
     def put(folder: Folder) -> None:
         image, _, path = folder.take()
-        tag = Image.Exif()
-        tag[0x0112] = orientation
-        Image.open(path).save(path, exif=tag)
-        image.update(width=size[0], height=size[1])
-
-    return put
-
-
-def convert(mode: str, suffix: str) -> Callable[[Folder], None]:
-    def put(folder: Folder) -> None:
-        image, _, path = folder.take()
-        picture = Image.open(path).convert(mode)
+        picture = change(Image.open(path))
+        image.update(width=picture.size[0], height=picture.size[1])
         picture.save(folder.rename(image, path, suffix))
 
     return put
 
 
-def deep(folder: Folder) -> None:
-    image, _, path = folder.take()
-    pixels = cv2.imread(str(path)).astype(np.uint16) * 16  # 12 bits, as cameras have
-    cv2.imwrite(str(folder.rename(image, path, '.png')), pixels)
+def to_16_bit(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16) * 16)  # 12 bits, as of cameras
 
 
-def huge(folder: Folder) -> None:
-    image, _, path = folder.take()
-    image.update(width=20_000, height=6_000)
-    Image.new('1', (20_000, 6_000)).save(folder.rename(image, path, '.png'))
+def to_float(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(picture.convert('L'), np.float32) / 255)
 
 
-def floats(folder: Folder) -> None:
-    image, _, path = folder.take()
-    pixels = np.asarray(Image.open(path).convert('L'), np.float32) / 255
-    Image.fromarray(pixels).save(folder.rename(image, path, '.tif'))
-
-
-def doubled(folder: Folder) -> None:
-    folder.content['train']['annotations'].append({**folder.take()[1], 'id': 888})
-
-
-def same_file(folder: Folder) -> None:
-    first, _, _ = folder.take()
-    image, _, path = folder.take()
-    path.unlink()
-    image['file_name'] = first['file_name']
-
-
-def copy_bytes(split: str) -> Callable[[Folder], None]:
+def copy_bytes(split: str) -> Callable[[Folder], object]:
     def put(folder: Folder) -> None:
         _, _, path = folder.take()
         other = folder.take()[2] if split == 'train' else folder.root / 'val2017/0501.jpg'
@@ -145,25 +125,29 @@ def copy_bytes(split: str) -> Callable[[Folder], None]:
     return put
 
 
-def twice(key: str, field: str) -> Callable[[Folder], None]:
+def same_file(folder: Folder) -> None:
+    first, (image, _, path) = folder.take()[0], folder.take()
+    path.unlink()
+    image['file_name'] = first['file_name']
+
+
+def same_id(position: int) -> Callable[[Folder], None]:
+    """Give two images (0) or boxes (1) the same id."""
+    return lambda folder: folder.take()[position].update(id=folder.take()[position]['id'])  # type: ignore[union-attr]
+
+
+def category(split: str, used: bool = False, **values: Any) -> Callable[[Folder], None]:
+    """Add a category, with a box or without."""
+
     def put(folder: Folder) -> None:
-        entries = folder.content['train'][key]
-        if key == 'categories':
-            entries.append({**entries[0], 'id': 9, 'name': 'pig', field: entries[0][field]})
-            if field == 'name':
-                folder.take()[1]['category_id'] = 9
-        else:
-            first, second = folder.take(), folder.take()
-            at = 0 if key == 'images' else 1
-            second[at][field] = first[at][field]
+        content = folder.content[split]
+        content['categories'].append(values)
+        if used:
+            content['annotations'].append(
+                folder.box(777, content['images'][-1]['id'], values['id'], [1, 2, 9, 9])
+            )
 
     return put
-
-
-def class_in_val(folder: Folder) -> None:
-    content = folder.content['val']
-    content['categories'].append({'id': 7, 'name': 'yak'})
-    content['annotations'].append({**content['annotations'][0], 'id': 777, 'category_id': 7})
 
 
 def backslash(folder: Folder) -> None:
@@ -173,14 +157,9 @@ def backslash(folder: Folder) -> None:
     image['file_name'] = 'a\\' + path.name
 
 
-def outline(image: dict[str, Any], box: dict[str, Any], path: Path) -> None:
+def outline(box: dict[str, Any]) -> None:
     box.update(segmentation=[[10, 10, 30, 10, 30, 40]])
     del box['bbox'], box['area']
-
-
-def category(folder: Folder) -> None:
-    for content in folder.content.values():
-        content['categories'].append({'id': 5, 'name': 'hen', 'supercategory': 'bird'})
 
 
 def kinds(report: Report) -> set[str]:
@@ -218,32 +197,32 @@ ALONE: dict[str, Callable[[Folder], object]] = {
     'wrong json': lambda folder: folder.content.update(train='{"images": [],\n"annotations": [,]}'),
     'empty split': lambda folder: folder.content['train'].update(images=[], annotations=[]),
     'no boxes': lambda folder: folder.content['train'].update(annotations=[]),
-    'missing split': lambda folder: folder.content.pop('train'),  # a val would be made
+    'missing split': lambda folder: folder.content.pop('train'),  # without val, one would be split off
 }
 # Problems that one folder can have together.
-TOGETHER: dict[str, Callable[[Folder], None]] = {
-    'wrong entry': set_both(lambda image, box, path: box.update(bbox=['1', 2, 3])),
-    'id as text': set_both(lambda image, box, path: box.update(image_id=str(image['id']))),
+TOGETHER: dict[str, Callable[[Folder], object]] = {
+    'wrong entry': with_box(lambda box: box.update(bbox=['1', 2, 3])),
+    'id as text': with_box(lambda box: box.update(image_id=str(box['image_id']))),
     'name in another form': backslash,
-    'no bbox': set_both(outline),
-    'image without size': set_both(lambda image, box, path: image.pop('height')),
+    'no bbox': with_box(outline),
+    'image without size': lambda folder: folder.take()[0].pop('height'),
     'byte order mark': lambda folder: folder.content['train'].update(mark=True),
-    'duplicate image id': twice('images', 'id'),
-    'duplicate box id': twice('annotations', 'id'),
-    'duplicate category id': twice('categories', 'id'),
-    'duplicate category name': twice('categories', 'name'),
+    'duplicate image id': same_id(0),
+    'duplicate box id': same_id(1),
+    'duplicate category id': category('train', id=1, name='pig'),
+    'duplicate category name': category('train', used=True, id=9, name=NAMES[0]),
     'duplicate file name': same_file,
-    'unknown category': set_both(lambda image, box, path: box.update(category_id=99)),
-    'unknown image': set_both(lambda image, box, path: box.update(image_id=9999)),
-    'category without boxes': category,
-    'no area or iscrowd': set_both(lambda image, box, path: box.pop('area')),
-    'empty duplicate category': lambda folder: folder.content['train']['categories'].insert(
-        0, {'id': 6, 'name': NAMES[0], 'supercategory': 'animal'}
-    ),
-    'impossible area': set_both(lambda image, box, path: box.update(area=-1)),
-    'number as text': set_both(lambda image, box, path: box.update(iscrowd='0')),
-    'ignored box': set_both(lambda image, box, path: box.update(ignore=1)),
-    'rotated box': set_both(lambda image, box, path: box.update(attributes={'rotation': 42.5})),
+    'unknown category': with_box(lambda box: box.update(category_id=99)),
+    'unknown image': with_box(lambda box: box.update(image_id=9999)),
+    'category without boxes': lambda folder: [
+        category(split, id=5, name='hen', supercategory='bird')(folder) for split in ('train', 'val')
+    ],
+    'no area or iscrowd': with_box(lambda box: box.pop('area')),
+    'empty duplicate category': category('train', id=6, name=NAMES[0], supercategory='animal'),
+    'impossible area': with_box(lambda box: box.update(area=-1)),
+    'number as text': with_box(lambda box: box.update(iscrowd='0')),
+    'ignored box': with_box(lambda box: box.update(ignore=1)),
+    'rotated box': with_box(lambda box: box.update(attributes={'rotation': 42.5})),
     'box not finite': set_box([1, math.nan, 5, 5]),
     'swapped corners': set_box([30, 30, -20, -10]),
     'corners for sizes': set_box([30, 20, 60, 45]),
@@ -251,29 +230,31 @@ TOGETHER: dict[str, Callable[[Folder], None]] = {
     'box outside': set_box([70, 5, 10, 10]),
     'box sticks out': set_box([50, 5, 18, 10]),
     'tiny box': set_box([5, 5, 2.5, 10]),
-    'box unlike its polygon': set_both(
-        lambda image, box, path: box.update(segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]])
+    'box unlike its polygon': with_box(
+        lambda box: box.update(segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]])
     ),
-    'same box twice': doubled,
-    'crowd box': set_both(lambda image, box, path: box.update(iscrowd=1)),
+    'same box twice': lambda folder: folder.content['train']['annotations'].append(
+        {**folder.take()[1], 'id': 888}
+    ),
+    'crowd box': with_box(lambda box: box.update(iscrowd=1)),
     'image without boxes': lambda folder: folder.content['train']['annotations'].remove(folder.take()[1]),
-    'missing file': set_both(lambda image, box, path: path.unlink()),
-    'unreadable image': set_both(lambda image, box, path: path.write_bytes(path.read_bytes()[:-300])),
-    'wrong size': set_both(lambda image, box, path: image.update(width=32, height=24)),
-    'EXIF rotation': exif(6, (HEIGHT, WIDTH)),
-    'EXIF against boxes': exif(6, (WIDTH, HEIGHT)),
-    'grey image': convert('L', '.jpg'),
-    'image with alpha': convert('RGBA', '.png'),
-    '16-bit image': deep,
-    '32-bit image': floats,
-    'CMYK image': convert('CMYK', '.jpg'),
-    'huge image': huge,
+    'missing file': lambda folder: folder.take()[2].unlink(),
+    'unreadable image': lambda folder: os.truncate(folder.take()[2], 500),
+    'wrong size': resize(32, 24),
+    'EXIF rotation': resize(HEIGHT, WIDTH, orientation=6),
+    'EXIF against boxes': resize(WIDTH, HEIGHT, orientation=6),
+    'grey image': convert('.jpg', lambda picture: picture.convert('L')),
+    'image with alpha': convert('.png', lambda picture: picture.convert('RGBA')),
+    '16-bit image': convert('.png', to_16_bit),
+    '32-bit image': convert('.tif', to_float),
+    'CMYK image': convert('.jpg', lambda picture: picture.convert('CMYK')),
+    'huge image': convert('.png', lambda picture: Image.new('1', (20_000, 6_000))),
     'same image twice': copy_bytes('train'),
     'image in both splits': copy_bytes('val'),
-    'class unknown in train': class_in_val,
+    'class unknown in train': category('val', used=True, id=7, name='yak'),
     'classes differ': lambda folder: folder.content['val']['categories'].reverse(),
 }
-# What else the problem brings with it.
+# What else a problem brings with it.
 BESIDES = {
     'wrong entry': {'image without boxes'},
     'no bbox': {'no area or iscrowd'},

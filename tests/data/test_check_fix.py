@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ import mmcv
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask
 
 from ghost_det import check_dataset
-from ghost_det.commands import check_data
 from ghost_det.data.checks.fix import write_fixed
+from ghost_det.data.checks.pixels import to_eight_bits
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
+from tests.conftest import Cli
 
 from .faults import ALONE, HEIGHT, NAMES, TOGETHER, WIDTH, Folder, kinds, save_tagged
 
@@ -30,8 +31,21 @@ def annotations(fixed: Path, split: str = 'train') -> dict[str, Any]:
     return content
 
 
-def test_fixed_values_are_those_that_were_meant(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=8, val=3)
+def fix(folder: Folder) -> list[dict[str, Any]]:
+    """Fix a data set, and return the boxes of train."""
+    fixed = folder.root.with_name('fixed')
+    write_fixed(check_dataset(folder.save()), fixed)
+    boxes: list[dict[str, Any]] = annotations(fixed)['annotations']
+    assert [box['id'] for box in boxes] == [*range(1, len(boxes) + 1)]
+    return boxes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / 'set', train=9, val=3)
+
+
+def test_areas_and_flags(folder: Folder) -> None:
     boxes = folder.content['train']['annotations']
     boxes[0].update(area=0)
     boxes[1].update(area='12.5', iscrowd='1')
@@ -40,66 +54,44 @@ def test_fixed_values_are_those_that_were_meant(tmp_path: Path) -> None:
     report = check_dataset(folder.save())
     counts = {finding.kind: finding.count for finding in report.findings}
     assert counts == {'impossible area': 3, 'number as text': 2, 'crowd box': 2}
-    assert 'mmdet trains on 5 of 8 boxes; left out: 1 with an area of 0 or below, 2 crowd' in str(report)
-    assert 'train: 4 areas or flags corrected' in write_fixed(report, tmp_path / 'fixed')
-    fixed = [
-        tuple(box.get(key) for key in ('area', 'iscrowd', 'ignore'))
-        for box in annotations(tmp_path / 'fixed')['annotations'][:4]
-    ]
+    assert 'mmdet trains on 6 of 9 boxes; left out: 1 with an area of 0 or below, 2 crowd' in str(report)
+    fixed = [tuple(box.get(key) for key in ('area', 'iscrowd', 'ignore')) for box in fix(folder)[:4]]
     assert repr(fixed) == '[(240, 0, None), (12.5, 1, None), (240, 0, 0), (240, 1, 0)]'
 
 
-def test_boxes_that_are_all_corners_are_turned(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=9)
-    wanted = []
-    for number, box in enumerate(folder.content['train']['annotations']):
-        wanted.append([20.0 + number, 16, 30, 20])
-        box['bbox'] = [20.0 + number, 16, 50.0 + number, 36]
-    report = check_dataset(folder.save())
-    assert [f.kind for f in report.errors] == ['corners for sizes']
-    write_fixed(report, tmp_path / 'fixed')
-    content = annotations(tmp_path / 'fixed')
-    assert [box['bbox'] for box in content['annotations']] == wanted
-
-
-def test_boxes_that_are_not_around_their_polygons(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=5, val=2)
+def test_boxes_are_moved_with_their_areas(folder: Folder) -> None:
     boxes = folder.content['train']['annotations']
-    for box in boxes[1:]:
-        box.update(
-            bbox=[10, 5, 20, 10], area=700, segmentation=[[20, 10, 60, 10, 40, 40], [20, 20, 30, 30, 20, 40]]
-        )
-    boxes[4]['segmentation'].append([0, 'x', 1, 1, 1, 1])  # the others are checked all the same
-    report = check_dataset(folder.save())
-    (finding,) = report.errors
-    assert (finding.kind, finding.count) == ('box unlike its polygon', 3)
-    with pytest.raises(
-        UserError, match=r'(?s)bbox \[10, 5, 20, 10\], its polygon spans \[20, 10, 40, 30\].* --fix redraws'
-    ):
-        find_data(folder.root)
-    write_fixed(report, tmp_path / 'fixed')
-    content = annotations(tmp_path / 'fixed')
-    fixed = [(box['bbox'], box['area']) for box in content['annotations']]
-    assert fixed[1:4] == [([20, 10, 40, 30], 700)] * 3 and fixed[4][0] == [10, 5, 20, 10]
-
-
-def test_a_box_that_is_clipped_keeps_the_area_of_its_polygon(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=3, val=3)
-    image = folder.content['train']['images'][0]
-    box, other = folder.content['train']['annotations'][:2]
-    box.update(image_id=image['id'], bbox=[5, 5, image['width'], 10], area=77)
-    other.update(image_id=image['id'], bbox=[5, 15, image['width'], 10], area=10 * image['width'])
-    write_fixed(check_dataset(folder.save()), tmp_path / 'fixed')
-    content = annotations(tmp_path / 'fixed')
-    width = image['width'] - 5
-    assert [(each['bbox'], each['area']) for each in content['annotations'][:2]] == [
-        ([5, 5, width, 10], 77),
-        ([5, 15, width, 10], 10 * width),
+    triangles = [[20, 10, 60, 10, 40, 40], [20, 20, 30, 30, 20, 40]]
+    boxes[0].update(bbox=[5, 5, WIDTH, 10], area=77)  # of a polygon
+    boxes[1].update(bbox=[5, 15, WIDTH, 10], area=10 * WIDTH)
+    boxes[2].update(bbox=[10, 5, 20, 10], area=700, segmentation=triangles)
+    boxes[3].update(bbox=[10, 5, 20, 10], area=9000, segmentation=triangles)
+    boxes[4].update(bbox=[10, 5, 20, 10], segmentation=[*triangles, [0, 'x', 1, 1, 1, 1]])
+    boxes[5].update(bbox=[30, 30, -20, -10])
+    boxes[6].update(bbox=[4.1, 5.2, 20.3, 12.4], area=9000)
+    assert [(box['bbox'], box['area']) for box in fix(folder)[:7]] == [
+        ([5, 5, WIDTH - 5, 10], 77),
+        ([5, 15, WIDTH - 5, 10], 10 * (WIDTH - 5)),
+        ([20, 10, 40, 30], 700),
+        ([20, 10, 40, 30], 1200),
+        ([10, 5, 20, 10], 240),
+        ([10, 20, 20, 10], 200),
+        ([4.1, 5.2, 20.3, 12.4], 9000),
     ]
 
 
-def test_the_same_box_twice(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=6, val=2)
+def test_where_most_boxes_are_corners_all_are_read_so(folder: Folder) -> None:
+    expected = []
+    for number, box in enumerate(folder.content['train']['annotations']):
+        expected.append([20.0 + number, 16, 30, 20] if number < 8 else [2, 3, 4, 5])
+        x, y, width, height = expected[-1]
+        box['bbox'] = [x, y, x + width, y + height]
+    (error,) = check_dataset(folder.save()).errors
+    assert (error.kind, error.count) == ('corners for sizes', 7)
+    assert [box['bbox'] for box in fix(folder)] == expected
+
+
+def test_the_same_box_twice(folder: Folder) -> None:
     boxes = folder.content['train']['annotations']
     crowd = {**boxes[3], 'iscrowd': 1}
     boxes += [
@@ -107,28 +99,30 @@ def test_the_same_box_twice(tmp_path: Path) -> None:
         {**boxes[1], 'category_id': 1 + boxes[1]['category_id'] % 3}, {**boxes[2], 'image_id': 1},
     ]  # fmt: skip
     boxes[:] = [{**box, 'id': number} for number, box in enumerate(boxes, 1)]
-    report = check_dataset(folder.save())
-    (finding,) = (each for each in report.findings if each.kind == 'same box twice')
-    assert (finding.severity, finding.count) == ('warning', 3)
-    assert [place.split()[0] for place in finding.where] == [
-        'annotations[6]',
-        'annotations[7]',
-        'annotations[9]',
-    ]
-    assert 'train: 3 repeated boxes dropped' in write_fixed(report, tmp_path / 'fixed')
-    assert 'same box twice' not in kinds(check_dataset(tmp_path / 'fixed'))
-    content = annotations(tmp_path / 'fixed')
-    assert len(content['annotations']) == 9
+    (finding,) = (f for f in check_dataset(folder.save()).findings if f.kind == 'same box twice')
+    assert [place.split()[0] for place in finding.where] == [f'annotations[{n}]' for n in (9, 10, 12)]
+    assert len(fix(folder)) == 12
 
 
-@pytest.mark.parametrize('form', ['polygon', 'counts', 'compressed', 'whole'])
-def test_a_box_without_bbox_takes_the_extent_of_its_outline(tmp_path: Path, form: str) -> None:
-    from pycocotools import mask
+def test_images_of_one_file_and_categories_of_one_name_become_one(folder: Folder) -> None:
+    content = folder.content['train']
+    TOGETHER['duplicate file name'](folder)
+    TOGETHER['duplicate category name'](folder)
+    (box,) = (box for box in content['annotations'] if box['category_id'] == 9)
+    box['bbox'] = [1, 2, 9, 9]
+    boxes = fix(folder)
+    fixed = annotations(folder.root.with_name('fixed'))
+    assert [category['name'] for category in fixed['categories']] == list(NAMES)
+    assert [image['id'] for image in fixed['images']] == [1, *range(3, 10)]
+    assert [box['image_id'] for box in boxes][:3] == [1, 1, 3] and boxes[-1]['category_id'] == 1
 
-    folder = Folder(tmp_path / 'set', train=4, val=3)
+
+@pytest.mark.parametrize('form', ['polygon', 'counts', 'compressed', 'to the edges'])
+def test_a_box_without_bbox_takes_the_extent_of_its_outline(folder: Folder, form: str) -> None:
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order='F')
-    pixels[7, 10] = pixels[20:23, 9] = pixels[5 if form == 'whole' else 12 :, 12] = 1
-    pixels[: 1 if form == 'whole' else 0, 13] = 1  # goes on from the foot of the column before
+    edges = form == 'to the edges'
+    pixels[7, 10] = pixels[20:23, 9] = pixels[5 if edges else 12 :, 12] = 1
+    pixels[: 1 if edges else 0, 13] = 1  # the run of the column before continues
     code = mask.encode(pixels)
     expected = mask.toBbox(code).tolist()
     runs = np.flatnonzero(np.diff(pixels.T.ravel(), prepend=0, append=0))
@@ -147,16 +141,14 @@ def test_a_box_without_bbox_takes_the_extent_of_its_outline(tmp_path: Path, form
     (found,) = (f for f in report.findings if f.kind == 'no bbox')
     assert found.severity == 'error' and found.count == 1
     assert 'wrong entry' in kinds(report)  # the broken code
-    write_fixed(report, tmp_path / 'fixed')
-    fixed = annotations(tmp_path / 'fixed')['annotations']
-    assert [each['bbox'] for each in fixed if 'segmentation' in each] == [expected]
-    assert all(each['area'] == each['bbox'][2] * each['bbox'][3] for each in fixed)
+    boxes = fix(folder)
+    assert [each['bbox'] for each in boxes if 'segmentation' in each] == [expected]
+    assert all(each['area'] == each['bbox'][2] * each['bbox'][3] for each in boxes)
 
 
 @pytest.mark.parametrize('form', ['missing', 'floats', 'texts', 'zero', 'ids as texts', 'ids as names'])
-def test_sizes_and_ids_of_another_form_are_fixed(tmp_path: Path, form: str) -> None:
-    folder = Folder(tmp_path / 'set', train=6, val=3)
-    wanted = {split: json.loads(json.dumps(content)) for split, content in folder.content.items()}
+def test_sizes_and_ids_of_another_form(folder: Folder, form: str) -> None:
+    expected = {split: json.loads(json.dumps(content)) for split, content in folder.content.items()}
     for content in folder.content.values():
         for image in content['images']:
             for field in ('width', 'height'):
@@ -168,16 +160,15 @@ def test_sizes_and_ids_of_another_form_are_fixed(tmp_path: Path, form: str) -> N
             if form.startswith('ids'):
                 entry[field] = f'{"x" * (form == "ids as names")}{entry[field]}'
     report = check_dataset(folder.save())
-    assert ('left out: 6 in images without a size' in str(report)) == (form in ('missing', 'zero'))
+    assert ('left out: 9 in images without a size' in str(report)) == (form in ('missing', 'zero'))
     kind = 'id as text' if form.startswith('ids') else 'image without size'
+    assert {each.kind for each in report.errors} == {kind}
     with pytest.raises(UserError, match=f'(?s)train: {kind} .*--fix'):
         find_data(folder.root)
-    lines = write_fixed(report, tmp_path / 'fixed')
-    assert any('ids as text' in line or 'sizes' in line for line in lines)
-    assert {each.kind for each in report.errors} == {kind}
-    assert check_dataset(tmp_path / 'fixed').findings == []
-    for split, content in wanted.items():
-        fixed = annotations(tmp_path / 'fixed', split)
+    fix(folder)
+    assert check_dataset(folder.root.with_name('fixed')).findings == []
+    for split, content in expected.items():
+        fixed = annotations(folder.root.with_name('fixed'), split)
         files = {image['id']: image['file_name'] for image in fixed['images']}
         names = {category['id']: category['name'] for category in fixed['categories']}
         assert [(i['width'], i['height']) for i in fixed['images']] == [(WIDTH, HEIGHT)] * len(files)
@@ -188,23 +179,34 @@ def test_sizes_and_ids_of_another_form_are_fixed(tmp_path: Path, form: str) -> N
 
 
 @pytest.mark.parametrize(('kind', 'channels'), [('float32', 3), ('float64', 1), ('int32', 1), ('int32', 3)])
-def test_32_bit_images_are_errors_and_fixed(tmp_path: Path, kind: str, channels: int) -> None:
-    folder = Folder(tmp_path / 'set', train=3, val=2)
+def test_32_bit_images_are_errors_and_fixed(folder: Folder, kind: str, channels: int) -> None:
     image, _, path = folder.take()
     pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, channels)).astype(kind)
     cv2.imwrite(str(folder.rename(image, path, '.tif')), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
-    report = check_dataset(folder.save())
-    assert [finding.kind for finding in report.errors] == ['32-bit image']
-    write_fixed(report, tmp_path / 'fixed')
-    assert check_dataset(tmp_path / 'fixed').errors == []
-    fixed = mmcv.imread(str(tmp_path / 'fixed/train' / image['file_name']))
-    np.testing.assert_array_equal(fixed, np.broadcast_to(pixels, fixed.shape))
+    assert [finding.kind for finding in check_dataset(folder.save()).errors] == ['32-bit image']
+    fix(folder)
+    fixed = folder.root.with_name('fixed')
+    assert check_dataset(fixed).errors == []
+    loaded = mmcv.imread(str(fixed / 'train' / image['file_name']))
+    np.testing.assert_array_equal(loaded, np.broadcast_to(pixels, loaded.shape))
 
 
 @pytest.mark.parametrize(
-    'name', ['a.jpg', 'a.png', 'a.tif', 'a.webp', 'a.avif', 'xmp.jpg', 'xmp.webp', 'xmp.tif']
+    ('pixels', 'expected'),
+    [
+        (np.float32([[0, 0.5, 1, math.nan]]), [[0, 128, 255, 0]]),
+        (np.float64([[0, 100.4, 255]]), [[0, 100, 255]]),
+        (np.float32([[0, 1000]]), [[0, 250]]),
+        (np.int32([[-5, 200]]), [[0, 200]]),
+        (np.uint16([[16, 4095]]), [[1, 255]]),
+    ],
 )
-def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: str) -> None:
+def test_deep_values_in_eight_bits(pixels: Any, expected: list[list[int]]) -> None:
+    assert to_eight_bits(pixels).tolist() == expected
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.tif', 'a.webp', 'a.avif', 'xmp.jpg', 'xmp.tif'])
+def test_tagged_images_are_turned_as_their_boxes(tmp_path: Path, name: str) -> None:
     folder = Folder(tmp_path / 'set', train=16, val=2)
     expected = {}
     for number in range(16):
@@ -223,7 +225,7 @@ def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: 
         others = (upright, np.asarray(picture)[..., ::-1])
         fits = [each for each in (loaded, *others) if each.shape[1::-1] == size]
         expected[image['file_name']] = fits[0].astype(float)
-    write_fixed(check_dataset(folder.save()), tmp_path / 'fixed')
+    fix(folder)
     for file, pixels in expected.items():
         fixed = mmcv.imread(str(tmp_path / 'fixed/train' / file))
         assert fixed.shape == pixels.shape and np.abs(fixed - pixels).mean() < 6, file
@@ -231,57 +233,49 @@ def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: 
     assert not left & {'wrong size', 'EXIF rotation', 'EXIF against boxes'}
 
 
-def test_fixed_images_are_seen_by_mmcv_as_their_boxes_are_meant(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=9)
-    for kind in ('EXIF rotation', 'EXIF against boxes', '16-bit image', 'CMYK image'):
+def test_12_bit_images_become_bright_and_cmyk_becomes_rgb(folder: Folder) -> None:
+    for kind in ('16-bit image', 'CMYK image'):
         TOGETHER[kind](folder)
-    root = folder.save()
-    write_fixed(check_dataset(root), tmp_path / 'fixed')
-    old, new = root / 'train2017', tmp_path / 'fixed/train'
-
-    def distance(first: Any, second: Any) -> float:
-        return float(np.abs(first.astype(float) - second).mean())
-
-    turned, plain = (mmcv.imread(str(new / f'000{n}.jpg')) for n in (1, 2))
-    assert distance(mmcv.imread(str(old / '0001.jpg')), turned) < 3
-    assert plain.shape == (HEIGHT, WIDTH, 3)
-    assert distance(mmcv.imread(str(old / '0002.jpg'), flag='color_ignore_orientation'), plain) < 3
-    dark, light = (mmcv.imread(str(each / '0003.png')) for each in (old, new))
-    assert dark.max() < 16 and light.max() > 127
-    assert Image.open(new / '0004.jpg').mode == 'RGB'
+    fix(folder)
+    old, new = folder.root / 'train2017', folder.root.with_name('fixed') / 'train'
+    assert mmcv.imread(str(old / '0001.png')).max() < 16 < 127 < mmcv.imread(str(new / '0001.png')).max()
+    assert Image.open(new / '0002.jpg').mode == 'RGB'
+    difference = mmcv.imread(str(old / '0002.jpg')).astype(float) - mmcv.imread(str(new / '0002.jpg'))
+    assert np.abs(difference).mean() < 3
 
 
 @pytest.mark.parametrize('what', ['images', 'boxes'])
-def test_a_copy_that_would_lose_most_is_refused(tmp_path: Path, what: str) -> None:
-    folder = Folder(tmp_path / 'set', train=9, val=3)
-    for _ in range(5):
+def test_a_copy_that_would_lose_most_is_refused(folder: Folder, what: str) -> None:
+    def harm() -> None:
         _, box, path = folder.take()
         path.unlink() if what == 'images' else box.update(category_id=77)
-    report = check_dataset(folder.save())
-    reason = 'missing file' if what == 'images' else 'unknown category'
-    with pytest.raises(UserError, match=f'(?s)5 of 9 {what} of train would be dropped.*{reason} .5.'):
-        write_fixed(report, tmp_path / 'fixed')
-    assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+    for _ in range(4):
+        harm()
+    assert len(fix(folder)) == 5
+    harm()
+    out = folder.root.with_name('other')
+    with pytest.raises(UserError, match=f'5 of 9 {what} of train would be dropped'):
+        write_fixed(check_dataset(folder.save()), out)
+    assert sorted(path.name for path in out.parent.iterdir()) == ['fixed', 'set']
 
 
-def test_the_copy_is_refused_where_it_could_hurt(tmp_path: Path) -> None:
-    root = Folder(tmp_path / 'set', train=4, val=3).save()
+def test_the_copy_is_refused_where_it_could_hurt(folder: Folder, tmp_path: Path) -> None:
+    root = folder.save()
     report = check_dataset(root)
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/file').touch()
-    for out, message in (
-        (root / 'train2017/out', 'lies in the data set'),
-        (root / 'annotations', 'lies in the data set'),
-        (tmp_path, 'or contains it'),
-        (tmp_path / 'full', 'not an empty folder'),
-        (tmp_path / 'full/file', 'not an empty folder'),
-    ):
-        with pytest.raises(UserError, match=message):
-            write_fixed(report, out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['full', 'set']
+    (tmp_path / 'link').symlink_to('elsewhere')
+    for out in ('set/train2017/out', 'set/annotations', '.', 'full', 'full/file', 'link', 'full/file/out'):
+        with pytest.raises(UserError, match=f'^--fix {tmp_path / out}'):
+            write_fixed(report, tmp_path / out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['full', 'link', 'set']
+    (tmp_path / 'empty').mkdir()
+    write_fixed(report, tmp_path / 'empty')
+    assert check_dataset(tmp_path / 'empty').findings == []
 
 
-def test_names_of_files_cannot_lead_out_of_the_copy(tmp_path: Path) -> None:
+def test_file_names_cannot_lead_out_of_the_copy(tmp_path: Path) -> None:
     folder = Folder(tmp_path / 'a/set', train=4, val=3)
     image, _, path = folder.take()
     path.rename(tmp_path / 'a/escaped.jpg')
@@ -295,14 +289,7 @@ def test_names_of_files_cannot_lead_out_of_the_copy(tmp_path: Path) -> None:
     assert check_dataset(tmp_path / 'b/c/fixed').findings == []
 
 
-def test_errors_that_a_fix_leaves_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = Folder(tmp_path / 'set', train=4, val=3)
+def test_errors_that_a_fix_leaves_are_listed(folder: Folder, tmp_path: Path, cli: Cli) -> None:
     ALONE['no boxes'](folder)
-    monkeypatch.setattr(sys, 'argv', ['check_data', str(folder.save()), '--fix', str(tmp_path / 'fixed')])
-    with pytest.raises(SystemExit):
-        check_data.main()
-    printed = capsys.readouterr().out
-    assert 'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in printed
-    assert 'Finding(' not in printed
+    done = cli('check-data', folder.save(), '--fix', tmp_path / 'fixed')
+    assert 'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in done.stdout
