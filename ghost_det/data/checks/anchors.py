@@ -25,14 +25,10 @@ class NotExamined(Exception):
 
 
 def check_anchors(cfg: Any, table: Table, split: str) -> tuple[list[Finding], list[str], Floats]:
-    """Measure the anchors of a config on a split.
-
-    Returns the finding if they reach too few boxes, lines to print, and the best IoU of each box (n,).
-    """
+    """Return the finding if anchors reach too few boxes, lines to print, and the best IoU of each box."""
     try:
         generator, place = find_generator(cfg)
-        divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
-        boxes, shapes, size = resize_boxes(table, test_pipeline(cfg), divisor)
+        boxes, shapes, size = resize_boxes(table, cfg)
     except NotExamined as reason:
         return [], [f'anchors: not examined: {reason}'], np.empty(0)
     now, overlaps = _measure(generator, 'now', boxes, shapes, size)
@@ -89,31 +85,25 @@ def resize_factors(pipeline: Sequence[Any], sizes: Floats) -> Floats:
     return np.asarray(np.floor(sizes * factor[:, None] + 0.5) / sizes)
 
 
-def resize_boxes(
-    table: Table, pipeline: Sequence[Any], divisor: int
-) -> tuple[torch.Tensor, torch.Tensor, Ints]:
-    """Resize boxes as a test pipeline does.
-
-    Returns corners (n, 4), the sizes of their images (n, 2), padded to multiples of ``divisor``, and the
-    index in `SIZES` of each box before resizing (n,).
-    """
+def resize_boxes(table: Table, cfg: Any) -> tuple[torch.Tensor, torch.Tensor, Ints]:
+    """Return corners (n, 4) and padded image sizes (n, 2) as in a test, and indices in `SIZES` (n,)."""
     chosen = np.flatnonzero(sound_boxes(table) & ~table.crowd & table.box_sizes().all(1))
     if len(chosen) > MOST:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, MOST, replace=False))
     boxes, sizes = table.boxes[chosen], table.box_sizes()[chosen].astype(np.float64)
-    factors = resize_factors(pipeline, sizes)
+    factors = resize_factors(test_pipeline(cfg), sizes)
+    divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) * np.tile(factors, 2)
     shapes = np.ceil(np.round(sizes * factors) / divisor) * divisor
     return torch.from_numpy(corners), torch.from_numpy(shapes), np.digitize(boxes[:, 2:].prod(1), LIMITS)
 
 
 def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
-    """Return the best IoU (n,) of each box with the anchors of all levels.
+    """Return the best IoU (n,) of boxes (n, 4), in images of padded sizes (n, 2), with all anchors.
 
     Anchors of one shape lie on a grid, and the IoU of two boxes of fixed shapes does not rise with the
     distance of their centres along either axis. So only the four cells around a box's centre can hold the
-    best anchor of each shape or, at the image's edge, the nearest cells. Boxes are corners (n, 4) in images
-    whose padded widths and heights are ``shapes`` (n, 2).
+    best anchor of each shape or, at the image's edge, the nearest cells.
     """
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     best = boxes.new_zeros(len(boxes))

@@ -30,10 +30,17 @@ class Part:
     table: Table
     facts: list[Facts | None]  # of each image, ``None`` where it was not opened
 
-    def counts(self) -> str:
-        """Return the numbers of images, boxes and classes."""
-        parts = (self.table.files, 'image'), (self.table.boxes, 'box'), (self.table.classes(), 'class')
-        return ', '.join(plural(len(entries), noun) for entries, noun in parts)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the places and the numbers of images, boxes and classes."""
+        table = self.table
+        counts = {'images': len(table.files), 'boxes': len(table.boxes), 'categories': len(table.classes())}
+        return {'annotations': str(self.split.annotations), 'folder': str(self.split.images), **counts}
+
+    def __str__(self) -> str:
+        of = self.to_dict()
+        counts = plural(of['images'], 'image'), plural(of['boxes'], 'box'), plural(of['categories'], 'class')
+        place = printable(f'{self.name:<6}{of["annotations"]}, images in {of["folder"]}')
+        return f'{place}: {", ".join(counts)}'
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,7 @@ class Report:
     def __str__(self) -> str:
         lines = []
         for part in self.parts:
-            place = printable(f'{part.name:<6}{part.split.annotations}, images in {part.split.images}: ')
-            lines.append(place + part.counts())
+            lines.append(str(part))
             if part.name == 'train':
                 total = len(part.table.boxes)
                 used = total - sum(self.left.values())
@@ -75,16 +81,7 @@ class Report:
         """Return the report as JSON has it."""
         return {
             'findings': [asdict(finding) for finding in self.findings],
-            'splits': {
-                part.name: {
-                    'annotations': str(part.split.annotations),
-                    'folder': str(part.split.images),
-                    'images': len(part.table.files),
-                    'boxes': len(part.table.boxes),
-                    'categories': len(part.table.classes()),
-                }
-                for part in self.parts
-            },
+            'splits': {part.name: part.to_dict() for part in self.parts},
             'left_out_of_training': self.left,
             'anchors': self.anchors,
         }
@@ -136,7 +133,7 @@ def check_dataset(
         findings += compare_classes(parts[0].table, parts[1].table)
         findings += _check_shared_images(parts[0], parts[1], quick)
     anchors: list[str] = []
-    overlaps = np.empty(0)
+    overlaps: Floats = np.empty(0)
     left: dict[str, int] = {}
     if config is not None:
         from .anchors import check_anchors

@@ -66,22 +66,14 @@ def require_outside(out: Path, sources: Iterable[Path]) -> None:
 def require_empty(out: Path) -> None:
     """Raise a `UserError` where the folder of a copy exists and is not an empty folder."""
     out = out.expanduser()
-    try:
-        taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
-    except OSError as error:
-        raise UserError(f'--fix {out}: cannot be read ({error.strerror})') from None
-    if taken:
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
 
 
 def _write_split(
     part: Part, out: Path, categories: list[Entry] | None, unwanted: Collection[int]
 ) -> tuple[list[Entry], str]:
-    """Write the copy of a split without unwanted images.
-
-    It has the given categories, those of the previous split, if there are any. Returns its categories and a
-    line that says what was changed.
-    """
+    """Write a split without unwanted images; return its categories, the given ones if any, and a summary."""
     content, table, _ = load(part.split.annotations, part.name)
     images, image_ids = _fix_images(part, content, table, unwanted)
     categories, category_ids = _fix_categories(table, categories)
@@ -107,16 +99,17 @@ def _write_split(
             rewritten += 1
         else:
             shutil.copy2(source, target)
-    info = content.get('info')
-    kept_info = {key: info[key] for key in info if key not in CONVERTED} if isinstance(info, dict) else {}
-    fixed = {**content, 'info': kept_info, 'images': [*images.values()], 'categories': categories}
-    fixed['annotations'] = [{**box, 'id': number} for number, box in enumerate(boxes, start=1)]
-    path = out / 'annotations' / f'instances_{part.name}.json'
-    path.write_text(json.dumps(fixed), encoding='utf-8')
-    return categories, (
+    summary = (
         f'{part.name}: {len(images)} of {len(content["images"])} images, {rewritten} of them rewritten; '
         f'{len(boxes)} of {len(content["annotations"])} boxes; {len(categories)} categories'
     )
+    info = content.get('info')
+    content['info'] = {k: v for k, v in info.items() if k not in CONVERTED} if isinstance(info, dict) else {}
+    content.update(images=[*images.values()], categories=categories)
+    content['annotations'] = [{**box, 'id': number} for number, box in enumerate(boxes, start=1)]
+    path = out / 'annotations' / f'instances_{part.name}.json'
+    path.write_text(json.dumps(content), encoding='utf-8')
+    return categories, summary
 
 
 def _fix_images(
@@ -205,14 +198,13 @@ def _rewrite_image(source: Path, target: Path, facts: Facts, size: tuple[int, in
     kinds = {kind for kind, _ in image_kinds(facts, size)}
     if 'huge image' in kinds or not kinds & REWRITTEN:
         return False
-    pixels = correct_pixels(source, kinds, facts)
-    if pixels is None:
-        return False
     try:
-        target.write_bytes(encode_image(pixels, target.suffix))
+        pixels = correct_pixels(source, kinds, facts)
+        if pixels is not None:
+            target.write_bytes(encode_image(pixels, target.suffix))
     except (UserError, cv2.error):  # a format that OpenCV only reads
         return False
-    return True
+    return pixels is not None
 
 
 def _name_inside(file: str, taken: set[str]) -> str:

@@ -34,8 +34,7 @@ def correct_pixels(path: Path, kinds: Collection[str], facts: Facts) -> NDArray[
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     if pixels is None:
         return None
-    pixels = pixels if pixels.ndim == 2 else pixels[..., :3]
-    return pixels if pixels.dtype == np.uint8 else to_eight_bits(pixels)
+    return to_eight_bits(pixels if pixels.ndim == 2 else pixels[..., :3])
 
 
 def to_eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -43,6 +42,8 @@ def to_eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
     Negative values, NaN and infinity become 0.
     """
+    if pixels.dtype == np.uint8:
+        return pixels
     values = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0).clip(0)
     if pixels.dtype.kind == 'f' and values.max() <= 1:
         values = (values * 255).round()
