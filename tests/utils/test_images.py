@@ -57,37 +57,23 @@ def test_links_to_folders_are_followed_and_loops_are_cut(tmp_path: Path) -> None
 
 def test_paths_without_images(tmp_path: Path) -> None:
     make(tmp_path, 'notes.txt', '._1.jpg')
-    with pytest.raises(UserError, match=f'{tmp_path}: no images in this folder'):
-        find(tmp_path)
-    with pytest.raises(UserError, match=r'nowhere\.jpg: no such file or folder'):
-        find(tmp_path / 'nowhere.jpg')
+    for path in (tmp_path, tmp_path / 'nowhere.jpg'):
+        with pytest.raises(UserError, match=f'^{path}: no '):
+            find(path)
 
 
 def noise(*shape: int, dtype: Any = np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
-@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
-def test_jpegs_are_read_as_by_mmcv_and_upright(orientation: int, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / 'ü b.jpg'
-    Image.fromarray(noise(20, 30, 3)).save(path, exif=exif)
-    image = read_image(path)
-    assert image.shape == ((30, 20, 3) if orientation > 4 else (20, 30, 3))
-    np.testing.assert_array_equal(image, mmcv.imread(str(path)))
-
-
-def test_other_formats_are_read_as_by_mmcv(tmp_path: Path) -> None:
+def test_other_kinds_of_pixels_are_read_as_by_mmcv(tmp_path: Path) -> None:
     for name, pixels in (
         ('grey.png', noise(9, 8)),
         ('deep.png', noise(9, 8, dtype=np.uint16)),
         ('deep.tif', noise(9, 8, dtype=np.uint16)),
-        ('alpha.png', noise(9, 8, 4)),
+        ('alpha ü.png', noise(9, 8, 4)),
         ('grey_alpha.png', noise(9, 8, 2)),
-        ('colour.webp', noise(9, 8, 3)),
         ('palette.gif', noise(9, 8)),
-        ('colour.bmp', noise(9, 8, 3)),
     ):
         Image.fromarray(pixels).save(tmp_path / name)
         image = read_image(tmp_path / name)

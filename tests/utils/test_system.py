@@ -35,8 +35,8 @@ def test_modules_that_need_no_torch(name: str) -> None:
     assert run(code, **{RUNTIME: '1'}) == 'set()\n'
 
 
-def test_metadata_bring_neither_opencv_nor_an_engine() -> None:
-    code = 'import sys\nfrom ghost_det.deploy import Metadata\n'
+def test_metadata_need_neither_opencv_nor_an_engine() -> None:
+    code = 'import sys; from ghost_det.deploy import Metadata\n'
     code += 'print({"cv2", "openvino", "onnxruntime"} & {*sys.modules})'
     assert run(code, **{RUNTIME: '1'}) == 'set()\n'
 
