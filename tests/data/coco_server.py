@@ -9,16 +9,14 @@ import random
 import re
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
-import pytest
-
-from ghost_det.data.coco import Archive, Catalog, Part, download
+from ghost_det.data.coco import Archive, Catalog, Part
 
 Failure = str | int
 BYTES = random.Random(0).randbytes(3 << 20)
@@ -134,15 +132,8 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small chunks and short waits; no proxy."""
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
-    for name, value in dict(CHUNK=CHUNK, BLOCK=32 << 10, STALL=0.4, PAUSE=0.01).items():
-        monkeypatch.setattr(download, name, value)

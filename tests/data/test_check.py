@@ -239,5 +239,5 @@ def test_the_page_is_self_contained_and_escapes_text(tmp_path: Path) -> None:
     allowed = {'html', 'head', 'meta', 'title', 'style', 'body', 'h1', 'h2', 'p', 'pre', 'img'}
     assert {tag for tag, _ in tags} <= allowed and 'onerror' in page
     pictures = [attributes['src'] or '' for tag, attributes in tags if tag == 'img']
-    assert len(pictures) == 3 and all(p.startswith('data:image/png;base64,iVBOR') for p in pictures)
+    assert len(pictures) == 2 and all(p.startswith('data:image/png;base64,iVBOR') for p in pictures)
     assert not any('href' in attributes or 'onerror' in attributes for _, attributes in tags)

@@ -183,21 +183,20 @@ def test_resizing_that_is_not_supported() -> None:
 def test_the_suggestion_reaches_what_it_says(config: Path, coco_mini: Path) -> None:
     table = survey(coco_mini / 'annotations/instances_train2017.json').table
     cfg = load_config(config)
-    _, lines, now = check_anchors(cfg, table, 'train')
-    assert len(now) == 731 and len(lines) > 2
+    _, lines = check_anchors(cfg, table, 'train')
+    assert len(lines) > 2 and lines == [*lines[:2], *sorted(lines[2:], reverse=True)]
     generator, _ = find_generator(cfg)
-    words = lines[2].partition('   ')[2].rpartition(' (')[0]
-    generator.update(eval(f'dict({words.split("   ")[-1]})'))
-    _, _, then = check_anchors(cfg, table, 'train')
-    assert (then >= 0.5).mean() > (now >= 0.5).mean()
-    assert lines[2].strip().startswith(f'{(then >= 0.5).mean():.1%} of 731: small ')
+    shares, _, words = lines[2].rpartition('   ')
+    generator.update(eval(f'dict({words.partition(" (")[0]})'))
+    _, then = check_anchors(cfg, table, 'train')
+    assert then[1].rpartition('   ')[0] == shares > lines[1] and ' of 731: small ' in shares
 
 
 @pytest.mark.parametrize('name', ['mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', GFL])
 def test_detectors_whose_anchors_are_not_examined(name: str | Path, folder: Folder) -> None:
     report = check_dataset(folder.save(), config=load_config(name), quick=True)
     (line,) = report.anchors
-    assert line.startswith('anchors: not examined: ') and not len(report.overlaps)
+    assert line.startswith('anchors: not examined: ')
 
 
 def test_boxes_that_no_anchor_reaches_are_a_warning(folder: Folder) -> None:

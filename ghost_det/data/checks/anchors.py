@@ -24,24 +24,19 @@ class NotExamined(Exception):
     """The reason why anchors cannot be measured."""
 
 
-def check_anchors(cfg: Any, table: Table, split: str) -> tuple[list[Finding], list[str], Floats]:
-    """Return the finding if anchors reach too few boxes, lines to print, and the best IoU of each box."""
+def check_anchors(cfg: Any, table: Table, split: str) -> tuple[list[Finding], list[str]]:
+    """Return the finding if the anchors of a config reach too few boxes of a split, and lines to print."""
     try:
         generator, place = find_generator(cfg)
         boxes, shapes, size = resize_boxes(table, cfg)
     except NotExamined as reason:
-        return [], [f'anchors: not examined: {reason}'], np.empty(0)
-    now, overlaps = _measure(generator, 'now', boxes, shapes, size)
+        return [], [f'anchors: not examined: {reason}']
+    share, now = _measure(generator, 'now', boxes, shapes, size)
+    others = [_measure(other, words, boxes, shapes, size) for words, other in alternatives(generator).items()]
+    better = [f'  {line}' for reached, line in sorted(others, reverse=True) if reached > share + BETTER]
     lines = [f'boxes that an anchor reaches at IoU {IOU}, {place}:', f'  {now}']
-    share = float((overlaps >= IOU).mean()) if len(overlaps) else 1.0
-    tried = []
-    for words, other in alternatives(generator).items():
-        line, reached = _measure(other, words, boxes, shapes, size)
-        if (reached >= IOU).mean() > share + BETTER:
-            tried.append(((reached >= IOU).mean(), f'  {line}'))
-    better = [line for _, line in sorted(tried, reverse=True)]
     lines += better or ['  none of the others that were tried reaches more']
-    return found('few anchors fit', split, [now.strip()] if share < ENOUGH else []), lines, overlaps
+    return found('few anchors fit', split, [now.strip()] if share < ENOUGH else []), lines
 
 
 def find_generator(cfg: Any) -> tuple[Any, str]:
@@ -123,18 +118,17 @@ def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> 
 
 def _measure(
     generator: Any, words: str, boxes: torch.Tensor, shapes: torch.Tensor, size: Ints
-) -> tuple[str, Floats]:
-    """Return the shares of boxes that anchors reach as a line, and the best IoU of each box (n,)."""
+) -> tuple[float, str]:
+    """Return the share of boxes that anchors reach, and a line with the shares by size."""
     built = TASK_UTILS.build(generator)
-    overlaps: Floats = best_overlaps(built, boxes, shapes).numpy()
-    reached = overlaps >= IOU
+    reached = best_overlaps(built, boxes, shapes).numpy() >= IOU
+    share = float(reached.mean()) if len(reached) else 1.0
     parts = [
         f'{name} {reached[size == n].mean():6.1%} of {(size == n).sum()}' if n in size else f'{name} (none)'
         for n, name in enumerate(SIZES)
     ]
-    total = f'{reached.mean():6.1%}' if len(reached) else '     -'
     cell = '/'.join(str(count) for count in dict.fromkeys(built.num_base_priors))
-    return f'{total} of {len(reached)}: {", ".join(parts)}   {words} ({cell} a cell)', overlaps
+    return share, f'{share:6.1%} of {len(reached)}: {", ".join(parts)}   {words} ({cell} a cell)'
 
 
 def alternatives(generator: Any) -> dict[str, dict[str, Any]]:

@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ghost_det.config.query import innermost
 from ghost_det.data.annotations import survey
 from ghost_det.data.findings import SEVERITIES, Finding, found, of_severity, printable, ranked
 from ghost_det.data.layouts import Split, find_images, is_there, locate
 from ghost_det.data.quick_check import shared_images, tagged_images
-from ghost_det.data.table import Floats, Table, left_out, reasons
+from ghost_det.data.table import Table, left_out, reasons
 from ghost_det.errors import UserError
 from ghost_det.utils.system import cores
 from ghost_det.utils.text import plural
@@ -50,7 +48,6 @@ class Report:
     findings: list[Finding]  # the most severe first
     parts: list[Part]  # the splits that could be read
     anchors: list[str]  # lines on the anchors of the config, empty without one
-    overlaps: Floats  # the best IoU of each box with an anchor, empty where it was not measured
     left: dict[str, int]  # how many boxes of train mmdet does not train on, by reason
 
     @property
@@ -133,7 +130,6 @@ def check_dataset(
         findings += compare_classes(parts[0].table, parts[1].table)
         findings += _check_shared_images(parts[0], parts[1], quick)
     anchors: list[str] = []
-    overlaps: Floats = np.empty(0)
     left: dict[str, int] = {}
     if config is not None:
         from .anchors import check_anchors
@@ -143,14 +139,14 @@ def check_dataset(
         named = folder is None and own >= {part.split.annotations for part in parts}
         findings += check_config(config, {part.name: part.table for part in parts}, defaults=named)
         if parts:
-            problems, anchors, overlaps = check_anchors(config, parts[0].table, parts[0].name)
+            problems, anchors = check_anchors(config, parts[0].table, parts[0].name)
             findings += problems
     if parts and parts[0].name == 'train':
         table = parts[0].table
         loader = {} if config is None else config.get('train_dataloader') or {}
         filters = innermost(loader).get('filter_cfg') or {}
         left = left_out(table, [c['name'] for c in table.categories], filters.get('min_size', 0))
-    return Report(ranked(findings), parts, anchors, overlaps, left)
+    return Report(ranked(findings), parts, anchors, left)
 
 
 def _read_part(
@@ -206,16 +202,10 @@ def compare_classes(train: Table, val: Table) -> list[Finding]:
     unknown = [repr(name) for name, number in in_val.items() if name not in in_train and number in used]
     differ = [f'{name!r} is only in train' for name in in_train if name not in val_names]
     differ += [f'{name!r} is only in val' for name in in_val if name not in train_names]
-    common, others = (
-        [name for name in in_train if name in in_val],
-        [name for name in in_val if name in in_train],
-    )
-    if not differ and common != others:
-        first, second = next((a, b) for a, b in zip(common, others) if a != b)
-        differ.append(f'the order differs: {first!r} in train where val has {second!r}')
-    differ += [
-        f'{name!r} has the id {in_train[name]} in train, {in_val[name]} in val'
-        for name in common
-        if in_train[name] != in_val[name]
-    ]
+    common = [name for name in in_train if name in in_val]
+    pairs = zip(common, [name for name in in_val if name in in_train])
+    order = [f'the order differs: {a!r} in train where val has {b!r}' for a, b in pairs if a != b]
+    differ += [] if differ else order[:1]
+    ids = [(name, in_train[name], in_val[name]) for name in common if in_train[name] != in_val[name]]
+    differ += [f'{name!r} has the id {first} in train, {second} in val' for name, first, second in ids]
     return found('class unknown in train', '', unknown) + found('classes differ', '', differ)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ghost_det.data.table import IOU, LIMITS, sound_boxes
+from ghost_det.data.table import LIMITS, sound_boxes
 from ghost_det.utils.html import page
 from ghost_det.utils.plots import label, make_figure, png
 
@@ -20,8 +20,6 @@ def render(report: Report) -> str:
     """Return the report as the text of an HTML page."""
     parts = [part for part in report.parts if len(part.table.boxes)]
     figures = {'Boxes of each class': _classes(parts), 'Sizes of boxes': _sizes(parts)} if parts else {}
-    if len(report.overlaps):
-        figures['Best anchor of each box'] = _overlaps(report)
     pictures = [(title, png(figure)) for title, figure in figures.items()]
     return page('data/checks/report.html.j2', title='Data check', report=report, pictures=pictures)
 
@@ -33,9 +31,8 @@ def _classes(parts: list[Part]) -> Figure:
         for part in parts
     ]
     names = sorted(counts[0] | counts[-1], key=lambda name: -counts[0].get(name, 0))
-    shown = names
-    if len(names) > CLASSES_SHOWN:  # the most frequent and the rarest
-        shown = names[: CLASSES_SHOWN // 2] + names[-CLASSES_SHOWN // 2 :]
+    half = CLASSES_SHOWN // 2
+    shown = names if len(names) <= CLASSES_SHOWN else names[:half] + names[-half:]  # and the rarest
     figure = make_figure(10, 1.2 + 0.22 * len(shown))
     axes: Any = figure.subplots()
     rows = np.arange(len(shown))
@@ -68,14 +65,4 @@ def _sizes(parts: list[Part]) -> Figure:
     xlabel = 'square root of the area in px; dotted: 32 and 96'
     axes.set(xscale='log', xlabel=xlabel, ylabel='percent of boxes')
     axes.legend(loc='upper right')
-    return figure
-
-
-def _overlaps(report: Report) -> Figure:
-    """Plot a histogram of the best IoU of each box."""
-    figure = make_figure(10, 3.4)
-    axes: Any = figure.subplots()
-    axes.hist(report.overlaps, np.linspace(0, 1, 41))
-    axes.axvline(IOU, color='grey', linestyle=':')
-    axes.set(xlabel='IoU with the best anchor', ylabel='boxes', xlim=(0, 1))
     return figure
