@@ -65,8 +65,9 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='^--out .*file: cannot be written'):
         files.require_folder(tmp_path / 'file', '--out')
     require_writable(tmp_path / 'new/a.json', '--json')
-    files.require_folder(tmp_path / 'other', '--out')
-    assert names(tmp_path) == ['file', 'new', 'other', 'pipe', 'x']
+    for _ in range(2):
+        files.require_folder(tmp_path / 'other/inner', '--out')
+    assert names(tmp_path) == ['file', 'new', 'other', 'pipe', 'x'] and not names(tmp_path / 'other/inner')
 
 
 def test_json_in_every_encoding_and_none(tmp_path: Path) -> None:
