@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--split', type=inner_fraction, dest='val_share', metavar='SHARE', help=split)
     parser.add_argument('--quick', action='store_true', help='do not open images')
     parser.add_argument('--jobs', **COUNT, help='processes that open images')
-    parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report with pictures')
+    parser.add_argument('--html', type=Path, metavar='FILE.html', help='the report as a page')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='the report for machines')
     parser.add_argument('--fix', '-o', type=Path, metavar='FOLDER', help='write a fixed copy')
     return parser
@@ -41,7 +41,7 @@ def main() -> None:
     args = parse(parser, light=True)
     require_stack(parser.prog)
     from ghost_det.data.checks.check import check_dataset
-    from ghost_det.data.checks.fix import require_empty, require_outside, write_fixed
+    from ghost_det.data.checks.fix import require_separate, write_fixed
     from ghost_det.data.findings import printable
     from ghost_det.data.layouts import locate
 
@@ -51,8 +51,7 @@ def main() -> None:
         if file:
             require_writable(file, option)
     if args.fix:
-        require_empty(args.fix)
-        require_outside(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
+        require_separate(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
     parts: list[Path | None] = [args.train_ann, args.train_images, args.val_ann, args.val_images]
     config = None
     if args.config:
@@ -75,11 +74,9 @@ def main() -> None:
     print(report)
     read = [part.split.annotations for part in report.parts]
     if args.html:
-        from ghost_det.data.checks.report import render
-
         require_writable(args.html, '--html', read)
         with write_or_fail(args.html, '--html') as partial:
-            partial.write_text(render(report), encoding='utf-8', errors='backslashreplace')
+            partial.write_text(report.to_html(), encoding='utf-8', errors='backslashreplace')
     if args.json:
         require_writable(args.json, '--json', read)
         with write_or_fail(args.json, '--json') as partial:

@@ -38,7 +38,6 @@ def make_parser() -> argparse.ArgumentParser:
     both = ['train', 'val']
     parser.add_argument('--splits', nargs='+', choices=both, default=both, help='(default: both)')
     parser.add_argument('--jobs', **COUNT, default=8, help='parallel connections, and threads (default: 8)')
-    parser.add_argument('--keep-zips', action='store_true', help='do not delete the archives')
     mirror = 'a mirror, laid out as http://images.cocodataset.org (the default)'
     parser.add_argument('--url', type=base_url, metavar='BASE', help=mirror)
     return parser
@@ -60,8 +59,8 @@ def main() -> None:
             sys.exit(1)
         return
     if args.subset:
-        root = subset(root, args.subset, splits, args.jobs, args.keep_zips, args.url)
+        root = subset(root, args.subset, splits, args.jobs, args.url)
     else:
-        prepare(root, splits, args.jobs, args.keep_zips, args.url)
+        prepare(root, splits, args.jobs, args.url)
     data = [] if root == Path('data/coco') else ['--data', root]
     print(f'train with: {command("train", _CONFIG, *data)}')

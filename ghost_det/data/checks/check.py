@@ -13,6 +13,7 @@ from ghost_det.data.layouts import Split, find_images, is_there, locate
 from ghost_det.data.quick_check import shared_images, tagged_images
 from ghost_det.data.table import Table, left_out, reasons
 from ghost_det.errors import UserError
+from ghost_det.utils.html import page
 from ghost_det.utils.system import cores
 from ghost_det.utils.text import plural
 
@@ -54,6 +55,10 @@ class Report:
     def errors(self) -> list[Finding]:
         """Findings that stop a training or spoil it."""
         return of_severity(self.findings, 'error')
+
+    def to_html(self) -> str:
+        """Return the report as a self-contained page."""
+        return page('data/checks/report.html.j2', title='Data check', report=self)
 
     def __str__(self) -> str:
         lines = []
@@ -127,8 +132,11 @@ def check_dataset(
         findings += problems + _check_files(part, quick, jobs or cores(), progress)
         parts.append(part)
     if len(parts) == 2:
-        findings += compare_classes(parts[0].table, parts[1].table)
-        findings += _check_shared_images(parts[0], parts[1], quick)
+        train, val = parts
+        findings += compare_classes(train.table, val.table)
+        common = common_images(train.facts, val.facts)
+        shared = shared_images(train.split, val.split) if quick else map(train.table.image_place, common)
+        findings += found('image in both splits', '', shared)
     anchors: list[str] = []
     left: dict[str, int] = {}
     if config is not None:
@@ -180,32 +188,23 @@ def _check_files(part: Part, quick: bool, jobs: int, progress: bool) -> list[Fin
     return findings + check_images(table, part.name, part.facts)
 
 
-def _check_shared_images(train: Part, val: Part, quick: bool) -> list[Finding]:
-    """List the images that are in both splits."""
-    if quick:
-        shared = shared_images(train.split, val.split)
-    else:
-        shared = [train.table.image_place(index) for index in common_images(train.facts, val.facts)]
-    # Where the splits are the same, that is on purpose, to see whether a network can learn it.
-    sets = [(part.split.images, sorted(part.table.files)) for part in (train, val)]
-    return found('image in both splits', '', shared, severity='warning' if sets[0] == sets[1] else None)
-
-
 def compare_classes(train: Table, val: Table) -> list[Finding]:
     """List how the classes of val differ from those of train."""
-    in_train, in_val = (
+    ours, theirs = (
         {t.categories[n]['name']: t.categories[n]['id'] for n in t.classes()} for t in (train, val)
     )
     # The name of a group may have boxes in one of them only.
     train_names, val_names = ({category['name'] for category in t.categories} for t in (train, val))
     used = set(val.used())
-    unknown = [repr(name) for name, number in in_val.items() if name not in in_train and number in used]
-    differ = [f'{name!r} is only in train' for name in in_train if name not in val_names]
-    differ += [f'{name!r} is only in val' for name in in_val if name not in train_names]
-    common = [name for name in in_train if name in in_val]
-    pairs = zip(common, [name for name in in_val if name in in_train])
-    order = [f'the order differs: {a!r} in train where val has {b!r}' for a, b in pairs if a != b]
-    differ += [] if differ else order[:1]
-    ids = [(name, in_train[name], in_val[name]) for name in common if in_train[name] != in_val[name]]
-    differ += [f'{name!r} has the id {first} in train, {second} in val' for name, first, second in ids]
+    unknown = [repr(name) for name, number in theirs.items() if name not in ours and number in used]
+    common = [name for name in ours if name in theirs]
+    differ = [f'{name!r} is only in train' for name in ours if name not in val_names]
+    differ += [f'{name!r} is only in val' for name in theirs if name not in train_names]
+    differ += [
+        f'{name!r} has the id {ours[name]} in train, {theirs[name]} in val'
+        for name in common
+        if ours[name] != theirs[name]
+    ]
+    if not differ and common != [name for name in theirs if name in ours]:
+        differ = ['the order differs']
     return found('class unknown in train', '', unknown) + found('classes differ', '', differ)

@@ -32,62 +32,50 @@ def write_fixed(report: Report, out: Path) -> list[str]:
 
     The report must be of a check that opened the images.
     """
-    out = out.expanduser().absolute()
-    for part in report.parts:
-        annotations, images = part.split.annotations, part.split.images
-        root = {images.parent} if annotations.parent.parent == images.parent else set()
-        require_outside(out, {annotations.parent, images} | root)
-    require_empty(out)
+    out = out.expanduser().resolve()
+    places = [part.split for part in report.parts]
+    require_separate(out, [folder for place in places for folder in (place.annotations.parent, place.images)])
     if not report.parts:
         raise UserError(f'--fix {out}: no annotations could be read, so there is nothing to write')
     train, val = report.parts[0], report.parts[-1]
     shared = common_images(train.facts, val.facts) if train.split != val.split else []
     lines: list[str] = []
-    categories: list[Entry] | None = None
+    categories: list[Entry] = []
     try:
         with atomic_folder(out) as built:
-            (built / 'annotations').mkdir()
             for part in report.parts:
-                categories, line = _write_split(part, built, categories, shared if part is train else [])
-                lines.append(line)
+                lines.append(_write_split(part, built, categories, shared if part is train else []))
     except OSError as error:
         raise UserError(f'--fix {out}: cannot be written ({error.strerror or error})') from None
     return lines
 
 
-def require_outside(out: Path, sources: Iterable[Path]) -> None:
-    """Raise a `UserError` where the folder of a copy is inside of the data, or contains it."""
-    for source in sources:
-        inner, outer = out.expanduser().resolve(), source.expanduser().resolve()
-        if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-            raise UserError(f'--fix {out}: lies in the data set, or contains it ({source}); choose another')
-
-
-def require_empty(out: Path) -> None:
-    """Raise a `UserError` where the folder of a copy exists and is not an empty folder."""
-    out = out.expanduser()
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+def require_separate(out: Path, sources: Iterable[Path]) -> None:
+    """Raise a `UserError` where a copy's folder is neither new nor empty, or is inside of the data."""
+    out = out.expanduser().resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
+    for source in sources:
+        if out.is_relative_to(source.expanduser().resolve()):
+            raise UserError(f'--fix {out}: lies in the data set ({source}); choose another')
 
 
-def _write_split(
-    part: Part, out: Path, categories: list[Entry] | None, unwanted: Collection[int]
-) -> tuple[list[Entry], str]:
-    """Write a split without unwanted images; return its categories, the given ones if any, and a summary."""
+def _write_split(part: Part, out: Path, categories: list[Entry], unwanted: Collection[int]) -> str:
+    """Write a split without unwanted images, and return a summary; the first split fills ``categories``."""
     content, table, _ = load(part.split.annotations, part.name)
     images, image_ids = _fix_images(part, content, table, unwanted)
-    categories, category_ids = _fix_categories(table, categories)
-    boxes, lost_boxes = _fix_boxes(content, table, image_ids, category_ids)
+    boxes = _fix_boxes(content, table, image_ids, _fix_categories(table, categories))
+    all_images, all_boxes = (len(content[key]) for key in ('images', 'annotations'))
+    lost_images = all_images - len(table.files) + image_ids.count(None)  # those that were merged are not lost
     for noun, lost, total in (
-        ('images', len(content['images']) - len(table.files) + image_ids.count(None), len(content['images'])),
-        ('boxes', lost_boxes, len(content['annotations'])),
+        ('images', lost_images, all_images),
+        ('boxes', all_boxes - len(boxes), all_boxes),
     ):
         if 2 * lost > total:
             raise UserError(
                 f'--fix: {lost} of {total} {noun} of {part.name} would be dropped, so nothing is written; '
                 'correct the errors of the report first'
             )
-    (out / part.name).mkdir()
     taken: set[str] = set()
     rewritten = 0
     for index, image in images.items():
@@ -99,17 +87,17 @@ def _write_split(
             rewritten += 1
         else:
             shutil.copy2(source, target)
-    summary = (
-        f'{part.name}: {len(images)} of {len(content["images"])} images, {rewritten} of them rewritten; '
-        f'{len(boxes)} of {len(content["annotations"])} boxes; {len(categories)} categories'
-    )
     info = content.get('info')
     content['info'] = {k: v for k, v in info.items() if k not in CONVERTED} if isinstance(info, dict) else {}
     content.update(images=[*images.values()], categories=categories)
     content['annotations'] = [{**box, 'id': number} for number, box in enumerate(boxes, start=1)]
     path = out / 'annotations' / f'instances_{part.name}.json'
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), encoding='utf-8')
-    return categories, summary
+    return (
+        f'{part.name}: {len(images)} of {all_images} images, {rewritten} of them rewritten; '
+        f'{len(boxes)} of {all_boxes} boxes; {len(categories)} categories'
+    )
 
 
 def _fix_images(
@@ -135,41 +123,32 @@ def _fix_images(
     return kept, new_ids
 
 
-def _fix_categories(table: Table, previous: list[Entry] | None) -> tuple[list[Entry], Ids]:
-    """Return the categories, of the previous split if there is one, and the new ids of the old ones."""
-    new: list[Entry] = previous or []
-    for category in table.categories if previous is None else ():
+def _fix_categories(table: Table, new: list[Entry]) -> Ids:
+    """Fill ``new``, the categories, unless an earlier split has; return the new ids of the old ones."""
+    for category in () if new else table.categories:
         if all(category['id'] != c['id'] and category['name'] != c['name'] for c in new):
             new.append(category)
     ids = {category['name']: category['id'] for category in new}
-    return new, [ids.get(category['name']) for category in table.categories]
+    return [ids.get(category['name']) for category in table.categories]
 
 
-def _fix_boxes(content: Any, table: Table, image_ids: Ids, category_ids: Ids) -> tuple[list[Entry], int]:
-    """Return the boxes to keep, without repeated ones, and how many others were dropped."""
+def _fix_boxes(content: Any, table: Table, image_ids: Ids, category_ids: Ids) -> list[Entry]:
+    """Return the boxes to keep, without repeated ones."""
     moved = _fix_coordinates(table)
-    good = sound_boxes(table) & (table.boxes[:, 2:] >= 1).all(1)
-    kept = []
-    seen = set()
-    lost = len(content['annotations']) - len(table.boxes)
-    for index, position in enumerate(table.boxes_at):
-        image = image_ids[table.image[index]] if good[index] else None
-        category = category_ids[table.category[index]] if good[index] else None
-        if image is None or category is None:
-            lost += 1
-            continue
+    kept: dict[tuple[Any, ...], Entry] = {}
+    for index in np.flatnonzero(sound_boxes(table) & (table.boxes[:, 2:] >= 1).all(1)):
+        image, category = image_ids[table.image[index]], category_ids[table.category[index]]
         bbox = table.boxes[index].tolist()
-        key = (image, category, *bbox, bool(table.crowd[index]))
-        if key in seen:
+        key = (image, category, *bbox, table.crowd[index])
+        if image is None or category is None or key in kept:
             continue
-        seen.add(key)
-        entry = {**content['annotations'][position], 'image_id': image, 'category_id': category}
+        entry = {**content['annotations'][table.boxes_at[index]], 'image_id': image, 'category_id': category}
         if moved[index]:
             entry['bbox'] = bbox
             entry['area'] = min(area_of(entry), bbox[2] * bbox[3])  # the area of a polygon may be smaller
         complete_box(entry)
-        kept.append(entry)
-    return kept, lost
+        kept[key] = entry
+    return [*kept.values()]
 
 
 def _fix_coordinates(table: Table) -> Mask:
@@ -199,18 +178,15 @@ def _rewrite_image(source: Path, target: Path, facts: Facts, size: tuple[int, in
     if 'huge image' in kinds or not kinds & REWRITTEN:
         return False
     try:
-        pixels = correct_pixels(source, kinds, facts)
-        if pixels is not None:
-            target.write_bytes(encode_image(pixels, target.suffix))
+        target.write_bytes(encode_image(correct_pixels(source, kinds, facts), target.suffix))
     except (UserError, cv2.error):  # a format that OpenCV only reads
         return False
-    return pixels is not None
+    return True
 
 
 def _name_inside(file: str, taken: set[str]) -> str:
     """Return a file name that stays in its folder, and is not another's."""
-    parts = [word for word in PurePosixPath(file).parts if word not in ('/', '..')]
-    name = '/'.join(parts) or 'image'
+    name = '/'.join(word for word in PurePosixPath(file).parts if word not in ('/', '..'))
     while name in taken:
         name = f'_{name}'
     taken.add(name)

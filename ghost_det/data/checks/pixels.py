@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ghost_det.data.image_facts import ORIENTATION
+from ghost_det.errors import UserError
 
 from .images import Facts
 
 REWRITTEN = {'EXIF rotation', 'EXIF against boxes', '16-bit image', '32-bit image', 'CMYK image'}
 
 
-def correct_pixels(path: Path, kinds: Collection[str], facts: Facts) -> NDArray[np.uint8] | None:
-    """Return an image without these kinds of problems, as 8-bit BGR; ``None`` where that is impossible."""
+def correct_pixels(path: Path, kinds: Collection[str], facts: Facts) -> NDArray[np.uint8]:
+    """Return an image without these kinds of problems, as 8-bit BGR; raises where that is impossible."""
     if 'EXIF against boxes' in kinds:
         if facts['bits'] > 8:
-            return None
+            raise UserError(f'{path}: Pillow does not read its {facts["bits"]} bits')
         with Image.open(path) as image:  # OpenCV cannot leave a TIFF unturned
             if facts['turned']:
                 image.getexif().pop(ORIENTATION, None)  # before Pillow turns a TIFF by it
@@ -33,7 +34,7 @@ def correct_pixels(path: Path, kinds: Collection[str], facts: Facts) -> NDArray[
         flags = cv2.IMREAD_UNCHANGED if facts['bits'] > 16 else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     if pixels is None:
-        return None
+        raise UserError(f'{path}: cannot be decoded')
     return to_eight_bits(pixels if pixels.ndim == 2 else pixels[..., :3])
 
 

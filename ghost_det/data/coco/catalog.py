@@ -28,7 +28,6 @@ class Part:
     name: str  # of its folder, such as 'val2017'
     archive: Archive  # its images
     images: int
-    boxes: int  # including crowds
     sha256: str  # of its instances_*.json
 
     @property
@@ -48,8 +47,8 @@ class Catalog:
 
 # COCO publishes no hashes. Sizes and SHA-256 of the archives come from TensorFlow Datasets
 # (tensorflow_datasets/url_checksums/coco.txt) and agree with torchvision
-# (torchvision/prototype/datasets/_builtin/coco.py). The hashes of the two json files, and the numbers of
-# boxes, are those that several people published after unpacking these archives.
+# (torchvision/prototype/datasets/_builtin/coco.py). The hashes of the two json files are those that several
+# people published after unpacking these archives.
 COCO = Catalog(
     Archive(
         'annotations/annotations_trainval2017.zip',
@@ -67,7 +66,6 @@ COCO = Catalog(
                 21_000_000_000,
             ),
             118_287,
-            860_001,
             '610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d',
         ),
         'val': Part(
@@ -79,7 +77,6 @@ COCO = Catalog(
                 900_000_000,
             ),
             5_000,
-            36_781,
             'e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f',
         ),
     },

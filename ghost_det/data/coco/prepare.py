@@ -35,13 +35,12 @@ def prepare(
     root: Path,
     splits: Sequence[str],
     jobs: int = 8,
-    keep_zips: bool = False,
     url: str | None = None,
     catalog: Catalog = COCO,
 ) -> None:
     """Download what a copy of COCO lacks, or has wrong; after a stop, the next call resumes."""
     parts = [catalog.parts[split] for split in splits]
-    copy = _Copy(root, url or catalog.url, jobs, keep_zips)
+    copy = _Copy(root, url or catalog.url, jobs)
     with _locked(root):
         images = sum(copy.needed_bytes(part.archive, copy.missing_share(part)) for part in parts)
         _require_space(root, copy.needed_annotation_bytes(catalog.annotations, parts) + images)
@@ -58,7 +57,6 @@ def subset(
     count: int,
     splits: Sequence[str],
     jobs: int = 8,
-    keep_zips: bool = False,
     url: str | None = None,
     catalog: Catalog = COCO,
 ) -> Path:
@@ -67,7 +65,7 @@ def subset(
     It has the images with boxes whose names have the lowest SHA-256, so larger subsets contain smaller ones.
     """
     parts = [catalog.parts[split] for split in splits]
-    copy = _Copy(root, url or catalog.url, jobs, keep_zips)
+    copy = _Copy(root, url or catalog.url, jobs)
     folder = root.with_name(f'{root.name}-subset-{count}')
     with _locked(root):
         _remove_partial(folder)
@@ -90,19 +88,18 @@ def _reduced_annotations(path: Path, count: int) -> dict[str, Any]:
     """Return an annotation file's content for some of its images, without all boxes in memory at once."""
     light = read_without_boxes(path)
     used = set(light['annotations'])
-    images = [image for image in light['images'] if image['id'] in used]
-    if not 1 <= count <= len(images):
-        raise UserError(f'--subset: expected at most {len(images):,}, the images with boxes, got {count:,}')
-    images.sort(key=lambda image: hashlib.sha256(image['file_name'].encode()).digest())
-    chosen = {image['id'] for image in images[:count]}
-    del light, used, images
+    names = {image['file_name']: image['id'] for image in light['images'] if image['id'] in used}
+    if not 1 <= count <= len(names):
+        raise UserError(f'--subset: expected at most {len(names):,}, the images with boxes, got {count:,}')
+    first = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
+    chosen = {names[name] for name in first}
 
     def drop_other_boxes(entry: dict[str, Any]) -> dict[str, Any] | None:
         return entry if entry.get('image_id') in chosen or 'image_id' not in entry else None
 
     with path.open('rb') as file:
         content: dict[str, Any] = json.load(file, object_hook=drop_other_boxes)
-    content['annotations'] = [box for box in content['annotations'] if box is not None]
+    content['annotations'] = [box for box in content['annotations'] if box]
     content['images'] = [image for image in content['images'] if image['id'] in chosen]
     return content
 
@@ -114,7 +111,6 @@ class _Copy:
     root: Path
     url: str
     jobs: int
-    keep_zips: bool
 
     def ensure_annotations(self, archive: Archive, parts: Sequence[Part]) -> None:
         wrong = [part for part in parts if not self._has_annotations(part)]
@@ -129,21 +125,19 @@ class _Copy:
         for part in wrong:
             if not self._has_annotations(part):
                 raise UserError(f'{path}: has no {part.annotations} as published')
-        self._drop_archive(path)
+        _drop_archive(path)
 
     def ensure_images(self, part: Part) -> SplitState:
         state = examine(self.root, part, self.jobs)
         path = self.root / part.archive.name
         if not state.intact:
-            if len(state.images) < len(state.sizes):  # some are there: this is a repair
-                print('\n'.join(state.lines(self.root)))
             if len(state.images) <= FEW * part.images and not path.exists():
                 lost = {name: state.sizes[name] for name in state.images}
                 _fetch_images(f'{self.url}/{part.name}', self.root / part.name, lost, self.jobs)
             else:
                 unpack(self._ensure_archive(part.archive), self.root, self.jobs)
             state = examine(self.root, part, self.jobs)
-        self._drop_archive(path)
+        _drop_archive(path)
         return state
 
     def needed_annotation_bytes(self, archive: Archive, parts: Sequence[Part]) -> int:
@@ -176,11 +170,12 @@ class _Copy:
             )
         return path
 
-    def _drop_archive(self, path: Path) -> None:
-        """Delete an archive, unless it is to stay, once its content is on the disk."""
-        if path.exists() and not self.keep_zips:
-            os.sync()
-            path.unlink()
+
+def _drop_archive(path: Path) -> None:
+    """Delete an archive once its content is on the disk."""
+    if path.exists():
+        os.sync()
+        path.unlink()
 
 
 def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], jobs: int) -> None:

@@ -19,15 +19,14 @@ from ghost_det.utils.threads import ordered
 from .catalog import COCO, Catalog, Part
 
 SHOWN = 10  # names of images for each kind of problem
-_TAIL = 1024
 
 
-@dataclass
+@dataclass(frozen=True)
 class SplitState:
     """The problems of a split."""
 
     part: Part
-    annotations: str = ''  # the problem of the annotation file, if any
+    annotations: str = ''  # the problem of the annotation file, if any; the images are not checked then
     images: dict[str, str] = field(default_factory=dict)  # the problems of images, by file name
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # (width, height), by file name
     boxes: int = 0
@@ -39,9 +38,11 @@ class SplitState:
 
     def lines(self, root: Path) -> list[str]:
         """Describe it, with the first names for each kind of problem."""
-        if self.intact:
+        if self.annotations:
+            return [f'{root / self.part.annotations}: {self.annotations}']
+        if not self.images:
             return [f'{self.part.name}: intact: {len(self.sizes):,} images, {self.boxes:,} boxes']
-        lines = [f'{root / self.part.annotations}: {self.annotations}'] if self.annotations else []
+        lines = []
         for problem in dict.fromkeys(self.images.values()):
             names = sorted(name for name, its in self.images.items() if its == problem)
             more = ' ...' if len(names) > SHOWN else ''
@@ -70,32 +71,22 @@ def disk_error(error: OSError, folder: Path) -> UserError:
 
 def examine(root: Path, part: Part, jobs: int) -> SplitState:
     """Find the problems of a split."""
-    state = SplitState(part)
     path = root / part.annotations
     if not path.is_file():
-        state.annotations = 'missing'
-        return state
+        return SplitState(part, 'missing')
     digest = sha256(path)
-    try:
-        content = read_without_boxes(path)
-        state.sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
-        state.boxes = len(content['annotations'])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        state.annotations = 'not the published file: incomplete, or not COCO annotations'
-        return state
     if digest != part.sha256:
-        state.annotations = (
-            f'not the published file: expected {part.images:,} images and {part.boxes:,} boxes, got '
-            f'{len(state.sizes):,} and {state.boxes:,}; expected SHA-256 {part.sha256}, got {digest}'
-        )
+        return SplitState(part, f'not the published file: expected SHA-256 {part.sha256}, got {digest}')
+    content = read_without_boxes(path)
+    sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
 
     def examine_image(name: str) -> str | None:
-        return image_problem(root / part.name / name, state.sizes[name])
+        return image_problem(root / part.name / name, sizes[name])
 
-    problems = ordered(examine_image, state.sizes, jobs)
-    bar = tqdm(problems, f'checking {part.name}/', len(state.sizes), unit='image', disable=None)
-    state.images = {name: problem for name, problem in zip(state.sizes, bar) if problem}
-    return state
+    problems = ordered(examine_image, sizes, jobs)
+    bar = tqdm(problems, f'checking {part.name}/', len(sizes), unit='image', disable=None)
+    wrong = {name: problem for name, problem in zip(sizes, bar) if problem}
+    return SplitState(part, '', wrong, sizes, len(content['annotations']))
 
 
 def read_without_boxes(path: Path) -> Any:
@@ -110,7 +101,7 @@ def image_problem(path: Path, size: tuple[int, int]) -> str | None:
         with path.open('rb') as file, Image.open(file) as image:
             if image.size != size and ImageOps.exif_transpose(image).size != size:
                 return 'not of the annotated size'
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 1024))
             if image.format == 'JPEG' and b'\xff\xd9' not in file.read():
                 file.seek(0)
                 with Image.open(file) as again:
