@@ -24,7 +24,7 @@ from ghost_det.evaluation.tables import error_table
 from ghost_det.utils.files import atomic
 from ghost_det.utils.html import page
 from ghost_det.utils.plots import save_figure
-from ghost_det.utils.system import command, near
+from ghost_det.utils.system import command
 
 from .logs import by_epoch, read_scalars
 from .pictures import plot_detections, plot_training_curves
@@ -155,7 +155,7 @@ def _commands(runner: Any) -> dict[str, str]:
     def train(*words: str | Path) -> str:
         if not start:
             return command('train', *words)
-        launcher = shlex.join([near(sys.executable), *start])
+        launcher = shlex.join([sys.executable, *start])
         return f'{launcher} --no-python {command("train", *words)}'
 
     again = work_dir.with_name(work_dir.name + '_again')

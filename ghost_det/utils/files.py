@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -36,12 +35,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
     except json.JSONDecodeError as error:
         raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
-    except RecursionError:
-        raise UserError(f'{path}: not json that can be read: nested too deep') from None
     except UnicodeError as error:
         raise UserError(f'{path}: not json in UTF-8: {str(error)[:100]}') from None
-    except ValueError as error:  # a number with thousands of digits
-        raise UserError(f'{path}: not json: {error}') from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number with thousands of digits
+        raise UserError(f'{path}: not json that can be read: {error}') from None
 
 
 def kind_of_file(path: Path) -> str:
@@ -55,8 +52,6 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
 
     With ``durable``, the content is flushed to the disk before the rename, against a loss of power.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # root could replace /dev/null
-        raise OSError(errno.EEXIST, 'a pipe or a device is there', str(path))
     path = path.resolve()  # write to the target of a link
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}')  # short, as names have a limit

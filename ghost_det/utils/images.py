@@ -82,11 +82,9 @@ def read_image(path: Path) -> Image:
     if not path.is_file():  # opening a pipe would block
         raise UserError(f'{path}: expected an image, got {kind_of_file(path)}')
     try:
-        with path.open('rb') as file:
-            content = file.read(MAX_BYTES + 1)
+        return decode_image(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    return decode_image(content, str(path))
 
 
 def decode_image(content: bytes, name: str) -> Image:

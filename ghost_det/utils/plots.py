@@ -17,9 +17,8 @@ from .text import cut
 
 MARKED = 20  # points up to which a curve has a mark at each
 FONTS = (
-    *('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans CJK KR', 'Noto Sans Arabic', 'Noto Sans Hebrew'),
-    *('Noto Sans Devanagari', 'Noto Sans Thai', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei'),
-    *('Droid Sans Fallback', 'Arial Unicode MS', 'Microsoft YaHei', 'PingFang SC'),
+    *('Noto Sans CJK SC', 'WenQuanYi Zen Hei', 'Noto Sans Arabic', 'Noto Sans Hebrew', 'Noto Sans Thai'),
+    *('Noto Sans Devanagari', 'Arial Unicode MS', 'Microsoft YaHei', 'PingFang SC'),
 )
 """Used, where installed, for letters that DejaVu Sans, matplotlib's own font, does not have."""
 
@@ -30,7 +29,7 @@ def make_figure(width: float, height: float) -> Figure:
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """Return a figure as a PNG file; its text may be in any script that `FONTS` have."""
+    """Return a figure as a PNG file."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     family = ['DejaVu Sans', *(name for name in FONTS if name in installed)]
     file = io.BytesIO()

@@ -6,8 +6,6 @@ import contextlib
 import os
 import platform
 import shlex
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from importlib.util import find_spec
@@ -65,16 +63,8 @@ def require_torch(what: str) -> None:
 
 
 def command(*words: str | Path) -> str:
-    """Return the line to type for one of our commands; ``ghost-det`` has its path if it is not on PATH."""
-    program = Path(sys.executable).with_name(COMMAND)
-    found = shutil.which(COMMAND) or not program.exists()
-    return shlex.join([COMMAND if found else near(str(program)), *map(str, words)])
-
-
-def near(path: str) -> str:
-    """Return a path relative to the current folder if it is inside of it."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith('..') else relative
+    """Return the line to type for one of our commands."""
+    return shlex.join([COMMAND, *map(str, words)])
 
 
 def cores() -> int:

@@ -15,7 +15,6 @@ from ghost_det import commands
 from ghost_det.config import shipped
 from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
-from ghost_det.utils import system
 from tests.conftest import CONFIGS, ROOT
 
 LITE = 'retinanet_ghostnet_fpn_lite'
@@ -97,17 +96,6 @@ def test_a_config_that_is_not_there_is_told_before_data_is_made(
     monkeypatch.setattr('ghost_det.data.dataset.find_splits', lambda *_: pytest.fail('data were looked for'))
     assert ghost_det(monkeypatch, 'train', 'nosuch', '--data', 'sample') == 2
     assert capsys.readouterr().err.startswith('error: nosuch: no such config file')
-
-
-def test_the_program_of_a_venv_that_is_not_activated_is_named_by_its_path(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, 'executable', str(ROOT / '.venv/bin/python'))
-    monkeypatch.setattr(system.Path, 'exists', lambda path: True)
-    for found, program in (('/bin/ghost-det', 'ghost-det'), (None, '.venv/bin/ghost-det')):
-        monkeypatch.setattr(system.shutil, 'which', lambda name, found=found: found)
-        assert system.command('test', Path('a b.py')) == f"{program} test 'a b.py'"
 
 
 def test_configs_are_found_by_name_and_a_file_here_wins(

@@ -30,29 +30,20 @@ class Folder:
         (root / 'annotations').mkdir(parents=True)
         for split, count, first in (('train', train, 1), ('val', val, 501)):
             (root / f'{split}2017').mkdir()
-            images = [
-                {'id': first + n, 'file_name': f'{first + n:04d}.jpg', 'width': WIDTH, 'height': HEIGHT}
-                for n in range(count)
-            ]
-            for image in images:
+            images, boxes = [], []
+            for n in range(count):
+                name = f'{first + n:04d}.jpg'
+                images.append({'id': first + n, 'file_name': name, 'width': WIDTH, 'height': HEIGHT})
+                boxes.append(self.box(n + 1, first + n, n % 3 + 1, [4 + n % 5, 5, 20, 12]))
                 pixels = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
-                picture = Image.fromarray(pixels).resize((WIDTH, HEIGHT))
-                picture.save(root / f'{split}2017' / image['file_name'])
-            self.content[split] = {
-                'images': images,
-                'categories': [{'id': n + 1, 'name': name} for n, name in enumerate(NAMES)],
-                'annotations': [
-                    self.box(n + 1, image['id'], n % 3 + 1, [4 + n % 5, 5, 20, 12])
-                    for n, image in enumerate(images)
-                ],
-            }
+                Image.fromarray(pixels).resize((WIDTH, HEIGHT)).save(root / f'{split}2017' / name)
+            categories = [{'id': n + 1, 'name': name} for n, name in enumerate(NAMES)]
+            self.content[split] = {'images': images, 'categories': categories, 'annotations': boxes}
 
     @staticmethod
     def box(number: int, image: int, category: int, bbox: list[float]) -> dict[str, Any]:
-        return {
-            'id': number, 'image_id': image, 'category_id': category, 'bbox': bbox,
-            'area': abs(bbox[2] * bbox[3]), 'iscrowd': 0,
-        }  # fmt: skip
+        ids = {'id': number, 'image_id': image, 'category_id': category}
+        return {**ids, 'bbox': bbox, 'area': abs(bbox[2] * bbox[3]), 'iscrowd': 0}
 
     def take(self) -> tuple[dict[str, Any], dict[str, Any], Path]:
         """An image of train that has no problem yet, its box, its file."""
@@ -68,23 +59,19 @@ class Folder:
     def save(self) -> Path:
         for split, content in self.content.items():
             path = self.root / f'annotations/instances_{split}2017.json'
-            if isinstance(content, str):
-                path.write_text(content)
-            else:
-                mark = '\ufeff' if content.pop('mark', False) else ''
-                path.write_text(mark + json.dumps(content))
+            mark = '\ufeff' if content.pop('mark', False) else ''
+            path.write_text(mark + content.get('text', json.dumps(content)))
         return self.root
 
 
-def set_box(bbox: list[float]) -> Callable[[Folder], None]:
-    return lambda folder: folder.take()[1].update(bbox=bbox)
+Put = Callable[[Folder], object]
 
 
-def with_box(change: Callable[[dict[str, Any]], object]) -> Callable[[Folder], None]:
-    return lambda folder: change(folder.take()[1]) and None
+def box(**values: Any) -> Put:
+    return lambda folder: folder.take()[1].update(values)
 
 
-def resize(width: int, height: int, orientation: int = 1) -> Callable[[Folder], None]:
+def resize(width: int, height: int, orientation: int = 1) -> Put:
     """Annotate an image with a size, and give it an orientation."""
 
     def put(folder: Folder) -> None:
@@ -96,7 +83,7 @@ def resize(width: int, height: int, orientation: int = 1) -> Callable[[Folder], 
     return put
 
 
-def convert(suffix: str, change: Callable[[Image.Image], Any]) -> Callable[[Folder], None]:
+def convert(suffix: str, change: Callable[[Image.Image], Any]) -> Put:
     """Replace an image by another, made of it."""
 
     def put(folder: Folder) -> None:
@@ -116,13 +103,8 @@ def to_float(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(picture.convert('L'), np.float32) / 255)
 
 
-def copy_bytes(split: str) -> Callable[[Folder], object]:
-    def put(folder: Folder) -> None:
-        _, _, path = folder.take()
-        other = folder.take()[2] if split == 'train' else folder.root / 'val2017/0501.jpg'
-        path.write_bytes(other.read_bytes())
-
-    return put
+def copy_bytes(folder: Folder) -> None:
+    folder.take()[2].write_bytes(folder.take()[2].read_bytes())
 
 
 def same_file(folder: Folder) -> None:
@@ -131,21 +113,20 @@ def same_file(folder: Folder) -> None:
     image['file_name'] = first['file_name']
 
 
-def same_id(position: int) -> Callable[[Folder], None]:
+def same_id(position: int) -> Put:
     """Give two images (0) or boxes (1) the same id."""
     return lambda folder: folder.take()[position].update(id=folder.take()[position]['id'])  # type: ignore[union-attr]
 
 
-def category(split: str, used: bool = False, **values: Any) -> Callable[[Folder], None]:
+def category(split: str, used: bool = False, **values: Any) -> Put:
     """Add a category, with a box or without."""
 
     def put(folder: Folder) -> None:
         content = folder.content[split]
         content['categories'].append(values)
         if used:
-            content['annotations'].append(
-                folder.box(777, content['images'][-1]['id'], values['id'], [1, 2, 9, 9])
-            )
+            image = content['images'][-1]['id']
+            content['annotations'].append(folder.box(777, image, values['id'], [1, 2, 9, 9]))
 
     return put
 
@@ -157,7 +138,8 @@ def backslash(folder: Folder) -> None:
     image['file_name'] = 'a\\' + path.name
 
 
-def outline(box: dict[str, Any]) -> None:
+def outline(folder: Folder) -> None:
+    box = folder.take()[1]
     box.update(segmentation=[[10, 10, 30, 10, 30, 40]])
     del box['bbox'], box['area']
 
@@ -193,18 +175,34 @@ def save_tagged(picture: Image.Image, path: Path, orientation: int) -> Path:
 
 
 # Problems that leave no room for others in the split.
-ALONE: dict[str, Callable[[Folder], object]] = {
-    'wrong json': lambda folder: folder.content.update(train='{"images": [],\n"annotations": [,]}'),
+ALONE: dict[str, Put] = {
+    'wrong json': lambda folder: folder.content['train'].update(text='{"images": [],\n"annotations": [,]}'),
     'empty split': lambda folder: folder.content['train'].update(images=[], annotations=[]),
     'no boxes': lambda folder: folder.content['train'].update(annotations=[]),
     'missing split': lambda folder: folder.content.pop('train'),  # without val, one would be split off
 }
+# Problems that only the full check finds.
+OPENED: dict[str, Put] = {
+    'unreadable image': lambda folder: os.truncate(folder.take()[2], 500),
+    'wrong size': resize(32, 24),
+    'EXIF rotation': resize(HEIGHT, WIDTH, orientation=6),
+    'grey image': convert('.jpg', lambda picture: picture.convert('L')),
+    'image with alpha': convert('.png', lambda picture: picture.convert('RGBA')),
+    '16-bit image': convert('.png', to_16_bit),
+    '32-bit image': convert('.tif', to_float),
+    'CMYK image': convert('.jpg', lambda picture: picture.convert('CMYK')),
+    'huge image': convert('.png', lambda picture: Image.new('1', (20_000, 6_000))),
+    'same image twice': copy_bytes,
+    'image in both splits': lambda folder: folder.take()[2].write_bytes(
+        (folder.root / 'val2017/0501.jpg').read_bytes()
+    ),
+}
 # Problems that one folder can have together.
-TOGETHER: dict[str, Callable[[Folder], object]] = {
-    'wrong entry': with_box(lambda box: box.update(bbox=['1', 2, 3])),
-    'id as text': with_box(lambda box: box.update(image_id=str(box['image_id']))),
+TOGETHER: dict[str, Put] = {
+    'wrong entry': box(bbox=['1', 2, 3]),
+    'id as text': lambda folder: folder.take()[1].update(image_id=str(folder.next)),
     'name in another form': backslash,
-    'no bbox': with_box(outline),
+    'no bbox': outline,
     'image without size': lambda folder: folder.take()[0].pop('height'),
     'byte order mark': lambda folder: folder.content['train'].update(mark=True),
     'duplicate image id': same_id(0),
@@ -212,45 +210,33 @@ TOGETHER: dict[str, Callable[[Folder], object]] = {
     'duplicate category id': category('train', id=1, name='pig'),
     'duplicate category name': category('train', used=True, id=9, name=NAMES[0]),
     'duplicate file name': same_file,
-    'unknown category': with_box(lambda box: box.update(category_id=99)),
-    'unknown image': with_box(lambda box: box.update(image_id=9999)),
+    'unknown category': box(category_id=99),
+    'unknown image': box(image_id=9999),
     'category without boxes': lambda folder: [
         category(split, id=5, name='hen', supercategory='bird')(folder) for split in ('train', 'val')
     ],
-    'no area or iscrowd': with_box(lambda box: box.pop('area')),
+    'no area or iscrowd': lambda folder: folder.take()[1].pop('area'),
     'empty duplicate category': category('train', id=6, name=NAMES[0], supercategory='animal'),
-    'impossible area': with_box(lambda box: box.update(area=-1)),
-    'number as text': with_box(lambda box: box.update(iscrowd='0')),
-    'ignored box': with_box(lambda box: box.update(ignore=1)),
-    'rotated box': with_box(lambda box: box.update(attributes={'rotation': 42.5})),
-    'box not finite': set_box([1, math.nan, 5, 5]),
-    'swapped corners': set_box([30, 30, -20, -10]),
-    'corners for sizes': set_box([30, 20, 60, 45]),
-    'empty box': set_box([5, 5, 0, 10]),
-    'box outside': set_box([70, 5, 10, 10]),
-    'box sticks out': set_box([50, 5, 18, 10]),
-    'tiny box': set_box([5, 5, 2.5, 10]),
-    'box unlike its polygon': with_box(
-        lambda box: box.update(segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]])
-    ),
+    'impossible area': box(area=-1),
+    'number as text': box(iscrowd='0'),
+    'ignored box': box(ignore=1),
+    'rotated box': box(attributes={'rotation': 42.5}),
+    'box not finite': box(bbox=[1, math.nan, 5, 5]),
+    'swapped corners': box(bbox=[30, 30, -20, -10]),
+    'corners for sizes': box(bbox=[30, 20, 60, 45]),
+    'empty box': box(bbox=[5, 5, 0, 10]),
+    'box outside': box(bbox=[70, 5, 10, 10]),
+    'box sticks out': box(bbox=[50, 5, 18, 10]),
+    'tiny box': box(bbox=[5, 5, 2.5, 10]),
+    'box unlike its polygon': box(segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]]),
     'same box twice': lambda folder: folder.content['train']['annotations'].append(
         {**folder.take()[1], 'id': 888}
     ),
-    'crowd box': with_box(lambda box: box.update(iscrowd=1)),
+    'crowd box': box(iscrowd=1),
     'image without boxes': lambda folder: folder.content['train']['annotations'].remove(folder.take()[1]),
     'missing file': lambda folder: folder.take()[2].unlink(),
-    'unreadable image': lambda folder: os.truncate(folder.take()[2], 500),
-    'wrong size': resize(32, 24),
-    'EXIF rotation': resize(HEIGHT, WIDTH, orientation=6),
     'EXIF against boxes': resize(WIDTH, HEIGHT, orientation=6),
-    'grey image': convert('.jpg', lambda picture: picture.convert('L')),
-    'image with alpha': convert('.png', lambda picture: picture.convert('RGBA')),
-    '16-bit image': convert('.png', to_16_bit),
-    '32-bit image': convert('.tif', to_float),
-    'CMYK image': convert('.jpg', lambda picture: picture.convert('CMYK')),
-    'huge image': convert('.png', lambda picture: Image.new('1', (20_000, 6_000))),
-    'same image twice': copy_bytes('train'),
-    'image in both splits': copy_bytes('val'),
+    **OPENED,
     'class unknown in train': category('val', used=True, id=7, name='yak'),
     'classes differ': lambda folder: folder.content['val']['categories'].reverse(),
 }
