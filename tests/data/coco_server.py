@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import random
 import re
 import time
@@ -107,25 +106,21 @@ def archive_of(path: str, content: bytes, unpacked: int = 50 << 20) -> Archive:
 
 def publish(source: Path, server: Server) -> Catalog:
     """Serve a folder in COCO's layout as COCO's own server does, archives and images."""
-    annotations = {f'annotations/{p.name}': p.read_bytes() for p in (source / 'annotations').glob('*.json')}
+
+    def archive(path: str, members: dict[str, bytes]) -> Archive:
+        server.files[f'/{path}'] = zipped(members)
+        return archive_of(path, server.files[f'/{path}'])
+
+    annotations = {f'annotations/{p.name}': p.read_bytes() for p in (source / 'annotations').iterdir()}
     annotations['annotations/captions_val2017.json'] = b'{}'
     parts = {}
     for split in ('train', 'val'):
         name = f'{split}2017'
-        images = {f'{name}/{p.name}': p.read_bytes() for p in sorted((source / name).glob('*.jpg'))}
+        images = {f'{name}/{p.name}': p.read_bytes() for p in sorted((source / name).iterdir())}
         server.files |= {f'/{path}': content for path, content in images.items()}
-        server.files[f'/zips/{name}.zip'] = content = zipped(images)
-        own = annotations[f'annotations/instances_{name}.json']
-        parts[split] = Part(
-            name,
-            archive_of(f'zips/{name}.zip', content),
-            len(images),
-            len(json.loads(own)['annotations']),
-            hashlib.sha256(own).hexdigest(),
-        )
-    path = 'annotations/annotations_trainval2017.zip'
-    server.files[f'/{path}'] = content = zipped(annotations)
-    return Catalog(archive_of(path, content), parts, server.url)
+        digest = hashlib.sha256(annotations[f'annotations/instances_{name}.json']).hexdigest()
+        parts[split] = Part(name, archive(f'zips/{name}.zip', images), len(images), digest)
+    return Catalog(archive('annotations/annotations_trainval2017.zip', annotations), parts, server.url)
 
 
 def names(folder: Path) -> list[str]:
