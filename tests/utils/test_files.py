@@ -17,17 +17,15 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_that_cannot_be_written_is_one_message_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
-    os.mkfifo(tmp_path / 'pipe')
-    for name in ('file/a', 'pipe'):
-        with pytest.raises(UserError, match=f'^-o .*/{name}: cannot be written'):
-            with write_or_fail(tmp_path / name, '-o') as partial:
-                partial.touch()
+    with pytest.raises(UserError, match='^-o .*/file/a: cannot be written'):
+        with write_or_fail(tmp_path / 'file/a', '-o'):
+            pass
     (tmp_path / 'b').write_text('old')
     with pytest.raises(UserError, match='^/.*/b: cannot be written .No space left on device'):
         with write_or_fail(tmp_path / 'b') as partial:
             partial.write_text('half')
             raise OSError(28, 'No space left on device')
-    assert names(tmp_path) == ['b', 'file', 'pipe'] and (tmp_path / 'b').read_text() == 'old'
+    assert names(tmp_path) == ['b', 'file'] and (tmp_path / 'b').read_text() == 'old'
 
 
 def test_links_and_permissions_are_kept(tmp_path: Path) -> None:
@@ -83,9 +81,5 @@ def test_json_in_every_encoding_and_none(tmp_path: Path) -> None:
     for name in ('.', 'nothing'):
         with pytest.raises(UserError, match='cannot be read'):
             read_json(tmp_path / name)
-    assert (
-        files.decode('é'.encode('utf-16'))
-        == files.decode('é'.encode('utf-8-sig'))
-        == files.decode('é'.encode())
-        == 'é'
-    )
+    for encoding in ('utf-8', 'utf-8-sig', 'utf-16'):
+        assert files.decode('é'.encode(encoding)) == 'é'
