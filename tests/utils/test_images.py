@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,10 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'pipe.png')
     Image.fromarray(noise(90, 90, 3)).save(tmp_path / 'cut.png')
     os.truncate(tmp_path / 'cut.png', 20)
-    Image.new('1', (12_000, 10_000)).save(tmp_path / 'huge.png')
+    huge = bytearray(encode_image(noise(9, 8, 3), '.png'))
+    huge[16:24] = struct.pack('>II', 60_000, 60_000)  # as its header claims
+    huge[29:33] = struct.pack('>I', zlib.crc32(huge[12:29]))
+    (tmp_path / 'huge.png').write_bytes(huge)
     for name, reason in (
         ('nowhere.png', 'nothing'),
         ('folder.png', 'a folder'),
