@@ -8,11 +8,11 @@ import random
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import Any
 
 from ghost_det.data.coco import Archive, Catalog, Part
@@ -26,17 +26,15 @@ class Server:
     """A server of files, by path.
 
     ``failures`` are those of the next requests, one each: 206 (none), another status, ``'cut'`` half-way,
-    ``'stall'`` half-way until ``go`` is set.
+    ``'stall'`` half-way for a second.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.ranges = True
         self.failures: list[Failure] = []
-        self.hold_after: int | None = None  # bytes, after which everything waits for `go`
         self.served = 0  # bytes of content
         self.asked: list[tuple[str, str]] = []  # path and range of each request
-        self.go = Event()
         self._lock = Lock()
         server = self
 
@@ -70,11 +68,8 @@ class Server:
         request.send_header('Content-Length', str(len(body)))
         request.end_headers()
         for start in range(0, len(body), 1 << 14):
-            if self.hold_after is not None and self.served >= self.hold_after:
-                self.go.wait(20)
             if start >= len(body) // 2 and failure in ('cut', 'stall'):
-                if failure == 'stall':
-                    self.go.wait(5)
+                time.sleep(1 if failure == 'stall' else 0)
                 return
             block = body[start : start + (1 << 14)]
             request.wfile.write(block)
@@ -87,7 +82,6 @@ def serving() -> Iterator[Server]:
     server = Server()
     Thread(target=server.server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
     yield server
-    server.go.set()
     server.server.shutdown()
     server.server.server_close()
 
@@ -100,8 +94,8 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     return buffer.getvalue()
 
 
-def archive_of(path: str, content: bytes, unpacked: int = 50 << 20) -> Archive:
-    return Archive(path, len(content), hashlib.sha256(content).hexdigest(), unpacked)
+def archive_of(path: str, content: bytes) -> Archive:
+    return Archive(path, len(content), hashlib.sha256(content).hexdigest())
 
 
 def publish(source: Path, server: Server) -> Catalog:
@@ -125,10 +119,3 @@ def publish(source: Path, server: Server) -> Catalog:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -70,6 +70,7 @@ def test_a_decoder_that_crashes_costs_one_image(tmp_path: Path, monkeypatch: pyt
 
 def test_ctrl_c_does_not_wait_for_the_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path, monkeypatch, 'time.sleep(0.05)', 'print("{}", flush=True)')
+    monkeypatch.setattr('ghost_det.data.checks.images.BATCH', 10)
     started = time.monotonic()
     Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):

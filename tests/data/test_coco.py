@@ -8,19 +8,20 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from types import SimpleNamespace
 
+import filelock
 import pytest
 from PIL import Image
 
-from ghost_det.data.coco import COCO, Catalog, prepare, subset, unpack, verify
+from ghost_det.data.coco import Archive, Catalog, prepare, subset, unpack, verify
 from ghost_det.data.coco.prepare import _Copy
 from ghost_det.data.coco.verify import image_problem
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
 from tests.conftest import Cli
 
-from .coco_server import BYTES, Server, archive_of, names, publish, serving, wait_for, zipped
+from .coco_server import BYTES, Server, names, publish, serving, zipped
 from .faults import Folder
 
 pytestmark = pytest.mark.usefixtures('impatient')
@@ -40,24 +41,16 @@ def published(coco_server: tuple[Server, Catalog]) -> tuple[Server, Catalog]:
     return coco_server
 
 
-def test_too_little_space_is_reported_before_anything_is_downloaded(tmp_path: Path, server: Server) -> None:
-    huge = Catalog(archive_of('a.zip', BYTES, unpacked=10**15), {'val': COCO.parts['val']}, server.url)
-    for function in (prepare, partial(subset, count=1)):
-        with pytest.raises(UserError, match=r'GB free, up to 10\d+\.\d GB needed .* --root'):
-            function(tmp_path, splits=['val'], catalog=huge)
-    assert not server.asked
-
-
-def test_the_space_that_is_needed_is_that_of_what_is_missing(tmp_path: Path) -> None:
-    copy, part = _Copy(tmp_path, '', 1), COCO.parts['val']
-    size, unpacked = part.archive.size, part.archive.unpacked
-    (tmp_path / 'val2017.zip.part').write_bytes(bytes(1000))
-    needed = [copy.needed_bytes(part.archive, share) for share in (1, 0.01, 0)]
-    assert needed == [size - 1000 + unpacked, unpacked // 100, 0]  # a hundredth is downloaded one by one
-    assert copy.missing_share(part) == 1
-    (tmp_path / 'val2017').mkdir()
-    (tmp_path / 'val2017/a.jpg').touch()
-    assert copy.missing_share(part) == 1 - 1 / 5000
+@pytest.mark.parametrize(
+    ('there', 'missing', 'needed'), [(0, 1, '42.0'), (10**10, 1, '32.0'), (0, 0.5, '31.0')]
+)
+def test_too_little_space_is_reported_before_an_archive_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, missing: float, needed: str
+) -> None:
+    monkeypatch.setattr('shutil.disk_usage', lambda folder: SimpleNamespace(free=10**9))
+    os.truncate(os.open(tmp_path / 'a.zip.part', os.O_CREAT | os.O_WRONLY), there)
+    with pytest.raises(UserError, match=f'1.0 GB free, {needed} GB needed .* --root'):
+        _Copy(tmp_path, 'http://127.0.0.1:9', 1)._ensure_archive(Archive('a.zip', 2 * 10**10, ''), missing)
 
 
 def test_archives_are_unpacked_completely_or_refused(tmp_path: Path) -> None:
@@ -161,20 +154,9 @@ def test_a_page_in_place_of_an_image_is_not_kept(
 
 
 def test_a_second_process_in_the_folder_is_refused(published: tuple[Server, Catalog], tmp_path: Path) -> None:
-    server, catalog = published
-    server.hold_after = server.served + 1000
-    server.go.clear()
-    first = Thread(target=prepare, args=(tmp_path, ['val']), kwargs=dict(catalog=catalog))
-    first.start()
-    try:
-        wait_for(lambda: server.asked)
+    with filelock.FileLock(tmp_path / '.prepare_coco.lock'):
         with pytest.raises(UserError, match='another prepare-coco is running there'):
-            prepare(tmp_path, ['val'], catalog=catalog)
-    finally:
-        server.hold_after = None
-        server.go.set()
-        first.join()
-    assert verify(tmp_path, ['val'], catalog=catalog)[0].intact
+            prepare(tmp_path, ['val'], catalog=published[1])
 
 
 def test_an_archive_put_there_by_hand_is_used_or_refused(

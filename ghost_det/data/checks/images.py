@@ -33,36 +33,18 @@ def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list
     def open_batch(batch: list[str]) -> list[Facts]:
         facts: list[Facts] = []
         while len(facts) < len(batch) and not stop.is_set():
-            for each in _open_in_process(batch[len(facts) :], stop):
-                facts.append(each)
-                bar.update()
+            rest = json.dumps(batch[len(facts) :])
+            done = subprocess.run(
+                [sys.executable, image_facts.__file__], input=rest, capture_output=True, text=True
+            )
+            facts += map(json.loads, done.stdout.splitlines())
+            if len(facts) < len(batch):  # a bug of the decoder, or out of memory
+                facts.append({'error': f'the decoder crashed on it (exit code {done.returncode})'})
+        bar.update(len(batch))
         return facts
 
     with tqdm(total=len(paths), unit=' images', disable=None if progress else True, leave=False) as bar:
         return [facts for batch in ordered(open_batch, batches, jobs, stop) for facts in batch]
-
-
-def _open_in_process(paths: list[str], stop: Event) -> Iterator[Facts]:
-    """Yield the facts of images up to one at which the process dies, if there is one."""
-    with subprocess.Popen(
-        [sys.executable, image_facts.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        json.dump(paths, process.stdin)
-        process.stdin.close()
-        opened = 0
-        for line in process.stdout:
-            yield json.loads(line)
-            opened += 1
-            if stop.is_set():
-                process.kill()
-                return
-    if opened < len(paths):  # a bug of the decoder, or out of memory
-        yield {'error': f'the decoder crashed on it (exit code {process.returncode})'}
 
 
 def image_kinds(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,6 @@ class Archive:
     path: str  # below the server's address
     size: int  # in bytes
     sha256: str
-    unpacked: int  # bytes of all of its files, at most
 
     @property
     def name(self) -> str:
@@ -54,7 +53,6 @@ COCO = Catalog(
         'annotations/annotations_trainval2017.zip',
         252_907_541,
         '113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268',
-        900_000_000,
     ),
     {
         'train': Part(
@@ -63,7 +61,6 @@ COCO = Catalog(
                 'zips/train2017.zip',
                 19_336_861_798,
                 '69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929',
-                21_000_000_000,
             ),
             118_287,
             '610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d',
@@ -74,7 +71,6 @@ COCO = Catalog(
                 'zips/val2017.zip',
                 815_585_330,
                 '4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05',
-                900_000_000,
             ),
             5_000,
             'e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f',

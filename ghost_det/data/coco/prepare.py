@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from .verify import SplitState, disk_error, examine, image_problem, read_without
 
 FEW = 0.05  # share of a split's images up to which they are downloaded one by one
 TRAIN_PER_VAL = 5  # images of a subset
-IMAGE_BYTES = 200_000  # a little over the mean of COCO's
+UNPACKED = 1.1  # the space that the files of an archive take, by its size
 
 
 def prepare(
@@ -42,8 +41,6 @@ def prepare(
     parts = [catalog.parts[split] for split in splits]
     copy = _Copy(root, url or catalog.url, jobs)
     with _locked(root):
-        images = sum(copy.needed_bytes(part.archive, copy.missing_share(part)) for part in parts)
-        _require_space(root, copy.needed_annotation_bytes(catalog.annotations, parts) + images)
         copy.ensure_annotations(catalog.annotations, parts)
         for part in parts:
             state = copy.ensure_images(part)
@@ -69,8 +66,6 @@ def subset(
     folder = root.with_name(f'{root.name}-subset-{count}')
     with _locked(root):
         _remove_partial(folder)
-        needed = copy.needed_annotation_bytes(catalog.annotations, parts)
-        _require_space(root, needed + count * IMAGE_BYTES * (TRAIN_PER_VAL + 1) // TRAIN_PER_VAL)
         copy.ensure_annotations(catalog.annotations, parts)
         for split, part in zip(splits, parts):
             number = count if split == 'train' else max(1, count // TRAIN_PER_VAL)
@@ -135,33 +130,28 @@ class _Copy:
                 lost = {name: state.sizes[name] for name in state.images}
                 _fetch_images(f'{self.url}/{part.name}', self.root / part.name, lost, self.jobs)
             else:
-                unpack(self._ensure_archive(part.archive), self.root, self.jobs)
+                share = len(state.images) / part.images
+                unpack(self._ensure_archive(part.archive, share), self.root, self.jobs)
             state = examine(self.root, part, self.jobs)
         _drop_archive(path)
         return state
-
-    def needed_annotation_bytes(self, archive: Archive, parts: Sequence[Part]) -> int:
-        return self.needed_bytes(archive, any(not (self.root / part.annotations).is_file() for part in parts))
-
-    def missing_share(self, part: Part) -> float:
-        folder = self.root / part.name
-        present = sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
-        return max(0, 1 - present / part.images)
-
-    def needed_bytes(self, archive: Archive, share: float) -> int:
-        """Return how many bytes will be written for a missing share of an archive's files."""
-        path = self.root / archive.name
-        present = [each.stat().st_size for each in (path, part_of(path)) if each.exists()]
-        missing = archive.size - max(present, default=0) if share > FEW else 0
-        return max(0, missing) + int(archive.unpacked * share)
 
     def _has_annotations(self, part: Part) -> bool:
         file = self.root / part.annotations
         return file.is_file() and sha256(file) == part.sha256
 
-    def _ensure_archive(self, archive: Archive) -> Path:
+    def _ensure_archive(self, archive: Archive, share: float = 1) -> Path:
+        """Return an archive, downloaded where it is not there; a share of its files will be unpacked."""
         path = self.root / archive.name
         if not path.exists():
+            there = part_of(path).stat().st_size if part_of(path).exists() else 0
+            needed = archive.size * (1 + UNPACKED * share) - there
+            free = shutil.disk_usage(self.root).free
+            if free < needed:
+                raise UserError(
+                    f'{self.root}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed to download and '
+                    f'unpack {path.name}; free some space, or name a folder on another disk with --root'
+                )
             download(f'{self.url}/{archive.path}', path, archive.size, archive.sha256, self.jobs)
         elif path.stat().st_size != archive.size or sha256(path) != archive.sha256:
             raise UserError(
@@ -211,15 +201,3 @@ def _locked(root: Path) -> Iterator[None]:
 def _remove_partial(root: Path) -> None:
     for path in root.glob(f'*/{PARTIAL}*'):
         path.unlink(missing_ok=True)
-
-
-def _require_space(root: Path, needed: int) -> None:
-    """Refuse a disk that is too small, with a reserve: archives are deleted in between."""
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise UserError(
-            f'{root}: {free / 1e9:.1f} GB free, up to {needed / 1e9:.1f} GB needed to download and unpack; '
-            'free some space, or name a folder on another disk with --root'
-        )
-    if needed:
-        print(f'{root}: up to {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free', file=sys.stderr)
