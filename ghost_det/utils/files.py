@@ -111,16 +111,11 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
 
     It must not replace one of the files in ``read``; ``option`` is the option that names it.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
+    require_folder(path.parent, option)
     if path.exists() and not path.is_file():
         raise UserError(f'{option} {path}: expected a file, got {kind_of_file(path)}')
     if path.resolve() in {each.resolve() for each in read}:
         raise UserError(f'{option} {path}: would replace what is read; choose another name')
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f'{option} {path}: its folder cannot be written to')
 
 
 def require_folder(folder: str | Path, option: str) -> None:

@@ -295,7 +295,7 @@ def test_a_whole_detector_to_start_from_needs_no_weights_of_its_backbone(
     ('options', 'message'),
     [
         ({'out': 'predictions.csv'}, r'--out predictions.csv: predictions are written as .json .* or .pkl'),
-        ({'out': 'README.md/x.json'}, '--out README.md/x.json: its folder cannot be made'),
+        ({'out': 'README.md/x.json'}, '--out README.md: cannot be written'),
         ({'json_file': 'configs'}, '--json configs: expected a file, got a folder'),
     ],
 )

@@ -176,9 +176,9 @@ def test_annotations_with_a_wrong_flag_are_named(flag: Any, files: tuple[Path, P
 def test_where_nothing_can_be_written_it_is_said_first(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match='--json .*: expected a file, got a folder'):
         next(iter(evaluate_saved(*files, json_file=tmp_path)))
-    with pytest.raises(UserError, match='--json .*: its folder cannot be made'):
+    with pytest.raises(UserError, match='--json .*: cannot be written'):
         next(iter(evaluate_saved(*files, json_file=files[0] / 'out.json')))
-    with pytest.raises(UserError, match='--out-dir .*: its folder cannot be made'):
+    with pytest.raises(UserError, match='--out-dir .*: cannot be written'):
         next(iter(evaluate_saved(*files, folder=files[0])))
 
 

@@ -58,7 +58,7 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     os.mkfifo(tmp_path / 'pipe')
     for path in (tmp_path, tmp_path / 'pipe', tmp_path / 'file/a', tmp_path / 'x/../file'):
-        with pytest.raises(UserError, match=f'^--json {path}: '):
+        with pytest.raises(UserError, match='^--json .*: (expected|would|cannot)'):
             require_writable(path, '--json', [tmp_path / 'file'])
     with pytest.raises(UserError, match='^--out .*file: cannot be written'):
         files.require_folder(tmp_path / 'file', '--out')
