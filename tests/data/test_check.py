@@ -113,6 +113,9 @@ def test_hostile_entries_are_named_and_fixed(tmp_path: Path, cli: Cli) -> None:
     assert 'the fixed copy has no errors' in done.stdout
     with pytest.raises(UserError, match='wrong entry'):
         find_data(folder.root)
+    ALONE['no boxes'](folder)
+    done = cli('check-data', folder.save(), '--fix', tmp_path / 'other')
+    assert 'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in done.stdout
 
 
 @pytest.mark.parametrize('flag', ['iscrowd', 'ignore'])
@@ -141,39 +144,35 @@ def test_places_are_positions_and_files_and_only_ten_are_shown(tmp_path: Path) -
     assert finding.where[0] == 'annotations[17] (0018.jpg): bbox [1, 2, -3, 4] in 64 x 48'
 
 
-FITTING_POLYGONS: list[Any] = [
+FITTING: list[Any] = [
     [],
     {'counts': [9, 3], 'size': [48, 64]},
-    [[4, 5, 24, 5, 24, 17, 4, 17]],
     [[4, 5, 10, 5, 10, 8], [20, 10, 24, 12, 20, 17]],
     [[4.4, 5.4, 23.6, 16.6, 8, 9]],  # rounded
     [[4, 5, 23, 5, 23, 16, 4, 16]],  # of pixel centres
     [[1, 1, 1, 1, 1, 30]],  # a line
     [[40, 30, 60, 40]],  # two corners
     [40, 30, 60, 40, 50, 10],  # not a list of lists
-    [['a', None, 60, 40, 50, 10]],
-    [[10**400, 1, 60, 40, 50, 10]],
+    [['a', None, 60, 40, 50, 10], [10**400, 1, 60, 40, 50, 10]],
 ]
+ROTATED: list[Any] = [{'rotation': 42.5}, {'rotation': '90'}]  # as CVAT writes it
+UPRIGHT: list[Any] = [{'rotation': 0.0}, {'rotation': 180}, {'rotation': 'left'}, [{'rotation': 5}], None]
 
 
-def test_boxes_that_fit_their_polygons(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=len(FITTING_POLYGONS) + 2, val=3)
+def test_fitting_polygons_and_upright_objects_are_no_problems(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=len(FITTING) + 2, val=3)
     cut_off, tiny, *boxes = folder.content['train']['annotations']
     cut_off.update(bbox=[44, 5, 20, 12], segmentation=[[44, 5, 90, 5, 90, 17, 44, 17]])
     tiny.update(bbox=[4, 5, 3, 3], segmentation=[[4.5, 5.5, 6, 7, 5, 6]])
-    for box, polygon in zip(boxes, FITTING_POLYGONS, strict=True):
+    for box, polygon in zip(boxes, FITTING, strict=True):
         box.update(bbox=[4, 5, 20, 12], segmentation=polygon)
-    assert check_dataset(folder.save(), quick=True).findings == []
-
-
-def test_boxes_of_objects_that_cvat_has_rotated(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=8, val=3)
-    attributes: list[Any] = [{'rotation': 42.5}, {'rotation': '90'}, {'rotation': 0.0}, {'rotation': 180}]
-    attributes += [{'rotation': 'left'}, {'occluded': True}, [{'rotation': 5}], None]
-    for box, value in zip(folder.content['train']['annotations'], attributes, strict=True):
-        box['attributes'] = value
+    for box, attributes in zip(boxes, ROTATED + UPRIGHT):
+        box['attributes'] = attributes
     (finding,) = check_dataset(folder.save(), quick=True).findings
-    assert finding.where == ('annotations[0] (0001.jpg)', 'annotations[1] (0002.jpg)')
+    assert (finding.kind, finding.where) == (
+        'rotated box',
+        ('annotations[2] (0003.jpg)', 'annotations[3] (0004.jpg)'),
+    )
 
 
 def test_classes_of_val_are_compared_with_those_of_train(tmp_path: Path) -> None:
@@ -191,17 +190,6 @@ def test_classes_of_val_are_compared_with_those_of_train(tmp_path: Path) -> None
         assert found == {kind: where for kind, where in expected.items() if where}
 
 
-def test_tags_against_the_annotated_size_stop_a_training(tmp_path: Path) -> None:
-    folder = small(tmp_path, 'EXIF against boxes')
-    image, _, path = folder.take()
-    save_tagged(Image.open(path), folder.rename(image, path, '.tif'), 8)
-    TOGETHER['EXIF rotation'](folder)
-    (found,) = check_dataset(folder.save(), quick=True).errors
-    assert (found.kind, found.count, found.split) == ('EXIF against boxes', 2, 'train')
-    with pytest.raises(UserError, match=r'train: EXIF against boxes \(2\)'):
-        find_data(folder.root)
-
-
 def test_training_stops_at_errors_and_continues_after_warnings(tmp_path: Path) -> None:
     for kind in ('missing file', 'swapped corners', 'box not finite', 'unknown image'):
         with pytest.raises(UserError, match=f'(?s)train: {kind} .*ghost-det check-data'):
@@ -209,13 +197,17 @@ def test_training_stops_at_errors_and_continues_after_warnings(tmp_path: Path) -
     folder = small(tmp_path, 'box sticks out', 'duplicate box id')  # aligned annotations fix the second
     (warning,) = find_data(folder.save()).warnings
     assert warning.startswith('train: box sticks out (1): annotations[0] (0001.jpg)')
+    for name in ('EXIF against boxes', 'EXIF rotation'):
+        TOGETHER[name](folder)
+    image, _, path = folder.take()
+    save_tagged(Image.open(path), folder.rename(image, path, '.tif'), 8)
+    with pytest.raises(UserError, match=r'train: EXIF against boxes \(2\)'):
+        find_data(folder.save())
 
 
-def test_a_training_that_stops_at_an_image_names_the_fix(tmp_path: Path) -> None:
-    path = tmp_path / 'a.jpg'
-    for content in (b'\xff\xd8\xff', b'', None):
-        path.unlink(missing_ok=True)
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(UserError, match=r'a\.jpg: .*check-data lists all such images; its --fix'):
-            NamedCompose([LoadImageFromFile()])({'img_path': str(path)})
+@pytest.mark.parametrize('content', [b'\xff\xd8\xff', b'', None])
+def test_a_training_that_stops_at_an_image_names_the_fix(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / 'a.jpg').write_bytes(content)
+    with pytest.raises(UserError, match=r'a\.jpg: .*check-data lists all such images; its --fix'):
+        NamedCompose([LoadImageFromFile()])({'img_path': str(tmp_path / 'a.jpg')})
