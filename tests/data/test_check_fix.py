@@ -16,8 +16,7 @@ from PIL import Image
 from pycocotools import mask
 
 from ghost_det import check_dataset
-from ghost_det.data.checks.fix import write_fixed
-from ghost_det.data.checks.pixels import to_eight_bits
+from ghost_det.data.checks.fix import to_eight_bits, write_fixed
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
 

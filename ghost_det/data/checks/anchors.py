@@ -90,8 +90,7 @@ def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> 
     """Return the best IoU (n,) of boxes (n, 4), in images of padded sizes (n, 2), with all anchors.
 
     Anchors of one shape lie on a grid, and the IoU of two boxes of fixed shapes does not rise with the
-    distance of their centres along either axis. So only the four cells around a box's centre can hold the
-    best anchor of each shape or, at the image's edge, the nearest cells.
+    distance of their centres along either axis. So the best anchor of each shape is the nearest.
     """
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     best = boxes.new_zeros(len(boxes))
@@ -100,12 +99,9 @@ def best_overlaps(generator: Any, boxes: torch.Tensor, shapes: torch.Tensor) -> 
         last = torch.ceil(shapes / step) - 1  # (n, 2), of the grid of this level
         for anchor in base.to(boxes):
             offset = (anchor[:2] + anchor[2:]) / 2
-            low = torch.floor((centres - offset) / step)
-            for dx in (0, 1):
-                for dy in (0, 1):
-                    cell = torch.minimum((low + low.new_tensor([dx, dy])).clamp(min=0), last)
-                    placed = anchor + (cell * step).repeat(1, 2)
-                    best = torch.maximum(best, bbox_overlaps(boxes, placed, is_aligned=True))
+            cell = torch.minimum(torch.round((centres - offset) / step).clamp(min=0), last)
+            placed = anchor + (cell * step).repeat(1, 2)
+            best = torch.maximum(best, bbox_overlaps(boxes, placed, is_aligned=True))
     return best
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from ghost_det.data.annotations import CONVERTED, load
 from ghost_det.data.entries import area_of, complete_box
+from ghost_det.data.image_facts import ORIENTATION
 from ghost_det.data.table import Mask, Table, box_faults, sound_boxes, unlike_polygons
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic_folder
@@ -20,11 +23,12 @@ from ghost_det.utils.images import encode_image
 
 from .check import Part, Report
 from .images import Facts, common_images, image_kinds
-from .pixels import REWRITTEN, correct_pixels
 
 Entry = dict[str, Any]
 Ids = list[int | None]
 """The new id of each old entry, ``None`` where it is dropped."""
+REWRITTEN = {'EXIF rotation', 'EXIF against boxes', '16-bit image', '32-bit image', 'CMYK image'}
+"""Problems of images that mmcv does not load in the orientation of their boxes, in 8 bits."""
 
 
 def write_fixed(report: Report, out: Path) -> list[str]:
@@ -182,6 +186,38 @@ def _rewrite_image(source: Path, target: Path, facts: Facts, size: tuple[int, in
     except (UserError, cv2.error):  # a format that OpenCV only reads
         return False
     return True
+
+
+def correct_pixels(path: Path, kinds: Collection[str], facts: Facts) -> NDArray[np.uint8]:
+    """Return an image without these kinds of problems, as 8-bit BGR; raises where that is impossible."""
+    if 'EXIF against boxes' in kinds:
+        if facts['bits'] > 8:
+            raise UserError(f'{path}: Pillow does not read its {facts["bits"]} bits')
+        with Image.open(path) as image:  # OpenCV cannot leave a TIFF unturned
+            if facts['turned']:
+                image.getexif().pop(ORIENTATION, None)  # before Pillow turns a TIFF by it
+                return np.asarray(image.convert('RGB'))[..., ::-1]
+            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1]
+    flags = cv2.IMREAD_COLOR
+    if facts['bits'] > 8:
+        flags = cv2.IMREAD_UNCHANGED if facts['bits'] > 16 else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    if pixels is None:
+        raise UserError(f'{path}: cannot be decoded')
+    return to_eight_bits(pixels if pixels.ndim == 2 else pixels[..., :3])
+
+
+def to_eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert pixels to 8 bits: floats up to 1 are scaled, of larger values the 8 highest used bits are kept.
+
+    Negative values, NaN and infinity become 0.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    values = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0).clip(0)
+    if pixels.dtype.kind == 'f' and values.max() <= 1:
+        values = (values * 255).round()
+    return np.asarray(values / 2.0 ** max(0, int(values.max()).bit_length() - 8)).astype(np.uint8)
 
 
 def _name_inside(file: str, taken: set[str]) -> str:
