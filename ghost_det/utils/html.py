@@ -16,7 +16,13 @@ def page(template: str, **values: object) -> str:
     Templates extend ``utils/templates/page.html.j2`` and import ``utils/templates/parts.html.j2``. Values are
     escaped; the filter ``picture`` turns the bytes of a PNG or JPEG file into a data URL.
     """
-    return _ENVIRONMENT.get_template(template).render(values)
+    loader = FileSystemLoader(Path(__file__).parents[1])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(cut=cut, picture=_picture, number=_number)
+    environment.globals.update(plural=plural)
+    return environment.get_template(template).render(values)
 
 
 def _picture(data: bytes) -> str:
@@ -27,14 +33,3 @@ def _picture(data: bytes) -> str:
 
 def _number(value: float | None, form: str = '.3f') -> str:
     return '-' if value is None else format(value, form)
-
-
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1]),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.filters.update(cut=cut, picture=_picture, number=_number)
-_ENVIRONMENT.globals.update(plural=plural)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib import metadata
@@ -84,8 +85,7 @@ def versions(names: Iterable[str]) -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Describe the machine, without its name: processor, cores for this process, memory, vector units."""
     path = Path('/proc/cpuinfo')
-    pairs = (line.partition(':') for line in path.read_text().splitlines()) if path.exists() else ()
-    about = {key.strip(): value.strip() for key, _, value in pairs}
+    about = dict(re.findall(r'^(.+?)\s*: (.*)$', path.read_text(), re.M)) if path.exists() else {}
     units = ('avx2', 'avx512f', 'avx512_vnni', 'avx_vnni', 'avx512_bf16', 'amx_tile', 'asimd')
     flags = about.get('flags', '').split()
     return {

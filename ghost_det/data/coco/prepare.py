@@ -31,11 +31,7 @@ UNPACKED = 1.1  # the space that the files of an archive take, by its size
 
 
 def prepare(
-    root: Path,
-    splits: Sequence[str],
-    jobs: int = 8,
-    url: str | None = None,
-    catalog: Catalog = COCO,
+    root: Path, splits: Sequence[str], jobs: int = 8, url: str | None = None, catalog: Catalog = COCO
 ) -> None:
     """Download what a copy of COCO lacks, or has wrong; after a stop, the next call resumes."""
     parts = [catalog.parts[split] for split in splits]
@@ -179,9 +175,8 @@ def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], job
             if problem:
                 raise UserError(f'{url}/{name}: {problem}; got {len(content):,} bytes')
 
-    bar = tqdm(ordered(fetch, sizes, jobs, stop), f'{folder.name}/', len(sizes), unit='image', disable=None)
-    for _ in bar:
-        pass
+    fetched = ordered(fetch, sizes, jobs, stop)
+    list(tqdm(fetched, f'{folder.name}/', len(sizes), unit='image', disable=None))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ def unpack(path: Path, root: Path, jobs: int, only: Container[str] | None = None
 
             def unpack_one(info: zipfile.ZipInfo) -> int:
                 target = root / info.filename
-                if not _is_intact(target, info):
+                same_size = target.is_file() and target.stat().st_size == info.file_size
+                if not same_size or zlib.crc32(target.read_bytes()) != info.CRC:
                     with atomic(target) as partial, archive.open(info) as source, partial.open('wb') as file:
                         shutil.copyfileobj(source, file)
                 return info.file_size
@@ -36,9 +37,3 @@ def unpack(path: Path, root: Path, jobs: int, only: Container[str] | None = None
                     bar.update(size)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f'{path}: damaged ({error}); delete it, and run this again') from None
-
-
-def _is_intact(path: Path, info: zipfile.ZipInfo) -> bool:
-    if not path.is_file() or path.stat().st_size != info.file_size:
-        return False
-    return zlib.crc32(path.read_bytes()) == info.CRC
