@@ -49,39 +49,36 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path / 'set', train=9, val=3)
 
 
-def test_areas_and_flags(folder: Folder) -> None:
-    boxes = boxes_of(folder)
-    boxes[0].update(area=0)
-    boxes[1].update(area='12.5', iscrowd='1')
-    boxes[2].update(area='much', iscrowd='False', ignore='0')
-    boxes[3].update(area=math.inf, iscrowd=True, ignore=None)
+TRIANGLES: list[Any] = [[20, 10, 60, 10, 40, 40], [20, 20, 30, 30, 20, 40]]
+BOXES: list[tuple[dict[str, Any], tuple[Any, ...]]] = [  # and bbox, area, iscrowd, ignore of the fixed one
+    (dict(area=0), ([4, 5, 20, 12], 240, 0, None)),
+    (dict(area='12.5', iscrowd='1'), ([4, 5, 20, 12], 12.5, 1, None)),
+    (dict(area='much', iscrowd='False', ignore='0'), ([4, 5, 20, 12], 240, 0, 0)),
+    (dict(area=math.inf, iscrowd=True, ignore=None), ([4, 5, 20, 12], 240, 1, 0)),
+    (dict(bbox=[5, 5, WIDTH, 10], area=77), ([5, 5, WIDTH - 5, 10], 77, 0, None)),  # of a polygon
+    (dict(bbox=[5, 15, WIDTH, 10], area=10 * WIDTH), ([5, 15, WIDTH - 5, 10], 10 * (WIDTH - 5), 0, None)),
+    (dict(area=700, segmentation=TRIANGLES), ([20, 10, 40, 30], 700, 0, None)),
+    (dict(area=9000, segmentation=TRIANGLES), ([20, 10, 40, 30], 1200, 0, None)),
+    (dict(segmentation=[*TRIANGLES, [0, 'x', 1, 1, 1, 1]]), ([4, 5, 20, 12], 240, 0, None)),
+    (dict(bbox=[30, 30, -20, -10]), ([10, 20, 20, 10], 200, 0, None)),
+    (dict(bbox=[4.1, 5.2, 20.3, 12.4], area=9000), ([4.1, 5.2, 20.3, 12.4], 9000, 0, None)),
+]
+
+
+def test_boxes_are_moved_and_get_areas_and_flags(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=len(BOXES), val=3)
+    for box, (values, _) in zip(boxes_of(folder), BOXES, strict=True):
+        box.update({'bbox': [4, 5, 20, 12], **values})
     report = check_dataset(folder.save())
-    counts = {finding.kind: finding.count for finding in report.findings}
-    assert counts == {'impossible area': 3, 'number as text': 2, 'crowd box': 2}
-    assert 'mmdet trains on 6 of 9 boxes; left out: 1 with an area of 0 or below, 2 crowd' in str(report)
-    fixed = [tuple(box.get(key) for key in ('area', 'iscrowd', 'ignore')) for box in fix(folder)[:4]]
-    assert repr(fixed) == '[(240, 0, None), (12.5, 1, None), (240, 0, 0), (240, 1, 0)]'
-
-
-def test_boxes_are_moved_with_their_areas(folder: Folder) -> None:
-    boxes = boxes_of(folder)
-    triangles = [[20, 10, 60, 10, 40, 40], [20, 20, 30, 30, 20, 40]]
-    boxes[0].update(bbox=[5, 5, WIDTH, 10], area=77)  # of a polygon
-    boxes[1].update(bbox=[5, 15, WIDTH, 10], area=10 * WIDTH)
-    boxes[2].update(bbox=[10, 5, 20, 10], area=700, segmentation=triangles)
-    boxes[3].update(bbox=[10, 5, 20, 10], area=9000, segmentation=triangles)
-    boxes[4].update(bbox=[10, 5, 20, 10], segmentation=[*triangles, [0, 'x', 1, 1, 1, 1]])
-    boxes[5].update(bbox=[30, 30, -20, -10])
-    boxes[6].update(bbox=[4.1, 5.2, 20.3, 12.4], area=9000)
-    assert [(box['bbox'], box['area']) for box in fix(folder)[:7]] == [
-        ([5, 5, WIDTH - 5, 10], 77),
-        ([5, 15, WIDTH - 5, 10], 10 * (WIDTH - 5)),
-        ([20, 10, 40, 30], 700),
-        ([20, 10, 40, 30], 1200),
-        ([10, 5, 20, 10], 240),
-        ([10, 20, 20, 10], 200),
-        ([4.1, 5.2, 20.3, 12.4], 9000),
-    ]
+    assert {finding.kind: finding.count for finding in report.findings} == {
+        **{'impossible area': 3, 'number as text': 2, 'crowd box': 2},
+        **{'box sticks out': 2, 'box unlike its polygon': 2, 'swapped corners': 1},
+    }
+    left = 'left out: 1 under 1 px, 1 with an area of 0 or below, 2 crowd'
+    assert f'mmdet trains on 7 of 11 boxes; {left}' in str(report)
+    for box, (values, expected) in zip(fix(folder), BOXES, strict=True):
+        assert (box['bbox'], box['area']) == expected[:2], values
+        assert repr((box['iscrowd'], box.get('ignore'))) == repr(expected[2:]), values  # no booleans
 
 
 def test_where_most_boxes_are_corners_all_are_read_so(folder: Folder) -> None:
