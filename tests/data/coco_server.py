@@ -50,15 +50,15 @@ class Server:
         self.url = f'http://127.0.0.1:{self.server.server_port}'
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get('Range', '')
+        asked = request.headers.get('Range', '')
         with self._lock:
-            self.asked.append((request.path, wanted))
+            self.asked.append((request.path, asked))
             failure = self.failures.pop(0) if self.failures else None
         content = self.files.get(request.path)
         if content is None or (isinstance(failure, int) and failure != 206):
             request.send_error(failure if isinstance(failure, int) else 404)
             return
-        body, part = content, re.fullmatch(r'bytes=(\d+)-(\d+)', wanted)
+        body, part = content, re.fullmatch(r'bytes=(\d+)-(\d+)', asked)
         if part and self.ranges:
             body = content[int(part[1]) : int(part[2]) + 1]
             request.send_response(206)
@@ -67,14 +67,12 @@ class Server:
             request.send_response(200)
         request.send_header('Content-Length', str(len(body)))
         request.end_headers()
-        for start in range(0, len(body), 1 << 14):
-            if start >= len(body) // 2 and failure in ('cut', 'stall'):
-                time.sleep(1 if failure == 'stall' else 0)
-                return
-            block = body[start : start + (1 << 14)]
-            request.wfile.write(block)
-            with self._lock:
-                self.served += len(block)
+        if failure in ('cut', 'stall'):
+            body = body[: len(body) // 2]
+        request.wfile.write(body)
+        with self._lock:
+            self.served += len(body)
+        time.sleep(1 if failure == 'stall' else 0)
 
 
 @contextmanager

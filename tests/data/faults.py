@@ -175,7 +175,7 @@ def save_tagged(picture: Image.Image, path: Path, orientation: int) -> Path:
 
 
 # Problems that leave no room for others in the split.
-ALONE: dict[str, Put] = {
+SPLIT_PROBLEMS: dict[str, Put] = {
     'wrong json': lambda folder: folder.content['train'].update(text='{"images": [],\n"annotations": [,]}'),
     'empty split': lambda folder: folder.content['train'].update(images=[], annotations=[]),
     'no boxes': lambda folder: folder.content['train'].update(annotations=[]),
@@ -241,7 +241,7 @@ TOGETHER: dict[str, Put] = {
     'classes differ': lambda folder: folder.content['val']['categories'].reverse(),
 }
 # What else a problem brings with it.
-BESIDES = {
+SIDE_EFFECTS = {
     'wrong entry': {'image without boxes'},
     'no bbox': {'no area or iscrowd'},
     'duplicate image id': {'image without boxes', 'unknown image'},

@@ -18,7 +18,7 @@ from ghost_det.engine.messages import NamedCompose
 from ghost_det.errors import UserError
 from tests.conftest import ROOT, Cli
 
-from .faults import ALONE, BESIDES, OPENED, TOGETHER, Folder, hashes, kinds, save_tagged
+from .faults import OPENED, SIDE_EFFECTS, SPLIT_PROBLEMS, TOGETHER, Folder, hashes, kinds, save_tagged
 
 pytestmark = pytest.mark.usefixtures('images_opened_here')
 
@@ -33,12 +33,12 @@ CHANGED = "'cow' has the id 3 in train, 2 in val"
 def small(root: Path, *names: str) -> Folder:
     folder = Folder(root / 'set', train=9, val=3)
     for name in names:
-        (TOGETHER | ALONE)[name](folder)
+        (TOGETHER | SPLIT_PROBLEMS)[name](folder)
     return folder
 
 
 def test_every_kind_is_tested_and_documented() -> None:
-    assert TOGETHER.keys() | ALONE.keys() | ELSEWHERE == set(KINDS)
+    assert TOGETHER.keys() | SPLIT_PROBLEMS.keys() | ELSEWHERE == set(KINDS)
     page = (ROOT / 'docs/data.md').read_text()
     assert not [k for k, v in KINDS.items() if f'| {k} | {v.severity} | {v.why} | {v.fix} |' not in page]
 
@@ -46,10 +46,10 @@ def test_every_kind_is_tested_and_documented() -> None:
 @pytest.mark.parametrize('kind', [None, *TOGETHER])
 def test_each_problem_is_found_on_its_own(tmp_path: Path, kind: str | None) -> None:
     report = check_dataset(small(tmp_path, *([kind] if kind else [])).save())
-    assert kinds(report) == ({kind} if kind else set()) | BESIDES.get(str(kind), set()), str(report)
+    assert kinds(report) == ({kind} if kind else set()) | SIDE_EFFECTS.get(str(kind), set()), str(report)
 
 
-@pytest.mark.parametrize('kind', ALONE)
+@pytest.mark.parametrize('kind', SPLIT_PROBLEMS)
 def test_problems_of_a_whole_split(tmp_path: Path, kind: str) -> None:
     report = check_dataset(small(tmp_path, kind).save())
     assert kind in kinds(report), str(report)
@@ -113,7 +113,7 @@ def test_hostile_entries_are_named_and_fixed(tmp_path: Path, cli: Cli) -> None:
     assert 'the fixed copy has no errors' in done.stdout
     with pytest.raises(UserError, match='wrong entry'):
         find_data(folder.root)
-    ALONE['no boxes'](folder)
+    SPLIT_PROBLEMS['no boxes'](folder)
     done = cli('check-data', folder.save(), '--fix', tmp_path / 'other')
     assert 'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in done.stdout
 
