@@ -84,9 +84,9 @@ def serving() -> Iterator[Server]:
     server.server.server_close()
 
 
-def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, 'w', method) as archive:
+    with zipfile.ZipFile(buffer, 'w') as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
