@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Check as the command line says; exit code 1 if errors are found."""
     require_stack('ghost-det check-data')
     from ghost_det.data.checks.check import check_dataset
-    from ghost_det.data.checks.fix import require_empty, require_outside, write_fixed
+    from ghost_det.data.checks.fix import require_separate, write_fixed
     from ghost_det.data.findings import printable
 
     if args.fix and args.quick:
@@ -43,16 +43,13 @@ def run(args: argparse.Namespace) -> None:
         if file:
             require_writable(file, option)
     if args.fix:
-        require_empty(args.fix)
-        require_outside(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
+        require_separate(args.fix, [Path(args.data)] if args.data not in (None, 'sample') else [])
     config, parts = _config_and_splits(args, 'ghost-det check-data')
     options = {'quick': args.quick, 'jobs': args.jobs, 'val_share': args.val_share}
     report = check_dataset(args.data, **parts, config=config, progress=True, **options)
     print(report)
     if args.html:
-        from ghost_det.data.checks.report import render
-
-        _write(args.html, '--html', render(report), report)
+        _write(args.html, '--html', report.to_html(), report)
     if args.json:
         _write(args.json, '--json', json.dumps(report.to_dict(), indent=2), report)
     if args.fix:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -20,72 +19,58 @@ PARTIAL = '.partial-'
 
 
 def decode(data: bytes) -> str:
-    """Return a text in UTF-8, or in UTF-16 where a byte order mark says so; the mark is left out."""
+    """Return a text in UTF-8, or in UTF-16 if it starts with that byte order mark; without the mark."""
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode('utf-16' if utf16 else 'utf-8-sig')
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8, 16 or 32, if its text fits into half of this machine's memory."""
+    """Read a JSON file in UTF-8, 16 or 32."""
     try:
         if not path.is_file():
-            raise UserError(f'{path}: cannot be read: expected a json file, got {_kind_of_file(path)}')
-        # The bytes and their text are in memory at once, and then what they say.
-        size, half = path.stat().st_size, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
-        if size > half:
-            raise UserError(
-                f'{path}: {size / 1e9:.1f} GB of json; this machine has memory for {half / 1e9:.1f} GB: '
-                'split it'
-            )
+            raise UserError(f'{path}: cannot be read: expected a json file, got {kind_of_file(path)}')
         data = path.read_bytes()
-        return json.loads(data.decode(json.detect_encoding(data)))  # as pycocotools, no halves of characters
+        return json.loads(data.decode(json.detect_encoding(data)))  # json.loads(data) allows lone surrogates
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
     except json.JSONDecodeError as error:
         raise UserError(f'{path}: not json: {error.msg} in line {error.lineno}') from None
-    except MemoryError:
-        raise UserError(f'{path}: too large for the memory of this machine: split it') from None
-    except RecursionError:
-        raise UserError(f'{path}: not json that can be read: nested too deep') from None
     except UnicodeError as error:
         raise UserError(f'{path}: not json in UTF-8: {str(error)[:100]}') from None
-    except ValueError:  # Python's own limit
-        raise UserError(f'{path}: not json: a number of thousands of digits') from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number with thousands of digits
+        raise UserError(f'{path}: not json that can be read: {error}') from None
 
 
-def _kind_of_file(path: Path) -> str:
+def kind_of_file(path: Path) -> str:
+    """Describe a path that is not a regular file."""
     return 'a folder' if path.is_dir() else 'a pipe or a device' if path.exists() else 'nothing'
 
 
 @contextlib.contextmanager
 def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Yield a path to write to, which becomes ``path`` at the end; after an error, nothing is left of it.
+    """Yield a temporary path that becomes ``path`` at the end, or is removed after an error.
 
-    With ``durable``, the content is on the disk before the name: a loss of power leaves no half file.
+    With ``durable``, the content is flushed to the disk before the rename, against a loss of power.
     """
-    if _is_special(path):  # as /dev/null, which root could replace
-        raise OSError(errno.EEXIST, 'a pipe or a device is there', str(path))
-    path = path.resolve()  # what a link leads to is the file that is meant
+    path = path.resolve()  # write to the target of a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}')  # whatever the name's length
+    partial = path.with_name(f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}')  # short, as names have a limit
     try:
         partial.touch()
-        mode = partial.stat().st_mode  # as the umask has it; some writers make their files private
+        mode = partial.stat().st_mode  # some writers ignore the umask and make their files private
         yield partial
         partial.chmod(mode)
         if durable:
-            _flush(partial)
+            with partial.open('rb') as file:
+                os.fsync(file.fileno())
         partial.replace(path)
-        if durable:
-            with contextlib.suppress(OSError):  # not every system and file system flushes folders
-                _flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def write_or_fail(path: Path, option: str = '') -> Iterator[Path]:
-    """Yield a path to write to, as `atomic` does, or raise a `UserError`; ``option`` asks for the file."""
+    """Yield a path to write to, as `atomic` does; raise a `UserError` that names ``option`` if that fails."""
     try:
         with atomic(path) as partial:
             yield partial
@@ -96,37 +81,24 @@ def write_or_fail(path: Path, option: str = '') -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes ``folder`` at the end; after an error, nothing is left of it.
+    """Yield a folder that becomes ``folder`` at the end, or is removed after an error.
 
-    Where another process was faster, its folder stays.
+    It replaces an empty folder; one that another process has filled in the meantime stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:
-        # A folder inside: the temporary one is closed to other users and would stay so once renamed.
-        built = Path(scratch) / 'set'
+        built = Path(scratch) / 'set'  # the temporary folder itself is closed to other users
         built.mkdir()
         yield built
         try:
             built.rename(folder)
         except OSError:
-            if not folder.is_dir():
+            if not folder.is_dir() or not any(folder.iterdir()):
                 raise
 
 
-def _is_special(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal; of the file, however large, only a block is in memory."""
+    """Return a file's SHA-256 in hexadecimal, reading it block by block."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while block := file.read(1 << 20):
@@ -137,22 +109,17 @@ def sha256(path: Path) -> str:
 def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None:
     """Make a file's folder, and raise a `UserError` where a long run could not write the file.
 
-    It must not replace one of ``read``, nor be a folder or a device; ``option`` is what asks for it.
+    It must not replace one of the files in ``read``; ``option`` is the option that names it.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{option} {path}: its folder cannot be made ({error.strerror})') from None
-    if path.is_dir() or _is_special(path):
-        raise UserError(f'{option} {path}: expected a file, got {_kind_of_file(path)}')
+    require_folder(path.parent, option)
+    if path.exists() and not path.is_file():
+        raise UserError(f'{option} {path}: expected a file, got {kind_of_file(path)}')
     if path.resolve() in {each.resolve() for each in read}:
         raise UserError(f'{option} {path}: would replace what is read; choose another name')
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f'{option} {path}: its folder cannot be written to')
 
 
 def require_folder(folder: str | Path, option: str) -> None:
-    """Make a folder, and raise a `UserError` before long work where it cannot be written to."""
+    """Make a folder, and raise a `UserError` where files cannot be written to it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

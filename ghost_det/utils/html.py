@@ -1,4 +1,4 @@
-"""HTML pages that need nothing else: pictures are inside, all text is escaped, and no script runs."""
+"""Self-contained HTML pages: pictures are embedded, all text is escaped, no script runs."""
 
 from __future__ import annotations
 
@@ -11,30 +11,25 @@ from .text import cut, plural
 
 
 def page(template: str, **values: object) -> str:
-    """Return a page by a template, whose name is its path within the package.
+    """Render a template, named by its path in the package.
 
     Templates extend ``utils/templates/page.html.j2`` and import ``utils/templates/parts.html.j2``. Values are
-    escaped; bytes of a PNG or JPEG file become a picture by the filter ``picture``.
+    escaped; the filter ``picture`` turns the bytes of a PNG or JPEG file into a data URL.
     """
-    return _ENVIRONMENT.get_template(template).render(values)
+    loader = FileSystemLoader(Path(__file__).parents[1])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(cut=cut, picture=_picture, number=_number)
+    environment.globals.update(plural=plural)
+    return environment.get_template(template).render(values)
 
 
 def _picture(data: bytes) -> str:
-    """Return the address of a picture that lies in the page itself."""
+    """Return an image as a data URL."""
     kind = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
 def _number(value: float | None, form: str = '.3f') -> str:
     return '-' if value is None else format(value, form)
-
-
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1]),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.filters.update(cut=cut, picture=_picture, number=_number)
-_ENVIRONMENT.globals.update(plural=plural)

@@ -1,4 +1,4 @@
-"""Images: where they are, read as arrays, written."""
+"""Images: found in folders, read as arrays, written."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
 
-from .files import write_or_fail
+from .files import kind_of_file, write_or_fail
 
 Image = NDArray[np.uint8]
 """``[height, width, 3]``, in OpenCV's order (BGR)."""
 MAX_PIXELS = 100_000_000
 """Larger images are not decoded: a small file can claim any size."""
 MAX_BYTES = 2**30
-
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 
 
 def is_hidden(path: str | PurePath) -> bool:
-    """Tell whether a file, or a folder above it, is hidden, as ``._*`` of macOS: never data."""
+    """Return whether a file, or a folder above it, is hidden: ``._*`` of macOS is never data."""
     return any(part.startswith('.') and part not in ('.', '..') for part in PurePath(path).parts)
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
     """Return what matches a pattern in a folder and is not hidden, sorted.
 
-    ``**/NAME`` are files to any depth, also where links to folders lead.
+    ``**/NAME`` finds files at any depth, also behind links to folders.
     """
     if pattern.startswith('**/') and folder.is_dir():
         return sorted(Path(path) for path in walk(folder) if fnmatchcase(path, f'*/{pattern[3:]}'))
@@ -39,7 +38,7 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the files in a folder, to any depth; hidden ones are left out.
+    """Yield the files in a folder at any depth, except for hidden ones.
 
     Links to folders are followed, but not back to one of ``above``, the real paths that led here.
     """
@@ -59,9 +58,9 @@ def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
-    """Return files as they are, and what looks like an image in folders, to any depth, sorted; each once.
+    """Return the given files, and the images in the given folders at any depth, sorted; each once.
 
-    Files in folders for which ``skip`` is true are left out, as the pictures that an earlier run made.
+    In folders, images for which ``skip`` returns true are ignored, such as pictures of an earlier run.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -79,33 +78,30 @@ def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Pat
 
 
 def read_image(path: Path) -> Image:
-    """Return an image as mmcv loads it: in BGR, 8 bits, turned by EXIF as OpenCV does, no transparency."""
-    if not path.is_file():  # a pipe would be waited for
-        found = 'a folder' if path.is_dir() else 'a pipe or a device' if path.exists() else 'nothing'
-        raise UserError(f'{path}: expected an image, got {found}')
+    """Return an image as mmcv loads it: 8-bit BGR, turned by EXIF as OpenCV does, without transparency."""
+    if not path.is_file():  # opening a pipe would block
+        raise UserError(f'{path}: expected an image, got {kind_of_file(path)}')
     try:
-        with path.open('rb') as file:
-            content = file.read(MAX_BYTES + 1)
+        return decode_image(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
-    return decode_image(content, str(path))
 
 
 def decode_image(content: bytes, name: str) -> Image:
-    """Return the image of a file's content, or of its first `MAX_BYTES` and one more; see `read_image`."""
+    """Return the image in a file's content, as `read_image` does; ``name`` is for messages."""
     import cv2
 
     if not content or len(content) > MAX_BYTES:
-        raise UserError(f'{name}: {"over 1 GiB" if content else "an empty file"}, no image')
+        raise UserError(f'{name}: expected an image, got {"over 1 GiB" if content else "an empty file"}')
+    reason = 'damaged, or of a format that OpenCV does not read'
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, MemoryError) as error:
-        image, large = None, 'MAX_IMAGE' in str(error)
-        why = f'over {MAX_PIXELS // 10**6} megapixels' if large else 'damaged, or too large for the memory'
-    else:
-        why = 'damaged, or of a format that OpenCV does not read'
+    except cv2.error as error:
+        image = None
+        if 'MAX_IMAGE' in str(error):
+            reason = f'over {MAX_PIXELS // 10**6} megapixels'
     if image is None:
-        raise UserError(f'{name}: no image that can be decoded: {why}')
+        raise UserError(f'{name}: no image that can be decoded: {reason}')
     return np.asarray(image, np.uint8)
 
 
@@ -115,7 +111,7 @@ def picture_name(path: Path) -> str:
 
 
 def encode_image(image: Image, suffix: str) -> bytes:
-    """Return an image as the content of a file of this suffix."""
+    """Return an image as the content of a file with this suffix."""
     import cv2
 
     encoded, content = cv2.imencode(suffix.lower(), image)
@@ -125,6 +121,6 @@ def encode_image(image: Image, suffix: str) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, complete or not at all."""
+    """Write a file completely or not at all."""
     with write_or_fail(path) as partial:
         partial.write_bytes(content)

@@ -1,4 +1,4 @@
-"""matplotlib's figures without a screen, whatever backend the process has."""
+"""matplotlib figures without a screen, whatever backend the process has."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from .text import cut
 
 MARKED = 20  # points up to which a curve has a mark at each
 FONTS = (
-    *('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans CJK KR', 'Noto Sans Arabic', 'Noto Sans Hebrew'),
-    *('Noto Sans Devanagari', 'Noto Sans Thai', 'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei'),
-    *('Droid Sans Fallback', 'Arial Unicode MS', 'Microsoft YaHei', 'PingFang SC'),
+    *('Noto Sans CJK SC', 'WenQuanYi Zen Hei', 'Noto Sans Arabic', 'Noto Sans Hebrew', 'Noto Sans Thai'),
+    *('Noto Sans Devanagari', 'Arial Unicode MS', 'Microsoft YaHei', 'PingFang SC'),
 )
-"""Taken, where they are installed, for letters that matplotlib's own font does not have."""
+"""Used, where installed, for letters that DejaVu Sans, matplotlib's own font, does not have."""
 
 
 def make_figure(width: float, height: float) -> Figure:
@@ -41,18 +40,18 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Write a figure as a PNG file, complete or not at all."""
+    """Write a figure as a PNG file, completely or not at all."""
     with write_or_fail(path) as partial:
         partial.write_bytes(png(figure, dpi))
 
 
 def label(name: object, width: int = 20) -> str:
-    """Return a name of bounded length, in which matplotlib sees no mathematics."""
+    """Return a name of bounded length, escaped for matplotlib's math mode."""
     text = ''.join(letter if letter.isprintable() else '?' for letter in str(name))
     return cut(text, width).replace('$', r'\$')
 
 
 def plot_steps(axis: Any, steps: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
-    """Plot over integer steps; few points are marked, as a line through a single one shows nothing."""
+    """Plot over integer steps, with marks where there are few: a line through one point is invisible."""
     axis.plot(steps, values, marker='o' if len(steps) <= MARKED else '', **style)
     axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

@@ -1,12 +1,12 @@
-"""This machine, what is installed on it, and how our commands are typed; standard library only."""
+"""The machine, the installed packages, and how our commands are typed; standard library only."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 import shlex
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from importlib.util import find_spec
@@ -27,14 +27,14 @@ INSTALL = (
 
 
 def missing(names: Sequence[str]) -> list[str]:
-    """Return those of some packages that are not installed."""
+    """Return the packages that are not installed."""
     specs = {name: find_spec(name) for name in names}
-    # A directory left behind by an uninstall is found as a namespace package, without an origin.
+    # A folder left behind by an uninstall is found as a namespace package, without an origin.
     return [name for name, spec in specs.items() if spec is None or spec.origin is None]
 
 
 def explain(absent: Sequence[str], what: str = 'ghost_det') -> str:
-    """Return the message that packages are absent, and how to install them."""
+    """Return the message that packages are missing, and how to install them."""
     return (
         f'{what} needs MMDetection and its libraries; not installed here: {", ".join(absent)}. '
         f'Install one of the two stacks:\n{INSTALL}'
@@ -42,9 +42,9 @@ def explain(absent: Sequence[str], what: str = 'ghost_det') -> str:
 
 
 def without_stack(what: str) -> str | None:
-    """Return why a part of `ghost_det` that needs MMDetection is not available, or ``None`` where it is."""
+    """Return why ``what``, which needs MMDetection, is not available, or ``None`` where it is."""
     if os.environ.get(RUNTIME) == '1':
-        return f'{what} needs torch, and {RUNTIME}=1 in the environment leaves it out: unset it'
+        return f'{what} needs torch, which {RUNTIME}=1 in the environment switches off: unset it'
     absent = missing(STACK)
     return explain(absent, what) if absent else None
 
@@ -58,28 +58,14 @@ def require_stack(what: str) -> None:
 
 def require_torch(what: str) -> None:
     """Raise a `UserError` where torch, which ``what`` needs without MMDetection, is not installed."""
-    absent = missing(('torch', 'torchvision'))
+    absent = ' and '.join(missing(('torch', 'torchvision')))
     if absent:
-        raise UserError(
-            f'{what} needs {" and ".join(absent)}, not installed here: pip install torch torchvision'
-        )
+        raise UserError(f'{what} needs {absent}, not installed here: pip install torch torchvision')
 
 
 def command(*words: str | Path) -> str:
-    """Return the line to type in the current folder for one of our commands.
-
-    ``ghost-det`` of a venv that is not activated is named by its path.
-    """
-    program = Path(sys.executable).with_name(COMMAND)
-    if shutil.which(COMMAND) or not program.exists():
-        return shlex.join([COMMAND, *map(str, words)])
-    return shlex.join([near(str(program)), *map(str, words)])
-
-
-def near(path: str) -> str:
-    """Return a path as seen from the current folder, where that is no detour."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith('..') else relative
+    """Return the line to type for one of our commands."""
+    return shlex.join([COMMAND, *map(str, words)])
 
 
 def cores() -> int:
@@ -88,30 +74,25 @@ def cores() -> int:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those distributions that are installed."""
+    """Return the versions of distributions, without those that are not installed."""
     found = {}
     for name in names:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def machine() -> dict[str, Any]:
     """Describe the machine, without its name: processor, cores for this process, memory, vector units."""
-    about = {'model name': platform.processor() or platform.machine(), 'flags': ''}
     path = Path('/proc/cpuinfo')
-    for line in path.read_text().splitlines() if path.exists() else ():
-        key, _, value = line.partition(':')
-        if key.strip() in about:
-            about[key.strip()] = value.strip()
+    about = dict(re.findall(r'^(.+?)\s*: (.*)$', path.read_text(), re.M)) if path.exists() else {}
     units = ('avx2', 'avx512f', 'avx512_vnni', 'avx_vnni', 'avx512_bf16', 'amx_tile', 'asimd')
+    flags = about.get('flags', '').split()
     return {
-        'processor': about['model name'],
+        'processor': about.get('model name') or platform.processor() or platform.machine(),
         'cores': cores(),
         'memory_gb': round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9, 1),
-        'units': [unit for unit in units if unit in about['flags'].split()],
+        'units': [unit for unit in units if unit in flags],
         'system': f'{platform.system()} {platform.machine()}',
         'python': platform.python_version(),
     }

@@ -1,4 +1,4 @@
-"""The measurement that all comparisons of speed share: alternating, in one process, as ratios."""
+"""How speeds are compared: contenders alternate in one process, and ratios are taken per round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEAST_ROUNDS = 3
 
 
 class Sample(NamedTuple):
-    """One turn of a contender: seconds of a call, and those of all threads of this process in it."""
+    """One measurement of a contender: seconds of a call, and CPU seconds of all threads."""
 
     seconds: float
     cpu: float
@@ -33,9 +33,9 @@ def interleave(
     calls: int = 1,
     warm: int = 0,
 ) -> dict[Name, list[Sample]]:
-    """Time contenders alternating, so that what else the machine does slows all of them down.
+    """Time contenders in alternation, since other load on the machine then slows all of them down.
 
-    Each round starts with another contender; the n-th samples of all are of one round.
+    Each round starts with another contender; the n-th samples of all contenders are from one round.
     """
     samples: dict[Name, list[Sample]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -58,7 +58,7 @@ def interleave(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the quartiles of measurements; of one, itself three times."""
+    """Return the quartiles of measurements; all three are equal if there is only one."""
     return Spread(*(quantiles(values, n=4, method='inclusive') if len(values) > 1 else list(values) * 3))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import random
 import re
 import time
@@ -13,12 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import Any
 
-import pytest
-
-from ghost_det.data.coco import Archive, Catalog, Part, download
+from ghost_det.data.coco import Archive, Catalog, Part
 
 Failure = str | int
 BYTES = random.Random(0).randbytes(3 << 20)
@@ -28,18 +25,16 @@ CHUNK = 256 << 10
 class Server:
     """A server of files, by path.
 
-    ``failures`` are those of the coming requests, one each: 206 (none), another status,
-    ``'cut'`` half-way, ``'stall'`` half-way until ``go`` is set, ``'trickle'``.
+    ``failures`` are those of the next requests, one each: 206 (none), another status, ``'cut'`` half-way,
+    ``'stall'`` half-way for a second.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.ranges = True
         self.failures: list[Failure] = []
-        self.hold_after: int | None = None  # bytes, after which everything waits for `go`
         self.served = 0  # bytes of content
         self.asked: list[tuple[str, str]] = []  # path and range of each request
-        self.go = Event()
         self._lock = Lock()
         server = self
 
@@ -54,20 +49,16 @@ class Server:
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
 
-    def count(self, length: int) -> None:
-        with self._lock:
-            self.served += length
-
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get('Range', '')
+        asked = request.headers.get('Range', '')
         with self._lock:
-            self.asked.append((request.path, wanted))
+            self.asked.append((request.path, asked))
             failure = self.failures.pop(0) if self.failures else None
         content = self.files.get(request.path)
         if content is None or (isinstance(failure, int) and failure != 206):
             request.send_error(failure if isinstance(failure, int) else 404)
             return
-        body, part = content, re.fullmatch(r'bytes=(\d+)-(\d+)', wanted)
+        body, part = content, re.fullmatch(r'bytes=(\d+)-(\d+)', asked)
         if part and self.ranges:
             body = content[int(part[1]) : int(part[2]) + 1]
             request.send_response(206)
@@ -76,18 +67,12 @@ class Server:
             request.send_response(200)
         request.send_header('Content-Length', str(len(body)))
         request.end_headers()
-        step = 1 if failure == 'trickle' else 1 << 14
-        for start in range(0, len(body), step):
-            if self.hold_after is not None and self.served >= self.hold_after:
-                self.go.wait(20)
-            if start >= len(body) // 2 and failure in ('cut', 'stall'):
-                if failure == 'stall':
-                    self.go.wait(5)
-                return
-            if failure == 'trickle':
-                time.sleep(0.02)
-            request.wfile.write(body[start : start + step])
-            self.count(len(body[start : start + step]))
+        if failure in ('cut', 'stall'):
+            body = body[: len(body) // 2]
+        request.wfile.write(body)
+        with self._lock:
+            self.served += len(body)
+        time.sleep(1 if failure == 'stall' else 0)
 
 
 @contextmanager
@@ -95,69 +80,40 @@ def serving() -> Iterator[Server]:
     server = Server()
     Thread(target=server.server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
     yield server
-    server.go.set()
     server.server.shutdown()
     server.server.server_close()
 
 
-def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, 'w', method) as archive:
+    with zipfile.ZipFile(buffer, 'w') as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
 
 
-def archive_of(path: str, content: bytes, unpacked: int = 50 << 20) -> Archive:
-    return Archive(path, len(content), hashlib.sha256(content).hexdigest(), unpacked)
+def archive_of(path: str, content: bytes) -> Archive:
+    return Archive(path, len(content), hashlib.sha256(content).hexdigest())
 
 
 def publish(source: Path, server: Server) -> Catalog:
     """Serve a folder in COCO's layout as COCO's own server does, archives and images."""
-    annotations = {f'annotations/{p.name}': p.read_bytes() for p in (source / 'annotations').glob('*.json')}
+
+    def archive(path: str, members: dict[str, bytes]) -> Archive:
+        server.files[f'/{path}'] = zipped(members)
+        return archive_of(path, server.files[f'/{path}'])
+
+    annotations = {f'annotations/{p.name}': p.read_bytes() for p in (source / 'annotations').iterdir()}
     annotations['annotations/captions_val2017.json'] = b'{}'
     parts = {}
     for split in ('train', 'val'):
         name = f'{split}2017'
-        images = {f'{name}/{p.name}': p.read_bytes() for p in sorted((source / name).glob('*.jpg'))}
+        images = {f'{name}/{p.name}': p.read_bytes() for p in sorted((source / name).iterdir())}
         server.files |= {f'/{path}': content for path, content in images.items()}
-        server.files[f'/zips/{name}.zip'] = content = zipped(images)
-        own = annotations[f'annotations/instances_{name}.json']
-        parts[split] = Part(
-            name,
-            archive_of(f'zips/{name}.zip', content),
-            len(images),
-            len(json.loads(own)['annotations']),
-            hashlib.sha256(own).hexdigest(),
-        )
-    path = 'annotations/annotations_trainval2017.zip'
-    server.files[f'/{path}'] = content = zipped(annotations)
-    return Catalog(archive_of(path, content), parts, server.url)
+        digest = hashlib.sha256(annotations[f'annotations/instances_{name}.json']).hexdigest()
+        parts[split] = Part(name, archive(f'zips/{name}.zip', images), len(images), digest)
+    return Catalog(archive('annotations/annotations_trainval2017.zip', annotations), parts, server.url)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def wait_for(condition: object, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def settle(server: Server) -> int:
-    """Wait until the requests of a client that is gone have ended; count from zero."""
-    before = -1
-    while before != server.served:
-        before = server.served
-        time.sleep(0.3)
-    server.served = 0
-    return before
-
-
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small chunks and short waits; no proxy."""
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
-    for name, value in dict(CHUNK=CHUNK, BLOCK=32 << 10, STALL=0.4, PAUSE=0.01).items():
-        monkeypatch.setattr(download, name, value)

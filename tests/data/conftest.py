@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from ghost_det.data.coco import download
 from ghost_det.data.image_facts import open_image
 
-from .coco_server import BYTES, Server, hurry, serving
+from .coco_server import BYTES, CHUNK, Server, serving
 
 
 @pytest.fixture
@@ -24,7 +25,10 @@ def images_opened_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+    """Small chunks and short waits; no proxy."""
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    for name, value in dict(CHUNK=CHUNK, BLOCK=32 << 10, STALL=0.4, PAUSE=0.01).items():
+        monkeypatch.setattr(download, name, value)
 
 
 @pytest.fixture

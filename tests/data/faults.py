@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -30,29 +30,20 @@ class Folder:
         (root / 'annotations').mkdir(parents=True)
         for split, count, first in (('train', train, 1), ('val', val, 501)):
             (root / f'{split}2017').mkdir()
-            images = [
-                {'id': first + n, 'file_name': f'{first + n:04d}.jpg', 'width': WIDTH, 'height': HEIGHT}
-                for n in range(count)
-            ]
-            for image in images:
+            images, boxes = [], []
+            for n in range(count):
+                name = f'{first + n:04d}.jpg'
+                images.append({'id': first + n, 'file_name': name, 'width': WIDTH, 'height': HEIGHT})
+                boxes.append(self.box(n + 1, first + n, n % 3 + 1, [4 + n % 5, 5, 20, 12]))
                 pixels = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
-                picture = Image.fromarray(pixels).resize((WIDTH, HEIGHT))
-                picture.save(root / f'{split}2017' / image['file_name'])
-            self.content[split] = {
-                'images': images,
-                'categories': [{'id': n + 1, 'name': name} for n, name in enumerate(NAMES)],
-                'annotations': [
-                    self.box(n + 1, image['id'], n % 3 + 1, [4 + n % 5, 5, 20, 12])
-                    for n, image in enumerate(images)
-                ],
-            }
+                Image.fromarray(pixels).resize((WIDTH, HEIGHT)).save(root / f'{split}2017' / name)
+            categories = [{'id': n + 1, 'name': name} for n, name in enumerate(NAMES)]
+            self.content[split] = {'images': images, 'categories': categories, 'annotations': boxes}
 
     @staticmethod
     def box(number: int, image: int, category: int, bbox: list[float]) -> dict[str, Any]:
-        return {
-            'id': number, 'image_id': image, 'category_id': category, 'bbox': bbox,
-            'area': abs(bbox[2] * bbox[3]), 'iscrowd': 0,
-        }  # fmt: skip
+        ids = {'id': number, 'image_id': image, 'category_id': category}
+        return {**ids, 'bbox': bbox, 'area': abs(bbox[2] * bbox[3]), 'iscrowd': 0}
 
     def take(self) -> tuple[dict[str, Any], dict[str, Any], Path]:
         """An image of train that has no problem yet, its box, its file."""
@@ -68,102 +59,76 @@ class Folder:
     def save(self) -> Path:
         for split, content in self.content.items():
             path = self.root / f'annotations/instances_{split}2017.json'
-            if isinstance(content, str):
-                path.write_text(content)
-            else:
-                mark = '\ufeff' if content.pop('mark', False) else ''
-                path.write_text(mark + json.dumps(content))
+            mark = '\ufeff' if content.pop('mark', False) else ''
+            path.write_text(mark + content.get('text', json.dumps(content)))
         return self.root
 
 
-def set_box(bbox: list[float]) -> Callable[[Folder], None]:
-    return lambda folder: folder.take()[1].update(bbox=bbox)
+Put = Callable[[Folder], object]
 
 
-def set_both(change: Callable[[dict[str, Any], dict[str, Any], Path], object]) -> Callable[[Folder], None]:
+def box(**values: Any) -> Put:
+    return lambda folder: folder.take()[1].update(values)
+
+
+def resize(width: int, height: int, orientation: int = 1) -> Put:
+    """Annotate an image with a size, and give it an orientation."""
+
     def put(folder: Folder) -> None:
-        change(*folder.take())
+        image, _, path = folder.take()
+        image.update(width=width, height=height)
+        if orientation > 1:
+            save_tagged(Image.open(path), path, orientation)
 
     return put
 
 
-def exif(orientation: int, size: tuple[int, int]) -> Callable[[Folder], None]:
+def convert(suffix: str, change: Callable[[Image.Image], Any]) -> Put:
+    """Replace an image by another, made of it."""
+
     def put(folder: Folder) -> None:
         image, _, path = folder.take()
-        tag = Image.Exif()
-        tag[0x0112] = orientation
-        Image.open(path).save(path, exif=tag)
-        image.update(width=size[0], height=size[1])
-
-    return put
-
-
-def convert(mode: str, suffix: str) -> Callable[[Folder], None]:
-    def put(folder: Folder) -> None:
-        image, _, path = folder.take()
-        picture = Image.open(path).convert(mode)
+        picture = change(Image.open(path))
+        image.update(width=picture.size[0], height=picture.size[1])
         picture.save(folder.rename(image, path, suffix))
 
     return put
 
 
-def deep(folder: Folder) -> None:
-    image, _, path = folder.take()
-    pixels = cv2.imread(str(path)).astype(np.uint16) * 16  # 12 bits, as cameras have
-    cv2.imwrite(str(folder.rename(image, path, '.png')), pixels)
+def to_16_bit(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16) * 16)  # 12 bits, as of cameras
 
 
-def huge(folder: Folder) -> None:
-    image, _, path = folder.take()
-    image.update(width=20_000, height=6_000)
-    Image.new('1', (20_000, 6_000)).save(folder.rename(image, path, '.png'))
+def to_float(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(picture.convert('L'), np.float32) / 255)
 
 
-def floats(folder: Folder) -> None:
-    image, _, path = folder.take()
-    pixels = np.asarray(Image.open(path).convert('L'), np.float32) / 255
-    Image.fromarray(pixels).save(folder.rename(image, path, '.tif'))
-
-
-def doubled(folder: Folder) -> None:
-    folder.content['train']['annotations'].append({**folder.take()[1], 'id': 888})
+def copy_bytes(folder: Folder) -> None:
+    folder.take()[2].write_bytes(folder.take()[2].read_bytes())
 
 
 def same_file(folder: Folder) -> None:
-    first, _, _ = folder.take()
-    image, _, path = folder.take()
+    first, (image, _, path) = folder.take()[0], folder.take()
     path.unlink()
     image['file_name'] = first['file_name']
 
 
-def copy_bytes(split: str) -> Callable[[Folder], None]:
+def same_id(position: int) -> Put:
+    """Give two images (0) or boxes (1) the same id."""
+    return lambda folder: folder.take()[position].update(id=folder.take()[position]['id'])  # type: ignore[union-attr]
+
+
+def category(split: str, used: bool = False, **values: Any) -> Put:
+    """Add a category, with a box or without."""
+
     def put(folder: Folder) -> None:
-        _, _, path = folder.take()
-        other = folder.take()[2] if split == 'train' else folder.root / 'val2017/0501.jpg'
-        path.write_bytes(other.read_bytes())
+        content = folder.content[split]
+        content['categories'].append(values)
+        if used:
+            image = content['images'][-1]['id']
+            content['annotations'].append(folder.box(777, image, values['id'], [1, 2, 9, 9]))
 
     return put
-
-
-def twice(key: str, field: str) -> Callable[[Folder], None]:
-    def put(folder: Folder) -> None:
-        entries = folder.content['train'][key]
-        if key == 'categories':
-            entries.append({**entries[0], 'id': 9, 'name': 'pig', field: entries[0][field]})
-            if field == 'name':
-                folder.take()[1]['category_id'] = 9
-        else:
-            first, second = folder.take(), folder.take()
-            at = 0 if key == 'images' else 1
-            second[at][field] = first[at][field]
-
-    return put
-
-
-def class_in_val(folder: Folder) -> None:
-    content = folder.content['val']
-    content['categories'].append({'id': 7, 'name': 'yak'})
-    content['annotations'].append({**content['annotations'][0], 'id': 777, 'category_id': 7})
 
 
 def backslash(folder: Folder) -> None:
@@ -173,14 +138,10 @@ def backslash(folder: Folder) -> None:
     image['file_name'] = 'a\\' + path.name
 
 
-def outline(image: dict[str, Any], box: dict[str, Any], path: Path) -> None:
+def outline(folder: Folder) -> None:
+    box = folder.take()[1]
     box.update(segmentation=[[10, 10, 30, 10, 30, 40]])
     del box['bbox'], box['area']
-
-
-def category(folder: Folder) -> None:
-    for content in folder.content.values():
-        content['categories'].append({'id': 5, 'name': 'hen', 'supercategory': 'bird'})
 
 
 def kinds(report: Report) -> set[str]:
@@ -214,67 +175,73 @@ def save_tagged(picture: Image.Image, path: Path, orientation: int) -> Path:
 
 
 # Problems that leave no room for others in the split.
-ALONE: dict[str, Callable[[Folder], object]] = {
-    'wrong json': lambda folder: folder.content.update(train='{"images": [],\n"annotations": [,]}'),
+SPLIT_PROBLEMS: dict[str, Put] = {
+    'wrong json': lambda folder: folder.content['train'].update(text='{"images": [],\n"annotations": [,]}'),
     'empty split': lambda folder: folder.content['train'].update(images=[], annotations=[]),
     'no boxes': lambda folder: folder.content['train'].update(annotations=[]),
-    'missing split': lambda folder: folder.content.pop('train'),  # a val would be made
+    'missing split': lambda folder: folder.content.pop('train'),  # without val, one would be split off
+}
+# Problems that only the full check finds.
+OPENED: dict[str, Put] = {
+    'unreadable image': lambda folder: os.truncate(folder.take()[2], 500),
+    'wrong size': resize(32, 24),
+    'EXIF rotation': resize(HEIGHT, WIDTH, orientation=6),
+    'grey image': convert('.jpg', lambda picture: picture.convert('L')),
+    'image with alpha': convert('.png', lambda picture: picture.convert('RGBA')),
+    '16-bit image': convert('.png', to_16_bit),
+    '32-bit image': convert('.tif', to_float),
+    'CMYK image': convert('.jpg', lambda picture: picture.convert('CMYK')),
+    'huge image': convert('.png', lambda picture: Image.new('1', (20_000, 6_000))),
+    'same image twice': copy_bytes,
+    'image in both splits': lambda folder: folder.take()[2].write_bytes(
+        (folder.root / 'val2017/0501.jpg').read_bytes()
+    ),
 }
 # Problems that one folder can have together.
-TOGETHER: dict[str, Callable[[Folder], None]] = {
-    'wrong entry': set_both(lambda image, box, path: box.update(bbox=['1', 2, 3])),
-    'id as text': set_both(lambda image, box, path: box.update(image_id=str(image['id']))),
+TOGETHER: dict[str, Put] = {
+    'wrong entry': box(bbox=['1', 2, 3]),
+    'id as text': lambda folder: folder.take()[1].update(image_id=str(folder.next)),
     'name in another form': backslash,
-    'no bbox': set_both(outline),
-    'image without size': set_both(lambda image, box, path: image.pop('height')),
+    'no bbox': outline,
+    'image without size': lambda folder: folder.take()[0].pop('height'),
     'byte order mark': lambda folder: folder.content['train'].update(mark=True),
-    'duplicate image id': twice('images', 'id'),
-    'duplicate box id': twice('annotations', 'id'),
-    'duplicate category id': twice('categories', 'id'),
-    'duplicate category name': twice('categories', 'name'),
+    'duplicate image id': same_id(0),
+    'duplicate box id': same_id(1),
+    'duplicate category id': category('train', id=1, name='pig'),
+    'duplicate category name': category('train', used=True, id=9, name=NAMES[0]),
     'duplicate file name': same_file,
-    'unknown category': set_both(lambda image, box, path: box.update(category_id=99)),
-    'unknown image': set_both(lambda image, box, path: box.update(image_id=9999)),
-    'category without boxes': category,
-    'no area or iscrowd': set_both(lambda image, box, path: box.pop('area')),
-    'empty duplicate category': lambda folder: folder.content['train']['categories'].insert(
-        0, {'id': 6, 'name': NAMES[0], 'supercategory': 'animal'}
+    'unknown category': box(category_id=99),
+    'unknown image': box(image_id=9999),
+    'category without boxes': lambda folder: [
+        category(split, id=5, name='hen', supercategory='bird')(folder) for split in ('train', 'val')
+    ],
+    'no area or iscrowd': lambda folder: folder.take()[1].pop('area'),
+    'empty duplicate category': category('train', id=6, name=NAMES[0], supercategory='animal'),
+    'impossible area': box(area=-1),
+    'number as text': box(iscrowd='0'),
+    'ignored box': box(ignore=1),
+    'rotated box': box(attributes={'rotation': 42.5}),
+    'box not finite': box(bbox=[1, math.nan, 5, 5]),
+    'swapped corners': box(bbox=[30, 30, -20, -10]),
+    'corners for sizes': box(bbox=[30, 20, 60, 45]),
+    'empty box': box(bbox=[5, 5, 0, 10]),
+    'box outside': box(bbox=[70, 5, 10, 10]),
+    'box sticks out': box(bbox=[50, 5, 18, 10]),
+    'tiny box': box(bbox=[5, 5, 2.5, 10]),
+    'box unlike its polygon': box(segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]]),
+    'same box twice': lambda folder: folder.content['train']['annotations'].append(
+        {**folder.take()[1], 'id': 888}
     ),
-    'impossible area': set_both(lambda image, box, path: box.update(area=-1)),
-    'number as text': set_both(lambda image, box, path: box.update(iscrowd='0')),
-    'ignored box': set_both(lambda image, box, path: box.update(ignore=1)),
-    'rotated box': set_both(lambda image, box, path: box.update(attributes={'rotation': 42.5})),
-    'box not finite': set_box([1, math.nan, 5, 5]),
-    'swapped corners': set_box([30, 30, -20, -10]),
-    'corners for sizes': set_box([30, 20, 60, 45]),
-    'empty box': set_box([5, 5, 0, 10]),
-    'box outside': set_box([70, 5, 10, 10]),
-    'box sticks out': set_box([50, 5, 18, 10]),
-    'tiny box': set_box([5, 5, 2.5, 10]),
-    'box unlike its polygon': set_both(
-        lambda image, box, path: box.update(segmentation=[[10, 10, 30, 10, 30, 40, 10, 40]])
-    ),
-    'same box twice': doubled,
-    'crowd box': set_both(lambda image, box, path: box.update(iscrowd=1)),
+    'crowd box': box(iscrowd=1),
     'image without boxes': lambda folder: folder.content['train']['annotations'].remove(folder.take()[1]),
-    'missing file': set_both(lambda image, box, path: path.unlink()),
-    'unreadable image': set_both(lambda image, box, path: path.write_bytes(path.read_bytes()[:-300])),
-    'wrong size': set_both(lambda image, box, path: image.update(width=32, height=24)),
-    'EXIF rotation': exif(6, (HEIGHT, WIDTH)),
-    'EXIF against boxes': exif(6, (WIDTH, HEIGHT)),
-    'grey image': convert('L', '.jpg'),
-    'image with alpha': convert('RGBA', '.png'),
-    '16-bit image': deep,
-    '32-bit image': floats,
-    'CMYK image': convert('CMYK', '.jpg'),
-    'huge image': huge,
-    'same image twice': copy_bytes('train'),
-    'image in both splits': copy_bytes('val'),
-    'class unknown in train': class_in_val,
+    'missing file': lambda folder: folder.take()[2].unlink(),
+    'EXIF against boxes': resize(WIDTH, HEIGHT, orientation=6),
+    **OPENED,
+    'class unknown in train': category('val', used=True, id=7, name='yak'),
     'classes differ': lambda folder: folder.content['val']['categories'].reverse(),
 }
-# What else the problem brings with it.
-BESIDES = {
+# What else a problem brings with it.
+SIDE_EFFECTS = {
     'wrong entry': {'image without boxes'},
     'no bbox': {'no area or iscrowd'},
     'duplicate image id': {'image without boxes', 'unknown image'},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import mmcv
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask
 
-from ghost_det import check_dataset, commands
-from ghost_det.data.checks.fix import write_fixed
+from ghost_det import check_dataset
+from ghost_det.data.checks.fix import to_eight_bits, write_fixed
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
 
-from .faults import ALONE, HEIGHT, NAMES, TOGETHER, WIDTH, Folder, kinds, save_tagged
+from .faults import HEIGHT, NAMES, TOGETHER, WIDTH, Folder, kinds, save_tagged
 
 pytestmark = pytest.mark.usefixtures('images_opened_here')
 
@@ -29,200 +30,174 @@ def annotations(fixed: Path, split: str = 'train') -> dict[str, Any]:
     return content
 
 
-def test_fixed_values_are_those_that_were_meant(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=8, val=3)
-    boxes = folder.content['train']['annotations']
-    boxes[0].update(area=0)
-    boxes[1].update(area='12.5', iscrowd='1')
-    boxes[2].update(area='much', iscrowd='False', ignore='0')
-    boxes[3].update(area=math.inf, iscrowd=True, ignore=None)
+def fix(folder: Folder) -> list[dict[str, Any]]:
+    """Fix a data set, and return the boxes of train."""
+    fixed = folder.root.with_name('fixed')
+    write_fixed(check_dataset(folder.save()), fixed)
+    boxes: list[dict[str, Any]] = annotations(fixed)['annotations']
+    assert [box['id'] for box in boxes] == [*range(1, len(boxes) + 1)]
+    return boxes
+
+
+def boxes_of(folder: Folder) -> list[dict[str, Any]]:
+    boxes: list[dict[str, Any]] = folder.content['train']['annotations']
+    return boxes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / 'set', train=9, val=3)
+
+
+TRIANGLES: list[Any] = [[20, 10, 60, 10, 40, 40], [20, 20, 30, 30, 20, 40]]
+BOXES: list[tuple[dict[str, Any], tuple[Any, ...]]] = [  # and bbox, area, iscrowd, ignore of the fixed one
+    (dict(area=0), ([4, 5, 20, 12], 240, 0, None)),
+    (dict(area='12.5', iscrowd='1'), ([4, 5, 20, 12], 12.5, 1, None)),
+    (dict(area='much', iscrowd='False', ignore='0'), ([4, 5, 20, 12], 240, 0, 0)),
+    (dict(area=math.inf, iscrowd=True, ignore=None), ([4, 5, 20, 12], 240, 1, 0)),
+    (dict(bbox=[5, 5, WIDTH, 10], area=77), ([5, 5, WIDTH - 5, 10], 77, 0, None)),  # of a polygon
+    (dict(bbox=[5, 15, WIDTH, 10], area=10 * WIDTH), ([5, 15, WIDTH - 5, 10], 10 * (WIDTH - 5), 0, None)),
+    (dict(area=700, segmentation=TRIANGLES), ([20, 10, 40, 30], 700, 0, None)),
+    (dict(area=9000, segmentation=TRIANGLES), ([20, 10, 40, 30], 1200, 0, None)),
+    (dict(segmentation=[*TRIANGLES, [0, 'x', 1, 1, 1, 1]]), ([4, 5, 20, 12], 240, 0, None)),
+    (dict(bbox=[30, 30, -20, -10]), ([10, 20, 20, 10], 200, 0, None)),
+    (dict(bbox=[4.1, 5.2, 20.3, 12.4], area=9000), ([4.1, 5.2, 20.3, 12.4], 9000, 0, None)),
+]
+
+
+def test_boxes_are_moved_and_get_areas_and_flags(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / 'set', train=len(BOXES), val=3)
+    for box, (values, _) in zip(boxes_of(folder), BOXES, strict=True):
+        box.update({'bbox': [4, 5, 20, 12], **values})
     report = check_dataset(folder.save())
-    counts = {finding.kind: finding.count for finding in report.findings}
-    assert counts == {'impossible area': 3, 'number as text': 2, 'crowd box': 2}
-    assert 'mmdet trains on 5 of 8 boxes; left out: 1 with an area of 0 or below, 2 crowd' in str(report)
-    assert 'train: 4 areas or flags corrected' in write_fixed(report, tmp_path / 'fixed')
-    fixed = [
-        tuple(box.get(key) for key in ('area', 'iscrowd', 'ignore'))
-        for box in annotations(tmp_path / 'fixed')['annotations'][:4]
-    ]
-    assert repr(fixed) == '[(240, 0, None), (12.5, 1, None), (240, 0, 0), (240, 1, 0)]'
+    assert {finding.kind: finding.count for finding in report.findings} == {
+        **{'impossible area': 3, 'number as text': 2, 'crowd box': 2},
+        **{'box sticks out': 2, 'box unlike its polygon': 2, 'swapped corners': 1},
+    }
+    left = 'left out: 1 under 1 px, 1 with an area of 0 or below, 2 crowd'
+    assert f'mmdet trains on 7 of 11 boxes; {left}' in str(report)
+    for box, (values, expected) in zip(fix(folder), BOXES, strict=True):
+        assert (box['bbox'], box['area']) == expected[:2], values
+        assert repr((box['iscrowd'], box.get('ignore'))) == repr(expected[2:]), values  # no booleans
 
 
-def test_boxes_that_are_all_corners_are_turned(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=9)
-    wanted = []
-    for number, box in enumerate(folder.content['train']['annotations']):
-        wanted.append([20.0 + number, 16, 30, 20])
-        box['bbox'] = [20.0 + number, 16, 50.0 + number, 36]
-    report = check_dataset(folder.save())
-    assert [f.kind for f in report.errors] == ['corners for sizes']
-    write_fixed(report, tmp_path / 'fixed')
-    content = annotations(tmp_path / 'fixed')
-    assert [box['bbox'] for box in content['annotations']] == wanted
+def test_where_most_boxes_are_corners_all_are_read_so(folder: Folder) -> None:
+    expected = []
+    for number, box in enumerate(boxes_of(folder)):
+        expected.append([20.0 + number, 16, 30, 20] if number < 8 else [2, 3, 4, 5])
+        x, y, width, height = expected[-1]
+        box['bbox'] = [x, y, x + width, y + height]
+    (error,) = check_dataset(folder.save()).errors
+    assert (error.kind, error.count) == ('corners for sizes', 7)
+    assert [box['bbox'] for box in fix(folder)] == expected
 
 
-def test_boxes_that_are_not_around_their_polygons(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=5, val=2)
-    boxes = folder.content['train']['annotations']
-    for box in boxes[1:]:
-        box.update(
-            bbox=[10, 5, 20, 10], area=700, segmentation=[[20, 10, 60, 10, 40, 40], [20, 20, 30, 30, 20, 40]]
-        )
-    boxes[4]['segmentation'].append([0, 'x', 1, 1, 1, 1])  # the others are checked all the same
-    report = check_dataset(folder.save())
-    (finding,) = report.errors
-    assert (finding.kind, finding.count) == ('box unlike its polygon', 3)
-    with pytest.raises(
-        UserError, match=r'(?s)bbox \[10, 5, 20, 10\], its polygon spans \[20, 10, 40, 30\].* --fix redraws'
-    ):
-        find_data(folder.root)
-    write_fixed(report, tmp_path / 'fixed')
-    content = annotations(tmp_path / 'fixed')
-    fixed = [(box['bbox'], box['area']) for box in content['annotations']]
-    assert fixed[1:4] == [([20, 10, 40, 30], 700)] * 3 and fixed[4][0] == [10, 5, 20, 10]
-
-
-def test_a_box_that_is_clipped_keeps_the_area_of_its_polygon(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=3, val=3)
-    image = folder.content['train']['images'][0]
-    box, other = folder.content['train']['annotations'][:2]
-    box.update(image_id=image['id'], bbox=[5, 5, image['width'], 10], area=77)
-    other.update(image_id=image['id'], bbox=[5, 15, image['width'], 10], area=10 * image['width'])
-    write_fixed(check_dataset(folder.save()), tmp_path / 'fixed')
-    content = annotations(tmp_path / 'fixed')
-    width = image['width'] - 5
-    assert [(each['bbox'], each['area']) for each in content['annotations'][:2]] == [
-        ([5, 5, width, 10], 77),
-        ([5, 15, width, 10], 10 * width),
-    ]
-
-
-def test_the_same_box_twice(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=6, val=2)
-    boxes = folder.content['train']['annotations']
+def test_the_same_box_twice(folder: Folder) -> None:
+    boxes = boxes_of(folder)
     crowd = {**boxes[3], 'iscrowd': 1}
     boxes += [
         boxes[0], {**boxes[0], 'bbox': [float(number) for number in boxes[0]['bbox']]}, crowd, crowd,
         {**boxes[1], 'category_id': 1 + boxes[1]['category_id'] % 3}, {**boxes[2], 'image_id': 1},
     ]  # fmt: skip
     boxes[:] = [{**box, 'id': number} for number, box in enumerate(boxes, 1)]
-    report = check_dataset(folder.save())
-    (finding,) = (each for each in report.findings if each.kind == 'same box twice')
-    assert (finding.severity, finding.count) == ('warning', 3)
-    assert [place.split()[0] for place in finding.where] == [
-        'annotations[6]',
-        'annotations[7]',
-        'annotations[9]',
-    ]
-    assert 'train: 3 repeated boxes dropped' in write_fixed(report, tmp_path / 'fixed')
-    assert 'same box twice' not in kinds(check_dataset(tmp_path / 'fixed'))
-    content = annotations(tmp_path / 'fixed')
-    assert len(content['annotations']) == 9
+    (finding,) = (f for f in check_dataset(folder.save()).findings if f.kind == 'same box twice')
+    assert [place.split()[0] for place in finding.where] == [f'annotations[{n}]' for n in (9, 10, 12)]
+    assert len(fix(folder)) == 12
 
 
-@pytest.mark.parametrize('form', ['polygon', 'counts', 'compressed', 'whole'])
-def test_a_box_without_bbox_takes_the_extent_of_its_outline(tmp_path: Path, form: str) -> None:
-    from pycocotools import mask
-
-    folder = Folder(tmp_path / 'set', train=4, val=3)
-    pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order='F')
-    pixels[7, 10] = pixels[20:23, 9] = pixels[5 if form == 'whole' else 12 :, 12] = 1
-    pixels[: 1 if form == 'whole' else 0, 13] = 1  # goes on from the foot of the column before
-    code = mask.encode(pixels)
-    expected = mask.toBbox(code).tolist()
-    runs = np.flatnonzero(np.diff(pixels.T.ravel(), prepend=0, append=0))
-    counts = np.diff(runs, prepend=0, append=pixels.size).tolist()
-    outline: Any = {
-        'size': [HEIGHT, WIDTH],
-        'counts': counts if form == 'counts' else code['counts'].decode(),
-    }
-    if form == 'polygon':
-        outline, expected = [[10, 10, 30, 12, 20, 30], [5, 15, 6, 15, 6, 16]], [5, 10, 25, 20]
-    box = folder.content['train']['annotations'][1]
-    del box['bbox'], box['area']
-    box['segmentation'] = outline
-    folder.content['train']['annotations'][2].update(bbox=None, segmentation={'size': [4, 4], 'counts': '1'})
-    report = check_dataset(folder.save())
-    (found,) = (f for f in report.findings if f.kind == 'no bbox')
-    assert found.severity == 'error' and found.count == 1
-    assert 'wrong entry' in kinds(report)  # the broken code
-    write_fixed(report, tmp_path / 'fixed')
-    fixed = annotations(tmp_path / 'fixed')['annotations']
-    assert [each['bbox'] for each in fixed if 'segmentation' in each] == [expected]
-    assert all(each['area'] == each['bbox'][2] * each['bbox'][3] for each in fixed)
+def test_images_of_one_file_and_categories_of_one_name_become_one(folder: Folder) -> None:
+    TOGETHER['duplicate file name'](folder)
+    TOGETHER['duplicate category name'](folder)
+    (box,) = (box for box in boxes_of(folder) if box['category_id'] == 9)
+    box['bbox'] = [1, 2, 9, 9]
+    boxes = fix(folder)
+    fixed = annotations(folder.root.with_name('fixed'))
+    assert [category['name'] for category in fixed['categories']] == list(NAMES)
+    assert [image['id'] for image in fixed['images']] == [1, *range(3, 10)]
+    assert [box['image_id'] for box in boxes][:3] == [1, 1, 3] and boxes[-1]['category_id'] == 1
 
 
-@pytest.mark.parametrize('form', ['missing', 'floats', 'texts', 'zero', 'ids as texts', 'ids as names'])
-def test_sizes_and_ids_of_another_form_are_fixed(tmp_path: Path, form: str) -> None:
-    folder = Folder(tmp_path / 'set', train=6, val=3)
-    wanted = {split: json.loads(json.dumps(content)) for split, content in folder.content.items()}
-    for content in folder.content.values():
-        for image in content['images']:
-            for field in ('width', 'height'):
-                size = image.pop(field)
-                if form != 'missing':
-                    image[field] = {'floats': float, 'texts': str, 'zero': lambda _: 0}.get(form, int)(size)
-        fields = {'images': ['id'], 'categories': ['id'], 'annotations': ['image_id', 'category_id']}
-        for entry, field in ((e, field) for key in fields for e in content[key] for field in fields[key]):
-            if form.startswith('ids'):
-                entry[field] = f'{"x" * (form == "ids as names")}{entry[field]}'
-    report = check_dataset(folder.save())
-    assert ('left out: 6 in images without a size' in str(report)) == (form in ('missing', 'zero'))
+def test_a_box_without_bbox_takes_the_extent_of_its_outline(folder: Folder) -> None:
+    pixels = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    pixels[:, 7, 10] = pixels[:, 20:23, 9] = pixels[0, 12:, 12] = pixels[1, 5:, 12] = 1
+    pixels[1, 0, 13] = 1  # the run of the column before continues
+    codes = [mask.encode(np.asfortranarray(each)) for each in pixels]
+    runs = np.flatnonzero(np.diff(pixels[0].T.ravel(), prepend=0, append=0))
+    counts = np.diff(runs, prepend=0, append=pixels[0].size).tolist()
+    outlines: list[Any] = [{**code, 'counts': code['counts'].decode()} for code in codes]
+    outlines += [{'size': [HEIGHT, WIDTH], 'counts': counts}]
+    outlines += [[[10, 10, 30, 12, 20, 30], [5, 15, 6, 15, 6, 16]], {'size': [4, 4], 'counts': '1'}]
+    for box, outline in zip(boxes_of(folder), outlines):
+        del box['bbox'], box['area']
+        box['segmentation'] = outline
+    counted = {finding.kind: finding.count for finding in check_dataset(folder.save()).errors}
+    assert counted == {'no bbox': 4, 'wrong entry': 1}  # the broken code
+    boxes = [box for box in fix(folder) if 'segmentation' in box]
+    extents = [mask.toBbox(code).tolist() for code in codes]
+    assert [box['bbox'] for box in boxes] == [*extents, extents[0], [5, 10, 25, 20]]
+    assert all(box['area'] == box['bbox'][2] * box['bbox'][3] for box in boxes)
+
+
+@pytest.mark.parametrize('form', ['missing', 'floats', 'zero', 'ids as texts', 'ids as names'])
+def test_sizes_and_ids_of_another_form(folder: Folder, form: str) -> None:
+    expected = [(f'{b["image_id"]:04d}.jpg', b['category_id'], b['bbox']) for b in boxes_of(folder)]
     kind = 'id as text' if form.startswith('ids') else 'image without size'
+    change = {'floats': float, 'zero': lambda size: 0, 'ids as names': lambda number: f'x{number}'}.get(
+        form, str
+    )
+    fields = {'images': ['id'], 'categories': ['id'], 'annotations': ['image_id', 'category_id']}
+    for content in folder.content.values():
+        for key, names in fields.items() if kind == 'id as text' else [('images', ['width', 'height'])]:
+            for entry, name in ((entry, name) for entry in content[key] for name in names):
+                value = entry.pop(name)
+                if form != 'missing':
+                    entry[name] = change(value)
+    report = check_dataset(folder.save())
+    assert ('left out: 9 in images without a size' in str(report)) == (form in ('missing', 'zero'))
+    assert {each.kind for each in report.errors} == {kind}
     with pytest.raises(UserError, match=f'(?s)train: {kind} .*--fix'):
         find_data(folder.root)
-    lines = write_fixed(report, tmp_path / 'fixed')
-    assert any('ids as text' in line or 'sizes' in line for line in lines)
-    assert {each.kind for each in report.errors} == {kind}
-    assert check_dataset(tmp_path / 'fixed').findings == []
-    for split, content in wanted.items():
-        fixed = annotations(tmp_path / 'fixed', split)
-        files = {image['id']: image['file_name'] for image in fixed['images']}
-        names = {category['id']: category['name'] for category in fixed['categories']}
-        assert [(i['width'], i['height']) for i in fixed['images']] == [(WIDTH, HEIGHT)] * len(files)
-        assert [(files[b['image_id']], names[b['category_id']], b['bbox']) for b in fixed['annotations']] == [
-            (f'{b["image_id"]:04d}.jpg', NAMES[b['category_id'] - 1], b['bbox'])
-            for b in content['annotations']
-        ]
-
-
-@pytest.mark.parametrize(('kind', 'channels'), [('float32', 3), ('float64', 1), ('int32', 1), ('int32', 3)])
-def test_32_bit_images_are_errors_and_fixed(tmp_path: Path, kind: str, channels: int) -> None:
-    folder = Folder(tmp_path / 'set', train=3, val=2)
-    image, _, path = folder.take()
-    pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, channels)).astype(kind)
-    cv2.imwrite(str(folder.rename(image, path, '.tif')), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
-    report = check_dataset(folder.save())
-    assert [finding.kind for finding in report.errors] == ['32-bit image']
-    write_fixed(report, tmp_path / 'fixed')
-    assert check_dataset(tmp_path / 'fixed').errors == []
-    fixed = mmcv.imread(str(tmp_path / 'fixed/train' / image['file_name']))
-    np.testing.assert_array_equal(fixed, np.broadcast_to(pixels, fixed.shape))
+    boxes = fix(folder)
+    fixed = annotations(folder.root.with_name('fixed'))
+    files = {image['id']: image['file_name'] for image in fixed['images']}
+    labels = {category['id']: 1 + NAMES.index(category['name']) for category in fixed['categories']}
+    assert [(files[b['image_id']], labels[b['category_id']], b['bbox']) for b in boxes] == expected
+    assert check_dataset(folder.root.with_name('fixed')).findings == []
 
 
 @pytest.mark.parametrize(
-    'name', ['a.jpg', 'a.png', 'a.tif', 'a.webp', 'a.avif', 'xmp.jpg', 'xmp.webp', 'xmp.tif']
+    ('pixels', 'expected'),
+    [
+        (np.float32([[0, 0.5, 1, math.nan]]), [[0, 128, 255, 0]]),
+        (np.float64([[0, 100.4, 255]]), [[0, 100, 255]]),
+        (np.float32([[0, 1000]]), [[0, 250]]),
+        (np.int32([[-5, 200]]), [[0, 200]]),
+        (np.uint16([[16, 4095]]), [[1, 255]]),
+    ],
 )
-def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: str) -> None:
+def test_deep_values_in_eight_bits(pixels: Any, expected: list[list[int]]) -> None:
+    assert to_eight_bits(pixels).tolist() == expected
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.tif', 'a.webp', 'xmp.jpg', 'xmp.tif'])
+def test_tagged_images_are_turned_as_their_boxes(tmp_path: Path, name: str) -> None:
     folder = Folder(tmp_path / 'set', train=16, val=2)
     expected = {}
     for number in range(16):
         image, _, path = folder.take()
         picture = Image.open(path).convert('RGB')
-        path.unlink()
-        image['file_name'] = f'{number}{Path(name).suffix}'
         orientation = number // 2 + 1
-        path = save_tagged(picture, path.with_name(name), orientation)
-        loaded = mmcv.imfrombytes(path.read_bytes())
-        path.rename(path.with_name(image['file_name']))
-        save_tagged(picture, tmp_path / 'upright.jpg', orientation)
-        upright = mmcv.imread(str(tmp_path / 'upright.jpg'))
+        tagged = save_tagged(picture, path.with_name(name), orientation)
+        loaded = mmcv.imfrombytes(tagged.read_bytes())
+        tagged.rename(folder.rename(image, path, tagged.suffix))
+        upright = mmcv.imread(str(save_tagged(picture, tmp_path / 'upright.jpg', orientation)))
         size = (WIDTH, HEIGHT) if number % 2 or orientation < 5 else (HEIGHT, WIDTH)
         image.update(width=size[0], height=size[1])
-        others = (upright, np.asarray(picture)[..., ::-1])
-        fits = [each for each in (loaded, *others) if each.shape[1::-1] == size]
+        fits = [
+            each for each in (loaded, upright, np.asarray(picture)[..., ::-1]) if each.shape[1::-1] == size
+        ]
         expected[image['file_name']] = fits[0].astype(float)
-    write_fixed(check_dataset(folder.save()), tmp_path / 'fixed')
+    fix(folder)
     for file, pixels in expected.items():
         fixed = mmcv.imread(str(tmp_path / 'fixed/train' / file))
         assert fixed.shape == pixels.shape and np.abs(fixed - pixels).mean() < 6, file
@@ -230,57 +205,56 @@ def test_tagged_images_are_fixed_as_their_boxes_are_meant(tmp_path: Path, name: 
     assert not left & {'wrong size', 'EXIF rotation', 'EXIF against boxes'}
 
 
-def test_fixed_images_are_seen_by_mmcv_as_their_boxes_are_meant(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / 'set', train=9)
-    for kind in ('EXIF rotation', 'EXIF against boxes', '16-bit image', 'CMYK image'):
+def test_deep_images_and_cmyk_become_8_bit_rgb(folder: Folder) -> None:
+    for kind in ('16-bit image', 'CMYK image'):
         TOGETHER[kind](folder)
-    root = folder.save()
-    write_fixed(check_dataset(root), tmp_path / 'fixed')
-    old, new = root / 'train2017', tmp_path / 'fixed/train'
-
-    def distance(first: Any, second: Any) -> float:
-        return float(np.abs(first.astype(float) - second).mean())
-
-    turned, plain = (mmcv.imread(str(new / f'000{n}.jpg')) for n in (1, 2))
-    assert distance(mmcv.imread(str(old / '0001.jpg')), turned) < 3
-    assert plain.shape == (HEIGHT, WIDTH, 3)
-    assert distance(mmcv.imread(str(old / '0002.jpg'), flag='color_ignore_orientation'), plain) < 3
-    dark, light = (mmcv.imread(str(each / '0003.png')) for each in (old, new))
-    assert dark.max() < 16 and light.max() > 127
-    assert Image.open(new / '0004.jpg').mode == 'RGB'
+    floats = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.float32)
+    image, _, path = folder.take()
+    cv2.imwrite(str(folder.rename(image, path, '.tif')), floats, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    assert [finding.kind for finding in check_dataset(folder.save()).errors] == ['32-bit image']
+    fix(folder)
+    old, new = folder.root / 'train2017', folder.root.with_name('fixed') / 'train'
+    assert mmcv.imread(str(old / '0001.png')).max() < 16 < 127 < mmcv.imread(str(new / '0001.png')).max()
+    assert Image.open(new / '0002.jpg').mode == 'RGB'
+    difference = mmcv.imread(str(old / '0002.jpg')).astype(float) - mmcv.imread(str(new / '0002.jpg'))
+    assert np.abs(difference).mean() < 3
+    np.testing.assert_array_equal(mmcv.imread(str(new / '0003.tif')), floats)
 
 
 @pytest.mark.parametrize('what', ['images', 'boxes'])
-def test_a_copy_that_would_lose_most_is_refused(tmp_path: Path, what: str) -> None:
-    folder = Folder(tmp_path / 'set', train=9, val=3)
-    for _ in range(5):
+def test_a_copy_that_would_lose_most_is_refused(folder: Folder, what: str) -> None:
+    def harm() -> None:
         _, box, path = folder.take()
         path.unlink() if what == 'images' else box.update(category_id=77)
-    report = check_dataset(folder.save())
-    reason = 'missing file' if what == 'images' else 'unknown category'
-    with pytest.raises(UserError, match=f'(?s)5 of 9 {what} of train would be dropped.*{reason} .5.'):
-        write_fixed(report, tmp_path / 'fixed')
-    assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+    for _ in range(4):
+        harm()
+    assert len(fix(folder)) == 5
+    harm()
+    out = folder.root.with_name('other')
+    with pytest.raises(UserError, match=f'5 of 9 {what} of train would be dropped'):
+        write_fixed(check_dataset(folder.save()), out)
+    assert sorted(path.name for path in out.parent.iterdir()) == ['fixed', 'set']
 
 
-def test_the_copy_is_refused_where_it_could_hurt(tmp_path: Path) -> None:
-    root = Folder(tmp_path / 'set', train=4, val=3).save()
+def test_the_copy_is_refused_where_it_could_hurt(folder: Folder, tmp_path: Path) -> None:
+    root = folder.save()
     report = check_dataset(root)
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/file').touch()
-    for out, message in (
-        (root / 'train2017/out', 'lies in the data set'),
-        (root / 'annotations', 'lies in the data set'),
-        (tmp_path, 'or contains it'),
-        (tmp_path / 'full', 'not an empty folder'),
-        (tmp_path / 'full/file', 'not an empty folder'),
-    ):
-        with pytest.raises(UserError, match=message):
-            write_fixed(report, out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['full', 'set']
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'link').symlink_to('empty')
+    for out in ('set/train2017/out', 'set/annotations', '.', 'full', 'full/file', 'full/file/out'):
+        with pytest.raises(UserError, match=f'^--fix {tmp_path / out}'):
+            write_fixed(report, tmp_path / out)
+    with pytest.raises(UserError, match='nothing to write'):
+        write_fixed(replace(report, parts=[]), tmp_path / 'empty')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'full', 'link', 'set']
+    write_fixed(report, tmp_path / 'link')
+    assert check_dataset(tmp_path / 'empty').findings == []
 
 
-def test_names_of_files_cannot_lead_out_of_the_copy(tmp_path: Path) -> None:
+def test_file_names_cannot_lead_out_of_the_copy(tmp_path: Path) -> None:
     folder = Folder(tmp_path / 'a/set', train=4, val=3)
     image, _, path = folder.take()
     path.rename(tmp_path / 'a/escaped.jpg')
@@ -292,18 +266,3 @@ def test_names_of_files_cannot_lead_out_of_the_copy(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / 'b').rglob('*escaped*')) == ['_escaped.jpg', 'escaped.jpg']
     assert all(p.parent.name == 'train' for p in (tmp_path / 'b').rglob('*escaped*'))
     assert check_dataset(tmp_path / 'b/c/fixed').findings == []
-
-
-def test_errors_that_a_fix_leaves_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = Folder(tmp_path / 'set', train=4, val=3)
-    ALONE['no boxes'](folder)
-    monkeypatch.setattr(
-        sys, 'argv', ['ghost-det', 'check-data', str(folder.save()), '--fix', str(tmp_path / 'fixed')]
-    )
-    with pytest.raises(SystemExit):
-        commands.run()
-    printed = capsys.readouterr().out
-    assert 'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in printed
-    assert 'Finding(' not in printed

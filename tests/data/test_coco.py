@@ -3,207 +3,173 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import random
-import runpy
-import struct
-import sys
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from types import SimpleNamespace
 
+import filelock
 import pytest
 from PIL import Image
 
-from ghost_det.data.coco import COCO, Catalog, prepare, subset, unpack, verify
+from ghost_det.data.coco import Archive, Catalog, prepare, subset, unpack, verify
+from ghost_det.data.coco.prepare import _Copy
 from ghost_det.data.coco.verify import image_problem
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import Cli
 
-from .coco_server import BYTES, Server, archive_of, names, publish, serving, wait_for, zipped
+from .coco_server import BYTES, Server, names, publish, serving, zipped
+from .faults import Folder
 
 pytestmark = pytest.mark.usefixtures('impatient')
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, server: Server) -> None:
-    huge = Catalog(archive_of('a.zip', BYTES, unpacked=10**15), {'val': COCO.parts['val']}, server.url)
-    with pytest.raises(UserError, match=r'GB free, up to 1000\d\d\d\.\d GB needed .* --root'):
-        prepare(tmp_path, ['val'], catalog=huge)
-    assert not server.asked
-
-
-def test_a_member_that_lies_about_its_size_and_a_cut_archive_are_damaged(tmp_path: Path) -> None:
-    content = bytearray(zipped({'val2017/a.jpg': b'a' * 5000, 'val2017/b.jpg': b'b' * 99}))
-    for signature, field in ((b'PK\x03\x04', 22), (b'PK\x01\x02', 24)):
-        struct.pack_into('<I', content, content.index(signature) + field, 10)
-    for number, damaged in enumerate([bytes(content), zipped({'val2017/a.jpg': BYTES})[:-1000], b'']):
-        path = tmp_path / f'{number}.zip'
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=rf'{number}.zip: damaged .* delete it'):
-            unpack.unpack(path, tmp_path, 1)
-        assert not (tmp_path / 'val2017/a.jpg').exists() and not list(tmp_path.glob('*/.partial*'))
-
-
-def test_unpacking_resumes_and_keeps_only_intact_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = {f'val2017/{n}.jpg': random.Random(n).randbytes(1000) for n in range(40)}
-    path = tmp_path / 'a.zip'
-    path.write_bytes(zipped(images))
-    count, replace = itertools.count(), Path.replace
-
-    def interrupted(self: Path, target: Path) -> Path:
-        if next(count) == 15:
-            raise KeyboardInterrupt
-        return replace(self, target)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, 'replace', interrupted)
-        unpack.unpack(path, tmp_path, 1)
-    there = sorted((tmp_path / 'val2017').iterdir())
-    assert 15 <= len(there) < 40
-    assert all(images[f'val2017/{p.name}'] == p.read_bytes() for p in there)
-    there[0].write_bytes(bytes(1000))  # of the right size, but with other bytes
-    before = {p: p.stat().st_ino for p in there}
-    unpack.unpack(path, tmp_path, 4)
-    assert all(images[name] == (tmp_path / name).read_bytes() for name in images)
-    assert [p for p in there if p.stat().st_ino != before[p]] == there[:1]
-
-
 @pytest.fixture(scope='module')
-def published(coco_mini: Path) -> Iterator[tuple[Server, Catalog]]:
+def coco_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Catalog]]:
+    folder = Folder(tmp_path_factory.mktemp('published') / 'set', train=40, val=40)
+    del folder.content['train']['annotations'][:3]
     with serving() as server:
-        yield server, publish(coco_mini, server)
+        yield server, publish(folder.save(), server)
 
 
-def fresh(published: tuple[Server, Catalog]) -> tuple[Server, Catalog]:
-    server, _ = published
-    server.asked.clear()
-    return published
+@pytest.fixture
+def published(coco_server: tuple[Server, Catalog]) -> tuple[Server, Catalog]:
+    coco_server[0].asked.clear()
+    return coco_server
 
 
-def test_prepared_verified_harmed_and_repaired(
+@pytest.mark.parametrize(
+    ('there', 'missing', 'needed'), [(0, 1, '42.0'), (10**10, 1, '32.0'), (0, 0.5, '31.0')]
+)
+def test_too_little_space_is_reported_before_an_archive_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, missing: float, needed: str
+) -> None:
+    monkeypatch.setattr('shutil.disk_usage', lambda folder: SimpleNamespace(free=10**9))
+    os.truncate(os.open(tmp_path / 'a.zip.part', os.O_CREAT | os.O_WRONLY), there)
+    with pytest.raises(UserError, match=f'1.0 GB free, {needed} GB needed .* --root'):
+        _Copy(tmp_path, 'http://127.0.0.1:9', 1)._ensure_archive(Archive('a.zip', 2 * 10**10, ''), missing)
+
+
+def test_archives_are_unpacked_completely_or_refused(tmp_path: Path) -> None:
+    intact = zipped({f'val2017/{n}.jpg': BYTES[n:] for n in range(4)})
+    path, folder = tmp_path / 'a.zip', tmp_path / 'val2017'
+    for damaged in (intact.replace(BYTES[:99], BYTES[:98] + b'!'), intact[:-1000], b''):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match='a.zip: damaged'):
+            unpack.unpack(path, tmp_path, 1)
+        assert not (folder / '0.jpg').exists() and not list(folder.glob('.*'))
+    path.write_bytes(intact)
+    unpack.unpack(path, tmp_path, 1, only=[f'val2017/{n}.jpg' for n in range(3)])
+    assert names(folder) == ['0.jpg', '1.jpg', '2.jpg']
+    (folder / '0.jpg').write_bytes(bytes(len(BYTES)))  # of the right size, but with other bytes
+    (folder / '1.jpg').write_bytes(BYTES[:-9])
+    kept = (folder / '2.jpg').stat().st_ino
+    unpack.unpack(path, tmp_path, 4)
+    assert all((folder / f'{n}.jpg').read_bytes() == BYTES[n:] for n in range(4))
+    assert (folder / '2.jpg').stat().st_ino == kept
+
+
+def test_a_copy_is_prepared_verified_damaged_and_repaired(
     published: tuple[Server, Catalog], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server, catalog = fresh(published)
+    server, catalog = published
     root, both = tmp_path / 'data/coco', ['train', 'val']
-    prepare(root, both, catalog=catalog)
+
+    def intact() -> list[bool]:
+        return [state.intact for state in verify(root, both, catalog=catalog)]
+
+    def repaired() -> set[str]:
+        server.asked.clear()
+        prepare(root, both, catalog=catalog)
+        assert intact() == [True, True]
+        return {path for path, _ in server.asked}
+
+    archive = '/annotations/annotations_trainval2017.zip'
+    assert repaired() == {archive, '/zips/train2017.zip', '/zips/val2017.zip'}
     assert names(root) == ['.prepare_coco.lock', 'annotations', 'train2017', 'val2017']
     assert names(root / 'annotations') == ['instances_train2017.json', 'instances_val2017.json']
-    assert 'val2017: intact: 79 images, 624 boxes' in capsys.readouterr().out
+    assert 'train2017: intact: 40 images, 37 boxes' in capsys.readouterr().out
     assert find_data(root).train is not None
-    server.asked.clear()
-    prepare(root, both, catalog=catalog)
-    assert not server.asked and all(state.intact for state in verify(root, both, catalog=catalog))
+    assert repaired() == set()
 
-    first, second = sorted((root / 'val2017').glob('*.jpg'))[:2]
+    first, second, *others = sorted((root / 'val2017').iterdir())
     first.unlink()
-    second.write_bytes(second.read_bytes()[:-2000])
+    second.write_bytes(second.read_bytes()[:-200])
     (root / 'val2017/.partial-1-ab').write_bytes(b'of a killed process')
     train, val = verify(root, both, catalog=catalog)
     assert train.intact and val.images == {first.name: 'missing', second.name: 'truncated'}
-    assert not server.asked
-    prepare(root, both, catalog=catalog)
-    assert sorted(path for path, _ in server.asked) == [f'/val2017/{first.name}', f'/val2017/{second.name}']
-    assert all(state.intact for state in verify(root, both, catalog=catalog))
+    assert '1 missing: 0501.jpg' in val.lines(root)[0]
+    assert repaired() == {f'/val2017/{first.name}', f'/val2017/{second.name}'}
     assert not (root / 'val2017/.partial-1-ab').exists()
 
-    for image in list((root / 'val2017').glob('*.jpg'))[:30]:
+    for image in others[:20]:
         image.unlink()
     annotations = root / 'annotations/instances_train2017.json'
-    content = json.loads(annotations.read_text())
-    del content['annotations'][0]
-    annotations.write_text(json.dumps(content))
-    (line,) = verify(root, ['train'], catalog=catalog)[0].lines(root)
-    assert 'expected 80 images and 739 boxes, got 80 and 738; expected SHA-256' in line
     annotations.write_bytes(annotations.read_bytes()[:-10])
-    train, val = verify(root, both, catalog=catalog)
-    assert train.annotations and len(val.images) == 30 and '30 missing: ' in val.lines(root)[0]
-    server.asked.clear()
-    prepare(root, both, keep_zips=True, catalog=catalog)
-    assert {path for path, _ in server.asked} == {
-        '/annotations/annotations_trainval2017.zip',
-        '/zips/val2017.zip',
-    }
-    assert all(state.intact for state in verify(root, both, catalog=catalog))
-    assert (root / 'val2017.zip').exists() and annotations.with_name(f'{annotations.name}.replaced').exists()
+    assert intact() == [False, False]
+    assert repaired() == {archive, '/zips/val2017.zip'}
+    assert annotations.with_name(f'{annotations.name}.replaced').exists()
 
 
-def test_a_subset_is_found_deterministic_and_within_each_larger_one(
+def test_a_subset_is_deterministic_and_part_of_larger_ones(
     published: tuple[Server, Catalog], tmp_path: Path
 ) -> None:
-    server, catalog = fresh(published)
+    server, catalog = published
     small = subset(tmp_path / 'coco', 10, ['train', 'val'], catalog=catalog)
-    assert small == tmp_path / 'coco-subset-10'
     data = find_data(small)
-    assert data.train is not None and len(data.classes) == 80
+    assert small == tmp_path / 'coco-subset-10' and data.train is not None and len(data.classes) == 3
     content = json.loads(data.train.annotations.read_text())
     chosen = {image['file_name'] for image in content['images']}
     assert {box['image_id'] for box in content['annotations']} == {image['id'] for image in content['images']}
-    assert any('segmentation' in box for box in content['annotations'])
-    listed = json.loads((tmp_path / 'coco' / catalog.parts['train'].annotations).read_text())
-    used = {box['image_id'] for box in listed['annotations']}
-    by_hash = [image['file_name'] for image in listed['images'] if image['id'] in used]
-    by_hash.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    assert names(small / 'train2017') == sorted(chosen) == sorted(by_hash[:10])
+    with_boxes = [f'{number:04d}.jpg' for number in range(4, 41)]
+    with_boxes.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert names(small / 'train2017') == sorted(chosen) == sorted(with_boxes[:10])
     assert len(names(small / 'val2017')) == 2
     assert not any(path.startswith('/zips') for path, _ in server.asked)
-    lost = sorted((small / 'train2017').glob('*.jpg'))[0]
+    lost = min((small / 'train2017').iterdir())
     lost.unlink()
     server.asked.clear()
     subset(tmp_path / 'coco', 10, ['train', 'val'], catalog=catalog)
     assert server.asked == [(f'/train2017/{lost.name}', '')]
     larger = subset(tmp_path / 'coco', 20, ['train'], catalog=catalog)
     assert chosen < set(names(larger / 'train2017'))
-    with pytest.raises(UserError, match=r'--subset: expected at most \d+, the images with boxes, got 500'):
-        subset(tmp_path / 'coco', 500, ['train'], catalog=catalog)
+    with pytest.raises(UserError, match='--subset: expected at most 37, the images with boxes, got 38'):
+        subset(tmp_path / 'coco', 38, ['train'], catalog=catalog)
 
 
 def test_a_page_in_place_of_an_image_is_not_kept(
     published: tuple[Server, Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, catalog = fresh(published)
-    pages = {
-        path: b'<html>log in</html>' if path.startswith('/train2017') else content
-        for path, content in server.files.items()
-    }
-    monkeypatch.setattr(server, 'files', pages)
+    server, catalog = published
+    page = dict.fromkeys(
+        (path for path in server.files if path.startswith('/train2017')), b'<html>log in</html>'
+    )
+    monkeypatch.setattr(server, 'files', server.files | page)
     with pytest.raises(UserError, match=r'/train2017/\d+.jpg: not a readable image; got 19 bytes'):
         subset(tmp_path / 'coco', 3, ['train'], catalog=catalog)
     assert not list((tmp_path / 'coco-subset-3').rglob('*.*'))
 
 
 def test_a_second_process_in_the_folder_is_refused(published: tuple[Server, Catalog], tmp_path: Path) -> None:
-    server, catalog = fresh(published)
-    server.hold_after = server.served + 1000
-    server.go.clear()
-    first = Thread(target=prepare, args=(tmp_path / 'coco', ['val']), kwargs=dict(catalog=catalog))
-    first.start()
-    try:
-        wait_for(lambda: server.asked)
+    with filelock.FileLock(tmp_path / '.prepare_coco.lock'):
         with pytest.raises(UserError, match='another prepare-coco is running there'):
-            prepare(tmp_path / 'coco', ['val'], catalog=catalog)
-    finally:
-        server.hold_after = None
-        server.go.set()
-        first.join()
-    assert all(state.intact for state in verify(tmp_path / 'coco', ['val'], catalog=catalog))
+            prepare(tmp_path, ['val'], catalog=published[1])
 
 
 def test_an_archive_put_there_by_hand_is_used_or_refused(
     published: tuple[Server, Catalog], tmp_path: Path
 ) -> None:
-    server, catalog = fresh(published)
-    content = server.files['/zips/val2017.zip']
-    (tmp_path / 'val2017.zip').write_bytes(content[:5000])
+    server, catalog = published
+    path, content = tmp_path / 'val2017.zip', server.files['/zips/val2017.zip']
+    path.write_bytes(content[:5000])
     with pytest.raises(UserError, match=r'val2017.zip: not the published archive.* got 5,000 bytes'):
         prepare(tmp_path, ['val'], catalog=catalog)
-    assert (tmp_path / 'val2017.zip').exists()
-    (tmp_path / 'val2017.zip').write_bytes(content)
+    path.write_bytes(content)
     server.asked.clear()
     prepare(tmp_path, ['val'], catalog=catalog)
-    assert not server.asked and not (tmp_path / 'val2017.zip').exists()
+    assert not server.asked and not path.exists()
 
 
 def test_problems_of_images(tmp_path: Path) -> None:
@@ -217,78 +183,55 @@ def test_problems_of_images(tmp_path: Path) -> None:
         path.write_bytes(content)
         problems.append(image_problem(path, (64, 48)))
     assert problems == [None, None, 'truncated'] + ['not a readable image'] * 3
-    path.write_bytes(intact)
-    assert image_problem(path, (48, 64)) == 'of another size than the annotations say'
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.save(path, exif=exif)
-    assert image_problem(path, (48, 64)) is None and image_problem(path, (64, 48)) is None
-    image.save(path, format='PNG')  # as some of COCO's are
-    assert image_problem(path, (64, 48)) is None
+    for form, options, turned in (
+        ('JPEG', {}, 'not of the annotated size'),
+        ('JPEG', {'exif': exif}, None),
+        ('PNG', {}, 'not of the annotated size'),  # as some of COCO's are
+    ):
+        image.save(path, form, **options)
+        assert [image_problem(path, size) for size in ((64, 48), (48, 64))] == [None, turned]
+
+
+def test_a_full_disk_is_one_message_and_the_next_call_resumes(
+    published: tuple[Server, Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, catalog = published
+    fsync, count = os.fsync, itertools.count()
+
+    def full(number: int) -> None:
+        if next(count) == 1:
+            raise OSError(28, 'No space left on device')
+        fsync(number)
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(UserError, match='No space left on device'):
+        prepare(tmp_path, ['val'], catalog=catalog)
+    prepare(tmp_path, ['val'], catalog=catalog)
+    assert verify(tmp_path, ['val'], catalog=catalog)[0].intact
 
 
 @pytest.mark.parametrize(
-    ('words', 'code', 'message'),
-    [
-        (['--verify'], 1, 'instances_val2017.json: missing'),
-        (['--verify', '--root', 'none'], 2, '--root none: no such folder'),
-        (['--subset', '0'], 2, 'expected a positive integer'),
-        (['--subset', '9', '--verify'], 2, 'not allowed with'),
-        (
-            ['--url', 'images.cocodataset.org'],
-            2,
-            '--url: expected http://... or https://..., got',
-        ),
-        (['--url', 'http://[x'], 2, "got 'http://[x'"),
-        (['--url', 'http://localhost:x'], 2, "got 'http://localhost:x'"),
-        (['--url', 'http://a..b'], 2, "got 'http://a..b'"),
-    ],
+    'url', ['images.cocodataset.org', 'http://[x', 'http://localhost:x', 'http://a..b', 'file:///etc']
 )
-def test_exit_codes_of_the_tool(
-    words: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', '--root', str(tmp_path), *words])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
-    printed = capsys.readouterr()
-    assert ended.value.code == code and message in printed.out + printed.err
+def test_addresses_that_are_refused(cli: Cli, tmp_path: Path, url: str) -> None:
+    done = cli(f'prepare-coco --root {tmp_path} --url {url}')
+    assert done.returncode == 2 and f"'{url}'" in done.stderr and not list(tmp_path.iterdir())
 
 
-def test_the_tool_prints_the_command_that_trains(
-    published: tuple[Server, Catalog],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_command_downloads_verifies_and_prints_how_to_train(
+    published: tuple[Server, Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    _, catalog = fresh(published)
+    _, catalog = published
     for name, function in (('prepare', prepare), ('subset', subset), ('verify', verify)):
         monkeypatch.setattr(f'ghost_det.data.coco.{name}', partial(function, catalog=catalog))
-    monkeypatch.chdir(tmp_path)
-    for words, command in (
-        ([], 'retinanet_ghostnet_fpn_lite'),
-        (['--subset', '5'], 'retinanet_ghostnet_fpn_lite --data data/coco-subset-5'),
+    for words, code, end in (
+        ('--verify', 2, 'data/coco: no such folder; without --verify, it is created'),
+        ('--verify --root .', 1, 'ghost-det prepare-coco --root . downloads only what is missing or wrong'),
+        ('', 0, 'train with: ghost-det train retinanet_ghostnet_fpn_lite'),
+        ('--subset 5', 0, 'ghost-det train retinanet_ghostnet_fpn_lite --data data/coco-subset-5'),
+        ('--verify', 0, 'val2017: intact: 40 images, 40 boxes'),
     ):
-        monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', *words])
-        runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
-        *_, last = capsys.readouterr().out.splitlines()
-        assert last.startswith('train with: ') and last.endswith(f'ghost-det train {command}')
-    monkeypatch.setattr(sys, 'argv', ['prepare_coco.py', '--verify'])
-    runpy.run_path(str(ROOT / 'tools/prepare_coco.py'), run_name='__main__')
-    assert 'val2017: intact: 79 images, 624 boxes' in capsys.readouterr().out
-
-
-def test_the_true_addresses_and_sizes_are_the_defaults() -> None:
-    archives = [COCO.annotations, *(part.archive for part in COCO.parts.values())]
-    assert [f'{COCO.url}/{archive.path}' for archive in archives] == [
-        'http://images.cocodataset.org/annotations/annotations_trainval2017.zip',
-        'http://images.cocodataset.org/zips/train2017.zip',
-        'http://images.cocodataset.org/zips/val2017.zip',
-    ]
-    assert sum(archive.size for archive in archives) == 20_405_354_669
-    assert all(len(archive.sha256) == 64 for archive in archives)
-    assert (COCO.parts['train'].images, COCO.parts['val'].images) == (118_287, 5_000)
+        done = cli(f'prepare-coco {words}', cwd=tmp_path)
+        assert done.returncode == code and (done.stdout or done.stderr).strip().endswith(end), done

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 from ghost_det.utils.timing import Sample, Spread, interleave, ratio, spread
 
 
@@ -10,14 +12,9 @@ def test_contenders_alternate_and_rotate() -> None:
     assert len(order) == 3 * 3 * (1 + 2)
 
 
-def test_seconds_are_of_one_call_and_cpu_of_every_thread() -> None:
-    def work() -> None:
-        sum(range(200_000))
-
-    (found,) = interleave({'work': work}, rounds=5, calls=10).values()
-    (once,) = interleave({'work': work}, rounds=5, calls=1).values()
-    assert 0 < min(each.seconds for each in found) < 5 * max(each.seconds for each in once)
-    assert sum(each.cpu for each in found) > 0
+def test_seconds_are_of_one_call() -> None:
+    (found,) = interleave({'work': lambda: time.sleep(0.01)}, rounds=2, calls=5).values()
+    assert all(each.seconds > 0.01 > each.cpu for each in found)
 
 
 def test_a_ratio_is_of_rounds_not_of_medians() -> None:

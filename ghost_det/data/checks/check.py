@@ -1,11 +1,10 @@
-"""The check of a data set before a training: what is wrong with it, where, how to fix it."""
+"""The check of a data set before a training: the problems, where they are, how to fix them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ghost_det.config.query import innermost
 from ghost_det.data.annotations import survey
@@ -14,55 +13,61 @@ from ghost_det.data.layouts import Split, find_images, is_there, locate
 from ghost_det.data.quick_check import shared_images, tagged_images
 from ghost_det.data.table import Table, left_out, reasons
 from ghost_det.errors import UserError
+from ghost_det.utils.html import page
 from ghost_det.utils.system import cores
 from ghost_det.utils.text import plural
 
 from .images import Facts, check_images, common_images, open_images
 
-if TYPE_CHECKING:
-    from .anchors import Coverage
-
 
 @dataclass(frozen=True)
 class Part:
-    """A split as it was checked."""
+    """A split that was checked."""
 
     name: str
     split: Split
     table: Table
     facts: list[Facts | None]  # of each image, ``None`` where it was not opened
 
-    def counts(self) -> str:
-        """Return how much is in it."""
-        parts = (self.table.files, 'image'), (self.table.boxes, 'box'), (self.table.classes(), 'class')
-        return ', '.join(plural(len(entries), noun) for entries, noun in parts)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the places and the numbers of images, boxes and classes."""
+        table = self.table
+        counts = {'images': len(table.files), 'boxes': len(table.boxes), 'categories': len(table.classes())}
+        return {'annotations': str(self.split.annotations), 'folder': str(self.split.images), **counts}
+
+    def __str__(self) -> str:
+        of = self.to_dict()
+        counts = plural(of['images'], 'image'), plural(of['boxes'], 'box'), plural(of['categories'], 'class')
+        place = printable(f'{self.name:<6}{of["annotations"]}, images in {of["folder"]}')
+        return f'{place}: {", ".join(counts)}'
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a data set."""
+    """The findings of a check."""
 
     findings: list[Finding]  # the most severe first
     parts: list[Part]  # the splits that could be read
-    coverage: list[str]  # lines on the anchors of the config, empty without one
-    reach: Coverage | None  # the shares of boxes that they reach, where they could be measured
+    anchors: list[str]  # lines on the anchors of the config, empty without one
     left: dict[str, int]  # how many boxes of train mmdet does not train on, by reason
 
     @property
     def errors(self) -> list[Finding]:
-        """Those that stop a training or spoil it."""
+        """Findings that stop a training or spoil it."""
         return of_severity(self.findings, 'error')
 
+    def to_html(self) -> str:
+        """Return the report as a self-contained page."""
+        return page('data/checks/report.html.j2', title='Data check', report=self)
+
     def __str__(self) -> str:
-        lines = [
-            printable(f'{part.name:<6}{part.split.annotations}, images in {part.split.images}: ')
-            + part.counts()
-            for part in self.parts
-        ]
-        if self.parts and self.parts[0].name == 'train':
-            total = len(self.parts[0].table.boxes)
-            used = total - sum(self.left.values())
-            lines.append(f'mmdet trains on {used:,} of {total:,} boxes{reasons(self.left)}')
+        lines = []
+        for part in self.parts:
+            lines.append(str(part))
+            if part.name == 'train':
+                total = len(part.table.boxes)
+                used = total - sum(self.left.values())
+                lines.append(f'mmdet trains on {used:,} of {total:,} boxes{reasons(self.left)}')
         for finding in self.findings:
             split = f' in {finding.split}' if finding.split else ''
             lines += ['', f'{finding.severity}: {finding.kind}, {finding.count}{split}: {finding.what}']
@@ -72,24 +77,15 @@ class Report:
             lines.append(f'  fix: {finding.fix}')
         counts = [(len(of_severity(self.findings, name)), name) for name in SEVERITIES]
         summary = ', '.join(plural(number, name) for number, name in counts if number)
-        return '\n'.join([*lines, '', *self.coverage, f'found: {summary or "nothing"}'])
+        return '\n'.join([*lines, '', *self.anchors, f'found: {summary or "nothing"}'])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as json has it."""
+        """Return the report as JSON has it."""
         return {
             'findings': [asdict(finding) for finding in self.findings],
-            'splits': {
-                part.name: {
-                    'annotations': str(part.split.annotations),
-                    'folder': str(part.split.images),
-                    'images': len(part.table.files),
-                    'boxes': len(part.table.boxes),
-                    'categories': len(part.table.classes()),
-                }
-                for part in self.parts
-            },
+            'splits': {part.name: part.to_dict() for part in self.parts},
             'left_out_of_training': self.left,
-            'anchors': self.coverage,
+            'anchors': self.anchors,
         }
 
 
@@ -105,7 +101,7 @@ def check_dataset(
     progress: bool = False,
     val_share: float | None = None,
 ) -> Report:
-    """Look for problems in a data set; nothing is changed.
+    """Look for problems in a data set without changing it.
 
     Args:
         folder: ``'sample'``, or a folder in one of `ghost_det.data.layouts.LAYOUTS`.
@@ -113,8 +109,8 @@ def check_dataset(
         train_images: folder of the training images.
         val_ann: validation annotations.
         val_images: folder of the validation images.
-        config: of a detector, to compare its classes and anchors with the data.
-        quick: only look whether the images exist, do not open them.
+        config: a detector's config, whose classes and anchors are compared with the data.
+        quick: only check whether the images exist, do not open them.
         jobs: processes that open images; all cores by default.
         progress: show a bar on a terminal.
         val_share: the share of train that becomes val where there is none; 0.2 by default.
@@ -125,21 +121,24 @@ def check_dataset(
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
     root, known, notes = locate(folder, given, val_share)
     findings = found('val was chosen', '', notes)
+    findings += found('missing split', '', [name for name in given if name not in known])
     parts: list[Part] = []
-    for name in given:
-        if name not in known:
-            findings += found('missing split', '', [name])
+    for name in (name for name in given if name in known):
+        try:
+            part, problems = _read_part(name, root, *known[name])
+        except UserError as error:
+            findings += found('wrong json', name, [str(error)])
             continue
-        part, problems = _read_part(name, root, *known[name])
-        findings += problems
-        if part is not None:
-            parts.append(part)
-    findings += _check_files(parts, quick, jobs or cores(), progress)
+        findings += problems + _check_files(part, quick, jobs or cores(), progress)
+        parts.append(part)
     if len(parts) == 2:
-        findings += compare_classes(parts[0].table, parts[1].table)
-        findings += _check_shared_images(parts[0], parts[1], quick)
-    lines: list[str] = []
-    reach = None
+        train, val = parts
+        findings += compare_classes(train.table, val.table)
+        common = common_images(train.facts, val.facts)
+        shared = shared_images(train.split, val.split) if quick else map(train.table.image_place, common)
+        findings += found('image in both splits', '', shared)
+    anchors: list[str] = []
+    left: dict[str, int] = {}
     if config is not None:
         from .anchors import check_anchors
         from .config import check_config, config_splits
@@ -148,24 +147,20 @@ def check_dataset(
         named = folder is None and own >= {part.split.annotations for part in parts}
         findings += check_config(config, {part.name: part.table for part in parts}, defaults=named)
         if parts:
-            problems, lines, reach = check_anchors(config, parts[0].table, parts[0].name)
+            problems, anchors = check_anchors(config, parts[0].table, parts[0].name)
             findings += problems
-    left = {}
     if parts and parts[0].name == 'train':
         table = parts[0].table
         loader = {} if config is None else config.get('train_dataloader') or {}
         filters = innermost(loader).get('filter_cfg') or {}
         left = left_out(table, [c['name'] for c in table.categories], filters.get('min_size', 0))
-    return Report(ranked(findings), parts, lines, reach, left)
+    return Report(ranked(findings), parts, anchors, left)
 
 
 def _read_part(
     name: str, root: Path | None, annotations: Path, images: Path | None
-) -> tuple[Part | None, list[Finding]]:
-    try:
-        table, findings = survey(annotations)
-    except UserError as error:
-        return None, found('wrong json', name, [str(error)])
+) -> tuple[Part, list[Finding]]:
+    table, findings = survey(annotations)
     findings = [replace(finding, split=name) for finding in findings]
     try:
         folder = find_images(name, root, annotations, images, table.files)
@@ -175,55 +170,41 @@ def _read_part(
     return Part(name, Split(annotations, folder), table, [None] * len(table.files)), findings
 
 
-def _check_files(parts: Sequence[Part], quick: bool, jobs: int, progress: bool) -> list[Finding]:
-    """Look for the image files, and open them unless ``quick``; their facts go into the parts."""
-    findings: list[Finding] = []
+def _check_files(part: Part, quick: bool, jobs: int, progress: bool) -> list[Finding]:
+    """Look for the image files of a split and, unless ``quick``, open them to fill in its facts."""
+    table, folder = part.table, part.split.images
     listing: dict[Path, set[str]] = {}
-    present: list[tuple[Part, int]] = []
-    for part in parts:
-        exist = [is_there(part.split.images, file, listing) for file in part.table.files]
-        if any(exist):  # else their folder is wrong, which is a finding of its own
-            lost = [part.table.image_place(index) for index, exists in enumerate(exist) if not exists]
-            findings += found('missing file', part.name, lost)
-        present += [(part, index) for index, exists in enumerate(exist) if exists]
+    exist = [is_there(folder, file, listing) for file in table.files]
+    findings = []
+    if any(exist):  # else the folder is wrong, which is a finding of its own
+        lost = [table.image_place(index) for index, exists in enumerate(exist) if not exists]
+        findings = found('missing file', part.name, lost)
     if quick:
-        return sum((tagged_images(p.table, p.name, p.split.images) for p in parts), findings)
-    paths = [part.split.images / part.table.files[index] for part, index in present]
-    for (part, index), facts in zip(present, open_images(paths, jobs, progress)):
+        return findings + tagged_images(table, part.name, folder)
+    present = [index for index, exists in enumerate(exist) if exists]
+    opened = open_images([folder / table.files[index] for index in present], jobs, progress)
+    for index, facts in zip(present, opened):
         part.facts[index] = facts
-    return sum((check_images(part.table, part.name, part.facts) for part in parts), findings)
-
-
-def _check_shared_images(train: Part, val: Part, quick: bool) -> list[Finding]:
-    """List the images that are in both splits."""
-    if quick:
-        shared = shared_images(train.split, val.split)
-    else:
-        shared = [train.table.image_place(index) for index in common_images(train.facts, val.facts)]
-    # Where the splits are the same, that is on purpose, to see whether a network can learn it.
-    sets = [(part.split.images, sorted(part.table.files)) for part in (train, val)]
-    return found('image in both splits', '', shared, severity='warning' if sets[0] == sets[1] else None)
+    return findings + check_images(table, part.name, part.facts)
 
 
 def compare_classes(train: Table, val: Table) -> list[Finding]:
     """List how the classes of val differ from those of train."""
-    in_train, in_val = (
-        {category['name']: category['id'] for category in (t.categories[index] for index in t.classes())}
-        for t in (train, val)
+    ours, theirs = (
+        {t.categories[n]['name']: t.categories[n]['id'] for n in t.classes()} for t in (train, val)
     )
-    used = set(val.used())
-    unknown = [repr(name) for name, number in in_val.items() if name not in in_train and number in used]
     # The name of a group may have boxes in one of them only.
     train_names, val_names = ({category['name'] for category in t.categories} for t in (train, val))
-    differ = [f'{name!r} is only in train' for name in in_train if name not in val_names]
-    differ += [f'{name!r} is only in val' for name in in_val if name not in train_names]
-    orders = [name for name in in_train if name in in_val], [name for name in in_val if name in in_train]
-    if not differ and orders[0] != orders[1]:
-        first = next((a, b) for a, b in zip(*orders) if a != b)
-        differ.append(f'the order differs: {first[0]!r} in train where val has {first[1]!r}')
+    used = set(val.used())
+    unknown = [repr(name) for name, number in theirs.items() if name not in ours and number in used]
+    common = [name for name in ours if name in theirs]
+    differ = [f'{name!r} is only in train' for name in ours if name not in val_names]
+    differ += [f'{name!r} is only in val' for name in theirs if name not in train_names]
     differ += [
-        f'{name!r} has the id {in_train[name]} in train, {in_val[name]} in val'
-        for name in orders[0]
-        if in_train[name] != in_val[name]
+        f'{name!r} has the id {ours[name]} in train, {theirs[name]} in val'
+        for name in common
+        if ours[name] != theirs[name]
     ]
+    if not differ and common != [name for name in theirs if name in ours]:
+        differ = ['the order differs']
     return found('class unknown in train', '', unknown) + found('classes differ', '', differ)

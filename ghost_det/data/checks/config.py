@@ -1,8 +1,7 @@
-"""Checking what a config says about classes against its data, and the data that a config names."""
+"""Checking the classes in a config against its data, and the data that a config names."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def config_splits(cfg: Any, names: Sequence[str]) -> list[tuple[str, Split]]:
         file = str(dataset.get('ann_file') or '')
         images = str((dataset.get('data_prefix') or {}).get('img') or '')
         known = str(dataset.get('type')).rpartition('.')[2] == 'CocoDataset'
-        # A hidden test set has only the names of its images.
+        # The annotations of a hidden test set only list its images.
         blind = name != 'train' and any(e and e.get('format_only') for e in evaluators(cfg, name))
         remote = '://' in f'{root}{file}{images}' or dataset.get('backend_args')
         if known and not blind and not remote and (Path(root) / file).is_file():
@@ -47,7 +46,7 @@ def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -
     """List where the classes in a config do not fit the annotations of each split.
 
     With ``defaults``, a config without classes has those of its dataset class, as in mmdet; otherwise it is a
-    recipe for any data, in which ``--data`` sets classes and their number.
+    recipe for any data, and ``--data`` sets the classes and their number.
     """
     findings: list[Finding] = []
     for name, table in tables.items():
@@ -60,9 +59,9 @@ def check_config(cfg: Any, tables: Mapping[str, Table], defaults: bool = True) -
 def _check_dataset(dataset: Any, model: Any, table: Table, split: str, defaults: bool) -> list[Finding]:
     metainfo = dataset.get('metainfo') or {}
     place = f'{split}_dataloader.dataset.metainfo'
-    if 'CLASSES' in metainfo and 'classes' not in metainfo:
-        return found('CLASSES in config', split, [f'{place} has CLASSES={metainfo["CLASSES"]}'])
     classes = metainfo.get('classes')
+    if 'CLASSES' in metainfo and classes is None:
+        return found('CLASSES in config', split, [f'{place} has CLASSES={metainfo["CLASSES"]}'])
     if isinstance(classes, str):
         is_file = Path(classes).is_file()
         return [] if is_file else found('classes is a text', split, [f'{place}.classes is {classes!r}'])
@@ -73,33 +72,30 @@ def _check_dataset(dataset: Any, model: Any, table: Table, split: str, defaults:
         place = f'{dataset.type}, used without metainfo.classes,'
     if classes is None:
         return []
-    names = [str(category['name']) for category in table.categories]
-    findings = _check_names(list(classes), names, split, place)
-    if dataset.get('return_classes'):  # detectors of any text have more outputs than classes
-        return findings
+    findings = _check_names(list(classes), table, split, place)
     counts = {f'{at}.num_classes': head['num_classes'] for at, head in heads(model)}
-    if len(classes) not in counts.values():
+    # Detectors of any text have more outputs than classes.
+    if not dataset.get('return_classes') and len(classes) not in counts.values():
         places = [f'{at} is {count}, the data has {len(classes)}' for at, count in counts.items()]
         findings += found('num_classes', split, places, severity='error' if defaults else 'note')
     return findings
 
 
-def _check_names(classes: list[str], names: list[str], split: str, place: str) -> list[Finding]:
+def _check_names(classes: list[str], table: Table, split: str, place: str) -> list[Finding]:
     """Compare the classes of a dataset of mmdet with the names in its file, in their order."""
-    unknown = []
-    for index, name in enumerate(classes):
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f'did you mean {near[0]!r}?' if near else f'the data has {", ".join(names[:10])}'
-            unknown.append(f'{place}: class {index} is {name!r}; {hint}')
+    names = [str(category['name']) for category in table.categories]
+    known = ', '.join(map(repr, names[:10]))
+    unknown = [
+        f'{place}: class {index} is {name!r}; the data has {known}'
+        for index, name in enumerate(classes)
+        if name not in names
+    ]
     findings = found('class name in config', split, unknown)
     pairs = zip([name for name in classes if name in names], [name for name in names if name in classes])
-    moved = [
-        f'{place}: has {ours!r} where the data has {theirs!r}' for ours, theirs in pairs if ours != theirs
-    ]
-    if len(set(names)) == len(names):
-        findings += found('class order in config', split, moved[:1])
-    return findings
+    moved = [f'{place}: has {ours!r} where the data has {its!r}' for ours, its in pairs if ours != its]
+    return findings + (
+        found('class order in config', split, moved[:1]) if len({*names}) == len(names) else []
+    )
 
 
 def data_of_config(cfg: Any) -> list[Path | None]:

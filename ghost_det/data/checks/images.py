@@ -1,4 +1,4 @@
-"""Checking images by opening them, in processes of their own: a decoder that dies takes one image with it."""
+"""Checking images by opening them in processes of their own: a crash of a decoder costs one image."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,8 +16,11 @@ from tqdm import tqdm
 from ghost_det.data import image_facts
 from ghost_det.data.findings import Finding, found
 from ghost_det.data.table import Table
+from ghost_det.utils.threads import ordered
 
 BATCH = 500
+MODES = {'1': 'grey image', 'L': 'grey image', 'CMYK': 'CMYK image', 'YCCK': 'CMYK image'}
+MODES |= dict.fromkeys(('RGBA', 'LA', 'PA'), 'image with alpha')
 Facts = dict[str, Any]  # see `image_facts.open_image`
 
 
@@ -27,44 +29,26 @@ def open_images(paths: Sequence[Path], jobs: int, progress: bool = True) -> list
     size = max(1, min(BATCH, -(-len(paths) // jobs)))
     batches = [[str(path) for path in paths[n : n + size]] for n in range(0, len(paths), size)]
     stop = Event()
-    with (
-        tqdm(total=len(paths), unit=' images', disable=None if progress else True, leave=False) as bar,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
-        try:
-            results = pool.map(lambda batch: _open_batch(batch, bar.update, stop), batches)
-            return [facts for batch in results for facts in batch]
-        finally:
-            stop.set()  # after Ctrl-C, as the pool waits for its threads
 
+    def open_batch(batch: list[str]) -> list[Facts]:
+        facts: list[Facts] = []
+        while len(facts) < len(batch) and not stop.is_set():
+            rest = json.dumps(batch[len(facts) :])
+            done = subprocess.run(
+                [sys.executable, image_facts.__file__], input=rest, capture_output=True, text=True
+            )
+            facts += map(json.loads, done.stdout.splitlines())
+            if len(facts) < len(batch):  # a bug of the decoder, or out of memory
+                facts.append({'error': f'the decoder crashed on it (exit code {done.returncode})'})
+        bar.update(len(batch))
+        return facts
 
-def _open_batch(paths: list[str], tick: Callable[[], object], stop: Event) -> list[Facts]:
-    facts: list[Facts] = []
-    while len(facts) < len(paths) and not stop.is_set():
-        with subprocess.Popen(
-            [sys.executable, image_facts.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process:
-            assert process.stdin is not None and process.stdout is not None
-            json.dump(paths[len(facts) :], process.stdin)
-            process.stdin.close()
-            for line in process.stdout:
-                facts.append(json.loads(line))
-                tick()
-                if stop.is_set():
-                    process.kill()
-                    return facts
-        if len(facts) < len(paths):  # killed by the next one: a bug of the decoder, or memory
-            facts.append({'error': f'the decoder crashed on it (exit code {process.returncode})'})
-            tick()
-    return facts
+    with tqdm(total=len(paths), unit=' images', disable=None if progress else True, leave=False) as bar:
+        return [facts for batch in ordered(open_batch, batches, jobs, stop) for facts in batch]
 
 
 def image_kinds(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    """Yield the kinds of problems of an image, annotated as (width, height), with what is there."""
+    """Yield the kinds of problems of an image that is annotated as (width, height), with details."""
     if 'error' in facts:
         yield 'unreadable image', facts['error']
         return
@@ -77,24 +61,20 @@ def image_kinds(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]
         yield '32-bit image', mode
     elif facts['bits'] > 8:
         yield '16-bit image', mode
-    elif facts['mode'] in ('1', 'L'):
-        yield 'grey image', mode
-    elif facts['mode'] in ('RGBA', 'LA', 'PA'):
-        yield 'image with alpha', mode
-    elif facts['mode'] in ('CMYK', 'YCCK'):
-        yield 'CMYK image', mode
+    elif facts['mode'] in MODES:
+        yield MODES[facts['mode']], mode
 
 
 def check_images(table: Table, split: str, facts: Sequence[Facts | None]) -> list[Finding]:
-    """List what is wrong with the images of a split; ``facts`` are ``None`` where there is no file."""
+    """List the problems of the images of a split; ``facts`` are ``None`` where there is no file."""
     places: dict[str, list[str]] = defaultdict(list)
     first: dict[str, int] = {}
     for index, each in enumerate(facts):
         if each is None:
             continue
         width, height = table.sizes[index].tolist()
-        for kind, what in image_kinds(each, (width, height)):
-            places[kind].append(f'{table.image_place(index)}: {what}')
+        for kind, details in image_kinds(each, (width, height)):
+            places[kind].append(f'{table.image_place(index)}: {details}')
         if 'error' not in each:
             same = first.setdefault(each['hash'], index)
             if table.files[same] != table.files[index]:

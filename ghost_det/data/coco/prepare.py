@@ -1,4 +1,4 @@
-"""Downloading COCO, repairing a copy of it, and making a small one."""
+"""Downloading COCO, repairing a copy of it, and making a small subset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,32 +17,26 @@ import filelock
 from tqdm import tqdm
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic, sha256
+from ghost_det.utils.files import PARTIAL, atomic, sha256
+from ghost_det.utils.threads import ordered
 
 from .catalog import COCO, Archive, Catalog, Part
-from .download import disk_error, download, fetch_small, kept_bytes, run_all
+from .download import download, fetch_small, part_of
 from .unpack import unpack
-from .verify import SplitState, examine, image_problem, read_without_boxes
+from .verify import SplitState, disk_error, examine, image_problem, read_without_boxes
 
 FEW = 0.05  # share of a split's images up to which they are downloaded one by one
-VAL_SHARE = 5  # a subset has a validation image for so many training images
-IMAGE_BYTES = 200_000  # a little over the mean of COCO's
+TRAIN_PER_VAL = 5  # images of a subset
+UNPACKED = 1.1  # the space that the files of an archive take, by its size
 
 
 def prepare(
-    root: Path,
-    splits: Sequence[str],
-    jobs: int = 8,
-    keep_zips: bool = False,
-    url: str | None = None,
-    catalog: Catalog = COCO,
+    root: Path, splits: Sequence[str], jobs: int = 8, url: str | None = None, catalog: Catalog = COCO
 ) -> None:
-    """Make a folder a complete copy of COCO: what is missing or wrong is downloaded; a next call resumes."""
+    """Download what a copy of COCO lacks, or has wrong; after a stop, the next call resumes."""
     parts = [catalog.parts[split] for split in splits]
-    copy = _Copy(root, url or catalog.url, jobs, keep_zips)
+    copy = _Copy(root, url or catalog.url, jobs)
     with _locked(root):
-        needed = copy.missing_annotation_bytes(catalog.annotations, parts)
-        _require_space(root, needed + sum(copy.missing_image_bytes(part) for part in parts))
         copy.ensure_annotations(catalog.annotations, parts)
         for part in parts:
             state = copy.ensure_images(part)
@@ -57,24 +50,21 @@ def subset(
     count: int,
     splits: Sequence[str],
     jobs: int = 8,
-    keep_zips: bool = False,
     url: str | None = None,
     catalog: Catalog = COCO,
 ) -> Path:
     """Make ``ROOT-subset-COUNT``, a small part of COCO next to ``root``, and return that folder.
 
-    Of the images with boxes, those whose names have the lowest SHA-256: it is part of each larger subset.
+    It has the images with boxes whose names have the lowest SHA-256, so larger subsets contain smaller ones.
     """
     parts = [catalog.parts[split] for split in splits]
-    copy = _Copy(root, url or catalog.url, jobs, keep_zips)
+    copy = _Copy(root, url or catalog.url, jobs)
     folder = root.with_name(f'{root.name}-subset-{count}')
     with _locked(root):
         _remove_partial(folder)
-        needed = copy.missing_annotation_bytes(catalog.annotations, parts)
-        _require_space(root, needed + count * IMAGE_BYTES * (VAL_SHARE + 1) // VAL_SHARE)
         copy.ensure_annotations(catalog.annotations, parts)
         for split, part in zip(splits, parts):
-            number = count if split == 'train' else max(1, count // VAL_SHARE)
+            number = count if split == 'train' else max(1, count // TRAIN_PER_VAL)
             content = _reduced_annotations(root / part.annotations, number)
             sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
             lost = {n: size for n, size in sizes.items() if image_problem(folder / part.name / n, size)}
@@ -86,22 +76,21 @@ def subset(
 
 
 def _reduced_annotations(path: Path, count: int) -> dict[str, Any]:
-    """Return an annotation file's content for some of its images; all of it is never in memory."""
+    """Return an annotation file's content for some of its images, without all boxes in memory at once."""
     light = read_without_boxes(path)
     used = set(light['annotations'])
-    images = [image for image in light['images'] if image['id'] in used]
-    if not 1 <= count <= len(images):
-        raise UserError(f'--subset: expected at most {len(images):,}, the images with boxes, got {count:,}')
-    images.sort(key=lambda image: hashlib.sha256(image['file_name'].encode()).digest())
-    chosen = {image['id'] for image in images[:count]}
-    del light, used, images
+    names = {image['file_name']: image['id'] for image in light['images'] if image['id'] in used}
+    if not 1 <= count <= len(names):
+        raise UserError(f'--subset: expected at most {len(names):,}, the images with boxes, got {count:,}')
+    first = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]
+    chosen = {names[name] for name in first}
 
     def drop_other_boxes(entry: dict[str, Any]) -> dict[str, Any] | None:
         return entry if entry.get('image_id') in chosen or 'image_id' not in entry else None
 
     with path.open('rb') as file:
         content: dict[str, Any] = json.load(file, object_hook=drop_other_boxes)
-    content['annotations'] = [box for box in content['annotations'] if box is not None]
+    content['annotations'] = [box for box in content['annotations'] if box]
     content['images'] = [image for image in content['images'] if image['id'] in chosen]
     return content
 
@@ -113,7 +102,6 @@ class _Copy:
     root: Path
     url: str
     jobs: int
-    keep_zips: bool
 
     def ensure_annotations(self, archive: Archive, parts: Sequence[Part]) -> None:
         wrong = [part for part in parts if not self._has_annotations(part)]
@@ -128,42 +116,38 @@ class _Copy:
         for part in wrong:
             if not self._has_annotations(part):
                 raise UserError(f'{path}: has no {part.annotations} as published')
-        self._drop_archive(path)
+        _drop_archive(path)
 
     def ensure_images(self, part: Part) -> SplitState:
         state = examine(self.root, part, self.jobs)
         path = self.root / part.archive.name
         if not state.intact:
-            if len(state.images) < len(state.sizes):  # else, as before the first download, there are none
-                print('\n'.join(state.lines(self.root)))
             if len(state.images) <= FEW * part.images and not path.exists():
                 lost = {name: state.sizes[name] for name in state.images}
                 _fetch_images(f'{self.url}/{part.name}', self.root / part.name, lost, self.jobs)
             else:
-                unpack(self._ensure_archive(part.archive), self.root, self.jobs)
+                share = len(state.images) / part.images
+                unpack(self._ensure_archive(part.archive, share), self.root, self.jobs)
             state = examine(self.root, part, self.jobs)
-        self._drop_archive(path)
+        _drop_archive(path)
         return state
-
-    def missing_annotation_bytes(self, archive: Archive, parts: Sequence[Part]) -> int:
-        if all((self.root / part.annotations).is_file() for part in parts):
-            return 0
-        return self._missing_archive_bytes(archive) + archive.unpacked
-
-    def missing_image_bytes(self, part: Part) -> int:
-        folder = self.root / part.name
-        present = sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
-        missing = max(0, part.images - present)
-        archive = self._missing_archive_bytes(part.archive) if missing > FEW * part.images else 0
-        return archive + part.archive.unpacked * missing // part.images
 
     def _has_annotations(self, part: Part) -> bool:
         file = self.root / part.annotations
         return file.is_file() and sha256(file) == part.sha256
 
-    def _ensure_archive(self, archive: Archive) -> Path:
+    def _ensure_archive(self, archive: Archive, share: float = 1) -> Path:
+        """Return an archive, downloaded where it is not there; a share of its files will be unpacked."""
         path = self.root / archive.name
         if not path.exists():
+            there = part_of(path).stat().st_size if part_of(path).exists() else 0
+            needed = archive.size * (1 + UNPACKED * share) - there
+            free = shutil.disk_usage(self.root).free
+            if free < needed:
+                raise UserError(
+                    f'{self.root}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed to download and '
+                    f'unpack {path.name}; free some space, or name a folder on another disk with --root'
+                )
             download(f'{self.url}/{archive.path}', path, archive.size, archive.sha256, self.jobs)
         elif path.stat().st_size != archive.size or sha256(path) != archive.sha256:
             raise UserError(
@@ -172,16 +156,11 @@ class _Copy:
             )
         return path
 
-    def _missing_archive_bytes(self, archive: Archive) -> int:
-        path = self.root / archive.name
-        return 0 if path.exists() else archive.size - kept_bytes(path, archive.sha256)
 
-    def _drop_archive(self, path: Path) -> None:
-        """Delete an archive, unless it is to stay, once the disk has what was in it."""
-        if self.keep_zips or not path.exists():
-            return
-        if hasattr(os, 'sync'):
-            os.sync()
+def _drop_archive(path: Path) -> None:
+    """Delete an archive once its content is on the disk."""
+    if path.exists():
+        os.sync()
         path.unlink()
 
 
@@ -195,15 +174,14 @@ def _fetch_images(url: str, folder: Path, sizes: dict[str, tuple[int, int]], job
             problem = image_problem(partial, sizes[name])
             if problem:
                 raise UserError(f'{url}/{name}: {problem}; got {len(content):,} bytes')
-        bar.update()
 
-    with tqdm(total=len(sizes), desc=f'{folder.name}/', unit='image', disable=None) as bar:
-        run_all(fetch, list(sizes), jobs, stop)
+    fetched = ordered(fetch, sizes, jobs, stop)
+    list(tqdm(fetched, f'{folder.name}/', len(sizes), unit='image', disable=None))
 
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, clear what killed ones left there, explain its disk's errors."""
+    """Keep other processes out of a folder, and remove what killed ones left there."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / '.prepare_coco.lock', timeout=0):
@@ -216,17 +194,5 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def _remove_partial(root: Path) -> None:
-    for path in root.glob('*/.partial-*'):
+    for path in root.glob(f'*/{PARTIAL}*'):
         path.unlink(missing_ok=True)
-
-
-def _require_space(root: Path, needed: int) -> None:
-    """Compare the free space with what will be written; that archives are deleted in between is a reserve."""
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise UserError(
-            f'{root}: {free / 1e9:.1f} GB free, up to {needed / 1e9:.1f} GB needed to download and unpack; '
-            'free some space, or name a folder on another disk with --root'
-        )
-    if needed:
-        print(f'{root}: up to {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free', file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Comparing a copy of COCO with what was published."""
+"""Comparing a copy of COCO with the published one."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from ghost_det.utils.files import sha256
 from ghost_det.utils.threads import ordered
 
 from .catalog import COCO, Catalog, Part
-from .download import disk_error
 
 SHOWN = 10  # names of images for each kind of problem
-_TAIL = 1024
 
 
-@dataclass
+@dataclass(frozen=True)
 class SplitState:
-    """What is wrong with a split."""
+    """The problems of a split."""
 
     part: Part
-    annotations: str | None = None  # the annotation file's problem, if it has one
+    annotations: str = ''  # the problem of the annotation file, if any; the images are not checked then
     images: dict[str, str] = field(default_factory=dict)  # the problems of images, by file name
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # (width, height), by file name
     boxes: int = 0
 
     @property
     def intact(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.annotations and not self.images
 
     def lines(self, root: Path) -> list[str]:
-        """Describe it, with the first names of each kind of problem."""
-        if self.intact:
+        """Describe it, with the first names for each kind of problem."""
+        if self.annotations:
+            return [f'{root / self.part.annotations}: {self.annotations}']
+        if not self.images:
             return [f'{self.part.name}: intact: {len(self.sizes):,} images, {self.boxes:,} boxes']
-        lines = [f'{root / self.part.annotations}: {self.annotations}'] if self.annotations else []
+        lines = []
         for problem in dict.fromkeys(self.images.values()):
             names = sorted(name for name, its in self.images.items() if its == problem)
             more = ' ...' if len(names) > SHOWN else ''
@@ -52,42 +52,41 @@ class SplitState:
 
 
 def verify(root: Path, splits: Sequence[str], jobs: int = 8, catalog: Catalog = COCO) -> list[SplitState]:
-    """Compare a copy with what was published: annotations by their hash, images by their headers and ends."""
+    """Compare a copy with the published one: annotations by hash, images by their headers and ends."""
     if not root.is_dir():
         raise UserError(f'--root {root}: no such folder; without --verify, it is created')
-    return [examine(root, catalog.parts[split], jobs) for split in splits]
+    try:
+        return [examine(root, catalog.parts[split], jobs) for split in splits]
+    except OSError as error:
+        raise disk_error(error, root) from None
+
+
+def disk_error(error: OSError, folder: Path) -> UserError:
+    """Return the message for a file system's error in a folder."""
+    return UserError(
+        f'{error.filename or folder}: cannot be read or written ({error.strerror or error}); '
+        'what was downloaded is kept: run this again to resume'
+    )
 
 
 def examine(root: Path, part: Part, jobs: int) -> SplitState:
-    """Find out what is wrong with a split."""
-    state = SplitState(part)
+    """Find the problems of a split."""
     path = root / part.annotations
     if not path.is_file():
-        state.annotations = 'missing'
-        return state
-    try:
-        digest = sha256(path)
-        content = read_without_boxes(path)
-        state.sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
-        state.boxes = len(content['annotations'])
-    except OSError as error:
-        raise disk_error(error, root) from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        state.annotations = 'not the published file: incomplete, or not COCO annotations'
-        return state
+        return SplitState(part, 'missing')
+    digest = sha256(path)
     if digest != part.sha256:
-        state.annotations = (
-            f'not the published file: expected {part.images:,} images and {part.boxes:,} boxes, got '
-            f'{len(state.sizes):,} and {state.boxes:,}; expected SHA-256 {part.sha256}, got {digest}'
-        )
+        return SplitState(part, f'not the published file: expected SHA-256 {part.sha256}, got {digest}')
+    content = read_without_boxes(path)
+    sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
 
-    def look(name: str) -> tuple[str, str | None]:
-        return name, image_problem(root / part.name / name, state.sizes[name])
+    def examine_image(name: str) -> str | None:
+        return image_problem(root / part.name / name, sizes[name])
 
-    results = ordered(look, state.sizes, jobs)
-    bar = tqdm(results, f'checking {part.name}/', len(state.sizes), unit='image', disable=None)
-    state.images = {name: problem for name, problem in bar if problem}
-    return state
+    problems = ordered(examine_image, sizes, jobs)
+    bar = tqdm(problems, f'checking {part.name}/', len(sizes), unit='image', disable=None)
+    wrong = {name: problem for name, problem in zip(sizes, bar) if problem}
+    return SplitState(part, '', wrong, sizes, len(content['annotations']))
 
 
 def read_without_boxes(path: Path) -> Any:
@@ -97,18 +96,16 @@ def read_without_boxes(path: Path) -> Any:
 
 
 def image_problem(path: Path, size: tuple[int, int]) -> str | None:
-    """Return what is wrong with an image of (width, height), if anything; only odd ones are decoded."""
+    """Return the problem of an image of (width, height), if any; it is decoded only if it has no JPEG end."""
     try:
         with path.open('rb') as file, Image.open(file) as image:
-            found = image.size
-            if found != size and ImageOps.exif_transpose(image).size != size:
-                return 'of another size than the annotations say'
-            if image.format == 'JPEG':
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-                if b'\xff\xd9' not in file.read():  # the end marker, a pair that coded data never has
-                    file.seek(0)
-                    with Image.open(file) as again:
-                        again.load()
+            if image.size != size and ImageOps.exif_transpose(image).size != size:
+                return 'not of the annotated size'
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 1024))
+            if image.format == 'JPEG' and b'\xff\xd9' not in file.read():
+                file.seek(0)
+                with Image.open(file) as again:
+                    again.load()
     except FileNotFoundError:
         return 'missing'
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
