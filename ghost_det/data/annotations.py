@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,27 +18,25 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import read_json
 from ghost_det.utils.text import plural
 
-from .consistency import duplicate_entries, faulty_boxes, found_at, unknown_ids
 from .entries import (
     FIELDS,
-    all_sound,
     as_flag,
     complete_box,
     correction_kind,
     corrections,
     entry_fault,
     is_rotated,
+    normalize,
+    polygon_extent,
     short,
-    straighten,
 )
 from .findings import SHOWN, Finding, found
-from .outlines import polygon_extents
-from .table import Floats, Table
+from .table import Floats, Table, box_faults, repeated, unlike_polygons
 
 FIXED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
-"""Kinds of faults that do not matter with ``--data``: aligned copies lack them, or other checks find them."""
+"""Kinds of problems that do not matter with ``--data``: copies lack them, or other checks find them."""
 ALIGNED = ('number as text', 'empty duplicate category', 'name in another form')
-"""Kinds that aligned copies lack, and that spoil or stop a training where there is none."""
+"""Kinds that are corrected in copies, and that spoil or stop a training without ``--data``."""
 CONVERTED = (
     'wrong label file',
     'missing file',
@@ -46,46 +46,19 @@ CONVERTED = (
     'wrong size',
     'turned boxes',
 )
-"""Kinds of findings that `convert` lists in the ``info`` of the files that it makes."""
-FOREIGN = {
-    'LabelMe': (('"shapes"', '"imagePath"'), 'its examples have labelme2voc.py, which writes Pascal VOC'),
-    'Label Studio': (('"original_width"', '"original_height"'), 'export it as COCO or YOLO'),
-    'VGG Image Annotator (VIA)': (('"shape_attributes"',), 'Annotation > Export Annotations (COCO format)'),
-    'CreateML': (('"annotations"', '"coordinates"'), 'convert it to COCO, as Roboflow does'),
-    'CVAT XML': (('<annotations>', '<image '), 'export the task as COCO 1.0'),
-}
-"""Formats that are not read: what the start of a file has, and how to come to one that is."""
-MANY = 0.1  # of the images: more without labels are hardly background
-
-
-def foreign(path: Path) -> str:
-    """Return the end of a message that names the format of a file that is not read, if it is known."""
-    try:
-        with path.open('rb') as file:
-            start = file.read(2**16).decode(errors='replace')
-    except OSError:
-        return ''
-    for name, (marks, way) in FOREIGN.items():
-        if all(mark in start for mark in marks):
-            return f'; {path.name} is of {name}: {way}'
-    return ''
-
-
-def has_byte_order_mark(path: Path) -> bool:
-    """Tell whether a file is in what some Windows programs write and pycocotools refuses."""
-    with path.open('rb') as file:
-        return json.detect_encoding(file.read(4)) != 'utf-8'
+"""Kinds of findings that `convert` lists in the ``info`` of the files it writes."""
+MANY = 0.1  # share of the images from which those without labels are hardly background
 
 
 class Survey(NamedTuple):
-    """An annotation file: its sound entries as arrays, and what is wrong with it."""
+    """An annotation file: its valid entries as arrays, and what is wrong with it."""
 
     table: Table
     findings: list[Finding]
 
 
 def survey(path: Path) -> Survey:
-    """Read an annotation file once while it stays the same; its content, maybe gigabytes, is not kept."""
+    """Read an annotation file, once while it stays the same; its content, maybe gigabytes, is not kept."""
     try:
         state = path.stat()
     except OSError as error:
@@ -95,20 +68,19 @@ def survey(path: Path) -> Survey:
 
 @lru_cache(maxsize=8)
 def _survey(path: Path, state: tuple[int, ...]) -> Survey:
-    _, table, findings = load(path)
-    return Survey(table, findings)
+    return Survey(*load(path)[1:])
 
 
 def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
-    """Return what an annotation file says, the sound part of it as arrays, and what is wrong."""
+    """Return the content of an annotation file, its valid entries as arrays, and what is wrong with it."""
     collecting = gc.isenabled()
-    gc.disable()  # which would look through millions of new objects again and again
+    gc.disable()  # it would look through millions of new objects again and again
     try:
         content = read_json(path)
         folder = path.parent.parent if path.parent.name.lower() == 'annotations' else path.parent
-        table, findings = read_table(content, split, folder)
+        table, findings = read_table(content, folder)
     except ValueError as error:
-        raise UserError(f'{path}: {error}{foreign(path)}') from None
+        raise UserError(f'{path}: {error}') from None
     finally:
         if collecting:
             gc.enable()
@@ -117,64 +89,66 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
         places = info.get(kind) if isinstance(info, dict) else None
         places = list(map(str, places)) if isinstance(places, list) else []
         many = kind == 'image without labels' and len(places) > MANY * len(table.files)
-        findings += found(kind, split, places, severity='warning' if many else None)
+        findings += found(kind, '', places, severity='warning' if many else None)
     if has_byte_order_mark(path):
-        findings += found('byte order mark', split, ['its first three bytes'])
-    return content, table, findings
+        findings += found('byte order mark', '', ['its first bytes'])
+    return content, table, [replace(finding, split=split) for finding in findings]
 
 
-def read_table(content: Any, split: str, folder: Path) -> tuple[Table, list[Finding]]:
-    """Make arrays of what json says, and list what is wrong; `ValueError` where it is not COCO's at all."""
+def has_byte_order_mark(path: Path) -> bool:
+    """Return whether a file starts with what some Windows programs write and pycocotools refuses."""
+    with path.open('rb') as file:
+        return json.detect_encoding(file.read(4)) != 'utf-8'
+
+
+def read_table(content: Any, folder: Path) -> tuple[Table, list[Finding]]:
+    """Return the valid entries of a json as arrays, and what is wrong; `ValueError` if not COCO's."""
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"not COCO's detection format: it has no list '{key}'")
-    findings: list[Finding] = []
-    at = {key: list(range(len(content[key]))) for key in FIELDS}
-    if not all_sound(content):
-        findings += straighten(content, split, folder)
-        faults = {key: [entry_fault(entry, FIELDS[key]) for entry in content[key]] for key in FIELDS}
-        at = {key: [n for n, fault in enumerate(faults[key]) if not fault] for key in FIELDS}
-        wrong = (f'{key}[{n}] {fault}' for key in FIELDS for n, fault in enumerate(faults[key]) if fault)
-        findings += found('wrong entry', split, [*wrong])
+    findings = normalize(content, folder)
+    faults = {key: [entry_fault(entry, FIELDS[key]) for entry in content[key]] for key in FIELDS}
+    at = {key: [n for n, fault in enumerate(faults[key]) if not fault] for key in FIELDS}
+    wrong = [f'{key}[{n}] {fault}' for key in FIELDS for n, fault in enumerate(faults[key]) if fault]
     images, boxes, categories = ([content[key][n] for n in at[key]] for key in FIELDS)
     image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
     category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
     ids = [box.get('id') for box in boxes]
-    odd = {n: fixed for n, box in enumerate(boxes) if (fixed := corrections(box))}
-    renamed = any(finding.kind == 'name in another form' for finding in findings)
+    odd = {n: correct for n, box in enumerate(boxes) if (correct := corrections(box))}
+    complete = not findings and not odd and {*map(type, ids)} <= {int} and 0 not in ids
     table = Table(
-        [image['file_name'] for image in images],
-        np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
-        np.array(at['images'], np.int64),
-        categories,
-        _numbers([box['bbox'] for box in boxes]),
-        np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
-        np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
-        np.array(at['annotations'], np.int64),
-        np.array([_float(box.get('area')) for box in boxes], np.float64),
-        np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
-        np.array([as_flag(box.get('ignore')) for box in boxes], bool),
-        not (odd or renamed or {*map(type, ids)} - {int} or len({*ids}) < len(ids) or 0 in ids),
-        polygon_extents(boxes),
+        files=[image['file_name'] for image in images],
+        sizes=np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
+        images_at=np.array(at['images'], np.int64),
+        categories=categories,
+        boxes=_boxes([box['bbox'] for box in boxes]),
+        image=np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
+        category=np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
+        boxes_at=np.array(at['annotations'], np.int64),
+        area=np.array([_float(box.get('area')) for box in boxes], np.float64),
+        crowd=np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
+        ignored=np.array([as_flag(box.get('ignore')) for box in boxes], bool),
+        complete=complete and len({*ids}) == len(ids),
+        extents=_boxes([polygon_extent(box.get('segmentation')) or [math.nan] * 4 for box in boxes]),
     )
-    findings += duplicate_entries(table, split, images, ids) + unknown_ids(table, split, boxes)
-    kinds: dict[str, dict[int, str]] = {}
-    for n, key, value in ((n, *each) for n, fixed in odd.items() for each in fixed.items()):
+    findings += found('wrong entry', '', wrong)
+    findings += _duplicates(table, [image['id'] for image in images], ids)
+    findings += _unknown_ids(table, boxes) + _unused(table)
+    kinds: dict[str, dict[int, str]] = defaultdict(dict)
+    for n, key, value in ((n, *each) for n, correct in odd.items() for each in correct.items()):
         kind = correction_kind(boxes[n], key, value)
         if kind:
-            kinds.setdefault(kind, {}).setdefault(n, f'{key} {short(boxes[n].get(key))}')
-    for kind, given in kinds.items():
-        places = (f'{table.box_place(n)}: {what}' for n, what in given.items())
-        findings += found(kind, split, places, len(given))
-    findings += found_at('ignored box', split, table.ignored, table.box_place)
-    findings += found_at('rotated box', split, [is_rotated(box) for box in boxes], table.box_place)
+            kinds[kind].setdefault(n, f'{table.box_place(n)}: {key} {short(boxes[n].get(key))}')
+    for kind, places in kinds.items():
+        findings += found(kind, '', places.values())
+    findings += _marked('rotated box', [is_rotated(box) for box in boxes], table.box_place)
     if not images or not categories:
         counts = plural(len(content['images']), 'image'), plural(len(content['categories']), 'category')
-        findings += found('empty split', split, [f'empty: {", ".join(counts)}'])
-    return table, findings + faulty_boxes(table, split)
+        findings += found('empty split', '', [f'empty: {", ".join(counts)}'])
+    return table, findings + _faulty_boxes(table)
 
 
-def _numbers(boxes: list[list[float]]) -> Floats:
+def _boxes(boxes: list[list[float]]) -> Floats:
     try:
         return np.array(boxes, np.float64).reshape(-1, 4)
     except OverflowError:  # a whole number that no float can hold
@@ -186,6 +160,101 @@ def _float(value: Any) -> float:
         return float(value) if type(value) in (int, float) else math.nan
     except OverflowError:
         return math.inf
+
+
+def _marked(kind: str, mask: Any, place: Callable[[int], str]) -> list[Finding]:
+    """Return the finding of those that a mask (n,) marks."""
+    at = np.flatnonzero(mask)
+    return found(kind, '', map(place, at), len(at))
+
+
+def _duplicates(table: Table, image_ids: list[Any], box_ids: list[Any]) -> list[Finding]:
+    """Return findings of ids and names that two entries have."""
+    categories, classes = table.categories, table.classes()
+    at_category = 'categories[{}]'.format
+    twins = [f'{at_category(n)}: {categories[n]["name"]!r}' for n in table.twins()]
+    findings = found('empty duplicate category', '', twins)
+    names = [category['name'] if n in classes else None for n, category in enumerate(categories)]
+    for kind, what, values, place in (
+        ('duplicate image id', 'images have the id', image_ids, table.image_place),
+        ('duplicate category id', 'categories have the id', [c['id'] for c in categories], at_category),
+        ('duplicate category name', 'categories have the name', names, at_category),
+        ('duplicate file name', 'images have the name', table.files, table.image_place),
+        ('duplicate box id', 'boxes have the id', box_ids, table.box_place),
+    ):
+        findings += found(kind, '', [f'{place(n)}: two {what} {values[n]!r}' for n in _second(values)])
+    return findings
+
+
+def _second(values: Sequence[Any]) -> Iterator[int]:
+    """Yield the indices of values that equal an earlier one; those that cannot be ids are ignored."""
+    seen: set[Any] = set()
+    for index, value in enumerate(values):
+        if value is not None and not isinstance(value, list | dict):
+            if value in seen:
+                yield index
+            seen.add(value)
+
+
+def _unknown_ids(table: Table, boxes: list[Any]) -> list[Finding]:
+    """Return findings of boxes with the id of no image or no category."""
+    findings = []
+    for kind, index, field in (
+        ('unknown image', table.image, 'image_id'),
+        ('unknown category', table.category, 'category_id'),
+    ):
+        lost = np.flatnonzero(index < 0)
+        findings += found(
+            kind, '', (f'{table.box_place(n)} has the {field} {boxes[n][field]!r}' for n in lost), len(lost)
+        )
+    return findings
+
+
+def _unused(table: Table) -> list[Finding]:
+    """Return findings of images and categories without boxes to learn from."""
+    counts = table.counts()
+    grouped = table.crowd | table.ignored
+    if grouped[table.category >= 0].all():
+        why = 'all of its boxes are crowds or have ignore' if counts.sum() else 'it has images but no boxes'
+        return found('no boxes', '', [f'{why}; nothing to learn from'])
+    learnt = {*table.category[~grouped].tolist()}
+    empty = [
+        repr(table.categories[n]['name']) + ': only crowds, or with ignore' * bool(counts[n])
+        for n in table.classes()
+        if n not in learnt
+    ]
+    bare = np.bincount(table.image[table.image >= 0], minlength=len(table.files)) == 0
+    findings = found('category without boxes', '', empty)
+    return findings + _marked('image without boxes', bare, table.image_place)
+
+
+def _faulty_boxes(table: Table) -> list[Finding]:
+    """Return findings of impossible, repeated, ignored and crowd boxes."""
+
+    def box_text(n: int) -> str:
+        image = table.image[n]
+        size = f' in {table.sizes[image][0]} x {table.sizes[image][1]}' if image >= 0 else ''
+        return f'{table.box_place(n)}: bbox {_text(table.boxes[n])}{size}'
+
+    def outline_text(n: int) -> str:
+        bbox = _text(table.boxes[n])
+        return f'{table.box_place(n)}: bbox {bbox}, its polygon spans {_text(table.extents[n])}'
+
+    findings = []
+    for kind, mask in box_faults(table).items():
+        # A box that sticks out by chance may fit as corners as well; most boxes do not.
+        doubtful = kind == 'corners for sizes' and 2 * mask.sum() < len(table.boxes)
+        at = np.flatnonzero(mask)
+        findings += found(kind, '', map(box_text, at), len(at), 'warning' if doubtful else None)
+    rows = np.column_stack([table.image, table.category, table.boxes, table.crowd])
+    findings += _marked('box unlike its polygon', unlike_polygons(table), outline_text)
+    findings += _marked('same box twice', repeated(rows), table.box_place)
+    findings += _marked('ignored box', table.ignored, table.box_place)
+    return findings + _marked('crowd box', table.crowd, table.box_place)
+
+
+def _text(box: Floats) -> str:
+    return f'[{", ".join(f"{value:.6g}" for value in box)}]'
 
 
 def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:

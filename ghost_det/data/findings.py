@@ -29,11 +29,11 @@ class Finding:
 
     kind: str  # a key of `KINDS`
     severity: str  # one of `SEVERITIES`
-    split: str  # 'train', 'val', or '' for what concerns both, or the config
+    split: str  # 'train', 'val', or '' for both, or the config
     what: str  # it does
-    where: tuple[str, ...]  # the first ten places: position in the json, file, and what is there
+    where: tuple[str, ...]  # the first ten places
     count: int
-    fix: str  # how to fix it
+    fix: str
 
     def line(self, places: int = 1) -> str:
         """Return it on one line with its first places."""
@@ -43,11 +43,7 @@ class Finding:
 
 
 def found(
-    kind: str,
-    split: str,
-    where: Iterable[str],
-    count: int | None = None,
-    severity: str | None = None,
+    kind: str, split: str, where: Iterable[str], count: int | None = None, severity: str | None = None
 ) -> list[Finding]:
     """Return the finding as a list of one, or an empty list; with a ``count``, only ten places are read."""
     if count is None:
@@ -61,7 +57,7 @@ def found(
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey or cannot print: names come from others."""
+    """Escape characters that would control a terminal or cannot be printed."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 

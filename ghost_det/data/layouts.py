@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from ghost_det.errors import UserError
-from ghost_det.utils.images import visible
+from ghost_det.utils.files import read_json
+from ghost_det.utils.images import visible, walk
 
-from .annotations import FIXED, foreign, survey
-from .convert import converted, find_layout
-from .label_files import SPLITS
+from .annotations import CONVERTED, FIXED, survey
+from .convert import SPLITS, Layout, cached, converted, files_in
 from .sample import SAMPLES, make_sample
-from .split import VAL_SHARE, split_coco
+from .voc import find_voc
+from .yolo import find_yolo, find_yolo_plain
 
+VAL_SHARE = 0.2
 IMAGES_PROBED = 200
-FOLDERS_PROBED = 300
+FILES_PROBED = 100_000
 LAYOUTS = """\
   annotations/instances_train*.json + train*/, annotations/instances_val*.json + val*/  (COCO's own)
   train/_annotations.coco.json and valid/_annotations.coco.json next to the images      (Roboflow's)
@@ -29,11 +33,12 @@ LAYOUTS = """\
   JPEGImages/, Annotations/, ImageSets/Main/{train,val,trainval,test}.txt               (Pascal VOC)
   images/ + annotations/ of xml files, xml next to images; train/ and valid/ of these   (Pascal VOC)
   Without val, test is taken, or a part of train (--val-share).
+  LabelMe, Label Studio's JSON, VIA, CreateML and CVAT's XML: export them as COCO or YOLO.
   anything else: name the parts with --train-ann, --train-images, --val-ann, --val-images"""
 Given = Mapping[str, tuple[Path | None, Path | None]]
-"""Of splits: annotations and folder of images, where they are named one by one."""
+"""Annotations and folder of images of each split, where they are named one by one."""
 Parts = dict[str, tuple[Path, Path | None]]
-"""Of the splits that there are: annotations, and the folder of their images where it is known."""
+"""Annotations of each split that there is, and the folder of its images where it is known."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,17 @@ class Split:
 
     annotations: Path
     images: Path
+
+
+def locate(
+    folder: str | Path | None, given: Given, share: float | None
+) -> tuple[Path | None, Parts, list[str]]:
+    """Return the root of a data set and what `find_annotations` does; raises where that is nothing."""
+    root = data_root(folder)
+    parts, notes = find_annotations(root, given, share)
+    if not parts:
+        raise no_annotations('train', root)
+    return root, parts, notes
 
 
 def data_root(folder: str | Path | None) -> Path | None:
@@ -56,84 +72,68 @@ def data_root(folder: str | Path | None) -> Path | None:
 
 
 def find_annotations(root: Path | None, given: Given, share: float | None = None) -> tuple[Parts, list[str]]:
-    """Return the splits that there are, of VOC and YOLO converted, and lines that say how val was chosen."""
-    parts: Parts = {}
+    """Return the splits that there are, VOC and YOLO converted, and lines that say how val was chosen."""
+    named: Parts = {}
     for name, (path, images) in given.items():
         if path is not None:
-            parts[name] = (path.expanduser().absolute(), images)
-            if not parts[name][0].is_file():
+            named[name] = (path.expanduser().absolute(), images)
+            if not named[name][0].is_file():
                 raise UserError(f'{path}: no such annotation file (the {name} split); see --{name}-ann')
-    notes: list[str] = []
-    made = False
-    if root is not None and len(parts) < len(given):
-        own, notes, made = _of_folder(root, given, VAL_SHARE if share is None else share)
-        parts = {name: (own[name][0], given[name][1] or own[name][1]) for name in own} | parts
-    if share is not None and not made and 'val' in parts:
+    parts, notes = named, []
+    if root is not None and len(named) < len(given):
+        files, notes, lone = _coco_files(root)
+        found: Parts = {name: (file, None) for name, file in files.items()}
+        layout = None if any(map(has_boxes, files.values())) else find_layout(root)
+        if layout is not None:
+            found = {name: (file, _base(root, root)) for name, file in converted(root, layout).items()}
+            notes, lone = layout.note.splitlines(), 'val' not in layout.splits
+        if lone and 'train' in found and not given['val'][0]:
+            images = found['train'][1] or given['train'][1] or given['val'][1]
+            made = _split(root, found['train'][0], images, VAL_SHARE if share is None else share)
+            if made is not None:
+                found, share = made[0], None
+                notes.append(made[1])
+        parts = {name: (found[name][0], given[name][1] or found[name][1]) for name in found} | named
+    if share is not None and 'val' in parts:
         raise UserError(f'--val-share {share:g}: there is a val already: {parts["val"][0]}; leave it out')
     return parts, notes
 
 
-def locate(
-    folder: str | Path | None, given: Given, share: float | None
-) -> tuple[Path | None, Parts, list[str]]:
-    """Return the root of a data set and what `find_annotations` does; raises where that is nothing."""
-    root = data_root(folder)
-    parts, notes = find_annotations(root, given, share)
-    if not parts:
-        raise no_annotations('train', root)
-    return root, parts, notes
+def find_layout(root: Path) -> Layout | None:
+    """Return the layout of a folder or ``data.yaml`` as Pascal VOC's or YOLO's, ``None`` if it is neither."""
+    if root.is_file():
+        layout = find_yolo(root)
+        if layout is None:
+            raise UserError(f'{root}: expected a YOLO data.yaml with "names" and "train"')
+        return layout
+    yamls = sorted(visible(root, '*.y*ml'), key=lambda path: path.stem != 'data')
+    layout = next(filter(None, map(find_yolo, yamls)), None)
+    return layout or find_voc(root) or find_yolo_plain(root)
 
 
-def _of_folder(root: Path, given: Given, share: float) -> tuple[Parts, list[str], bool]:
-    """Return the splits of a folder, lines that say how val was chosen, and whether it was made of train."""
-    found, notes = _named_files(root)
-    layout = None if any(map(has_boxes, found.values())) else find_layout(root)
-    if layout:
-        source, base = root, root.parent if root.is_file() else root
-        parts: Parts = {name: (file, base) for name, file in converted(root, layout).items()}
-        notes = layout.note.splitlines()
-        if 'train' not in parts or layout.splits.get('val'):
-            return parts, notes, False
-    else:
-        parts = {name: (path, None) for name, path in found.items()}
-        jsons = chain(visible(root, '*.json'), visible(root, '*/*.json'))
-        lone = [path for path in jsons if has_boxes(path)]
-        if 'val' in found or len(lone) != 1 or found.get('train', lone[0]) != lone[0]:
-            return parts, notes, False
-        source, notes, parts = lone[0], [], {'train': (lone[0], None)}
-        try:
-            table, findings = survey(source)
-            base = find_images('train', root, source, given['train'][1] or given['val'][1], table.files)
-        except UserError:  # reported when the file is read
-            return parts, [], False
-        if any(each.severity == 'error' and each.kind not in FIXED for each in findings):
-            return parts, [], False
-    made: dict[str, Path] = {}
-    if given['val'][0] is None:
-        made, note = split_coco(source, parts['train'][0], share)
-        notes += [note] * bool(note)
-    return {name: (path, base) for name, path in made.items()} or parts, notes, bool(made)
-
-
-def _named_files(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the likeliest file of each split that is named after it, and a line where val is test."""
+def _coco_files(root: Path) -> tuple[dict[str, Path], list[str], bool]:
+    """Return the json of each split, a line where val is test, and whether only one json has boxes."""
+    files = sorted(
+        files_in(root, ('.json',)), key=lambda path: ('instances' not in path.name, len(path.parts))
+    )
+    boxed = [path for path in files if has_boxes(path)]
+    words = {path: re.split('[^a-z]+', str(path.relative_to(root)).lower()) for path in files}
     found: dict[str, Path] = {}
-    notes = []
-    for name, words in SPLITS.items():
-        files = {path: word for word in words for path in _annotation_files(root, word)}
-        if files:
-            first = next(iter(files))
-            found[name] = next(filter(has_boxes, files), first)
-            if files[found[name]] == 'test':
-                why = 'there is no val' if files[first] == 'test' else f'{first} has no boxes'
-                notes.append(f'{why}: {found[name]} is taken as val')
-    return found, notes
+    for split, names in SPLITS.items():
+        named = [path for name in names for path in files if name in words[path]]
+        if named:
+            found[split] = next((path for path in named if path in boxed), named[0])
+    if len(boxed) == 1 and found.get('train', boxed[0]) == boxed[0] and 'val' not in found:
+        return {'train': boxed[0]}, [], True
+    val = found.get('val')
+    is_test = val is not None and not {*words[val]} & {*SPLITS['val'][:-1]}
+    return found, [f'there is no val with boxes: {val} is taken as val'] * is_test, False
 
 
 def has_boxes(path: Path) -> bool:
-    """Tell, without parsing it, whether a json file may be annotations with boxes, not captions, say."""
+    """Return, without parsing it, whether a json file may have boxes, not captions, say."""
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # a pipe would block
             return False
         with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(b'"bbox"') >= 0 and content.find(b'"images"') >= 0
@@ -142,53 +142,85 @@ def has_boxes(path: Path) -> bool:
 
 
 def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> UserError:
-    """Return what to raise where a data set lacks a split; if it has none, another folder may be meant."""
+    """Return the error for a data set without a split."""
     if root is None:
         return UserError(
             f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
         )
-    files = [path for suffix in ('json', 'xml') for f in _folders(root) for path in visible(f, f'*.{suffix}')]
-    jsons = [str(path.relative_to(root)) for path in files if path.suffix == '.json']
-    known_as = next(filter(None, map(foreign, (files[:5] + files[-5:]) if not known else ())), '')
-    below = [folder for folder in islice(_folders(root), 1, None) if not known and _would_do(folder)]
-    meant = [each for each in below if not any(other in each.parents for other in below)]
-    meant = meant or [folder for folder in root.parents[:2] if not known and _would_do(folder)]
-    hint = ''.join(f'\n  --data {folder}' for folder in meant[:5])
+    jsons = [str(path.relative_to(_base(root, root))) for path in files_in(_base(root, root), ('.json',))]
     return UserError(
         f'--data: {root}: found no {name} annotations among its json files '
-        f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}{known_as}; '
-        + (f'the data set may be another folder:{hint}\n' if hint else '')
-        + f'layouts understood:\n{LAYOUTS}'
+        f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}; '
+        f'layouts understood:\n{LAYOUTS}'
     )
 
 
-def _would_do(folder: Path) -> bool:
-    try:
-        if any(map(has_boxes, _annotation_files(folder, 'train'))):
-            return True
-        layout = find_layout(folder)
-    except (OSError, UserError):
-        return False
-    return layout is not None and 'train' in layout.splits
+def val_part(files: Iterable[str], share: float) -> set[str]:
+    """Return the images of val, by a hash of each name: more images change the side of none.
+
+    Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side, and so are files whose
+    names differ only in their suffix. The lowest hash is always in val; nothing is if train would be empty.
+    """
+    place = {}
+    for file in files:
+        stem = os.path.splitext(Path(file).as_posix())[0].partition('.rf.')[0]
+        digest = hashlib.blake2b(stem.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
+        place[file] = int.from_bytes(digest, 'big')
+    limit = max(share * 2**64, min(place.values(), default=0) + 1)
+    part = {file for file, number in place.items() if number < limit}
+    return part if len(part) < len(place) else set()
 
 
-def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
-    """Yield a folder and those in it, the highest first, without hidden ones; not all of too many."""
-    levels = (visible(root, '/'.join('*' * level)) if level else [root] for level in range(depth + 1))
-    return islice(filter(Path.is_dir, chain.from_iterable(levels)), FOLDERS_PROBED)
+def _split(root: Path, file: Path, images: Path | None, share: float) -> tuple[Parts, str] | None:
+    """Return a train and a val that are made of one annotation file, kept in the cache, and a note.
+
+    ``None`` if there are too few images, or errors, which are reported for the file itself.
+    """
+    table, findings = survey(file)
+    part = val_part(table.files, share)
+    if not part or any(each.severity == 'error' and each.kind not in FIXED for each in findings):
+        return None
+    ids = {at for at, name in zip(table.images_at, table.files) if name in part}
+    state = file.stat()
+    lines = [str(file), f'{state.st_size} {state.st_mtime_ns}']
+    folder = cached((root, share), lines, lambda: _divide(read_json(file), ids))
+    base = find_images('train', root, file, images, table.files)
+    return {name: (folder / f'{name}.json', base) for name in SPLITS}, (
+        f'{root}: there is no val: {len(part)} of {len(table.files)} images are taken as it, '
+        f'by a hash of their names (--val-share {share:g})'
+    )
+
+
+def _divide(content: dict[str, Any], positions: set[int]) -> dict[str, Any]:
+    """Return the content of an annotation file as train, and as val, which has the images at positions."""
+    ids = {content['images'][position]['id'] for position in positions}
+    info = content.get('info') if isinstance(content.get('info'), dict) else {}
+    parts = {}
+    for name, is_val in (('train', False), ('val', True)):
+        images = [image for image in content['images'] if (image['id'] in ids) is is_val]
+        boxes = [box for box in content['annotations'] if (box['image_id'] in ids) is is_val]
+        # What the conversion has found is listed once, in train.
+        own = {key: value for key, value in info.items() if not (is_val and key in CONVERTED)}
+        parts[name] = {**content, 'info': own, 'images': images, 'annotations': boxes}
+    return parts
 
 
 def find_images(
     name: str, root: Path | None, annotations: Path, images: Path | None, files: Sequence[str]
 ) -> Path:
     """Return the folder that the file names of a split start from: ``images`` where that is given."""
-    root = root.parent if root is not None and root.is_file() else root
+    base = _base(annotations, root)
+    folders = [images.expanduser().absolute()] if images is not None else [annotations.parent, base]
+    if images is None:
+        stem = annotations.stem.lower().removeprefix('instances_').removeprefix('person_keypoints_')
+        start = tuple(SPLITS[name])
+        inside = [path for level in ('*', '*/*') for path in visible(base, level) if path.is_dir()]
+        inside.sort(key=lambda path: not path.name.lower().startswith(start))
+        for folder in inside:
+            words = [word.lower() for word in folder.relative_to(base).parts]
+            if all(word in ('images', 'data', stem) or word.startswith(start) for word in words):
+                folders.append(folder)
     names = files[:IMAGES_PROBED]
-    folders = (
-        [images.expanduser().absolute()]
-        if images is not None
-        else list(_image_folders(annotations, root, SPLITS[name]))
-    )
     present = {folder: sum(os.path.isfile(folder / file) for file in names) for folder in folders}
     best = max(folders, key=lambda folder: present[folder])
     if names and not present[best]:
@@ -197,7 +229,7 @@ def find_images(
 
 
 def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
-    """Tell whether a file is in a folder, from a listing that is read once."""
+    """Return whether a file is in a folder, from a listing that is read once."""
     parent, _, name = file.rpartition('/')
     where = folder / parent
     if where not in listing:
@@ -205,67 +237,26 @@ def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
             listing[where] = set(os.listdir(where))
         except (OSError, ValueError):  # of names that no file system has, too
             listing[where] = set()
-    # Asked for once more where it is not listed: the names of some file systems do not care for case.
-    return name in listing[where] or os.path.isfile(folder / file)
+    return name in listing[where] or os.path.isfile(folder / file)  # in other letter case, on some systems
 
 
 def misplaced(
     name: str, annotations: Path, images: Path, files: Sequence[str], root: Path | None = None
 ) -> str:
-    """Say that images of a split are not in their folder, and where they are."""
-    option = f'--{name}-images'
-    below = (folder for base in (images, _base(annotations, root)) for folder in _folders(base, 2))
-    folders = list(dict.fromkeys([*below, *images.parents[:2]]))
-    right = next((f for f in folders if any(os.path.isfile(f / file) for file in files[:5])), None)
-    hint = f'give their folder with {option}'
-    if right is not None:
-        hint = f'they are in {right}: {option} {right}'
-    else:
-        bare = {PureWindowsPath(file).name.lower(): file for file in files[:5]}  # with both kinds of slashes
-        near = (path for f in folders for path in visible(f, '*') if path.name.lower() in bare)
-        similar = next(filter(Path.is_file, near), None)
-        if similar is not None:
-            given = bare[similar.name.lower()]
-            hint = (
-                f'{given} may be {similar}: correct file_name (folders, letter case); it starts from {option}'
-            )
-    return f'{len(files)} of its first {len(files)} images are not in {images}, {files[0]} for one; {hint}'
-
-
-def _annotation_files(root: Path, word: str) -> Iterator[Path]:
-    """Yield annotation files of a split, likeliest first."""
-    inside = _named(root, 'annotations')
-    for folder in inside:
-        yield from visible(folder, f'instances_{word}*.json')
-    yield from visible(root / word, '_annotations.coco.json')
-    for folder in (*inside, root, root / word):
-        for path in visible(folder, '*.json'):
-            if word in re.split('[^a-z]+', path.stem.lower()):
-                yield path
+    """Return the message that images of a split are not in their folder, and where one of them may be."""
+    wanted = PureWindowsPath(files[0]).name.lower()  # which knows both kinds of slashes
+    paths = islice(walk(_base(annotations, root)), FILES_PROBED)
+    near = next((path for path in paths if os.path.basename(path).lower() == wanted), None)
+    return (
+        f'{len(files)} of its first {len(files)} images are not in {images}, {files[0]} for one'
+        + (f', which may be {near}' if near else '')
+        + f'; give their folder with --{name}-images, or correct file_name (folders, letter case)'
+    )
 
 
 def _base(annotations: Path, root: Path | None) -> Path:
     """Return the folder of a data set."""
+    if root is not None:
+        return root if root.is_dir() else root.parent
     folder = annotations.parent
-    return root or (folder.parent if folder.name.lower() == 'annotations' else folder)
-
-
-def _image_folders(annotations: Path, root: Path | None, names: Sequence[str]) -> Iterator[Path]:
-    """Yield the folders where the images of an annotation file may lie."""
-    base = _base(annotations, root)
-    stem = annotations.stem.removeprefix('instances_').removeprefix('person_keypoints_')
-    yield base / stem
-    yield base / 'images' / stem
-    yield annotations.parent
-    images = _named(base, 'images')
-    for name in names:
-        for folder in (base, *images):
-            yield folder / name
-            yield from sorted(p for p in folder.glob(f'{name}*') if p.is_dir())
-    yield from images + _named(base, 'data') + _named(annotations.parent, 'images', 'data')  # FiftyOne's
-    yield base
-
-
-def _named(folder: Path, *words: str) -> list[Path]:
-    """Return the folders in a folder that have a name, in letters of any case."""
-    return [path for path in sorted(folder.glob('*')) if path.name.lower() in words and path.is_dir()]
+    return folder.parent if folder.name.lower() == 'annotations' else folder

@@ -1,0 +1,101 @@
+"""Small data sets in the layouts of Pascal VOC, YOLO and COCO."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+NAMES = [f'im {n}' for n in range(20)]
+PLACES = 'train: images/train\nval: images/val\n'
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 30), orientation: int = 1) -> None:
+    """Write an image that is the same for the same path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = random.Random(os.fsencode(path)).randbytes(size[0] * size[1] * 3)
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    Image.frombytes('RGB', size, pixels).save(path, exif=tag)
+
+
+def thing(name: str, *box: float, difficult: int = 0) -> str:
+    """An object of Pascal VOC."""
+    corners = ''.join(f'<{k}> {v}</{k}>' for k, v in zip(('xmin', 'ymin', 'xmax', 'ymax'), box))
+    return (
+        f'<object><name> {name} </name><difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>'
+    )
+
+
+def label(path: Path, *things: str, file: str = '') -> None:
+    """Write an xml file of Pascal VOC."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = ''.join(things) or thing('dog', 3.5, 2, 20, 15)
+    path.write_text(f'<annotation><filename>{file}</filename>{text}</annotation>')
+
+
+def voc(root: Path, images: str, labels: str, names: list[str] = NAMES, suffix: str = '.jpg') -> Path:
+    """Write a Pascal VOC set of dogs and cats."""
+    for number, name in enumerate(names):
+        picture(root / images / f'{name}{suffix}')
+        label(root / labels / f'{name}.xml', thing(('dog', 'cat')[number % 2], 3.5, 2, 20, 15))
+    return root
+
+
+def voc_lists(root: Path, **names: list[str]) -> None:
+    """Write a Pascal VOC set with lists of these names."""
+    voc(root, 'JPEGImages', 'Annotations')
+    for name, lines in names.items():
+        path = root / f'ImageSets/Main/{name}.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(''.join(f'{line}\n' for line in lines))
+
+
+def yolo(root: Path, images: str, labels: str, classes: str = '') -> None:
+    """Write ten images of two classes with labels of YOLO."""
+    for number in range(10):
+        picture(root / images / f'{number}.jpg')
+        (root / labels).mkdir(parents=True, exist_ok=True)
+        (root / labels / f'{number}.txt').write_text(f'{number % 2} .5 .5 .2 .2\n')
+    if classes:
+        (root / classes).write_text('dog\ncat\n')
+
+
+def yolo_pair(root: Path, yaml: str, rows: str = '0 0.5 0.5 0.5 0.5\n') -> Path:
+    """Write one image for train and one for val, both turned to 30 x 40 by EXIF, with these labels."""
+    for split in ('train', 'val'):
+        picture(root / f'images/{split}/a.jpg', orientation=6)
+        tree(root, {f'labels/{split}/a.txt': rows})
+    (root / 'data.yaml').write_text(yaml)
+    return root
+
+
+def tree(root: Path, texts: dict[str, str], images: str = '') -> Path:
+    """Write texts, and an image of 10 x 10 px for each name."""
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    for name in images.split():
+        picture(root / name, (10, 10))
+    return root
+
+
+def coco(path: Path, images: Path, count: int = 20, prefix: str = '', captions: bool = False) -> Path:
+    """Write a COCO file and its images."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        picture(images / f'{n}.jpg')
+    boxes: list[dict[str, Any]] = [
+        {'id': n + 1, 'image_id': n, 'category_id': n % 2, 'bbox': [2, 2, 9, 9], 'area': 81, 'iscrowd': 0}
+        for n in range(count)
+    ]
+    if captions:
+        boxes = [{'id': n + 1, 'image_id': n, 'caption': 'a dog'} for n in range(count)]
+    files = [{'id': n, 'file_name': f'{prefix}{n}.jpg', 'width': 40, 'height': 30} for n in range(count)]
+    categories = [{'id': 0, 'name': 'dog'}, {'id': 1, 'name': 'cat'}]
+    path.write_text(json.dumps({'images': files, 'annotations': boxes, 'categories': categories}))
+    return path
