@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,17 +15,15 @@ from typing import Any
 
 from PIL import Image
 
-from ghost_det.utils.files import decode
 from ghost_det.utils.images import visible
 
 from .cache import build_once, cache_root
 from .image_facts import header
 
-VERSION = 6  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 7  # part of the cache folder's name: raise it with any change to what is written
 SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 WORDS = ('train', *SPLITS['val'])
 DEPTH = 4  # levels of folders in which files are looked for
-MAX_LABEL_BYTES = 2**24
 READ_ERRORS = (OSError, ValueError, SyntaxError, LookupError, OverflowError, Image.DecompressionBombError)
 """Of Pillow and of the parsers of XML."""
 Pair = tuple[Path, Path]
@@ -47,70 +44,50 @@ class Layout:
     listed: bool = False  # an image without a label file is an error, not background
     orphans: tuple[Path, ...] = ()  # label files without image
     note: str = ''  # where val comes from, if it is not the data set's own
-    keypoints: int | None = None  # numbers behind a box of YOLO, 0 for polygons
     unused: tuple[str, ...] = ()  # other data in the folder that is not read
+    keypoints: int | None = None  # numbers behind a box of YOLO, 0 for polygons
 
 
-def files_in(root: Path, suffixes: tuple[str, ...], depth: int = DEPTH) -> list[Path]:
+def files_in(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files with one of these suffixes in a folder, and in the folders in it."""
-    paths = (path for level in range(depth) for path in visible(root, '*/' * level + '*'))
-    return [path for path in paths if path.suffix.lower() in suffixes]
+    paths = (path for level in range(DEPTH) for path in visible(root, '*/' * level + '*'))
+    return [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
 
 
 def choose_splits(root: Path, parts: dict[str, list[Pair]]) -> tuple[dict[str, list[Pair]], str]:
     """Return train, and as val the likeliest of the others; with a note where that is test."""
     val = next((word for word in SPLITS['val'] if parts.get(word)), '')
     splits = {name: parts[word] for name, word in (('train', 'train'), ('val', val)) if parts.get(word)}
-    why = 'val is empty' if {*SPLITS['val'][:-1]} & parts.keys() else 'there is no val'
-    return splits, f'{root}: {why}: test is taken as val' if val == 'test' else ''
-
-
-def read_text(file: Path) -> str:
-    """Read a file of labels; raises `OSError` or `ValueError`."""
-    check_length(file)
-    return decode(file.read_bytes())
-
-
-def check_length(label: Path) -> None:
-    """Raise a `ValueError` for files that are too large for labels, and for pipes, which would block."""
-    state = label.stat()
-    if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_LABEL_BYTES:
-        raise ValueError('expected a file of at most 16 MiB')
+    return splits, f'{root}: val is missing or empty: test is taken as val' if val == 'test' else ''
 
 
 def converted(root: Path, layout: Layout) -> dict[str, Path]:
-    """Return COCO annotations of each split, from the cache unless a file of the data set has changed.
-
-    File names start from ``root``, or the folder of the yaml that it is.
-    """
-    base = root.parent if root.is_file() else root
+    """Return COCO annotations of each split, whose file names start from ``root``."""
     files = chain.from_iterable(chain(*layout.splits.values()))
-    folder = cached((root, None), [repr(layout), *map(_state, files)], lambda: _convert(base, layout))
+    folder = cached(root, [repr(layout), *map(_state, files)], lambda: _convert(root, layout))
     return {name: folder / f'{name}.json' for name in layout.splits}
 
 
-def cached(
-    source: tuple[Path, float | None], state: Iterable[str], make: Callable[[], dict[str, Any]]
-) -> Path:
-    """Return the cache folder with the json files made of a data set in this state, without older ones."""
+def cached(source: object, state: Iterable[str], make: Callable[[], dict[str, Any]]) -> Path:
+    """Return the cache folder with the json files made of ``source`` in this state; remove older ones."""
     place, digest = (
-        hashlib.blake2b('\n'.join(map(str, lines)).encode('utf-8', 'surrogateescape'), digest_size=8)
-        for lines in (source, state)
+        hashlib.blake2b(text.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
+        for text in (str(source), '\n'.join(state))
     )
 
     def build(folder: Path) -> None:
         for name, content in make().items():
             (folder / f'{name}.json').write_text(json.dumps(content), encoding='utf-8')
 
-    name = f'converted-v{VERSION}-{place.hexdigest()}-{digest.hexdigest()}'
-    folder = build_once(cache_root() / name, build)
-    for stale in folder.parent.glob(f'converted-v*-{place.hexdigest()}-*'):
+    folder = build_once(cache_root() / f'converted-v{VERSION}-{place}-{digest}', build)
+    for stale in folder.parent.glob(f'converted-v*-{place}-*'):
         if stale != folder:
             shutil.rmtree(stale, ignore_errors=True)
     return folder
 
 
 def _state(file: Path) -> str:
+    """Return what changes with a file's content."""
     try:
         found = file.stat()
     except (OSError, ValueError):  # a name may be too long, or have a null byte
@@ -122,17 +99,16 @@ def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
     """Return the content of the COCO file of each split."""
     contents = {name: _read_split(root, pairs, layout) for name, pairs in layout.splits.items()}
     boxes = [box for content in contents.values() for box in content['annotations']]
-    if layout.classes is None:
+    classes = layout.classes
+    if classes is None:
         classes = sorted({box['category_id'] for box in boxes})
         for box in boxes:
             box['category_id'] = classes.index(box['category_id'])
-    else:
-        classes = layout.classes
     for content in contents.values():
         content['categories'] = [{'id': number, 'name': name} for number, name in enumerate(classes)]
     info = next(iter(contents.values()))['info']
     info['label file without image'] = [os.path.relpath(path, root) for path in layout.orphans]
-    info['data not used'] = [*layout.unused]
+    info['data not used'] = layout.unused
     return contents
 
 
@@ -150,7 +126,10 @@ def _read_split(root: Path, pairs: Iterable[Pair], layout: Layout) -> dict[str, 
         if not labelled:
             info['image without labels'].append(f'{file}: no {labels}')
         try:
-            (width, height), tag = _size(path)
+            with Image.open(path) as image:
+                facts = header(image)
+            width, height = facts['loaded']
+            tag = facts['orientation'] if facts['turned'] else 1
             found, remarks = layout.read(label, (width, height), tag) if labelled else ([], [])
         except READ_ERRORS as error:
             info['wrong label file'].append(f'{labels} of {file}: {type(error).__name__}: {error}')
@@ -162,10 +141,3 @@ def _read_split(root: Path, pairs: Iterable[Pair], layout: Layout) -> dict[str, 
         for kind, remark in remarks:
             info[kind].append(f'{labels} of {file}: {remark}')
     return {'info': info, 'images': images, 'annotations': boxes}
-
-
-def _size(path: Path) -> tuple[tuple[int, int], int]:
-    """Return width and height as mmcv loads the image, and the orientation by which it is turned for that."""
-    with Image.open(path) as image:
-        facts = header(image)
-    return facts['loaded'], facts['orientation'] if facts['turned'] else 1

@@ -14,7 +14,7 @@ from ghost_det.utils.files import atomic
 from ghost_det.utils.text import plural
 
 from .annotations import FIXED, complete_boxes, has_byte_order_mark, read_annotations, refuse_faults, survey
-from .layouts import Given, Split, data_root, find_annotations, find_images, no_annotations
+from .layouts import Given, Split, find_images, locate, no_annotations
 from .quick_check import quick_check
 from .table import left_out, reasons
 
@@ -61,8 +61,7 @@ def find_splits(
     folder: str | Path | None, given: Given, names: Sequence[str], share: float | None = None
 ) -> DetectionData:
     """Find the splits of these names and check them; see `find_data`."""
-    root = data_root(folder)
-    parts, notes = find_annotations(root, given, share)
+    root, parts, notes = locate(folder, given, share)
     splits = {}
     for name in (name for name in names if name in parts):
         path, images = parts[name]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ghost_det import check_dataset
 from ghost_det.data.dataset import find_data
-from ghost_det.data.layouts import find_annotations
+from ghost_det.data.layouts import locate
 from ghost_det.errors import UserError
 
 from .makers import NAMES, PLACES, label, picture, thing, tree, voc, voc_lists, yolo_pair
@@ -44,7 +44,7 @@ def boxes_of(content: dict[str, Any]) -> dict[str, list[tuple[str, list[float]]]
 
 def content_of(root: Path, split: str = 'train') -> dict[str, Any]:
     """The converted annotations."""
-    parts, _ = find_annotations(root, {'train': (None, None), 'val': (None, None)})
+    _, parts, _ = locate(root, {'train': (None, None), 'val': (None, None)})
     content: dict[str, Any] = json.loads(parts[split][0].read_text())
     return content
 

@@ -17,7 +17,7 @@ from PIL import Image
 from ghost_det import check_dataset
 from ghost_det.data.annotations import survey
 from ghost_det.data.dataset import DetectionData, find_data
-from ghost_det.data.layouts import val_part
+from ghost_det.data.split import val_part
 from ghost_det.errors import UserError
 from tests.conftest import ROOT, Cli
 
@@ -28,9 +28,10 @@ CONFIG = 'retinanet_ghostnet_fpn_lite'
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv('GHOST_DET_CACHE', str(tmp_path / 'cache'))
-    return tmp_path / 'cache'
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('GHOST_DET_CACHE', str(folder))
+    return folder
 
 
 def files(data: DetectionData) -> tuple[set[str], set[str]]:
