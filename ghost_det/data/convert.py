@@ -15,6 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from ghost_det.errors import UserError
+from ghost_det.utils.files import decode
 from ghost_det.utils.images import visible
 
 from .cache import build_once, cache_root
@@ -59,6 +61,15 @@ def choose_splits(root: Path, parts: dict[str, list[Pair]]) -> tuple[dict[str, l
     val = next((word for word in SPLITS['val'] if parts.get(word)), '')
     splits = {name: parts[word] for name, word in (('train', 'train'), ('val', val)) if parts.get(word)}
     return splits, f'{root}: val is missing or empty: test is taken as val' if val == 'test' else ''
+
+
+def read_list(file: Path) -> list[str]:
+    """Return the lines of a list of images or of classes."""
+    try:
+        lines = decode(file.read_bytes()).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f'{file}: cannot be read: {error}') from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def converted(root: Path, layout: Layout) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from typing import Any
 from ghost_det.errors import UserError
 from ghost_det.utils.images import SUFFIXES
 
-from .convert import WORDS, Layout, Pair, Read, choose_splits, files_in
+from .convert import WORDS, Layout, Pair, Read, choose_splits, files_in, read_list
 
 SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 CONTAINERS = {
@@ -44,19 +44,21 @@ def find_voc(root: Path) -> Layout | None:
     parts: dict[str, list[Pair]] = defaultdict(list)
     if listed:
         orphans = []  # the lists may be of a part of the data set
-        for word in (*WORDS, 'trainval'):
-            for name in _read_list(base / f'ImageSets/Main/{word}.txt'):
+        files = [base / f'ImageSets/Main/{word}.txt' for word in (*WORDS, 'trainval')]
+        for file in filter(Path.is_file, files):
+            for name in read_list(file):
                 # Lists of one class have a flag behind each name.
                 image = index.get(name) or index.get(re.sub(r'\s+-?[01]$', '', name))
                 image = image or base / f'JPEGImages/{name}.jpg'
-                parts[word].append((image, label_of.get(image, base / f'Annotations/{name}.xml')))
+                parts[file.stem].append((image, label_of.get(image, base / f'Annotations/{name}.xml')))
     else:
         folders = {image.parent for image in label_of}  # others may have pictures of anything
         used = [image for image in images if image.parent in folders]
         words = [_key(root, image).partition('/')[0].lower() for image in used]
+        if not {*words} <= {*WORDS}:
+            words = ['train'] * len(used)
         for image, word in zip(used, words):
-            pair = image, label_of.get(image, image.with_suffix('.xml'))
-            parts[word if {*words} <= {*WORDS} else 'train'].append(pair)
+            parts[word].append((image, label_of.get(image, image.with_suffix('.xml'))))
     splits, note = choose_splits(base, parts)
     if 'train' not in splits and parts['trainval']:
         val = set(splits.get('val', ()))
@@ -64,14 +66,6 @@ def find_voc(root: Path) -> Layout | None:
         note = f'{note or base}{", and" if note else ":"} trainval.txt is taken as train'
     unused = tuple(f'{other}: {base} is read' for other in listed[1:])
     return Layout(splits, read_voc, None, bool(listed), tuple(orphans), note, unused) if splits else None
-
-
-def _read_list(file: Path) -> list[str]:
-    """Return the lines of a list, if there is one."""
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding='utf-8-sig', errors='surrogateescape').splitlines()
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _key(root: Path, path: Path) -> str:

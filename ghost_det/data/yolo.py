@@ -14,7 +14,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import decode
 from ghost_det.utils.images import SUFFIXES, visible
 
-from .convert import WORDS, Layout, Pair, Read, choose_splits
+from .convert import WORDS, Layout, Pair, Read, choose_splits, read_list
 
 EMPTY = (None, '', '~', 'null')  # what yaml has for nothing
 SLACK = 0.01  # of the image's side, for what rounding leaves outside of it
@@ -53,7 +53,7 @@ def find_yolo_plain(root: Path) -> Layout | None:
         return None
     base = root / 'images' if (root / 'images').is_dir() else root
     content = {word: f'{base / word}' for word in WORDS if (base / word).is_dir()} or {'train': f'{base}'}
-    return _layout(file, content, [line.strip() for line in _read(file).splitlines() if line.strip()], None)
+    return _layout(file, content, read_list(file), None)
 
 
 def _layout(file: Path, content: dict[str, Any], names: list[str], keypoints: int | None) -> Layout:
@@ -99,12 +99,8 @@ def _images_of(file: Path, place: Path) -> list[Path]:
     """Return the images in a folder, or of a list, whose paths start from its own folder or the yaml's."""
     if place.is_dir():
         return [path for path in visible(place, '**/*') if path.suffix.lower() in SUFFIXES]
-    try:
-        lines = [line.strip() for line in _read(place).splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f'{place}: cannot be read: {error}') from None
     images = []
-    for line in filter(None, lines):
+    for line in read_list(place):
         paths = [Path(os.path.normpath(folder / line)) for folder in (place.parent, file.parent)]
         images.append(next((path for path in paths if os.path.isfile(path)), paths[0]))
     return images
