@@ -86,25 +86,24 @@ def locate(
 
 def _find_parts(source: Path, root: Path) -> tuple[Parts, list[str], bool]:
     """Return the splits, a line where val is test, and whether val has to be made of train."""
-    files = [file for file in files_in(root, ('.json',)) if source == root and has_boxes(file)]
-    if not files:
-        layout = find_layout(source)
-        parts: Parts = (
-            {name: (file, root) for name, file in converted(root, layout).items()} if layout else {}
-        )
-        return parts, layout.note.splitlines() if layout else [], {*parts} == {'train'}
-    files.sort(key=lambda path: ('instances' not in path.name, len(path.parts)))
-    words = {path: re.split('[^a-z]+', str(path.relative_to(root)).lower()) for path in files}
-    found: Parts = {}
+    boxed = {file: has_boxes(file) for file in files_in(root, ('.json',)) if source == root}
+    layout = None if any(boxed.values()) else find_layout(source)
+    if layout is not None:
+        parts: Parts = {name: (file, root) for name, file in converted(root, layout).items()}
+        return parts, layout.note.splitlines(), {*parts} == {'train'}
+    files = sorted(boxed, key=lambda file: (not boxed[file], 'instances' not in file.name, len(file.parts)))
+    words = {file: re.split('[^a-z]+', str(file.relative_to(root)).lower()) for file in files}
+    found = {}
     for split, names in SPLITS.items():
-        paths = [path for name in names for path in files if name in words[path]]
-        if paths:
-            found[split] = (paths[0], None)
-    if len(files) == 1 and 'val' not in found:
+        named = [file for name in names for file in files if name in words[file]]
+        if named:
+            found[split] = min(named, key=lambda file: not boxed[file])
+    if sum(boxed.values()) == 1 and 'val' not in found:
         return {'train': (files[0], None)}, [], True
     val = found.get('val')
-    is_test = val is not None and not {*words[val[0]]} & {*SPLITS['val'][:-1]}
-    return found, [f'there is no val with boxes: {val[0]} is taken as val'] if val and is_test else [], False
+    is_test = val is not None and not {*words[val]} & {*SPLITS['val'][:-1]}
+    notes = [f'there is no val with boxes: {val} is taken as val'] * is_test
+    return {name: (file, None) for name, file in found.items()}, notes, False
 
 
 def find_layout(source: Path) -> Layout | None:
@@ -135,7 +134,7 @@ def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> U
         )
     jsons = [str(path.relative_to(root)) for path in files_in(root, ('.json',))]
     return UserError(
-        f'--data: {root}: found no {name} annotations with boxes among its json files '
+        f'--data: {root}: found no {name} annotations among its json files '
         f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}; '
         f'layouts understood:\n{LAYOUTS}'
     )

@@ -10,8 +10,6 @@ from typing import Any
 
 from PIL import Image
 
-from ghost_det.data.dataset import find_data
-
 NAMES = [f'im {n}' for n in range(20)]
 PLACES = 'train: images/train\nval: images/val\n'
 
@@ -76,6 +74,22 @@ def yolo_pair(root: Path, yaml: str, rows: str = '0 0.5 0.5 0.5 0.5\n') -> Path:
     return root
 
 
+def read_boxes(root: Path, split: str = 'train') -> dict[str, list[tuple[str, list[float]]]]:
+    """Find a data set and return class and box in pixels of each object, by the image's name."""
+    from ghost_det.data.dataset import find_data
+
+    data = find_data(root)
+    assert data.train is not None
+    content = json.loads((data.train if split == 'train' else data.val).annotations.read_text())
+    names = {category['id']: category['name'] for category in content['categories']}
+    files = {image['id']: Path(image['file_name']).name for image in content['images']}
+    found: dict[str, list[tuple[str, list[float]]]] = {file: [] for file in files.values()}
+    for box in content['annotations']:
+        corner = [round(value, 3) for value in box['bbox']]
+        found[files[box['image_id']]].append((names[box['category_id']], corner))
+    return found
+
+
 def tree(root: Path, texts: dict[str, str], images: str = '') -> Path:
     """Write texts, and an image of 10 x 10 px for each name."""
     for name, text in texts.items():
@@ -101,17 +115,3 @@ def coco(path: Path, images: Path, count: int = 20, prefix: str = '', captions: 
     categories = [{'id': 0, 'name': 'dog'}, {'id': 1, 'name': 'cat'}]
     path.write_text(json.dumps({'images': files, 'annotations': boxes, 'categories': categories}))
     return path
-
-
-def read_boxes(root: Path, split: str = 'train') -> dict[str, list[tuple[str, list[float]]]]:
-    """Find a data set and return class and box in pixels of each object, by the image's name."""
-    data = find_data(root)
-    assert data.train is not None
-    content = json.loads((data.train if split == 'train' else data.val).annotations.read_text())
-    names = {category['id']: category['name'] for category in content['categories']}
-    files = {image['id']: Path(image['file_name']).name for image in content['images']}
-    found: dict[str, list[tuple[str, list[float]]]] = {file: [] for file in files.values()}
-    for box in content['annotations']:
-        corner = [round(value, 3) for value in box['bbox']]
-        found[files[box['image_id']]].append((names[box['category_id']], corner))
-    return found

@@ -278,7 +278,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     'no images': (lambda content: content.pop('images') and content, 'no list .images.'),
     'list': (lambda content: [1], 'no list .images.'),
     'empty': (lambda content: {**content, 'images': []}, 'empty: 0 images'),
-    'boxless': (lambda content: {**content, 'annotations': []}, 'no train annotations with boxes'),
+    'boxless': (lambda content: {**content, 'annotations': []}, 'no boxes'),
     'twice': (
         lambda content: {**content, 'categories': [{'id': id, 'name': 'cat'} for id in (0, 10)]},
         'two categories have the name .cat.',
