@@ -23,7 +23,6 @@ from tests.conftest import ROOT, Cli
 
 from .makers import NAMES, coco, label, picture, thing, tree, voc, voc_lists, yolo
 
-FAULTS = ROOT.parent / 'shared/data/faults'
 pytestmark = pytest.mark.usefixtures('cache')
 
 
@@ -107,14 +106,6 @@ def test_what_people_have_is_understood(tmp_path: Path, name: str) -> None:
     assert [f.where for f in report.findings if f.kind == 'val was chosen'] == [data.notes] * noted
 
 
-@pytest.mark.parametrize('name', ['f11_voc_blanks', 'f11_voc_subfolder_png'])
-def test_names_with_blanks_and_images_in_folders(name: str) -> None:
-    if not FAULTS.is_dir():
-        pytest.skip('the small inputs of reported faults are not here')
-    report = check_dataset(FAULTS / name)
-    assert not report.findings and [len(part.table.boxes) for part in report.parts] == [2, 2]
-
-
 def test_xml_files_and_images_without_partners_are_counted(tmp_path: Path) -> None:
     voc(tmp_path, 'images', 'annotations')
     label(tmp_path / 'annotations/lost.xml')
@@ -184,13 +175,6 @@ def test_images_that_are_elsewhere(tmp_path: Path, case: str) -> None:
     assert [e.kind for e in check_dataset(None, train, given, quick=True).errors] == ['wrong image folder']
 
 
-def test_some_missing_images_are_another_message(tmp_path: Path) -> None:
-    coco(tmp_path / 'result.json', tmp_path / 'images')
-    (tmp_path / 'images/7.jpg').unlink()
-    with pytest.raises(UserError, match=r'missing file \(1\): .*7.jpg'):
-        find_data(tmp_path)
-
-
 def test_the_same_images_in_train_and_val_are_reported(tmp_path: Path) -> None:
     train = coco(tmp_path / 'train/_annotations.coco.json', tmp_path / 'train')
     val = coco(tmp_path / 'valid/_annotations.coco.json', tmp_path / 'valid', 5)
@@ -243,29 +227,23 @@ def test_pipes_and_names_that_no_file_can_have_stop_nothing(tmp_path: Path) -> N
     assert [f.count for f in findings if f.kind == 'missing file'] == [2]
 
 
-@pytest.mark.parametrize(
-    ('file', 'text'),
-    [
-        ('a.json', '{"shapes": [], "imagePath": "a.jpg"}'),  # LabelMe
-        ('train.json', '[{"result": [{"original_width": 64, "bbox": 1, "images": 2}]}]'),
-        ('annotations.xml', '<annotations><image id="0"></image></annotations>'),  # CVAT
-        ('x/notes.txt', 'nothing'),
-    ],
-)
-def test_other_formats_are_refused(tmp_path: Path, file: str, text: str) -> None:
-    tree(tmp_path, {file: text}, 'images/a.jpg')
-    with pytest.raises(UserError, match=f'{tmp_path}: found no'):
-        find_data(tmp_path)
+LABEL_STUDIO = '[{"result": [{"original_width": 64, "bbox": 1, "images": 2}]}]'
 
 
-def test_missing_folders_and_splits_are_named(tmp_path: Path, sample: Path) -> None:
-    train = coco(tmp_path / 'train.json', tmp_path)
-    coco(tmp_path / 'dev.json', tmp_path)  # which may be val or not
+def test_refused_folders_and_splits_are_named(tmp_path: Path, sample: Path) -> None:
+    train = coco(tmp_path / 'two/train.json', tmp_path / 'two')
+    coco(tmp_path / 'two/dev.json', tmp_path / 'two')  # which may be val or not
+    tree(tmp_path / 'cvat', {'annotations.xml': '<annotations><image id="0"></image></annotations>'}, 'a.jpg')
+    tree(tmp_path / 'studio', {'result.json': LABEL_STUDIO}, 'images/a.jpg')
+    tree(tmp_path / 'notes', {'x/notes.txt': 'nothing'}, 'images/a.jpg')
     for message, arguments in {
         'nowhere: expected a folder': {'folder': tmp_path / 'nowhere'},
-        'no val annotations .*dev.json, train.json.*, only train': {'folder': tmp_path},
+        'two: found no val annotations .*dev.json, train.json.*, only train': {'folder': tmp_path / 'two'},
+        'cvat: found no train': {'folder': tmp_path / 'cvat'},
+        'studio: found no train': {'folder': tmp_path / 'studio'},
+        'notes: found no train': {'folder': tmp_path / 'notes'},
         '--val-ann is missing': {'folder': None, 'train_ann': train},
-        'no such annotation file': {'folder': tmp_path, 'val_ann': tmp_path / 'none.json'},
+        'no such annotation file': {'folder': tmp_path / 'two', 'val_ann': tmp_path / 'none.json'},
         '--val-share 0.3: .*instances_val2017.json': {'folder': sample, 'val_share': 0.3},
     }.items():
         with pytest.raises(UserError, match=message):
