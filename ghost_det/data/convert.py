@@ -47,7 +47,7 @@ class Layout:
     orphans: tuple[Path, ...] = ()  # label files without image
     note: str = ''  # where val comes from, if it is not the data set's own
     unused: tuple[str, ...] = ()  # other data in the folder that is not read
-    keypoints: int | None = None  # numbers behind a box of YOLO, 0 for polygons
+    keypoints: int = 0  # numbers behind a box of YOLO, 0 for polygons
 
 
 def files_in(root: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -32,17 +32,7 @@ def find_yolo(file: Path) -> Layout | None:
         raise UserError(f'{file}: cannot be read: {error}') from None
     if not isinstance(content, dict) or not {'names', 'train'} <= content.keys():
         return None
-    names, shape = content['names'], content.get('kpt_shape', ['0', '0'])
-    if isinstance(names, dict):
-        names = [names.get(str(number)) for number in range(len(names))]
-    numbers = _are_texts(shape) and all(map(str.isdecimal, shape))
-    if not _are_texts(names) or not numbers or len(shape) != 2:
-        raise UserError(
-            f'{file}: expected "names" as a list, or a mapping of 0, 1, 2 and so on; '
-            'and "kpt_shape", if any, as two numbers: [17, 3], or [0, 0] for polygons'
-        )
-    keypoints = int(shape[0]) * int(shape[1]) if 'kpt_shape' in content else None
-    return _layout(file, content, names, keypoints)
+    return _layout(file, content)
 
 
 def find_yolo_plain(root: Path) -> Layout | None:
@@ -52,12 +42,22 @@ def find_yolo_plain(root: Path) -> Layout | None:
     if file is None:
         return None
     base = root / 'images' if (root / 'images').is_dir() else root
-    content = {word: f'{base / word}' for word in WORDS if (base / word).is_dir()} or {'train': f'{base}'}
-    return _layout(file, content, read_list(file), None)
+    folders = {word: str(base / word) for word in WORDS if (base / word).is_dir()} or {'train': str(base)}
+    return _layout(file, {'names': read_list(file), **folders})
 
 
-def _layout(file: Path, content: dict[str, Any], names: list[str], keypoints: int | None) -> Layout:
-    """Return the layout of a yaml's content, with as many numbers of keypoints behind each box."""
+def _layout(file: Path, content: dict[str, Any]) -> Layout:
+    """Return the layout that the content of a ``data.yaml`` describes."""
+    names, shape = content['names'], content.get('kpt_shape', ['0', '0'])
+    if isinstance(names, dict):
+        names = [names.get(str(number)) for number in range(len(names))]
+    numbers = _are_texts(shape) and all(map(str.isdecimal, shape))
+    if not _are_texts(names) or not numbers or len(shape) != 2:
+        raise UserError(
+            f'{file}: expected "names" as a list, or a mapping of 0, 1, 2 and so on; '
+            'and "kpt_shape", if any, as two numbers: [17, 3], or [0, 0] for polygons'
+        )
+    keypoints = int(shape[0]) * int(shape[1])
     parts: dict[str, list[Pair]] = {}
     for word in WORDS:
         if content.get(word) not in EMPTY:
@@ -68,9 +68,9 @@ def _layout(file: Path, content: dict[str, Any], names: list[str], keypoints: in
     splits, note = choose_splits(file, parts)
     splits.setdefault('train', [])  # which is reported
     pairs = [pair for split in splits.values() for pair in split]
-    if keypoints is None:
+    if 'kpt_shape' not in content:
         _refuse_keypoints(file, pairs)
-    read = partial(read_yolo, classes=len(names), keypoints=keypoints or 0)
+    read = partial(read_yolo, classes=len(names), keypoints=keypoints)
     return Layout(splits, read, names, orphans=_orphans(pairs), note=note, keypoints=keypoints)
 
 
@@ -89,7 +89,7 @@ def _find_place(file: Path, word: str, path: Any, place: Any) -> Path:
         ends = [Path(*parts[n:]) for n in range(1, len(parts)) if {*parts[n:]} & {*WORDS}]
         for found in (Path('' if path in EMPTY else path) / place, Path(place), *ends):
             here = Path(os.path.normpath(file.parent / found))
-            if here.is_dir() or (here.suffix.lower() == '.txt' and here.is_file()):
+            if os.path.isdir(here) or (here.suffix.lower() == '.txt' and os.path.isfile(here)):
                 return here
     shown = place if isinstance(place, str) else type(place).__name__
     raise UserError(f'{file}: {word}: expected a folder of images, or a .txt list of them, got {shown}')
