@@ -90,6 +90,13 @@ def read_boxes(root: Path, split: str = 'train') -> dict[str, list[tuple[str, li
     return found
 
 
+def split_files(data: Any) -> tuple[set[str], set[str]]:
+    """Return the images of train and of val."""
+    from ghost_det.data.annotations import survey
+
+    return {*survey(data.train.annotations).table.files}, {*survey(data.val.annotations).table.files}
+
+
 def tree(root: Path, texts: dict[str, str], images: str = '') -> Path:
     """Write texts, and an image of 10 x 10 px for each name."""
     for name, text in texts.items():
