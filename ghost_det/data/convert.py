@@ -72,10 +72,10 @@ def read_list(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def converted(root: Path, layout: Layout) -> dict[str, Path]:
-    """Return COCO annotations of each split, whose file names start from ``root``."""
+def converted(source: Path, root: Path, layout: Layout) -> dict[str, Path]:
+    """Return COCO annotations of each split of a folder or yaml, whose file names start from ``root``."""
     files = chain.from_iterable(chain(*layout.splits.values()))
-    folder = cached(root, [repr(layout), *map(_state, files)], lambda: _convert(root, layout))
+    folder = cached(source, [repr(layout), *map(state_of, files)], lambda: _convert(root, layout))
     return {name: folder / f'{name}.json' for name in layout.splits}
 
 
@@ -97,7 +97,7 @@ def cached(source: object, state: Iterable[str], make: Callable[[], dict[str, An
     return folder
 
 
-def _state(file: Path) -> str:
+def state_of(file: Path) -> str:
     """Return what changes with a file's content."""
     try:
         found = file.stat()

@@ -89,7 +89,7 @@ def _find_parts(source: Path, root: Path) -> tuple[Parts, list[str], bool]:
     boxed = {file: has_boxes(file) for file in files_in(root, ('.json',)) if source == root}
     layout = None if any(boxed.values()) else find_layout(source)
     if layout is not None:
-        parts: Parts = {name: (file, root) for name, file in converted(root, layout).items()}
+        parts: Parts = {name: (file, root) for name, file in converted(source, root, layout).items()}
         return parts, layout.note.splitlines(), {*parts} == {'train'}
     files = sorted(boxed, key=lambda file: (not boxed[file], 'instances' not in file.name, len(file.parts)))
     words = {file: re.split('[^a-z]+', str(file.relative_to(root)).lower()) for file in files}

@@ -11,7 +11,7 @@ from typing import Any
 from ghost_det.utils.files import read_json
 
 from .annotations import CONVERTED, FIXED, survey
-from .convert import SPLITS, cached
+from .convert import SPLITS, cached, state_of
 
 VAL_SHARE = 0.2
 
@@ -42,9 +42,7 @@ def split_annotations(root: Path, file: Path, share: float) -> tuple[dict[str, P
     if not part or any(each.severity == 'error' and each.kind not in FIXED for each in findings):
         return None
     positions = {at for at, name in zip(table.images_at, table.files) if name in part}
-    state = file.stat()
-    lines = [str(file), f'{state.st_size} {state.st_mtime_ns}']
-    folder = cached((root, share), lines, lambda: _divide(read_json(file), positions))
+    folder = cached((root, share), [str(file), state_of(file)], lambda: _divide(read_json(file), positions))
     return {name: folder / f'{name}.json' for name in SPLITS}, (
         f'{root}: there is no val: {len(part)} of {len(table.files)} images are taken as it, '
         f'by a hash of their names (--val-share {share:g})'

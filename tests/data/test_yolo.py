@@ -131,6 +131,7 @@ def test_another_yaml_is_ignored_or_can_be_named(tmp_path: Path) -> None:
     assert find_data(root).classes == ('cat',)
     data = find_data(root / 'other.yaml')
     assert data.classes == ('dog',) and data.val.images == root
+    assert find_data(root).classes == ('cat',) and data.val.annotations.exists()  # each has its own copy
     with pytest.raises(UserError, match='z.yml: '):
         find_data(root / 'z.yml')
     for name in ('data.yaml', 'other.yaml'):
