@@ -160,6 +160,7 @@ def test_pipes_and_names_that_no_file_can_have_stop_nothing(tmp_path: Path) -> N
     yolo(tmp_path, 'images', 'labels')
     for name in ('pipe.xml', 'pipe.json', 'labels/pipe.txt'):
         os.mkfifo(tmp_path / name)
+    (tmp_path / 'empty.json').touch()
     lines = '\n'.join(['x' * 5000, 'a\0b', *(f'images/{n}.jpg' for n in range(10))])
     tree(tmp_path, {'list.txt': lines, 'data.yaml': 'train: [list.txt, images]\nnames: [dog, cat]\n'})
     findings = check_dataset(tmp_path, quick=True).findings

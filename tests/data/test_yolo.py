@@ -165,7 +165,7 @@ LAUGHS = 'a0: &a0 [ha, ha]\n' + ''.join(f'a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n' 
         'train: images/nowhere\nval: images/val\nnames: [cat]\n',
         f'{PLACES}names: cat\n',
         'train: [images\n',
-        f'{PLACES}names: {"[" * 2000 + "]" * 2000}\n',
+        f'{PLACES}names: {"[" * 500 + "]" * 500}\n',
         f'{PLACES}names: !!python/object/apply:os.abort []\n',
         f'{PLACES}names: {{1: cat}}\n',
         f'{LAUGHS}{PLACES}names: *a30\n',
