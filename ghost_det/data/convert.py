@@ -98,7 +98,7 @@ def cached(source: object, state: Iterable[str], make: Callable[[], dict[str, An
 
 
 def state_of(file: Path) -> str:
-    """Return what changes with a file's content."""
+    """Return the size and time of a file, which change with its content."""
     try:
         found = file.stat()
     except (OSError, ValueError):  # a name may be too long, or have a null byte

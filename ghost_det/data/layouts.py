@@ -118,7 +118,7 @@ def find_layout(source: Path) -> Layout | None:
 
 
 def has_boxes(path: Path) -> bool:
-    """Return, without parsing it, whether a json file may have boxes, not captions, say."""
+    """Return, without parsing it, whether a json file may have boxes, and not only captions."""
     try:
         with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(b'"category_id"') >= 0 and content.find(b'"images"') >= 0
@@ -143,7 +143,7 @@ def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> U
 def find_images(
     name: str, root: Path | None, annotations: Path, images: Path | None, files: Sequence[str]
 ) -> Path:
-    """Return the folder that the file names of a split start from: ``images`` where that is given."""
+    """Return the folder that the file names of a split start from; only ``images``, if given, is tried."""
     base = _base(annotations, root)
     folders = [images.expanduser().absolute()] if images is not None else [annotations.parent, base]
     if images is None:
@@ -163,13 +163,13 @@ def find_images(
 
 
 def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
-    """Return whether a file is in a folder, from a listing that is read once."""
+    """Return whether a file is in a folder, which is listed only once."""
     parent, _, name = file.rpartition('/')
     where = folder / parent
     if where not in listing:
         try:
             listing[where] = set(os.listdir(where))
-        except (OSError, ValueError):  # of names that no file system has, too
+        except (OSError, ValueError):  # a name may be too long, or have a null byte
             listing[where] = set()
     return name in listing[where] or os.path.isfile(folder / file)  # in other letter case, on some systems
 
@@ -177,8 +177,8 @@ def is_there(folder: Path, file: str, listing: dict[Path, set[str]]) -> bool:
 def misplaced(
     name: str, annotations: Path, images: Path, files: Sequence[str], root: Path | None = None
 ) -> str:
-    """Return the message that images of a split are not in their folder, and where one of them may be."""
-    wanted = PureWindowsPath(files[0]).name.lower()  # which knows both kinds of slashes
+    """Return the message that the images of a split are not in their folder, and where one may be."""
+    wanted = PureWindowsPath(files[0]).name.lower()  # splits at both kinds of slashes
     paths = walk(_base(annotations, root))
     near = next((path for path in paths if os.path.basename(path).lower() == wanted), None)
     return (

@@ -1,4 +1,4 @@
-"""Making a val of a part of train, where a data set has none."""
+"""Making a val from a part of train, where a data set has none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def val_part(files: Iterable[str], share: float) -> set[str]:
 
 
 def split_annotations(root: Path, file: Path, share: float) -> tuple[dict[str, Path], str] | None:
-    """Return the annotations of train and of val, made of one file and kept in the cache, and a note.
+    """Return the annotations of train and of val, made from one file and kept in the cache, and a note.
 
     ``None`` if there are too few images, or errors, which are reported for the file itself.
     """
