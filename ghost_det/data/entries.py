@@ -5,49 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import chain
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import chain, count
 from typing import Any
 
 from pycocotools import mask
 
-from ghost_det.utils.images import walk
 from ghost_det.utils.text import cut
 
-from .findings import Finding, found
-
-FIELDS = {
-    'images': ('id', 'file_name', 'width', 'height'),
-    'annotations': ('image_id', 'category_id', 'bbox'),
-    'categories': ('id', 'name'),
-}
-_FLAG_TEXTS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
-_NUMBERS = {int, float}
-_RUN_LENGTHS = re.compile('(?:[P-o]{0,6}[0-O])+')  # COCO's text: 5 bits a character, `P` to `o` continue
 MAX_ID = 2**62
+_FLAGS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
 
-
-def entry_fault(entry: Any, fields: Sequence[str]) -> str | None:
-    """Return what is wrong with the form of one entry, ``None`` if nothing is."""
-    if type(entry) is not dict:
-        return f"has no '{fields[0]}'"
-    for field in fields:
-        if field not in entry:
-            return f"has no '{field}'"
-        value = entry[field]
-        if field == 'bbox':
-            if type(value) is not list or len(value) != 4 or not _NUMBERS.issuperset(map(type, value)):
-                return f'has the bbox {short(value)}; expected [x, y, width, height] in pixels'
-        elif field in ('file_name', 'name'):
-            if not isinstance(value, str) or not value or '\0' in value:
-                return f'has the {field} {short(value)}; expected a text'
-        elif type(value) is not int or not -MAX_ID < value < MAX_ID:
-            return f'has the {field} {short(value)}; expected a whole number'
-    for flag in ('iscrowd', 'ignore') if 'bbox' in fields else ():
-        if as_flag(entry.get(flag)) is None:
-            return f'has {flag} {short(entry[flag])}; expected 0 or 1'
-    return None
+_RUN_LENGTHS = re.compile('(?:[P-o]{0,6}[0-O])+')  # COCO's text: 5 bits a character, `P` to `o` continue
 
 
 def short(value: Any) -> str:
@@ -60,16 +29,56 @@ def as_flag(value: Any) -> int | None:
     if value is None:
         return 0
     if isinstance(value, str):
-        return _FLAG_TEXTS.get(value.strip().lower())
+        return _FLAGS.get(value.strip().lower())
     return int(value) if value in (0, 1) else None
 
 
 def as_number(value: Any) -> float | None:
     """Return a number, also one in quotes."""
     try:
-        return value if type(value) in _NUMBERS else float(value) if isinstance(value, str) else None
+        return value if type(value) in (int, float) else float(value) if isinstance(value, str) else None
     except ValueError:
         return None
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -MAX_ID < value < MAX_ID
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != '' and '\0' not in value
+
+
+def _is_box(value: Any) -> bool:
+    return type(value) is list and len(value) == 4 and all(type(n) is float or _is_whole(n) for n in value)
+
+
+def _is_flag(value: Any) -> bool:
+    return as_flag(value) is not None
+
+
+FIELDS = {
+    'images': {'id': _is_whole, 'file_name': _is_text, 'width': _is_whole, 'height': _is_whole},
+    'annotations': {
+        'image_id': _is_whole,
+        'category_id': _is_whole,
+        'bbox': _is_box,
+        'iscrowd': _is_flag,
+        'ignore': _is_flag,
+    },
+    'categories': {'id': _is_whole, 'name': _is_text},
+}
+"""Lists of a COCO file, and what each entry must have."""
+
+
+def entry_fault(entry: Any, key: str) -> str | None:
+    """Return what is wrong with an entry of one of the `FIELDS`, ``None`` if nothing is."""
+    if type(entry) is not dict:
+        return f'is {short(entry)}'
+    for field, is_valid in FIELDS[key].items():
+        if not is_valid(entry.get(field)):
+            return f'{field} is {short(entry[field]) if field in entry else "missing"}'
+    return None
 
 
 def area_of(box: dict[str, Any]) -> float:
@@ -81,29 +90,31 @@ def area_of(box: dict[str, Any]) -> float:
 
 def corrections(box: dict[str, Any]) -> dict[str, Any]:
     """Return correct values of ``area``, ``iscrowd`` and ``ignore`` where others would misread them."""
-    correct: dict[str, Any] = {}
-    area = area_of(box)
-    if type(box.get('area')) not in _NUMBERS or box['area'] != area:
-        correct['area'] = area
-    for flag, value in (('iscrowd', box.get('iscrowd')), ('ignore', box.get('ignore', 0))):
-        if type(value) is not int:
-            correct[flag] = as_flag(value)
-    return correct
+    correct = {'area': area_of(box), 'iscrowd': as_flag(box.get('iscrowd'))}
+    if 'ignore' in box:
+        correct['ignore'] = as_flag(box['ignore'])
+    return {
+        field: value
+        for field, value in correct.items()
+        if value is not None and (type(box.get(field)) is not type(value) or box[field] != value)
+    }
 
 
 def complete_box(box: dict[str, Any]) -> None:
     """Correct an annotation in place; flags without a certain meaning stay."""
-    box.update({key: value for key, value in corrections(box).items() if value is not None})
+    box.update(corrections(box))
 
 
-def correction_kind(box: dict[str, Any], key: str, value: Any) -> str | None:
-    """Return the kind of problem that a correction solves, ``None`` if it is not worth reporting."""
-    given = box.get(key)
-    if given is None:
-        return None if key == 'ignore' else 'no area or iscrowd'
-    if key == 'area' and as_number(given) != value:
-        return 'impossible area'
-    return 'number as text' if isinstance(given, str) else None
+def correction_kinds(box: dict[str, Any], correct: dict[str, Any]) -> Iterator[str]:
+    """Yield the kinds of problems that the `corrections` of a box solve."""
+    for field, value in correct.items():
+        given = box.get(field)
+        if given is None and field != 'ignore':
+            yield 'no area or iscrowd'
+        elif field == 'area' and as_number(given) != value:
+            yield 'impossible area'
+        elif isinstance(given, str):
+            yield 'number as text'
 
 
 def is_rotated(box: dict[str, Any]) -> bool:
@@ -124,14 +135,14 @@ def polygon_extent(polygons: Any) -> list[float] | None:
     try:
         x, y = min(xs), min(ys)
         extent = [float(x), float(y), float(max(xs) - x), float(max(ys) - y)]
-    except (TypeError, OverflowError):  # not numbers, or too large for a float
+    except (TypeError, ValueError, OverflowError):  # not numbers, or too large for a float
         return None
     return extent if math.isfinite(sum(extent)) else None
 
 
 def mask_extent(code: Any) -> list[float] | None:
     """Return the box around a run-length mask, ``None`` if it is not one: some would crash pycocotools."""
-    size, counts = (code.get('size'), code.get('counts')) if isinstance(code, dict) else (None, None)
+    size, counts = (code.get('size'), code.get('counts')) if type(code) is dict else (None, None)
     if type(size) is not list or len(size) != 2 or not all(type(n) is int and 0 < n < 2**16 for n in size):
         return None
     if isinstance(counts, list):
@@ -145,54 +156,47 @@ def mask_extent(code: Any) -> list[float] | None:
     return [x, y, width, height] if width and height and inside else None
 
 
-def normalize(content: dict[str, Any], folder: Path) -> list[Finding]:
-    """Correct, in place, values in another form with one meaning; return what was corrected.
+def normalize(content: dict[str, Any]) -> dict[str, list[str]]:
+    """Correct, in place, values in another form with one meaning; return the places of each kind.
 
-    An image without a size gets the size 0. Backslashes in names of files in ``folder`` are kept.
+    An image without a size gets the size 0.
     """
     places: dict[str, list[str]] = defaultdict(list)
 
     def change(kind: str, key: str, position: int, field: str, value: Any) -> None:
         entry = content[key][position]
-        given = short(entry.get(field))
-        places[kind].append(f'{key}[{position}] has the {field} {given}, read as {short(value)}')
+        places[kind].append(f'{key}[{position}]: {field} {short(entry.get(field))}, read as {short(value)}')
         entry[field] = value
 
-    objects = {key: [(n, e) for n, e in enumerate(content[key]) if isinstance(e, dict)] for key in FIELDS}
+    objects = {key: [(n, e) for n, e in enumerate(content[key]) if type(e) is dict] for key in FIELDS}
     for n, box in objects['annotations']:
         outline = None if box.get('bbox') else box.get('segmentation')
         extent = polygon_extent(outline) or mask_extent(outline)
         if extent:
             change('no bbox', 'annotations', n, 'bbox', extent)
-    names = [(n, image.get('file_name')) for n, image in objects['images']]
-    windows = [(n, name) for n, name in names if isinstance(name, str) and '\\' in name]
-    if windows and not any('\\' in file for file in walk(folder)):
-        for n, name in windows:
-            change('name in another form', 'images', n, 'file_name', name.replace('\\', '/'))
     for n, category in objects['categories']:
-        if type(category.get('name')) in _NUMBERS:
+        if type(category.get('name')) in (int, float):
             change('name in another form', 'categories', n, 'name', str(category['name']))
+    for n, image in objects['images']:
+        name, sides = image.get('file_name'), [image.get('width'), image.get('height')]
+        if isinstance(name, str) and '\\' in name:
+            change('name in another form', 'images', n, 'file_name', name.replace('\\', '/'))
+        if not all(type(side) is int and side > 0 for side in sides):
+            places['image without size'].append(f'images[{n}] ({name}): {short(sides)}')
+            image['width'], image['height'] = (max(0, _whole(side) or 0) for side in sides)
     for key, field in (('images', 'image_id'), ('categories', 'category_id')):
         ids = [entry.get('id') for _, entry in objects[key]]
-        labels = dict.fromkeys(value for value in ids if type(value) is str and _whole(value) is None)
-        free = max((number for number in map(_whole, ids) if number is not None), default=0) + 1
-        numbers: dict[Any, int] = dict(zip(labels, range(free, free + len(labels))))
+        numbers = {value: _whole(value) for value in ids if type(value) in (int, float, str)}
+        free = count(max((number for number in numbers.values() if number is not None), default=0) + 1)
+        labels = [value for value, number in numbers.items() if number is None and type(value) is str]
+        numbers |= zip(labels, free)
         for part, name in ((key, 'id'), ('annotations', field)):
             for n, entry in objects[part]:
                 value = entry.get(name)
-                number = numbers.get(value, _whole(value)) if type(value) in (str, float) else None
+                number = numbers.get(value, _whole(value)) if type(value) in (float, str) else None
                 if number is not None:
                     change('id as text', part, n, name, number)
-    for n, image in objects['images']:
-        given = {side: image.get(side) for side in ('width', 'height')}
-        wrong = [side for side, value in given.items() if type(value) is not int or value < 1]
-        if wrong and entry_fault(image, ('id', 'file_name')) is None:
-            place = f'images[{n}] ({image["file_name"]})'
-            places['image without size'].append(
-                f'{place}: {", ".join(f"{s} {short(given[s])}" for s in wrong)}'
-            )
-            image.update({side: max(0, _whole(given[side]) or 0) for side in wrong})
-    return [finding for kind, where in places.items() for finding in found(kind, '', where)]
+    return places
 
 
 def _whole(value: Any) -> int | None:
