@@ -186,7 +186,7 @@ def _check_table(
         fields = SHOWN_FIELDS.get(kind, ['bbox'])
         values = ', '.join(f'{field} {short(boxes[n][field])}' for field in fields if field in boxes[n])
         if kind == 'box unlike its polygon':
-            values += f', its polygon spans {table.extents[n].tolist()}'
+            values += ', its polygon spans [{:.6g}, {:.6g}, {:.6g}, {:.6g}]'.format(*table.extents[n])
         elif fields == ['bbox'] and table.image[n] >= 0:
             values += ' in {} x {}'.format(*table.sizes[table.image[n]])
         return f'{table.box_place(n)}: {values}'
