@@ -166,12 +166,12 @@ def test_names_in_another_form_are_corrected_in_a_copy(tmp_path: Path, field: st
 def odd_boxes(path: Path, seed: int) -> Path:
     """Write boxes at and over every limit that mmdet has."""
     rng = random.Random(seed)
-    sides, areas = (0, 0.5, 0.99, 1, 5, 40), (-1, 0, 7, 7.5, 100)
+    sides, areas = (0, 0.99, 1, 5, 9, 40), (-1, 0, 7, 7.5, 100)
     widths = (31, 32, 60) * 3
     images = [{'id': n, 'file_name': f'{n}.jpg', 'width': w, 'height': 40} for n, w in enumerate(widths)]
     boxes = []
     for n in range(1, 400):
-        corner = [rng.choice((-40, -1, 0, 31, 60, 70)), rng.choice((-40, 0, 5.5, 39, 40))]
+        corner = [rng.choice((-40, -1, 0, 5, 31, 60)), rng.choice((-40, 0, 0, 5.5, 40))]
         box = {'id': n, 'image_id': rng.randrange(9), 'bbox': [*corner, rng.choice(sides), rng.choice(sides)]}
         box |= {'area': rng.choice(areas), 'iscrowd': rng.choice((0, 0, 1, True))}
         box |= {'category_id': rng.choice((10, 10, 20, 30)), **rng.choice(({}, {}, {'ignore': n % 2}))}

@@ -207,9 +207,7 @@ def test_errors_in_a_lone_json_are_reported_where_they_are(tmp_path: Path) -> No
     content = json.loads(path.read_text())
     del content['annotations'][7]['bbox']
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        UserError, match=r'wrong entry .*annotations\[7\]: bbox is missing'
-    ):
+    with pytest.raises(UserError, match=r'wrong entry .*annotations\[7\]: bbox is missing'):
         find_data(tmp_path)
     assert 'annotations[7]' in str(check_dataset(tmp_path))
 
