@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -20,12 +21,10 @@ from .entries import (
     FIELDS,
     as_flag,
     complete_box,
-    correction_kinds,
-    corrections,
-    entry_fault,
     is_rotated,
-    normalize,
+    number_names,
     polygon_extent,
+    read_entry,
     short,
 )
 from .findings import SHOWN, Finding, found
@@ -49,13 +48,10 @@ CONVERTED = (
 MANY = 0.1  # share of the images from which those without labels are hardly background
 NO_BOXES = 'it has none, or all of its boxes are crowds or have ignore; nothing to learn from'
 SHOWN_FIELDS = {
-    'duplicate box id': ['id'],
-    'unknown image': ['image_id'],
-    'unknown category': ['category_id'],
-    'no area or iscrowd': ['area', 'iscrowd'],
-    'impossible area': ['area'],
-    'number as text': ['area', 'iscrowd', 'ignore'],
-    'rotated box': ['attributes'],
+    'duplicate box id': 'id',
+    'unknown image': 'image_id',
+    'unknown category': 'category_id',
+    'rotated box': 'attributes',
 }
 """What is shown of boxes with these kinds of problems; of others it is the ``bbox``."""
 
@@ -111,20 +107,28 @@ def has_byte_order_mark(path: Path) -> bool:
 
 
 def read_table(content: Any) -> tuple[Table, list[Finding]]:
-    """Return the valid entries of a json as arrays, and what is wrong; `ValueError` if not COCO's."""
+    """Return the valid entries of a json as arrays, and what is wrong; `ValueError` if not COCO's.
+
+    Ids, names and sizes in another form are corrected in place; areas and flags are not.
+    """
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"not COCO's detection format: it has no list '{key}'")
-    places = normalize(content)
-    faults = {key: [entry_fault(entry, key) for entry in content[key]] for key in FIELDS}
-    at = {key: [n for n, fault in enumerate(faults[key]) if not fault] for key in FIELDS}
-    wrong = [f'{key}[{n}]: {fault}' for key in FIELDS for n, fault in enumerate(faults[key]) if fault]
+    numbers = number_names(content)
+    places: dict[str, list[str]] = defaultdict(list)
+    at: dict[str, list[int]] = {key: [] for key in FIELDS}
+    for key in FIELDS:
+        for n, entry in enumerate(content[key]):
+            problems = read_entry(key, entry, numbers)
+            for kind, text in problems.items():
+                places[kind].append(f'{key}[{n}]: {text}')
+            if 'wrong entry' not in problems:
+                at[key].append(n)
     images, boxes, categories = ([content[key][n] for n in at[key]] for key in FIELDS)
     image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
     category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
     ids = [box.get('id') for box in boxes]
     numbered = {*map(type, ids)} <= {int} and 0 not in ids and len({*ids}) == len(ids)
-    odd = {n: correct for n, box in enumerate(boxes) if (correct := corrections(box))}
     extents = [polygon_extent(box.get('segmentation')) or [math.nan] * 4 for box in boxes]
     table = Table(
         files=[image['file_name'] for image in images],
@@ -138,20 +142,17 @@ def read_table(content: Any) -> tuple[Table, list[Finding]]:
         no_area=np.array([type(box.get('area')) in (int, float) and box['area'] <= 0 for box in boxes], bool),
         crowd=np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
         ignored=np.array([as_flag(box.get('ignore')) for box in boxes], bool),
-        complete=numbered and not places and not odd,
+        complete=numbered and not places,
         extents=np.array(extents, np.float64).reshape(-1, 4),
     )
-    findings = [each for kind, where in places.items() for each in found(kind, '', where)]
-    findings += found('wrong entry', '', wrong)
+    findings = [each for kind, where in places.items() if kind for each in found(kind, '', where)]
     if not images or not categories:
         findings += found('empty split', '', [f'{len(images)} images, {len(categories)} categories'])
-    return table, findings + _check_table(table, images, boxes, odd)
+    return table, findings + _check_table(table, images, boxes)
 
 
-def _check_table(
-    table: Table, images: Entries, boxes: Entries, odd: dict[int, dict[str, Any]]
-) -> list[Finding]:
-    """Return what is wrong with valid entries; boxes at the keys of ``odd`` have `corrections`."""
+def _check_table(table: Table, images: Entries, boxes: Entries) -> list[Finding]:
+    """Return what is wrong with valid entries."""
     names = [category['name'] for category in table.categories]
     classes, twins = table.classes(), table.twins()
     learnt = {*table.category[~(table.crowd | table.ignored)].tolist()} - {-1}
@@ -178,18 +179,15 @@ def _check_table(
         'ignored box': table.ignored,
         'crowd box': table.crowd,
     }
-    for n, correct in odd.items():
-        for kind in correction_kinds(boxes[n], correct):
-            of_boxes.setdefault(kind, np.zeros(len(boxes), bool))[n] = True
 
     def box_text(kind: str, n: int) -> str:
-        fields = SHOWN_FIELDS.get(kind, ['bbox'])
-        values = ', '.join(f'{field} {short(boxes[n][field])}' for field in fields if field in boxes[n])
+        field = SHOWN_FIELDS.get(kind, 'bbox')
+        text = f'{table.box_place(n)}: {field} {short(boxes[n][field])}'
         if kind == 'box unlike its polygon':
-            values += ', its polygon spans [{:.6g}, {:.6g}, {:.6g}, {:.6g}]'.format(*table.extents[n])
-        elif fields == ['bbox'] and table.image[n] >= 0:
-            values += ' in {} x {}'.format(*table.sizes[table.image[n]])
-        return f'{table.box_place(n)}: {values}'
+            text += ', its polygon spans [{:.6g}, {:.6g}, {:.6g}, {:.6g}]'.format(*table.extents[n])
+        elif field == 'bbox' and table.image[n] >= 0:
+            text += ' in {} x {}'.format(*table.sizes[table.image[n]])
+        return text
 
     findings = [] if learnt else found('no boxes', '', [NO_BOXES])
     for masks, text in (

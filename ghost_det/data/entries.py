@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import chain, count
 from typing import Any
 
@@ -41,44 +40,85 @@ def as_number(value: Any) -> float | None:
         return None
 
 
-def _is_whole(value: Any) -> bool:
-    return type(value) is int and -MAX_ID < value < MAX_ID
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch('0|-?[1-9][0-9]{0,18}', value):
+        value = int(value)
+    elif type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and -MAX_ID < value < MAX_ID else None
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != '' and '\0' not in value
+def _side(value: Any) -> int:
+    return max(0, _whole(value) or 0)
 
 
-def _is_box(value: Any) -> bool:
-    return type(value) is list and len(value) == 4 and all(type(n) is float or _is_whole(n) for n in value)
+def _text(value: Any) -> str | None:
+    text = str(value) if type(value) in (int, float) else value
+    return text if isinstance(text, str) and text and '\0' not in text else None
 
 
-def _is_flag(value: Any) -> bool:
-    return as_flag(value) is not None
+def _path(value: Any) -> str | None:
+    text = _text(value)
+    return text and text.replace('\\', '/')
 
 
-FIELDS = {
-    'images': {'id': _is_whole, 'file_name': _is_text, 'width': _is_whole, 'height': _is_whole},
+def _box(value: Any) -> list[float] | None:
+    if type(value) is not list or len(value) != 4:
+        return None
+    return value if all(type(n) is float or (type(n) is int and abs(n) < MAX_ID) for n in value) else None
+
+
+_ID, _NAME, _SIZE = (_whole, 'id as text'), (_text, 'name in another form'), (_side, 'image without size')
+_FLAG = (as_flag, '')  # corrected by `complete_box`
+FIELDS: dict[str, dict[str, tuple[Callable[[Any], Any], str]]] = {
+    'images': {'id': _ID, 'file_name': (_path, _NAME[1]), 'width': _SIZE, 'height': _SIZE},
     'annotations': {
-        'image_id': _is_whole,
-        'category_id': _is_whole,
-        'bbox': _is_box,
-        'iscrowd': _is_flag,
-        'ignore': _is_flag,
+        'image_id': _ID,
+        'category_id': _ID,
+        'bbox': (_box, ''),
+        'iscrowd': _FLAG,
+        'ignore': _FLAG,
     },
-    'categories': {'id': _is_whole, 'name': _is_text},
+    'categories': {'id': _ID, 'name': _NAME},
 }
-"""Lists of a COCO file, and what each entry must have."""
+"""Lists of a COCO file; what reads each field, ``None`` if it cannot; and the kind of other forms of it."""
 
 
-def entry_fault(entry: Any, key: str) -> str | None:
-    """Return what is wrong with an entry of one of the `FIELDS`, ``None`` if nothing is."""
+def read_entry(key: str, entry: Any, numbers: dict[tuple[str, str], dict[str, int]]) -> dict[str, str]:
+    """Correct ids, names and sizes of an entry in place; return its kinds of problems, and the values.
+
+    ``numbers`` are of `number_names`. The kind is '' for what only `complete_box` has to correct.
+    """
     if type(entry) is not dict:
-        return f'is {short(entry)}'
-    for field, is_valid in FIELDS[key].items():
-        if not is_valid(entry.get(field)):
-            return f'{field} is {short(entry[field]) if field in entry else "missing"}'
-    return None
+        return {'wrong entry': short(entry)}
+    problems: dict[str, str] = {}
+    if key == 'annotations' and not entry.get('bbox'):
+        outline = entry.get('segmentation')
+        extent = polygon_extent(outline) or mask_extent(outline)
+        if extent:
+            problems['no bbox'] = f'read as {extent}'
+            entry['bbox'] = extent
+    for field, (read, kind) in FIELDS[key].items():
+        given = entry.get(field)
+        names = numbers.get((key, field), {})
+        value = read(names.get(given, given) if type(given) is str else given)
+        if value is None:
+            return {'wrong entry': f'{field} is {short(given) if field in entry else "missing"}'}
+        if kind and (type(value) is not type(given) or value != given or (read is _side and not value)):
+            problems.setdefault(kind, f'{field} {short(given)}, read as {short(value)}')
+            entry[field] = value
+    return problems | (complete_box(dict(entry)) if key == 'annotations' else {})
+
+
+def number_names(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
+    """Return free numbers for ids that are names, for each list and field that has them."""
+    numbers = {}
+    for key, field in (('images', 'image_id'), ('categories', 'category_id')):
+        ids = [entry.get('id') for entry in content[key] if type(entry) is dict]
+        free = count(max((n for n in map(_whole, ids) if n is not None), default=0) + 1)
+        names = dict.fromkeys(each for each in ids if type(each) is str and _whole(each) is None)
+        numbers[key, 'id'] = numbers['annotations', field] = dict(zip(names, free))
+    return numbers
 
 
 def area_of(box: dict[str, Any]) -> float:
@@ -88,33 +128,27 @@ def area_of(box: dict[str, Any]) -> float:
     return area if area is not None and 0 < area < 2**53 else width * height
 
 
-def corrections(box: dict[str, Any]) -> dict[str, Any]:
-    """Return correct values of ``area``, ``iscrowd`` and ``ignore`` where others would misread them."""
+def complete_box(box: dict[str, Any]) -> dict[str, str]:
+    """Correct ``area``, ``iscrowd`` and ``ignore`` in place where others would misread them.
+
+    Flags without a certain meaning stay. Returns what `read_entry` does.
+    """
+    problems: dict[str, str] = {}
     correct = {'area': area_of(box), 'iscrowd': as_flag(box.get('iscrowd'))}
     if 'ignore' in box:
         correct['ignore'] = as_flag(box['ignore'])
-    return {
-        field: value
-        for field, value in correct.items()
-        if value is not None and (type(box.get(field)) is not type(value) or box[field] != value)
-    }
-
-
-def complete_box(box: dict[str, Any]) -> None:
-    """Correct an annotation in place; flags without a certain meaning stay."""
-    box.update(corrections(box))
-
-
-def correction_kinds(box: dict[str, Any], correct: dict[str, Any]) -> Iterator[str]:
-    """Yield the kinds of problems that the `corrections` of a box solve."""
     for field, value in correct.items():
         given = box.get(field)
+        if value is None or (type(given) is type(value) and given == value):
+            continue
+        kind = 'number as text' if isinstance(given, str) else ''
         if given is None and field != 'ignore':
-            yield 'no area or iscrowd'
+            kind = 'no area or iscrowd'
         elif field == 'area' and as_number(given) != value:
-            yield 'impossible area'
-        elif isinstance(given, str):
-            yield 'number as text'
+            kind = 'impossible area'
+        problems.setdefault(kind, f'{field} {short(given)}')
+        box[field] = value
+    return problems
 
 
 def is_rotated(box: dict[str, Any]) -> bool:
@@ -154,55 +188,3 @@ def mask_extent(code: Any) -> list[float] | None:
     x, y, width, height = mask.toBbox(code).tolist()
     inside = x + width <= size[1] and y + height <= size[0]
     return [x, y, width, height] if width and height and inside else None
-
-
-def normalize(content: dict[str, Any]) -> dict[str, list[str]]:
-    """Correct, in place, values in another form with one meaning; return the places of each kind.
-
-    An image without a size gets the size 0.
-    """
-    places: dict[str, list[str]] = defaultdict(list)
-
-    def change(kind: str, key: str, position: int, field: str, value: Any) -> None:
-        entry = content[key][position]
-        places[kind].append(f'{key}[{position}]: {field} {short(entry.get(field))}, read as {short(value)}')
-        entry[field] = value
-
-    objects = {key: [(n, e) for n, e in enumerate(content[key]) if type(e) is dict] for key in FIELDS}
-    for n, box in objects['annotations']:
-        outline = None if box.get('bbox') else box.get('segmentation')
-        extent = polygon_extent(outline) or mask_extent(outline)
-        if extent:
-            change('no bbox', 'annotations', n, 'bbox', extent)
-    for n, category in objects['categories']:
-        if type(category.get('name')) in (int, float):
-            change('name in another form', 'categories', n, 'name', str(category['name']))
-    for n, image in objects['images']:
-        name, sides = image.get('file_name'), [image.get('width'), image.get('height')]
-        if isinstance(name, str) and '\\' in name:
-            change('name in another form', 'images', n, 'file_name', name.replace('\\', '/'))
-        if not all(type(side) is int and side > 0 for side in sides):
-            places['image without size'].append(f'images[{n}] ({name}): {short(sides)}')
-            image['width'], image['height'] = (max(0, _whole(side) or 0) for side in sides)
-    for key, field in (('images', 'image_id'), ('categories', 'category_id')):
-        ids = [entry.get('id') for _, entry in objects[key]]
-        numbers = {value: _whole(value) for value in ids if type(value) in (int, float, str)}
-        free = count(max((number for number in numbers.values() if number is not None), default=0) + 1)
-        labels = [value for value, number in numbers.items() if number is None and type(value) is str]
-        numbers |= zip(labels, free)
-        for part, name in ((key, 'id'), ('annotations', field)):
-            for n, entry in objects[part]:
-                value = entry.get(name)
-                number = numbers.get(value, _whole(value)) if type(value) in (float, str) else None
-                if number is not None:
-                    change('id as text', part, n, name, number)
-    return places
-
-
-def _whole(value: Any) -> int | None:
-    """Return the whole number that a value is or stands for, ``None`` if it does not."""
-    if isinstance(value, str):
-        return int(value) if re.fullmatch('0|-?[1-9][0-9]{0,18}', value) else None
-    if type(value) is float and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None

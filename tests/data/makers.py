@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets import CocoDataset
 from PIL import Image
 
 NAMES = [f'im {n}' for n in range(20)]
@@ -128,3 +129,10 @@ def write(path: Path, content: dict[str, Any], images: Path | None = None) -> Pa
 def write_both(root: Path, content: dict[str, Any]) -> Path:
     """Write a COCO dictionary as train and as val, in Roboflow's layout; return the file of val."""
     return [write(root / split / '_annotations.coco.json', content) for split in ('train', 'valid')][1]
+
+
+def built(path: Path, kind: type[Any] = CocoDataset, **settings: Any) -> Any:
+    """A dataset of mmdet as in a training."""
+    common = dict(data_prefix=dict(img=''), metainfo=dict(classes=('cat', 'dog')), pipeline=[])
+    filters = dict(filter_empty_gt=True, min_size=32)
+    return kind(ann_file=str(path), **{'filter_cfg': filters, **common, **settings})

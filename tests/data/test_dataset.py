@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,28 @@ from ghost_det.data.dataset import aligned_annotations, find_data, missing_data,
 from ghost_det.errors import UserError
 from tests.conftest import CONFIGS, ROOT
 
-from .makers import content, write, write_both
-from .test_annotations import built, odd_boxes
+from .makers import built, content, write, write_both
 
 CONFIG = ROOT / 'configs/retinanet_ghostnet_fpn.py'
 
 
 @pytest.mark.parametrize(
-    ('train', 'train_images', 'val', 'val_images'),
+    ('annotations', 'images'),
     [
-        ('annotations/instances_train1.json', 'train1', 'annotations/instances_val1.json', 'val1'),
-        ('annotations/instances_train.json', 'images/train', 'annotations/instances_val.json', 'images/val'),
-        ('train/_annotations.coco.json', 'train', 'valid/_annotations.coco.json', 'valid'),
-        ('train/_annotations.coco.json', 'train', 'test/_annotations.coco.json', 'test'),
-        ('train.json', 'images', 'val.json', 'images'),
-        ('Annotations/my_train.json', 'Images/train', 'Annotations/my_val.json', 'Images/val'),
-        ('annotations/my_train.json', '.', 'annotations/my_val.json', '.'),
+        ('annotations/instances_{}2017.json', '{}2017'),
+        ('{}.json', 'images'),
+        ('Annotations/my_{}.json', 'Images/{}'),
+        ('annotations/my_{}.json', '.'),
     ],
-)  # fmt: skip
-def test_layouts_are_found(tmp_path: Path, train: str, train_images: str, val: str, val_images: str) -> None:
-    for path, images in ((train, train_images), (val, val_images)):
-        write(tmp_path / path, content(['cat', 'dog']), tmp_path / images)
+)
+def test_layouts_are_found(tmp_path: Path, annotations: str, images: str) -> None:
+    for name in ('train', 'val'):
+        write(tmp_path / annotations.format(name), content(['cat', 'dog']), tmp_path / images.format(name))
     data = find_data(tmp_path)
-    assert data.train is not None
-    assert (data.train.annotations, data.val.annotations) == (tmp_path / train, tmp_path / val)
-    assert data.train.images.samefile(tmp_path / train_images)
-    assert data.val.images.samefile(tmp_path / val_images)
     assert data.classes == ('cat', 'dog')
+    for name, split in (('train', data.train), ('val', data.val)):
+        assert split and split.annotations == tmp_path / annotations.format(name)
+        assert split.images.samefile(tmp_path / images.format(name))
 
 
 def test_valid_wins_over_test_and_parts_can_be_named(tmp_path: Path) -> None:
@@ -137,19 +133,51 @@ class Picky(CocoDataset):
         return super().filter_data()[1:]
 
 
-def test_how_many_boxes_are_used_is_reported(tmp_path: Path) -> None:
-    path = odd_boxes(tmp_path / 'a.json', 0)
-    dataset = built(path)
-    wrapped = Loader(Loader(ConcatDataset([dataset, built(path, Picky)])))
-    (line, first), (picky, second) = used_boxes(wrapped)
-    assert (first, second) == (False, True) and 'for other reasons' in picky
-    entries = [dataset.get_data_info(n)['instances'] for n in range(len(dataset))]
-    used = sum(not instance['ignore_flag'] for instances in entries for instance in instances)
-    assert line.startswith(f'train (a.json): {used} of 399 boxes in {len(dataset)} of 9 images are used;')
+def odd_boxes(path: Path, seed: int) -> Path:
+    """Write boxes at and over every limit that mmdet has."""
+    rng = random.Random(seed)
+    sides, areas = (0, 0.99, 1, 5, 9, 40), (-1, 0, 7, 7.5, 100)
+    widths = (31, 32, 60) * 3
+    images = [{'id': n, 'file_name': f'{n}.jpg', 'width': w, 'height': 40} for n, w in enumerate(widths)]
+    boxes = []
+    for n in range(1, 400):
+        corner = [rng.choice((-40, -1, 0, 5, 31, 60)), rng.choice((-40, 0, 0, 5.5, 40))]
+        box = {'id': n, 'image_id': rng.randrange(9), 'bbox': [*corner, rng.choice(sides), rng.choice(sides)]}
+        box |= {'area': rng.choice(areas), 'iscrowd': rng.choice((0, 0, 1, True))}
+        box |= {'category_id': rng.choice((10, 10, 20, 30)), **rng.choice(({}, {}, {'ignore': n % 2}))}
+        boxes.append(box)
+    categories = [{'id': 10 * n, 'name': name} for n, name in enumerate(('cat', 'cow', 'dog'), start=1)]
+    path.write_text(json.dumps({'images': images, 'categories': categories, 'annotations': boxes}))
+    return path
+
+
+def test_boxes_that_mmdet_ignores_are_counted_exactly(tmp_path: Path) -> None:
+    lines = []
+    for seed in range(2):
+        path = odd_boxes(tmp_path / f'{seed}.json', seed)
+        dataset = built(path)
+        used = sum(not i['ignore_flag'] for entry in dataset for i in entry['instances'])
+        (line, is_warning), (picky, is_odd) = used_boxes(Loader(ConcatDataset([dataset, built(path, Picky)])))
+        assert line.startswith(f'train ({seed}.json): {used} of 399 boxes in {len(dataset)} of 9 images')
+        assert used and not is_warning and is_odd and 'for other reasons' in picky
+        lines.append(line)
+    reasons = (
+        'with ignore',
+        'under 1 px',
+        'outside the image',
+        'area of 0',
+        'other classes',
+        'crowd',
+        '32 px',
+    )
+    assert all(reason in ' '.join(lines) for reason in reasons)
     assert list(used_boxes(Loader([1, 2]))) == []
-    given = json.loads(path.read_text())
+
+
+def test_a_training_without_boxes_is_refused(tmp_path: Path) -> None:
+    given = content(['cat', 'dog'])
     for box in given['annotations']:
         box['area'] = 0
-    path.write_text(json.dumps(given))
-    with pytest.raises(UserError, match='0 of 399 boxes .*area of 0 or below.*nothing to learn'):
-        list(used_boxes(Loader(built(path))))
+    path = write(tmp_path / 'a.json', given)
+    with pytest.raises(UserError, match='0 of 2 boxes .*: 2 with an area of 0 or below.*nothing to learn'):
+        list(used_boxes(Loader(built(path, filter_cfg=None))))
