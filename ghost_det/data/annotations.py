@@ -6,7 +6,7 @@ import gc
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,23 +16,21 @@ import numpy as np
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import read_json
-from ghost_det.utils.text import plural
 
 from .entries import (
     FIELDS,
     as_flag,
     complete_box,
-    correction_kind,
-    corrections,
-    entry_fault,
     is_rotated,
-    normalize,
+    number_names,
     polygon_extent,
+    read_entry,
     short,
 )
 from .findings import SHOWN, Finding, found
-from .table import Floats, Table, box_faults, repeated, unlike_polygons
+from .table import Table, box_faults, unlike_polygons
 
+Entries = Sequence[dict[str, Any]]
 FIXED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
 """Kinds of problems that do not matter with ``--data``: copies lack them, or other checks find them."""
 ALIGNED = ('number as text', 'empty duplicate category', 'name in another form')
@@ -48,6 +46,14 @@ CONVERTED = (
 )
 """Kinds of findings that `convert` lists in the ``info`` of the files it writes."""
 MANY = 0.1  # share of the images from which those without labels are hardly background
+NO_BOXES = 'it has none, or all of its boxes are crowds or have ignore; nothing to learn from'
+SHOWN_FIELDS = {
+    'duplicate box id': 'id',
+    'unknown image': 'image_id',
+    'unknown category': 'category_id',
+    'rotated box': 'attributes',
+}
+"""What is shown of boxes with these kinds of problems; of others it is the ``bbox``."""
 
 
 class Survey(NamedTuple):
@@ -77,8 +83,7 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
     gc.disable()  # it would look through millions of new objects again and again
     try:
         content = read_json(path)
-        folder = path.parent.parent if path.parent.name.lower() == 'annotations' else path.parent
-        table, findings = read_table(content, folder)
+        table, findings = read_table(content)
     except ValueError as error:
         raise UserError(f'{path}: {error}') from None
     finally:
@@ -101,160 +106,111 @@ def has_byte_order_mark(path: Path) -> bool:
         return json.detect_encoding(file.read(4)) != 'utf-8'
 
 
-def read_table(content: Any, folder: Path) -> tuple[Table, list[Finding]]:
-    """Return the valid entries of a json as arrays, and what is wrong; `ValueError` if not COCO's."""
+def read_table(content: Any) -> tuple[Table, list[Finding]]:
+    """Return the valid entries of a json as arrays, and what is wrong; `ValueError` if not COCO's.
+
+    Ids, names and sizes in another form are corrected in place; areas and flags are not.
+    """
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"not COCO's detection format: it has no list '{key}'")
-    findings = normalize(content, folder)
-    faults = {key: [entry_fault(entry, FIELDS[key]) for entry in content[key]] for key in FIELDS}
-    at = {key: [n for n, fault in enumerate(faults[key]) if not fault] for key in FIELDS}
-    wrong = [f'{key}[{n}] {fault}' for key in FIELDS for n, fault in enumerate(faults[key]) if fault]
+    numbers = number_names(content)
+    places: dict[str, list[str]] = defaultdict(list)
+    at: dict[str, list[int]] = {key: [] for key in FIELDS}
+    for key in FIELDS:
+        for n, entry in enumerate(content[key]):
+            problems = read_entry(key, entry, numbers)
+            for kind, text in problems.items():
+                places[kind].append(f'{key}[{n}]: {text}')
+            if 'wrong entry' not in problems:
+                at[key].append(n)
     images, boxes, categories = ([content[key][n] for n in at[key]] for key in FIELDS)
     image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
     category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
     ids = [box.get('id') for box in boxes]
-    odd = {n: correct for n, box in enumerate(boxes) if (correct := corrections(box))}
-    complete = not findings and not odd and {*map(type, ids)} <= {int} and 0 not in ids
+    numbered = {*map(type, ids)} <= {int} and 0 not in ids and len({*ids}) == len(ids)
+    extents = [polygon_extent(box.get('segmentation')) or [math.nan] * 4 for box in boxes]
     table = Table(
         files=[image['file_name'] for image in images],
         sizes=np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
         images_at=np.array(at['images'], np.int64),
         categories=categories,
-        boxes=_boxes([box['bbox'] for box in boxes]),
+        boxes=np.array([box['bbox'] for box in boxes], np.float64).reshape(-1, 4),
         image=np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
         category=np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
         boxes_at=np.array(at['annotations'], np.int64),
-        area=np.array([_float(box.get('area')) for box in boxes], np.float64),
+        no_area=np.array([type(box.get('area')) in (int, float) and box['area'] <= 0 for box in boxes], bool),
         crowd=np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
         ignored=np.array([as_flag(box.get('ignore')) for box in boxes], bool),
-        complete=complete and len({*ids}) == len(ids),
-        extents=_boxes([polygon_extent(box.get('segmentation')) or [math.nan] * 4 for box in boxes]),
+        complete=numbered and not places,
+        extents=np.array(extents, np.float64).reshape(-1, 4),
     )
-    findings += found('wrong entry', '', wrong)
-    findings += _duplicates(table, [image['id'] for image in images], ids)
-    findings += _unknown_ids(table, boxes) + _unused(table)
-    kinds: dict[str, dict[int, str]] = defaultdict(dict)
-    for n, key, value in ((n, *each) for n, correct in odd.items() for each in correct.items()):
-        kind = correction_kind(boxes[n], key, value)
-        if kind:
-            kinds[kind].setdefault(n, f'{table.box_place(n)}: {key} {short(boxes[n].get(key))}')
-    for kind, places in kinds.items():
-        findings += found(kind, '', places.values())
-    findings += _marked('rotated box', [is_rotated(box) for box in boxes], table.box_place)
+    findings = [each for kind, where in places.items() if kind for each in found(kind, '', where)]
     if not images or not categories:
-        counts = plural(len(content['images']), 'image'), plural(len(content['categories']), 'category')
-        findings += found('empty split', '', [f'empty: {", ".join(counts)}'])
-    return table, findings + _faulty_boxes(table)
+        findings += found('empty split', '', [f'{len(images)} images, {len(categories)} categories'])
+    return table, findings + _check_table(table, images, boxes)
 
 
-def _boxes(boxes: list[list[float]]) -> Floats:
-    try:
-        return np.array(boxes, np.float64).reshape(-1, 4)
-    except OverflowError:  # a whole number that no float can hold
-        return np.array([[_float(value) for value in box] for box in boxes]).reshape(-1, 4)
+def _check_table(table: Table, images: Entries, boxes: Entries) -> list[Finding]:
+    """Return what is wrong with valid entries."""
+    names = [category['name'] for category in table.categories]
+    classes, twins = table.classes(), table.twins()
+    learnt = {*table.category[~(table.crowd | table.ignored)].tolist()} - {-1}
+    of_categories: dict[str, Any] = {
+        'duplicate category id': _repeated(category['id'] for category in table.categories),
+        'duplicate category name': _repeated(name if n in classes else None for n, name in enumerate(names)),
+        'empty duplicate category': [n in twins for n in range(len(names))],
+        'category without boxes': [n in classes and n not in learnt for n in range(len(names))],
+    }
+    of_images: dict[str, Any] = {
+        'duplicate image id': _repeated(image['id'] for image in images),
+        'duplicate file name': _repeated(table.files),
+        'image without boxes': np.bincount(table.image[table.image >= 0], minlength=len(images)) == 0,
+    }
+    rows = np.column_stack([table.image, table.category, table.boxes, table.crowd]).tolist()
+    of_boxes: dict[str, Any] = {
+        'duplicate box id': _repeated(box.get('id') for box in boxes),
+        'unknown image': table.image < 0,
+        'unknown category': table.category < 0,
+        'rotated box': [is_rotated(box) for box in boxes],
+        **box_faults(table),
+        'box unlike its polygon': unlike_polygons(table),
+        'same box twice': _repeated(map(tuple, rows)),
+        'ignored box': table.ignored,
+        'crowd box': table.crowd,
+    }
 
+    def box_text(kind: str, n: int) -> str:
+        field = SHOWN_FIELDS.get(kind, 'bbox')
+        text = f'{table.box_place(n)}: {field} {short(boxes[n][field])}'
+        if kind == 'box unlike its polygon':
+            text += ', its polygon spans [{:.6g}, {:.6g}, {:.6g}, {:.6g}]'.format(*table.extents[n])
+        elif field == 'bbox' and table.image[n] >= 0:
+            text += ' in {} x {}'.format(*table.sizes[table.image[n]])
+        return text
 
-def _float(value: Any) -> float:
-    try:
-        return float(value) if type(value) in (int, float) else math.nan
-    except OverflowError:
-        return math.inf
-
-
-def _marked(kind: str, mask: Any, place: Callable[[int], str]) -> list[Finding]:
-    """Return the finding of those that a mask (n,) marks."""
-    at = np.flatnonzero(mask)
-    return found(kind, '', map(place, at), len(at))
-
-
-def _duplicates(table: Table, image_ids: list[Any], box_ids: list[Any]) -> list[Finding]:
-    """Return findings of ids and names that two entries have."""
-    categories, classes = table.categories, table.classes()
-    at_category = 'categories[{}]'.format
-    twins = [f'{at_category(n)}: {categories[n]["name"]!r}' for n in table.twins()]
-    findings = found('empty duplicate category', '', twins)
-    names = [category['name'] if n in classes else None for n, category in enumerate(categories)]
-    for kind, what, values, place in (
-        ('duplicate image id', 'images have the id', image_ids, table.image_place),
-        ('duplicate category id', 'categories have the id', [c['id'] for c in categories], at_category),
-        ('duplicate category name', 'categories have the name', names, at_category),
-        ('duplicate file name', 'images have the name', table.files, table.image_place),
-        ('duplicate box id', 'boxes have the id', box_ids, table.box_place),
+    findings = [] if learnt else found('no boxes', '', [NO_BOXES])
+    for masks, text in (
+        (of_categories, lambda _, n: f'categories[{n}]: {names[n]!r}'),
+        (of_images, lambda _, n: table.image_place(n)),
+        (of_boxes, box_text),
     ):
-        findings += found(kind, '', [f'{place(n)}: two {what} {values[n]!r}' for n in _second(values)])
+        for kind, mask in masks.items():
+            at = np.flatnonzero(mask)
+            # A box that sticks out by chance may fit as corners as well; most boxes do not.
+            doubtful = kind == 'corners for sizes' and 2 * len(at) < len(boxes)
+            places = (text(kind, n) for n in at)
+            findings += found(kind, '', places, len(at), 'warning' if doubtful else None)
     return findings
 
 
-def _second(values: Sequence[Any]) -> Iterator[int]:
-    """Yield the indices of values that equal an earlier one; those that cannot be ids are ignored."""
-    seen: set[Any] = set()
-    for index, value in enumerate(values):
-        if value is not None and not isinstance(value, list | dict):
-            if value in seen:
-                yield index
-            seen.add(value)
-
-
-def _unknown_ids(table: Table, boxes: list[Any]) -> list[Finding]:
-    """Return findings of boxes with the id of no image or no category."""
-    findings = []
-    for kind, index, field in (
-        ('unknown image', table.image, 'image_id'),
-        ('unknown category', table.category, 'category_id'),
-    ):
-        lost = np.flatnonzero(index < 0)
-        findings += found(
-            kind, '', (f'{table.box_place(n)} has the {field} {boxes[n][field]!r}' for n in lost), len(lost)
-        )
-    return findings
-
-
-def _unused(table: Table) -> list[Finding]:
-    """Return findings of images and categories without boxes to learn from."""
-    counts = table.counts()
-    grouped = table.crowd | table.ignored
-    if grouped[table.category >= 0].all():
-        why = 'all of its boxes are crowds or have ignore' if counts.sum() else 'it has images but no boxes'
-        return found('no boxes', '', [f'{why}; nothing to learn from'])
-    learnt = {*table.category[~grouped].tolist()}
-    empty = [
-        repr(table.categories[n]['name']) + ': only crowds, or with ignore' * bool(counts[n])
-        for n in table.classes()
-        if n not in learnt
+def _repeated(values: Iterable[Any]) -> list[bool]:
+    """Return which values equal an earlier one; ``None`` and what cannot be an id never do."""
+    first: dict[Any, int] = {}
+    return [
+        value is not None and isinstance(value, Hashable) and first.setdefault(value, n) != n
+        for n, value in enumerate(values)
     ]
-    bare = np.bincount(table.image[table.image >= 0], minlength=len(table.files)) == 0
-    findings = found('category without boxes', '', empty)
-    return findings + _marked('image without boxes', bare, table.image_place)
-
-
-def _faulty_boxes(table: Table) -> list[Finding]:
-    """Return findings of impossible, repeated, ignored and crowd boxes."""
-
-    def box_text(n: int) -> str:
-        image = table.image[n]
-        size = f' in {table.sizes[image][0]} x {table.sizes[image][1]}' if image >= 0 else ''
-        return f'{table.box_place(n)}: bbox {_text(table.boxes[n])}{size}'
-
-    def outline_text(n: int) -> str:
-        bbox = _text(table.boxes[n])
-        return f'{table.box_place(n)}: bbox {bbox}, its polygon spans {_text(table.extents[n])}'
-
-    findings = []
-    for kind, mask in box_faults(table).items():
-        # A box that sticks out by chance may fit as corners as well; most boxes do not.
-        doubtful = kind == 'corners for sizes' and 2 * mask.sum() < len(table.boxes)
-        at = np.flatnonzero(mask)
-        findings += found(kind, '', map(box_text, at), len(at), 'warning' if doubtful else None)
-    rows = np.column_stack([table.image, table.category, table.boxes, table.crowd])
-    findings += _marked('box unlike its polygon', unlike_polygons(table), outline_text)
-    findings += _marked('same box twice', repeated(rows), table.box_place)
-    findings += _marked('ignored box', table.ignored, table.box_place)
-    return findings + _marked('crowd box', table.crowd, table.box_place)
-
-
-def _text(box: Floats) -> str:
-    return f'[{", ".join(f"{value:.6g}" for value in box)}]'
 
 
 def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,11 +50,9 @@ def found(
     if count is None:
         where = list(where)
         count = len(where)
-    if not count:
-        return []
-    first = tuple(printable(place) for place, _ in zip(where, range(SHOWN)))
+    first = tuple(map(printable, islice(where, SHOWN)))
     default, why, fix = KINDS[kind]
-    return [Finding(kind, severity or default, split, why, first, count, fix)]
+    return [Finding(kind, severity or default, split, why, first, count, fix)] if count else []
 
 
 def printable(text: str) -> str:

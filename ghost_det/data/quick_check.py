@@ -27,7 +27,7 @@ def quick_check(
     fixed: Sequence[str] = (),
     more: Sequence[tuple[Path, Finding]] = (),
 ) -> list[Finding]:
-    """Check annotations, and that every image exists, without opening any; return warnings.
+    """Check annotations, and that every image exists, without decoding any; return warnings.
 
     Kinds of problems that are ``fixed`` do not matter; without any, `ALIGNED` are errors. ``more`` are pairs
     of annotation file and finding, of other checks. Raises a `UserError` that lists the errors.
@@ -46,12 +46,8 @@ def quick_check(
             if fault.kind not in fixed:
                 faults.append((split.annotations, replace(fault, split=name, severity=severity)))
     refuse_faults(faults)
-    common = [
-        file
-        for _, train in (each for each in splits if each[0] == 'train')
-        for _, val in (each for each in splits if each[0] == 'val')
-        for file in shared_images(train, val)
-    ]
+    train, val = ([split for each, split in splits if each == name] for name in ('train', 'val'))
+    common = [file for first in train for second in val for file in shared_images(first, second)]
     # Not an error here, since some train on what they measure to see whether a network can learn it.
     shared = found('image in both splits', '', common, severity='warning')
     return [*shared, *(fault for _, fault in faults if fault.severity == 'warning')]
@@ -62,39 +58,34 @@ def tagged_images(table: Table, split: str, folder: Path) -> list[Finding]:
     places = []
     for index in range(0, len(table.files), -(-len(table.files) // HEADERS) or 1):
         path = folder / table.files[index]
+        width, height = table.sizes[index].tolist()
         try:
-            if not path.is_file():  # a pipe would block
+            if not path.is_file():  # opening a pipe would block
                 continue
             with path.open('rb') as file:
                 if not TAGGED.search(file.read(4096)):
                     continue
                 with Image.open(file) as image:
-                    facts = header(image)
+                    problems = size_kind(header(image), (width, height))
         except Exception:  # decoders raise anything on damaged files, which are found when all are opened
             continue
-        width, height = table.sizes[index].tolist()
-        for kind, what in size_kind(facts, (width, height)):
-            if kind == 'EXIF against boxes':
-                places.append(f'{table.image_place(index)}: {what}')
+        places += [f'{table.image_place(index)}: {what}' for kind, what in problems if 'against' in kind]
     return found('EXIF against boxes', split, places)
 
 
 def shared_images(train: Split, val: Split) -> list[str]:
     """Return the images of train that are in val: the same file, or one of the same name and content."""
-    named: dict[str, list[str]] = defaultdict(list)
-    for other in survey(val.annotations).table.files:
-        named[os.path.basename(other)].append(os.path.normpath(val.images / other))
-    return [
-        file
-        for file in survey(train.annotations).table.files
-        if any(_same(os.path.normpath(train.images / file), o) for o in named[os.path.basename(file)])
-    ]
+    named: dict[str, list[Path]] = defaultdict(list)
+    for file in survey(val.annotations).table.files:
+        named[os.path.basename(file)].append(val.images / file)
+    files = survey(train.annotations).table.files
+    return [f for f in files if any(_same(train.images / f, o) for o in named[os.path.basename(f)])]
 
 
-def _same(first: str, second: str) -> bool:
+def _same(first: Path, second: Path) -> bool:
     try:
-        if first == second or os.path.samefile(first, second):
-            return True
-        return os.path.getsize(first) > 0 and filecmp.cmp(first, second, shallow=False)
-    except (OSError, ValueError):  # of names that no file system has, too
+        return os.path.samefile(first, second) or (
+            first.stat().st_size > 0 and filecmp.cmp(first, second, shallow=False)
+        )
+    except (OSError, ValueError):  # the names may be such that no file system has them
         return False

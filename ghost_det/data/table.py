@@ -33,7 +33,7 @@ class Table:
     image: Ints  # (n,) index of a box's image in `files`, -1 if there is none
     category: Ints  # (n,) index of its category, -1 if there is none
     boxes_at: Ints  # (n,) positions in the json
-    area: Floats  # (n,) as in the file, NaN where it is not a number
+    no_area: Mask  # (n,) whether its `area` is a number, but not above 0
     crowd: Mask  # (n,)
     ignored: Mask  # (n,) whether it has `ignore`
     complete: bool  # nothing has to be corrected in a copy, see `entries`
@@ -45,7 +45,7 @@ class Table:
 
     def by_size(self) -> Ints:
         """Return how many sound boxes of each of the `SIZES` each category has."""
-        counts = np.zeros((len(self.categories), len(LIMITS) + 1), np.int64)
+        counts = np.zeros((len(self.categories), len(SIZES)), np.int64)
         sound = sound_boxes(self)
         size = np.digitize(self.boxes[sound, 2:].prod(1), LIMITS)
         np.add.at(counts, (self.category[sound], size), 1)
@@ -65,8 +65,7 @@ class Table:
         groups = [c.get('supercategory') for c in self.categories if c.get('supercategory') != c['name']]
         taken = {category['name'] for category, count in zip(self.categories, counts) if count}
         found = []
-        for index, category in enumerate(self.categories):
-            name = category['name']
+        for index, name in enumerate(category['name'] for category in self.categories):
             if counts[index] or (name not in groups and name not in taken):
                 found.append(index)
                 taken.add(name)
@@ -89,16 +88,13 @@ class Table:
     def box_place(self, index: int) -> str:
         """Return where a box is, for a person."""
         image = self.image[index]
-        file = f' ({self.files[image]})' if image >= 0 else ''
-        return f'annotations[{self.boxes_at[index]}]{file}'
+        return f'annotations[{self.boxes_at[index]}]' + (f' ({self.files[image]})' if image >= 0 else '')
 
 
 def sound_boxes(table: Table) -> Mask:
     """Return which boxes have an image, a category, finite numbers and a size, (n,)."""
-    finite = np.isfinite(table.boxes).all(1)
-    return np.asarray(
-        finite & (table.image >= 0) & (table.category >= 0) & (table.boxes[:, 2:] > 0).all(1), dtype=bool
-    )
+    known = (table.image >= 0) & (table.category >= 0)
+    return np.asarray(known & np.isfinite(table.boxes).all(1) & (table.boxes[:, 2:] > 0).all(1), dtype=bool)
 
 
 def _limits(table: Table) -> Floats:
@@ -143,14 +139,6 @@ def _first_of(masks: dict[str, Any]) -> dict[str, Mask]:
     return first
 
 
-def repeated(rows: Floats) -> Mask:
-    """Return which rows, (n, k), equal an earlier one, (n,)."""
-    mask = np.zeros(len(rows), bool)
-    order = np.lexsort(rows.T)  # which keeps the order of equal rows
-    mask[order[1:]] = (rows[order[1:]] == rows[order[:-1]]).all(1)
-    return mask
-
-
 def unlike_polygons(table: Table) -> Mask:
     """Return which boxes are not around their polygons, as far as both are inside the image, (n,)."""
     limits = _limits(table)
@@ -181,7 +169,7 @@ def left_out(table: Table, classes: Iterable[str], min_size: int = 0) -> dict[st
                 'with ignore': table.ignored,
                 'under 1 px': (size < 1).any(1),
                 'outside the image': (inside <= 0).any(1),
-                'with an area of 0 or below': table.area <= 0,
+                'with an area of 0 or below': table.no_area,
                 'of other classes': ~known[table.category],
                 'crowd': table.crowd,
                 f'in images under {min_size} px': sizes.min(1) < min_size,

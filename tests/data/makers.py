@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets import CocoDataset
 from PIL import Image
 
 NAMES = [f'im {n}' for n in range(20)]
@@ -122,3 +123,39 @@ def coco(path: Path, images: Path, count: int = 20, prefix: str = '', captions: 
     categories = [{'id': 0, 'name': 'dog'}, {'id': 1, 'name': 'cat'}]
     path.write_text(json.dumps({'images': files, 'annotations': boxes, 'categories': categories}))
     return path
+
+
+def content(names: list[str], used: list[int] | None = None, first: int = 1) -> dict[str, Any]:
+    """A COCO dictionary of an 8 x 8 image with one box of each used category."""
+    box = {'image_id': 0, 'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0}
+    return {
+        'images': [{'id': 0, 'file_name': '0.jpg', 'width': 8, 'height': 8}],
+        'categories': [{'id': 10 * i, 'name': name} for i, name in enumerate(names)],
+        'annotations': [
+            {**box, 'id': n, 'category_id': 10 * i}
+            for n, i in enumerate(range(len(names)) if used is None else used, first)
+        ],
+    }
+
+
+def write(path: Path, content: dict[str, Any], images: Path | None = None) -> Path:
+    """Write a COCO dictionary, and empty files for its images."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    for image in content['images']:
+        file = (images or path.parent) / image['file_name']
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return path
+
+
+def write_both(root: Path, content: dict[str, Any]) -> Path:
+    """Write a COCO dictionary as train and as val, in Roboflow's layout; return the file of val."""
+    return [write(root / split / '_annotations.coco.json', content) for split in ('train', 'valid')][1]
+
+
+def built(path: Path, kind: type[Any] = CocoDataset, **settings: Any) -> Any:
+    """A dataset of mmdet as in a training."""
+    common = dict(data_prefix=dict(img=''), metainfo=dict(classes=('cat', 'dog')), pipeline=[])
+    filters = dict(filter_empty_gt=True, min_size=32)
+    return kind(ann_file=str(path), **{'filter_cfg': filters, **common, **settings})

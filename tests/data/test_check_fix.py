@@ -304,5 +304,5 @@ def test_errors_that_a_fix_leaves_are_listed(
     with pytest.raises(SystemExit):
         check_data.main()
     printed = capsys.readouterr().out
-    assert 'errors left in it:\ntrain: no boxes (1): it has images but no boxes' in printed
+    assert 'errors left in it:\ntrain: no boxes (1): it has none' in printed
     assert 'Finding(' not in printed

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ghost_det.data.annotations import CONVERTED, load
-from ghost_det.data.entries import area_of, complete_box, corrections
+from ghost_det.data.entries import area_of, complete_box
 from ghost_det.data.table import Mask, Table, box_faults, sound_boxes, unlike_polygons
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic_folder
@@ -186,8 +186,7 @@ class _SplitWriter:
                 entry['bbox'] = bbox
             if moved[index]:  # a polygon's own area stays
                 entry['area'] = min(area_of(entry), bbox[2] * bbox[3])
-            self.changed['areas or flags corrected'] += bool(corrections(entry))
-            complete_box(entry)
+            self.changed['areas or flags corrected'] += bool(complete_box(entry))
             kept.append(entry)
         return kept
 
