@@ -18,7 +18,6 @@ from mmdet.evaluation import CocoMetric
 from mmdet.models import BatchSyncRandomResize, DetDataPreprocessor, GFLHead, RPNHead, YOLOXHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import ConstantLR
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -65,7 +64,6 @@ WALLS: dict[str, Callable[[], bool]] = {
     ),
     # evaluation/metric.py, data/dataset.py
     '_coco_api': lambda: sets(CocoMetric.__init__, '_coco_api'),
-    '_indices': lambda: sets(BaseDataset.__init__, '_indices'),
     # export: heads whose boxes are made as these make them, and what happens to pixels
     '_bbox_decode': lambda: takes(YOLOXHead._bbox_decode, 'self', 'priors', 'bbox_preds'),
     '_channel_conversion': lambda: hasattr(DetDataPreprocessor(bgr_to_rgb=True), '_channel_conversion'),

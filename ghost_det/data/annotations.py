@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,29 +16,25 @@ import numpy as np
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import read_json
-from ghost_det.utils.text import plural
 
-from .consistency import duplicate_entries, faulty_boxes, found_at, unknown_ids
 from .entries import (
     FIELDS,
-    all_sound,
     as_flag,
     complete_box,
-    correction_kind,
-    corrections,
-    entry_fault,
     is_rotated,
+    number_names,
+    polygon_extent,
+    read_entry,
     short,
-    straighten,
 )
 from .findings import SHOWN, Finding, found
-from .outlines import polygon_extents
-from .table import Floats, Table
+from .table import Table, box_faults, unlike_polygons
 
+Entries = Sequence[dict[str, Any]]
 FIXED = ('byte order mark', 'duplicate box id', 'no area or iscrowd', 'no boxes')
-"""Kinds of faults that do not matter with ``--data``: aligned copies lack them, or other checks find them."""
+"""Kinds of problems that do not matter with ``--data``: copies lack them, or other checks find them."""
 ALIGNED = ('number as text', 'empty duplicate category', 'name in another form')
-"""Kinds that aligned copies lack, and that spoil or stop a training where there is none."""
+"""Kinds that are corrected in copies, and that spoil or stop a training without ``--data``."""
 CONVERTED = (
     'wrong label file',
     'missing file',
@@ -46,46 +44,27 @@ CONVERTED = (
     'wrong size',
     'turned boxes',
 )
-"""Kinds of findings that `convert` lists in the ``info`` of the files that it makes."""
-FOREIGN = {
-    'LabelMe': (('"shapes"', '"imagePath"'), 'its examples have labelme2voc.py, which writes Pascal VOC'),
-    'Label Studio': (('"original_width"', '"original_height"'), 'export it as COCO or YOLO'),
-    'VGG Image Annotator (VIA)': (('"shape_attributes"',), 'Annotation > Export Annotations (COCO format)'),
-    'CreateML': (('"annotations"', '"coordinates"'), 'convert it to COCO, as Roboflow does'),
-    'CVAT XML': (('<annotations>', '<image '), 'export the task as COCO 1.0'),
+"""Kinds of findings that `convert` lists in the ``info`` of the files it writes."""
+MANY = 0.1  # share of the images from which those without labels are hardly background
+NO_BOXES = 'it has none, or all of its boxes are crowds or have ignore; nothing to learn from'
+SHOWN_FIELDS = {
+    'duplicate box id': 'id',
+    'unknown image': 'image_id',
+    'unknown category': 'category_id',
+    'rotated box': 'attributes',
 }
-"""Formats that are not read: what the start of a file has, and how to come to one that is."""
-MANY = 0.1  # of the images: more without labels are hardly background
-
-
-def foreign(path: Path) -> str:
-    """Return the end of a message that names the format of a file that is not read, if it is known."""
-    try:
-        with path.open('rb') as file:
-            start = file.read(2**16).decode(errors='replace')
-    except OSError:
-        return ''
-    for name, (marks, way) in FOREIGN.items():
-        if all(mark in start for mark in marks):
-            return f'; {path.name} is of {name}: {way}'
-    return ''
-
-
-def has_byte_order_mark(path: Path) -> bool:
-    """Tell whether a file is in what some Windows programs write and pycocotools refuses."""
-    with path.open('rb') as file:
-        return json.detect_encoding(file.read(4)) != 'utf-8'
+"""What is shown of boxes with these kinds of problems; of others it is the ``bbox``."""
 
 
 class Survey(NamedTuple):
-    """An annotation file: its sound entries as arrays, and what is wrong with it."""
+    """An annotation file: its valid entries as arrays, and what is wrong with it."""
 
     table: Table
     findings: list[Finding]
 
 
 def survey(path: Path) -> Survey:
-    """Read an annotation file once while it stays the same; its content, maybe gigabytes, is not kept."""
+    """Read an annotation file, once while it stays the same; its content, maybe gigabytes, is not kept."""
     try:
         state = path.stat()
     except OSError as error:
@@ -95,20 +74,18 @@ def survey(path: Path) -> Survey:
 
 @lru_cache(maxsize=8)
 def _survey(path: Path, state: tuple[int, ...]) -> Survey:
-    _, table, findings = load(path)
-    return Survey(table, findings)
+    return Survey(*load(path)[1:])
 
 
 def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
-    """Return what an annotation file says, the sound part of it as arrays, and what is wrong."""
+    """Return the content of an annotation file, its valid entries as arrays, and what is wrong with it."""
     collecting = gc.isenabled()
-    gc.disable()  # which would look through millions of new objects again and again
+    gc.disable()  # it would look through millions of new objects again and again
     try:
         content = read_json(path)
-        folder = path.parent.parent if path.parent.name.lower() == 'annotations' else path.parent
-        table, findings = read_table(content, split, folder)
+        table, findings = read_table(content)
     except ValueError as error:
-        raise UserError(f'{path}: {error}{foreign(path)}') from None
+        raise UserError(f'{path}: {error}') from None
     finally:
         if collecting:
             gc.enable()
@@ -117,75 +94,123 @@ def load(path: Path, split: str = '') -> tuple[Any, Table, list[Finding]]:
         places = info.get(kind) if isinstance(info, dict) else None
         places = list(map(str, places)) if isinstance(places, list) else []
         many = kind == 'image without labels' and len(places) > MANY * len(table.files)
-        findings += found(kind, split, places, severity='warning' if many else None)
+        findings += found(kind, '', places, severity='warning' if many else None)
     if has_byte_order_mark(path):
-        findings += found('byte order mark', split, ['its first three bytes'])
-    return content, table, findings
+        findings += found('byte order mark', '', ['its first bytes'])
+    return content, table, [replace(finding, split=split) for finding in findings]
 
 
-def read_table(content: Any, split: str, folder: Path) -> tuple[Table, list[Finding]]:
-    """Make arrays of what json says, and list what is wrong; `ValueError` where it is not COCO's at all."""
+def has_byte_order_mark(path: Path) -> bool:
+    """Return whether a file starts with what some Windows programs write and pycocotools refuses."""
+    with path.open('rb') as file:
+        return json.detect_encoding(file.read(4)) != 'utf-8'
+
+
+def read_table(content: Any) -> tuple[Table, list[Finding]]:
+    """Return the valid entries of a json as arrays, and what is wrong; `ValueError` if not COCO's.
+
+    Ids, names and sizes in another form are corrected in place; areas and flags are not.
+    """
     for key in FIELDS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"not COCO's detection format: it has no list '{key}'")
-    findings: list[Finding] = []
-    at = {key: list(range(len(content[key]))) for key in FIELDS}
-    if not all_sound(content):
-        findings += straighten(content, split, folder)
-        faults = {key: [entry_fault(entry, FIELDS[key]) for entry in content[key]] for key in FIELDS}
-        at = {key: [n for n, fault in enumerate(faults[key]) if not fault] for key in FIELDS}
-        wrong = (f'{key}[{n}] {fault}' for key in FIELDS for n, fault in enumerate(faults[key]) if fault)
-        findings += found('wrong entry', split, [*wrong])
+    numbers = number_names(content)
+    places: dict[str, list[str]] = defaultdict(list)
+    at: dict[str, list[int]] = {key: [] for key in FIELDS}
+    for key in FIELDS:
+        for n, entry in enumerate(content[key]):
+            problems = read_entry(key, entry, numbers)
+            for kind, text in problems.items():
+                places[kind].append(f'{key}[{n}]: {text}')
+            if 'wrong entry' not in problems:
+                at[key].append(n)
     images, boxes, categories = ([content[key][n] for n in at[key]] for key in FIELDS)
     image_of = {image['id']: n for n, image in reversed(list(enumerate(images)))}
     category_of = {category['id']: n for n, category in reversed(list(enumerate(categories)))}
     ids = [box.get('id') for box in boxes]
-    odd = {n: fixed for n, box in enumerate(boxes) if (fixed := corrections(box))}
-    renamed = any(finding.kind == 'name in another form' for finding in findings)
+    numbered = {*map(type, ids)} <= {int} and 0 not in ids and len({*ids}) == len(ids)
+    extents = [polygon_extent(box.get('segmentation')) or [math.nan] * 4 for box in boxes]
     table = Table(
-        [image['file_name'] for image in images],
-        np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
-        np.array(at['images'], np.int64),
-        categories,
-        _numbers([box['bbox'] for box in boxes]),
-        np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
-        np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
-        np.array(at['annotations'], np.int64),
-        np.array([_float(box.get('area')) for box in boxes], np.float64),
-        np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
-        np.array([as_flag(box.get('ignore')) for box in boxes], bool),
-        not (odd or renamed or {*map(type, ids)} - {int} or len({*ids}) < len(ids) or 0 in ids),
-        polygon_extents(boxes),
+        files=[image['file_name'] for image in images],
+        sizes=np.array([(image['width'], image['height']) for image in images], np.int64).reshape(-1, 2),
+        images_at=np.array(at['images'], np.int64),
+        categories=categories,
+        boxes=np.array([box['bbox'] for box in boxes], np.float64).reshape(-1, 4),
+        image=np.array([image_of.get(box['image_id'], -1) for box in boxes], np.int64),
+        category=np.array([category_of.get(box['category_id'], -1) for box in boxes], np.int64),
+        boxes_at=np.array(at['annotations'], np.int64),
+        no_area=np.array([type(box.get('area')) in (int, float) and box['area'] <= 0 for box in boxes], bool),
+        crowd=np.array([as_flag(box.get('iscrowd')) for box in boxes], bool),
+        ignored=np.array([as_flag(box.get('ignore')) for box in boxes], bool),
+        complete=numbered and not places,
+        extents=np.array(extents, np.float64).reshape(-1, 4),
     )
-    findings += duplicate_entries(table, split, images, ids) + unknown_ids(table, split, boxes)
-    kinds: dict[str, dict[int, str]] = {}
-    for n, key, value in ((n, *each) for n, fixed in odd.items() for each in fixed.items()):
-        kind = correction_kind(boxes[n], key, value)
-        if kind:
-            kinds.setdefault(kind, {}).setdefault(n, f'{key} {short(boxes[n].get(key))}')
-    for kind, given in kinds.items():
-        places = (f'{table.box_place(n)}: {what}' for n, what in given.items())
-        findings += found(kind, split, places, len(given))
-    findings += found_at('ignored box', split, table.ignored, table.box_place)
-    findings += found_at('rotated box', split, [is_rotated(box) for box in boxes], table.box_place)
+    findings = [each for kind, where in places.items() if kind for each in found(kind, '', where)]
     if not images or not categories:
-        counts = plural(len(content['images']), 'image'), plural(len(content['categories']), 'category')
-        findings += found('empty split', split, [f'empty: {", ".join(counts)}'])
-    return table, findings + faulty_boxes(table, split)
+        findings += found('empty split', '', [f'{len(images)} images, {len(categories)} categories'])
+    return table, findings + _check_table(table, images, boxes)
 
 
-def _numbers(boxes: list[list[float]]) -> Floats:
-    try:
-        return np.array(boxes, np.float64).reshape(-1, 4)
-    except OverflowError:  # a whole number that no float can hold
-        return np.array([[_float(value) for value in box] for box in boxes]).reshape(-1, 4)
+def _check_table(table: Table, images: Entries, boxes: Entries) -> list[Finding]:
+    """Return what is wrong with valid entries."""
+    names = [category['name'] for category in table.categories]
+    classes, twins = table.classes(), table.twins()
+    learnt = {*table.category[~(table.crowd | table.ignored)].tolist()} - {-1}
+    of_categories: dict[str, Any] = {
+        'duplicate category id': _repeated(category['id'] for category in table.categories),
+        'duplicate category name': _repeated(name if n in classes else None for n, name in enumerate(names)),
+        'empty duplicate category': [n in twins for n in range(len(names))],
+        'category without boxes': [n in classes and n not in learnt for n in range(len(names))],
+    }
+    of_images: dict[str, Any] = {
+        'duplicate image id': _repeated(image['id'] for image in images),
+        'duplicate file name': _repeated(table.files),
+        'image without boxes': np.bincount(table.image[table.image >= 0], minlength=len(images)) == 0,
+    }
+    rows = np.column_stack([table.image, table.category, table.boxes, table.crowd]).tolist()
+    of_boxes: dict[str, Any] = {
+        'duplicate box id': _repeated(box.get('id') for box in boxes),
+        'unknown image': table.image < 0,
+        'unknown category': table.category < 0,
+        'rotated box': [is_rotated(box) for box in boxes],
+        **box_faults(table),
+        'box unlike its polygon': unlike_polygons(table),
+        'same box twice': _repeated(map(tuple, rows)),
+        'ignored box': table.ignored,
+        'crowd box': table.crowd,
+    }
+
+    def box_text(kind: str, n: int) -> str:
+        field = SHOWN_FIELDS.get(kind, 'bbox')
+        text = f'{table.box_place(n)}: {field} {short(boxes[n][field])}'
+        if kind == 'box unlike its polygon':
+            text += ', its polygon spans [{:.6g}, {:.6g}, {:.6g}, {:.6g}]'.format(*table.extents[n])
+        elif field == 'bbox' and table.image[n] >= 0:
+            text += ' in {} x {}'.format(*table.sizes[table.image[n]])
+        return text
+
+    findings = [] if learnt else found('no boxes', '', [NO_BOXES])
+    for masks, text in (
+        (of_categories, lambda _, n: f'categories[{n}]: {names[n]!r}'),
+        (of_images, lambda _, n: table.image_place(n)),
+        (of_boxes, box_text),
+    ):
+        for kind, mask in masks.items():
+            at = np.flatnonzero(mask)
+            # A box that sticks out by chance may fit as corners as well; most boxes do not.
+            doubtful = kind == 'corners for sizes' and 2 * len(at) < len(boxes)
+            places = (text(kind, n) for n in at)
+            findings += found(kind, '', places, len(at), 'warning' if doubtful else None)
+    return findings
 
 
-def _float(value: Any) -> float:
-    try:
-        return float(value) if type(value) in (int, float) else math.nan
-    except OverflowError:
-        return math.inf
+def _repeated(values: Iterable[Any]) -> list[bool]:
+    """Return which values equal an earlier one; ``None`` and what cannot be an id never do."""
+    first: dict[Any, int] = {}
+    return [
+        value is not None and isinstance(value, Hashable) and first.setdefault(value, n) != n
+        for n, value in enumerate(values)
+    ]
 
 
 def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:

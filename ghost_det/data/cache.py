@@ -17,14 +17,12 @@ def cache_root() -> Path:
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return a folder that ``build`` fills where there is none; processes may call this at the same time."""
+    """Return a folder, filled by ``build`` if it does not exist; processes may call this at the same time."""
     if not folder.is_dir():
         try:
             with atomic_folder(folder) as built:
                 build(built)
         except OSError as error:
-            raise UserError(
-                f'{folder}: cannot be written ({error.strerror or error}); GHOST_DET_CACHE names another'
-                ' folder'
-            ) from None
+            why = error.strerror or error
+            raise UserError(f'{folder}: cannot be written ({why}); set GHOST_DET_CACHE') from None
     return folder

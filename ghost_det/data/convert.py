@@ -1,4 +1,4 @@
-"""Pascal VOC and YOLO data sets, converted to COCO json in a cache."""
+"""Pascal VOC and YOLO data sets, converted to COCO json in the user's cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,154 +16,139 @@ from typing import Any
 from PIL import Image
 
 from ghost_det.errors import UserError
+from ghost_det.utils.files import decode
 from ghost_det.utils.images import visible
 
 from .cache import build_once, cache_root
 from .image_facts import header
-from .label_files import Layout, Pair, Reader
-from .voc import find_voc, read_voc
-from .yolo import find_yolo, find_yolo_plain, yolo_reader
 
-VERSION = 5  # part of the cache folder's name: raise it with any change to what is written
+VERSION = 7  # part of the cache folder's name: raise it with any change to what is written
+SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
+WORDS = ('train', *SPLITS['val'])
+DEPTH = 4  # levels of folders in which files are looked for
 READ_ERRORS = (OSError, ValueError, SyntaxError, LookupError, OverflowError, Image.DecompressionBombError)
 """Of Pillow and of the parsers of XML."""
+Pair = tuple[Path, Path]
+"""An image and its label file."""
+Read = tuple[list[tuple[Any, list[float], int]], list[tuple[str, str]]]
+"""Class, corners and crowd of each object; and what is wrong, with its kind of `annotations.CONVERTED`."""
+Reader = Callable[[Path, tuple[int, int], int], Read]
+"""Reads a label file, given the size of its image as loaded, and the orientation it is turned by."""
 
 
-def find_layout(root: Path) -> Layout | None:
-    """Recognise the layout of a folder or ``data.yaml`` as Pascal VOC's or YOLO's, or return ``None``."""
-    if root.is_file():
-        layout = find_yolo(root)
-        if layout is None:
-            raise UserError(f'{root}: expected a YOLO data.yaml with "names" and "train"')
-        return layout
-    failed = []
-    for yaml in sorted(visible(root, '*.y*ml'), key=lambda path: path.stem != 'data'):
-        try:
-            layout = find_yolo(yaml)
-        except UserError as error:
-            if yaml.stem == 'data':
-                raise
-            failed.append(error)  # another file need not belong to the data set
-            continue
-        if layout:
-            return layout
-    layout, other = find_voc(root), find_yolo_plain(root)
-    if layout and other:
-        layout = replace(layout, unused=('YOLO labels: the xml files of Pascal VOC are read', *layout.unused))
-    layout = layout or other
-    if layout is None and failed:
-        raise failed[0]
-    return layout
+@dataclass(frozen=True)
+class Layout:
+    """A data set in another format than COCO's: pairs of image and label file for each split."""
+
+    splits: dict[str, list[Pair]]  # files may be missing
+    read: Reader = field(repr=False)
+    classes: list[str] | None = None  # where they are written down
+    listed: bool = False  # an image without a label file is an error, not background
+    orphans: tuple[Path, ...] = ()  # label files without image
+    note: str = ''  # where val comes from, if it is not the data set's own
+    unused: tuple[str, ...] = ()  # other data in the folder that is not read
+    keypoints: int = 0  # numbers behind a box of YOLO, 0 for polygons
 
 
-def converted(root: Path, layout: Layout | None = None) -> dict[str, Path]:
-    """Return COCO annotations of each split of a VOC or YOLO data set; empty for another layout.
+def files_in(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files with one of these suffixes in a folder, and in the folders in it."""
+    paths = (path for level in range(DEPTH) for path in visible(root, '*/' * level + '*'))
+    return [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
 
-    They are kept in the user's cache, never in the data's own folder, and made again when a file of the data
-    set has changed. File names start from ``root``, or the folder of the yaml that it is.
-    """
-    layout = layout or find_layout(root)
-    if layout is None:
-        return {}
-    base = root.parent if root.is_file() else root
+
+def choose_splits(root: Path, parts: dict[str, list[Pair]]) -> tuple[dict[str, list[Pair]], str]:
+    """Return train, and as val the likeliest of the others; with a note where that is test."""
+    val = next((word for word in SPLITS['val'] if parts.get(word)), '')
+    splits = {name: parts[word] for name, word in (('train', 'train'), ('val', val)) if parts.get(word)}
+    return splits, f'{root}: val is missing or empty: test is taken as val' if val == 'test' else ''
+
+
+def read_list(file: Path) -> list[str]:
+    """Return the lines of a list of images or of classes."""
+    try:
+        lines = decode(file.read_bytes()).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f'{file}: cannot be read: {error}') from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def converted(source: Path, root: Path, layout: Layout) -> dict[str, Path]:
+    """Return COCO annotations of each split of a folder or yaml, whose file names start from ``root``."""
     files = chain.from_iterable(chain(*layout.splits.values()))
-    folder = cached((root, None), [repr(layout), *map(_state, files)], lambda: _convert(base, layout))
+    folder = cached(source, [repr(layout), *map(state_of, files)], lambda: _convert(root, layout))
     return {name: folder / f'{name}.json' for name in layout.splits}
 
 
-def cached(
-    source: tuple[Path, float | None], state: Iterable[str], make: Callable[[], dict[str, Any]]
-) -> Path:
-    """Return the folder of the cache with the json files that were made of a data set in this state."""
+def cached(source: object, state: Iterable[str], make: Callable[[], dict[str, Any]]) -> Path:
+    """Return the cache folder with the json files made of ``source`` in this state; remove older ones."""
     place, digest = (
-        hashlib.blake2b('\n'.join(map(str, lines)).encode('utf-8', 'surrogateescape'), digest_size=8)
-        for lines in (source, state)
+        hashlib.blake2b(text.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()
+        for text in (str(source), '\n'.join(state))
     )
 
     def build(folder: Path) -> None:
         for name, content in make().items():
             (folder / f'{name}.json').write_text(json.dumps(content), encoding='utf-8')
 
-    name = f'converted-v{VERSION}-{place.hexdigest()}-{digest.hexdigest()}'
-    folder = build_once(cache_root() / name, build)
-    for stale in folder.parent.glob(f'converted-v*-{place.hexdigest()}-*'):
+    folder = build_once(cache_root() / f'converted-v{VERSION}-{place}-{digest}', build)
+    for stale in folder.parent.glob(f'converted-v*-{place}-*'):
         if stale != folder:
             shutil.rmtree(stale, ignore_errors=True)
     return folder
 
 
-def _state(file: Path) -> str:
+def state_of(file: Path) -> str:
+    """Return the size and time of a file, which change with its content."""
     try:
         found = file.stat()
-    except (OSError, ValueError):  # of names that no file system has, too
+    except (OSError, ValueError):  # a name may be too long, or have a null byte
         return 'none'
     return f'{found.st_size} {found.st_mtime_ns}'
 
 
 def _convert(root: Path, layout: Layout) -> dict[str, dict[str, Any]]:
-    read: Reader = read_voc if layout.kind == 'voc' else yolo_reader(root, layout)
-    names = list(layout.classes or [])
-    contents = {}
-    for split, pairs in layout.splits.items():
-        images, objects, problems = _read_labels(root, pairs, read, layout.listed)
-        problems['description'] = f'converted from {root}'
-        problems['label file without image'] = [
-            os.path.relpath(p, root) for p in layout.orphans.get(split, [])
-        ]
-        problems['data not used'] = [*layout.unused] if split == 'train' else []
-        if layout.classes is None:
-            names += sorted({name for _, name, *_ in objects} - set(names))
-        first = 1 if layout.classes is None else 0
-        ids = {name: number for number, name in enumerate(names, 1)} if layout.classes is None else {}
-        contents[split] = {
-            'info': problems,
-            'images': images,
-            'annotations': [
-                {
-                    'id': number,
-                    'image_id': image,
-                    'category_id': ids.get(name, name),
-                    'bbox': [x1, y1, x2 - x1, y2 - y1],
-                    'area': (x2 - x1) * (y2 - y1),
-                    'iscrowd': crowd,
-                }
-                for number, (image, name, (x1, y1, x2, y2), crowd) in enumerate(objects, 1)
-            ],
-            'categories': [{'id': number, 'name': name} for number, name in enumerate(names, first)],
-        }
+    """Return the content of the COCO file of each split."""
+    contents = {name: _read_split(root, pairs, layout) for name, pairs in layout.splits.items()}
+    boxes = [box for content in contents.values() for box in content['annotations']]
+    classes = layout.classes
+    if classes is None:
+        classes = sorted({box['category_id'] for box in boxes})
+        for box in boxes:
+            box['category_id'] = classes.index(box['category_id'])
+    for content in contents.values():
+        content['categories'] = [{'id': number, 'name': name} for number, name in enumerate(classes)]
+    info = next(iter(contents.values()))['info']
+    info['label file without image'] = [os.path.relpath(path, root) for path in layout.orphans]
+    info['data not used'] = layout.unused
     return contents
 
 
-def _read_labels(
-    root: Path, pairs: Iterable[Pair], read: Reader, listed: bool
-) -> tuple[list[dict[str, Any]], list[tuple[int, Any, list[float], int]], dict[str, Any]]:
-    """Return images as COCO has them, objects with the id of theirs, and what is wrong by kind."""
+def _read_split(root: Path, pairs: Iterable[Pair], layout: Layout) -> dict[str, Any]:
+    """Return the content of a COCO file, with the class as the reader gives it, and in info what is wrong."""
+    info: dict[str, Any] = defaultdict(list, description=f'converted from {root}')
     images: list[dict[str, Any]] = []
-    objects = []
-    problems: dict[str, Any] = defaultdict(list)
+    boxes: list[dict[str, Any]] = []
     for path, label in pairs:
         file, labels = os.path.relpath(path, root), os.path.relpath(label, root)
         if not os.path.isfile(path):
-            problems['missing file'].append(file)
+            info['missing file'].append(file)
             continue
-        labelled = os.path.isfile(label) or listed
+        labelled = layout.listed or os.path.isfile(label)
         if not labelled:
-            problems['image without labels'].append(f'{file}: no {labels}')
+            info['image without labels'].append(f'{file}: no {labels}')
         try:
-            (width, height), tag = _size(path)
-            found, remarks = read(label, (width, height), tag) if labelled else ([], [])
+            with Image.open(path) as image:
+                facts = header(image)
+            width, height = facts['loaded']
+            tag = facts['orientation'] if facts['turned'] else 1
+            found, remarks = layout.read(label, (width, height), tag) if labelled else ([], [])
         except READ_ERRORS as error:
-            problems['wrong label file'].append(f'{labels} of {file}: {type(error).__name__}: {error}')
+            info['wrong label file'].append(f'{labels} of {file}: {type(error).__name__}: {error}')
             continue
         images.append({'id': len(images) + 1, 'file_name': file, 'width': width, 'height': height})
-        objects += [(len(images), *each) for each in found]
+        for name, (x1, y1, x2, y2), crowd in found:
+            box = {'id': len(boxes) + 1, 'image_id': len(images), 'category_id': name, 'iscrowd': crowd}
+            boxes.append({**box, 'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': (x2 - x1) * (y2 - y1)})
         for kind, remark in remarks:
-            problems[kind].append(f'{labels} of {file}: {remark}')
-    return images, objects, problems
-
-
-def _size(path: Path) -> tuple[tuple[int, int], int]:
-    """Return width and height as mmcv loads the image, and the orientation by which it is turned for that."""
-    with Image.open(path) as image:
-        facts = header(image)
-    return facts['loaded'], facts['orientation'] if facts['turned'] else 1
+            info[kind].append(f'{labels} of {file}: {remark}')
+    return {'info': info, 'images': images, 'annotations': boxes}

@@ -13,15 +13,8 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic
 from ghost_det.utils.text import plural
 
-from .annotations import (
-    FIXED,
-    complete_boxes,
-    has_byte_order_mark,
-    read_annotations,
-    refuse_faults,
-    survey,
-)
-from .layouts import Given, Split, data_root, find_annotations, find_images, no_annotations
+from .annotations import FIXED, complete_boxes, has_byte_order_mark, read_annotations, refuse_faults, survey
+from .layouts import Given, Split, find_images, locate, no_annotations
 from .quick_check import quick_check
 from .table import left_out, reasons
 
@@ -32,8 +25,8 @@ class DetectionData:
 
     train: Split | None
     val: Split
-    classes: tuple[str, ...] = ()  # in the order of their labels; none before `with_classes`
-    warnings: tuple[str, ...] = ()  # what is odd
+    classes: tuple[str, ...] = ()  # in the order of their labels; empty before `with_classes`
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # how its splits were chosen
 
     def with_classes(self, classes: Sequence[str] | None = None) -> DetectionData:
@@ -56,8 +49,8 @@ def find_data(
     """Find both splits of a data set, check them, read the classes from the training annotations.
 
     ``folder`` is in one of `layouts.LAYOUTS`, or ``'sample'`` for the generated one; the parts that are named
-    win. With the ``classes`` of a trained detector, to evaluate it, no training split is looked for.
-    ``val_share`` is the part of train that becomes val where there is none, 0.2 by default.
+    win. With the ``classes`` of a trained detector, to evaluate it, train is not needed. ``val_share`` is the
+    part of train that becomes val where there is none, 0.2 by default.
     """
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
     names = ('val',) if classes else ('train', 'val')
@@ -68,19 +61,16 @@ def find_splits(
     folder: str | Path | None, given: Given, names: Sequence[str], share: float | None = None
 ) -> DetectionData:
     """Find the splits of these names and check them; see `find_data`."""
-    root = data_root(folder)
-    parts, notes = find_annotations(root, given, share)
+    root, parts, notes = locate(folder, given, share)
     splits = {}
-    for name in names:
-        if name in parts:
-            path, images = parts[name]
-            splits[name] = Split(path, find_images(name, root, path, images, survey(path).table.files))
-    odd = quick_check([*splits.items()], fixed=FIXED)
+    for name in (name for name in names if name in parts):
+        path, images = parts[name]
+        splits[name] = Split(path, find_images(name, root, path, images, survey(path).table.files))
+    warnings = [finding.line() for finding in quick_check([*splits.items()], fixed=FIXED)]
     for name in names:
         if name not in splits:
             raise no_annotations(name, root, [*parts])
-    warnings = tuple(fault.line() for fault in odd)
-    return DetectionData(splits.get('train'), splits['val'], warnings=warnings, notes=tuple(notes))
+    return DetectionData(splits.get('train'), splits['val'], warnings=tuple(warnings), notes=tuple(notes))
 
 
 def class_names(annotations: Path) -> tuple[str, ...]:
@@ -105,7 +95,7 @@ def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
 def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path) -> Path:
     """Return annotations with ``classes`` in this order: the file itself, or a copy in ``folder``.
 
-    mmdet numbers labels by the file's own order, so one in another order silently shifts them.
+    mmdet numbers labels by the file's own order, so another order silently shifts them.
     """
     table = survey(annotations).table
     order = [category['name'] for category in table.categories if category['name'] in classes]
@@ -121,7 +111,7 @@ def aligned_annotations(annotations: Path, classes: Sequence[str], folder: Path)
     complete_boxes(content)
     content.setdefault('info', {})
     copy = folder / annotations.name
-    with atomic(copy) as partial:  # as every process of a distributed run comes through here
+    with atomic(copy) as partial:  # as every process of a distributed run writes it
         partial.write_text(json.dumps(content))
     return copy
 
@@ -147,6 +137,15 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
     set_num_classes(cfg.model, len(data.classes))
 
 
+def _palette(count: int) -> dict[str, Any]:
+    """Return colours where there are more classes than in COCO's own palette."""
+    if count <= 80:
+        return {}
+    from mmdet.visualization import get_palette
+
+    return {'palette': [tuple(map(int, colour)) for colour in get_palette('random', count)]}
+
+
 def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
     """Yield a line for each built COCO dataset, how many boxes of its file it uses; and whether to warn."""
     from mmdet.datasets import CocoDataset
@@ -164,30 +163,19 @@ def used_boxes(loader: Any) -> Iterator[tuple[str, bool]]:
         filters = {} if dataset.test_mode else dataset.filter_cfg or {}
         left = left_out(table, dataset.metainfo['classes'], filters.get('min_size', 0))
         unknown = len(table.boxes) - used - sum(left.values())
-        if dataset._indices is not None and unknown > 0:
-            left['not among its indices'] = unknown
-        elif unknown:
-            left['for a reason unknown to ghost_det: please report it'] = unknown
+        if unknown:
+            left['for other reasons, as the indices of the dataset'] = unknown
         line = (
             f'train ({Path(dataset.ann_file).name}): {used:,} of {len(table.boxes):,} boxes '
             f'in {len(dataset):,} of {len(table.files):,} images are used{reasons(left)}'
         )
         if not used:
             raise UserError(f'{line}: nothing to learn from')
-        yield line, bool(unknown) and dataset._indices is None
-
-
-def _palette(count: int) -> dict[str, Any]:
-    """Return colours where there are more classes than COCO's own palette has."""
-    if count <= 80:
-        return {}
-    from mmdet.visualization import get_palette
-
-    return {'palette': [tuple(int(c) for c in colour) for colour in get_palette('random', count)]}
+        yield line, bool(unknown)
 
 
 def missing_data(cfg: Any, splits: Sequence[str]) -> list[Path]:
-    """Return annotation files and image folders of a config that are not here; remote ones are left out."""
+    """Return annotation files and image folders of a config that do not exist, without remote ones."""
     missing = []
     for dataset in (each for name in splits for each in all_innermost(cfg[f'{name}_dataloader'])):
         root = dataset.get('data_root') or ''

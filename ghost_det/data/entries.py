@@ -1,179 +1,190 @@
-"""One entry of a COCO annotation file: what it must have, and what can be corrected."""
+"""The entries of a COCO annotation file: what each must have, and which values can be corrected."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable
+from itertools import chain, count
 from typing import Any
 
-from ghost_det.utils.images import walk
+from pycocotools import mask
 
-from .findings import Finding, found
-from .outlines import outline_extents
+from ghost_det.utils.text import cut
 
-FIELDS = {
-    'images': ('id', 'file_name', 'width', 'height'),
-    'annotations': ('image_id', 'category_id', 'bbox'),
-    'categories': ('id', 'name'),
-}
-FLAGS = ('iscrowd', 'ignore')
-_FLAG_TEXTS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
-_NUMBERS = {int, float}
 MAX_ID = 2**62
+_FLAGS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
 
-
-def entry_fault(entry: Any, fields: Sequence[str]) -> str | None:
-    """Say what is wrong with the form of one entry, if anything is; quick for those that are sound."""
-    if type(entry) is not dict:
-        return f"has no '{fields[0]}'"
-    for field in fields:
-        if field not in entry:
-            return f"has no '{field}'"
-        value = entry[field]
-        if field == 'bbox':
-            if type(value) is not list or len(value) != 4 or not _NUMBERS.issuperset(map(type, value)):
-                return f'has the bbox {short(value)}; expected [x, y, width, height] in pixels'
-        elif field in ('file_name', 'name'):
-            if not isinstance(value, str) or not value or '\0' in value:
-                return f'has the {field} {short(value)}; expected a text'
-        elif type(value) is not int or not -MAX_ID < value < MAX_ID:
-            return f'has the {field} {short(value)}; expected a whole number'
-    if 'bbox' in fields:
-        for flag in FLAGS:
-            if flag in entry and as_flag(entry[flag]) is None:
-                return f'has {flag} {short(entry[flag])}; expected 0 or 1'
-    return None
-
-
-def all_sound(content: dict[str, Any]) -> bool:
-    """Tell whether no entry has a fault, and `straighten` would change none."""
-    return (
-        all(entry_fault(entry, fields) is None for key, fields in FIELDS.items() for entry in content[key])
-        and all(image['width'] > 0 < image['height'] for image in content['images'])
-        and not any('\\' in image['file_name'] for image in content['images'])
-    )
+_RUN_LENGTHS = re.compile('(?:[P-o]{0,6}[0-O])+')  # COCO's text: 5 bits a character, `P` to `o` continue
 
 
 def short(value: Any) -> str:
     """Return a value as text, cut to 60 characters."""
-    try:
-        text = repr(value)
-    except ValueError:  # of whole numbers with thousands of digits
-        return 'of too many digits'
-    return text if len(text) <= 60 else f'{text[:57]}...'
+    return cut(repr(value), 60)
 
 
 def as_flag(value: Any) -> int | None:
     """Return ``iscrowd`` or ``ignore`` as 0 or 1, ``None`` where its meaning is not certain."""
-    if value is None:  # as if it were left out
+    if value is None:
         return 0
     if isinstance(value, str):
-        return _FLAG_TEXTS.get(value.strip().lower())
+        return _FLAGS.get(value.strip().lower())
     return int(value) if value in (0, 1) else None
 
 
 def as_number(value: Any) -> float | None:
-    """Return a number, also of a text that is one."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    return value if type(value) in _NUMBERS else None
+    """Return a number, also one in quotes."""
+    try:
+        return value if type(value) in (int, float) else float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch('0|-?[1-9][0-9]{0,18}', value):
+        value = int(value)
+    elif type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and -MAX_ID < value < MAX_ID else None
+
+
+def _side(value: Any) -> int:
+    return max(0, _whole(value) or 0)
+
+
+def _text(value: Any) -> str | None:
+    text = str(value) if type(value) in (int, float) else value
+    return text if isinstance(text, str) and text and '\0' not in text else None
+
+
+def _path(value: Any) -> str | None:
+    text = _text(value)
+    return text and text.replace('\\', '/')
+
+
+def _box(value: Any) -> list[float] | None:
+    if type(value) is not list or len(value) != 4:
+        return None
+    return value if all(type(n) is float or (type(n) is int and abs(n) < MAX_ID) for n in value) else None
+
+
+_ID, _NAME, _SIZE = (_whole, 'id as text'), (_text, 'name in another form'), (_side, 'image without size')
+_FLAG = (as_flag, '')  # corrected by `complete_box`
+FIELDS: dict[str, dict[str, tuple[Callable[[Any], Any], str]]] = {
+    'images': {'id': _ID, 'file_name': (_path, _NAME[1]), 'width': _SIZE, 'height': _SIZE},
+    'annotations': {
+        'image_id': _ID,
+        'category_id': _ID,
+        'bbox': (_box, ''),
+        'iscrowd': _FLAG,
+        'ignore': _FLAG,
+    },
+    'categories': {'id': _ID, 'name': _NAME},
+}
+"""Lists of a COCO file; what reads each field, ``None`` if it cannot; and the kind of other forms of it."""
+
+
+def read_entry(key: str, entry: Any, numbers: dict[tuple[str, str], dict[str, int]]) -> dict[str, str]:
+    """Correct ids, names and sizes of an entry in place; return its kinds of problems, and the values.
+
+    ``numbers`` are of `number_names`. The kind is '' for what only `complete_box` has to correct.
+    """
+    if type(entry) is not dict:
+        return {'wrong entry': short(entry)}
+    problems: dict[str, str] = {}
+    if key == 'annotations' and not entry.get('bbox'):
+        outline = entry.get('segmentation')
+        extent = polygon_extent(outline) or mask_extent(outline)
+        if extent:
+            problems['no bbox'] = f'read as {extent}'
+            entry['bbox'] = extent
+    for field, (read, kind) in FIELDS[key].items():
+        given = entry.get(field)
+        names = numbers.get((key, field), {})
+        value = read(names.get(given, given) if type(given) is str else given)
+        if value is None:
+            return {'wrong entry': f'{field} is {short(given) if field in entry else "missing"}'}
+        if kind and (type(value) is not type(given) or value != given or (read is _side and not value)):
+            problems.setdefault(kind, f'{field} {short(given)}, read as {short(value)}')
+            entry[field] = value
+    return problems | (complete_box(dict(entry)) if key == 'annotations' else {})
+
+
+def number_names(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
+    """Return free numbers for ids that are names, for each list and field that has them."""
+    numbers = {}
+    for key, field in (('images', 'image_id'), ('categories', 'category_id')):
+        ids = [entry.get('id') for entry in content[key] if type(entry) is dict]
+        free = count(max((n for n in map(_whole, ids) if n is not None), default=0) + 1)
+        names = dict.fromkeys(each for each in ids if type(each) is str and _whole(each) is None)
+        numbers[key, 'id'] = numbers['annotations', field] = dict(zip(names, free))
+    return numbers
 
 
 def area_of(box: dict[str, Any]) -> float:
-    """Return the ``area`` of an annotation, that of its box where it is missing or cannot be."""
+    """Return the ``area`` of an annotation, that of its box where it is missing or impossible."""
     area = as_number(box.get('area'))
     _, _, width, height = box['bbox']
     return area if area is not None and 0 < area < 2**53 else width * height
 
 
-def corrections(box: dict[str, Any]) -> dict[str, Any]:
-    """Return what of ``area``, ``iscrowd`` and ``ignore`` mmdet or COCO's evaluators misread, corrected."""
-    found: dict[str, Any] = {}
-    area = area_of(box)
-    if type(box.get('area')) not in _NUMBERS or box['area'] != area:
-        found['area'] = area
-    for flag, value in (('iscrowd', box.get('iscrowd')), ('ignore', box.get('ignore', 0))):
-        if type(value) is not int:
-            found[flag] = as_flag(value)
-    return found
+def complete_box(box: dict[str, Any]) -> dict[str, str]:
+    """Correct ``area``, ``iscrowd`` and ``ignore`` in place where others would misread them.
 
-
-def complete_box(box: dict[str, Any]) -> None:
-    """Correct an annotation in place; flags of no certain meaning stay."""
-    box.update({key: value for key, value in corrections(box).items() if value is not None})
-
-
-def correction_kind(box: dict[str, Any], key: str, value: Any) -> str | None:
-    """Name the kind of fault that is corrected, if it is one."""
-    given = box.get(key)
-    if given is None:
-        return None if key == 'ignore' else 'no area or iscrowd'
-    if key == 'area' and as_number(given) != value:
-        return 'impossible area'
-    return 'number as text' if isinstance(given, str) else None
+    Flags without a certain meaning stay. Returns what `read_entry` does.
+    """
+    problems: dict[str, str] = {}
+    correct = {'area': area_of(box), 'iscrowd': as_flag(box.get('iscrowd'))}
+    if 'ignore' in box:
+        correct['ignore'] = as_flag(box['ignore'])
+    for field, value in correct.items():
+        given = box.get(field)
+        if value is None or (type(given) is type(value) and given == value):
+            continue
+        kind = 'number as text' if isinstance(given, str) else ''
+        if given is None and field != 'ignore':
+            kind = 'no area or iscrowd'
+        elif field == 'area' and as_number(given) != value:
+            kind = 'impossible area'
+        problems.setdefault(kind, f'{field} {short(given)}')
+        box[field] = value
+    return problems
 
 
 def is_rotated(box: dict[str, Any]) -> bool:
-    """Tell whether CVAT has turned an object: its box is that of before."""
+    """Return whether CVAT has rotated an object, whose box it leaves upright."""
     attributes = box.get('attributes')
     angle = as_number(attributes.get('rotation')) if isinstance(attributes, dict) else None
     return angle is not None and math.isfinite(angle) and angle % 180 != 0
 
 
-def straighten(content: dict[str, Any], split: str, folder: Path) -> list[Finding]:
-    """Correct, in place, what has another form but one meaning; a size that is none becomes 0."""
-    places: dict[str, list[str]] = defaultdict(list)
-
-    def change(kind: str, key: str, position: int, field: str, value: Any) -> None:
-        entry = content[key][position]
-        given = f'the {field} {short(entry[field])}' if field in entry else f'no {field}'
-        places[kind].append(f'{key}[{position}] has {given}, read as {short(value)}')
-        entry[field] = value
-
-    objects = {key: [(n, e) for n, e in enumerate(content[key]) if isinstance(e, dict)] for key in FIELDS}
-    bare = [(n, box) for n, box in objects['annotations'] if not box.get('bbox')]
-    for (n, _), extent in zip(bare, outline_extents([box for _, box in bare]).tolist()):
-        if math.isfinite(sum(extent)):
-            change('no bbox', 'annotations', n, 'bbox', extent)
-    names = [(n, image.get('file_name')) for n, image in objects['images']]
-    slashes = [(n, name.replace('\\', '/')) for n, name in names if isinstance(name, str) and '\\' in name]
-    if slashes and not any('\\' in file for file in walk(folder)):
-        for n, name in slashes:
-            change('name in another form', 'images', n, 'file_name', name)
-    for n, category in objects['categories']:
-        if type(category.get('name')) in _NUMBERS:
-            change('name in another form', 'categories', n, 'name', str(category['name']))
-    for key, field in (('images', 'image_id'), ('categories', 'category_id')):
-        ids = [entry.get('id') for _, entry in objects[key]]
-        free = max((number for number in map(_whole, ids) if number is not None), default=0) + 1
-        labels = dict.fromkeys(value for value in ids if type(value) is str and _whole(value) is None)
-        numbers: dict[Any, int] = dict(zip(labels, range(free, free + len(labels))))
-        for part, name in ((key, 'id'), ('annotations', field)):
-            for n, entry in objects[part]:
-                value = entry.get(name)
-                number = numbers.get(value, _whole(value)) if type(value) in (str, float) else None
-                if number is not None:
-                    change('id as text', part, n, name, number)
-    for n, image in objects['images']:
-        if entry_fault(image, ('id', 'file_name')) is None:
-            wrong = [f for f in ('width', 'height') if type(image.get(f)) is not int or image[f] < 1]
-            if wrong:
-                given = [f'the {f} {short(image[f])}' if f in image else f'no {f}' for f in wrong]
-                place = f'images[{n}] ({image["file_name"]}) has {" and ".join(given)}'
-                places['image without size'].append(place)
-                image.update({field: max(0, _whole(image.get(field)) or 0) for field in wrong})
-    return [each for kind in places for each in found(kind, split, places[kind])]
+def polygon_extent(polygons: Any) -> list[float] | None:
+    """Return the box [x, y, width, height] around a list of polygons, ``None`` if it is not one."""
+    if type(polygons) is not list or not polygons:
+        return None
+    if not all(type(each) is list and len(each) > 5 and len(each) % 2 == 0 for each in polygons):
+        return None
+    points = polygons[0] if len(polygons) == 1 else list(chain.from_iterable(polygons))
+    xs, ys = points[::2], points[1::2]
+    try:
+        x, y = min(xs), min(ys)
+        extent = [float(x), float(y), float(max(xs) - x), float(max(ys) - y)]
+    except (TypeError, ValueError, OverflowError):  # not numbers, or too large for a float
+        return None
+    return extent if math.isfinite(sum(extent)) else None
 
 
-def _whole(value: Any) -> int | None:
-    """Return the whole number that a value is or stands for, if it does."""
-    if type(value) is str and len(value) < 20 and value.removeprefix('-').isdecimal():
-        return int(value) if str(int(value)) == value else None
-    if type(value) is float and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
+def mask_extent(code: Any) -> list[float] | None:
+    """Return the box around a run-length mask, ``None`` if it is not one: some would crash pycocotools."""
+    size, counts = (code.get('size'), code.get('counts')) if type(code) is dict else (None, None)
+    if type(size) is not list or len(size) != 2 or not all(type(n) is int and 0 < n < 2**16 for n in size):
+        return None
+    if isinstance(counts, list):
+        if not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != size[0] * size[1]:
+            return None
+        code = mask.frPyObjects(code, *size)
+    elif not isinstance(counts, str) or not _RUN_LENGTHS.fullmatch(counts):
+        return None
+    x, y, width, height = mask.toBbox(code).tolist()
+    inside = x + width <= size[1] and y + height <= size[0]
+    return [x, y, width, height] if width and height and inside else None

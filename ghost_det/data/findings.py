@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,11 +30,11 @@ class Finding:
 
     kind: str  # a key of `KINDS`
     severity: str  # one of `SEVERITIES`
-    split: str  # 'train', 'val', or '' for what concerns both, or the config
+    split: str  # 'train', 'val', or '' for both, or the config
     what: str  # it does
-    where: tuple[str, ...]  # the first ten places: position in the json, file, and what is there
+    where: tuple[str, ...]  # the first ten places
     count: int
-    fix: str  # how to fix it
+    fix: str
 
     def line(self, places: int = 1) -> str:
         """Return it on one line with its first places."""
@@ -43,25 +44,19 @@ class Finding:
 
 
 def found(
-    kind: str,
-    split: str,
-    where: Iterable[str],
-    count: int | None = None,
-    severity: str | None = None,
+    kind: str, split: str, where: Iterable[str], count: int | None = None, severity: str | None = None
 ) -> list[Finding]:
     """Return the finding as a list of one, or an empty list; with a ``count``, only ten places are read."""
     if count is None:
         where = list(where)
         count = len(where)
-    if not count:
-        return []
-    first = tuple(printable(place) for place, _ in zip(where, range(SHOWN)))
+    first = tuple(map(printable, islice(where, SHOWN)))
     default, why, fix = KINDS[kind]
-    return [Finding(kind, severity or default, split, why, first, count, fix)]
+    return [Finding(kind, severity or default, split, why, first, count, fix)] if count else []
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey or cannot print: names come from others."""
+    """Escape characters that would control a terminal or cannot be printed."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 

@@ -11,11 +11,10 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 """Larger images are not decoded: one of 100 megapixels takes 300 MB, and a small file can claim any size."""
@@ -24,7 +23,7 @@ FORMATS = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP
 """Those that OpenCV, and so mmcv, reads too. Of Pillow's others, EPS is a program that Ghostscript runs."""
 ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, 5 to 8 lie on their side
 SAME = {'JPEG': ('L', 'RGB'), 'PNG': ('1', 'L', 'P', 'RGB', 'RGBA')}
-"""Formats and modes that OpenCV decodes wherever Pillow does; of others it is asked."""
+"""Formats and modes that OpenCV decodes wherever Pillow does; others are decoded by both."""
 
 
 def open_image(path: str) -> dict[str, Any]:
@@ -33,45 +32,40 @@ def open_image(path: str) -> dict[str, Any]:
     Else: ``hash`` of the bytes; ``size`` (width, height) as stored, ``loaded`` as mmcv loads it, Pillow's
     ``mode``, ``bits`` of a channel, EXIF ``orientation``, and whether mmcv has ``turned`` it by that.
     """
-    found: dict[str, Any] = {}
-    if not os.path.isfile(path):  # a pipe would be waited for
-        return {'error': 'not a file'}
+    facts: dict[str, Any] = {}
     try:
+        if not os.path.isfile(path):  # opening a pipe would block
+            raise ValueError('not a file')
         with open(path, 'rb') as file:
             content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            return {'error': 'over 1 GiB'}
-        found['hash'] = hashlib.blake2b(content, digest_size=16).hexdigest()
-        if not content:
-            return {**found, 'error': 'an empty file'}
+        if not content or len(content) > MAX_BYTES:
+            raise ValueError('over 1 GiB' if content else 'an empty file')
+        facts['hash'] = hashlib.blake2b(content, digest_size=16).hexdigest()
         Image.init()
         known = [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in each Pillow
         with Image.open(io.BytesIO(content), formats=known) as image:
-            found.update(header(image))
-            found['mode'] = 'RGBA' if 'transparency' in image.info else image.mode
-            found['bits'] = channel_bits(image, content)
+            facts |= header(image)
+            facts['mode'] = 'RGBA' if 'transparency' in image.info else image.mode
+            facts['bits'] = channel_bits(image, content)
             if image.size[0] * image.size[1] <= MAX_PIXELS:
-                same = found['orientation'] == 1 and image.mode in SAME.get(str(image.format), ())
+                same = facts['orientation'] == 1 and image.mode in SAME.get(str(image.format), ())
                 # A JPEG at an eighth is decoded to its end all the same, in a third of the time.
                 image.draft('RGB', (image.size[0] // 8, image.size[1] // 8))
                 image.load()
-                if not same and found['bits'] <= 16:
+                if not same and facts['bits'] <= 16:
                     pixels = decode(content)
                     if pixels is None:
-                        found['error'] = f'OpenCV cannot decode this {image.format} of mode {image.mode}'
-                        return found
-                    found['loaded'] = pixels.shape[1::-1]
+                        raise ValueError(f'OpenCV cannot decode this {image.format} of mode {image.mode}')
+                    facts['loaded'] = pixels.shape[1::-1]
     except UnidentifiedImageError:
-        pixels = decode(content, unchanged=True)  # of floats in three channels, Pillow knows nothing
+        pixels = decode(content, unchanged=True)  # Pillow cannot read three channels of floats
         if pixels is None:
-            return {**found, 'error': 'no image of a format that mmcv reads'}
+            return {**facts, 'error': 'no image of a format that mmcv reads'}
         size, bits = pixels.shape[1::-1], 8 * pixels.itemsize
-        found.update(size=size, loaded=size, mode=str(pixels.dtype), bits=bits, orientation=1, turned=False)
-    except OSError as error:
-        found['error'] = str(error.strerror or error).replace(path, '').partition(': <')[0] or 'damaged'
+        facts |= dict(size=size, loaded=size, mode=str(pixels.dtype), bits=bits, orientation=1, turned=False)
     except Exception as error:  # decoders raise anything on damaged files
-        found['error'] = f'{type(error).__name__}: {error}'
-    return found
+        facts['error'] = str(error) or type(error).__name__
+    return facts
 
 
 def decode(content: bytes, unchanged: bool = False) -> Any:
@@ -95,55 +89,28 @@ def channel_bits(image: Any, content: bytes) -> int:
     return 16 if image.mode.startswith('I') or (image.format == 'PNG' and content[24:25] == b'\x10') else 8
 
 
-def stored_size(image: Any) -> tuple[int, int]:
-    """Return width and height before any turning, which Pillow does itself for TIFF."""
-    width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == 'TIFF' else image.size
-    return int(width), int(height)
-
-
 def header(image: Any) -> dict[str, Any]:
     """Return the sizes, the orientation and whether mmcv turns by it, of an image that Pillow has opened."""
-    size = stored_size(image)
-    tag, turned = orientation(image)
-    loaded = size[::-1] if turned and tag >= 5 else size
-    return {'size': size, 'loaded': loaded, 'orientation': tag, 'turned': turned}
-
-
-def orientation(image: Any) -> tuple[int, bool]:
-    """Return the orientation that an image's metadata says, 1 to 8, and whether mmcv turns it by that."""
+    is_tiff = image.format == 'TIFF'  # which Pillow turns itself
+    width, height = size = (image.tag_v2[256], image.tag_v2[257]) if is_tiff else image.size
     try:
-        tag = image.getexif().get(ORIENTATION, 1)
-    except SyntaxError:  # EXIF that is none, which OpenCV skips
+        tag = int(image.getexif().get(ORIENTATION, 1))
+    except SyntaxError:  # damaged EXIF, which OpenCV skips
         tag = 1
     if tag not in range(2, 9):
-        return 1, False
-    # Pillow takes it from XMP and from text chunks of PNG as well, which OpenCV does not.
-    own = image.tag_v2 if image.format == 'TIFF' else Image.Exif()
-    if image.format != 'TIFF':
+        return {'size': size, 'loaded': size, 'orientation': 1, 'turned': False}
+    # Pillow reads the tag in XMP and in text chunks of PNG as well, which OpenCV does not.
+    own = image.tag_v2 if is_tiff else Image.Exif()
+    if not is_tiff:
         own.load(image.info.get('exif') or b'')
-    return int(tag), own.get(ORIENTATION) == tag and turns(str(image.format).replace('MPO', 'JPEG'))
-
-
-def size_kind(facts: dict[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    """Yield the kind of problem, if any, of an image annotated as (width, height), with what is there."""
-    width, height = facts['size']
-    tag = facts['orientation']
-    sizes = f'stored as {width} x {height}, annotated as {size[0]} x {size[1]}'
-    if 0 in size:  # the table lists it
-        return
-    if size != tuple(facts['loaded']):
-        if tag >= 5 and sorted(size) == sorted((width, height)):
-            yield 'EXIF against boxes', f'orientation {tag}, {sizes}'
-        else:
-            yield 'wrong size', sizes
-    elif tag > 1:
-        turned = 'turned' if facts['turned'] else 'not turned'
-        yield 'EXIF rotation', f'orientation {tag}, {turned} by mmcv, {sizes}'
+    turned = own.get(ORIENTATION) == tag and turns(str(image.format).replace('MPO', 'JPEG'))
+    loaded = (height, width) if turned and tag >= 5 else size
+    return {'size': size, 'loaded': loaded, 'orientation': tag, 'turned': turned}
 
 
 @lru_cache
 def turns(form: str) -> bool:
-    """Tell whether mmcv's decoder turns images of a format by EXIF; OpenCV's releases differ in that."""
+    """Return whether mmcv's decoder turns images of a format by EXIF; OpenCV's releases differ in that."""
     tag = Image.Exif()
     tag[ORIENTATION] = 6
     content = io.BytesIO()
@@ -155,15 +122,22 @@ def turns(form: str) -> bool:
     return pixels is not None and pixels.shape[:2] == (16, 8)
 
 
-def main() -> None:
-    """Open the images that stdin names."""
-    Image.MAX_IMAGE_PIXELS = None  # the size is looked at here
-    os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'] = str(MAX_PIXELS)
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    warnings.simplefilter('ignore')
-    for path in json.load(sys.stdin):
-        print(json.dumps(open_image(path)), flush=True)
+def size_kind(facts: dict[str, Any], size: tuple[int, int]) -> list[tuple[str, str]]:
+    """Return the kind of problem, if any, of an image annotated as (width, height), with what is there."""
+    tag, stored = facts['orientation'], tuple(facts['size'])
+    sizes = f'stored as {stored[0]} x {stored[1]}, annotated as {size[0]} x {size[1]}'
+    if 0 in size:  # the table lists it
+        return []
+    if size != tuple(facts['loaded']):
+        turned = tag >= 5 and sorted(size) == sorted(stored)
+        return [('EXIF against boxes', f'orientation {tag}, {sizes}') if turned else ('wrong size', sizes)]
+    how = 'turned' if facts['turned'] else 'not turned'
+    return [('EXIF rotation', f'orientation {tag}, {how} by mmcv, {sizes}')] if tag > 1 else []
 
 
 if __name__ == '__main__':
-    main()
+    Image.MAX_IMAGE_PIXELS = None  # the size is checked here
+    os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'] = str(MAX_PIXELS)
+    warnings.simplefilter('ignore')
+    for path in json.load(sys.stdin):
+        print(json.dumps(open_image(path)), flush=True)

@@ -1,9 +1,8 @@
-"""The check at the start of each training: annotations, and that every image is there."""
+"""The check at the start of each training: annotations, and that every image exists."""
 
 from __future__ import annotations
 
 import filecmp
-import io
 import os
 import re
 from collections import defaultdict
@@ -19,7 +18,7 @@ from .image_facts import header, size_kind
 from .layouts import Split, is_there, misplaced
 from .table import Table
 
-HEADERS = 5000  # are looked at, of each split
+HEADERS = 5000  # are read, of each split
 TAGGED = re.compile(rb'\A(II|MM)|Exif\0\0|eXIf')  # the start of files that may have an orientation
 
 
@@ -28,77 +27,65 @@ def quick_check(
     fixed: Sequence[str] = (),
     more: Sequence[tuple[Path, Finding]] = (),
 ) -> list[Finding]:
-    """Check annotations, and that every image is there, without opening any; return warnings.
+    """Check annotations, and that every image exists, without decoding any; return warnings.
 
-    Kinds of faults that are ``fixed`` do not matter; without any, those of `ALIGNED` are errors. ``more``
-    are pairs of annotation file and finding, of other checks. Raises a `UserError` that lists the errors.
+    Kinds of problems that are ``fixed`` do not matter; without any, `ALIGNED` are errors. ``more`` are pairs
+    of annotation file and finding, of other checks. Raises a `UserError` that lists the errors.
     """
     faults = [*more]
     listing: dict[Path, set[str]] = {}
     for name, split in splits:
         table, findings = survey(split.annotations)
         lost = [file for file in table.files if not is_there(split.images, file, listing)]
+        missing = found('missing file', '', (str(split.images / file) for file in lost), len(lost))
         if lost and len(lost) == len(table.files):
-            missing = found(
-                'wrong image folder', '', [misplaced(name, split.annotations, split.images, lost)]
-            )
-        else:
-            missing = found('missing file', '', (str(split.images / file) for file in lost))
+            where = misplaced(name, split.annotations, split.images, lost)
+            missing = found('wrong image folder', '', [where])
         for fault in (*findings, *missing, *tagged_images(table, name, split.images)):
             severity = 'error' if fault.kind in ALIGNED and not fixed else fault.severity
             if fault.kind not in fixed:
                 faults.append((split.annotations, replace(fault, split=name, severity=severity)))
     refuse_faults(faults)
-    common = []
-    for train in (split for name, split in splits if name == 'train'):
-        for val in (split for name, split in splits if name == 'val'):
-            common += shared_images(train, val)
-    return [
-        # Not an error here, since some train on what they measure to see whether a network can learn it.
-        *found('image in both splits', '', common, severity='warning'),
-        *(fault for _, fault in faults if fault.severity == 'warning'),
-    ]
+    train, val = ([split for each, split in splits if each == name] for name in ('train', 'val'))
+    common = [file for first in train for second in val for file in shared_images(first, second)]
+    # Not an error here, since some train on what they measure to see whether a network can learn it.
+    shared = found('image in both splits', '', common, severity='warning')
+    return [*shared, *(fault for _, fault in faults if fault.severity == 'warning')]
 
 
 def tagged_images(table: Table, split: str, folder: Path) -> list[Finding]:
-    """List images that EXIF turns against their annotated size, by `HEADERS` headers of a split."""
+    """Return the finding of images that EXIF turns against their annotated size, by `HEADERS` headers."""
     places = []
     for index in range(0, len(table.files), -(-len(table.files) // HEADERS) or 1):
         path = folder / table.files[index]
+        width, height = table.sizes[index].tolist()
         try:
-            with path.open('rb') if path.is_file() else io.BytesIO() as file:
+            if not path.is_file():  # opening a pipe would block
+                continue
+            with path.open('rb') as file:
                 if not TAGGED.search(file.read(4096)):
                     continue
                 with Image.open(file) as image:
-                    facts = header(image)
-        except Exception:  # as a damaged image raises anything; opening all of them lists it
+                    problems = size_kind(header(image), (width, height))
+        except Exception:  # decoders raise anything on damaged files, which are found when all are opened
             continue
-        width, height = table.sizes[index].tolist()
-        kinds = dict(size_kind(facts, (width, height)))
-        if 'EXIF against boxes' in kinds:
-            places.append(f'{table.image_place(index)}: {kinds["EXIF against boxes"]}')
+        places += [f'{table.image_place(index)}: {what}' for kind, what in problems if 'against' in kind]
     return found('EXIF against boxes', split, places)
 
 
 def shared_images(train: Split, val: Split) -> list[str]:
-    """Return the images of train that are val's, too: the same file, or one of the same name and content."""
-    named: dict[str, list[str]] = defaultdict(list)
-    for other in survey(val.annotations).table.files:
-        named[os.path.basename(other)].append(os.path.normpath(val.images / other))
-    return [
-        file
-        for file in survey(train.annotations).table.files
-        if any(
-            _same(os.path.normpath(train.images / file), other)
-            for other in named.get(os.path.basename(file), ())
-        )
-    ]
+    """Return the images of train that are in val: the same file, or one of the same name and content."""
+    named: dict[str, list[Path]] = defaultdict(list)
+    for file in survey(val.annotations).table.files:
+        named[os.path.basename(file)].append(val.images / file)
+    files = survey(train.annotations).table.files
+    return [f for f in files if any(_same(train.images / f, o) for o in named[os.path.basename(f)])]
 
 
-def _same(first: str, second: str) -> bool:
+def _same(first: Path, second: Path) -> bool:
     try:
-        if first == second or os.path.samefile(first, second):
-            return True
-        return os.path.getsize(first) > 0 and filecmp.cmp(first, second, shallow=False)
-    except (OSError, ValueError):  # of names that no file system has, too
+        return os.path.samefile(first, second) or (
+            first.stat().st_size > 0 and filecmp.cmp(first, second, shallow=False)
+        )
+    except (OSError, ValueError):  # the names may be such that no file system has them
         return False

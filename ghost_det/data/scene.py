@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -19,28 +19,22 @@ Image = NDArray[np.uint8]
 Rng = np.random.Generator
 
 
-@dataclass(frozen=True)
-class SampleConfig:
-    """How hard the set is. Pairs are (low, high); lengths in pixels, colours on a scale of 0 to 255."""
-
-    long_side: int = 320
-    short_side: tuple[int, int] = (208, 320)
-    objects: tuple[int, int] = (2, 5)
-    size: tuple[float, float] = (20.0, 215.0)  # square root of the box's area before occlusion; log-uniform
-    aspect: float = 1.3
-    turn: float = 15.0  # degrees to either side; most things stand upright
-    typical: float = 0.95  # share of objects in their class's own hue; the others, and all clutter, in any
-    hue_spread: float = 0.05  # of that hue to either side, as a share of the colour circle
-    min_visible: float = 0.85  # share of each whole shape, or what would hide more is put elsewhere
-    at_edge: float = 0.15  # share of objects that the image's edge may cut
-    contrast: float = 90.0  # between an object and what it lies on
-    clutter: tuple[int, int] = (2, 6)
-    blur: tuple[float, float] = (0.0, 0.5)
-    noise: tuple[float, float] = (0.0, 3.0)
-    brightness: tuple[float, float] = (0.75, 1.2)
-
-
-CONFIG = SampleConfig()
+# How hard the set is. Pairs are (low, high); lengths in pixels, colours on a scale of 0 to 255.
+LONG_SIDE = 320
+SHORT_SIDE = (208, 320)
+OBJECTS = (2, 5)
+SIZE = (20.0, 215.0)  # square root of the box's area before occlusion; log-uniform
+ASPECT = 1.3
+TURN = 15.0  # degrees to either side; most things stand upright
+TYPICAL = 0.95  # share of objects in their class's own hue; the others, and all clutter, are of any hue
+HUE_SPREAD = 0.05  # of that hue to either side, as a share of the colour circle
+MIN_VISIBLE = 0.85  # share of each shape; what would hide more is put elsewhere
+AT_EDGE = 0.15  # share of objects that the image's edge may cut
+CONTRAST = 90.0  # between an object and what it lies on
+CLUTTER = (2, 6)
+BLUR = (0.0, 0.5)
+NOISE = (0.0, 3.0)
+BRIGHTNESS = (0.75, 1.2)
 SUPERSAMPLE = 4
 MIN_FRAGMENT = 4.0  # px²; smaller visible pieces go the way of slivers
 SLIVER = np.ones((SUPERSAMPLE + 1, SUPERSAMPLE + 1), np.uint8)
@@ -64,20 +58,19 @@ SHAPES: dict[str, list[Floats]] = {
 }  # fmt: skip
 
 
+@dataclass
 class _Scene:
-    """A picture in the making. `labels` says, at SUPERSAMPLE times its resolution, which object is on top."""
+    """A picture in the making, and the objects that are in it."""
 
-    def __init__(self, canvas: Image) -> None:
-        height, width = canvas.shape[:2]
-        self.canvas = canvas
-        self.labels = np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), np.uint8)
-        self.names: list[str] = []
-        self.whole: list[int] = []  # pixels of each object's shape, and those in sight
-        self.visible: list[int] = []
+    canvas: Image
+    labels: Image  # which object is on top, from 1, at SUPERSAMPLE times the resolution
+    names: list[str] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)  # pixels of each object's shape, and those in sight
+    visible: list[int] = field(default_factory=list)
 
 
 def _colour(rng: Rng, saturation: tuple[float, float] = (0.1, 0.95), hue: float | None = None) -> Floats:
-    turn = rng.random() if hue is None else (hue + rng.uniform(-CONFIG.hue_spread, CONFIG.hue_spread)) % 1
+    turn = rng.random() if hue is None else (hue + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1
     rgb = colorsys.hsv_to_rgb(turn, rng.uniform(*saturation), rng.uniform(0.2, 1))
     return np.array(rgb, np.float32) * 255
 
@@ -128,7 +121,7 @@ def _stroke(rng: Rng) -> Floats:
 
 def _clutter(rng: Rng, canvas: Image) -> Image:
     """The canvas with things of no class, in the objects' own range of colours, some blobs out of focus."""
-    count = int(rng.integers(CONFIG.clutter[0], CONFIG.clutter[1] + 1))
+    count = int(rng.integers(*CLUTTER, endpoint=True))
     blobs, blurred = rng.binomial(count, 0.35), rng.integers(4)
     for number in range(count):
         if number == min(blurred, blobs):
@@ -166,7 +159,7 @@ def _tones(rng: Rng, name: str, around: Image) -> tuple[Floats, Floats]:
     pixels = around[::step, ::step].reshape(-1, 3).astype(np.float32)
     # The eye's weights for red, green and blue: pure blue on black is far apart in RGB, yet hard to see.
     weights = np.array([0.55, 0.76, 0.35], np.float32)
-    typical = rng.random() < CONFIG.typical
+    typical = rng.random() < TYPICAL
     hue = list(SHAPES).index(name) / len(SHAPES) if typical else None
     found = []
     for _ in range(24):
@@ -176,15 +169,15 @@ def _tones(rng: Rng, name: str, around: Image) -> tuple[Floats, Floats]:
         gaps = np.linalg.norm((pixels - np.array(tones)[:, None]) * weights, axis=2)
         gap = np.sort(gaps)[:, len(pixels) // 10].min()
         found.append((gap, tones))
-        if gap >= CONFIG.contrast:
+        if gap >= CONTRAST:
             break
     return max(found, key=lambda each: each[0])[1]
 
 
 def _outlines(rng: Rng, name: str, size: float) -> list[Floats]:
     """A class's outlines, stretched, turned and scaled, with their box centred on the origin."""
-    stretch = CONFIG.aspect ** rng.uniform(-0.5, 0.5)
-    angle = math.radians(rng.uniform(-CONFIG.turn, CONFIG.turn))
+    stretch = ASPECT ** rng.uniform(-0.5, 0.5)
+    angle = math.radians(rng.uniform(-TURN, TURN))
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     turned = [outline * (stretch, 1 / stretch) @ turn for outline in SHAPES[name]]
     low, high = turned[0].min(axis=0), turned[0].max(axis=0)
@@ -197,7 +190,7 @@ def _place(rng: Rng, scene: _Scene, name: str, size: float) -> None:
     outlines = _outlines(rng, name, size)
     half = outlines[0].max(axis=0)
     frame = np.array(scene.canvas.shape[1::-1])
-    margin = np.zeros(2) if rng.random() < CONFIG.at_edge else np.minimum(half + 1, frame / 2)
+    margin = np.zeros(2) if rng.random() < AT_EDGE else np.minimum(half + 1, frame / 2)
     for _ in range(20):
         centre = rng.uniform(margin, frame - margin)
         low, high = np.floor(centre - half).astype(int) - 1, np.ceil(centre + half).astype(int) + 1
@@ -211,7 +204,7 @@ def _place(rng: Rng, scene: _Scene, name: str, size: float) -> None:
         under = scene.labels[y0 * SUPERSAMPLE : y1 * SUPERSAMPLE, x0 * SUPERSAMPLE : x1 * SUPERSAMPLE]
         covered = np.bincount(under[mask == 1], minlength=len(scene.names) + 1)
         visible = np.append(scene.visible - covered[1:], covered.sum())
-        if np.all(visible >= CONFIG.min_visible * np.append(scene.whole, whole)):
+        if np.all(visible >= MIN_VISIBLE * np.append(scene.whole, whole)):
             break
     else:
         return
@@ -264,19 +257,19 @@ def _annotations(scene: _Scene) -> list[dict[str, Any]]:
 
 def draw_picture(rng: Rng, one_shape: bool) -> tuple[Image, list[dict[str, Any]]]:
     """An RGB picture and its COCO records."""
-    sides = CONFIG.long_side, int(rng.integers(CONFIG.short_side[0], CONFIG.short_side[1] + 1))
+    sides = LONG_SIDE, int(rng.integers(*SHORT_SIDE, endpoint=True))
     height, width = sides if rng.random() < 0.35 else sides[::-1]
     if one_shape:
-        height, width = CONFIG.long_side * 3 // 4, CONFIG.long_side
+        height, width = LONG_SIDE * 3 // 4, LONG_SIDE
     canvas = _clutter(rng, _background(rng, height, width))
-    scene = _Scene(canvas)
-    count = int(rng.integers(CONFIG.objects[0], CONFIG.objects[1] + 1))
-    sizes = np.exp(rng.uniform(math.log(CONFIG.size[0]), math.log(CONFIG.size[1]), count))
+    scene = _Scene(canvas, np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), np.uint8))
+    count = int(rng.integers(*OBJECTS, endpoint=True))
+    sizes = np.exp(rng.uniform(math.log(SIZE[0]), math.log(SIZE[1]), count))
     # Mostly large behind small, as there is room that way; the jitter lets some large ones cover small ones.
     for size in sizes[np.argsort(-sizes * np.exp(rng.normal(0, 0.4, count)))]:
         _place(rng, scene, list(SHAPES)[rng.integers(len(SHAPES))], float(size))
-    light = scene.canvas * np.float32(rng.uniform(*CONFIG.brightness))
-    if (sigma := rng.uniform(*CONFIG.blur)) > 0.2:
+    light = scene.canvas * np.float32(rng.uniform(*BRIGHTNESS))
+    if (sigma := rng.uniform(*BLUR)) > 0.2:
         light = np.asarray(cv2.GaussianBlur(light, (0, 0), sigma), np.float32)
-    light += rng.standard_normal(light.shape, np.float32) * np.float32(rng.uniform(*CONFIG.noise))
+    light += rng.standard_normal(light.shape, np.float32) * np.float32(rng.uniform(*NOISE))
     return np.clip(light, 0, 255).astype(np.uint8), _annotations(scene)

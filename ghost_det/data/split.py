@@ -1,4 +1,4 @@
-"""Making a val split where a data set has none."""
+"""Making a val from a part of train, where a data set has none."""
 
 from __future__ import annotations
 
@@ -10,68 +10,55 @@ from typing import Any
 
 from ghost_det.utils.files import read_json
 
-from .annotations import CONVERTED, survey
-from .convert import cached
-from .label_files import SPLITS
+from .annotations import CONVERTED, FIXED, survey
+from .convert import SPLITS, cached, state_of
 
 VAL_SHARE = 0.2
 
 
-def val_part(source: Path, files: Iterable[str], share: float) -> tuple[set[str], str]:
-    """Choose the images of val where nobody has, by a hash of each name: more images change none of it.
+def val_part(files: Iterable[str], share: float) -> set[str]:
+    """Return the images of val, by a hash of each name: more images change the side of none.
 
     Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side, and so are files whose
-    names differ in their suffix only. The lowest hash is always val's. Returns the names of val's, none if
-    nothing would be left to train on, and a note.
+    names differ only in their suffix. The lowest hash is always in val; nothing is if train would be empty.
     """
-    stems = {file: os.path.splitext(Path(file).as_posix())[0] for file in files}
-    hashes = {
-        file: hashlib.blake2b(stem.partition('.rf.')[0].encode('utf-8', 'surrogatepass'), digest_size=8)
-        for file, stem in stems.items()
-    }
-    place = {file: int.from_bytes(each.digest(), 'big') for file, each in hashes.items()}
+    place = {}
+    for file in files:
+        stem = os.path.splitext(Path(file).as_posix())[0].partition('.rf.')[0]
+        digest = hashlib.blake2b(stem.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
+        place[file] = int.from_bytes(digest, 'big')
     limit = max(share * 2**64, min(place.values(), default=0) + 1)
     part = {file for file, number in place.items() if number < limit}
-    if len(part) == len(place):
-        return set(), ''
-    return part, (
-        f'{source}: there is no val: {len(part)} of {len(place)} images are taken as it, '
+    return part if len(part) < len(place) else set()
+
+
+def split_annotations(root: Path, file: Path, share: float) -> tuple[dict[str, Path], str] | None:
+    """Return the annotations of train and of val, made from one file and kept in the cache, and a note.
+
+    ``None`` if there are too few images, or errors, which are reported for the file itself.
+    """
+    table, findings = survey(file)
+    part = val_part(table.files, share)
+    if not part or any(each.severity == 'error' and each.kind not in FIXED for each in findings):
+        return None
+    positions = {at for at, name in zip(table.images_at, table.files) if name in part}
+    folder = cached((root, share), [str(file), state_of(file)], lambda: _divide(read_json(file), positions))
+    return {name: folder / f'{name}.json' for name in SPLITS}, (
+        f'{root}: there is no val: {len(part)} of {len(table.files)} images are taken as it, '
         f'by a hash of their names (--val-share {share:g})'
     )
 
 
-def split_coco(source: Path, annotations: Path, share: float) -> tuple[dict[str, Path], str]:
-    """Return annotations of train and val, made of one COCO file, kept in the cache; and a note.
-
-    There are none if the images are too few. The names of images start from where those of the file do.
-    ``source`` is the data set that the file is, or was converted from.
-    """
-    table = survey(annotations).table
-    part, note = val_part(source, table.files, share)
-    if not part:
-        return {}, ''
-    positions = [at for at, file in zip(table.images_at, table.files) if file in part]
-    state = annotations.stat()
-    lines = [str(annotations), f'{state.st_size} {state.st_mtime_ns}']
-    done = cached((source, share), lines, lambda: _divided(annotations, positions))
-    return {name: done / f'{name}.json' for name in SPLITS}, note
-
-
-def _divided(annotations: Path, positions: list[int]) -> dict[str, Any]:
-    content = read_json(annotations)
+def _divide(content: dict[str, Any], positions: set[int]) -> dict[str, Any]:
+    """Return the content of an annotation file as train, and as val, which has the images at positions."""
     ids = {content['images'][position]['id'] for position in positions}
-    info = content.get('info') if isinstance(content.get('info'), dict) else {}
-    val_info = {key: value for key, value in info.items() if key not in CONVERTED}  # all are listed in train
-
-    def side(key: str, field: str, is_val: bool) -> list[Any]:
-        return [entry for entry in content[key] if (entry[field] in ids) is is_val]
-
-    return {
-        name: {
-            **content,
-            'info': val_info if name == 'val' else info,
-            'images': side('images', 'id', name == 'val'),
-            'annotations': side('annotations', 'image_id', name == 'val'),
-        }
-        for name in SPLITS
-    }
+    info = content.get('info')
+    parts = {}
+    for name, is_val in (('train', False), ('val', True)):
+        images = [image for image in content['images'] if (image['id'] in ids) is is_val]
+        boxes = [box for box in content['annotations'] if (box['image_id'] in ids) is is_val]
+        # What the conversion has found is listed once, in train.
+        if is_val and isinstance(info, dict):
+            info = {key: value for key, value in info.items() if key not in CONVERTED}
+        parts[name] = {**content, 'info': info, 'images': images, 'annotations': boxes}
+    return parts

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-IOU = 0.5  # from which on an anchor reaches a box
-SIZES = ('small', 'medium', 'large')  # of COCO: areas up to 32² px, 96² px, and over, in the original image
-LIMITS = (32.0**2, 96.0**2)  # in px, of areas that are small and medium to COCO
-ALIKE = 0.9  # IoU of a box and the extent of its polygons, from which they agree
+IOU = 0.5  # an anchor with this IoU or more fits a box
+SIZES = ('small', 'medium', 'large')  # of COCO, by the area in the original image
+LIMITS = (32.0**2, 96.0**2)  # px, between the `SIZES`
+ALIKE = 0.9  # IoU from which a box and the extent of its polygons agree
 SLACK = 2.0  # px that an edge may move by rounding, and by conventions of where a pixel ends
 TINY = 3  # px
 FAR = 0.1  # of the image's side: what sticks out further and fits as corners was written as corners
@@ -23,29 +23,29 @@ FAR = 0.1  # of the image's side: what sticks out further and fits as corners wa
 
 @dataclass(frozen=True)
 class Table:
-    """The sound entries of an annotation file, n boxes on m images, as arrays."""
+    """The valid entries of an annotation file, n boxes on m images, as arrays."""
 
     files: list[str]  # m file names
-    sizes: Ints  # (m, 2) widths and heights in pixels, 0 where the file does not say
+    sizes: Ints  # (m, 2) widths and heights in pixels, 0 where unknown
     images_at: Ints  # (m,) positions in the json
-    categories: list[dict[str, Any]]  # those of the file, in its order
+    categories: list[dict[str, Any]]  # as in the file
     boxes: Floats  # (n, 4) x, y, width, height in pixels
     image: Ints  # (n,) index of a box's image in `files`, -1 if there is none
     category: Ints  # (n,) index of its category, -1 if there is none
     boxes_at: Ints  # (n,) positions in the json
-    area: Floats  # (n,) as the file says it, NaN where that is no number
-    crowd: Mask  # (n,) whether it is a group
+    no_area: Mask  # (n,) whether its `area` is a number, but not above 0
+    crowd: Mask  # (n,)
     ignored: Mask  # (n,) whether it has `ignore`
-    complete: bool  # each box has `area` and `iscrowd` as numbers that can be, and an id of its own, not 0
-    extents: Floats  # (n, 4) what the polygons of a box span, as `boxes`; NaN where it has none
+    complete: bool  # nothing has to be corrected in a copy, see `entries`
+    extents: Floats  # (n, 4) the boxes around the polygons, NaN without polygons
 
     def used(self) -> list[Any]:
         """Return the ids of the categories that have boxes."""
         return [category['id'] for category, count in zip(self.categories, self.counts()) if count]
 
     def by_size(self) -> Ints:
-        """Return how many sound boxes each category has with areas up to each of `LIMITS`, and over."""
-        counts = np.zeros((len(self.categories), len(LIMITS) + 1), np.int64)
+        """Return how many sound boxes of each of the `SIZES` each category has."""
+        counts = np.zeros((len(self.categories), len(SIZES)), np.int64)
         sound = sound_boxes(self)
         size = np.digitize(self.boxes[sound, 2:].prod(1), LIMITS)
         np.add.at(counts, (self.category[sound], size), 1)
@@ -58,22 +58,21 @@ class Table:
     def classes(self) -> list[int]:
         """Return the indices of the categories that are classes.
 
-        One without boxes is none where it only names the group of others (Roboflow writes one), or has the
-        name of another.
+        A category without boxes is not a class if it only names the group of others (as Roboflow writes), or
+        has the name of another.
         """
         counts = self.counts()
         groups = [c.get('supercategory') for c in self.categories if c.get('supercategory') != c['name']]
         taken = {category['name'] for category, count in zip(self.categories, counts) if count}
         found = []
-        for index, category in enumerate(self.categories):
-            name = category['name']
+        for index, name in enumerate(category['name'] for category in self.categories):
             if counts[index] or (name not in groups and name not in taken):
                 found.append(index)
                 taken.add(name)
         return found
 
     def twins(self) -> list[int]:
-        """Return the indices of the categories without boxes that have the name of another."""
+        """Return the indices of the categories without boxes that have the name of a class."""
         classes = self.classes()
         names = {self.categories[n]['name'] for n in classes}
         return [n for n, c in enumerate(self.categories) if n not in classes and c['name'] in names]
@@ -83,22 +82,19 @@ class Table:
         return np.vstack([self.sizes, [0, 0]])[self.image]  # -1 is the last
 
     def image_place(self, index: int) -> str:
-        """Name an image for a person."""
+        """Return where an image is, for a person."""
         return f'images[{self.images_at[index]}] ({self.files[index]})'
 
     def box_place(self, index: int) -> str:
-        """Name a box for a person."""
+        """Return where a box is, for a person."""
         image = self.image[index]
-        file = f' ({self.files[image]})' if image >= 0 else ''
-        return f'annotations[{self.boxes_at[index]}]{file}'
+        return f'annotations[{self.boxes_at[index]}]' + (f' ({self.files[image]})' if image >= 0 else '')
 
 
 def sound_boxes(table: Table) -> Mask:
     """Return which boxes have an image, a category, finite numbers and a size, (n,)."""
-    finite = np.isfinite(table.boxes).all(1)
-    return np.asarray(
-        finite & (table.image >= 0) & (table.category >= 0) & (table.boxes[:, 2:] > 0).all(1), dtype=bool
-    )
+    known = (table.image >= 0) & (table.category >= 0)
+    return np.asarray(known & np.isfinite(table.boxes).all(1) & (table.boxes[:, 2:] > 0).all(1), dtype=bool)
 
 
 def _limits(table: Table) -> Floats:
@@ -108,7 +104,7 @@ def _limits(table: Table) -> Floats:
 
 
 def box_faults(table: Table) -> dict[str, Mask]:
-    """Sort boxes by what is wrong with their numbers, each once at most; return a mask (n,) for each kind."""
+    """Return which boxes (n,) have which kind of problem, each box in the first kind only."""
     x, y, width, height = table.boxes.T
     with np.errstate(invalid='ignore', over='ignore'):
         finite = np.isfinite(table.boxes).all(1) & np.isfinite(x + width) & np.isfinite(y + height)
@@ -117,7 +113,7 @@ def box_faults(table: Table) -> dict[str, Mask]:
         beyond = np.maximum.reduce([-x, -y, x + width - across, y + height - down])
         far = (x + width - across > FAR * across) | (y + height - down > FAR * down)
         as_corners = (x >= 0) & (y >= 0) & (width > x) & (height > y) & (width <= across) & (height <= down)
-        # Of an image whose boxes were written as corners, all are.
+        # Either all boxes of an image were written as corners, or none.
         others = np.bincount(table.image[known & ~as_corners], minlength=len(table.files)) > 0
         as_corners[known] &= ~others[table.image[known]]
         return _first_of(
@@ -134,7 +130,7 @@ def box_faults(table: Table) -> dict[str, Mask]:
 
 
 def _first_of(masks: dict[str, Any]) -> dict[str, Mask]:
-    """Return masks, each without what an earlier one has."""
+    """Return masks, each without what is in an earlier one."""
     taken = np.zeros_like(next(iter(masks.values())))
     first = {}
     for name, mask in masks.items():
@@ -143,19 +139,8 @@ def _first_of(masks: dict[str, Any]) -> dict[str, Mask]:
     return first
 
 
-def repeated(rows: Floats) -> Mask:
-    """Return which rows, (n, k), equal an earlier one, (n,)."""
-    mask = np.zeros(len(rows), bool)
-    with np.errstate(invalid='ignore', over='ignore'):
-        keys = (rows * np.random.default_rng(0).random(rows.shape[1])).sum(1)
-    order = np.argsort(keys, kind='stable')
-    near = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
-    mask[order[near + 1]] = (rows[order[near + 1]] == rows[order[near]]).all(1)
-    return mask
-
-
 def unlike_polygons(table: Table) -> Mask:
-    """Return which boxes are not around their polygons, as far as both are inside of the image, (n,)."""
+    """Return which boxes are not around their polygons, as far as both are inside the image, (n,)."""
     limits = _limits(table)
     with np.errstate(invalid='ignore', over='ignore'):
         (left, right), (low, high) = (
@@ -184,7 +169,7 @@ def left_out(table: Table, classes: Iterable[str], min_size: int = 0) -> dict[st
                 'with ignore': table.ignored,
                 'under 1 px': (size < 1).any(1),
                 'outside the image': (inside <= 0).any(1),
-                'with an area of 0 or below': table.area <= 0,
+                'with an area of 0 or below': table.no_area,
                 'of other classes': ~known[table.category],
                 'crowd': table.crowd,
                 f'in images under {min_size} px': sizes.min(1) < min_size,

@@ -36,3 +36,11 @@ def server() -> Iterator[Server]:
     with serving() as server:
         server.files['/a.zip'] = BYTES
         yield server
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of conversions."""
+    folder = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('GHOST_DET_CACHE', str(folder))
+    return folder

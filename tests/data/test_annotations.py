@@ -1,0 +1,147 @@
+"""Annotations in COCO's format: read once, corrected in copies, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ghost_det.data import annotations
+from ghost_det.data.annotations import load, read_annotations
+from ghost_det.data.dataset import aligned_annotations, class_names, find_data
+from ghost_det.data.layouts import Split
+from ghost_det.data.quick_check import quick_check
+from ghost_det.errors import UserError
+from ghost_det.evaluation.results import read_truth
+
+from .makers import built, content, write, write_both
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'right'),
+    [
+        *(('area', value, 16) for value in (0, -1, float('nan'), float('inf'), 'much', True, None, 2**60)),
+        *(('area', value, 9) for value in (9, '9')),
+        *(('iscrowd', value, 0) for value in (False, 0.0, '0', 'false', None)),
+        *(('iscrowd', value, 1) for value in (True, 1.0, '1', ' True')),
+        *(('ignore', value, 1) for value in (True, '1')),
+        *(('ignore', value, 0) for value in (False, '0', None)),
+    ],
+)
+def test_values_are_corrected_in_a_copy(tmp_path: Path, field: str, value: Any, right: int) -> None:
+    given = content(['cat', 'dog'])
+    given['annotations'][0][field] = value
+    path = write(tmp_path / 'a.json', given)
+    copy = aligned_annotations(path, ('cat', 'dog'), tmp_path / 'aligned')
+    found = json.loads(copy.read_text())['annotations'][0][field]
+    assert found == right and type(found) in (int, float)
+    assert (copy == path) == (value == 9)
+    instances = built(copy, filter_cfg=None).get_data_info(0)['instances']
+    assert sum(not instance['ignore_flag'] for instance in instances) == 2 - (field != 'area' and right)
+
+
+BAD_FILES: dict[str, Any] = {
+    'in line 3': b'{\n"images": [\n,]}',
+    'not json in UTF-8': b'\x80\x02\xff\xd8',
+    'no list .images.': {'annotations': [], 'categories': []},
+    'list .images.': [1],
+    'empty split': {**content(['cat']), 'images': []},
+    'no boxes': {**content(['cat']), 'annotations': []},
+    'duplicate category name .*cat': content(['cat', 'cat']),
+}
+
+
+@pytest.mark.parametrize('message', BAD_FILES)
+def test_files_that_are_not_annotations_are_refused(tmp_path: Path, message: str) -> None:
+    path = write(tmp_path / 'train/_annotations.coco.json', content(['cat', 'dog']))
+    bad = BAD_FILES[message]
+    path.write_bytes(bad if isinstance(bad, bytes) else json.dumps(bad).encode())
+    with pytest.raises(UserError, match=f'{path}: .*{message}'):
+        find_data(tmp_path, val_ann=path)
+
+
+@pytest.mark.parametrize(
+    ('where', 'field', 'value'),
+    [
+        *(('annotations', 'bbox', value) for value in ([1, 1, 4], [1, 1, float('nan'), 4], [1, 1, -4, 4])),
+        *(('annotations', 'bbox', value) for value in (['1', 1, 4, 4], None, [10**400, 1, 2, 3])),
+        *(('annotations', 'category_id', value) for value in (999, '0')),
+        *(('annotations', 'image_id', value) for value in (999, [])),
+        *(('annotations', 'iscrowd', value) for value in ('yes', '', 2, 0.5, [0], {})),
+        ('annotations', 'ignore', 'yes'),
+        *(('images', 'width', value) for value in (2**70, -8, '8')),
+        ('images', 'file_name', 'a\0b'),
+        ('categories', 'name', ['cat']),
+        ('categories', 'id', 10),
+    ],
+)
+def test_broken_entries_are_named(tmp_path: Path, where: str, field: str, value: Any) -> None:
+    given = content(['cat', 'dog'])
+    given[where][0][field] = value
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(given))
+    for read in (class_names, read_annotations):
+        with pytest.raises(UserError) as error:
+            read(path)
+        lines = [line for line in str(error.value).splitlines() if str(path) in line]
+        word = 'size' if field == 'width' and value != 2**70 else field
+        assert any(where in line and word in line for line in lines), lines
+
+
+def test_a_file_is_read_once_while_it_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [write(tmp_path / f'{name}.json', content(['a', 'b'])) for name in ('train', 'val')]
+    read: list[str] = []
+    monkeypatch.setattr(annotations, 'load', lambda path: read.append(path.name) or load(path))
+    for path in files:
+        aligned_annotations(path, find_data(tmp_path).classes, tmp_path / 'copies')
+    assert sorted(read) == ['train.json', 'val.json']
+    write(files[1], content(['a', 'b', 'c']))
+    with pytest.raises(UserError, match="the class 'c'"):
+        find_data(tmp_path)
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_an_empty_category_with_the_name_of_another_is_not_a_class(tmp_path: Path, order: int) -> None:
+    given = content(['person', 'person', 'dog'], used=[1, 2])
+    given['categories'][1]['supercategory'] = given['categories'][2]['supercategory'] = 'person'
+    given['categories'] = given['categories'][::order]
+    path = write_both(tmp_path, given)
+    data = find_data(tmp_path)
+    assert data.classes == ('person', 'dog')[::order]
+    assert any('empty duplicate category (1)' in warning for warning in data.warnings)
+    copy = aligned_annotations(path, data.classes, tmp_path / 'aligned')
+    for read in (json.loads(copy.read_text()), read_truth(path)):
+        assert [category['id'] for category in read['categories']] == [10, 20][::order]
+    with pytest.raises(UserError, match='empty duplicate category'):  # as no copy is made of it
+        quick_check([('train', Split(path, path.parent))])
+
+
+@pytest.mark.parametrize(
+    ('group', 'used', 'is_class'), [('pieces', 1, False), ('pieces', 0, True), ('none', 1, True)]
+)
+def test_a_group_is_a_class_only_with_boxes(tmp_path: Path, group: str, used: int, is_class: bool) -> None:
+    given = content(['pieces', 'bishop', 'king'], used=[used])
+    for category in given['categories'][1:]:
+        category['supercategory'] = group
+    path = write(tmp_path / 'a.json', given)
+    assert class_names(path) == ('pieces', 'bishop', 'king')[not is_class :]
+
+
+@pytest.mark.parametrize('field', ['file_name', 'name'])
+def test_names_in_another_form_are_corrected_in_a_copy(tmp_path: Path, field: str) -> None:
+    given = content(['7', 'dog'])
+    given['images'][0]['file_name'] = 'a/0.jpg'
+    path = write(tmp_path / 'annotations/instances_val.json', given, tmp_path / 'val')
+    key, value = ('categories', 7) if field == 'name' else ('images', 'a\\0.jpg')
+    given[key][0][field] = value
+    path.write_text(json.dumps(given))
+    data = find_data(tmp_path, classes=('7', 'dog'))
+    assert any(f'name in another form (1): {key}[0]' in line for line in data.warnings)
+    copy = aligned_annotations(path, data.classes, tmp_path / 'aligned')
+    read = json.loads(copy.read_text())
+    assert copy != path and read['images'][0]['file_name'] == 'a/0.jpg'
+    assert [category['name'] for category in read['categories']] == ['7', 'dog']
+    with pytest.raises(UserError, match='name in another form'):  # as no copy is made of it
+        quick_check([('val', Split(path, tmp_path / 'val'))])
