@@ -135,15 +135,12 @@ def test_bbox_overlaps(kind: str, m: int, n: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize('shape', MAPS)
 @pytest.mark.parametrize('ratio', [0, 1, 2])
 @pytest.mark.parametrize('aligned', [True, False])
-@pytest.mark.parametrize('mode', [0, 1])
 @pytest.mark.parametrize('count', [0, 40])
-def test_roi_align(
-    count: int, mode: int, aligned: bool, ratio: int, shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_roi_align(count: int, aligned: bool, ratio: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     features = map_with_ties(shape).to(dtype)
     rois = regions(count, shape).to(dtype)
     for size in ((1, 1), (2, 3), (7, 7)):
-        same_roi_align(STAND_INS, vars(ext), features, rois, *size, 1 / shape[-1], ratio, mode, aligned)
+        same_roi_align(STAND_INS, vars(ext), features, rois, *size, 1 / shape[-1], ratio, 1, aligned)
 
 
 def test_roi_align_refuses_negative_sides() -> None:
