@@ -1,4 +1,4 @@
-"""The private names of other packages that ghost_det relies on: after an upgrade, these tests name what changed.
+"""Private names of other packages that ghost_det relies on: after an upgrade, these tests name what changed.
 
 Fewer is better: delete the row of a name that is no longer used. `test_no_others_are_used` refuses new ones.
 """

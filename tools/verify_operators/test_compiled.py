@@ -232,7 +232,7 @@ def names_and_types(operator: Callable[..., Any]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize('name', sorted(STAND_INS.keys() - ON_THE_CPU))
-def test_operators_that_are_compiled_for_gpus_alone(name: str) -> None:
+def test_operators_that_are_compiled_only_for_gpus(name: str) -> None:
     operator = getattr(ext, name)
     kinds = dict(names_and_types(operator))
     arguments = {name: torch.zeros(2, 2) if 'Tensor' in kind else 1 for name, kind in kinds.items()}
