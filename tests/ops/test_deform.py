@@ -31,11 +31,12 @@ def inputs(kernel, stride, padding, dilation, groups, deform_groups):
 def test_deform_conv(geometry):
     x, offset, mask, weight, bias = inputs(*geometry)
     place = geometry[1:4]
-    same(
-        lambda x, offset, weight: mmops.deform_conv2d(x, offset, weight, *geometry[1:]),
-        lambda x, offset, weight: deform_conv2d(x, offset, weight, None, *place),
-        *(x, offset, weight),
-    )
+    for moves in (offset, torch.zeros_like(offset)):
+        same(
+            lambda x, offset, weight: mmops.deform_conv2d(x, offset, weight, *geometry[1:]),
+            lambda x, offset, weight: deform_conv2d(x, offset, weight, None, *place),
+            *(x, moves, weight),
+        )
     same(
         lambda *tensors: mmops.modulated_deform_conv2d(*tensors, *geometry[1:]),
         lambda x, offset, mask, weight, bias: deform_conv2d(x, offset, weight, bias, *place, mask),
