@@ -1,6 +1,6 @@
-"""The private names of other packages that ghost_det leans on: a failing upgrade says which wall fell.
+"""Private names of other packages that ghost_det relies on: after an upgrade, these tests name what changed.
 
-Fewer is better. Whoever takes one away deletes its row; `test_no_others` refuses new ones.
+Fewer is better: delete the row of a name that is no longer used. `test_no_others_are_used` refuses new ones.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def takes(function: Callable[..., object], *names: str) -> bool:
     return tuple(inspect.signature(function).parameters)[: len(names)] == names
 
 
-WALLS: dict[str, Callable[[], bool]] = {
+PRIVATE: dict[str, Callable[[], bool]] = {
     # engine/resume.py and engine/loops.py: bit-identical resuming
     '_decide_current_val_interval': lambda: takes(EpochBasedTrainLoop._decide_current_val_interval, 'self'),
     '_epoch': lambda: sets(EpochBasedTrainLoop.__init__, '_epoch'),
@@ -80,12 +80,12 @@ BASES = (Runner, CheckpointHook, EpochBasedTrainLoop, IterBasedTrainLoop, GFLHea
 OF_PYTHON = {'_asdict', '_replace', '_exit'}  # documented, but for their names
 
 
-@pytest.mark.parametrize('name', WALLS)
-def test_a_wall_stands(name: str) -> None:
-    assert WALLS[name](), f'{name} is no longer what ghost_det leans on'
+@pytest.mark.parametrize('name', PRIVATE)
+def test_a_private_name_is_what_we_rely_on(name: str) -> None:
+    assert PRIVATE[name](), f'{name} is no longer what ghost_det relies on'
 
 
-def test_no_others() -> None:
+def test_no_others_are_used() -> None:
     own, used, private = (set[str]() for _ in range(3))
     trees = (ast.parse(path.read_text()) for path in (ROOT / 'ghost_det').rglob('*.py'))
     for node in (node for tree in trees for node in ast.walk(tree)):
@@ -103,5 +103,5 @@ def test_no_others() -> None:
     theirs = set(re.findall(r'(?:self\.|def )(\w+)', ''.join(map(inspect.getsource, BASES))))
     own -= theirs
     used |= private - own
-    assert used - own - OF_PYTHON <= WALLS.keys()
-    assert len(WALLS) < 25
+    assert used - own - OF_PYTHON <= PRIVATE.keys()
+    assert len(PRIVATE) < 25

@@ -51,7 +51,7 @@ changed = [
     for key in old.keys() | after[owner].keys()
     if key not in old or key not in after[owner] or old[key] is not after[owner][key]
     if f'{owner}.{key}' not in sys.modules  # a submodule is an attribute of its package
-    and key != '_schemes'  # of CheckpointLoader, which sorts them anew
+    and key != '_schemes'  # of CheckpointLoader, which sorts them again
 ]
 changed += [str(key) for key, kind in types.items() if registered().get(key) is not kind]
 same = settings == [torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()]

@@ -26,7 +26,7 @@ from .selection import select_fast
 Module = TypeVar('Module', bound=nn.Module)
 
 
-def optimize(model: Module, compile: bool = False, threads: int | None = None) -> Module:
+def optimize(model: Module, compile: bool = False) -> Module:
     """Make a backbone or a detector of mmdet faster at inference, in place; results differ by rounding only.
 
     Training branches and batch norms are folded into convolutions, ghost bottlenecks do without inner
@@ -38,13 +38,12 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
         model: in evaluation mode.
         compile: compile backbone and neck with ``torch.compile``; the first call of each input size then
             takes about a minute, and gradients must be off.
-        threads: torch's threads in the whole process; ``None`` leaves them.
 
     Returns:
         ``model``.
 
     Raises:
-        UserError: ``model`` is in training mode, or ``threads`` below 1; nothing was changed.
+        UserError: ``model`` is in training mode; nothing was changed.
 
     Example:
         >>> from ghost_det import GhostNet
@@ -55,10 +54,6 @@ def optimize(model: Module, compile: bool = False, threads: int | None = None) -
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     if model.training or any(norm.training for norm in norms):
         raise UserError('optimize: the model is in training mode; call model.eval() first')
-    if threads is not None:
-        if threads < 1:
-            raise UserError(f'optimize: threads is {threads}; expected 1 or more')
-        torch.set_num_threads(threads)
     rewrite(model)  # compiled graphs gain most by it: 0.48 of timm's time instead of 0.74
     _activate_in_place(model)
     select_fast(model)

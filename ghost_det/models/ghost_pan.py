@@ -73,13 +73,8 @@ class GhostPAN(nn.Module):
         >>> import torch
         >>> neck = GhostPAN([24, 40, 112, 160], out_channels=64, num_outs=5, start_level=1).eval()
         >>> maps = [torch.rand(1, c, s, s) for c, s in zip(neck.in_channels, (80, 40, 20, 10))]
-        >>> for feature in neck(maps):
-        ...     print(tuple(feature.shape))
-        (1, 64, 40, 40)
-        (1, 64, 20, 20)
-        (1, 64, 10, 10)
-        (1, 64, 5, 5)
-        (1, 64, 3, 3)
+        >>> [tuple(feature.shape[1:]) for feature in neck(maps)]
+        [(64, 40, 40), (64, 20, 20), (64, 10, 10), (64, 5, 5), (64, 3, 3)]
     """
 
     def __init__(

@@ -95,8 +95,6 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
         13.95
     """
     check_ghosts('ghostify', ratio, dw_size)
-    if isinstance(skip, str):
-        raise ValueError(f'ghostify: skip is {skip!r}; expected a list of names, such as [{skip!r}]')
     named = list(module.named_modules(remove_duplicate=False))
     kept = [part for _, part in named if _is_closed(part)]
     for pattern in skip:

@@ -95,14 +95,10 @@ class GhostNet(nn.Module):
     Example:
         >>> import torch
         >>> backbone = GhostNet().eval()
+        >>> [tuple(feature.shape) for feature in backbone(torch.rand(1, 3, 320, 320))]
+        [(1, 24, 80, 80), (1, 40, 40, 40), (1, 112, 20, 20), (1, 160, 10, 10)]
         >>> backbone.out_channels, backbone.out_strides
         ((24, 40, 112, 160), (4, 8, 16, 32))
-        >>> for feature in backbone(torch.rand(1, 3, 320, 320)):
-        ...     print(tuple(feature.shape))
-        (1, 24, 80, 80)
-        (1, 40, 40, 40)
-        (1, 112, 20, 20)
-        (1, 160, 10, 10)
     """
 
     table: ClassVar[tuple[tuple[Row, ...], ...]] = GHOSTNET_TABLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,18 +62,10 @@ def fold(branches: Iterable[tuple[Any, Any]], skip: nn.Module | None = None) -> 
     for weight, offset in terms:
         gap = first.kernel_size[0] - weight.shape[-1]  # odd for an even kernel: torch pads its far side more
         kernel, bias = kernel + F.pad(weight, [gap // 2, gap - gap // 2] * 2), bias + offset
-    one: Any = nn.Conv2d(
-        first.in_channels,
-        first.out_channels,
-        first.kernel_size,
-        first.stride,
-        first.padding,
-        groups=first.groups,
-    )
-    one.to(first.weight)
+    one: nn.Conv2d = copy.deepcopy(first)
     one.weight.copy_(kernel)
-    one.bias.copy_(bias)
-    return one.requires_grad_(first.weight.requires_grad).train(first.training)
+    one.bias = nn.Parameter(bias.to(one.weight))
+    return one.requires_grad_(first.weight.requires_grad)
 
 
 class GhostModuleV3(GhostModule):

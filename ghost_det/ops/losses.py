@@ -1,4 +1,4 @@
-"""Focal losses."""
+"""The focal loss."""
 
 from __future__ import annotations
 
@@ -46,40 +46,3 @@ def sigmoid_focal_loss_backward(
     wrong = (-right).sigmoid()
     slope = wrong**gamma * (gamma * right.sigmoid() * F.logsigmoid(right) - wrong)
     grad_input.copy_(sign * scale * slope)
-
-
-def _softmax_terms(
-    softmax: Tensor, target: Tensor, weight: Tensor, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities ``(n, c)``, that of each target ``(n,)``, and the weight of its loss; 0 if ignored."""
-    softmax, label = wide(softmax), target.clamp(min=0)
-    chosen = softmax.gather(1, label[:, None])[:, 0].clamp(min=torch.finfo(torch.float32).tiny)
-    scale = alpha * (target >= 0).to(softmax.dtype)
-    return softmax, chosen, scale * weight[label] if weight.numel() else scale
-
-
-def softmax_focal_loss_forward(
-    softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
-) -> None:
-    """Fill ``output`` ``(n,)`` for probabilities ``(n, c)``; negative targets ``(n,)`` are ignored."""
-    _, chosen, scale = _softmax_terms(softmax, target, weight, alpha)
-    output.copy_(-scale * (1 - chosen) ** gamma * chosen.log())
-
-
-def softmax_focal_loss_backward(
-    softmax: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    buff: Tensor,
-    grad_input: Tensor,
-    gamma: float,
-    alpha: float,
-) -> None:
-    """Fill ``grad_input`` ``(n, c)``, for the logits, and ``buff`` ``(n,)``, each sample's common factor."""
-    probability, chosen, scale = _softmax_terms(softmax, target, weight, alpha)
-    # gamma < 1 divides by this, at a chosen probability of 1, where the whole term vanishes.
-    wrong = (1 - chosen).clamp(min=torch.finfo(torch.float32).tiny)
-    factor = scale * (gamma * wrong ** (gamma - 1) * chosen * chosen.log() - wrong**gamma)
-    is_class = target[:, None] == torch.arange(probability.size(1), device=target.device)
-    buff.copy_(factor)
-    grad_input.copy_(factor[:, None] * (is_class.to(probability.dtype) - probability))

@@ -92,8 +92,7 @@ _ENDS = {f'blocks.{i}.0.shortcut.2.weight': channels for i, channels in ((7, 160
 def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
     """Return the network and width to which a state dict belongs, or ``None`` for other networks.
 
-    Channels round to multiples of four, so that several widths may fit: a published one is preferred, then a
-    round one.
+    Channels round to multiples of four, so several widths may fit: published, then round ones are preferred.
     """
     network = next((name for mark, name in _MARKS.items() if any(mark in key for key in tensors)), None)
     ends = {end: tensors[end].shape[:1] for end in _ENDS if end in tensors}

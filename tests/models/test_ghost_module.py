@@ -40,7 +40,7 @@ def test_squeeze_excite_scales_channels_by_a_gate() -> None:
 
 
 @pytest.mark.parametrize(
-    ('value', 'rounded'), [(16 * 0.5, 8), (24 * 1.3, 32), (40 * 1.1, 44), (112 * 1.6, 180), (1, 4), (5.9, 8)]
+    ('value', 'rounded'), [(16 * 0.5, 8), (24 * 1.3, 32), (40 * 1.1, 44), (112 * 1.6, 180), (1, 4), (4.6, 8)]
 )
 def test_channels_round_to_a_multiple_of_four(value: float, rounded: int) -> None:
     assert make_divisible(value) == rounded

@@ -59,12 +59,9 @@ def test_nms(threshold, offset, dtype):
     assert 5 < len(expected) < 60
     assert keep.tolist() == expected
     assert dets.equal(torch.cat((boxes, scores[:, None]), 1)[expected])
-
-
-def test_nms_keeps_an_iou_equal_to_the_threshold():
-    for tenths in range(1, 10):
-        boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, tenths]], dtype=torch.float32)
-        assert mmops.nms(boxes, torch.tensor([0.9, 0.8]), tenths / 10)[1].tolist() == [0, 1]
+    for tenths in range(1, 10):  # an IoU equal to the threshold is kept
+        pair = torch.tensor([[0, 0, 10, 10], [0, 0, 10, tenths]], dtype=torch.float32)
+        assert mmops.nms(pair, torch.tensor([0.9, 0.8]), tenths / 10)[1].tolist() == [0, 1]
 
 
 def soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
@@ -140,17 +137,13 @@ def test_no_boxes():
 
 @pytest.mark.skipif(not hasattr(mmops, 'line_nms'), reason='this mmcv has no line_nms')
 def test_line_nms():
-    # From start to start + length - 1, on 5 rows: 1 is close to 0; 2 is far; 3 shares no row with the others.
-    spans, columns, scores = (
-        [(0, 5), (0.25, 3), (0, 5), (0.75, 0)],
-        [10.0, 12.0, 30.0, 10.0],
-        [0.5, 0.9, 0.8, 0.7],
-    )
-    lanes = torch.zeros(4, 10)
-    for lane, (start, length), column in zip(lanes, spans, columns):
-        lane[2], lane[4], lane[5:] = start, length, column
-    keep, count, parents = mmops.line_nms(lanes, torch.tensor(scores), overlap=2.5, top_k=10)
-    assert (keep.tolist(), int(count), parents.tolist()) == ([1, 2, 3, 0], 3, [1, 1, 2, 3])
-    keep, count, _ = mmops.line_nms(lanes, torch.tensor(scores), overlap=2.0, top_k=2)
-    assert keep.tolist() == [1, 2, 0, 0] and count == 2
+    # From start to start + length - 1, on 5 rows: 0 and 4 are close to 1, and 5 to 4 only; 2 is far; 3 shares
+    # no row with the others.
+    lanes, scores = torch.zeros(6, 10), torch.tensor([0.5, 0.9, 0.8, 0.7, 0.85, 0.75])
+    lanes[:, 2], lanes[:, 4] = torch.tensor([0, 0.25, 0, 0.75, 0, 0]), torch.tensor([5, 3, 5, 0, 5, 5])
+    lanes[:, 5:] = torch.tensor([10.0, 12.0, 30.0, 10.0, 14.0, 16.0])[:, None]
+    keep, count, parents = mmops.line_nms(lanes, scores, overlap=2.5, top_k=10)
+    assert (keep.tolist(), int(count), parents.tolist()) == ([1, 2, 5, 3, 0, 0], 4, [1, 1, 2, 4, 1, 3])
+    keep, count, _ = mmops.line_nms(lanes, scores, overlap=2.0, top_k=2)
+    assert keep.tolist() == [1, 4, 0, 0, 0, 0] and count == 2
     assert mmops.line_nms(torch.zeros(0, 77), torch.zeros(0), overlap=6.0, top_k=3)[1] == 0

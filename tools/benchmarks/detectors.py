@@ -141,11 +141,11 @@ def _rows(level: Tensor, channels: int) -> Tensor:
     return level[0].reshape(-1, channels, *level.shape[2:]).permute(0, 2, 3, 1).reshape(-1, channels)
 
 
-def _least(count: Callable[[float], int], wanted: int) -> float:
+def _least(count: Callable[[float], int], expected: int) -> float:
     low, high = -60.0, 60.0
     for _ in range(24):  # to about 1e-5: a margin over what another order of sums changes
         middle = (low + high) / 2
-        low, high = (middle, high) if count(middle) < wanted else (low, middle)
+        low, high = (middle, high) if count(middle) < expected else (low, middle)
     return high
 
 

@@ -61,16 +61,15 @@ def _bbox_overlaps() -> Case:
     ), []
 
 
-def _regions(name: str, *numbers: Any, places: tuple[Tensor, ...] | None = None) -> Case:
-    """Pool 512 RoIs to 7 x 7; ``places``, the buffers for maxima, are by default of the output's size."""
+def _roi_align() -> Case:
+    """Pool 512 RoIs to 7 x 7."""
     features, output = torch.randn(1, 256, 200, 304), torch.zeros(512, 256, 7, 7)
     rois = torch.cat((torch.zeros(512, 1), _boxes(512)[0]), 1)
-    if places is None:
-        kinds = (torch.int32,) if name == 'roi_pool' else (torch.float32,) * 2
-        places = tuple(torch.zeros_like(output, dtype=kind) for kind in kinds)
-    forward = _call(f'{name}_forward', features, rois, output, *places, 7, 7, 0.25, *numbers)
-    grad_input = torch.zeros_like(features)
-    return forward, _call(f'{name}_backward', output, rois, *places, grad_input, 7, 7, 0.25, *numbers)
+    grad_input, numbers = torch.zeros_like(features), (7, 7, 0.25, 0, 1, True)
+    return (
+        _call('roi_align_forward', features, rois, output, _NONE, _NONE, *numbers),
+        _call('roi_align_backward', output, rois, _NONE, _NONE, grad_input, *numbers),
+    )
 
 
 def _convolution(modulated: bool) -> Case:
@@ -118,11 +117,7 @@ CASES: dict[str, Callable[[], Case]] = {
     'soft-NMS, 2,000 boxes': _softnms,
     'nms_match, 2,000 boxes': _nms_match,
     'overlaps, 20,000 by 100 boxes': _bbox_overlaps,
-    'RoIAlign, 512 RoIs of 256 x 200 x 304': partial(
-        _regions, 'roi_align', 0, 1, True, places=(_NONE, _NONE)
-    ),
-    'RoIAlign by the maximum, the same': partial(_regions, 'roi_align', 0, 0, True),
-    'RoIPool, the same': partial(_regions, 'roi_pool'),
+    'RoIAlign, 512 RoIs of 256 x 200 x 304': _roi_align,
     'deformable convolution, 3 x 3, 256 x 100 x 152': partial(_convolution, False),
     'modulated, the same': partial(_convolution, True),
     'sigmoid focal loss, 100,000 x 80': _sigmoid_focal_loss,

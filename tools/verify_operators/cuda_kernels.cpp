@@ -46,9 +46,7 @@ void atomicAdd(T *sum, T term) {
 #include "masked_conv2d_cuda_kernel.cuh"
 #include "ms_deform_attn_cuda_kernel.cuh"
 #include "roi_align_cuda_kernel.cuh"
-#include "roi_pool_cuda_kernel.cuh"
 #include "sigmoid_focal_loss_cuda_kernel.cuh"
-#include "softmax_focal_loss_cuda_kernel.cuh"
 #include "sync_bn_cuda_kernel.cuh"
 
 #define KERNEL(name) void *name##_ = reinterpret_cast<void *>(&name<float>);
@@ -65,13 +63,8 @@ KERNEL(ms_deformable_col2im_gpu_kernel_gm)
 KERNEL(ms_deformable_im2col_gpu_kernel)
 KERNEL(roi_align_backward_cuda_kernel)
 KERNEL(roi_align_forward_cuda_kernel)
-KERNEL(roi_pool_backward_cuda_kernel)
-KERNEL(roi_pool_forward_cuda_kernel)
 KERNEL(sigmoid_focal_loss_backward_cuda_kernel)
 KERNEL(sigmoid_focal_loss_forward_cuda_kernel)
-KERNEL(softmax_focal_loss_backward_cuda1_kernel)
-KERNEL(softmax_focal_loss_backward_cuda2_kernel)
-KERNEL(softmax_focal_loss_forward_cuda_kernel)
 KERNEL(sync_bn_backward_data_cuda_kernel)
 KERNEL(sync_bn_backward_param_cuda_kernel)
 KERNEL(sync_bn_forward_mean_cuda_kernel)

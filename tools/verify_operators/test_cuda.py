@@ -95,69 +95,15 @@ def test_sigmoid_focal_loss(gamma: float, alpha: float, weighted: bool, launch: 
         same(ours, kernel, logits, target, weight, buffer, gamma, alpha, ulps=512)
 
 
-@pytest.mark.parametrize('weighted', [True, False])
-@pytest.mark.parametrize(('gamma', 'alpha'), [(2.0, 0.25), (0.5, 0.6), (0.0, 0.5)])
-def test_softmax_focal_loss(gamma: float, alpha: float, weighted: bool, launch: Launch) -> None:
-    def forward(p: Tensor, target: Tensor, weight: Tensor, out: Tensor, *numbers: float) -> None:
-        name = 'softmax_focal_loss_forward_cuda_kernel'
-        launch(name, len(p), p, target, weight, out, *numbers, p.shape[1])
-
-    def backward(
-        p: Tensor, target: Tensor, weight: Tensor, buffer: Tensor, out: Tensor, *numbers: float
-    ) -> None:
-        name = 'softmax_focal_loss_backward_cuda{}_kernel'
-        launch(name.format(1), len(p), p, target, weight, buffer, *numbers, p.shape[1])
-        launch(name.format(2), p.numel(), p, target, buffer, out, p.shape[1])
-
-    p = (torch.randn(500, 7) * 2).softmax(1)
-    # With weights the kernel reads before their first for an ignored target.
-    target = torch.randint(0 if weighted else -1, 7, (500,))
-    weight, out = torch.rand(7 * weighted), torch.full((500,), 9.0)
-    same(STAND_INS['softmax_focal_loss_forward'], forward, p, target, weight, out, gamma, alpha)
-    grad, ours = torch.full_like(p, 9), STAND_INS['softmax_focal_loss_backward']
-    same(ours, backward, p, target, weight, out, grad, gamma, alpha)
-
-
-@pytest.mark.parametrize('count', [0, 40])
-@pytest.mark.parametrize('shape', MAPS)
-def test_roi_pool(shape: tuple[int, ...], count: int, launch: Launch) -> None:
-    def backward(
-        grad: Tensor, rois: Tensor, argmax: Tensor, out: Tensor, height: int, width: int, scale: float
-    ) -> None:
-        name = 'roi_pool_backward_cuda_kernel'
-        launch(name, grad.numel(), grad, rois, argmax, out, height, width, *out.shape[1:])
-
-    forward, ours = of_maps(launch, 'roi_pool_forward', 2, 0), STAND_INS['roi_pool_forward']
-    features, rois = map_with_ties(shape), regions(count, shape)
-    for size in ((1, 1), (2, 3), (7, 7)):
-        output = torch.zeros(count, shape[1], *size)
-        argmax = torch.zeros_like(output, dtype=torch.int32)
-        numbers = (*size, 1 / shape[-1])
-        argmax = same(ours, forward, features, rois, output, argmax, *numbers)[-1]
-        grads = (torch.randn_like(output), rois, argmax, torch.zeros_like(features))
-        same(STAND_INS['roi_pool_backward'], backward, *grads, *numbers)
-
-
-def test_roi_pool_of_a_region_turned_round(launch: Launch) -> None:
-    """The kernel leaves the buffers alone, so that the first cell gets the gradient: here none gets it."""
-    x, rois = torch.randn(1, 1, 4, 4), torch.tensor([[0, 3.0, 3.0, 1.0, 1.0]])
-    output, argmax = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.int32)
-    launch('roi_pool_forward_cuda_kernel', 1, x, rois, output, argmax, 1, 1, 1.0, 1, 4, 4)
-    assert output.item() == argmax.item() == 0
-    STAND_INS['roi_pool_forward'](x, rois, output, argmax, 1, 1, 1.0)
-    assert output.item() == 0 and argmax.item() == -1
-
-
 @pytest.mark.parametrize('shape', MAPS)
 @pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [True, False])
-@pytest.mark.parametrize('mode', [0, 1])
-def test_roi_align(mode: int, aligned: bool, ratio: int, shape: tuple[int, ...], launch: Launch) -> None:
+def test_roi_align(aligned: bool, ratio: int, shape: tuple[int, ...], launch: Launch) -> None:
     places = {'roi_align_forward': (2, 0), 'roi_align_backward': (0, 4)}
     kernels = {name: of_maps(launch, name, *each) for name, each in places.items()}
     features, rois = map_with_ties(shape), regions(40, shape)
     for size in ((1, 1), (2, 3), (7, 7)):
-        same_roi_align(STAND_INS, kernels, features, rois, *size, 1 / shape[-1], ratio, mode, aligned)
+        same_roi_align(STAND_INS, kernels, features, rois, *size, 1 / shape[-1], ratio, 1, aligned)
 
 
 @pytest.mark.parametrize('shape', MAPS)
