@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -187,22 +189,19 @@ def test_a_checkpoint_finds_what_mmdet_finds_and_goes_on_after_a_thin_image(work
     np.testing.assert_allclose(ours, scores.numpy(), rtol=1e-4)
 
 
-class Picky:
-    """Fails over a whole batch where an image of it is thin, and where ``broken`` over every image."""
+def picky(images: Any, batch: int = 1, least: int = 3) -> Any:
+    """Detect, but fail over a whole batch where an image of it is thin."""
+    source = iter(images)
+    while group := list(islice(source, batch)):
+        if any(len(image) < least for image in group):
+            raise cv2.error('too thin')
+        for image in group:
+            score = np.array([len(image) / 100], np.float32)
+            yield Detections(np.zeros((1, 4), np.float32), score, np.array([0]))
 
-    classes = ('thing',)
 
-    def __init__(self, broken: bool = False) -> None:
-        self.broken = broken
-
-    def stream(self, images: Any, batch: int = 1) -> Any:
-        source = iter(images)
-        while group := list(islice(source, batch)):
-            if self.broken or any(len(image) < 3 for image in group):
-                raise cv2.error('too thin')
-            for image in group:
-                score = np.array([len(image) / 100], np.float32)
-                yield Detections(np.zeros((1, 4), np.float32), score, np.array([0]))
+PICKY: Any = SimpleNamespace(stream=picky)
+BROKEN: Any = SimpleNamespace(stream=partial(picky, least=9999))
 
 
 def of_heights(*heights: int) -> list[tuple[int, Any]]:
@@ -213,7 +212,7 @@ def of_heights(*heights: int) -> list[tuple[int, Any]]:
 @pytest.mark.parametrize('batch', [1, 3, 20])
 def test_images_that_cannot_be_read_or_run_are_errors_and_every_other_is_kept_in_order(batch: int) -> None:
     heights = [0, 2, 10, 11, 0, 1, 12, 13, 14, 2, 2, 15, 1, 16, 0]
-    names, _, found = zip(*find_each(Picky(), of_heights(*heights), batch))
+    names, _, found = zip(*find_each(PICKY, of_heights(*heights), batch))
     assert list(names) == heights
     scores = [None if isinstance(each, UserError) else round(100 * each.scores[0]) for each in found]
     assert scores == [height if height > 2 else None for height in heights]
@@ -222,11 +221,11 @@ def test_images_that_cannot_be_read_or_run_are_errors_and_every_other_is_kept_in
 
 def test_what_fails_on_every_image_or_in_the_source_stops() -> None:
     with pytest.raises(cv2.error):
-        list(find_each(Picky(broken=True), of_heights(10, 0, 11), 2))
+        list(find_each(BROKEN, of_heights(10, 0, 11), 2))
 
     def source() -> Any:
         yield from of_heights(10, 0)
         raise MemoryError('no memory')
 
     with pytest.raises(MemoryError):
-        list(find_each(Picky(), source(), 4))
+        list(find_each(PICKY, source(), 4))
