@@ -22,8 +22,8 @@ from ghost_det.swap.swap import swap
 ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 SMALL = dict(
     backbone=dict(depth=18, base_channels=8),
-    neck=dict(in_channels=[8, 16, 32, 64], out_channels=8),
-    bbox_head=dict(in_channels=8, feat_channels=8, stacked_convs=1, num_classes=1),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1, num_classes=1),
 )
 
 
