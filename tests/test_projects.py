@@ -20,6 +20,11 @@ from ghost_det.errors import UserError
 from ghost_det.swap.swap import swap
 
 ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
+SMALL = dict(
+    backbone=dict(depth=18, base_channels=8),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1, num_classes=1),
+)
 
 
 @MODELS.register_module()
@@ -49,13 +54,14 @@ class Filtered(BaseModule):
 
 def atss(**model: Any) -> Any:
     cfg = load_config(ATSS)
+    cfg.merge_from_dict({'model': SMALL})
     cfg.merge_from_dict({'model': model})
     return cfg
 
 
 def wrapped() -> Any:
     """A config whose detector is a part of its model, as behind a network that enhances images."""
-    cfg = load_config(ATSS)
+    cfg = atss()
     cfg.model = Config(dict(type='Enhanced', detector=cfg.model))._cfg_dict
     return cfg
 
@@ -74,7 +80,7 @@ def test_the_line_to_add_is_printed_for_a_part_that_no_import_registers() -> Non
 
 
 def test_a_note_says_that_a_backbone_around_another_is_gone() -> None:
-    cfg = load_config(ATSS)
+    cfg = atss()
     cfg.model.backbone = dict(type='Filtered', backbone=cfg.model.backbone)
     swapped = swap(cfg, 'GhostNet', pretrained='none')
     assert 'gone with the old backbone: what Filtered does around its ResNet' in swapped.notes

@@ -43,7 +43,7 @@ RESULTS = {
     'fails': 'it runs before the swap, and not with the new backbone',
 }
 _STARTING = threading.Lock()
-"""One process starts at a time: another would inherit the pipe whose end says that the first is over."""
+"""One process starts at a time: another would inherit the pipe whose end marks the exit of the first."""
 _PIECE = 'a config without data, for others to inherit from'
 
 

@@ -1,1 +1,1 @@
-"""COCO figures, and what the errors cost."""
+"""COCO's figures, and how much AP each kind of error costs."""

@@ -1,4 +1,4 @@
-"""What a config says about its backbone elsewhere: image normalisation, checkpoints, optimizer."""
+"""What else in a config depends on its backbone: image normalisation, checkpoints, optimizer."""
 
 from __future__ import annotations
 

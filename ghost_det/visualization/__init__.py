@@ -1,4 +1,4 @@
-"""Looking into networks: ghost features, the evidence for a box, and the levels of a pyramid.
+"""Looking into networks: ghost features, the evidence for a box, the levels of a pyramid.
 
 Functions take an opened `Network` and an image, and return arrays; ``draw_*`` make figures of these.
 """

@@ -1,4 +1,4 @@
-"""Where in an image a detector looks: the evidence for one box, and the activity of each level."""
+"""Where a detector looks in an image: the evidence for one box, and the activity of each level."""
 
 from __future__ import annotations
 

@@ -86,6 +86,8 @@ def test_figures_equal_pycocotools(source: str, request: pytest.FixtureRequest, 
 def test_masks_are_evaluated_with_boxes(sample: Path, tmp_path: Path) -> None:
     content = json.loads((sample / 'annotations/instances_val2017.json').read_text())
     samples = []
+    for box in content['annotations']:
+        del box['area'], box['iscrowd']  # which the metric fills in
     for image in content['images']:
         boxes, kinds, codes = [], [], []
         for box in content['annotations']:
@@ -102,6 +104,7 @@ def test_masks_are_evaluated_with_boxes(sample: Path, tmp_path: Path) -> None:
             'bboxes': torch.tensor(boxes).reshape(-1, 4),
             'labels': torch.tensor(kinds, dtype=torch.long),
             'scores': torch.ones(len(boxes)),
+            'mask_scores': torch.full((len(boxes),), 0.5),
             'masks': codes,
         }
         shape = image['height'], image['width']
@@ -110,6 +113,7 @@ def test_masks_are_evaluated_with_boxes(sample: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     metric, figures = run_metric(path, samples, metric=['bbox', 'segm'])
     assert figures['coco/bbox_mAP'] > 0.99 and 0.8 < figures['coco/segm_mAP'] <= 1
+    assert {each['score'] for each in metric.detections['segm']} == {0.5}
     write_results(tmp_path / 'segm.json', metric.detections['segm'])
     truth = read_truth(path, 'segm')
     again = evaluate_again(truth, read_results(tmp_path / 'segm.json', truth, 'segm'), 'segm')
