@@ -97,6 +97,7 @@ def in_child(work: Callable[[], Any], log: Path) -> int:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        sys.stdout = sys.stderr = open(1, 'w', buffering=1, closefd=False)
         run_tool(work)
         code = 0
     except SystemExit as end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pprint
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from . import shipped as own
 from .load import is_inheritable, load_config, name_of
 
 _SCOPE = '_scope_'  # mmengine adds it to what it inherits from ``mmdet::``
+_WIDTH = 100
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,10 +46,10 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     ``base`` is a path, ``mmdet::NAME`` or ``ghost_det::NAME``; ``comment`` becomes the first line.
     """
     out = Path(out)
-    if out.suffix != '.py':
-        raise UserError(f'-o {out}: expected a name that ends in .py')
     if not base:
         raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a complete config')
+    if out.suffix != '.py':
+        raise UserError(f'-o {out}: expected a name that ends in .py')
     parent = load_config(base)
     if not is_inheritable(base):
         base = name_of(parent)  # which may have been named without .py or folder
@@ -60,9 +60,33 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
         base = Path(os.path.relpath(file, out.resolve().parent)).as_posix()
     if out.exists() and not force:
         raise UserError(f'-o {out}: exists; --force overwrites it, or choose another name')
-    text = f'# {comment}\n' * bool(comment) + f'_base_ = {base!r}\n'
+    lines = [f'# {comment}'] if comment else []
+    lines.append(f'_base_ = {base!r}')
     for name, value in changes(parent.to_dict(), cfg.to_dict()).items():
-        text += f'{name} = {pprint.pformat(value, width=100, sort_dicts=False)}\n'
+        lines.append(f'{name} = {_source(value, 0, len(name) + 3)}')
+    text = '\n'.join(lines) + '\n'
     with write_or_fail(out, '-o') as partial:
         partial.write_text(text, encoding='utf-8')
     return text
+
+
+def _source(value: Any, indent: int, lead: int) -> str:
+    """Return Python source for a value of a config, on one line where that fits behind ``lead`` columns."""
+    if isinstance(value, Mapping):
+        words = all(isinstance(key, str) and key.isidentifier() for key in value)
+        opening, closing = ('dict(', ')') if words else ('{', '}')
+        heads = [f'{key}=' if words else f'{key!r}: ' for key in value]
+        items = list(value.values())
+    elif isinstance(value, list | tuple):
+        opening, closing = '[]' if isinstance(value, list) else '()'
+        heads, items = [''] * len(value), list(value)
+    else:
+        return repr(value)
+    parts = [head + _source(item, 0, -10_000) for head, item in zip(heads, items)]
+    lone = ',' if isinstance(value, tuple) and len(value) == 1 else ''
+    line = opening + ', '.join(parts) + lone + closing
+    if indent + lead + len(line) <= _WIDTH:
+        return line
+    inner = ' ' * (indent + 4)
+    lines = [f'{inner}{head}{_source(item, indent + 4, len(head))},' for head, item in zip(heads, items)]
+    return '\n'.join([opening, *lines, ' ' * indent + closing])

@@ -84,8 +84,8 @@ class KeepingCheckpointHook(CheckpointHook):
         names = {path.name for path in Path(self.out_dir).iterdir() if path.is_file()}
         info = runner.message_hub.runtime_info
         best = {Path(str(info[key])).name for key in info if key.startswith('best_ckpt')} & names
-        series = tuple(re.sub(r'\d+\D*$', '', name) for name in best)
-        old = [name for name in names - best if name.startswith('best_') and name.startswith(series)]
+        series = {_without_number(name) for name in best}
+        old = [name for name in names - best if name[:5] == 'best_' and _without_number(name) in series]
         before, after = self.filename_tmpl.split('{}')
         numbers = [name.removeprefix(before).removesuffix(after) for name in names]
         steps = sorted(int(number) for number in numbers if number.isdecimal() and int(number) <= last)
@@ -96,6 +96,10 @@ class KeepingCheckpointHook(CheckpointHook):
 
     def _remove(self, name: str) -> None:
         (Path(self.out_dir) / name).unlink(missing_ok=True)
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r'\d+(\D*)$', r'\1', name)
 
 
 @master_only

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +15,11 @@ import torch
 from ghost_det.data.dataset import DetectionData
 from ghost_det.engine import hooks
 from ghost_det.engine.checkpoints import KeepingCheckpointHook, find_checkpoint
+from ghost_det.engine.train import train
 from ghost_det.errors import EXIT_INTERRUPTED, Interrupted
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.utils import files
 from ghost_det.weights.checkpoint import load_checkpoint
-from tests.conftest import ROOT
 from tests.engine.conftest import TrainSmall
 from tools import soak
 
@@ -106,44 +104,32 @@ def test_a_signal_in_an_evaluation_saves_the_state_before_it(train_small: TrainS
     assert not (tmp_path / 'stopped/interrupted.pth').exists()
 
 
-def start(config: Path, data: DetectionData, work_dir: Path, *words: str) -> subprocess.Popen[str]:
-    folder = data.val.annotations.parents[1]
-    return subprocess.Popen(
-        [sys.executable, 'tools/train.py', config, '--data', folder, '--work-dir', work_dir, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
-        start_new_session=True,
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_real_signals(small_data: DetectionData, tmp_path: Path) -> None:
-    config, work_dir = soak.make_config(tmp_path), tmp_path / 'run'
-    process = start(config, small_data, work_dir, '--epochs', '500')
-    wait_for(work_dir / 'epoch_1.pth', process)
-    os.killpg(process.pid, signal.SIGTERM)  # to its loader workers too, as a scheduler does
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == EXIT_INTERRUPTED == 75, printed
+    config, work_dir, log = str(soak.make_config(tmp_path)), tmp_path / 'run', tmp_path / 'log'
+    settings: dict[str, Any] = dict(data=small_data, work_dir=str(work_dir), epochs=500, resume='auto')
+
+    def start_and_wait_for(name: str) -> int:
+        process = soak.in_child(lambda: train(config, **settings), log)
+        end = time.monotonic() + 120
+        while not (work_dir / name).exists():
+            assert os.waitpid(process, os.WNOHANG) == (0, 0) and time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+        return process
+
+    process = start_and_wait_for('epoch_1.pth')
+    os.killpg(process, signal.SIGTERM)  # to its loader workers too, as a scheduler does
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    printed = log.read_text()
+    assert code == EXIT_INTERRUPTED == 75, printed
     assert 'SIGTERM: stopping' in printed and 'Traceback' not in printed and 'interrupted: SIGTERM' in printed
     saved, damaged = find_checkpoint(str(work_dir), 'auto')
     assert saved and not damaged
     steps = saved.meta['iter']
-    process = start(config, small_data, work_dir, '--epochs', '500', '--resume')
-    wait_for(work_dir / f'epoch_{steps // 2 + 2}.pth', process)
+    process = start_and_wait_for(f'epoch_{steps // 2 + 2}.pth')
     assert not (work_dir / 'interrupted.pth').exists()
-    os.kill(process.pid, signal.SIGKILL)
-    printed = process.communicate(timeout=60)[0]
-    assert f'--resume: resuming from {saved.path}, after {steps} steps' in printed
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert f'--resume: resuming from {saved.path}, after {steps} steps' in log.read_text()
     newest, damaged = find_checkpoint(str(work_dir), 'auto')
     assert newest and newest.meta['iter'] > steps and not damaged

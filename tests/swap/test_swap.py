@@ -314,7 +314,7 @@ def test_a_config_in_memory_gets_a_child_of_its_file(tmp_path: Path) -> None:
     swapped = swap(small(), 'GhostNet')
     assert swapped.name == RETINANET
     text = swapped.write(tmp_path / 'mine.py')
-    assert f'_base_ = {RETINANET!r}' in text and "'stacked_convs': 1" in text and '_scope_' not in text
+    assert f'_base_ = {RETINANET!r}' in text and 'stacked_convs=1' in text and '_scope_' not in text
     assert Config.fromfile(str(tmp_path / 'mine.py')).model == swapped.config.model
     with pytest.raises(UserError, match='no file to inherit from'):
         swap(Config(small()._cfg_dict), 'GhostNet').write(tmp_path / 'other.py')
