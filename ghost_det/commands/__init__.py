@@ -13,7 +13,7 @@ from ghost_det import __version__
 from ghost_det.errors import UserError, run_tool
 from ghost_det.utils.system import COMMAND
 
-from ._options import register
+from ._options import register, require_data
 
 GROUPS = {
     'Data': ('check-data', 'prepare-coco'),
@@ -60,6 +60,8 @@ def run() -> None:
         # OpenCV reads these when it is imported; we report damaged videos ourselves.
         os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
         os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+        if 'val_share' in args:
+            require_data(args)
         if name in WITH_MMDET:
             register(f'{COMMAND} {name}')
         _load(name).run(args)

@@ -144,18 +144,28 @@ def register(what: str) -> None:
     import ghost_det.register  # noqa: F401
 
 
+def require_data(args: argparse.Namespace) -> None:
+    """Report a wrong config or data folder before torch is imported, which takes seconds."""
+    from ghost_det.config.shipped import config_file
+    from ghost_det.data.layouts import locate
+
+    if args.config:
+        config_file(args.config)
+    if args.data:
+        train, val = (args.train_ann, args.train_images), (args.val_ann, args.val_images)
+        locate(args.data, {'train': train, 'val': val}, args.val_share)
+
+
 def load_data(args: argparse.Namespace, classes: Sequence[str] | None = None) -> None:
     """Replace the data options by ``args.data``, the data set; ``None`` leaves it to the config.
 
     ``classes`` are those of a trained detector.
     """
-    from ghost_det.config.shipped import config_file
     from ghost_det.data.dataset import find_data
 
     names = ('train_ann', 'train_images', 'val_ann', 'val_images', 'val_share')
     given = {name: vars(args).pop(name) for name in names}
     if args.data is not None or any(given.values()):
-        config_file(args.config)  # report a wrong name before a sample is generated
         args.data = find_data(args.data, classes=classes, **given)
         _describe(args.data)
 

@@ -57,4 +57,4 @@ def run(args: argparse.Namespace) -> None:
         times, ratios = spread([1e3 * each.seconds for each in found]), ratio(found, first)
         time = f'{times.middle:.1f} ({times.low:.1f}-{times.high:.1f})'
         relative = f'{ratios.middle:.2f} ({ratios.low:.2f}-{ratios.high:.2f})'
-        print(f'  {time:24}{relative:22}{name}')
+        print(f'  {time:22}  {relative:20}  {name}')
