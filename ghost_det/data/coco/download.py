@@ -86,10 +86,9 @@ def _fetch(url: str, start: int, end: int, size: int | None, stop: Event) -> byt
     while len(content) < end - start and not stop.is_set():
         before = len(content)
         headers = {'Accept-Encoding': 'identity', 'Range': f'bytes={start + before}-{end - 1}'}
+        request = urllib.request.Request(url, headers=headers)
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(url, headers=headers), timeout=STALL
-            ) as response:
+            with urllib.request.urlopen(request, timeout=STALL) as response:
                 total = _check_range(url, response.headers.get('Content-Range', ''), start + before, size)
                 end = min(end, total or end)
                 while len(content) < end - start and not stop.is_set():
