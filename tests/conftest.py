@@ -51,7 +51,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """A function that runs ``ghost-det`` in a fork of this process, which has imported everything.
 
     A process of its own takes 6 to 10 s for that. The fork keeps this process's loggers, registries,
-    environment and folder as they are. The first word may be a whole command line.
+    environment and folder as they are. The first word may be a complete command line.
     """
 
     def run(

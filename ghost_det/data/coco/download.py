@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ BLOCK = 256 << 10
 STALL = 30.0  # seconds without data after which a connection is closed
 TRIES = 6  # in a row without a block of progress
 PAUSE = 1.0  # seconds before the second try; doubled each time
-MAX_SMALL = 16 << 20  # bytes: a server may send without end
+MAX_SMALL = 16 << 20  # bytes
 _NETWORK = (OSError, http.client.HTTPException, EOFError)
 
 
@@ -75,15 +74,23 @@ def _append(url: str, part: Path, size: int, jobs: int) -> None:
             bar.update(len(content))
 
 
-def _fetch(url: str, start: int, end: int, size: int, stop: Event) -> bytes:
-    """Return a range of a file of this size; after a cut, the rest is requested. ``stop`` ends it early."""
+def fetch_small(url: str, stop: Event) -> bytes:
+    """Return the content of a small file; ``stop`` ends it early."""
+    return _fetch(url, 0, MAX_SMALL, None, stop)
+
+
+def _fetch(url: str, start: int, end: int, size: int | None, stop: Event) -> bytes:
+    """Return a range of a file, up to its end; after a cut, the rest is requested. ``stop`` ends it early."""
     content = bytearray()
     failures = 0
     while len(content) < end - start and not stop.is_set():
         before = len(content)
+        headers = {'Accept-Encoding': 'identity', 'Range': f'bytes={start + before}-{end - 1}'}
+        request = urllib.request.Request(url, headers=headers)
         try:
-            with _open(url, {'Range': f'bytes={start + before}-{end - 1}'}) as response:
-                _check_range(url, response.headers.get('Content-Range', ''), start + before, size)
+            with urllib.request.urlopen(request, timeout=STALL) as response:
+                total = _check_range(url, response.headers.get('Content-Range', ''), start + before, size)
+                end = min(end, total or end)
                 while len(content) < end - start and not stop.is_set():
                     block = response.read1(min(BLOCK, end - start - len(content)))
                     if not block:
@@ -95,36 +102,17 @@ def _fetch(url: str, start: int, end: int, size: int, stop: Event) -> bytes:
     return bytes(content)
 
 
-def fetch_small(url: str, stop: Event) -> bytes:
-    """Return the content of a small file; ``stop`` ends it early."""
-    failures = 0
-    while not stop.is_set():
-        try:
-            with _open(url, {}) as response:
-                content: bytes = response.read(MAX_SMALL)
-                if response.length:  # read() of so many bytes does not report a cut
-                    raise EOFError
-            return content
-        except _NETWORK as error:
-            failures += 1
-            _wait(url, error, failures, stop)
-    return b''
-
-
-def _open(url: str, headers: dict[str, str]) -> Any:
-    request = urllib.request.Request(url, headers={'Accept-Encoding': 'identity', **headers})
-    return urllib.request.urlopen(request, timeout=STALL)
-
-
-def _check_range(url: str, header: str, position: int, size: int) -> None:
+def _check_range(url: str, header: str, position: int, size: int | None) -> int | None:
+    """Return the size of the file, if the server names it."""
     sent, _, total = header.partition('/')
     if not sent.startswith(f'bytes {position}-'):
         raise UserError(
             f'{url}: the server, or a proxy, sends no ranges; use another with --url, or save the file in '
             '--root by other means'
         )
-    if total.isdigit() and int(total) != size:
+    if total.isdigit() and size is not None and int(total) != size:
         raise UserError(f'{url}: not the published file: expected {size:,} bytes, got {int(total):,}')
+    return int(total) if total.isdigit() else None
 
 
 def _wait(url: str, error: Exception, failures: int, stop: Event) -> None:
