@@ -27,7 +27,8 @@ def test_pixels_count_from_one_and_difficult_objects_are_crowds(tmp_path: Path, 
     assert read_boxes(tmp_path)['im 1.jpg'] == [('dog', [0, 0, 40, 30]), ('cat', [10, 5, 10, 10])]
     data = find_data(tmp_path)
     assert data.train is not None
-    assert sum(box['iscrowd'] for box in json.loads(data.train.annotations.read_text())['annotations']) == 1
+    boxes = json.loads(data.train.annotations.read_text())['annotations']
+    assert [box['area'] for box in boxes if box['iscrowd']] == [100]
 
 
 DTD = '<!DOCTYPE b [<!ENTITY x {}>]><annotation><object><name>&x;</name></object></annotation>'
