@@ -45,7 +45,7 @@ CONVERTED = (
     'turned boxes',
 )
 """Kinds of findings that `convert` lists in the ``info`` of the files it writes."""
-MANY = 0.1  # share of the images from which those without labels are hardly background
+MANY = 0.1  # share of images without labels above which they are hardly all background
 NO_BOXES = 'it has none, or all of its boxes are crowds or have ignore; nothing to learn from'
 SHOWN_FIELDS = {
     'duplicate box id': 'id',

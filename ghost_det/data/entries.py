@@ -69,19 +69,14 @@ def _box(value: Any) -> list[float] | None:
 
 
 _ID, _NAME, _SIZE = (_whole, 'id as text'), (_text, 'name in another form'), (_side, 'image without size')
-_FLAG = (as_flag, '')  # corrected by `complete_box`
+_BOX, _FLAG = (_box, ''), (as_flag, '')  # `complete_box` corrects flags
 FIELDS: dict[str, dict[str, tuple[Callable[[Any], Any], str]]] = {
     'images': {'id': _ID, 'file_name': (_path, _NAME[1]), 'width': _SIZE, 'height': _SIZE},
-    'annotations': {
-        'image_id': _ID,
-        'category_id': _ID,
-        'bbox': (_box, ''),
-        'iscrowd': _FLAG,
-        'ignore': _FLAG,
-    },
+    'annotations': {'image_id': _ID, 'category_id': _ID, 'bbox': _BOX, 'iscrowd': _FLAG, 'ignore': _FLAG},
     'categories': {'id': _ID, 'name': _NAME},
 }
-"""Lists of a COCO file; what reads each field, ``None`` if it cannot; and the kind of other forms of it."""
+"""What each entry of a list must have: readers, which return ``None`` for invalid values, and the kind of
+problem that another form of a valid value is."""
 
 
 def read_entry(key: str, entry: Any, numbers: dict[tuple[str, str], dict[str, int]]) -> dict[str, str]:

@@ -13,7 +13,7 @@ SEVERITIES = ('error', 'warning', 'note')
 
 
 class Kind(NamedTuple):
-    """One kind of problem: its severity, what it does to a training or an evaluation, how to fix it."""
+    """One kind of problem: its severity, what it does, how to fix it."""
 
     severity: str
     why: str
@@ -31,7 +31,7 @@ class Finding:
     kind: str  # a key of `KINDS`
     severity: str  # one of `SEVERITIES`
     split: str  # 'train', 'val', or '' for both, or the config
-    what: str  # it does
+    what: str  # it does to a training or an evaluation
     where: tuple[str, ...]  # the first ten places
     count: int
     fix: str

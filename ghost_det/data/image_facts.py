@@ -20,14 +20,14 @@ MAX_PIXELS = 100_000_000
 """Larger images are not decoded: one of 100 megapixels takes 300 MB, and a small file can claim any size."""
 MAX_BYTES = 2**30
 FORMATS = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
-"""Those that OpenCV, and so mmcv, reads too. Of Pillow's others, EPS is a program that Ghostscript runs."""
+"""Those that OpenCV, and so mmcv, reads too. For EPS, one of the others, Pillow would run Ghostscript."""
 ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, 5 to 8 lie on their side
 SAME = {'JPEG': ('L', 'RGB'), 'PNG': ('1', 'L', 'P', 'RGB', 'RGBA')}
 """Formats and modes that OpenCV decodes wherever Pillow does; others are decoded by both."""
 
 
 def open_image(path: str) -> dict[str, Any]:
-    """Read, identify and decode one image; ``error`` is why it cannot be read, or not to its end.
+    """Read, identify and decode one image; return why it cannot be read completely as ``error``.
 
     Else: ``hash`` of the bytes; ``size`` (width, height) as stored, ``loaded`` as mmcv loads it, Pillow's
     ``mode``, ``bits`` of a channel, EXIF ``orientation``, and whether mmcv has ``turned`` it by that.

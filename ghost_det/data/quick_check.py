@@ -87,5 +87,5 @@ def _same(first: Path, second: Path) -> bool:
         return os.path.samefile(first, second) or (
             first.stat().st_size > 0 and filecmp.cmp(first, second, shallow=False)
         )
-    except (OSError, ValueError):  # the names may be such that no file system has them
+    except (OSError, ValueError):  # no file system has such names
         return False
