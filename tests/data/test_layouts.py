@@ -32,6 +32,7 @@ def keypoints_and_captions(root: Path) -> None:
 def empty_val(root: Path) -> None:
     for split, count in (('train', 20), ('val', 0), ('test', 5)):
         coco(root / f'annotations/instances_{split}.json', root / split, count)
+    coco(root / 'annotations/all_train.json', root / 'train', 3)
 
 
 def yolo_yaml(root: Path, *splits: str) -> None:
@@ -95,6 +96,15 @@ def test_what_people_have_is_understood(tmp_path: Path, name: str) -> None:
     report = check_dataset(tmp_path, quick=True)
     assert not report.errors, str(report)
     assert [f.where for f in report.findings if f.kind == 'val was chosen'] == [data.notes] * noted
+
+
+def test_a_folder_named_as_the_split_wins(tmp_path: Path) -> None:
+    for split in ('train', 'val'):
+        coco(tmp_path / f'annotations/instances_{split}.json', tmp_path / split)
+    for n in range(20):
+        picture(tmp_path / f'images/{n}.jpg')  # of the same names
+    data = find_data(tmp_path)
+    assert data.train is not None and data.train.images.name == 'train' and data.val.images.name == 'val'
 
 
 def test_xml_files_and_images_without_partners_are_counted(tmp_path: Path) -> None:
