@@ -161,7 +161,7 @@ def _read_row(words: list[str], classes: int, keypoints: int) -> tuple[int, list
     if len(row) not in (4, 5, 4 + keypoints) if is_box else len(row) % 2:
         raise ValueError(f'{len(row)} numbers after the class: no box, no polygon, nor as "kpt_shape" has it')
     row = row[:4] if is_box else row
-    if not all(-SLACK <= value <= 1 + SLACK for value in row) or (is_box and min(row[2:]) < 0):
+    if not all(-SLACK <= value <= 1 + SLACK for value in row):
         raise ValueError("expected shares of the image's width and height, from 0 to 1")
     if not is_box:
         return int(name), [min(row[::2]), min(row[1::2]), max(row[::2]), max(row[1::2])]

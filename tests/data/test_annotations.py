@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ghost_det.data import annotations
-from ghost_det.data.annotations import load, read_annotations
+from ghost_det.data.annotations import load, read_annotations, survey
 from ghost_det.data.dataset import aligned_annotations, class_names, find_data
 from ghost_det.data.layouts import Split
 from ghost_det.data.quick_check import quick_check
@@ -18,28 +18,49 @@ from ghost_det.evaluation.results import read_truth
 
 from .makers import built, content, write, write_both
 
+MISSING, IMPOSSIBLE, TEXT = CORRECTED = ('no area or iscrowd', 'impossible area', 'number as text')
+
 
 @pytest.mark.parametrize(
-    ('field', 'value', 'right'),
+    ('field', 'value', 'right', 'kind'),
     [
-        *(('area', value, 16) for value in (0, -1, float('nan'), float('inf'), 'much', True, None, 2**60)),
-        *(('area', value, 9) for value in (9, '9')),
-        *(('iscrowd', value, 0) for value in (False, 0.0, '0', 'false', None)),
-        *(('iscrowd', value, 1) for value in (True, 1.0, '1', ' True')),
-        *(('ignore', value, 1) for value in (True, '1')),
-        *(('ignore', value, 0) for value in (False, '0', None)),
+        *(('area', value, 16, IMPOSSIBLE) for value in (0, -1, float('nan'), float('inf'), 'x', True, 2**60)),
+        ('area', None, 16, MISSING),
+        ('area', 9, 9, None),
+        ('area', '9', 9, TEXT),
+        *(('iscrowd', value, 0, None) for value in (False, 0.0)),
+        *(('iscrowd', value, 1, None) for value in (True, 1.0)),
+        *(('iscrowd', value, 0, TEXT) for value in ('0', 'false')),
+        *(('iscrowd', value, 1, TEXT) for value in ('1', ' True')),
+        ('iscrowd', None, 0, MISSING),
+        *(('ignore', value, 0, kind) for value, kind in ((False, None), ('0', TEXT), (None, None))),
+        *(('ignore', value, 1, kind) for value, kind in ((True, None), ('1', TEXT))),
     ],
 )
-def test_values_are_corrected_in_a_copy(tmp_path: Path, field: str, value: Any, right: int) -> None:
+def test_values_are_corrected_in_a_copy(
+    tmp_path: Path, field: str, value: Any, right: int, kind: str | None
+) -> None:
     given = content(['cat', 'dog'])
     given['annotations'][0][field] = value
     path = write(tmp_path / 'a.json', given)
+    assert [each.kind for each in survey(path).findings if each.kind in CORRECTED] == [kind] * bool(kind)
     copy = aligned_annotations(path, ('cat', 'dog'), tmp_path / 'aligned')
     found = json.loads(copy.read_text())['annotations'][0][field]
     assert found == right and type(found) in (int, float)
     assert (copy == path) == (value == 9)
     instances = built(copy, filter_cfg=None).get_data_info(0)['instances']
     assert sum(not instance['ignore_flag'] for instance in instances) == 2 - (field != 'area' and right)
+
+
+def test_ids_that_are_names_get_free_numbers(tmp_path: Path) -> None:
+    given = content(['cat', 'dog', 'cow'])
+    for entry, name in ((given['categories'][0], 'id'), (given['annotations'][0], 'category_id')):
+        entry[name] = 'feline'
+    given['categories'][1]['id'] = given['annotations'][1]['category_id'] = '10'
+    table, findings = survey(write(tmp_path / 'a.json', given))
+    assert [category['id'] for category in table.categories] == [21, 10, 20]
+    assert table.category.tolist() == [0, 1, 2]
+    assert [(finding.kind, finding.count) for finding in findings] == [('id as text', 4)]
 
 
 BAD_FILES: dict[str, Any] = {

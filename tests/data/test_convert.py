@@ -71,7 +71,7 @@ def test_the_cache_is_used_until_the_data_change(
     with monkeypatch.context() as patch:
         patch.setattr('ghost_det.data.convert._convert', lambda *_: pytest.fail('converted again'))
         assert find_data(root) == first
-    label(root / 'Annotations/im 1.xml', thing('owl', 1, 1, 9, 9))
+    label(root / 'Annotations/im 1.xml', thing('owl', 3.5, 2, 20, 15))  # of the same length
     second = find_data(root)
     assert second.classes == ('cat', 'dog', 'owl') and not first.val.annotations.exists()
     shutil.copytree(root, tmp_path / 'copy')

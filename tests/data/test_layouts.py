@@ -32,6 +32,7 @@ def keypoints_and_captions(root: Path) -> None:
 def empty_val(root: Path) -> None:
     for split, count in (('train', 20), ('val', 0), ('test', 5)):
         coco(root / f'annotations/instances_{split}.json', root / split, count)
+    coco(root / 'annotations/all_train.json', root / 'train', 3)
 
 
 def yolo_yaml(root: Path, *splits: str) -> None:
@@ -97,14 +98,27 @@ def test_what_people_have_is_understood(tmp_path: Path, name: str) -> None:
     assert [f.where for f in report.findings if f.kind == 'val was chosen'] == [data.notes] * noted
 
 
+def test_a_folder_named_as_the_split_wins(tmp_path: Path) -> None:
+    for split in ('train', 'val'):
+        coco(tmp_path / f'annotations/instances_{split}.json', tmp_path / split)
+    for n in range(20):
+        picture(tmp_path / f'images/{n}.jpg')  # of the same names
+    data = find_data(tmp_path)
+    assert data.train is not None and data.train.images.name == 'train' and data.val.images.name == 'val'
+
+
 def test_xml_files_and_images_without_partners_are_counted(tmp_path: Path) -> None:
     voc(tmp_path, 'images', 'annotations')
-    label(tmp_path / 'annotations/lost.xml')
+    for name in ('lost', 'twice', 'more/im 3'):
+        label(tmp_path / f'annotations/{name}.xml')
+    for folder in ('a', 'b'):  # which of them the label is of, nobody knows
+        picture(tmp_path / f'images/{folder}/twice.jpg')
     picture(tmp_path / 'images/unlabelled/cat.jpg')  # in a folder without labels, it is not part of the set
     (tmp_path / 'annotations/im 4.xml').unlink()
     assert sum(map(len, split_files(find_data(tmp_path)))) == 20
     found = {f.kind: f.where for f in check_dataset(tmp_path, quick=True).findings if 'label' in f.kind}
-    assert found['label file without image'] == ('annotations/lost.xml',)
+    lost = {Path(place).stem for place in found['label file without image']}
+    assert lost == {'lost', 'twice', 'im 3'}
     assert len(found['image without labels']) == 1
 
 

@@ -51,13 +51,16 @@ def test_the_split_of_a_json_is_kept_until_it_changes(tmp_path: Path, cache: Pat
 
 
 def test_errors_in_a_lone_json_are_reported_where_they_are(tmp_path: Path) -> None:
-    path = coco(tmp_path / 'result.json', tmp_path / 'images')
+    path = coco(tmp_path / 'train.json', tmp_path / 'images')
     content = json.loads(path.read_text())
     del content['annotations'][7]['bbox']
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r'result.json: .*annotations\[7\]'):
+    with pytest.raises(UserError, match=r'train.json: .*annotations\[7\]'):
         find_data(tmp_path)
     assert 'annotations[7]' in str(check_dataset(tmp_path, quick=True))
+    coco(tmp_path / 'val.json', tmp_path, 0)  # a val without boxes is an error, too
+    with pytest.raises(UserError, match='val.json'):
+        find_data(tmp_path)
 
 
 def test_check_data_writes_the_split(tmp_path: Path, cli: Cli) -> None:

@@ -14,7 +14,7 @@ from ghost_det import check_dataset
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
 
-from .makers import NAMES, picture, read_boxes, thing, tree, voc, voc_lists
+from .makers import NAMES, label, picture, read_boxes, thing, tree, voc, voc_lists
 
 pytestmark = pytest.mark.usefixtures('cache')
 
@@ -27,7 +27,8 @@ def test_pixels_count_from_one_and_difficult_objects_are_crowds(tmp_path: Path, 
     assert read_boxes(tmp_path)['im 1.jpg'] == [('dog', [0, 0, 40, 30]), ('cat', [10, 5, 10, 10])]
     data = find_data(tmp_path)
     assert data.train is not None
-    assert sum(box['iscrowd'] for box in json.loads(data.train.annotations.read_text())['annotations']) == 1
+    boxes = json.loads(data.train.annotations.read_text())['annotations']
+    assert [box['area'] for box in boxes if box['iscrowd']] == [100]
 
 
 DTD = '<!DOCTYPE b [<!ENTITY x {}>]><annotation><object><name>&x;</name></object></annotation>'
@@ -62,9 +63,11 @@ def test_names_of_lists_may_have_blanks_flags_and_folders(tmp_path: Path) -> Non
     tree(tmp_path, {f'ImageSets/Main/{name}.txt': lines for name, lines in lists.items()})
     assert [*read_boxes(tmp_path)] == ['photo.png', 'photo 1.png']
     assert [*read_boxes(tmp_path, 'val')] == ['photo 0.png', 'other.jpg', 'photo.jpg']
+    label(tmp_path / 'Annotations/unlisted.xml')
     (tmp_path / 'Annotations/other.xml').unlink()
     (tmp_path / 'JPEGImages/cam 1/photo.png').unlink()
-    found = {finding.kind: finding.where[0] for finding in check_dataset(tmp_path, quick=True).errors}
+    found = {each.kind: each.where[0] for each in check_dataset(tmp_path, quick=True).findings if each.where}
+    assert 'label file without image' not in found
     assert found['missing file'] == 'JPEGImages/cam 1/photo.jpg'
     assert found['wrong label file'].startswith('Annotations/other 1.xml of JPEGImages/other.jpg')
     (tmp_path / 'ImageSets/Main/val.txt').write_bytes(b'photo\xff\n')
@@ -111,6 +114,7 @@ def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path: Path, orientatio
         ((30, 40), (1, 1, 30, 40), 1, False),  # turned, but by no tag
         ((30, 40), (1, 1, 30, 40), 6, True),
         ((40, 30), (1, 1, 30, 40), 6, False),  # the size of the stored image, boxes of the turned one
+        ((40, 30), (1, 1, 45, 20), 6, False),
     ],
 )
 def test_a_size_in_the_xml_that_is_not_the_images_is_an_error(

@@ -11,7 +11,7 @@ from ghost_det import check_dataset
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
 
-from .makers import PLACES, read_boxes, tree, voc, yolo_pair
+from .makers import PLACES, coco, read_boxes, tree, voc, yolo_pair
 
 ONE_CLASS = f'{PLACES}names: [cat]\n'
 ROW, BOX = '0 0.5 0.5 0.4 0.4\n', [('cat', [3, 3, 4, 4])]
@@ -126,15 +126,17 @@ def test_links_are_followed_and_hidden_files_are_no_data(tmp_path: Path) -> None
 
 def test_another_yaml_is_ignored_or_can_be_named(tmp_path: Path) -> None:
     root = yolo_pair(tmp_path / 'set', ONE_CLASS)
-    others = {'a.yaml': 'train: [images\n', 'other.yaml': f'{PLACES}names: [dog]\n', 'z.yml': 'names: [x]\n'}
+    others = {'a.yaml': 'train: [images\n', 'also.yaml': f'{PLACES}names: [dog]\n', 'z.yml': 'names: [x]\n'}
     tree(root, others)
     assert find_data(root).classes == ('cat',)
-    data = find_data(root / 'other.yaml')
+    data = find_data(root / 'also.yaml')
     assert data.classes == ('dog',) and data.val.images == root
     assert find_data(root).classes == ('cat',) and data.val.annotations.exists()  # each has its own copy
     with pytest.raises(UserError, match='z.yml: '):
         find_data(root / 'z.yml')
-    for name in ('data.yaml', 'other.yaml'):
+    coco(root / 'train.json', root)
+    assert find_data(root / 'also.yaml').classes == ('dog',)
+    for name in ('data.yaml', 'also.yaml', 'train.json'):
         (root / name).unlink()
     voc(root / 'train', '.', '.', ['a', 'b'])
     voc(root / 'valid', '.', '.', ['c', 'd'])
