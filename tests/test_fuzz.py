@@ -41,16 +41,9 @@ GOOD: dict[str, Any] = {
     'annotations': [{**BOX, 'id': n, 'image_id': 1 + n % 2} for n in (1, 2, 3)],
     'categories': [{'id': n, 'name': f'class {n}', 'supercategory': 'thing'} for n in (3, 4)],
 }
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from([0, -1, 2**31, 2**63, 10**30, 10**400, 1e39, 1e308, '1', '', '\0', '\ud800', '../x'])
-)
+SPECIAL = [None, True, 0, -1, 2**31, 2**63, 10**30, 10**400, 1e39, 1e308, '1', '', '\0', '\ud800', '../x']
 VALUES = st.recursive(
-    SCALARS,
+    st.sampled_from(SPECIAL) | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
 )
 
@@ -95,7 +88,6 @@ def mutated(draw: Any, data: bytes) -> bytes:
 @example(b'{"info": "\xed\xa0\x80", ' + json.dumps(GOOD).encode()[1:])
 @example(b'[' * 100_000)
 @example(b'{"images": [' + b'9' * 5000 + b']}')
-@example(b'\xff\xfe')
 def test_annotations_are_read_as_mmdet_can_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         path, images = Path(name) / 'train.json', Path(name) / 'images'

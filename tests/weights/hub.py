@@ -10,7 +10,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import hf_hub_download
@@ -48,15 +48,15 @@ class Hub:
         self.url = f'http://127.0.0.1:{self.server.server_port}'
 
     def serve(self, path: str, content: bytes, status: int = 200) -> str:
-        self.files[unquote(urlsplit(path).path) or '/'] = content, status
+        self.files[unquote(path) or '/'] = content, status
         return self.url + path
 
-    def publish(self, weights: Variant, content: bytes, status: int = 200) -> str:
+    def publish(self, weights: Variant, content: bytes) -> None:
         """Serve a file where the hub has these weights."""
-        return self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content, status)
+        self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content)
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = unquote(urlsplit(request.path).path) or '/'
+        path = unquote(request.path)
         resumed = re.fullmatch(r'bytes=(\d+)-', request.headers.get('Range', ''))
         start = int(resumed[1]) if resumed else 0
         content, status = self.files.get(path, (b'', 404))
