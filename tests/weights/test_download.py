@@ -9,18 +9,20 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import save
 
 from ghost_det.errors import UserError
 from ghost_det.weights.catalog import PUBLISHED, Variant, find_published
 from ghost_det.weights.download import fetch, fetch_url, git_blob_of, locate
 
-from .hub import Hub, ask, running
+from .hub import Hub
 
 GONE = 'http://127.0.0.1:9'  # nobody listens
 FILE = io.BytesIO()
@@ -33,8 +35,19 @@ SHA256 = hashlib.sha256(HUBS).hexdigest()
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with running(monkeypatch, tmp_path) as server:
+    """A running hub that this process asks through the true client, with all caches in a folder."""
+    with Hub() as server:
+        Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
+        monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+        ask(monkeypatch, server.url, tmp_path)
+        monkeypatch.setattr('time.sleep', lambda seconds: None)  # before the client's new tries
         yield server
+        server.shutdown()
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
+    client = partial(hf_hub_download, endpoint=endpoint, cache_dir=cache / 'hf')
+    monkeypatch.setattr('ghost_det.weights.download.hf_hub_download', client)
 
 
 @pytest.fixture(params=['known', 'unknown'])
@@ -50,7 +63,9 @@ def downloads() -> list[Path]:
     return sorted(Path(os.environ['TORCH_HOME']).glob('hub/checkpoints/*'))
 
 
-def test_names_files_and_addresses_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_names_files_and_addresses_are_told_apart(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ('ghostnet_100', 'ghost://ghostnet_1x', 'ghostnet_1x'):
         assert find_published(name) is PUBLISHED['ghostnet_100']
     monkeypatch.chdir(tmp_path)
