@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,12 +23,8 @@ CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 torch.set_num_threads(1)
 
 
-class Cli(Protocol):
-    """Run ``ghost-det`` with these words in a folder, and return its exit code and output."""
-
-    def __call__(
-        self, *words: str | Path, cwd: Path = ROOT, timeout: float = 120, **env: str
-    ) -> subprocess.CompletedProcess[str]: ...
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+"""Runs ``ghost-det`` with these words in the folder ``cwd``, with environment variables by keyword."""
 
 
 def run_command(words: list[str]) -> int:
@@ -54,9 +50,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     environment and folder as they are. The first word may be a complete command line.
     """
 
-    def run(
-        *words: str | Path, cwd: Path = ROOT, timeout: float = 120, **env: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
         all_words = [*shlex.split(str(words[0])), *map(str, words[1:])]
         folder = tmp_path_factory.mktemp('cli')
         sys.stdout.flush()
@@ -67,7 +61,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
             try:
                 os.setpgid(0, 0)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(int(timeout))
+                signal.alarm(120)
                 for number, name in ((1, 'stdout'), (2, 'stderr')):
                     os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
                 sys.stdin = open(os.devnull)

@@ -10,7 +10,7 @@ import sys
 from tests.conftest import ROOT
 
 PROGRAM = """
-import contextlib, io, json, os, sys
+import contextlib, io, json, os, sys, warnings
 os.environ['GHOST_DET_RUNTIME'] = '1'
 from ghost_det.ops import ensure_ops
 ensure_ops()
@@ -39,10 +39,12 @@ def registered():
     found.update(mmengine.fileio.backends.registry_utils.prefix_to_backends)
     return found | mmengine.runner.CheckpointLoader._schemes
 
-types = registered()
+def settings():
+    kept = [torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()]
+    return kept + [list(warnings.filters), dict(os.environ)]
+
+types, same = registered(), settings()
 before = snapshot()  # which keeps what it holds alive: an id stays that of one object
-settings = [torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()]
-filters, environment = list(__import__('warnings').filters), dict(os.environ)
 import ghost_det.register
 after = snapshot()
 changed = [
@@ -54,9 +56,7 @@ changed = [
     and key != '_schemes'  # of CheckpointLoader, which sorts them again
 ]
 changed += [str(key) for key, kind in types.items() if registered().get(key) is not kind]
-same = settings == [torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()]
-same = same and filters == list(__import__('warnings').filters) and environment == dict(os.environ)
-print(json.dumps([len(before), same, changed]))
+print(json.dumps([len(before), same == settings(), changed]))
 """
 
 

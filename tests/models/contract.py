@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,10 +16,3 @@ def randomise(model: nn.Module) -> nn.Module:
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.1)
     return model
-
-
-def same(ones: Any, others: Any, tolerance: float) -> bool:
-    return len(ones) == len(others) and all(
-        a.shape == b.shape and torch.allclose(a, b, atol=tolerance, rtol=tolerance)
-        for a, b in zip(ones, others)
-    )

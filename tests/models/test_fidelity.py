@@ -12,12 +12,9 @@ from .contract import randomise
 timm = pytest.importorskip('timm')
 
 
-def test_there_is_one_of_ours_for_each_of_timms() -> None:
-    assert {name for name in CLASSIFIERS if not name.endswith('x')} == set(timm.list_models('*ghostnet*'))
-
-
 @pytest.mark.parametrize('name', timm.list_models('*ghostnet*'))
 def test_same_tensors_same_maps_and_same_logits(name: str) -> None:
+    assert name in CLASSIFIERS
     theirs = randomise(timm.create_model(name)).eval()
     ours = classifier(name).eval()
     ours.load_state_dict(theirs.state_dict())

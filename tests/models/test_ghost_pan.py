@@ -40,8 +40,10 @@ def test_each_map_halves_the_one_before(height: int, width: int, start_level: in
     assert all(out.isfinite().all() for out in outs)
 
 
-def test_kernel_and_blocks_reach_every_level() -> None:
-    neck = small(kernel_size=3, num_blocks=2)
+def test_kernel_blocks_norm_and_activation_reach_every_level() -> None:
+    neck = small(kernel_size=3, num_blocks=2, norm_layer=partial(nn.GroupNorm, 2), act_layer=nn.LeakyReLU)
+    kinds = {type(m) for m in neck.modules()}
+    assert {nn.GroupNorm, nn.LeakyReLU} <= kinds and not {nn.BatchNorm2d, nn.ReLU} & kinds
     strided = [*neck.downsamples, *neck.extra_lvl_in_conv, *neck.extra_lvl_out_conv]
     blocks = [block for each in (*neck.top_down_blocks, *neck.bottom_up_blocks) for block in each]
     assert (len(strided), len(blocks)) == (6, 8)
@@ -50,7 +52,7 @@ def test_kernel_and_blocks_reach_every_level() -> None:
         assert ghost.cheap_operation[0].kernel_size == (3, 3)
 
 
-def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
+def test_the_forward_pass_also_exported_is_that_of_a_naive_reference() -> None:
     neck = randomise(small()).eval()
     inputs = maps(75, 100)
     low, middle, high = (neck.reduce_layers[i](inputs[i + 1]) for i in range(3))
@@ -67,22 +69,14 @@ def test_the_forward_pass_is_that_of_a_naive_reference() -> None:
     before3 = neck.extra_lvl_in_conv[0](high)
     out3 = before3 + neck.extra_lvl_out_conv[0](out2)
     out4 = neck.extra_lvl_in_conv[1](before3) + neck.extra_lvl_out_conv[1](out3)
-    for got, want in zip(neck(inputs), (out0, out1, out2, out3, out4), strict=True):
-        assert torch.allclose(got, want, atol=1e-6)
-
-
-def test_norm_and_activation_reach_every_layer() -> None:
-    neck = small(norm_layer=partial(nn.GroupNorm, 2), act_layer=nn.LeakyReLU)
-    kinds = {type(m) for m in neck.modules()}
-    assert {nn.GroupNorm, nn.LeakyReLU} <= kinds and not {nn.BatchNorm2d, nn.ReLU} & kinds
-    assert neck(maps(32, 32))[4].shape == (1, 8, 1, 1)
+    for outs in (neck(inputs), torch.export.export(neck, (inputs,)).module()(inputs)):
+        torch.testing.assert_close(outs, (out0, out1, out2, out3, out4), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (dict(start_level=4), 'start_level is 4; expected 0 to 3'),
-        (dict(start_level=-1), 'start_level is -1'),
         (dict(num_outs=2), 'num_outs is 2; expected 3 or more'),
         (dict(kernel_size=4), 'kernel_size is 4'),
         (dict(num_blocks=0), 'num_blocks is 0'),
@@ -91,14 +85,5 @@ def test_norm_and_activation_reach_every_layer() -> None:
 def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**arguments)
-
-
-def test_maps_of_another_backbone_are_refused() -> None:
     with pytest.raises(ValueError, match='3 maps'):
         small()(maps(64, 64)[1:])
-
-
-def test_an_exported_neck_is_the_same() -> None:
-    neck, inputs = randomise(small()).eval(), maps(75, 100)
-    for one, two in zip(neck(inputs), torch.export.export(neck, (inputs,)).module()(inputs), strict=True):
-        assert torch.allclose(one, two, atol=1e-6)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.testing import assert_close
 
 from ghost_det.models import NETWORKS, GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.models.bottleneck import start_as_shortcuts
-from ghost_det.models.ghostnet import GHOSTNET_TABLE, REPGHOST_TABLE
 
-from .contract import randomise, same
+from .contract import randomise
 
 GROUP_NORM = partial(nn.GroupNorm, 2)
 
@@ -36,13 +36,7 @@ def learns(model: nn.Module) -> bool:
 
 # Channels at the ends of the stages with strides 4, 8, 16, 32.
 @pytest.mark.parametrize(
-    ('width', 'channels'),
-    [
-        (0.35, (8, 16, 40, 56)),
-        (1.0, (24, 40, 112, 160)),
-        (1.1, (28, 44, 124, 176)),
-        (1.6, (40, 64, 180, 256)),
-    ],
+    ('width', 'channels'), [(0.35, (8, 16, 40, 56)), (1.0, (24, 40, 112, 160)), (1.1, (28, 44, 124, 176))]
 )
 def test_every_width_has_its_channels_and_strides(
     network: partial[GhostNet], width: float, channels: tuple[int, ...]
@@ -54,7 +48,7 @@ def test_every_width_has_its_channels_and_strides(
     assert [m.shape[1:] for m in maps] == [(c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32))]
 
 
-@pytest.mark.parametrize(('height', 'width', 'dw_size'), [(32, 32, 1), (33, 47, 4), (321, 65, 5)])
+@pytest.mark.parametrize(('height', 'width', 'dw_size'), [(32, 32, 1), (33, 47, 4), (161, 65, 5)])
 def test_any_size_from_32_px_and_any_kernel(
     network: partial[GhostNet], height: int, width: int, dw_size: int
 ) -> None:
@@ -73,8 +67,6 @@ def test_ratio_and_kernel_reach_every_module(kind: type[GhostNet]) -> None:
     for ghost in (ghost for block in blocks for ghost in (block.ghost1, block.ghost2)):
         assert ghost.primary_conv[0].out_channels == math.ceil(ghost.oup / 4)
         assert ghost.cheap_operation[0].kernel_size == (5, 5)
-    with pytest.raises(ValueError, match='ratio is 3'):
-        RepGhostNet(ratio=3)
 
 
 @pytest.mark.parametrize(('deepest', 'groups'), [(0, 3), (2, 7)])
@@ -122,7 +114,7 @@ def test_checkpointing_gives_the_same_gradients(network: partial[GhostNet]) -> N
         model = network(norm_layer=GROUP_NORM, with_cp=with_cp)
         assert learns(model)
         gradients.append([p.grad for p in model.parameters()])
-    assert same(*gradients, 1e-6)
+    assert_close(*gradients, atol=1e-6, rtol=1e-6)
 
 
 def test_norm_and_act_layer_make_every_norm_and_activation(network: partial[GhostNet]) -> None:
@@ -151,8 +143,16 @@ def test_bottlenecks_can_start_as_their_shortcuts(network: partial[GhostNet]) ->
 def test_arguments_out_of_range_are_named(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GhostNetV3(**{name: value})
+
+
+def test_arguments_that_do_not_go_together_are_named() -> None:
     with pytest.raises(ValueError, match='with 3 in out_indices'):
         GhostNet(num_classes=10, out_indices=(0, 1))
+    with pytest.raises(ValueError, match='ratio is 3'):
+        RepGhostNet(ratio=3)
+    for kind in (GhostNetV3, RepGhostNet):
+        with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
+            kind(width=0.5, norm_layer=GROUP_NORM).switch_to_deploy()
 
 
 @pytest.mark.filterwarnings('ignore:Converting a tensor')  # of sizes below 2, which a gate guards
@@ -160,10 +160,10 @@ def test_exported_models_are_the_same(network: partial[GhostNet]) -> None:
     model = randomise(network(out_indices=(0, 1))).eval()  # exporting takes its time
     x = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        assert same(model(x), torch.export.export(model, (x,)).module()(x), 1e-5)
+        assert_close(torch.export.export(model, (x,)).module()(x), model(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(('ratio', 'dw_size', 'affine'), [(2, 3, True), (4, 3, True), (2, 4, False)])
+@pytest.mark.parametrize(('ratio', 'dw_size', 'affine'), [(4, 3, True), (2, 4, False)])
 def test_deployed_networks_give_the_same_maps(
     network: partial[GhostNet], ratio: int, dw_size: int, affine: bool
 ) -> None:
@@ -176,14 +176,9 @@ def test_deployed_networks_give_the_same_maps(
         for each in (model, model, other):  # a second time changes nothing
             each.switch_to_deploy()
         other.load_state_dict(model.state_dict())
-        assert same(want, model(x), 1e-4) and same(model(x), other(x), 0)
+        assert_close(model(x), want, atol=1e-4, rtol=1e-4)
+        assert_close(other(x), model(x), atol=0, rtol=0)
     assert not any('_rpr_' in key or 'fusion_bn' in key for key in model.state_dict())
-
-
-def test_branches_of_another_norm_are_not_folded() -> None:
-    for kind in (GhostNetV3, RepGhostNet):
-        with pytest.raises(ValueError, match='GroupNorm cannot be folded'):
-            kind(width=0.5, norm_layer=GROUP_NORM).switch_to_deploy()
 
 
 def test_the_classifier_gives_logits_and_drops_features_only_in_training(network: partial[GhostNet]) -> None:
@@ -191,27 +186,3 @@ def test_the_classifier_gives_logits_and_drops_features_only_in_training(network
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(model.train()(x), model.classifier.bias.expand(2, 7))
     assert not torch.equal(model.eval()(x), model.classifier.bias.expand(2, 7))
-
-
-@pytest.mark.parametrize('kind', [GhostNetV2, GhostNetV3])
-def test_the_gate_is_in_the_first_ghost_module_from_the_third_bottleneck_on(kind: type[GhostNet]) -> None:
-    blocks = [block for group in kind().blocks for block in group]
-    assert [block.ghost1.short_conv is not None for block in blocks] == [False] * 2 + [True] * 14
-    assert all(block.ghost2.short_conv is None for block in blocks)
-
-
-def test_tables_differ_only_in_expansions() -> None:
-    for ours, theirs in zip(sum(REPGHOST_TABLE, ()), sum(GHOSTNET_TABLE, ()), strict=True):
-        assert ours._replace(expansion=0) == theirs._replace(expansion=0)
-    # RepGhost, table 2, column of middle channels.
-    middle = [8, 24, 36, 36, 60, 120, 100, 120, 120, 240, 336, 336, 480, 480, 480, 480]
-    assert [row.expansion for row in sum(REPGHOST_TABLE, ())] == middle
-
-
-def test_a_ghost_of_repghost_is_added() -> None:
-    module = randomise(RepGhostNet(width=0.5).blocks[3][0].ghost1).eval()
-    x = torch.rand(1, module.primary_conv[0].in_channels, 6, 6)
-    intrinsic: Tensor = module.primary_conv(x)
-    conv, bn = module.cheap_operation
-    added = bn(nn.functional.conv2d(intrinsic, conv.weight, padding=1, groups=intrinsic.shape[1]))
-    assert torch.allclose(module(x), torch.relu(added + module.fusion_bn[0](intrinsic)), atol=1e-6)

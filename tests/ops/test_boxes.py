@@ -6,9 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from .references import mmops, stand_ins
-
-pytestmark = stand_ins
+from .references import mmops
 
 
 def random_boxes(n, size=40, dtype=torch.float32):
@@ -40,12 +38,13 @@ def test_bbox_overlaps():
     torch.testing.assert_close(mmops.bbox_overlaps(halves, halves), ious(halves).half())
 
 
-def greedy(boxes, scores, threshold, offset=0):
-    overlaps, keep = ious(boxes, offset=offset).float(), []
-    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
-        if all(overlaps[j, i] <= threshold for j in keep):
-            keep.append(i)
-    return keep
+def greedy(overlaps, scores, is_double):
+    """The groups of the published loop: each of the best box left and of its doubles."""
+    groups, order = [], sorted(range(len(scores)), key=lambda i: -scores[i])
+    while order:
+        groups.append([order[0], *(i for i in order[1:] if is_double(overlaps[order[0], i]))])
+        order = [i for i in order if i not in groups[-1]]
+    return groups
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,8 @@ def greedy(boxes, scores, threshold, offset=0):
 def test_nms(threshold, offset, dtype):
     boxes, scores = random_boxes(60, 200, dtype), tied_scores(60).to(dtype)
     dets, keep = mmops.nms(boxes, scores, threshold, offset=offset)
-    expected = greedy(boxes, scores, threshold, offset)
+    groups = greedy(ious(boxes, offset=offset).float(), scores, lambda iou: iou > threshold)
+    expected = [group[0] for group in groups]
     assert 5 < len(expected) < 60
     assert keep.tolist() == expected
     assert dets.equal(torch.cat((boxes, scores[:, None]), 1)[expected])
@@ -64,9 +64,8 @@ def test_nms(threshold, offset, dtype):
         assert mmops.nms(pair, torch.tensor([0.9, 0.8]), tenths / 10)[1].tolist() == [0, 1]
 
 
-def soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
+def soft_nms(overlaps, scores, threshold, sigma, min_score, method):
     """The published loop: swap the best to the front, decay the rest, fill a dropped place with the last."""
-    overlaps = ious(boxes, offset=offset)
     rows, front = [[index, score] for index, score in enumerate(scores.tolist())], 0
     while front < len(rows):
         best = max(range(front, len(rows)), key=lambda i: rows[i][1])
@@ -93,7 +92,7 @@ def test_soft_nms(method, offset):
     boxes, scores = random_boxes(60), tied_scores(60)
     before = boxes.clone(), scores.clone()
     dets, keep = mmops.soft_nms(boxes, scores, 0.3, 0.4, 0.15, method, offset)
-    expected, expected_scores = soft_nms(boxes, scores, 0.3, 0.4, 0.15, method, offset)
+    expected, expected_scores = soft_nms(ious(boxes, offset=offset), scores, 0.3, 0.4, 0.15, method)
     assert 5 < len(expected) < 60
     assert keep.tolist() == expected
     assert dets[:, :4].equal(boxes[expected])
@@ -115,11 +114,7 @@ def test_soft_nms_at_the_threshold_and_without_area():
 
 def test_nms_match():
     boxes, scores = random_boxes(60), tied_scores(60)
-    overlaps, groups = ious(boxes).float(), []
-    order = sorted(range(60), key=lambda i: -scores[i])
-    while order:
-        groups.append([order[0], *(i for i in order[1:] if overlaps[order[0], i] >= 0.5)])
-        order = [i for i in order if i not in groups[-1]]
+    groups = greedy(ious(boxes).float(), scores, lambda iou: iou >= 0.5)
     assert 1 < max(map(len, groups))
     found = mmops.nms_match(torch.cat((boxes, scores[:, None]), 1), 0.5)
     assert [group.tolist() for group in found] == groups

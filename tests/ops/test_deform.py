@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
-from .references import mmops, randn, same, stand_ins
-
-pytestmark = stand_ins
+from .references import mmops, randn, same
 
 GEOMETRIES = [
     # kernel, stride, padding, dilation, groups, deformable groups
@@ -51,8 +49,8 @@ def test_gradients_of_a_part_are_scaled_and_added():
     for tensor, expected in zip(tensors, complete, strict=True):
         (part,) = torch.autograd.grad(2 * output.sum(), tensor, retain_graph=True)
         torch.testing.assert_close(part, 2 * expected)
-    names = ('kW', 'kH', 'dW', 'dH', 'padW', 'padH', 'dilationW', 'dilationH', 'group', 'deformable_group')
-    geometry = dict(zip(names, (3, 3) + (1,) * 8, strict=True))
+    names = ('dW', 'dH', 'padW', 'padH', 'dilationW', 'dilationH', 'group', 'deformable_group')
+    geometry = dict.fromkeys(names, 1) | dict(kW=3, kH=3)
     buffer = torch.ones_like(weight)
     mmops.deform_conv.ext_module.deform_conv_backward_parameters(
         x, offset, torch.ones_like(output), buffer, None, None, scale=0.5, im2col_step=1, **geometry
@@ -74,9 +72,7 @@ def test_modulated_deform_conv_takes_the_first_entries_of_a_larger_offset():
 
     same(op, reference, x, offset, mask, weight)
     for refused in (op, lambda x, offset, mask, weight: mmops.deform_conv2d(x, offset, weight, (2, 1), 1)):
-        with pytest.raises(
-            ValueError, match=r'offset is \(2, 18, 1, 3\); this geometry takes \(2, 18, 2, 3\)'
-        ):
+        with pytest.raises(ValueError, match=r'offset is \(2, 18, 1, 3\)'):
             refused(x, offset[:, :, :1, :3], mask[:, :, :1, :3], weight)
 
 
@@ -100,7 +96,7 @@ def test_nan_and_infinite_offsets():
         output = mmops.modulated_deform_conv2d(*leaves, 1, 1)
         results.append((output, *torch.autograd.grad(output.sum(), leaves)))
     for result in results[1:]:
-        assert all(one.equal(other) for one, other in zip(result, results[0], strict=True))
+        torch.testing.assert_close(result, results[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(('kernel', 'padding'), [(3, 1), ((1, 5), (0, 2))])

@@ -17,9 +17,7 @@ from mmcv.utils.ext_loader import check_ops_exist
 from ghost_det import ops
 from ghost_det.ops.table import STAND_INS
 
-from .references import MODE, mmops, stand_ins
-
-pytestmark = stand_ins
+from .references import MODE, mmops
 
 
 def test_the_module_is_found_after_any_compiled_one():
@@ -34,17 +32,14 @@ def test_the_module_is_found_after_any_compiled_one():
     assert [type(finder).__name__ for finder in finders].index('_StandInFinder') > finders.index(PathFinder)
 
 
-def test_compiled_operators_are_left_alone(monkeypatch):
+def test_compiled_operators_are_left_alone_and_broken_ones_and_a_missing_stack_reported(monkeypatch):
+    def fail(name):
+        raise ImportError('undefined symbol')
+
     theirs = ModuleType('mmcv._ext')
     monkeypatch.setitem(sys.modules, 'mmcv._ext', theirs)
     assert ops.ensure_ops() == 'compiled'
     assert sys.modules['mmcv._ext'] is theirs and not hasattr(theirs, 'nms')
-
-
-def test_broken_compiled_operators_and_a_missing_stack_are_reported(monkeypatch):
-    def fail(name):
-        raise ImportError('undefined symbol')
-
     monkeypatch.delitem(sys.modules, 'mmcv._ext')
     monkeypatch.setattr(ops, 'find_spec', lambda name: ModuleSpec(name, None, origin='/mmcv/_ext.so'))
     monkeypatch.setattr(importlib, 'import_module', fail)
@@ -65,40 +60,29 @@ def test_an_operator_without_stand_in_fails_when_called():
             getattr(sys.modules['mmcv._ext'], name)
 
 
-MMCV_OPS = Path(mmops.__file__).parent
-
-
-def operators(module):
-    """Names that a module of mmcv.ops looks up in the extension."""
-    for node in ast.walk(ast.parse((MMCV_OPS / f'{module}.py').read_text())):
+def operators(path):
+    """Names that a file of mmcv.ops looks up in the extension."""
+    for node in ast.walk(ast.parse(Path(path).read_text())):
         if isinstance(node, ast.Call) and getattr(node.func, 'attr', '') == 'load_ext':
             yield from ast.literal_eval(node.args[1])
 
 
-def imported_from_mmcv_ops(path):
-    """What a file of mmdet imports from mmcv.ops."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('mmcv.ops'):
-            yield from (getattr(import_module(node.module), alias.name) for alias in node.names)
-
-
 @pytest.mark.filterwarnings('ignore:invalid escape sequence')
-def test_every_operator_that_mmdet_calls_has_a_stand_in():
+def test_every_operator_that_mmdet_calls_has_a_stand_in_and_mmcv_has_each():
     import mmdet
 
-    files = [path for path in Path(mmdet.__file__).parent.rglob('*.py') if 'mmcv.ops' in path.read_text()]
-    used = [each for path in files for each in imported_from_mmcv_ops(path)]
+    texts = [path.read_text() for path in Path(mmdet.__file__).parent.rglob('*.py')]
+    nodes = [node for text in texts if 'mmcv.ops' in text for node in ast.walk(ast.parse(text))]
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and 'mmcv.ops' in str(node.module)]
+    used = [getattr(import_module(node.module), each.name) for node in imports for each in node.names]
     assert {mmops.DeformConv2d, mmops.CARAFEPack, mmops.MaskedConv2d, mmops.batched_nms} <= set(used)
     # These are in its configs by name.
     used += [mmops.ModulatedDeformRoIPoolPack, mmops.SAConv2d, mmops.SyncBatchNorm]
     modules = {getattr(each, '__self__', each).__module__ for each in used}
-    needed = {name for module in modules for name in operators(module.split('.')[-1])}
+    needed = {name for module in modules for name in operators(sys.modules[module].__file__)}
     # Neighbours of others in the files of mmcv.ops, and RoIPool, which mmdet itself refuses on a CPU.
     others = {'nms_rotated', 'nms_quadri', 'roi_pool_forward', 'roi_pool_backward'}
     others |= {'softmax_focal_loss_forward', 'softmax_focal_loss_backward'}
     assert needed - STAND_INS.keys() == others
-
-
-def test_stand_ins_are_operators_that_mmcv_has():
-    known = {name for path in MMCV_OPS.glob('*.py') for name in operators(path.stem)}
+    known = {name for path in Path(mmops.__file__).parent.glob('*.py') for name in operators(path)}
     assert STAND_INS.keys() - known <= {'line_nms_forward'}  # which mmcv 2.1.0 does not have

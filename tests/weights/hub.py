@@ -4,91 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
-from urllib.parse import unquote, urlsplit
-
-import pytest
-from huggingface_hub import hf_hub_download
+from urllib.parse import unquote
 
 from ghost_det.weights.catalog import Variant
 
 
-class Hub:
-    """A server of files, by path.
-
-    Attributes:
-        files: content and status.
-        cuts: how many of the coming downloads end half-way.
-        asked: the downloads, as ``'/path'`` or ``'/path from BYTE'``.
-    """
+class Hub(ThreadingHTTPServer):
+    """A server of files, by path."""
 
     def __init__(self) -> None:
-        self.files: dict[str, tuple[bytes, int]] = {}
-        self.cuts = 0
-        self.asked: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.1'
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def do_HEAD(self) -> None:
-                hub._answer(self)
-
-            do_GET = do_HEAD
-
-        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.url = f'http://127.0.0.1:{self.server.server_port}'
+        super().__init__(('127.0.0.1', 0), Answer)
+        self.url = f'http://127.0.0.1:{self.server_port}'
+        self.files: dict[str, tuple[bytes, int]] = {}  # content and status
+        self.cuts = 0  # how many of the coming downloads end half-way
+        self.asked: list[str] = []  # the downloads, as '/path' or '/path from BYTE'
 
     def serve(self, path: str, content: bytes, status: int = 200) -> str:
-        self.files[unquote(urlsplit(path).path) or '/'] = content, status
+        self.files[unquote(path)] = content, status
         return self.url + path
 
-    def publish(self, weights: Variant, content: bytes, status: int = 200) -> str:
+    def publish(self, weights: Variant, content: bytes) -> None:
         """Serve a file where the hub has these weights."""
-        return self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content, status)
+        self.serve(f'/{weights.hub}/resolve/{weights.revision}/model.safetensors', content)
 
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = unquote(urlsplit(request.path).path) or '/'
-        resumed = re.fullmatch(r'bytes=(\d+)-', request.headers.get('Range', ''))
+
+class Answer(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = 'HTTP/1.1'
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        hub, path = self.server, unquote(self.path)
+        resumed = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
         start = int(resumed[1]) if resumed else 0
-        content, status = self.files.get(path, (b'', 404))
-        is_download = request.command == 'GET'
-        is_cut = is_download and self.cuts > 0
+        content, status = hub.files.get(path, (b'', 404))
+        is_download = self.command == 'GET'
+        is_cut = is_download and hub.cuts > 0
         if is_download:
-            self.asked.append(path + (f' from {start}' if resumed else ''))
-            self.cuts -= 1
-        request.send_response(206 if resumed else status)
-        request.send_header('X-Repo-Commit', 'c' * 40 if '/main/' in path else path.split('/')[-2])
-        request.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
-        request.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
-        request.send_header('Content-Length', str(len(content) - start))
-        request.end_headers()
+            hub.asked.append(path + (f' from {start}' if resumed else ''))
+            hub.cuts -= 1
+        self.send_response(206 if resumed else status)
+        self.send_header('X-Repo-Commit', 'c' * 40 if '/main/' in path else path.split('/')[-2])
+        self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
+        self.send_header('Content-Length', str(len(content) - start))
+        self.end_headers()
         if is_download:
-            request.wfile.write(content[start : (start + len(content)) // 2 if is_cut else None])
-            request.close_connection = is_cut
+            self.wfile.write(content[start : (start + len(content)) // 2 if is_cut else None])
+            self.close_connection = is_cut
 
-
-@contextmanager
-def running(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
-    """Start a hub that this process asks through the true client, with all caches in a folder."""
-    hub = Hub()
-    Thread(target=hub.server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
-    monkeypatch.setenv('TORCH_HOME', str(cache / 'torch'))
-    ask(monkeypatch, hub.url, cache)
-    monkeypatch.setattr('time.sleep', lambda seconds: None)  # before the client's new tries
-    yield hub
-    hub.server.shutdown()
-    hub.server.server_close()
-
-
-def ask(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
-    client = partial(hf_hub_download, endpoint=endpoint, cache_dir=cache / 'hf')
-    monkeypatch.setattr('ghost_det.weights.download.hf_hub_download', client)
+    do_HEAD = do_GET

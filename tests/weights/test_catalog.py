@@ -9,8 +9,6 @@ import torch
 from ghost_det.models import NETWORKS
 from ghost_det.weights.catalog import PUBLISHED, published
 
-COUNTS = {'GhostNet': 512, 'GhostNetV2': 764, 'GhostNetV3': 1956, 'RepGhostNet': 672}
-
 
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_every_entry_names_timms_network_and_repository(name: str) -> None:
@@ -21,7 +19,6 @@ def test_every_entry_names_timms_network_and_repository(name: str) -> None:
         shapes = {key: value.shape for key, value in ours.state_dict().items()}
         ours.switch_to_deploy()
     assert shapes == {key: value.shape for key, value in theirs.items()}
-    assert len(shapes) == COUNTS[entry.network]
     assert sum(p.numel() for p in ours.parameters()) / 1e6 == pytest.approx(entry.params, abs=0.1)
     cfg = timm.get_pretrained_cfg(name)
     assert (cfg.hf_hub_id, cfg.license) == (entry.hub, entry.licence.lower())

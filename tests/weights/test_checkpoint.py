@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_a_checkpoint_of_mmengine_is_read_completely(tmp_path: Path, monkeypatch
     assert got['message_hub']['log_scalars']['train/loss'].data[0].tolist() == [1, 2, 3, 4]
     assert checkpoint_classes(got) == ('cat', 'dog')
     assert checkpoint_classes({'state_dict': {}}) is None
-    monkeypatch.delitem(__import__('sys').modules, 'mmengine.logging')  # as if it were not installed
+    monkeypatch.delitem(sys.modules, 'mmengine.logging')  # as if it were not installed
     got = load_checkpoint(tmp_path / 'a.pth')
     assert got['message_hub']['log_scalars']['train/loss']._log_history.tolist() == [1, 2, 3, 4]
 
@@ -68,15 +69,15 @@ SCALAR = np.float64(1).__reduce__()[0]
         Call(RECONSTRUCT, np.ndarray, (1,), b'b', state=(1, (1,), np.dtype('f8'), False, [1.0])),
     ],
 )
-@pytest.mark.parametrize('is_zip', [True, False])  # as written since torch 1.6, and before
 def test_code_is_never_run_and_only_numbers_and_statistics_are_built(
-    evil: Call, is_zip: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evil: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     content = {'state_dict': {'weight': torch.zeros(1)}, 'x': evil}
-    torch.save(content, 'evil.pth', _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(UserError):
-        load_checkpoint('evil.pth')
+    for is_zip in (True, False):  # as written since torch 1.6, and before
+        torch.save(content, 'evil.pth', _use_new_zipfile_serialization=is_zip)
+        with pytest.raises(UserError):
+            load_checkpoint('evil.pth')
     assert not Path('executed').exists()
 
 
@@ -112,7 +113,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_tensors() -> None:
     other = {'state_dict': nn.Linear(4, 3).state_dict(), 'meta': {'dataset_meta': {'classes': ('cat',)}}}
     with pytest.raises(UserError) as error:
         check_fits(model, other, 'a.pth', 'c.py')
-    for part in ('a.pth', 'c.py', '2 of 2 tensors', 'weight: expected (2, 4), got (3, 4)', '1 class (cat'):
+    for part in ('a.pth', 'c.py', 'weight: expected (2, 4), got (3, 4)', '1 class (cat'):
         assert part in str(error.value)
     with pytest.raises(UserError, match='bias is missing'):
         check_fits(model, {'state_dict': {'weight': torch.rand(2, 4)}}, 'a.pth', 'c.py')

@@ -9,18 +9,20 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import save
 
 from ghost_det.errors import UserError
 from ghost_det.weights.catalog import PUBLISHED, Variant, find_published
 from ghost_det.weights.download import fetch, fetch_url, git_blob_of, locate
 
-from .hub import Hub, ask, running
+from .hub import Hub
 
 GONE = 'http://127.0.0.1:9'  # nobody listens
 FILE = io.BytesIO()
@@ -33,8 +35,19 @@ SHA256 = hashlib.sha256(HUBS).hexdigest()
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with running(monkeypatch, tmp_path) as server:
+    """A running hub that this process asks through the true client, with all caches in a folder."""
+    with Hub() as server:
+        Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
+        monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+        ask(monkeypatch, server.url, tmp_path)
+        monkeypatch.setattr('time.sleep', lambda seconds: None)  # before the client's new tries
         yield server
+        server.shutdown()
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
+    client = partial(hf_hub_download, endpoint=endpoint, cache_dir=cache / 'hf')
+    monkeypatch.setattr('ghost_det.weights.download.hf_hub_download', client)
 
 
 @pytest.fixture(params=['known', 'unknown'])
@@ -50,22 +63,19 @@ def downloads() -> list[Path]:
     return sorted(Path(os.environ['TORCH_HOME']).glob('hub/checkpoints/*'))
 
 
-def test_names_files_and_addresses_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_names_files_and_addresses_are_told_apart(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ('ghostnet_100', 'ghost://ghostnet_1x', 'ghostnet_1x'):
         assert find_published(name) is PUBLISHED['ghostnet_100']
     monkeypatch.chdir(tmp_path)
-    Path('ghostnet_100').touch()
+    Path('ghostnet_100').write_bytes(b'hello\n')
+    assert git_blob_of(Path('ghostnet_100')) == 'ce013625030ba8dba906f756967f9e9ca394464a'  # git hash-object
     assert find_published('ghostnet_100') is None and locate('ghostnet_100') == Path('ghostnet_100')
-    for wrong in ('ghost:/ghostnet_100', 'file:///x.pth', 's3://bucket/x.pth'):
-        with pytest.raises(UserError, match='expected ghost://NAME, .* or a path'):
+    paths = ('ghost:/ghostnet_100', 'file:///x.pth', 's3://bucket/x.pth', 'ghost://ghostnet_200')
+    for wrong in (*paths, 'http://[', 'http://', 'http://127.0.0.1:99999/a', 'http://\ud800'):
+        with pytest.raises(UserError, match=f'^{re.escape(wrong)}.* '):
             locate(wrong)
-    with pytest.raises(UserError, match='ghostnet_200: no such published weights; .*ghostnet_100, .*_200$'):
-        locate('ghost://ghostnet_200')
-
-
-def test_the_git_hash_is_gits(tmp_path: Path) -> None:
-    (tmp_path / 'a').write_bytes(b'hello\n')
-    assert git_blob_of(tmp_path / 'a') == 'ce013625030ba8dba906f756967f9e9ca394464a'  # git hash-object
 
 
 def test_damaged_content_is_refused_until_deleted_and_the_file_downloaded_once(
@@ -110,12 +120,10 @@ def test_if_both_fail_one_message_has_the_reasons_and_the_options(
     with pytest.raises(UserError) as error:
         fetch(weights)
     head, first, second, options = str(error.value).splitlines()
-    assert head == f'ghost://{weights.name}: could not be downloaded:'
-    assert first.startswith(f'  https://huggingface.co/{weights.hub} (to ') and 'refused' in first
-    assert second.startswith(f'  {weights.url} (to ') and '404 Not Found' in second
+    assert head.startswith(f'ghost://{weights.name}: ')
+    assert weights.hub in first and 'refused' in first and weights.url in second and '404' in second
     page = f'https://huggingface.co/{weights.hub}/resolve/{weights.revision}/model.safetensors'
-    for part in (page, weights.url, '--pretrained FILE', 'init_cfg=None'):
-        assert part in options
+    assert page in options and weights.url in options and '--pretrained FILE' in options
     assert downloads() == []
     (tmp_path / 'file').touch()  # root may write to read-only folders, but nobody below a file
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
@@ -158,9 +166,7 @@ def test_nothing_incomplete_or_wrong_is_kept(hub: Hub, content: bytes, status: i
     assert downloads() == []
 
 
-@pytest.mark.parametrize(
-    'path', ['/b/weights.pth', '', '/%2e%2e%2fescaped', '/..%5Cescaped', '/' + 'ü' * 300]
-)
+@pytest.mark.parametrize('path', ['/b/weights.pth', '/%2e%2e%2fescaped', '/..%5Cescaped', '/' + 'ü' * 300])
 def test_every_url_has_a_file_of_its_own_in_one_folder(hub: Hub, path: str, tmp_path: Path) -> None:
     other = fetch_url(hub.serve('/weights.pth', HUBS))
     got = fetch_url(hub.serve(path, UPSTREAMS))
@@ -168,20 +174,9 @@ def test_every_url_has_a_file_of_its_own_in_one_folder(hub: Hub, path: str, tmp_
     assert got.read_bytes() == UPSTREAMS and other.read_bytes() == HUBS
 
 
-@pytest.mark.parametrize('url', ['http://[', 'http://', 'http://127.0.0.1:99999/a', 'http://\ud800'])
-def test_an_invalid_address_is_named(hub: Hub, url: str) -> None:
-    with pytest.raises(UserError, match=f'^{re.escape(url)} '):
-        locate(url)
-    assert downloads() == []
-
-
 def test_several_processes_get_the_file(hub: Hub) -> None:
     url = hub.serve('/weights.pth', UPSTREAMS)
     fork = multiprocessing.get_context('fork')
-    processes = [fork.Process(target=fetch_url, args=(url,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(10)
-        assert process.exitcode == 0
+    with fork.Pool(3) as pool:
+        assert len({*pool.map(fetch_url, [url] * 3, chunksize=1)}) == 1
     assert [path.read_bytes() for path in downloads()] == [UPSTREAMS]

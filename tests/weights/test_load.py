@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,8 @@ from torch import Tensor, nn
 
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
-from ghost_det.weights.catalog import PUBLISHED
 from ghost_det.weights.load import describe, extract_backbone, load_pretrained
 from ghost_det.weights.zoo import classifier
-
-from .hub import Hub, running
-from .test_checkpoint import canary
 
 State = dict[str, Tensor]
 GROUP_NORM = functools.partial(nn.GroupNorm, 2)
@@ -72,11 +66,6 @@ def save(content: Any, path: Path, **settings: Any) -> Path:
     return path
 
 
-def profiled(state: State) -> State:
-    places = ('', 'conv_stem.', 'blocks.0.0.ghost1.primary_conv.0.')
-    return {f'{place}total_ops': torch.zeros(1).double() for place in places} | state
-
-
 def training(state: State, prefix: str = '') -> dict[str, Any]:
     """Return a training checkpoint of timm's old trainer; its averaged weights are the ones published."""
     return {
@@ -86,6 +75,9 @@ def training(state: State, prefix: str = '') -> dict[str, Any]:
         'args': argparse.Namespace(lr=0.6, betas=None),
         'state_dict_ema': under(prefix, state),
     }
+
+
+PROFILED = {f'{place}total_ops': torch.zeros(1).double() for place in ('', 'blocks.0.0.ghost1.')}
 
 
 def ghostnetv3s(state: State) -> dict[str, Any]:
@@ -100,7 +92,7 @@ def ghostnetv3s(state: State) -> dict[str, Any]:
         ('ghostnet_050', 512, 'model.safetensors', dict),
         ('ghostnet_050', 512, 'half.safetensors', lambda state: {k: v.half() for k, v in state.items()}),
         ('ghostnet_050', 512, 'state_dict_73.98.pth', dict),
-        ('ghostnetv2_100', 764, 'ck_ghostnetv2_10.pth.tar', profiled),
+        ('ghostnetv2_100', 764, 'ck_ghostnetv2_10.pth.tar', lambda state: PROFILED | state),
         ('ghostnetv3_050', 1956, 'ghostnetv3-1.0.pth.tar', ghostnetv3s),
         ('repghostnet_050', 672, 'repghostnet_0_5x.pth.tar', lambda state: training(state, 'module.')),
     ],
@@ -122,12 +114,11 @@ def test_every_tensor_is_loaded_from_the_file_of(
 
 
 def test_a_file_tells_its_network_and_width() -> None:
-    for name in timm.list_models('*ghostnet*'):
+    for name in ('ghostnet_130', 'ghostnetv2_160', 'ghostnetv3_100', 'repghostnet_058'):
         with torch.device('meta'):
             network, width = describe(timm.create_model(name).state_dict()) or ('', 0)
         assert f'{network.lower()}_{100 * width:03.0f}' == name
-    for width in (0.35, 0.73, 1.1):
-        assert describe(build(width=width).state_dict()) == ('GhostNet', width)
+    assert describe(build(width=0.73).state_dict()) == ('GhostNet', 0.73)
     for kind in (GhostNetV3, RepGhostNet):
         for settings in (dict(folded=True), dict(out_indices=(1,))):
             assert describe(build(kind, **settings).state_dict()) == (kind.__name__, 0.5)
@@ -150,11 +141,7 @@ NECK_AND_HEAD = {'neck': 2, 'bbox_head': 1}
     ('wrap', 'prefix', 'left_out'),
     [
         (lambda state: {'state_dict': under('module.', state)}, None, {}),
-        (
-            lambda state: {'model_state_dict': {**under('model.', state), 'total_ops': torch.ones(1)}},
-            None,
-            {},
-        ),
+        (lambda state: {'model_state_dict': under('model.', state) | PROFILED}, None, {}),
         (lambda state: {'model': under('module._orig_mod.', state)}, None, {}),
         (lambda state: detector(state), None, NECK_AND_HEAD),
         (lambda state: detector(state, 'module.'), 'backbone', NECK_AND_HEAD),
@@ -188,67 +175,55 @@ def with_nan(tensor: Tensor) -> Tensor:
 
 HALF = 'the file is of GhostNet of width 0.5'
 FOLDED = 'fit RepGhostNet of width 0.5: the file is of RepGhostNet of width 0.5, folded for deployment. '
+DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
+STEM = 'conv_stem.weight'
+
+
+def changed(key: str, change: Callable[[Any], Any]) -> State:
+    """Return timm's tensors with one of them changed, new or, if None, missing."""
+    state = {**timms(), key: change(timms().get(key, 0))}
+    return {name: value for name, value in state.items() if value is not None}
 
 
 @pytest.mark.parametrize(
     ('settings', 'content', 'message'),
     [
-        (dict(width=0.35), timms, f'does not fit GhostNet of width 0.35: {HALF}. '),
+        (dict(width=0.35), timms, f'GhostNet of width 0.35: {HALF}. '),
         (dict(network=GhostNetV2), timms, f'{HALF}. 252 of 754 tensors differ: '),
         (dict(), lambda: timms('ghostnetv2_100'), 'of GhostNetV2 of width 1. '),
-        (dict(), lambda: timms('repghostnet_050'), 'of RepGhostNet of width 0.5. '),
         (dict(), lambda: timms('resnet10t'), 'of another kind of network. 501 of 502 tensors differ: conv_'),
         (dict(norm_layer=GROUP_NORM), timms, 'unknown: bn1.running_mean; '),
         (dict(dw_size=5), timms, '0.weight: expected (4, 1, 5, 5), got (4, 1, 3, 3)'),
         (dict(num_classes=20), timms, '2 of 512 tensors differ: classifier.weight: expected (20, '),
         (dict(), lambda: build(out_indices=(0,)).state_dict(), 'blocks.3.0.ghost1.'),
         (dict(network=RepGhostNet), lambda: build(RepGhostNet, folded=True).state_dict(), FOLDED),
-        (
-            dict(network=RepGhostNet, folded=True),
-            lambda: timms('repghostnet_050'),
-            ', folded for deployment:',
+        (dict(network=RepGhostNet, folded=True), lambda: timms('repghostnet_050'), 'folded for deployment:'),
+        *(
+            (dict(num_classes=1000), functools.partial(changed, key, change), message.replace('KEY', key))
+            for key, change, message in [
+                (DEEP, lambda value: None, '1 of 512 tensors differ: KEY is missing. '),
+                (DEEP, with_nan, 'NaN or infinite values: 1: KEY'),
+                (DEEP, lambda value: value.double() + 1e300, 'NaN or infinite values: 1: KEY'),
+                (DEEP, Tensor.char, 'KEY: expected torch.float32, got torch.int8'),
+                (STEM, Tensor.to_sparse, 'KEY is sparse'),
+                (STEM, lambda value: torch.zeros(()), 'KEY: expected (8, 3, 3, 3), got ()'),
+                ('blocks.8.4.extra', torch.tensor, '1 tensors of the file are unknown: KEY. '),
+                ('blocks.10.0.conv.weight', torch.tensor, '1 tensors of the file are unknown: KEY. '),
+                ('classifier.scale', torch.tensor, '1 tensors of the file are unknown: KEY. '),
+            ]
         ),
     ],
 )
-def test_the_file_of_another_network_is_refused_and_changes_nothing(
+def test_a_file_of_another_network_or_with_a_wrong_tensor_is_refused_and_changes_nothing(
     settings: dict[str, Any], content: Callable[[], State], message: str, tmp_path: Path
 ) -> None:
-    refused(build(**settings), content(), message, tmp_path)
-
-
-def refused(model: nn.Module, content: State, message: str, folder: Path) -> None:
+    model = build(**settings)
     before = copy.deepcopy(model.state_dict())
-    path = save(content, folder / 'a.pth')
+    path = save(content(), tmp_path / 'a.pth')
     with pytest.raises(UserError) as error:
         load_pretrained(model, path)
     assert f'{path}: ' in str(error.value) and message in str(error.value)
     assert holds(model, before)
-
-
-DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
-STEM = 'conv_stem.weight'
-
-
-@pytest.mark.parametrize(
-    ('key', 'change', 'message'),
-    [
-        (DEEP, lambda value: None, '1 of 512 tensors differ: KEY is missing. '),
-        (DEEP, with_nan, 'NaN or infinite values: 1: KEY'),
-        (DEEP, lambda value: value.double() + 1e300, 'NaN or infinite values: 1: KEY'),
-        (DEEP, Tensor.char, 'KEY: expected torch.float32, got torch.int8'),
-        (STEM, Tensor.to_sparse, 'KEY is sparse'),
-        (STEM, lambda value: torch.zeros(()), 'KEY: expected (8, 3, 3, 3), got ()'),
-        ('blocks.8.4.extra', torch.tensor, '1 tensors of the file are unknown: KEY. '),
-        ('blocks.10.0.conv.weight', torch.tensor, '1 tensors of the file are unknown: KEY. '),
-        ('classifier.scale', torch.tensor, '1 tensors of the file are unknown: KEY. '),
-    ],
-)
-def test_a_file_with_one_wrong_tensor_is_refused_and_changes_nothing(
-    key: str, change: Callable[[Any], Tensor | None], message: str, tmp_path: Path
-) -> None:
-    state = {**timms(), key: change(timms().get(key, 0))}
-    content = {name: value for name, value in state.items() if value is not None}
-    refused(build(num_classes=1000), content, message.replace('KEY', key), tmp_path)
 
 
 def test_a_folded_file_fits_a_folded_network_and_problems_in_what_is_left_out_do_not_matter(
@@ -259,30 +234,6 @@ def test_a_folded_file_fits_a_folded_network_and_problems_in_what_is_left_out_do
     path = save({**state, 'classifier.weight': with_nan(torch.ones(2, 2))}, tmp_path / 'a.safetensors')
     assert load_pretrained(model, path).loaded == len(state) == len(load_file(path)) - 1
     assert holds(model, state)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """The hub, with small ``ghostnet_100``."""
-    with running(monkeypatch, tmp_path) as server:
-        unknown = dict(revision='main', sha256=None, git_blob=None)
-        entry = replace(PUBLISHED['ghostnet_100'], width=0.5, url=f'{server.url}/a.pth', **unknown)
-        monkeypatch.setitem(PUBLISHED, 'ghostnet_100', entry)
-        server.publish(entry, save(timms(), tmp_path / 'a.safetensors').read_bytes())
-        yield server
-
-
-def test_published_weights_are_loaded_and_code_in_them_is_never_run(hub: Hub, tmp_path: Path) -> None:
-    model = build()
-    load_pretrained(model, 'ghost://ghostnet_100')
-    assert holds(model, timms())
-    hub.files.clear()  # so the authors' file is used
-    trapped = save({**timms(), 'trap': canary(tmp_path / 'executed')}, tmp_path / 'evil.pth')
-    hub.serve('/a.pth', trapped.read_bytes())
-    shutil.rmtree(tmp_path / 'hf')
-    with pytest.raises(UserError, match='refused: it holds posix.mkdir, which is not weights'):
-        load_pretrained(model, 'ghost://ghostnet_100')
-    assert holds(model, timms()) and not (tmp_path / 'executed').exists()
 
 
 def test_partial_needs_something_that_fits(tmp_path: Path) -> None:
@@ -297,24 +248,15 @@ def test_partial_needs_something_that_fits(tmp_path: Path) -> None:
     assert holds(model, {**before, 'bn1.weight': both['bn1.weight']})
 
 
-def cut(path: Path, size: int) -> None:
-    save({'a': torch.rand(1000)}, path)
-    path.write_bytes(path.read_bytes()[:size])
-
-
 @pytest.mark.parametrize(
     ('name', 'make'),
     [
         ('nothing', lambda path: None),
         ('folder', Path.mkdir),
         ('empty', Path.touch),
-        ('page.pth', lambda path: path.write_text('<!DOCTYPE html>\n<p>')),
-        ('pointer.pth', lambda path: path.write_text('version https://git-lfs.github.com/spec/v1\n')),
         ('pickle.pth', lambda path: path.write_bytes(b'\x80\x02}')),
-        ('archive.pth', lambda path: path.write_bytes(b'PK\x03\x04')),
-        ('cut.safetensors', lambda path: cut(path, 3000)),
-        ('head.safetensors', lambda path: cut(path, 20)),
-        ('cut.pth', lambda path: cut(path, 3000)),
+        ('cut.safetensors', lambda path: path.write_bytes(save(timms(), path).read_bytes()[:3000])),
+        ('cut.pth', lambda path: path.write_bytes(save(timms(), path).read_bytes()[:3000])),
         ('list.pth', lambda path: save([torch.rand(2)], path)),
         ('numbered.pth', lambda path: save({1: torch.rand(2)}, path)),
         ('no_tensors.pth', lambda path: save({'state_dict': {}}, path)),
