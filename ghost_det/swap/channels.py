@@ -66,7 +66,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     while not last.keys() >= set(strides):
         count = next(counts, None)
         if count is None:
-            raise UserError(f'its maps have strides {_list(strides)}, and {name} gives {_list(sorted(last))}')
+            raise UserError(f'it needs maps at strides {_list(strides)}, but {name} gives {_list(sorted(last))}')
         with contextlib.suppress(Exception):  # it has fewer stages
             _, maps = probe_backbone({**backbone, 'out_indices': tuple(range(count))})
             indices, last = range(count), {each.stride: place for place, each in enumerate(maps)}

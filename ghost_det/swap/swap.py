@@ -148,7 +148,7 @@ def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | No
     try:
         built, maps = probe_backbone(old)
     except Exception as error:
-        raise UserError(f'it does not run here as it is: {reason(error)}') from error
+        raise UserError(f'it does not run before the swap: {reason(error)}') from error
     init_cfg, weights = _choose_weights(settings, pretrained)
     settings = {key: value for key, value in settings.items() if key != 'init_cfg'}
     new, new_maps = fit_levels(settings, [m.stride for m in maps])
