@@ -221,7 +221,7 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
             f'problems in the data:\n{lines}{more}\n'
-            f'ghost-det check-data, given the same data, lists more places and how to fix them; '
+            f'ghost-det check-data on the same data lists more places and how to fix them; '
             'its --fix FOLDER writes a fixed copy'
         )
 

@@ -58,8 +58,8 @@ def explain_errors(
 ) -> Iterator[None]:
     """Turn errors that the user can fix into a `UserError`; bugs are raised as they are.
 
-        While ``doing`` is `BUILDING` or `FIRST_STEP`, the config is wrong. ``folder`` is where the run writes.
-        """
+    While ``doing`` is `BUILDING` or `FIRST_STEP`, the config is wrong. ``folder`` is where the run writes.
+    """
     try:
         yield
     except UserError as error:

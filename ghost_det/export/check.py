@@ -54,7 +54,7 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     )
     if result.unmatched > TIES * result.boxes:
         raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
-    nothing = ', which shows nothing; check it with --data of objects that it knows'
+    nothing = ', which proves nothing; use --data with objects that it can detect'
     yield f'checked: {figures}' if result.boxes else f'warning: {figures}{nothing}'
     if smaller:
         yield (

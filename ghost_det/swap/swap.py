@@ -53,7 +53,7 @@ class Swap(NamedTuple):
             parts = [count(get_path(cfg, self.place), height, width) for cfg in (self.source, self.config)]
         except RuntimeError as error:
             raise UserError(
-                f'--size {height} {width}: the detector does not take it; multiples of 32 are safe '
+                f'--size {height} {width}: the detector does not support it; multiples of 32 are safe '
                 f'({reason(error)})'
             ) from None
         counts = {}
@@ -123,7 +123,7 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
     except ValueError:
         settings = {'width': math.nan}
     if not name or not 0 < settings.get('width', 1) < math.inf:
-        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, as GhostNetV2:1.3')
+        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, such as GhostNetV2:1.3')
     return name, settings
 
 

@@ -112,7 +112,7 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
         model: nn.Module = torchvision.models.get_model(name, weights=weights)
     except OSError as error:
         raise UserError(
-            f'{name}: its weights could not be downloaded ({error}); name a file of them after it, or '
+            f'{name}: its weights could not be downloaded ({error}); give a file of weights after it, or '
             '--pretrained none for random ones'
         ) from None
     if checkpoint:
@@ -120,5 +120,5 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise UserError(f'{checkpoint}: not of {name}: {reason(error)}') from None
+            raise UserError(f'{checkpoint}: does not fit {name}: {reason(error)}') from None
     return model

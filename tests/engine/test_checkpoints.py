@@ -102,7 +102,7 @@ def test_what_a_work_folder_keeps(train_small: TrainSmall, tmp_path: Path) -> No
 
     content = load_checkpoint(folder / 'epoch_3.pth')
     torch.save({**content, 'param_schedulers': 7}, folder / 'epoch_3.pth')
-    with pytest.raises(UserError, match='its state is damaged, or of another optimizer or schedule'):
+    with pytest.raises(UserError, match='its state is damaged, or belongs to another optimizer or schedule'):
         train_small(epochs=4, resume='auto')
     assert 'checkpoints of an earlier training' not in logs
     assert train_small(epochs=1).began > began

@@ -81,7 +81,7 @@ def test_boxes_over_padding_take_no_place_of_others() -> None:
     [
         ('mmdet::tood/tood_r50_fpn_1x_coco.py', 'TOODHead: no export'),
         ('mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py', 'YOLOV3Head: no export'),
-        ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'MaskRCNN: no export for masks'),
+        ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'MaskRCNN: masks cannot be exported'),
         ('mmdet::detr/detr_r50_8xb2-150e_coco.py', 'DETRHead: no export'),
         ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'CascadeRoIHead: no export'),
     ],

@@ -170,7 +170,7 @@ def test_a_backbone_without_a_choice_of_maps_is_refused_where_not_all_are_taken(
         stage4=dict(more, num_branches=4, num_blocks=(1, 1, 1, 1), num_channels=(8, 16, 32, 64)),
     )
     assert swap_backbone(small(), 'HRNet', extra=extra).model.neck.in_channels == [8, 16, 32, 64]
-    with pytest.raises(UserError, match='HRNet has no out_indices: it gives 4 maps where 1 are taken'):
+    with pytest.raises(UserError, match='HRNet has no out_indices: it gives 4 maps instead of 1'):
         cfg = small()
         cfg.model.backbone.out_indices = (3,)
         cfg.model.neck.update(in_channels=[64], start_level=0)
