@@ -178,9 +178,9 @@ def misplaced(
     name: str, annotations: Path, images: Path, files: Sequence[str], root: Path | None = None
 ) -> str:
     """Return the message that the images of a split are not in their folder, and where one may be."""
-    wanted = PureWindowsPath(files[0]).name.lower()  # splits at both kinds of slashes
+    first = PureWindowsPath(files[0]).name.lower()  # splits at both kinds of slashes
     paths = walk(_base(annotations, root))
-    near = next((path for path in paths if os.path.basename(path).lower() == wanted), None)
+    near = next((path for path in paths if os.path.basename(path).lower() == first), None)
     return (
         f'none of its first {len(files)} images ({files[0]} ...) is in {images}'
         + (f'; that one may be {near}' if near else '')

@@ -69,7 +69,7 @@ class Swap(NamedTuple):
         head = ['part', 'parameters before (M)', 'after', 'multiply-adds before (G)', 'after']
         text = f'{table(head, rows)}\nmultiply-adds for an input of {height} x {width} pixels'
         if None in counts['all']:
-            text += '\n-: not counted, as it depends on what is found in an image (proposals, queries)'
+            text += '\n-: not counted, because it depends on the detections (proposals, queries)'
         return text
 
 
@@ -173,7 +173,7 @@ def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | No
         *fit_optimizer(cfg, detector.backbone),
     ]
     if problem:
-        notes.append(f'checked only up to the neck; what is behind it cannot be run here: {reason(problem)}')
+        notes.append(f'checked only up to the neck; the rest cannot be run here: {reason(problem)}')
     if settings['type'] in BACKBONES:
         _import_ghost_det(cfg)
     return Swap(source, cfg, name, place, tuple(notes))
@@ -188,7 +188,7 @@ def _lost(old: Mapping[str, Any]) -> list[str]:
     gone += ["style='caffe'"] if old.get('style') == 'caffe' else []
     if isinstance(old.get('backbone'), Mapping):
         gone.append(f'what {old["type"]} does around its {old["backbone"].get("type")}')
-    return [*notes, f'gone with the old backbone: {", ".join(gone)}'] if gone else notes
+    return [*notes, f'dropped with the old backbone: {", ".join(gone)}'] if gone else notes
 
 
 def _import_ghost_det(cfg: Any) -> None:

@@ -65,7 +65,7 @@ def test_errors_in_a_lone_json_are_reported_where_they_are(tmp_path: Path) -> No
 
 def test_check_data_writes_the_split(tmp_path: Path, cli: Cli) -> None:
     voc(tmp_path / 'set', 'images', 'annotations')
-    done = cli('check-data', tmp_path / 'set', '--split', '0.4', '-o', tmp_path / 'out')
+    done = cli('check-data', tmp_path / 'set', '--val-share', '0.4', '-o', tmp_path / 'out')
     assert done.returncode == 0, done.stderr
     written, expected = find_data(tmp_path / 'out'), find_data(tmp_path / 'set', val_share=0.4)
     assert not written.notes
