@@ -154,12 +154,12 @@ def read_table(content: Any) -> tuple[Table, list[Finding]]:
 def _check_table(table: Table, images: Entries, boxes: Entries) -> list[Finding]:
     """Return what is wrong with valid entries."""
     names = [category['name'] for category in table.categories]
-    classes, empty_duplicates = table.classes(), table.empty_duplicates()
+    classes, duplicates = table.classes(), table.empty_duplicates()
     learnt = {*table.category[~(table.crowd | table.ignored)].tolist()} - {-1}
     of_categories: dict[str, Any] = {
         'duplicate category id': _repeated(category['id'] for category in table.categories),
         'duplicate category name': _repeated(name if n in classes else None for n, name in enumerate(names)),
-        'empty duplicate category': [n in empty_duplicates for n in range(len(names))],
+        'empty duplicate category': [n in duplicates for n in range(len(names))],
         'category without boxes': [n in classes and n not in learnt for n in range(len(names))],
     }
     of_images: dict[str, Any] = {
@@ -237,8 +237,8 @@ def read_annotations(path: Path) -> dict[str, Any]:
     """Read a COCO-format annotation file, without its empty duplicates of categories."""
     content, table, findings = load(path)
     refuse_faults([(path, fault) for fault in findings if fault.kind not in FIXED])
-    empty_duplicates = table.empty_duplicates()
+    duplicates = table.empty_duplicates()
     return {
         **content,
-        'categories': [c for n, c in enumerate(content['categories']) if n not in empty_duplicates],
+        'categories': [c for n, c in enumerate(content['categories']) if n not in duplicates],
     }
