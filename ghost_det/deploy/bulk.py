@@ -159,7 +159,7 @@ def detect_many(
         present -= _numbers(failed['__filename'].unique().to_pylist())
     todo = {each: images for each, images in enumerate(shards) if each not in present}
     done = len(paths) - sum(map(len, todo.values()))
-    say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} are done already')
+    say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} already done')
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         _run(todo, job, workers)

@@ -125,7 +125,7 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             runner = GhostRunner.from_cfg(cfg)
         runner.shortens_warm_up = settings.get('epochs') is not None
         for problem in damaged:
-            runner.logger.warning(f'--resume: passed over {problem}')
+            runner.logger.warning(f'--resume: skipped {problem}')
         if complete:
             _skip_pretrained(runner.model)
             pretrained = settings.get('pretrained')

@@ -96,7 +96,7 @@ def export(
             yield from quantize(source.with_suffix('.xml'), new / out.name, metadata, data, truth, max_drop)
         else:
             write_model(source, new / out.name, metadata)
-            yield 'checking: mmdet and the file detect in the same images'
+            yield 'checking: comparing the file with mmdet on the same images'
             images = check_images(None if truth is None else [path for _, path in truth.images])
             yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
     size_mb = sum(file.stat().st_size for file in model_files(out)) / 1e6
