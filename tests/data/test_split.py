@@ -63,6 +63,13 @@ def test_errors_in_a_lone_json_are_reported_where_they_are(tmp_path: Path) -> No
         find_data(tmp_path)
 
 
+def test_a_val_that_is_named_leaves_all_of_train(tmp_path: Path) -> None:
+    coco(tmp_path / 'set/result.json', tmp_path / 'set/images')
+    val = coco(tmp_path / 'val.json', tmp_path / 'elsewhere', 3)
+    data = find_data(tmp_path / 'set', val_ann=val, val_images=tmp_path / 'elsewhere')
+    assert [len(part) for part in split_files(data)] == [20, 3]
+
+
 def test_check_data_writes_the_split(tmp_path: Path, cli: Cli) -> None:
     voc(tmp_path / 'set', 'images', 'annotations')
     done = cli('check-data', tmp_path / 'set', '--val-share', '0.4', '-o', tmp_path / 'out')

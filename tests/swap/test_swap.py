@@ -66,6 +66,8 @@ SWAPS: dict[str, tuple[str, str, dict[str, Any], tuple[int, ...], str, Any]] = {
     ),
     'to-darknet': (OURS, 'CSPDarknet', {'widen_factor': 0.25}, (4, 8, 16, 32), 'neck', [32, 64, 128, 256]),
 }
+EXERCISED = ('retinanet', 'yolox', 'detr', 'to-darknet', 'ssd')
+"""Are trained for a step as well; `swap` itself runs every one, and tools/sweep.py trains all of mmdet's."""
 
 
 def small() -> Any:
@@ -94,7 +96,8 @@ def test_swapped_detector_is_its_child_config_and_trains_and_predicts(case: str,
     assert len(text.splitlines()) < 40 and max(map(len, text.splitlines())) < 160
     again = Config.fromfile(str(tmp_path / 'deep/child.py'))
     assert again._cfg_dict == swapped.config._cfg_dict
-    exercise(detector)
+    if case in EXERCISED:
+        exercise(detector)
     if case == 'ssd':
         assert detector.neck.out_channels == detector.bbox_head.in_channels == (40, 112, 512, 256, 256, 256)
     if case == 'dc5':

@@ -243,7 +243,7 @@ def image(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ('command', 'printed'),
     [
-        (f'redundancy {LITE} IMAGE', ('backbone.blocks', 'made within 0.1', '| 3 x 3 ')),
+        (f'redundancy {LITE} IMAGE', ('backbone.blocks', 'predicted within 0.1', '3 x 3 kernel: ')),
         ('ghost ghostnetv2_100 IMAGE', ('blocks.1.0.ghost1, 24 intrinsic maps and 24 ghosts',)),
         (f'cam {LITE} IMAGE --index 1', ('class ', 'evidence by level, finest first: ')),
         (f'pyramid {LITE} IMAGE --part backbone', ('backbone 0: ', 'mean ')),
@@ -298,6 +298,6 @@ def test_published_weights_are_the_default(monkeypatch: pytest.MonkeyPatch) -> N
     def no_network(*_: Any, **__: Any) -> Any:
         raise OSError('no network')
 
-    monkeypatch.setattr('torchvision.models.get_model', no_network)
-    with pytest.raises(UserError, match='resnet18: its weights could not be downloaded .no network'):
+    monkeypatch.setattr('ghost_det.visualization.networks.load_state_dict_from_url', no_network)
+    with pytest.raises(UserError, match=r'resnet18-.*\.pth: cannot be read \(no network\)'):
         open_network('resnet18')
