@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
     except UnicodeError as error:
         raise UserError(f'{path}: not json in UTF-8: {str(error)[:100]}') from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number with thousands of digits
-        raise UserError(f'{path}: not valid json: {error}') from None
+        raise UserError(f'{path}: not json: {error}') from None
 
 
 def kind_of_file(path: Path) -> str:
