@@ -82,7 +82,7 @@ def test_a_note_says_that_a_backbone_around_another_is_gone() -> None:
     cfg = atss()
     cfg.model.backbone = dict(type='Filtered', backbone=cfg.model.backbone)
     swapped = swap(cfg, 'GhostNet', pretrained='none')
-    assert 'gone with the old backbone: what Filtered does around its ResNet' in swapped.notes
+    assert 'dropped with the old backbone: what Filtered does around its ResNet' in swapped.notes
     assert 'backbone' not in swapped.config.model.backbone
 
 

@@ -36,11 +36,11 @@ from ghost_det.utils.system import cores, versions
 from .exercise import all_parts, exercise
 
 RESULTS = {
-    'works': 'swapped, one step of its own optimizer, and a prediction',
-    'in part': 'swapped; what is behind the neck runs neither before nor after on random images here',
-    'refused': 'the swap gives the reason',
-    'unreadable': 'its config cannot be read here, before or after',
-    'fails': 'it runs before the swap, and not with the new backbone',
+    'works': 'swapped, trained for one step with its own optimizer, and predicts',
+    'in part': 'swapped; what follows the neck does not run on random images, with the old backbone either',
+    'refused': 'the swap is refused, with a reason',
+    'unreadable': 'the config cannot be read here, with either backbone',
+    'fails': 'runs with the old backbone, but not with the new one',
 }
 _STARTING = threading.Lock()
 """One process starts at a time: another would inherit the pipe whose end marks the exit of the first."""
@@ -228,16 +228,17 @@ def page(rows: Sequence[Outcome], source: str) -> str:
     lines = [
         f'# {rows[0].new_backbone} under every kind of detector of MMDetection',
         '',
-        'In each folder of configs that MMDetection ships: one config for each kind of detector, backbone, '
-        f'neck, heads and deformable convolution. [{source}]({source}) has a row for each. `make sweep` runs '
-        'it again, for the stack that is installed.',
+        'From each folder of configs that MMDetection ships: one config for each combination of detector,',
+        'backbone, neck, heads and deformable convolution.',
+        '',
+        f'[{source}]({source}) has a row for each. `make sweep` runs it again with the installed packages.',
         '',
         f'| result | {" | ".join(stacks)} | meaning |',
         '|---' * (len(stacks) + 2) + '|',
     ]
     for result, meaning in RESULTS.items():
         lines.append(f'| {result} | {" | ".join(str(counts[each, result]) for each in stacks)} | {meaning} |')
-    lines += ['', '## What does not work, and why', '', '| result | reason | configs |', '|---|---|---|']
+    lines += ['', '## What does not work', '', '| result | reason | configs |', '|---|---|---|']
     for result, why in sorted(reasons, key=lambda key: (list(RESULTS).index(key[0]), key[1])):
         names = [
             config if len(found) == len(stacks) else f'{config} ({", ".join(found)})'

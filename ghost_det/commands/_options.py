@@ -122,7 +122,7 @@ def pair_models(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
             raise UserError(f'{word}: a checkpoint must follow its config')
     named = {' '.join(filter(None, each)): each for each in found}
     if len(named) < len(found):
-        raise UserError('expected different models, got one twice')
+        raise UserError('the same model is given twice')
     return named
 
 

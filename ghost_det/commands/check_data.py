@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--config', metavar='CONFIG', help=config)
     parser.add_argument('--quick', action='store_true', help='do not open the images')
     parser.add_argument('--jobs', **COUNT, help='processes that open images')
-    parser.add_argument('--html', type=Path, metavar='FILE.html', help='write a report with pictures')
+    parser.add_argument('--html', type=Path, metavar='FILE.html', help='write the report as a page')
     parser.add_argument('--json', type=Path, metavar='FILE.json', help='write the report as JSON')
     parser.add_argument('--fix', '-o', **FOLDER, help='write a fixed copy of the data set')
 

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     command = add_command(commands, 'extract', _extract, "Write a detector's backbone to a file")
     checkpoint = 'a checkpoint, such as work_dirs/CONFIG/epoch_24.pth'
     command.add_argument('checkpoint', metavar='CHECKPOINT', help=checkpoint)
-    command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors')
+    command.add_argument('-o', '--out', required=True, metavar='FILE.safetensors', help='the file to write')
     prefix = 'prefix of the backbone in the checkpoint (default: %(default)s)'
     command.add_argument('--prefix', default='backbone', help=prefix)
 

@@ -19,7 +19,7 @@ _PROGRESS = ('last_step', 'base_values', 'verbose')
 def set_epochs(cfg: Any, epochs: int) -> None:
     """Change the length of an epoch-based training, and of its schedules with it."""
     if epochs < 1 or 'max_epochs' not in cfg.train_cfg:
-        raise UserError(f'--epochs {epochs}: expected a number from 1, and a config that counts epochs')
+        raise UserError(f'--epochs {epochs}: expected a positive number, and a config that counts epochs')
     scale = epochs / cfg.train_cfg.max_epochs
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:

@@ -154,12 +154,12 @@ def read_table(content: Any) -> tuple[Table, list[Finding]]:
 def _check_table(table: Table, images: Entries, boxes: Entries) -> list[Finding]:
     """Return what is wrong with valid entries."""
     names = [category['name'] for category in table.categories]
-    classes, twins = table.classes(), table.twins()
+    classes, duplicates = table.classes(), table.empty_duplicates()
     learnt = {*table.category[~(table.crowd | table.ignored)].tolist()} - {-1}
     of_categories: dict[str, Any] = {
         'duplicate category id': _repeated(category['id'] for category in table.categories),
         'duplicate category name': _repeated(name if n in classes else None for n, name in enumerate(names)),
-        'empty duplicate category': [n in twins for n in range(len(names))],
+        'empty duplicate category': [n in duplicates for n in range(len(names))],
         'category without boxes': [n in classes and n not in learnt for n in range(len(names))],
     }
     of_images: dict[str, Any] = {
@@ -221,7 +221,7 @@ def refuse_faults(faults: Sequence[tuple[Path, Finding]]) -> None:
         more = f'\n  and {len(errors) - SHOWN} more kinds' if len(errors) > SHOWN else ''
         raise UserError(
             f'problems in the data:\n{lines}{more}\n'
-            f'ghost-det check-data, given the same data, lists more places and how to fix them; '
+            f'ghost-det check-data on the same data lists more places and how to fix them; '
             'its --fix FOLDER writes a fixed copy'
         )
 
@@ -237,5 +237,8 @@ def read_annotations(path: Path) -> dict[str, Any]:
     """Read a COCO-format annotation file, without its empty duplicates of categories."""
     content, table, findings = load(path)
     refuse_faults([(path, fault) for fault in findings if fault.kind not in FIXED])
-    twins = table.twins()
-    return {**content, 'categories': [c for n, c in enumerate(content['categories']) if n not in twins]}
+    duplicates = table.empty_duplicates()
+    return {
+        **content,
+        'categories': [c for n, c in enumerate(content['categories']) if n not in duplicates],
+    }

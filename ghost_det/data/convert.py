@@ -60,7 +60,7 @@ def choose_splits(root: Path, parts: dict[str, list[Pair]]) -> tuple[dict[str, l
     """Return train, and as val the likeliest of the others; with a note where that is test."""
     val = next((word for word in SPLITS['val'] if parts.get(word)), '')
     splits = {name: parts[word] for name, word in (('train', 'train'), ('val', val)) if parts.get(word)}
-    return splits, f'{root}: val is missing or empty: test is taken as val' if val == 'test' else ''
+    return splits, f'{root}: val is missing or empty: test is used as val' if val == 'test' else ''
 
 
 def read_list(file: Path) -> list[str]:

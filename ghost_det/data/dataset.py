@@ -88,7 +88,7 @@ def _check_same_classes(classes: Sequence[str], annotations: Path) -> None:
         if names[used] not in classes:
             raise UserError(
                 f'{annotations}: has boxes of the class {names[used]!r} (id {used}), '
-                f'which is not among the {plural(len(classes), "class")} to find: {", ".join(classes[:20])}'
+                f'which is none of the {plural(len(classes), "class")} to detect: {", ".join(classes[:20])}'
             )
 
 

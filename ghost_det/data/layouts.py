@@ -27,7 +27,7 @@ LAYOUTS = """\
   data.yaml with train: and val: folders of images, labels/ next to images/             (YOLO)
   JPEGImages/, Annotations/, ImageSets/Main/{train,val,trainval,test}.txt               (Pascal VOC)
   images/ + annotations/ of xml files, xml next to images; train/ and valid/ of these   (Pascal VOC)
-  Without val, test is taken, or a part of train (--val-share).
+  Without val, test is used, or a part of train (--val-share).
   LabelMe, Label Studio's JSON, VIA, CreateML and CVAT's XML: export them as COCO or YOLO.
   anything else: name the parts with --train-ann, --train-images, --val-ann, --val-images"""
 Given = Mapping[str, tuple[Path | None, Path | None]]
@@ -78,7 +78,7 @@ def locate(
                 notes.append(made[1])
         parts = {name: (path, given[name][1] or images) for name, (path, images) in found.items()} | named
     if share is not None and 'val' in parts:
-        raise UserError(f'--val-share {share:g}: there is a val already: {parts["val"][0]}; leave it out')
+        raise UserError(f'--val-share {share:g}: there is a val split already: {parts["val"][0]}; remove it')
     if not parts:
         raise no_annotations('train', root)
     return root, parts, notes
@@ -102,7 +102,7 @@ def _find_parts(source: Path, root: Path) -> tuple[Parts, list[str], bool]:
         return {'train': (files[0], None)}, [], True
     val = found.get('val')
     is_test = val is not None and not {*words[val]} & {*SPLITS['val'][:-1]}
-    notes = [f'there is no val with boxes: {val} is taken as val'] * is_test
+    notes = [f'there is no val split with boxes: {val} is used as val'] * is_test
     return {name: (file, None) for name, file in found.items()}, notes, False
 
 
@@ -130,13 +130,13 @@ def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> U
     """Return the error for a data set without a split."""
     if root is None:
         return UserError(
-            f'--{name}-ann is missing: the {name} annotations are needed here, by it or by --data'
+            f'--{name}-ann is missing: name the {name} annotations with it, or the data set with --data'
         )
     jsons = [str(path.relative_to(root)) for path in files_in(root, ('.json',))]
     return UserError(
         f'--data: {root}: found no {name} annotations among its json files '
         f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}; '
-        f'layouts understood:\n{LAYOUTS}'
+        f'supported layouts:\n{LAYOUTS}'
     )
 
 
@@ -178,13 +178,13 @@ def misplaced(
     name: str, annotations: Path, images: Path, files: Sequence[str], root: Path | None = None
 ) -> str:
     """Return the message that the images of a split are not in their folder, and where one may be."""
-    wanted = PureWindowsPath(files[0]).name.lower()  # splits at both kinds of slashes
+    first = PureWindowsPath(files[0]).name.lower()  # splits at both kinds of slashes
     paths = walk(_base(annotations, root))
-    near = next((path for path in paths if os.path.basename(path).lower() == wanted), None)
+    near = next((path for path in paths if os.path.basename(path).lower() == first), None)
     return (
-        f'{len(files)} of its first {len(files)} images are not in {images}, {files[0]} for one'
-        + (f', which may be {near}' if near else '')
-        + f'; give their folder with --{name}-images, or correct file_name (folders, letter case)'
+        f'none of its first {len(files)} images ({files[0]} ...) is in {images}'
+        + (f'; that one may be {near}' if near else '')
+        + f'; name their folder with --{name}-images, or correct file_name (folders, letter case)'
     )
 
 

@@ -44,8 +44,8 @@ def split_annotations(root: Path, file: Path, share: float) -> tuple[dict[str, P
     positions = {at for at, name in zip(table.images_at, table.files) if name in part}
     folder = cached((root, share), [str(file), state_of(file)], lambda: _divide(read_json(file), positions))
     return {name: folder / f'{name}.json' for name in SPLITS}, (
-        f'{root}: there is no val: {len(part)} of {len(table.files)} images are taken as it, '
-        f'by a hash of their names (--val-share {share:g})'
+        f'{root}: there is no val split: {len(part)} of {len(table.files)} images are used as val, '
+        f'chosen by a hash of their names (--val-share {share:g})'
     )
 
 

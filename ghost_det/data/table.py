@@ -71,7 +71,7 @@ class Table:
                 taken.add(name)
         return found
 
-    def twins(self) -> list[int]:
+    def empty_duplicates(self) -> list[int]:
         """Return the indices of the categories without boxes that have the name of a class."""
         classes = self.classes()
         names = {self.categories[n]['name'] for n in classes}

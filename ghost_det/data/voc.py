@@ -63,7 +63,7 @@ def find_voc(root: Path) -> Layout | None:
     if 'train' not in splits and parts['trainval']:
         val = set(splits.get('val', ()))
         splits['train'] = [pair for pair in parts['trainval'] if pair not in val]
-        note = f'{note or base}{", and" if note else ":"} trainval.txt is taken as train'
+        note = f'{note or base}{", and" if note else ":"} trainval.txt is used as train'
     unused = tuple(f'{other}: {base} is read' for other in listed[1:])
     return Layout(splits, read_voc, None, bool(listed), tuple(orphans), note, unused) if splits else None
 

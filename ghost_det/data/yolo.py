@@ -159,7 +159,9 @@ def _read_row(words: list[str], classes: int, keypoints: int) -> tuple[int, list
     is_box = bool(keypoints) or len(row) < 6
     # A fifth number is the confidence of a detector's own labels.
     if len(row) not in (4, 5, 4 + keypoints) if is_box else len(row) % 2:
-        raise ValueError(f'{len(row)} numbers after the class: no box, no polygon, nor as "kpt_shape" has it')
+        raise ValueError(
+            f'{len(row)} numbers after the class: no box, no polygon, nor what "kpt_shape" declares'
+        )
     row = row[:4] if is_box else row
     if not all(-SLACK <= value <= 1 + SLACK for value in row):
         raise ValueError("expected shares of the image's width and height, from 0 to 1")

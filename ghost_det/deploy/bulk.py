@@ -159,14 +159,14 @@ def detect_many(
         present -= _numbers(failed['__filename'].unique().to_pylist())
     todo = {each: images for each, images in enumerate(shards) if each not in present}
     done = len(paths) - sum(map(len, todo.values()))
-    say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} are done already')
+    say(f'{plural(len(paths), "image")} in {plural(len(shards), "shard")}; {done} already done')
     if todo:
         _start_ray(address, (workers or max(1, cores() // threads)) * threads)
         _run(todo, job, workers)
     absent = sorted(set(range(len(shards))) - _numbers(store.names(PARTS)))
     if absent:
         raise UserError(
-            f'-o {out}: {len(absent)} of {len(shards)} parts are missing, as {part_name(absent[0])}: '
+            f'-o {out}: {len(absent)} of {len(shards)} parts are missing, such as {part_name(absent[0])}: '
             'the machines of a cluster must share this folder'
         )
     if not is_uri(out):
@@ -190,8 +190,8 @@ def _claim(store: Store, expected: dict[str, Any], shard: int | None, usual: int
     for key, value in {**expected, 'shard': shard or found.get('shard')}.items():
         if found.get(key) != value:
             raise UserError(
-                f'-o {store.root}: holds results of another run: {key} {str(value)[:40]}, there '
-                f'{str(found.get(key))[:40]}. Choose another folder, or the same model, images and settings'
+                f'-o {store.root}: has results of another run: its {key} is {str(found.get(key))[:40]}, '
+                f'not {str(value)[:40]}. Choose another folder, or the same model, images and settings'
             )
     return int(found['shard'])
 
@@ -221,7 +221,7 @@ def _start_ray(address: str | None, cpus: int) -> None:
             memory = 2**28  # for little but the model
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
     except (OSError, OverflowError, ValueError) as error:
-        raise UserError(f'--address {address}: no Ray cluster can be joined: {brief(error)}') from None
+        raise UserError(f'--address {address}: cannot join a Ray cluster there: {brief(error)}') from None
 
 
 def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
@@ -251,8 +251,8 @@ def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise UserError(
-            f'workers died {_RETRIES + 1} times over one shard: of too little memory, or of an image that '
-            f'crashes the decoder. What is done is kept. Ray says: {brief(error)}'
+            f'workers died {_RETRIES + 1} times on one shard, for lack of memory or of an image that '
+            f'crashes the decoder. Finished shards are kept. Ray reports: {brief(error)}'
         ) from None
     seconds = time.perf_counter() - start
     say(f'{plural(total, "image")} in {seconds:.1f} s: {total / seconds:.1f} images/s')

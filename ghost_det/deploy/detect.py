@@ -138,7 +138,7 @@ def _check_targets(targets: dict[Path | str, Path], out: Path) -> None:
     for target in targets.values():
         if target.resolve() in inputs or outputs[target.resolve()] > 1:
             raise UserError(
-                f'-o {out}: {target} would replace an input, or the picture of another one: choose another '
+                f'-o {out}: {target} would replace an input, or the result of another one: choose another '
                 'folder, or rename a source'
             )
 

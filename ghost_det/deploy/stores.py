@@ -134,7 +134,7 @@ def list_images(source: str, column: str, out: str) -> list[str]:
         else:
             raise UserError(f'{source}: expected a folder of images, or a list of them, .txt or .parquet')
     if not any(paths):
-        raise UserError(f'{source}: names no images')
+        raise UserError(f'{source}: lists no images')
     folder, paths = name.rpartition('/')[0], dict.fromkeys(filter(None, paths))
     return [path if path.startswith('/') or is_uri(path) else f'{folder}/{path}' for path in paths]
 
@@ -149,5 +149,5 @@ def _find(system: Any, path: str, name: str, out: str) -> list[str]:
     files = sorted(each.path[len(path) :] for each in infos if each.type == fs.FileType.File)
     found = [f'{name}{file}' for file in files if file.lower().endswith(SUFFIXES) and not is_hidden(file)]
     if not found:
-        raise UserError(f'{name}: no images there; looked for {" ".join(SUFFIXES)}')
+        raise UserError(f'{name}: no images found; looked for {" ".join(SUFFIXES)}')
     return found

@@ -37,7 +37,7 @@ class VideoReader:
         else:  # FFMPEG would wait for a pipe, or fetch a URL
             raise UserError(f'{source}: expected a video file')
         if not self._capture.isOpened():
-            raise UserError(f'{source}: not a video that can be read, or no such camera')
+            raise UserError(f'{source}: not a readable video, or no such camera')
         fps, count = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
         self.fps = float(fps) if 0 < fps <= 1000 else 25.0
         self.count = int(count) if 0 < count < 2**31 else 0
@@ -45,7 +45,7 @@ class VideoReader:
     def __iter__(self) -> Iterator[Image]:
         read, frame = self._capture.read()
         if not read:
-            raise UserError(f'{self._source}: no frame of it can be read')
+            raise UserError(f'{self._source}: no frame can be read')
         while read:
             yield np.asarray(frame, np.uint8)
             read, frame = self._capture.read()

@@ -67,7 +67,7 @@ class KeepingCheckpointHook(CheckpointHook):
         if lost:
             raise UserError(
                 f'at step {runner.iter + 1}: {len(lost)} of {len(state)} tensors of the network are NaN or '
-                f'infinite, the first is {lost[0]}: the training has diverged, and is not saved. {ADVICE}'
+                f'infinite, first {lost[0]}: the training has diverged and is not saved. {ADVICE}'
             )
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
@@ -162,6 +162,6 @@ def require_longer(cfg: Any, saved: Saved) -> None:
         length = cfg.train_cfg.get(key, done)
         if length < done:
             raise UserError(
-                f'--resume: {saved.path} has been trained for {done} {unit}, and this training has {length} '
-                f'(--epochs, or train_cfg.{key}): give it {done} or more, or evaluate it with ghost-det test'
+                f'--resume: {saved.path} has been trained for {done} {unit}, but this training has {length} '
+                f'(--epochs, or train_cfg.{key}): use {done} or more, or evaluate it with ghost-det test'
             )

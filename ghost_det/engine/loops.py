@@ -34,13 +34,13 @@ def seed_all(*key: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def load_seeded(dataset: Any, turns: list[tuple[int, tuple[int, ...] | None]]) -> list[Any]:
+def load_seeded(dataset: Any, numbered: list[tuple[int, tuple[int, ...] | None]]) -> list[Any]:
     """Return the samples of indices that `NumberedBatches` has numbered; ``None`` without a number.
 
     As a dataset's ``__getitems__``, which torch's loaders prefer.
     """
     samples = []
-    for index, key in turns:
+    for index, key in numbered:
         if key is not None:
             seed_all(*key)
         samples.append(None if key is None else dataset[index])

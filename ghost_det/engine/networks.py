@@ -230,7 +230,7 @@ def _refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Refuse what mmengine's own loader would load as far as it happens to fit."""
     raise UserError(
         f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
-        "them in the backbone's init_cfg; to start another network from a file, name its path"
+        "them in the backbone's init_cfg; for another network, use the path of a file"
     )
 
 

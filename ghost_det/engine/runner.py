@@ -103,7 +103,7 @@ class GhostRunner(Runner):
             raise
         except Exception as error:  # any part of the checkpoint may not fit
             raise UserError(
-                f'--resume: {filename}: its state is damaged, or of another optimizer or schedule '
+                f'--resume: {filename}: its state is damaged, or belongs to another optimizer or schedule '
                 f'({reason(error)}); to start from only its weights: --cfg-options load_from={filename}'
             ) from error
         if line:
@@ -176,7 +176,7 @@ class GhostRunner(Runner):
             if 'need at least one array' not in str(error):
                 raise
             raise UserError(
-                'no image of train can be used: each has no box, or is under min_size of filter_cfg'
+                'no training image can be used: each has no box, or is smaller than min_size of filter_cfg'
             ) from error
         for line, is_warning in used_boxes(built.dataloader) if is_main_process() else ():
             self.logger.log(logging.WARNING if is_warning else logging.INFO, line)

@@ -90,7 +90,7 @@ def _require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
     missing = missing_data(cfg, splits)
     if missing:
         raise UserError(
-            f'{config}: its data is not here: {missing[0]} does not exist. Options:\n'
+            f'{config}: its data is not on this machine: {missing[0]} does not exist. Options:\n'
             '  --data sample       a generated data set, to try things out\n'
             '  --data FOLDER       your own data in COCO format\n'
             '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
@@ -114,7 +114,7 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': saved.meta.get('seed')}
     if resume is not None:
         cfg.load_from = None
-    cfg.resume = False  # the runner is told what to resume from
+    cfg.resume = False  # the runner gets what to resume from
     require_same(saved and saved.path)
     remove_leftovers(cfg.work_dir, f'{PARTIAL}*')
     complete = saved is not None or starts_from_detector(cfg, config)
@@ -125,7 +125,7 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             runner = GhostRunner.from_cfg(cfg)
         runner.shortens_warm_up = settings.get('epochs') is not None
         for problem in damaged:
-            runner.logger.warning(f'--resume: passed over {problem}')
+            runner.logger.warning(f'--resume: skipped {problem}')
         if complete:
             _skip_pretrained(runner.model)
             pretrained = settings.get('pretrained')
@@ -193,5 +193,5 @@ def starts_from_detector(cfg: Any, config: str) -> bool:
         return False
     keys = [key.removeprefix('module.') for key in read_tensors(cfg.load_from)]
     if not any(key.split('.')[0] in cfg.model for key in keys):
-        raise UserError(f'load_from={cfg.load_from} fits nothing in {config}; backbones: --pretrained')
+        raise UserError(f'load_from={cfg.load_from} fits nothing in {config}; for backbones use --pretrained')
     return any(key.removeprefix('detector.').startswith('backbone.') for key in keys)

@@ -102,7 +102,7 @@ def evaluate_file(
     weights = _exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
     truth = GroundTruth.of(load_config(config, options), data, detector.classes)
     if truth is None:
-        raise UserError(f'{config}: its data is not here: --data FOLDER names another (or --data sample)')
+        raise UserError(f'{config}: its data is not on this machine: use --data FOLDER (or --data sample)')
     yield f'{model}: {detector.metadata.precision}, {plural(len(truth.images), "image")}'
     found = truth.detect(detector)
     write_results(results, truth.results(found))
@@ -110,7 +110,7 @@ def evaluate_file(
     yield from evaluate_saved(results, truth.annotations, json_file=json_path, folder=folder)
     yield f'{"found":<11}{results}'
     if weights is None:
-        yield 'not compared with torch: --checkpoint FILE names what the file was exported from'
+        yield 'not compared with torch: the checkpoint that it was exported from is not next to it'
         return
     in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
     figure, reference = truth.mean_precision(found), truth.mean_precision(truth.detect(in_torch))

@@ -54,12 +54,12 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     )
     if result.unmatched > TIES * result.boxes:
         raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
-    nothing = ', which shows nothing; check it with --data of objects that it knows'
+    nothing = ', which proves nothing; use --data with objects that it can detect'
     yield f'checked: {figures}' if result.boxes else f'warning: {figures}{nothing}'
     if smaller:
         yield (
-            f'warning: {smaller} of these images are upright where the canvas is wide, or the reverse: only '
-            'with --dynamic are they as large as in mmdet'
+            f'warning: {smaller} of these images are portrait on a landscape canvas, or the reverse: only '
+            '--dynamic keeps them as large as mmdet does'
         )
 
 

@@ -73,7 +73,7 @@ def export(
     """
     out = _target(Path(checkpoint), out, half, int8)
     if int8 and (half or dynamic):
-        raise UserError('--int8: not with --half or --dynamic; it is for one size, and smaller than half')
+        raise UserError('--int8 cannot be combined with --half or --dynamic')
     absent = missing(('onnxscript', 'openvino', *(['nncf'] if int8 else [])))
     if absent:
         raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[export]"')
@@ -84,7 +84,7 @@ def export(
     metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32')
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
-        raise UserError(f'--int8: needs data to measure mAP on, and that of {config} is not here: --data')
+        raise UserError(f'--int8 needs data to measure mAP, and that of {config} is not here: use --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
         yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
@@ -96,7 +96,7 @@ def export(
             yield from quantize(source.with_suffix('.xml'), new / out.name, metadata, data, truth, max_drop)
         else:
             write_model(source, new / out.name, metadata)
-            yield 'checking: mmdet and the file detect in the same images'
+            yield 'checking: comparing the file with mmdet on the same images'
             images = check_images(None if truth is None else [path for _, path in truth.images])
             yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
     size_mb = sum(file.stat().st_size for file in model_files(out)) / 1e6
@@ -111,5 +111,5 @@ def _target(checkpoint: Path, out: Path | None, half: bool, int8: bool) -> Path:
     if out.suffix not in ('.onnx', '.xml'):
         raise UserError(f'-o: expected a name that ends in .onnx or .xml (OpenVINO), got {out}')
     if out.suffix == '.onnx' and (half or int8):
-        raise UserError(f'--half, --int8: only for OpenVINO, and -o {out} is ONNX; name an .xml')
+        raise UserError(f'--half, --int8: only for OpenVINO: expected a name that ends in .xml, got -o {out}')
     return out

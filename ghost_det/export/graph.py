@@ -73,7 +73,7 @@ def normalisation(detector: Any) -> tuple[bool, list[float], list[float]]:
     before = getattr(detector, 'data_preprocessor', None)
     if not isinstance(before, DetDataPreprocessor):
         name = type(before).__name__
-        raise UserError(f'data_preprocessor {name}: only a DetDataPreprocessor has an export')
+        raise UserError(f'data_preprocessor {name}: only DetDataPreprocessor can be exported')
     mean, std = getattr(before, 'mean', torch.zeros(3)), getattr(before, 'std', torch.ones(3))
     return bool(before._channel_conversion), mean.flatten().tolist(), std.flatten().tolist()
 
@@ -87,7 +87,7 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
     divisor = int(max(getattr(before, 'pad_size_divisor', 1), 1))
     scale = resize.get('scale') if size is None else size[::-1]
     if not isinstance(scale, list | tuple) or len(scale) != 2:
-        raise UserError('the test pipeline has no Resize with a scale: name a --size HEIGHT WIDTH')
+        raise UserError('the test pipeline has no Resize with a scale: set --size HEIGHT WIDTH')
     scale = int(scale[0]), int(scale[1])
     width, height = (-(-side // divisor) * divisor for side in scale)
     if size not in (None, (height, width)):

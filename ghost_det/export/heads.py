@@ -158,7 +158,7 @@ class TwoStage:
 def find_head(detector: Any) -> DenseHead | YOLOX | TwoStage:
     """Return the post-processing of a detector, or raise a `UserError` where there is none."""
     if getattr(detector, 'with_mask', False) or getattr(detector, 'mask_head', None) is not None:
-        raise UserError(f'{type(detector).__name__}: no export for masks yet, only for boxes')
+        raise UserError(f'{type(detector).__name__}: masks cannot be exported, only boxes')
     if getattr(detector, 'rpn_head', None) is not None and hasattr(detector, 'roi_head'):
         return TwoStage(detector)
     head = getattr(detector, 'bbox_head', None)
@@ -181,6 +181,6 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 def _unknown(part: Any) -> UserError:
     return UserError(
-        f'{type(part).__name__}: no export; Faster R-CNN and one-stage heads with the post-processing of '
-        'RetinaNet, SSD, ATSS, GFL, FCOS, RTMDet or YOLOX have one'
+        f'{type(part).__name__}: cannot be exported; supported are Faster R-CNN and one-stage heads with the '
+        'post-processing of RetinaNet, SSD, ATSS, GFL, FCOS, RTMDet or YOLOX'
     )

@@ -87,7 +87,7 @@ def nms_settings(cfg: Any) -> tuple[float, int]:
     nms = dict(cfg.get('nms') or {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
         raise UserError(
-            f'test_cfg.nms is {nms}: exported detectors have plain non-maximum suppression; '
+            f'test_cfg.nms is {nms}: exported detectors support only plain non-maximum suppression; '
             '--cfg-options model.test_cfg.nms="dict(type=\'nms\',iou_threshold=0.5)"'
         )
     return float(nms['iou_threshold']), int(cfg.get('max_per_img', 100))

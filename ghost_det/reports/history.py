@@ -32,7 +32,7 @@ def by_epoch(runner: Any) -> bool:
 
 
 def make_curves(runner: Any) -> dict[str, Any]:
-    """Return loss, learning rate and mAP over the training as plain data; see docs/report.md."""
+    """Return loss, learning rate and mAP over the training as plain data; see docs/reports.md."""
     scalars = runner.message_hub.log_scalars
     loss, rate = (
         scalars[f'train/{name}'].data[0] if f'train/{name}' in scalars else () for name in ('loss', 'lr')

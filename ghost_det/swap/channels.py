@@ -66,7 +66,8 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     while not last.keys() >= set(strides):
         count = next(counts, None)
         if count is None:
-            raise UserError(f'its maps have strides {_list(strides)}, and {name} gives {_list(sorted(last))}')
+            given = _list(sorted(last))
+            raise UserError(f'it needs maps at strides {_list(strides)}, but {name} gives {given}')
         with contextlib.suppress(Exception):  # it has fewer stages
             _, maps = probe_backbone({**backbone, 'out_indices': tuple(range(count))})
             indices, last = range(count), {each.stride: place for place, each in enumerate(maps)}
@@ -74,9 +75,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     if indices is not None:
         return {**backbone, 'out_indices': tuple(indices[i] for i in chosen)}, [maps[i] for i in chosen]
     if chosen != list(range(len(maps))):
-        raise UserError(
-            f'{name} has no out_indices: it gives {len(maps)} maps where {len(strides)} are taken'
-        )
+        raise UserError(f'{name} has no out_indices: it gives {len(maps)} maps instead of {len(strides)}')
     return dict(backbone), maps
 
 
@@ -106,7 +105,7 @@ def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> None:
                 neck['out_channels'] = type(given)([*put, *given[len(have) :]])
                 _replace(heads, list(given), list(neck['out_channels']))
             return
-    raise UserError(f'{neck.get("type")} has in_channels={taken}, and its backbone gives {before}')
+    raise UserError(f'{neck.get("type")} has in_channels={taken}, but its backbone gives {before}')
 
 
 def _replace(node: Any, old: Any, new: Any) -> bool:

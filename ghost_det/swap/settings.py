@@ -35,7 +35,7 @@ def use_images(cfg: Any, values: Mapping[str, Any]) -> list[str]:
     notes = [f'images: {order}, mean {values["mean"]}, std {values["std"]}']
     others = [key for key in cfg.model if key.startswith(_OWN_IMAGES)]
     if others:
-        notes.append(f'model.{others[0]} is as before, and now gets images normalised for the new backbone')
+        notes.append(f'model.{others[0]} is unchanged, and now gets images normalised for the new backbone')
     return notes
 
 

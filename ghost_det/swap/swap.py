@@ -53,7 +53,7 @@ class Swap(NamedTuple):
             parts = [count(get_path(cfg, self.place), height, width) for cfg in (self.source, self.config)]
         except RuntimeError as error:
             raise UserError(
-                f'--size {height} {width}: the detector does not take it; multiples of 32 are safe '
+                f'--size {height} {width}: the detector does not support it; multiples of 32 are safe '
                 f'({reason(error)})'
             ) from None
         counts = {}
@@ -69,7 +69,7 @@ class Swap(NamedTuple):
         head = ['part', 'parameters before (M)', 'after', 'multiply-adds before (G)', 'after']
         text = f'{table(head, rows)}\nmultiply-adds for an input of {height} x {width} pixels'
         if None in counts['all']:
-            text += '\n-: not counted, as it depends on what is found in an image (proposals, queries)'
+            text += '\n-: not counted, because it depends on the detections (proposals, queries)'
         return text
 
 
@@ -123,7 +123,7 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
     except ValueError:
         settings = {'width': math.nan}
     if not name or not 0 < settings.get('width', 1) < math.inf:
-        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, as GhostNetV2:1.3')
+        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, such as GhostNetV2:1.3')
     return name, settings
 
 
@@ -148,7 +148,7 @@ def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | No
     try:
         built, maps = probe_backbone(old)
     except Exception as error:
-        raise UserError(f'it does not run here as it is: {reason(error)}') from error
+        raise UserError(f'it does not run before the swap: {reason(error)}') from error
     init_cfg, weights = _choose_weights(settings, pretrained)
     settings = {key: value for key, value in settings.items() if key != 'init_cfg'}
     new, new_maps = fit_levels(settings, [m.stride for m in maps])
@@ -173,7 +173,7 @@ def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | No
         *fit_optimizer(cfg, detector.backbone),
     ]
     if problem:
-        notes.append(f'checked only up to the neck; what is behind it cannot be run here: {reason(problem)}')
+        notes.append(f'checked only up to the neck; the rest cannot be run here: {reason(problem)}')
     if settings['type'] in BACKBONES:
         _import_ghost_det(cfg)
     return Swap(source, cfg, name, place, tuple(notes))
@@ -188,7 +188,7 @@ def _lost(old: Mapping[str, Any]) -> list[str]:
     gone += ["style='caffe'"] if old.get('style') == 'caffe' else []
     if isinstance(old.get('backbone'), Mapping):
         gone.append(f'what {old["type"]} does around its {old["backbone"].get("type")}')
-    return [*notes, f'gone with the old backbone: {", ".join(gone)}'] if gone else notes
+    return [*notes, f'dropped with the old backbone: {", ".join(gone)}'] if gone else notes
 
 
 def _import_ghost_det(cfg: Any) -> None:

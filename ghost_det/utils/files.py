@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
     except UnicodeError as error:
         raise UserError(f'{path}: not json in UTF-8: {str(error)[:100]}') from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number with thousands of digits
-        raise UserError(f'{path}: not json that can be read: {error}') from None
+        raise UserError(f'{path}: not json: {error}') from None
 
 
 def kind_of_file(path: Path) -> str:
@@ -115,7 +115,7 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
     if path.exists() and not path.is_file():
         raise UserError(f'{option} {path}: expected a file, got {kind_of_file(path)}')
     if path.resolve() in {each.resolve() for each in read}:
-        raise UserError(f'{option} {path}: would replace what is read; choose another name')
+        raise UserError(f'{option} {path}: would replace an input; choose another name')
 
 
 def require_folder(folder: str | Path, option: str) -> None:

@@ -116,7 +116,7 @@ def encode_image(image: Image, suffix: str) -> bytes:
 
     encoded, content = cv2.imencode(suffix.lower(), image)
     if not encoded:
-        raise UserError(f'{image.shape[1]} x {image.shape[0]} px are too many for a {suffix} picture')
+        raise UserError(f'{image.shape[1]} x {image.shape[0]} px is too large for {suffix}')
     return content.tobytes()
 
 

@@ -60,7 +60,7 @@ def require_torch(what: str) -> None:
     """Raise a `UserError` where torch, which ``what`` needs without MMDetection, is not installed."""
     absent = ' and '.join(missing(('torch', 'torchvision')))
     if absent:
-        raise UserError(f'{what} needs {absent}, not installed here: pip install torch torchvision')
+        raise UserError(f'{what} needs {absent}, not installed: pip install torch torchvision')
 
 
 def command(*words: str | Path) -> str:

@@ -60,7 +60,7 @@ def cam(network: Network, image: Picture, index: int = 0) -> Cam:
     if not 0 <= index < len(found):
         raise UserError(f'--index {index}: {network.name} finds {len(found)} objects; the first is 0')
     if not found.scores.requires_grad:
-        raise UserError(f'{network.name}: its head lets no gradient through from score to maps')
+        raise UserError(f'{network.name}: no gradient flows from its scores to the maps')
     cells = evidence(found.scores[index], levels)
     sums = np.array([float(each.sum()) for each in cells])
     # A cell's evidence is spread over its pixels, so that coarse levels do not drown fine ones.

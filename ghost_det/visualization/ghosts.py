@@ -52,10 +52,10 @@ def ghost_maps(network: Network, image: Picture, layer: str | None = None) -> Gh
     """
     names = ghost_modules(network.module)
     if not names:
-        raise UserError(f'{network.name}: has no ghost modules, as ghostnet_1x has')
+        raise UserError(f'{network.name}: has no ghost modules (ghostnet_1x does)')
     layer = layer or names[min(2, len(names) - 1)]
     if layer not in names:
-        raise UserError(f'--layer {layer}: no ghost module of {network.name}; there are {", ".join(names)}')
+        raise UserError(f'--layer {layer}: no ghost module of {network.name}; it has {", ".join(names)}')
     inputs: list[Any] = []
     with watched(network.module, lambda _, given, __: inputs.append(given.clone()), layer):
         network.run(image)

@@ -118,5 +118,5 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise UserError(f'{checkpoint}: not of {name}: {reason(error)}') from None
+            raise UserError(f'{checkpoint}: does not fit {name}: {reason(error)}') from None
     return model

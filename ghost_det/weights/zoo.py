@@ -47,7 +47,7 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
     if pretrained is True:
         if entry.name not in PUBLISHED:
             known = ', '.join(other for other in PUBLISHED if PUBLISHED[other].network == entry.network)
-            raise UserError(f'{name}: no published ImageNet weights; there are some for {known}')
+            raise UserError(f'{name}: no published ImageNet weights; available for {known}')
         pretrained = SCHEME + entry.name
     if pretrained:
         load_pretrained(model, pretrained)

@@ -47,7 +47,7 @@ def test_a_connection_that_progresses_may_be_cut_more_often_than_there_are_tries
         (lambda s: s.files.clear(), 'HTTP 404'),
         (lambda s: s.files.update({'/a.zip': BYTES[:-1]}), 'expected 3,145,728 bytes, got 3,145,727'),
         (lambda s: s.files.update({'/a.zip': BYTES[:-1] + b'!'}), 'SHA-256'),
-        (lambda s: setattr(s, 'ranges', False), 'no ranges'),
+        (lambda s: setattr(s, 'ranges', False), 'does not support range requests'),
         (lambda s: setattr(s, 'url', 'http://127.0.0.1:9'), 'no connection'),
     ],
 )

@@ -88,7 +88,7 @@ def test_what_a_work_folder_keeps(train_small: TrainSmall, tmp_path: Path) -> No
     assert all(other.exists() for other in others) and not (folder / 'epoch_0.pth').exists()
     others[-1].unlink()
     assert sorted(path.name for path in folder.glob('epoch_*')) == ['epoch_2.pth']
-    (log,) = [path.read_text() for path in folder.glob('*/*.log') if 'passed over' in path.read_text()]
+    (log,) = [path.read_text() for path in folder.glob('*/*.log') if 'skipped' in path.read_text()]
     assert 'epoch_7.pth' in log
 
     runner = train_small(epochs=3, batch_size=2, resume='auto')
@@ -102,7 +102,7 @@ def test_what_a_work_folder_keeps(train_small: TrainSmall, tmp_path: Path) -> No
 
     content = load_checkpoint(folder / 'epoch_3.pth')
     torch.save({**content, 'param_schedulers': 7}, folder / 'epoch_3.pth')
-    with pytest.raises(UserError, match='its state is damaged, or of another optimizer or schedule'):
+    with pytest.raises(UserError, match='its state is damaged, or belongs to another optimizer or schedule'):
         train_small(epochs=4, resume='auto')
     assert 'checkpoints of an earlier training' not in logs
     assert train_small(epochs=1).began > began

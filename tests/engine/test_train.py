@@ -191,7 +191,7 @@ def test_bugs_stay_bugs(place: str, train_small: TrainSmall, monkeypatch: pytest
 
 
 def test_a_training_needs_an_image_that_it_can_use(train_small: TrainSmall) -> None:
-    with pytest.raises(UserError, match='no image of train can be used'):
+    with pytest.raises(UserError, match='no training image can be used'):
         train_small(options={'train_dataloader.dataset.filter_cfg.min_size': 9999})
 
 

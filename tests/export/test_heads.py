@@ -79,11 +79,11 @@ def test_boxes_over_padding_take_no_place_of_others() -> None:
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('mmdet::tood/tood_r50_fpn_1x_coco.py', 'TOODHead: no export'),
-        ('mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py', 'YOLOV3Head: no export'),
-        ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'MaskRCNN: no export for masks'),
-        ('mmdet::detr/detr_r50_8xb2-150e_coco.py', 'DETRHead: no export'),
-        ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'CascadeRoIHead: no export'),
+        ('mmdet::tood/tood_r50_fpn_1x_coco.py', 'TOODHead: cannot be exported'),
+        ('mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py', 'YOLOV3Head: cannot be exported'),
+        ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'MaskRCNN: masks cannot be exported'),
+        ('mmdet::detr/detr_r50_8xb2-150e_coco.py', 'DETRHead: cannot be exported'),
+        ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'CascadeRoIHead: cannot be exported'),
     ],
 )
 def test_what_has_no_export_is_refused_by_name(name: str, message: str) -> None:

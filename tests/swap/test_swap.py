@@ -111,7 +111,7 @@ REFUSED = {
     'mmdet::detectors/cascade-rcnn_r50-rfp_1x_coco.py': 'DetectoRS_ResNet',
     'mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py': 'TridentResNet',
     'mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco.py': 'shared_head',
-    'mmdet::rtmdet/rtmdet_x_p6_4xb8-300e_coco.py': 'strides 8, 16, 32, 64, and GhostNet gives 4, 8, 16, 32',
+    'mmdet::rtmdet/rtmdet_x_p6_4xb8-300e_coco.py': 'strides 8, 16, 32, 64, but GhostNet gives 4, 8, 16, 32',
     'mmdet::misc/d2_faster-rcnn_r50-caffe_fpn_ms-90k_coco.py': 'Detectron2Wrapper',
     'mmdet::common/ms-90k_coco.py': 'not the config of a detector',
     'mmdet::retinanet/retinanet_r50.py': 'retinanet_r101',
@@ -130,7 +130,7 @@ def test_what_cannot_be_swapped_is_refused_with_the_reason(config: str, message:
     [
         ('GhostNet', {'width': -1}, 'width is -1'),
         ('GhostNet', {'depth': 50}, 'depth'),
-        ('GhostNet', {'out_indices': (0, 1)}, 'strides 4, 8, 16, 32, and GhostNet gives 4, 8'),
+        ('GhostNet', {'out_indices': (0, 1)}, 'strides 4, 8, 16, 32, but GhostNet gives 4, 8'),
         ('GhostResNet', {}, "'depth'"),
         ('GhostNet4', {}, 'GhostNet4; ours are GhostNet, '),
         ('FPN', {}, 'FPN'),
@@ -173,7 +173,7 @@ def test_a_backbone_without_a_choice_of_maps_is_refused_where_not_all_are_taken(
         stage4=dict(more, num_branches=4, num_blocks=(1, 1, 1, 1), num_channels=(8, 16, 32, 64)),
     )
     assert swap_backbone(small(), 'HRNet', extra=extra).model.neck.in_channels == [8, 16, 32, 64]
-    with pytest.raises(UserError, match='HRNet has no out_indices: it gives 4 maps where 1 are taken'):
+    with pytest.raises(UserError, match='HRNet has no out_indices: it gives 4 maps instead of 1'):
         cfg = small()
         cfg.model.backbone.out_indices = (3,)
         cfg.model.neck.update(in_channels=[64], start_level=0)
@@ -383,7 +383,7 @@ def test_the_command_writes_the_child_and_prints_both_sizes(tmp_path: Path, cli:
     assert done.returncode == 0, done.stderr
     for piece in ("type='GhostNetV2'", 'weights: ghost://ghostnetv2_130', 'bbox_head', '320 x 320'):
         assert piece in done.stdout
-    assert f'{out} is written:\n{out.read_text()}' in done.stdout
+    assert f'{out}:\n{out.read_text()}' in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def require_separate(out: Path, sources: Iterable[Path]) -> None:
         raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
     for source in sources:
         if out.is_relative_to(source.expanduser().resolve()):
-            raise UserError(f'--fix {out}: lies in the data set ({source}); choose another')
+            raise UserError(f'--fix {out}: is inside the data set ({source}); choose another')
 
 
 def _write_split(part: Part, out: Path, categories: list[Entry], unwanted: Collection[int]) -> str:

@@ -107,8 +107,8 @@ def _check_range(url: str, header: str, position: int, size: int | None) -> int 
     sent, _, total = header.partition('/')
     if not sent.startswith(f'bytes {position}-'):
         raise UserError(
-            f'{url}: the server, or a proxy, sends no ranges; use another with --url, or save the file in '
-            '--root by other means'
+            f'{url}: the server or a proxy does not support range requests; use a mirror with --url, or '
+            'save the file in --root yourself'
         )
     if total.isdigit() and size is not None and int(total) != size:
         raise UserError(f'{url}: not the published file: expected {size:,} bytes, got {int(total):,}')

@@ -115,7 +115,7 @@ class _Copy:
         unpack(path, self.root, self.jobs, {part.annotations.as_posix() for part in wrong})
         for part in wrong:
             if not self._has_annotations(part):
-                raise UserError(f'{path}: has no {part.annotations} as published')
+                raise UserError(f'{path}: does not contain the published {part.annotations}')
         _drop_archive(path)
 
     def ensure_images(self, part: Part) -> SplitState:
