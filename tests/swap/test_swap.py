@@ -179,7 +179,9 @@ def test_freezing_and_norms_follow_the_weights() -> None:
     cfg.model.backbone.update(norm_cfg=dict(type='SyncBN', requires_grad=True), with_cp=True)
     backbone = swap_backbone(cfg, dict(type='GhostNet', width=0.5)).model.backbone
     assert backbone.norm_cfg == dict(type='SyncBN') and backbone.with_cp and backbone.width == 0.5
-    cfg.model.backbone.update(dcn=dict(type='DCN', deform_groups=1), stage_with_dcn=[False] * 3 + [True])
+    dcn = dict(type='DCN', deform_groups=1)
+    cfg.model.backbone.update(depth=50, dcn=dcn, stage_with_dcn=[False] * 3 + [True])
+    cfg.model.neck.in_channels = [32, 64, 128, 256]
     assert any('dcn' in note for note in swap(cfg, 'GhostNet').notes)
     resnet = swap_backbone(cfg, 'ResNet', depth=18, pretrained='none').model.backbone
     assert resnet.norm_eval is False and 'init_cfg' not in resnet
