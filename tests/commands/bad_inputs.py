@@ -132,6 +132,16 @@ FILES: dict[str, Content] = {
     'found-less.json': b'[{"image_id": 1}]',
 }
 
+_IMAGE = '@images/train/a.jpg'
+_DRAWN = (
+    ('redundancy resnet51 IMAGE', 'resnet51'),
+    ('pyramid detector.xml IMAGE', 'detector.xml'),
+    ('redundancy LITE IMAGE', '--pretrained none'),
+    ('redundancy resnet18 nowhere.pth IMAGE', 'nowhere.pth'),
+    ('redundancy resnet18 nowhere.jpg', 'nowhere.jpg'),
+    ('cam resnet18 IMAGE --pretrained none', 'resnet18'),
+    ('redundancy resnet18 IMAGE --pretrained none --layer layer3 --size 7', '--size 7'),
+)
 _ONE = '--pretrained none --cfg-options train_dataloader.num_workers=0 val_dataloader.num_workers=0'
 _RUN = f'train LITE --data SAMPLE --batch-size 1 {_ONE}'
 _ANN = 'train LITE --train-images @images/train --val-ann @good.json --val-images @images/val --train-ann'
@@ -203,8 +213,9 @@ CASES: list[tuple[str, str]] = [
     *((f'eval @{name} @good.json', name) for name in ('found-image.json', 'found-score.json')),
     ('eval @found-less.json @good.json', 'found-less.json'),
     ('eval @found.json @text.json', 'text.json'),
-    *with_values('eval @found.json @good.json', '--json', '@file/a.json'),
+    *with_values('eval @found.json @good.json', '--json', '@file/a.json', '@found.json', '@good.json'),
     *with_values('eval @found.json @good.json', '--out-dir', '@file'),
+    *with_values('eval @found.json @good.json', '--score', 'nan'),
     ('eval @found.json @good.json --iou-type segm', 'segmentation'),
     ('check-data', '--config'),
     *named('check-data', 'nothing', 'file', 'nofiles'),
@@ -216,5 +227,8 @@ CASES: list[tuple[str, str]] = [
     *with_values('detect @found.json x -o out', '--score', '2'),
     ('detect LITE @stem.pth -o out', LITE),
     ('configs -o mine.py', 'mine.py'),
+    *((f'visualize {words.replace("IMAGE", _IMAGE)} -o a.png', name) for words, name in _DRAWN),
+    (f'visualize ghost ghostnet_1x {_IMAGE} -o a.jpg', 'a.jpg'),
+    (f'visualize ghost ghostnet_1x {_IMAGE} -o {_IMAGE}', '-o images/train/a.jpg'),
 ]
 """Further command lines, and what the message must contain."""

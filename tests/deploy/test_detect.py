@@ -155,8 +155,6 @@ def test_the_tool_needs_no_torch(work: Path) -> None:
         ('m.onnx nowhere -o out', 'nowhere'),
         ('m.onnx images -o m.onnx', '-o m.onnx'),
         ('m.onnx images -o out --no-pictures', '--no-pictures'),
-        ('m.onnx images -o out --score 7', "'7'"),
-        ('c.py images -o out', 'c.py'),
         ('m.onnx images -o taken --json', '--json taken/detections.json'),
     ],
 )

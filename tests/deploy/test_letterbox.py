@@ -23,14 +23,14 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize('size', [(64, 64), (37, 101), (641, 333), (1, 50)])
 @pytest.mark.parametrize(
-    'data',
+    ('size', 'data'),
     [
-        metadata(96, 96),
-        metadata(96, 160, scale=(150, 90), dynamic=True),
-        metadata(320, 320, scale=(300, 310)),
-        metadata(64, 96, keep_ratio=False),
+        ((37, 101), metadata(96, 96)),
+        ((641, 333), metadata(96, 160, scale=(150, 90), dynamic=True)),
+        ((1, 50), metadata(320, 320, scale=(300, 310))),
+        ((64, 64), metadata(64, 96, keep_ratio=False)),
+        ((641, 333), metadata(64, 96, keep_ratio=False)),
     ],
 )
 def test_pixels_are_those_of_mmdet(size: tuple[int, int], data: Metadata) -> None:

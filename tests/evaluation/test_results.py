@@ -109,21 +109,6 @@ def test_a_file_with_other_content_is_named(content: bytes, files: tuple[Path, P
     assert refusal(files).startswith(f'{files[0]}: ')
 
 
-@boxes_only
-def test_the_command_refuses_what_it_cannot_write_before_it_evaluates(
-    files: tuple[Path, Path, str], tmp_path: Path, cli: Cli
-) -> None:
-    before = sorted(tmp_path.iterdir())
-    for option, value in (
-        *(('--json', path) for path in (tmp_path, *files[:2], files[0] / 'out.json')),
-        *(('--out-dir', files[0]), ('--score', 'nan')),
-    ):
-        done = cli('eval', *files[:2], option, value)
-        assert done.returncode == 2 and not done.stdout, (option, value)
-        assert option in done.stderr and len(done.stderr.splitlines()) == 1
-    assert sorted(tmp_path.iterdir()) == before
-
-
 def test_the_json_has_its_schema(files: tuple[Path, Path, str], tmp_path: Path, cli: Cli) -> None:
     out, folder, iou_type = tmp_path / 'new/out.json', tmp_path / 'pictures', files[2]
     done = cli('eval', *files[:2], '--iou-type', iou_type, '--json', out, '--out-dir', folder)

@@ -40,33 +40,19 @@ from .settled import HEIGHT, WIDTH, canvases, photos, settled
 
 CONFIG = 'configs/retinanet_ghostnet_fpn_lite.py'
 # As small as the configs go: half the width, two stages of the backbone, two levels.
-BACKBONE = {
-    'model.backbone.width': 0.5,
-    'model.backbone.out_indices': (0, 1),
-    'model.neck.in_channels': [12, 20],
-    'model.neck.out_channels': 16,
-    'model.neck.num_outs': 2,
-}
+BACKBONE = {'model.backbone': dict(width=0.5, out_indices=(0, 1))}
+NECK = dict(in_channels=[12, 20], out_channels=16, num_outs=2)
 SMALL = BACKBONE | {
-    'model.neck.start_level': 0,
-    'model.bbox_head.num_ins': 2,
+    'model.neck': NECK | dict(start_level=0),
+    'model.bbox_head': dict(num_ins=2, in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3),
     'model.bbox_head.anchor_generator.strides': [4, 8],
-    'model.bbox_head.in_channels': 16,
-    'model.bbox_head.feat_channels': 16,
-    'model.bbox_head.stacked_convs': 1,
-    'model.bbox_head.num_classes': 3,
 }
 FASTER = BACKBONE | {
-    'model.rpn_head.anchor_generator.strides': [4, 8],
-    'model.roi_head.bbox_roi_extractor.featmap_strides': [4, 8],
-    'model.rpn_head.in_channels': 16,
-    'model.rpn_head.feat_channels': 16,
-    'model.roi_head.bbox_roi_extractor.out_channels': 16,
-    'model.roi_head.bbox_head.in_channels': 16,
-    'model.roi_head.bbox_head.fc_out_channels': 32,
-    'model.roi_head.bbox_head.num_classes': 3,
-    'model.test_cfg.rpn.max_per_img': 100,
-    'model.test_cfg.rcnn.score_thr': 0.1,
+    'model.neck': NECK,
+    'model.rpn_head': dict(in_channels=16, feat_channels=16, anchor_generator=dict(strides=[4, 8])),
+    'model.roi_head.bbox_roi_extractor': dict(featmap_strides=[4, 8], out_channels=16),
+    'model.roi_head.bbox_head': dict(in_channels=16, fc_out_channels=32, num_classes=3),
+    'model.test_cfg': dict(rpn=dict(max_per_img=100), rcnn=dict(score_thr=0.1)),
 }
 MODELS = {'small': (CONFIG, SMALL), 'faster': ('configs/faster-rcnn_ghostnet_fpn.py', FASTER)}
 CANVAS = Canvas(HEIGHT, WIDTH, (WIDTH, HEIGHT), True, 32, (104, 116, 124), False)

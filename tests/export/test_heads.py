@@ -27,7 +27,7 @@ from .settled import photos, settled
 LITE = 'configs/retinanet_ghostnet_fpn_lite.py'
 SMALL = {'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}
 MODELS: dict[str, dict[str, Any]] = {
-    **{f'configs/{path.name}': {} for path in CONFIGS},
+    **{f'configs/{path.name}': {} for path in CONFIGS if path.name != 'retinanet_ghostnet_fpn.py'},  # as lite
     'configs/faster-rcnn_ghostnet_fpn.py': {
         'model.roi_head.bbox_head.fc_out_channels': 64,
         'model.test_cfg.rpn.max_per_img': 200,
@@ -36,9 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py': {},
     'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py': {'model.test_cfg.score_thr': 0.4},  # mmdet sets no limit
     'mmdet::atss/atss_r50_fpn_1x_coco.py': SMALL,
-    'mmdet::gfl/gfl_r50_fpn_1x_coco.py': SMALL,
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py': SMALL,
-    'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py': SMALL,
 }
 
 
@@ -94,7 +92,7 @@ def test_what_has_no_export_is_refused_by_name(name: str, message: str) -> None:
         nms_settings({'nms': {'type': 'soft_nms', 'iou_threshold': 0.5}})
 
 
-@pytest.mark.parametrize(('boxes', 'classes'), [(50, 1), (50, 7), (400, 1), (400, 7)])
+@pytest.mark.parametrize(('boxes', 'classes'), [(50, 1), (400, 7)])
 def test_top_scores_are_the_highest(boxes: int, classes: int) -> None:
     scores = torch.rand(3, boxes, classes)
     top, box, label = top_scores(scores, 60)

@@ -52,12 +52,12 @@ def test_a_layer_that_costs_too_much_is_reverted(tmp_path: Path) -> None:
     write_openvino(openvino_core().read_model(model.SerializeToString()), source, METADATA)
     truth = GroundTruth.read(annotations, tmp_path, METADATA.classes)
     lines = {}
-    for allowed in (1.0, 0.01):
+    for allowed in (2.0, 0.01):  # more than can be lost, even of an mAP that is not defined, which is -1
         out = tmp_path / f'small-{allowed}.xml'
         small = replace(METADATA, precision='int8')
         lines[allowed] = list(quantize(source, out, small, None, truth, allowed))
-    assert len(lines[1.0]) == len(lines[0.01]) == 2, lines
-    assert '1.0000 in 32 bits' in lines[1.0][1] and '1.0000 in 8' not in lines[1.0][1], lines
+    assert len(lines[2.0]) == len(lines[0.01]) == 2, lines
+    assert '1.0000 in 32 bits' in lines[2.0][1] and '1.0000 in 8' not in lines[2.0][1], lines
     assert '1.0000 in 32 bits, 1.0000 in 8 (+0.0000)' in lines[0.01][1], lines
-    many, few = (int(lines[allowed][1].split()[-2]) for allowed in (1.0, 0.01))
+    many, few = (int(lines[allowed][1].split()[-2]) for allowed in (2.0, 0.01))
     assert many > few, lines

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ghost_det.config.load import load_config
 from ghost_det.config.query import input_size
 from ghost_det.swap.probe import build_detector, complexity, count
-from tests.conftest import ROOT, Cli
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize('name', ['faster-rcnn_ghostnet_fpn', 'gfl_ghostnet_ghostpan_lite'])
@@ -40,9 +40,3 @@ def test_parts_add_up(name: str) -> None:
 )
 def test_the_config_s_own_size(config: str, size: tuple[int, int]) -> None:
     assert input_size(load_config(config)) == size
-
-
-def test_the_command_prints_parts(cli: Cli) -> None:
-    done = cli('complexity configs/retinanet_ghostnet_fpn_lite.py --size 320 320')
-    assert done.returncode == 0
-    assert all(part in done.stdout for part in ('backbone', 'neck', 'bbox_head', 'all'))
