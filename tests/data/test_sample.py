@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
 from ghost_det.data import sample as module
@@ -54,7 +55,6 @@ def test_annotations_fit_the_images(made: Path, split: str) -> None:
     coco = load(made, split)
     assert [category['name'] for category in coco.dataset['categories']] == list(SHAPES)
     assert len(coco.imgs) == SPLITS[split] == len(list((made / f'{split}2017').iterdir()))
-    assert len(coco.anns) == len(coco.dataset['annotations'])
     for image in coco.imgs.values():
         pixels = cv2.imread(str(made / f'{split}2017' / image['file_name']))
         assert pixels.shape == (image['height'], image['width'], 3) and max(pixels.shape) == LONG_SIDE
@@ -100,22 +100,16 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert len(contents(make_sample(tmp_path, 2, 1))) == 5
 
 
-@pytest.mark.parametrize(
-    ('variables', 'place'),
-    [
-        ({'XDG_CACHE_HOME': 'xdg'}, 'xdg/ghost_det'),
-        ({'XDG_CACHE_HOME': 'xdg', 'GHOST_DET_CACHE': 'own'}, 'own'),
-        ({'HOME': ''}, '.cache/ghost_det'),
-    ],
-)
-def test_where_the_cache_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], place: str
-) -> None:
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('GHOST_DET_CACHE', 'XDG_CACHE_HOME'):
         monkeypatch.delenv(name, raising=False)
-    for name, folder in variables.items():
-        monkeypatch.setenv(name, str(tmp_path / folder))
-    assert cache_root() == tmp_path / place
+    for name, place in (
+        ('HOME', '.cache/ghost_det'),
+        ('XDG_CACHE_HOME', 'ghost_det'),
+        ('GHOST_DET_CACHE', ''),
+    ):
+        monkeypatch.setenv(name, str(tmp_path / name))  # each wins over those before it
+        assert cache_root() == tmp_path / name / place
 
 
 @pytest.mark.parametrize('blocked', ['', f'sample-v{VERSION}-1-1'])
@@ -129,7 +123,6 @@ def test_an_unwritable_cache_is_named_with_the_way_out(tmp_path: Path, blocked: 
 def test_a_camera_has_one_shape(tmp_path: Path) -> None:
     root = make_sample(tmp_path, 2, 1, one_shape=True)
     for split in SPLITS:
-        found = load(root, split)
-        assert {(each['width'], each['height']) for each in found.imgs.values()} == {(320, 240)}
-        assert all(cv2.imread(str(p)).shape == (240, 320, 3) for p in (root / f'{split}2017').iterdir())
+        sizes = {(each['width'], each['height']) for each in load(root, split).imgs.values()}
+        assert sizes == {Image.open(path).size for path in (root / f'{split}2017').iterdir()} == {(320, 240)}
     assert root != make_sample(tmp_path, 2, 1)
