@@ -103,15 +103,14 @@ def to_grey(kind: type, factor: float) -> Callable[[Image.Image], Image.Image]:
     )
 
 
-def same_file(folder: Folder) -> None:
-    first, (image, _, path) = folder.take()[0], folder.take()
-    path.unlink()
-    image['file_name'] = first['file_name']
+def same(position: int, key: str) -> Put:
+    """Give two images (0) or boxes (1) the same id or file."""
 
+    def put(folder: Folder) -> None:
+        first, second = folder.take()[position], folder.take()[position]
+        second[key] = first[key]  # type: ignore[index]
 
-def same_id(position: int) -> Put:
-    """Give two images (0) or boxes (1) the same id."""
-    return lambda folder: folder.take()[position].update(id=folder.take()[position]['id'])  # type: ignore[union-attr]
+    return put
 
 
 def category(split: str, used: bool = False, **values: Any) -> Put:
@@ -197,11 +196,11 @@ TOGETHER: dict[str, Put] = {
     'no bbox': outline,
     'image without size': lambda folder: folder.take()[0].pop('height'),
     'byte order mark': lambda folder: folder.content['train'].update(mark=True),
-    'duplicate image id': same_id(0),
-    'duplicate box id': same_id(1),
+    'duplicate image id': same(0, 'id'),
+    'duplicate box id': same(1, 'id'),
     'duplicate category id': category('train', id=1, name='pig'),
     'duplicate category name': category('train', used=True, id=9, name=NAMES[0]),
-    'duplicate file name': same_file,
+    'duplicate file name': same(0, 'file_name'),
     'unknown category': box(category_id=99),
     'unknown image': box(image_id=9999),
     'category without boxes': lambda folder: [

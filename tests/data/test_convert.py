@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from ghost_det import check_dataset
 from ghost_det.data.dataset import find_data
 
-from .makers import NAMES, label, thing, voc, voc_lists
+from .makers import NAMES, label, thing, voc_lists
 
 
 def test_the_cache_is_used_until_the_data_change(
@@ -32,10 +29,3 @@ def test_the_cache_is_used_until_the_data_change(
     shutil.copytree(root, tmp_path / 'copy')
     assert find_data(tmp_path / 'copy').val.annotations.parent != second.val.annotations.parent
     assert second.val.annotations.exists()
-
-
-@pytest.mark.skipif(sys.platform == 'darwin', reason='its file systems refuse such names')
-def test_names_that_are_no_text(tmp_path: Path, cache: Path) -> None:
-    report = check_dataset(voc(tmp_path / os.fsdecode(b'set\xff'), '.', '.'), quick=True)
-    assert not report.errors and r'set\udcff' in str(report)
-    str(report).encode()

@@ -17,30 +17,9 @@ from ghost_det.data.dataset import aligned_annotations, find_data, missing_data,
 from ghost_det.errors import UserError
 from tests.conftest import CONFIGS, ROOT
 
-from .makers import built, content, tree, write, write_both
+from .makers import built, content, write, write_both
 
 CONFIG = ROOT / 'configs/retinanet_ghostnet_fpn.py'
-
-
-@pytest.mark.parametrize(
-    ('annotations', 'images'),
-    [
-        ('annotations/instances_{}2017.json', '{}2017'),
-        ('{}.json', 'images'),
-        ('Annotations/my_{}.json', 'Images/{}'),
-        ('annotations/my_{}.json', '.'),
-    ],
-)
-def test_layouts_are_found(tmp_path: Path, annotations: str, images: str) -> None:
-    for name in ('train', 'val'):
-        write(tmp_path / annotations.format(name), content(['cat', 'dog']), tmp_path / images.format(name))
-    if images == '{}2017':  # a folder named as the split wins over another with the same names
-        tree(tmp_path, {'images/0.jpg': ''})
-    data = find_data(tmp_path)
-    assert data.classes == ('cat', 'dog')
-    for name, split in (('train', data.train), ('val', data.val)):
-        assert split and split.annotations == tmp_path / annotations.format(name)
-        assert split.images.samefile(tmp_path / images.format(name))
 
 
 def test_valid_wins_over_test_and_parts_can_be_named(tmp_path: Path) -> None:

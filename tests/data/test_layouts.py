@@ -37,6 +37,7 @@ def empty_val(root: Path) -> None:
     for split, count in (('train', 20), ('val', 0), ('test', 5)):
         coco(root / f'annotations/instances_{split}.json', root / split, count)
     coco(root / 'annotations/all_train.json', root / 'train', 3)
+    picture(root / 'images/0.jpg')  # a folder named as the split wins over this
 
 
 def yolo_yaml(root: Path, *splits: str) -> None:
@@ -78,6 +79,9 @@ UNDERSTOOD: dict[str, tuple[Callable[[Path], object], int, int | None, bool]] = 
     'Label Studio': (lambda r: coco(r / 'result.json', r / 'images', prefix='images/'), 20, None, True),
     'FiftyOne': (lambda root: coco(root / 'labels.json', root / 'data'), 20, None, True),
     'Roboflow': (lambda root: coco(root / 'train/_annotations.coco.json', root / 'train'), 20, None, True),
+    'json in the root': (lambda root: coco(root / 'train.json', root / 'images'), 20, None, True),
+    'images in the root': (lambda root: coco(root / 'annotations/my_train.json', root), 20, None, True),
+    'train folder': (lambda r: coco(r / 'Annotations/my_train.json', r / 'Images/train'), 20, None, True),
     'capitals': (lambda root: coco(root / 'Annotations/all.json', root / 'Images'), 20, None, True),
     'keypoints, captions': (keypoints_and_captions, 10, 10, False),
     'an empty val json': (empty_val, 20, 5, True),
@@ -155,16 +159,6 @@ def test_a_refusal_imports_no_torch(tmp_path: Path, words: str) -> None:
     imported = set(re.findall(r'^import time:.*\| +(\w+)$', done.stderr, re.MULTILINE))
     assert done.returncode == 2 and 'layouts understood' in done.stderr, done.stderr[-2000:]
     assert 'argparse' in imported and not imported & {'torch', 'mmdet', 'mmengine', 'mmcv'}
-
-
-def test_pipes_and_names_that_no_file_can_have_stop_nothing(tmp_path: Path) -> None:
-    yolo(tmp_path, 'images', 'labels')
-    for name in ('pipe.xml', 'pipe.json', 'labels/pipe.txt'):
-        os.mkfifo(tmp_path / name)
-    lines = '\n'.join(['x' * 5000, 'a\0b', *(f'images/{n}.jpg' for n in range(10))])
-    tree(tmp_path, {'list.txt': lines, 'data.yaml': 'train: [list.txt, images]\nnames: [dog, cat]\n'})
-    findings = check_dataset(tmp_path, quick=True).findings
-    assert [f.count for f in findings if f.kind == 'missing file'] == [2]
 
 
 def test_refused_folders_and_splits_are_named(tmp_path: Path, sample: Path) -> None:

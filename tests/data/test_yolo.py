@@ -106,20 +106,6 @@ def test_lists_of_folders_and_of_images(tmp_path: Path) -> None:
     assert read_boxes(root, 'val') == {'b.png': BOX, 'a.png': BOX}
 
 
-def test_links_are_followed_and_hidden_files_are_no_data(tmp_path: Path) -> None:
-    yaml = 'train: train/images\nval: train/images\nnames: [cat]\n'
-    labels = {'data.yaml': yaml, 'train/labels/a.txt': ROW, 'more/labels/b.txt': ROW}
-    labels |= dict.fromkeys(('._data.yaml', 'train/images/._a.jpg', 'train/labels/._a.txt'), '\0\5\x16')
-    root = tree(tmp_path, labels, 'train/images/a.png more/images/b.png train/images/.x/a.jpg')
-    for kind in ('images', 'labels'):
-        (root / f'train/{kind}/part').symlink_to(f'../../more/{kind}')
-        (root / f'train/{kind}/loop').symlink_to('..')
-    assert read_boxes(root) == {'a.png': BOX, 'b.png': BOX}
-    (root / 'train/images/lost.png').symlink_to('nowhere.png')
-    (finding,) = (each for each in check_dataset(root, quick=True).errors if each.split == 'train')
-    assert finding.kind == 'missing file' and finding.where == ('train/images/lost.png',)
-
-
 def test_another_yaml_is_ignored_or_can_be_named(tmp_path: Path) -> None:
     root = yolo_pair(tmp_path / 'set', ONE_CLASS)
     others = {'a.yaml': 'train: [images\n', 'also.yaml': f'{PLACES}names: [dog]\n', 'z.yml': 'names: [x]\n'}
