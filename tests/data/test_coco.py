@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import filelock
 import pytest
@@ -180,6 +181,16 @@ def test_problems_of_images(tmp_path: Path) -> None:
         image.save(path, form, exif=orientation_tag(orientation))
         assert image_problem(path, (64, 48)) is None
         assert image_problem(path, (48, 64)) == (None if orientation == 6 else 'not of the annotated size')
+
+
+def test_a_full_disk_is_one_message_and_the_next_call_resumes(
+    published: tuple[Server, Catalog], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match='No space left on device'):
+        patch.setattr(os, 'fsync', Mock(side_effect=[None, OSError(28, 'No space left on device')]))
+        prepare(tmp_path, ['val'], catalog=published[1])
+    prepare(tmp_path, ['val'], catalog=published[1])
+    assert verify(tmp_path, ['val'], catalog=published[1])[0].intact
 
 
 def test_the_command_downloads_verifies_and_prints_how_to_train(
