@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from ghost_det.data.checks.check import Report
+
+from .makers import orientation_tag
 
 NAMES = ('cat', 'dog', 'cow')
 WIDTH, HEIGHT = 64, 48
@@ -77,8 +80,7 @@ def resize(width: int, height: int, orientation: int = 1) -> Put:
     def put(folder: Folder) -> None:
         image, _, path = folder.take()
         image.update(width=width, height=height)
-        if orientation > 1:
-            save_tagged(Image.open(path), path, orientation)
+        save_tagged(Image.open(path), path, orientation)
 
     return put
 
@@ -95,27 +97,20 @@ def convert(suffix: str, change: Callable[[Image.Image], Any]) -> Put:
     return put
 
 
-def to_16_bit(picture: Image.Image) -> Image.Image:
-    return Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16) * 16)  # 12 bits, as of cameras
+def to_grey(kind: type, factor: float) -> Callable[[Image.Image], Image.Image]:
+    return lambda picture: Image.fromarray(
+        (np.asarray(picture.convert('L'), np.float64) * factor).astype(kind)
+    )
 
 
-def to_float(picture: Image.Image) -> Image.Image:
-    return Image.fromarray(np.asarray(picture.convert('L'), np.float32) / 255)
+def same(position: int, key: str) -> Put:
+    """Give two images (0) or boxes (1) the same id or file."""
 
+    def put(folder: Folder) -> None:
+        first, second = folder.take()[position], folder.take()[position]
+        second[key] = first[key]  # type: ignore[index]
 
-def copy_bytes(folder: Folder) -> None:
-    folder.take()[2].write_bytes(folder.take()[2].read_bytes())
-
-
-def same_file(folder: Folder) -> None:
-    first, (image, _, path) = folder.take()[0], folder.take()
-    path.unlink()
-    image['file_name'] = first['file_name']
-
-
-def same_id(position: int) -> Put:
-    """Give two images (0) or boxes (1) the same id."""
-    return lambda folder: folder.take()[position].update(id=folder.take()[position]['id'])  # type: ignore[union-attr]
+    return put
 
 
 def category(split: str, used: bool = False, **values: Any) -> Put:
@@ -162,9 +157,7 @@ XMP = (
 
 def save_tagged(picture: Image.Image, path: Path, orientation: int) -> Path:
     """Save an image with an orientation in EXIF, or in XMP where the file's name starts with it."""
-    tag = Image.Exif()
-    tag[0x0112] = orientation
-    options: dict[str, Any] = {'exif': tag}
+    options: dict[str, Any] = {'exif': orientation_tag(orientation)}
     if path.name.startswith('xmp'):
         xmp = XMP.format(orientation).encode()
         options = {'tiffinfo': {700: xmp}} if path.suffix == '.tif' else {'xmp': xmp}
@@ -188,14 +181,12 @@ OPENED: dict[str, Put] = {
     'EXIF rotation': resize(HEIGHT, WIDTH, orientation=6),
     'grey image': convert('.jpg', lambda picture: picture.convert('L')),
     'image with alpha': convert('.png', lambda picture: picture.convert('RGBA')),
-    '16-bit image': convert('.png', to_16_bit),
-    '32-bit image': convert('.tif', to_float),
+    '16-bit image': convert('.png', to_grey(np.uint16, 16)),  # 12 bits, as of cameras
+    '32-bit image': convert('.tif', to_grey(np.float32, 1 / 255)),
     'CMYK image': convert('.jpg', lambda picture: picture.convert('CMYK')),
     'huge image': convert('.png', lambda picture: Image.new('1', (20_000, 6_000))),
-    'same image twice': copy_bytes,
-    'image in both splits': lambda folder: folder.take()[2].write_bytes(
-        (folder.root / 'val2017/0501.jpg').read_bytes()
-    ),
+    'same image twice': lambda folder: shutil.copy(folder.take()[2], folder.take()[2]),
+    'image in both splits': lambda folder: shutil.copy(folder.root / 'val2017/0501.jpg', folder.take()[2]),
 }
 # Problems that one folder can have together.
 TOGETHER: dict[str, Put] = {
@@ -205,11 +196,11 @@ TOGETHER: dict[str, Put] = {
     'no bbox': outline,
     'image without size': lambda folder: folder.take()[0].pop('height'),
     'byte order mark': lambda folder: folder.content['train'].update(mark=True),
-    'duplicate image id': same_id(0),
-    'duplicate box id': same_id(1),
+    'duplicate image id': same(0, 'id'),
+    'duplicate box id': same(1, 'id'),
     'duplicate category id': category('train', id=1, name='pig'),
     'duplicate category name': category('train', used=True, id=9, name=NAMES[0]),
-    'duplicate file name': same_file,
+    'duplicate file name': same(0, 'file_name'),
     'unknown category': box(category_id=99),
     'unknown image': box(image_id=9999),
     'category without boxes': lambda folder: [

@@ -11,32 +11,36 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 from PIL import Image
 
+from ghost_det.data.annotations import survey
+from ghost_det.data.dataset import find_data
+
 NAMES = [f'im {n}' for n in range(20)]
 PLACES = 'train: images/train\nval: images/val\n'
+
+
+def orientation_tag(orientation: int) -> Image.Exif:
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    return tag
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30), orientation: int = 1) -> None:
     """Write an image that is the same for the same path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = random.Random(os.fsencode(path)).randbytes(size[0] * size[1] * 3)
-    tag = Image.Exif()
-    tag[0x0112] = orientation
-    Image.frombytes('RGB', size, pixels).save(path, exif=tag)
+    Image.frombytes('RGB', size, pixels).save(path, exif=orientation_tag(orientation))
 
 
 def thing(name: str, *box: float, difficult: int = 0) -> str:
     """An object of Pascal VOC."""
     corners = ''.join(f'<{k}> {v}</{k}>' for k, v in zip(('xmin', 'ymin', 'xmax', 'ymax'), box))
-    return (
-        f'<object><name> {name} </name><difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>'
-    )
+    end = f'<difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>'
+    return f'<object><name> {name} </name>{end}'
 
 
-def label(path: Path, *things: str, file: str = '') -> None:
-    """Write an xml file of Pascal VOC."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = ''.join(things) or thing('dog', 3.5, 2, 20, 15)
-    path.write_text(f'<annotation><filename>{file}</filename>{text}</annotation>')
+def label(path: Path, text: str = '') -> None:
+    """Write an xml file of Pascal VOC: this text, or a dog."""
+    tree(path.parent, {path.name: f'<annotation>{text or thing("dog", 3.5, 2, 20, 15)}</annotation>'})
 
 
 def voc(root: Path, images: str, labels: str, names: list[str] = NAMES, suffix: str = '.jpg') -> Path:
@@ -51,17 +55,14 @@ def voc_lists(root: Path, **names: list[str]) -> None:
     """Write a Pascal VOC set with lists of these names."""
     voc(root, 'JPEGImages', 'Annotations')
     for name, lines in names.items():
-        path = root / f'ImageSets/Main/{name}.txt'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(''.join(f'{line}\n' for line in lines))
+        tree(root, {f'ImageSets/Main/{name}.txt': ''.join(f'{line}\n' for line in lines)})
 
 
 def yolo(root: Path, images: str, labels: str, classes: str = '') -> None:
     """Write ten images of two classes with labels of YOLO."""
     for number in range(10):
         picture(root / images / f'{number}.jpg')
-        (root / labels).mkdir(parents=True, exist_ok=True)
-        (root / labels / f'{number}.txt').write_text(f'{number % 2} .5 .5 .2 .2\n')
+        tree(root, {f'{labels}/{number}.txt': f'{number % 2} .5 .5 .2 .2\n'})
     if classes:
         (root / classes).write_text('dog\ncat\n')
 
@@ -70,18 +71,13 @@ def yolo_pair(root: Path, yaml: str, rows: str = '0 0.5 0.5 0.5 0.5\n') -> Path:
     """Write one image for train and one for val, both turned to 30 x 40 by EXIF, with these labels."""
     for split in ('train', 'val'):
         picture(root / f'images/{split}/a.jpg', orientation=6)
-        tree(root, {f'labels/{split}/a.txt': rows})
-    (root / 'data.yaml').write_text(yaml)
-    return root
+    return tree(root, {'data.yaml': yaml, 'labels/train/a.txt': rows, 'labels/val/a.txt': rows})
 
 
 def read_boxes(root: Path, split: str = 'train') -> dict[str, list[tuple[str, list[float]]]]:
     """Find a data set and return class and box in pixels of each object, by the image's name."""
-    from ghost_det.data.dataset import find_data
-
-    data = find_data(root)
-    assert data.train is not None
-    content = json.loads((data.train if split == 'train' else data.val).annotations.read_text())
+    path = getattr(find_data(root), split).annotations
+    content = json.loads(path.read_text())
     names = {category['id']: category['name'] for category in content['categories']}
     files = {image['id']: Path(image['file_name']).name for image in content['images']}
     found: dict[str, list[tuple[str, list[float]]]] = {file: [] for file in files.values()}
@@ -93,8 +89,6 @@ def read_boxes(root: Path, split: str = 'train') -> dict[str, list[tuple[str, li
 
 def split_files(data: Any) -> tuple[set[str], set[str]]:
     """Return the images of train and of val."""
-    from ghost_det.data.annotations import survey
-
     return {*survey(data.train.annotations).table.files}, {*survey(data.val.annotations).table.files}
 
 
@@ -108,21 +102,15 @@ def tree(root: Path, texts: dict[str, str], images: str = '') -> Path:
     return root
 
 
-def coco(path: Path, images: Path, count: int = 20, prefix: str = '', captions: bool = False) -> Path:
-    """Write a COCO file and its images."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for n in range(count):
+def coco(path: Path, images: Path, count: int = 20, prefix: str = '') -> Path:
+    """Write a COCO file of dogs and cats, and its images."""
+    given = content(['dog', 'cat'], used=[n % 2 for n in range(count)])
+    size = {'width': 40, 'height': 30}
+    given['images'] = [{'id': n, 'file_name': f'{prefix}{n}.jpg', **size} for n in range(count)]
+    for n, box in enumerate(given['annotations']):
         picture(images / f'{n}.jpg')
-    boxes: list[dict[str, Any]] = [
-        {'id': n + 1, 'image_id': n, 'category_id': n % 2, 'bbox': [2, 2, 9, 9], 'area': 81, 'iscrowd': 0}
-        for n in range(count)
-    ]
-    if captions:
-        boxes = [{'id': n + 1, 'image_id': n, 'caption': 'a dog'} for n in range(count)]
-    files = [{'id': n, 'file_name': f'{prefix}{n}.jpg', 'width': 40, 'height': 30} for n in range(count)]
-    categories = [{'id': 0, 'name': 'dog'}, {'id': 1, 'name': 'cat'}]
-    path.write_text(json.dumps({'images': files, 'annotations': boxes, 'categories': categories}))
-    return path
+        box['image_id'] = n
+    return tree(path.parent, {path.name: json.dumps(given)}) / path.name
 
 
 def content(names: list[str], used: list[int] | None = None, first: int = 1) -> dict[str, Any]:
@@ -140,13 +128,8 @@ def content(names: list[str], used: list[int] | None = None, first: int = 1) -> 
 
 def write(path: Path, content: dict[str, Any], images: Path | None = None) -> Path:
     """Write a COCO dictionary, and empty files for its images."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    for image in content['images']:
-        file = (images or path.parent) / image['file_name']
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    return path
+    tree(images or path.parent, {image['file_name']: '' for image in content['images']})
+    return tree(path.parent, {path.name: json.dumps(content)}) / path.name
 
 
 def write_both(root: Path, content: dict[str, Any]) -> Path:

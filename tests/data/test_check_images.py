@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from threading import Timer
 
 import mmcv
 import numpy as np
@@ -22,13 +18,6 @@ from tests.conftest import ROOT
 from .faults import save_tagged
 
 NAMES = 'a.jpg a.mpo a.png a.tif a.webp a.avif a.bmp a.gif xmp.jpg xmp.webp xmp.tif'.split()
-
-
-def script(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """Run this in the processes that open images, for each path."""
-    path = folder / 'script.py'
-    path.write_text('import json, os, sys, time\nfor path in json.load(sys.stdin):\n    ' + '; '.join(lines))
-    monkeypatch.setattr('ghost_det.data.checks.images.image_facts.__file__', str(path))
 
 
 @pytest.mark.filterwarnings('ignore:Corrupt EXIF data')
@@ -53,29 +42,21 @@ def test_images_that_mmcv_does_not_read_are_errors(tmp_path: Path) -> None:
     picture = Image.new('RGB', (64, 48))
     picture.save(tmp_path / '0.tif', compression='zstd')  # which Pillow decodes
     picture.convert('CMYK').save(tmp_path / '1.jp2')
-    for form in ('EPS', 'PCX'):
-        picture.save(tmp_path / f'{form}.jpg', form)
+    picture.save(tmp_path / '2.jpg', 'PCX')
     paths = sorted(tmp_path.iterdir())
     assert all('error' in each for each in open_images(paths, 1))
     assert all(mmcv.imfrombytes(path.read_bytes()) is None for path in paths)
 
 
 def test_a_decoder_that_crashes_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    die = 'path not in "17" or os._exit(9)'
-    script(tmp_path, monkeypatch, die, 'print(json.dumps({"hash": path}), flush=True)')
+    lines = 'path not in "17" or os._exit(9); print(json.dumps({"hash": path}), flush=True)'
+    (tmp_path / 'script.py').write_text(
+        f'import json, os, sys\nfor path in json.load(sys.stdin):\n    {lines}'
+    )
+    monkeypatch.setattr('ghost_det.data.checks.images.image_facts.__file__', str(tmp_path / 'script.py'))
     facts = open_images([Path(str(n)) for n in range(8)], 2)
     assert [each.get('hash') for each in facts] == ['0', None, '2', '3', '4', '5', '6', None]
     assert 'exit code 9' in facts[1]['error'] and open_images([], 2) == []
-
-
-def test_ctrl_c_does_not_wait_for_the_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(tmp_path, monkeypatch, 'time.sleep(0.05)', 'print("{}", flush=True)')
-    monkeypatch.setattr('ghost_det.data.checks.images.BATCH', 10)
-    started = time.monotonic()
-    Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        open_images([Path('a')] * 1000, 2)
-    assert time.monotonic() - started < 15  # all of them take 25 s
 
 
 def test_workers_import_no_torch() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmcv import imfrombytes
 from PIL import Image
 
 from ghost_det import check_dataset
 from ghost_det.data.dataset import find_data
 from ghost_det.errors import UserError
 
-from .makers import NAMES, label, picture, read_boxes, thing, tree, voc, voc_lists
+from .makers import NAMES, label, orientation_tag, picture, read_boxes, thing, tree, voc, voc_lists
 
 pytestmark = pytest.mark.usefixtures('cache')
 
@@ -23,11 +24,9 @@ pytestmark = pytest.mark.usefixtures('cache')
 def test_pixels_count_from_one_and_difficult_objects_are_crowds(tmp_path: Path, lists: bool) -> None:
     voc_lists(tmp_path, train=NAMES[:2], val=NAMES[2:]) if lists else voc(tmp_path, 'a', 'a')
     things = thing('dog', 1, 1, 40, 30) + thing('cat', 20, 15, 11, 6, difficult=1)  # swapped corners
-    tree(tmp_path, {f'{"Annotations" if lists else "a"}/im 1.xml': f'<annotation>{things}</annotation>'})
+    label(tmp_path / ('Annotations' if lists else 'a') / 'im 1.xml', things)
     assert read_boxes(tmp_path)['im 1.jpg'] == [('dog', [0, 0, 40, 30]), ('cat', [10, 5, 10, 10])]
-    data = find_data(tmp_path)
-    assert data.train is not None
-    boxes = json.loads(data.train.annotations.read_text())['annotations']
+    boxes = json.loads(find_data(tmp_path).train.annotations.read_text())['annotations']  # type: ignore[union-attr]
     assert [box['area'] for box in boxes if box['iscrowd']] == [100]
 
 
@@ -60,7 +59,7 @@ def test_names_of_lists_may_have_blanks_flags_and_folders(tmp_path: Path) -> Non
     voc(tmp_path, 'JPEGImages/cam 1', 'Annotations/cam 1', ['photo', 'photo 1', 'photo 0'], suffix='.png')
     voc(tmp_path, 'JPEGImages', 'Annotations', ['other', 'photo'])
     lists = {'train': 'cam 1/photo\nphoto 1  -1\n', 'val': 'photo 0\n\nother 1\nphoto\n'}
-    tree(tmp_path, {f'ImageSets/Main/{name}.txt': lines for name, lines in lists.items()})
+    tree(tmp_path / 'ImageSets/Main', {f'{name}.txt': lines for name, lines in lists.items()})
     assert [*read_boxes(tmp_path)] == ['photo.png', 'photo 1.png']
     assert [*read_boxes(tmp_path, 'val')] == ['photo 0.png', 'other.jpg', 'photo.jpg']
     label(tmp_path / 'Annotations/unlisted.xml')
@@ -75,30 +74,20 @@ def test_names_of_lists_may_have_blanks_flags_and_folders(tmp_path: Path) -> Non
         find_data(tmp_path)
 
 
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, 'defusedxml.ElementTree', None)
-    with pytest.raises(UserError, match=r'pip install "ghost-det\[data\]"'):
-        find_data(voc(tmp_path, '.', '.'))
-
-
 def write_sized(root: Path, size: tuple[int, int], *box: float) -> Path:
     """Write a data set, of which one xml file has a size and this box; return the image of it."""
     voc_lists(root, train=NAMES[:2], val=NAMES[2:])
     text = f'<size><width>{size[0]}</width><height>{size[1]}</height></size>{thing("cat", *box)}'
-    tree(root, {'Annotations/im 1.xml': f'<annotation>{text}</annotation>'})
+    label(root / 'Annotations/im 1.xml', text)
     return root / 'JPEGImages/im 1.jpg'
 
 
 @pytest.mark.parametrize('orientation', range(5, 9))
 def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path: Path, orientation: int) -> None:
-    from mmcv import imfrombytes
-
     path = write_sized(tmp_path, (40, 30), 3, 6, 12, 11)
     stored = Image.new('RGB', (40, 30))
     stored.paste('white', (2, 5, 12, 11))
-    tag = Image.Exif()
-    tag[0x0112] = orientation
-    stored.save(path, exif=tag, quality=95)
+    stored.save(path, exif=orientation_tag(orientation), quality=95)
     assert any('turned boxes (1): Annotations/im 1.xml' in line for line in find_data(tmp_path).warnings)
     x, y, width, height = read_boxes(tmp_path)['im 1.jpg'][0][1]
     rows, columns = np.nonzero(imfrombytes(path.read_bytes())[..., 0] > 127)
@@ -124,3 +113,9 @@ def test_a_size_in_the_xml_that_is_not_the_images_is_an_error(
     errors = check_dataset(tmp_path, quick=True).errors
     assert [error.kind for error in errors] == ([] if right else ['wrong size'])
     assert not right or read_boxes(tmp_path)['im 1.jpg'] == [('cat', [0, 0, *box[2:]])]
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'defusedxml.ElementTree', None)
+    with pytest.raises(UserError, match=r'pip install "ghost-det\[data\]"'):
+        find_data(voc(tmp_path, '.', '.'))

@@ -63,9 +63,8 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='^--out .*file: cannot be written'):
         files.require_folder(tmp_path / 'file', '--out')
     require_writable(tmp_path / 'new/a.json', '--json')
-    for _ in range(2):
-        files.require_folder(tmp_path / 'other/inner', '--out')
-    assert names(tmp_path) == ['file', 'new', 'other', 'pipe', 'x'] and not names(tmp_path / 'other/inner')
+    files.require_folder(tmp_path / 'new/inner', '--out')
+    assert names(tmp_path) == ['file', 'new', 'pipe', 'x'] and names(tmp_path / 'new') == ['inner']
 
 
 def test_json_in_every_encoding_and_none(tmp_path: Path) -> None:
@@ -73,13 +72,10 @@ def test_json_in_every_encoding_and_none(tmp_path: Path) -> None:
     for encoding in ('utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-32'):
         path.write_bytes(json.dumps({'é': 1}, ensure_ascii=False).encode(encoding))
         assert read_json(path) == {'é': 1}
-    bad = (b'', b'{\n]', b'\x80\x02', b'"\xed\xa0\x80"', b'[' * 100_000, b'9' * 5000)
-    for content in bad:
+    for content in (b'', b'{\n]', b'\x80\x02', b'"\xed\xa0\x80"', b'[' * 100_000, b'9' * 5000):
         path.write_bytes(content)
         with pytest.raises(UserError, match='a.json: not json'):
             read_json(path)
     for name in ('.', 'nothing'):
         with pytest.raises(UserError, match='cannot be read'):
             read_json(tmp_path / name)
-    for encoding in ('utf-8', 'utf-8-sig', 'utf-16'):
-        assert files.decode('é'.encode(encoding)) == 'é'

@@ -29,12 +29,12 @@ def test_images_are_found_at_any_depth_but_not_hidden_or_skipped_ones(tmp_path: 
     root = tmp_path / '.cache/set'  # what is above the folder does not matter
     make(root, 'b/é.jpg', 'a/2.PNG', 'a/1.jpeg', 'c.webp', 'notes.txt', 'c.webp.chart.png', 'x.png/d.bmp')
     make(root, '._1.jpg', '.trash/2.jpg', 'sub/.3.jpg')
-    found = [path.relative_to(root).as_posix() for path in find(root)]
-    assert found == ['a/1.jpeg', 'a/2.PNG', 'b/é.jpg', 'c.webp', 'x.png/d.bmp']
+    found = find(root)
+    assert [str(path.relative_to(root)) for path in found] == [
+        'a/1.jpeg', 'a/2.PNG', 'b/é.jpg', 'c.webp', 'x.png/d.bmp'
+    ]  # fmt: skip
     assert [path.name for path in visible(root, '**/*.jp*g')] == ['1.jpeg', 'é.jpg']
-    assert [path.name for path in visible(root, '*')] == sorted(
-        ['a', 'b', 'c.webp', 'c.webp.chart.png', 'notes.txt', 'sub', 'x.png']
-    )
+    assert [path.name for path in visible(root, '*.webp*')] == ['c.webp', 'c.webp.chart.png']
 
 
 def test_each_file_once_in_the_order_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +42,10 @@ def test_each_file_once_in_the_order_given(tmp_path: Path, monkeypatch: pytest.M
     files = [Path('b.jpg'), Path('a.txt'), Path('c.jpg')]
     make(tmp_path, *map(str, files))
     assert find(*files, tmp_path / 'b.jpg', Path('.')) == files
+    make(tmp_path, 'empty/notes.txt', 'empty/._1.jpg')
+    for path in (tmp_path / 'empty', tmp_path / 'nowhere.jpg'):
+        with pytest.raises(UserError, match=f'^{path}: no '):
+            find(path)
 
 
 def test_links_to_folders_are_followed_and_loops_are_cut(tmp_path: Path) -> None:
@@ -53,13 +57,6 @@ def test_links_to_folders_are_followed_and_loops_are_cut(tmp_path: Path) -> None
     (root / 'lost.jpg').symlink_to('nowhere.jpg')  # reported when it is read
     found = [path.relative_to(root).as_posix() for path in find(root)]
     assert found == ['a/0.jpg', 'b/deep/1.jpg', 'c/0.jpg', 'lost.jpg']
-
-
-def test_paths_without_images(tmp_path: Path) -> None:
-    make(tmp_path, 'notes.txt', '._1.jpg')
-    for path in (tmp_path, tmp_path / 'nowhere.jpg'):
-        with pytest.raises(UserError, match=f'^{path}: no '):
-            find(path)
 
 
 def noise(*shape: int, dtype: Any = np.uint8) -> np.ndarray:
@@ -79,21 +76,15 @@ def test_other_kinds_of_pixels_are_read_as_by_mmcv(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, mmcv.imread(str(tmp_path / name)), name)
 
 
-def huge(path: Path, width: int, height: int) -> None:
-    """Write a small PNG file that claims a size."""
-    content = bytearray(encode_image(noise(9, 8, 3), '.png'))
-    content[16:24] = struct.pack('>II', width, height)
-    content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
-    path.write_bytes(content)
-
-
 def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     make(tmp_path, 'empty.jpg', 'folder.png/x')
     (tmp_path / 'text.png').write_text('no image')
     os.mkfifo(tmp_path / 'pipe.png')
-    Image.fromarray(noise(90, 90, 3)).save(tmp_path / 'cut.png')
-    os.truncate(tmp_path / 'cut.png', 20)
-    huge(tmp_path / 'huge.png', 60_000, 60_000)
+    content = bytearray(encode_image(noise(90, 90, 3), '.png'))
+    (tmp_path / 'cut.png').write_bytes(content[:20])
+    content[16:24] = struct.pack('>II', 60_000, 60_000)  # claims this size
+    content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
+    (tmp_path / 'huge.png').write_bytes(content)
     for name, reason in (
         ('nowhere.png', 'nothing'),
         ('folder.png', 'a folder'),

@@ -3,13 +3,9 @@ from __future__ import annotations
 from ghost_det.utils.text import cut, plural, table
 
 
-def test_plurals() -> None:
-    counts = [plural(number, 'category') for number in (0, 1, 2)]
-    assert counts == ['0 categories', '1 category', '2 categories']
-    assert [plural(3, noun) for noun in ('class', 'box', 'epoch')] == ['3 classes', '3 boxes', '3 epochs']
-
-
-def test_long_texts_are_cut() -> None:
+def test_plurals_and_cut_texts() -> None:
+    counts = [plural(*each) for each in ((0, 'category'), (1, 'category'), (3, 'class'), (3, 'epoch'))]
+    assert counts == ['0 categories', '1 category', '3 classes', '3 epochs']
     assert (cut('abcd', 4), cut('abcde', 4)) == ('abcd', 'abc…')
 
 
