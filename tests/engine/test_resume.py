@@ -18,7 +18,6 @@ from ghost_det.engine.checkpoints import KeepingCheckpointHook, find_checkpoint
 from ghost_det.engine.train import train
 from ghost_det.errors import EXIT_INTERRUPTED, Interrupted
 from ghost_det.evaluation.metric import FullCocoMetric
-from ghost_det.utils import files
 from ghost_det.weights.checkpoint import load_checkpoint
 from tests.engine.conftest import TrainSmall
 from tools import soak
@@ -39,7 +38,7 @@ def handlers() -> Iterator[None]:
 PLACES: dict[str, tuple[Any, str, int]] = {
     'after the best checkpoint is saved': (KeepingCheckpointHook, '_save_checkpoint_with_step', 2),
     'within a step': (torch.optim.Optimizer, 'zero_grad', 2),
-    'while a checkpoint is written': (files, '_flush', 1),
+    'while a checkpoint is written': (os, 'fsync', 1),
     'before the old checkpoint is removed': (KeepingCheckpointHook, '_remove', 1),
     'within an evaluation': (FullCocoMetric, 'process', 1),
 }

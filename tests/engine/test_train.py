@@ -15,7 +15,6 @@ from ghost_det.config.load import load_config
 from ghost_det.data.dataset import find_data
 from ghost_det.engine.hooks import ProgressHook
 from ghost_det.engine.runner import OUR_HOOKS, GhostRunner, is_no_listing
-from ghost_det.engine.test import test as evaluate
 from ghost_det.engine.train import batch_note, prepare
 from ghost_det.errors import UserError
 from ghost_det.swap.probe import build_detector
@@ -89,17 +88,6 @@ def test_missing_data_and_another_batch_are_reported() -> None:
 )
 def test_long_listings_go_only_to_the_file(message: str, is_shown: bool) -> None:
     assert is_no_listing(logging.LogRecord('m', logging.INFO, '', 1, message, (), None)) is is_shown
-
-
-def test_wrong_weights_stop_a_training_before_anything_is_built(
-    train_small: TrainSmall, tmp_path: Path
-) -> None:
-    broken = tmp_path / 'broken.pth'
-    broken.write_text('<html>')
-    for source in (str(broken), str(tmp_path / 'none.pth'), 'ghost://ghostnet_101'):
-        with pytest.raises(UserError, match=source):
-            train_small(pretrained=source)
-    assert not list((tmp_path / 'run').glob('*/vis_data'))
 
 
 def test_weights_of_the_backbone_reach_the_detector_that_trains(
@@ -193,11 +181,3 @@ def test_bugs_stay_bugs(place: str, train_small: TrainSmall, monkeypatch: pytest
 def test_a_training_needs_an_image_that_it_can_use(train_small: TrainSmall) -> None:
     with pytest.raises(UserError, match='no image of train can be used'):
         train_small(options={'train_dataloader.dataset.filter_cfg.min_size': 9999})
-
-
-@pytest.mark.parametrize(
-    'options', [{'out': 'predictions.csv'}, {'out': 'README.md/x.json'}, {'json_file': 'configs'}]
-)
-def test_a_result_that_cannot_be_written_stops_an_evaluation_before_it(options: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=next(iter(options.values()))):
-        evaluate(LITE, 'none.pth', **options)
