@@ -48,9 +48,9 @@ PLACES: dict[str, tuple[Any, str, int]] = {
 def test_a_training_killed_anywhere_ends_bit_identical(
     loop: str, train_small: TrainSmall, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {'train_dataloader.num_workers': 1, 'optim_wrapper.accumulative_counts': 3}
+    options: dict[str, Any] = {'optim_wrapper.accumulative_counts': 3}
     if loop == 'iterations':
-        options |= {'train_cfg.max_iters': 8, 'train_cfg.val_interval': 2}
+        options |= {'train_cfg.max_iters': 8, 'train_cfg.val_interval': 2, 'train_dataloader.num_workers': 1}
     else:
         options |= {'train_cfg.max_epochs': 4}
     train_small('whole', loop, options=options)
