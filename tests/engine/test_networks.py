@@ -223,11 +223,6 @@ def test_levels_of_a_head_share_convolutions_and_nothing_of_their_norms(head: GF
     assert len(convs) == 2 * 2 * head.stacked_convs
     assert all(name.split('.')[1] == '0' for name in convs)
     assert len({name for name in names if name.endswith('bn.weight')}) == len(convs) * len(SIZES)
-    for towers in (head.cls_convs, head.reg_convs):
-        for tower in towers:
-            assert tower[0].depthwise_conv.conv is towers[0][0].depthwise_conv.conv
-            assert tower[0].pointwise_conv.conv.weight is towers[0][0].pointwise_conv.conv.weight
-    assert head.cls_convs[0][0].depthwise_conv.conv is not head.reg_convs[0][0].depthwise_conv.conv
     before = {name: buffer.clone() for name, buffer in head.named_buffers()}
     head.train()(tuple(m * (i == 2) for i, m in enumerate(maps())))
     moved = {

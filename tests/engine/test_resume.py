@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,7 +73,8 @@ def test_a_training_killed_anywhere_ends_bit_identical(
 def test_a_loop_of_iterations_resumes_in_a_later_pass_over_its_data(
     train_small: TrainSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('time.sleep', lambda _: None)  # mmengine's, two seconds between passes
+    # Two seconds between passes; not for all threads of the process, which would not rest then.
+    monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda _: None))
     options = {'train_dataloader.sampler.type': 'DefaultSampler', 'train_cfg.max_iters': 5}
     train_small('whole', 'iterations', options=options)
     with pytest.MonkeyPatch.context() as patch:
