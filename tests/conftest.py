@@ -81,6 +81,19 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return run
 
 
+def leave_out(patch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes seconds of each training: formatted configs, collected garbage, flushed disks."""
+    patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
+    patch.setattr('gc.collect', lambda *_: 0)
+    patch.setattr('os.fsync', lambda _: None)
+
+
+@pytest.fixture
+def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of this test, those of `cli` among them, take less time."""
+    leave_out(monkeypatch)
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
@@ -130,6 +143,7 @@ def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
     folder = tmp_path_factory.mktemp('trained')
     reports: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
+        leave_out(patch)
         patch.setattr(
             ReportHook,
             'before_train_epoch',
@@ -144,7 +158,12 @@ def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
             pretrained='none',
             tensorboard=True,
             auto_scale_lr=True,
-            options={'model.test_cfg.score_thr': 0.0, 'default_hooks.logger.interval': 1},
+            options={
+                'model.test_cfg.score_thr': 0.0,
+                'default_hooks.logger.interval': 1,
+                'train_dataloader.num_workers': 0,
+                'val_dataloader.num_workers': 0,
+            },
         )
     (log,) = folder.glob('*/*.log')
     return Training(folder, log.read_text(), runner, json.loads(reports[0]))

@@ -34,7 +34,6 @@ from ghost_det.engine.checkpoints import KeepingCheckpointHook
 from ghost_det.engine.train import train
 from ghost_det.errors import EXIT_INTERRUPTED, run_tool
 from ghost_det.evaluation.metric import FullCocoMetric
-from ghost_det.utils import files
 from ghost_det.weights.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,9 +134,9 @@ def signal_all(*_: Any, **__: Any) -> None:
     subprocess.run([sys.executable, '-S', '-c', code], start_new_session=True)
 
 
-def half(path: Path) -> None:
-    """Leave half of a checkpoint."""
-    os.truncate(path, path.stat().st_size // 2)
+def half(file: int) -> None:
+    """Leave half of a checkpoint, which is about to be flushed to the disk."""
+    os.truncate(f'/proc/self/fd/{file}', os.fstat(file).st_size // 2)
     die()
 
 
@@ -148,7 +147,7 @@ def arm(moment: str, dice: random.Random) -> None:
     elif moment == 'signal':
         on_call(torch.optim.Optimizer, 'zero_grad', dice.randint(1, 8), signal_all)
     elif moment == 'save':
-        on_call(files, '_flush', dice.randint(1, 8), half)
+        on_call(os, 'fsync', dice.randint(1, 8), half)
     elif moment == 'before removal':
         on_call(KeepingCheckpointHook, '_remove', dice.randint(1, 3), die)
     elif moment == 'evaluation':

@@ -48,7 +48,8 @@ def _show(args: argparse.Namespace) -> None:
 
     weights = published(args.name)
     config = f"init_cfg=dict(type='Pretrained', checkpoint='ghost://{weights.name}')"
-    for name, value in {**vars(weights), 'hub': weights.hub, 'config': config}.items():
+    more = {'licence': weights.licence, 'hub': weights.hub, 'config': config}
+    for name, value in {**vars(weights), **more}.items():
         print(f'{name:<10}{value}')
 
 

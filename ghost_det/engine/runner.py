@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmdet.registry import OPTIM_WRAPPERS
+from mmdet.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
@@ -156,6 +156,13 @@ class GhostRunner(Runner):
         # Random numbers fill memory in its order, which should not depend on the number of processes.
         self.model.to(memory_format=torch.contiguous_format)
         super()._init_model_weights()
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer; mmengine's own error about an unknown one does not name it."""
+        kind = (optim_wrapper.get('optimizer') or {}).get('type') if isinstance(optim_wrapper, dict) else None
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            raise KeyError(f'{kind} is not in the optimizer registry')
+        return super().build_optim_wrapper(optim_wrapper)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         line = shorten_warm_up(scheduler, self.train_loop.max_iters) if self.shortens_warm_up else None

@@ -24,6 +24,7 @@ GOOD: dict[str, Any] = {
 FOUND = {'image_id': 1, 'category_id': 1, 'bbox': [1, 2, 30, 20], 'score': 0.9}
 LITE = str(ROOT / 'configs/retinanet_ghostnet_fpn_lite.py')
 BASE = f'_base_ = {LITE!r}\n'.encode()
+CLASSES = ('disc', 'ring', 'square', 'triangle', 'star', 'cross')  # of the generated data
 WEIGHTS = {'backbone.conv_stem.weight': torch.zeros(16, 3, 3, 3)}
 
 
@@ -63,11 +64,6 @@ def zipped(name: str, content: bytes) -> bytes:
     return file.getvalue()
 
 
-def sparse(path: Path) -> None:
-    with path.open('wb') as file:
-        file.truncate(2**42)
-
-
 def images_of(image: Content) -> Callable[[Path], None]:
     """Return a function that creates a data set whose images are all this one."""
 
@@ -88,7 +84,6 @@ def make_file(path: Path, content: Content) -> None:
 FILES: dict[str, Content] = {
     'good.json': json.dumps(GOOD).encode(),
     'text.json': b'hello',
-    'sparse.json': sparse,
     'list.json': b'[]',
     'empty.json': b'{"images": [], "annotations": [], "categories": []}',
     'nan.json': changed('annotations', bbox=[0, 0, float('nan'), 1]),
@@ -105,13 +100,9 @@ FILES: dict[str, Content] = {
     'bomb.png': png(40_000, 40_000),
     'nofiles': Path.mkdir,
     'file': b'a file',
-    'syntax.py': b'model = dict(\n',
     'exit.py': b'raise SystemExit(0)\n',
-    'nomodel.py': b'a = 1\n',
     'type.py': BASE + b"model = dict(type='Nope')\n",
-    'absent.py': BASE + b"custom_imports = dict(imports=['nowhere_parts'])\n",
     'scalar.py': BASE + b'model = dict(_delete_=True, type=5)\n',
-    'circle.py': b"_base_ = './circle.py'\n",
     'code.yaml': b'!!python/object/apply:os.mkdir [executed]\n',
     'folder.py': Path.mkdir,
     'text.pth': b'hello, this is text',
@@ -122,7 +113,7 @@ FILES: dict[str, Content] = {
     'list.pth': saved([1, 2]),
     'object.pth': pickle.dumps(Path('x'), 2),
     'other.pth': saved({'state_dict': {'a.weight': torch.zeros(3)}}),
-    'stem.pth': saved({'state_dict': WEIGHTS}),
+    'stem.pth': saved({'state_dict': WEIGHTS, 'meta': {'dataset_meta': {'classes': CLASSES}}}),
     'step.pth': saved({'meta': {'iter': 'x', 'epoch': 1}, 'state_dict': WEIGHTS, 'optimizer': {}}),
     'html.pth': b'<!DOCTYPE html><html>login</html>',
     'header.safetensors': struct.pack('<Q', 2**60) + b'{"a":1}',
@@ -158,35 +149,35 @@ def with_values(command: str, option: str, *values: str) -> list[tuple[str, str]
 
 
 BEGUN: list[tuple[str, str]] = [
-    *((f'train LITE --data @{name} {_ONE}', f'{name}/train/a.jpg') for name in ('img-zero', 'img-bomb')),
+    (f'train LITE --data @img-bomb {_ONE}', 'img-bomb/train/a.jpg'),
     ('train @type.py --data SAMPLE --pretrained none', 'type.py'),
     (f'{_RUN} optim_wrapper.optimizer.type=Nope', 'Nope'),
-    (f'{_RUN} optim_wrapper.accumulative_counts=0', 'cannot be built'),
     (f'{_RUN} train_dataloader.batch_size=0', 'batch_size'),
     (f'{_RUN} model.backbone.widht=1', 'widht'),
-    (f'{_RUN} model.neck.in_channels=[1,2,3,4]', 'channels'),
-    ('test LITE @stem.pth --data SAMPLE', 'stem.pth'),
+    ('test LITE @stem.pth --data SAMPLE', '6 classes (disc, ring'),
+    ('train LITE --data SAMPLE --resume @step.pth', 'step.pth'),
 ]
 """Command lines that start a run, which may leave its log; and what the message must contain."""
 
 CASES: list[tuple[str, str]] = [
-    *named(_ANN, 'text.json', 'folder.json', 'pipe.json', 'sparse.json'),
+    *named(_ANN, 'text.json', 'folder.json', 'pipe.json'),
     *named(_ANN, 'list.json', 'empty.json', 'nan.json', 'noimage.json', 'outside.json'),
     ('train LITE', '--data'),
     *named('train LITE --data', 'file', 'nofiles'),
-    *named('complexity', 'syntax.py', 'exit.py', 'absent.py', 'scalar.py', 'circle.py'),
-    *named('train', 'nothing.py', 'folder.py', 'nomodel.py', 'code.yaml'),
+    *named('complexity', 'exit.py', 'scalar.py'),
+    *named('train', 'nothing.py', 'folder.py', 'code.yaml'),
     ('train LITE --cfg-options lr', '--cfg-options'),
     ('train LITE --cfg-options model=5 --data SAMPLE', 'model is 5'),
     ('train LITE --data SAMPLE --backbone Nope', 'Nope'),
     ('train LITE --data SAMPLE --pretrained nope', 'nope'),
     ('train LITE --data SAMPLE --pretrained @text.pth', 'text.pth'),
-    *with_values('train LITE', '--launcher', 'pytorch', 'nope'),
+    *with_values('train LITE --data SAMPLE', '--launcher', 'pytorch', 'nope'),
     *with_values('train LITE --data SAMPLE', '--work-dir', '@file/inside', '/proc/nothing'),
-    *named('train LITE --data SAMPLE --resume', 'nothing.pth', 'stem.pth', 'step.pth'),
+    *named('train LITE --data SAMPLE --resume', 'nothing.pth', 'stem.pth'),
     *named('test LITE --data SAMPLE', 'folder.pth', 'text.pth', 'slip.pth', 'bomb.pth', 'object.pth'),
     *with_values('test LITE @stem.pth --data SAMPLE', '--out', 'predictions.txt', '@file/a.pkl'),
     *with_values('test LITE @stem.pth --data SAMPLE', '--show-dir', '@file/a'),
+    *with_values('test LITE @stem.pth --data SAMPLE', '--json', '@nofiles'),
     *with_values('test LITE @stem.xml', '--show-dir', 'a'),
     *named('weights verify', 'nothing.pth', 'cut.pth', 'list.pth', 'other.pth', 'html.pth'),
     *named('weights verify', 'header.safetensors'),
@@ -204,8 +195,6 @@ CASES: list[tuple[str, str]] = [
     *with_values('swap LITE -o out.py', '--width', 'inf'),
     *with_values('swap LITE -o out.py', '--settings', 'depth'),
     ('swap LITE -o out.py --backbone GhostNet:x', 'GhostNet:x'),
-    ('swap LITE -o out.txt', 'out.txt'),
-    ('swap LITE -o @file/out.py', 'cannot be written'),
     *named('benchmark', 'nothing.py', 'stem.pth'),
     ('doctor --nope', '--nope'),
     ('nope', 'nope'),

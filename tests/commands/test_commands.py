@@ -127,4 +127,3 @@ def test_complexity_and_swap_print_what_they_count(cli: Cli, tmp_path: Path) -> 
     done = cli(words, cwd=tmp_path)
     assert done.returncode == 0 and 'GhostNetV2' in done.stdout
     assert load_config(tmp_path / 'mine.py').model.backbone.width == 1.3
-    assert 'ghostnetv2' in cli('complexity --classifiers').stdout.lower()

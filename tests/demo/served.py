@@ -25,19 +25,6 @@ class Served(NamedTuple):
     temporary: Path
 
 
-def start(folder: Path, *words: object, **env: str) -> subprocess.Popen[str]:
-    (folder / 'temporary').mkdir(exist_ok=True)
-    env = {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'TMPDIR': str(folder / 'temporary'), **env}
-    return subprocess.Popen(
-        [sys.executable, '-m', 'ghost_det_main', 'demo', *map(str, words)],
-        env={**os.environ, **env},
-        cwd=folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
 @contextlib.contextmanager
 def serving(folder: Path, *words: object, host: str = '127.0.0.1', **env: str) -> Iterator[Served]:
     """Serve a page of two models, which find what is bright, and more."""
@@ -46,7 +33,17 @@ def serving(folder: Path, *words: object, host: str = '127.0.0.1', **env: str) -
         save(folder / name, Metadata(**METADATA))
     with socket.create_server(('127.0.0.1', 0)) as listener:
         port = listener.getsockname()[1]
-    process = start(folder, 'a.onnx', 'b.xml', *words, '--host', host, '--port', port, **env)
+    (folder / 'temporary').mkdir()
+    own = {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'TMPDIR': str(folder / 'temporary')}
+    options = ['a.onnx', 'b.xml', *map(str, words), '--host', host, '--port', str(port)]
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'ghost_det_main', 'demo', *options],
+        env={**os.environ, **own, **env},
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     url = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
     try:
         assert process.stdout is not None and process.stderr is not None

@@ -21,7 +21,7 @@ from tests.deploy.test_detector import box, bright
 from tests.export.exported import METADATA, save
 
 
-def write(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+def write(path: Path, pixels: np.ndarray[Any, Any], **options: Any) -> Path:
     Image.fromarray(pixels[..., ::-1]).save(path, **options)
     return path
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from ghost_det.deploy import Metadata
+from tests.conftest import Cli
 from tests.deploy.test_detector import bright
 from tests.export.exported import METADATA, save
 
-from .served import Served, require_stop, serving, start
+from .served import Served, require_stop, serving
 
 gradio_client = pytest.importorskip('gradio_client')
 httpx = pytest.importorskip('httpx')
@@ -56,7 +57,7 @@ def test_the_page_reads_only_uploads_and_leaves_nothing(tmp_path: Path) -> None:
         require_stop(served, signal.SIGTERM, 143)
 
 
-def test_what_cannot_be_served_is_a_user_error(tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_a_user_error(cli: Cli, tmp_path: Path) -> None:
     save(tmp_path / 'a.onnx', Metadata(**METADATA))
     with socket.create_server(('127.0.0.1', 0)) as listener:
         for words, part in (
@@ -64,6 +65,5 @@ def test_what_cannot_be_served_is_a_user_error(tmp_path: Path) -> None:
             (['a.onnx', '--port', listener.getsockname()[1]], '--port'),
             (['a.onnx', 'c.pth'], 'c.pth'),
         ):
-            process = start(tmp_path, *words, GHOST_DET_RUNTIME='1')
-            _, errors = process.communicate(timeout=60)
-            assert process.returncode == 2 and part in errors and 'Traceback' not in errors
+            done = cli('demo', *map(str, words), cwd=tmp_path, GHOST_DET_RUNTIME='1', timeout=30)
+            assert done.returncode == 2 and part in done.stderr and 'Traceback' not in done.stderr

@@ -20,13 +20,6 @@ def small_data(sample: Path) -> DetectionData:
 
 
 @pytest.fixture
-def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes seconds of each training: formatting its config, and collecting garbage."""
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
-    monkeypatch.setattr('gc.collect', lambda *_: 0)
-
-
-@pytest.fixture
 def train_small(
     small_data: DetectionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sooner: None
 ) -> TrainSmall:
