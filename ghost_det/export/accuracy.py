@@ -90,16 +90,15 @@ def evaluate_file(
     work_dir: str | None = None,
     out: str | None = None,
     json_file: str | None = None,
-    checkpoint: str | None = None,
 ) -> Iterator[str]:
-    """Evaluate an exported detector, and its checkpoint if there is one, as ``ghost-det test`` does."""
+    """Evaluate an exported detector, and its checkpoint if it is in the same folder, as ``ghost-det test`` does."""
     folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
     results = Path(out) if out else folder / 'found.json'
     if results.suffix != '.json':
         raise UserError(f'--out: expected a .json file, for COCO results, got {out}')
     require_writable(results, '--out', (Path(model),))
     detector = Detector(model)
-    weights = _exported_from(Path(model), detector.metadata, Path(checkpoint) if checkpoint else None)
+    weights = _exported_from(Path(model), detector.metadata)
     truth = GroundTruth.of(load_config(config, options), data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not on this machine: use --data FOLDER (or --data sample)')
@@ -110,7 +109,7 @@ def evaluate_file(
     yield from evaluate_saved(results, truth.annotations, json_file=json_path, folder=folder)
     yield f'{"found":<11}{results}'
     if weights is None:
-        yield 'not compared with torch: the checkpoint that it was exported from is not next to it'
+        yield 'not compared with torch: the checkpoint that it was exported from is not in its folder'
         return
     in_torch = TorchDetector(config, str(weights), None, detector.metadata.score_threshold, options)
     figure, reference = truth.mean_precision(found), truth.mean_precision(truth.detect(in_torch))
@@ -119,11 +118,7 @@ def evaluate_file(
     yield f'warning: {line}: over {FAR} apart; --dynamic pads as mmdet does' if far else line
 
 
-def _exported_from(model: Path, metadata: Metadata, checkpoint: Path | None) -> Path | None:
-    """Return the checkpoint that a file was exported from: the one given, or one in the file's folder."""
-    for path in [checkpoint] if checkpoint else model.parent.glob('*.pth'):
-        if path.is_file() and sha256(path) == metadata.checkpoint_sha256:
-            return path
-    if checkpoint:
-        raise UserError(f'--checkpoint {checkpoint}: not the checkpoint that {model} was exported from')
-    return None
+def _exported_from(model: Path, metadata: Metadata) -> Path | None:
+    """Return the checkpoint in the file's folder that it was exported from, if it is there."""
+    files = (path for path in model.parent.glob('*.pth') if path.is_file())
+    return next((path for path in files if sha256(path) == metadata.checkpoint_sha256), None)

@@ -273,11 +273,9 @@ def test_a_file_is_evaluated_and_compared_with_its_checkpoint(
     assert figures['metrics']['bbox']['figures']['mAP'] == 1
     assert len(json.loads((tmp_path / 'out/found.json').read_text())) == len(boxes)
     monkeypatch.setattr(accuracy, 'evaluate_saved', lambda *_, **__: iter(()))  # is slow
-    with pytest.raises(UserError, match='--checkpoint .*val.json'):
-        next(evaluate_file(*settings, checkpoint=str(annotations)))
-    *_, last = evaluate_file(*settings, checkpoint=str(checkpoint))
+    shutil.copy(checkpoint, tmp_path)  # is found in the file's folder
+    *_, last = evaluate_file(*settings)
     assert last == 'mAP 1.0000 of the file, 1.0000 of its checkpoint in torch'
-    shutil.copy(checkpoint, tmp_path)  # found in the file's folder
     monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 80))
     *_, last = evaluate_file(*settings)
     assert last.startswith('warning: mAP 0.')
