@@ -91,7 +91,7 @@ def evaluate_file(
     out: str | None = None,
     json_file: str | None = None,
 ) -> Iterator[str]:
-    """Evaluate an exported detector, and its checkpoint if it is in the same folder, as ``ghost-det test`` does."""
+    """Evaluate an exported detector, and its checkpoint if that is in its folder, as ``ghost-det test`` does."""
     folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
     results = Path(out) if out else folder / 'found.json'
     if results.suffix != '.json':
