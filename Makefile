@@ -12,7 +12,7 @@ JOBS ?= 2
 ALL ?=
 # The tests that depend most on the mm packages and torch, for the other sets of packages.
 SMOKE := tests/commands tests/config tests/data/test_check_config.py tests/data/test_convert.py tests/engine tests/evaluation/test_metric.py \
-  tests/export tests/models tests/ops/test_table.py tests/swap tests/test_private_apis.py tests/test_register.py tests/test_security.py tests/weights
+  tests/export tests/models tests/ops/test_ops.py tests/swap tests/test_private_apis.py tests/test_register.py tests/test_security.py tests/weights
 BACKBONE ?= GhostNet
 KILLS ?= 100
 
