@@ -203,7 +203,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         ('-o x.onnx --int8', '--int8'),
         ('--int8 --half', '--int8'),
         ('--int8 --dynamic', '--int8'),
-        ('--int8', '--int8: needs data'),
+        ('--int8', '--int8 needs data'),
         ('--size 50 64', '--size'),
         ('none.pth', 'none.pth'),
     ],
