@@ -1,4 +1,4 @@
-"""Tests fork their own process, which threads of OpenMP do not survive: torch gets one, before it is imported."""
+"""Tests fork their own process, which threads of OpenMP do not survive: torch starts without them."""
 
 import os
 
