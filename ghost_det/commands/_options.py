@@ -144,14 +144,16 @@ def register(what: str) -> None:
     import ghost_det.register  # noqa: F401
 
 
-def weights_source(text: str) -> str:
+def known_source(text: str) -> str:
     """Return what ``--pretrained`` names, if it is a name of published weights, a URL or a file."""
     from ghost_det.weights.catalog import find_published
 
     is_name = text in ('none', 'published') or ':/' in text or find_published(text)
     if is_name or Path(text).expanduser().is_file():
         return text
-    raise argparse.ArgumentTypeError(f'{text}: no such file or name; see ghost-det weights list')
+    raise UserError(f'--pretrained {text}: no such file or name; see ghost-det weights list')
+
+
 def require_data(args: argparse.Namespace) -> None:
     """Report a wrong config or data folder before torch is imported, which takes seconds."""
     from ghost_det.config.shipped import config_file
