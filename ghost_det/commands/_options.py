@@ -64,7 +64,7 @@ SETTINGS: dict[str, Any] = {'nargs': '+', 'action': Settings, 'metavar': 'KEY=VA
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add what train and test have in common."""
     parser.add_argument('--work-dir', help='folder for all output (default: in work_dirs)')
-    backbone = 'replace the backbone, for example by GhostNetV2:1.3; ghost-det swap writes such a config'
+    backbone = 'replace the backbone, for example with GhostNetV2:1.3; ghost-det swap writes such a config'
     parser.add_argument('--backbone', metavar='NAME[:WIDTH]', help=backbone)
     add_data(parser.add_argument_group("data set, instead of the config's"))
     launcher = 'how a distributed run was started (default: pytorch under torchrun, otherwise none)'
@@ -91,7 +91,7 @@ def add_splits(parser: Any) -> None:
         annotations = f'COCO annotations of the {split} split'
         parser.add_argument(f'--{split}-ann', type=Path, metavar='JSON', help=annotations)
         parser.add_argument(f'--{split}-images', **FOLDER, help=f'images of the {split} split')
-    share = 'fraction of train to validate on if there is no val split (default: 0.2)'
+    share = 'fraction of the training images to validate on, if there is no val split (default: 0.2)'
     parser.add_argument('--val-share', type=inner_fraction, metavar='SHARE', help=share)
 
 
@@ -127,7 +127,7 @@ def pair_models(words: Sequence[str]) -> dict[str, tuple[str, str | None]]:
 
 
 def open_detector(model: str, checkpoint: str | None, threads: int | None, score: float = 0.0) -> Any:
-    """Return an exported detector, or one of torch; what scores below ``score`` is left out."""
+    """Return an exported detector, or a PyTorch one; detections that score below ``score`` are dropped."""
     if not is_config(model):
         from ghost_det.deploy.detector import Detector
 
@@ -144,6 +144,16 @@ def register(what: str) -> None:
     import ghost_det.register  # noqa: F401
 
 
+def known_source(text: str) -> str:
+    """Return what ``--pretrained`` names, if it is a name of published weights, a URL or a file."""
+    from ghost_det.weights.catalog import find_published
+
+    is_name = text in ('none', 'published') or ':/' in text or find_published(text)
+    if is_name or Path(text).expanduser().is_file():
+        return text
+    raise UserError(f'--pretrained {text}: no such file or name; see ghost-det weights list')
+
+
 def require_data(args: argparse.Namespace) -> None:
     """Report a wrong config or data folder before torch is imported, which takes seconds."""
     from ghost_det.config.shipped import config_file
@@ -157,7 +167,7 @@ def require_data(args: argparse.Namespace) -> None:
 
 
 def load_data(args: argparse.Namespace, classes: Sequence[str] | None = None) -> None:
-    """Replace the data options by ``args.data``, the data set; ``None`` leaves it to the config.
+    """Replace the data options with ``args.data``, the data set; ``None`` leaves it to the config.
 
     ``classes`` are those of a trained detector.
     """

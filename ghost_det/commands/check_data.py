@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import require_stack
@@ -35,7 +36,6 @@ def run(args: argparse.Namespace) -> None:
     require_stack('ghost-det check-data')
     from ghost_det.data.checks.check import check_dataset
     from ghost_det.data.checks.fix import require_separate, write_fixed
-    from ghost_det.data.findings import printable
 
     if args.fix and args.quick:
         raise UserError('--fix --quick: a fixed copy needs the images to be opened; remove --quick')
@@ -67,7 +67,7 @@ def _config_and_splits(args: argparse.Namespace, what: str) -> tuple[Any, dict[s
     is_given = args.data is not None or any(parts.values())
     if not args.config:
         if not is_given:
-            raise UserError('nothing to check: give a FOLDER, --train-ann or --val-ann, or --config')
+            raise UserError('nothing to check: give FOLDER, --train-ann, --val-ann or --config')
         return None, parts
     register(what)
     from ghost_det.config.load import load_config
@@ -84,3 +84,4 @@ def _write(path: Path, option: str, text: str, report: Any) -> None:
     require_writable(path, option, [part.split.annotations for part in report.parts])
     with write_or_fail(path, option) as partial:
         partial.write_text(text, encoding='utf-8', errors='backslashreplace')
+    print(f'{printable(str(path))}: written')

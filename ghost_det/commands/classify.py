@@ -16,7 +16,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import require_writable, write_or_fail
 from ghost_det.utils.system import require_torch
 
-from ._options import COUNT
+from ._options import COUNT, known_source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
     source = "weights: 'published' (default), 'none', a file, a URL or ghost://NAME"
-    parser.add_argument('--pretrained', default='published', metavar='SOURCE', help=source)
+    parser.add_argument('--pretrained', type=known_source, default='published', metavar='SOURCE', help=source)
     parser.add_argument('--topk', **COUNT, default=5, help='classes per image (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='save the results')
 

@@ -14,8 +14,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth...'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=f'{MODEL}; several can be compared')
     host = (
-        'address to listen on (default: %(default)s, only this machine; 0.0.0.0 is everyone who can reach '
-        "it, without a password and with only gradio's limits: use it only on networks you trust)"
+        'address to listen on (default: %(default)s, only this machine; 0.0.0.0 lets in everyone who can '
+        "reach it, without a password and with only gradio's limits: use it only on networks you trust)"
     )
     parser.add_argument('--host', default='127.0.0.1', help=host)
     parser.add_argument('--port', type=positive_int, default=7860, help='default: %(default)s')

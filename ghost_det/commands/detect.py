@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch', **COUNT, default=1, help='images per batch (default: %(default)s)')
     parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
     parser.add_argument('--json', action='store_true', help='also write FOLDER/detections.json')
-    parser.add_argument('--no-pictures', action='store_true', help='write no images and videos')
+    parser.add_argument('--no-pictures', action='store_true', help='do not write images or videos')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     if is_config(args.model):
         checkpoint, *sources = sources
         if not sources:
-            raise UserError(f'{args.model}: expected a checkpoint and then images after a config')
+            raise UserError(f'{args.model}: a config must be followed by its checkpoint, then by images')
     from ghost_det.deploy.detect import detect_files
 
     detector = open_detector(args.model, checkpoint, args.threads, args.score)

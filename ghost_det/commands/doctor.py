@@ -35,11 +35,11 @@ IMPORTS = (
 PKG_RESOURCES = ('pkg_resources', 'import pkg_resources', f"{PIP} install 'setuptools<81'")
 
 Finding = tuple[str, str | None]
-"""A line of the report, and how to fix what it is about, if that is a problem."""
+"""A line of the report and, if it is a problem, its fix."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add no options."""
+    """Do nothing: this command has no options."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -149,6 +149,6 @@ def _self_test() -> Finding:
     if works:
         return output, None
     fix = _install()
-    if "mmcv's compiled operators do not load" in output:
+    if "mmcv's compiled operators cannot be loaded" in output:
         fix = f'{PIP} uninstall -y {" ".join(COMPILED)} && {fix}'
     return f'the self-test fails: {output}', fix

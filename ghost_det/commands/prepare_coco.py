@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         states = verify(root, splits, args.jobs)
         print('\n'.join(line for state in states for line in state.lines(root)))
         if not all(state.intact for state in states):
-            print(f'{command("prepare-coco", "--root", root)} downloads only what is missing or wrong')
+            print(f'run {command("prepare-coco", "--root", root)} to download what is missing or wrong')
             sys.exit(1)
         return
     if args.subset:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ._options import CONFIG, COUNT, add_run_options, load_data, read_launcher
+from ._options import CONFIG, COUNT, add_run_options, known_source, load_data, read_launcher
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     resume = 'resume from the latest checkpoint in the work folder, or from CHECKPOINT'
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resume)
     source = "backbone weights, instead of the config's: none, a name such as ghostnet_100, a file or a URL"
-    parser.add_argument('--pretrained', metavar='SOURCE', help=source)
+    parser.add_argument('--pretrained', type=known_source, metavar='SOURCE', help=source)
     parser.add_argument('--amp', action='store_true', help='use mixed precision')
     scale = "scale the learning rate to this run's batch size"
     parser.add_argument('--auto-scale-lr', action='store_true', help=scale)

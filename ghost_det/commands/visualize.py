@@ -26,15 +26,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     command = _add(commands, 'redundancy', _redundancy, 'Draw similar feature maps of a layer')
-    layer = 'default: the last one of stride 4; a wrong name lists all'
+    layer = 'default: the last one of stride 4; an unknown name prints the list'
     command.add_argument('--layer', help=layer)
-    size = 'kernel size that maps one to the other (default: %(default)s)'
+    size = 'size of the kernel that predicts one map from the other (default: %(default)s)'
     command.add_argument('--size', type=int, choices=(1, 3, 5, 7), default=3, help=size)
     command.add_argument('--pairs', **COUNT, default=5, help='pairs to draw (default: %(default)s)')
 
     what = 'Draw the intrinsic maps of a ghost module next to their ghosts'
     command = _add(commands, 'ghost', _ghost, what)
-    command.add_argument('--layer', help='default: the third ghost module; a wrong name lists all')
+    command.add_argument('--layer', help='default: the third ghost module; an unknown name prints the list')
 
     command = _add(commands, 'cam', _cam, 'Draw which pixels contributed to a detection')
     index = 'which box, by score (default: 0, the highest-scoring)'
@@ -52,7 +52,7 @@ def _add(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentPar
     command.add_argument('checkpoint', nargs='?', metavar='CHECKPOINT', help='file of its weights')
     command.add_argument('image', type=Path, metavar='IMAGE')
     command.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.png', help='the figure')
-    weights = 'weights without CHECKPOINT: of ImageNet (default), or random ones'
+    weights = 'weights to use without CHECKPOINT: those of ImageNet (default), or random ones'
     command.add_argument('--pretrained', choices=('published', 'none'), default='published', help=weights)
     return command
 

@@ -36,7 +36,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
     except (Exception, SystemExit) as error:
         # mmengine's error over custom_imports says only that an import failed.
         cause = error.__context__ if isinstance(error, ImportError) and error.__context__ else error
-        raise UserError(f'{name}: not a config: {reason(cause)}') from None
+        text = 'its _base_ leads back to itself' if isinstance(cause, RecursionError) else ''
+        raise UserError(f'{name}: not a config: {reason(cause, text)}') from None
     merge_options(cfg, options, name)
     return cfg
 
@@ -78,7 +79,7 @@ def merge_options(cfg: Any, options: dict[str, Any] | None, name: str) -> None:
         try:
             cfg.merge_from_dict(options)
         except Exception as error:
-            raise UserError(f'--cfg-options {options}: does not fit {name}: {error}') from None
+            raise UserError(f'--cfg-options {options}: cannot be applied to {name}: {error}') from None
     absent = [key for key in REQUIRED if key not in cfg]
     if absent:
         raise UserError(f'{name}: not the config of a detector: it has no {", ".join(absent)}')

@@ -53,7 +53,7 @@ def use_pretrained(cfg: Any, source: str) -> None:
         raise UserError(f'--pretrained {source}: the config has no backbone in model or model.detector')
     kind = backbone.type.rpartition('.')[2]
     if source != 'none' and kind not in BACKBONES:
-        raise UserError(f'--pretrained {source}: not supported for {kind}; set its weights in its init_cfg')
+        raise UserError(f'--pretrained {source}: not supported for {kind}; set its init_cfg')
     if source != 'none':
         backbone.init_cfg = dict(type='Pretrained', checkpoint=address(source))
         return

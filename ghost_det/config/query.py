@@ -104,7 +104,7 @@ def default_arguments(kind: str) -> dict[str, Any]:
 
 
 def input_size(cfg: Any) -> tuple[int, int]:
-    """Return height and width of a config's test images; COCO's usual ones where it is not a plain resize."""
+    """Return height and width of a config's test images; COCO's usual ones if it is not a plain resize."""
     steps = test_pipeline(cfg)
     scale: Any = next((step['scale'] for step in steps if 'Resize' in step['type'] and 'scale' in step), None)
     scale = (scale, scale) if isinstance(scale, int) else scale

@@ -11,7 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from ghost_det.errors import UserError
 
 WARM_UP = 0.1
-"""The largest part of a training that a warm-up may take, where ``--epochs`` sets the length."""
+"""The largest part of a training that a warm-up may take, if ``--epochs`` sets the length."""
 _WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')
 _PROGRESS = ('last_step', 'base_values', 'verbose')
 
@@ -40,7 +40,7 @@ def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
     for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
         if _is_warm_up(scheduler) and scheduler['end'] > most:
             was, scheduler['end'] = scheduler['end'], most
-            line = f'--epochs: the warm-up takes {most} steps instead of {was}, as this training has {steps}.'
+            line = f'--epochs: the warm-up is shortened from {was} to {most} steps: there are only {steps}.'
     return line
 
 
@@ -75,7 +75,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
     ):
         return None
     if any(getattr(scheduler, 'need_val_args', False) for scheduler, _ in fresh):
-        return "--resume: the checkpoint's schedule is used, as one that needs evaluations is not recomputed."
+        return "--resume: the checkpoint's schedule is kept: one that depends on metrics is not recomputed."
     before = _rate(runner)
     for scheduler, state in fresh:
         optimizer, name = scheduler.optimizer, state['param_name']
@@ -95,7 +95,7 @@ def recompute(runner: Any, fresh: list[tuple[Any, dict[str, Any]]]) -> str | Non
     long = f'{loop.max_epochs} epochs' if by_epoch else f'{loop.max_iters} steps'
     return (
         f'--resume: the schedule differs from the checkpoint: recomputed for {long} at step {steps}; the '
-        f'learning rate is {_rate(runner):.4g}, it was {before:.4g}.'
+        f'learning rate is {_rate(runner):.4g} (was {before:.4g}).'
     )
 
 

@@ -60,6 +60,8 @@ def config_file(path: str | Path) -> Path:
         path = mmdet_folder() / name.removeprefix(MMDET)
     elif not path.is_file():
         path = find(name) or path
+    if path.is_dir():
+        raise UserError(f'{name}: expected a config file, got a folder')
     if not path.is_file():
         near = sorted(each.name for each in path.parent.glob('*.py'))[:20]
         listing = f'; {path.parent} has {", ".join(near)}' if near else ''

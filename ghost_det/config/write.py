@@ -47,7 +47,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     """
     out = Path(out)
     if not base:
-        raise UserError(f'-o {out}: there is no file to inherit from; dump() writes a complete config')
+        raise UserError(f'-o {out}: the base config is not a file; dump() writes a complete config')
     if out.suffix != '.py':
         raise UserError(f'-o {out}: expected a name that ends in .py')
     parent = load_config(base)
@@ -56,7 +56,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     if not is_inheritable(base):
         file = own.config_file(base).resolve()
         if out.resolve() == file:
-            raise UserError(f'-o {out}: is the config to inherit from; choose another name')
+            raise UserError(f'-o {out}: is the base config itself; choose another name')
         base = Path(os.path.relpath(file, out.resolve().parent)).as_posix()
     if out.exists() and not force:
         raise UserError(f'-o {out}: exists; --force overwrites it, or choose another name')
@@ -71,7 +71,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
 
 
 def _source(value: Any, indent: int, lead: int) -> str:
-    """Return Python source for a value of a config, on one line where that fits behind ``lead`` columns."""
+    """Return Python source for a value of a config, on one line if that fits behind ``lead`` columns."""
     if isinstance(value, Mapping):
         words = all(isinstance(key, str) and key.isidentifier() for key in value)
         opening, closing = ('dict(', ')') if words else ('{', '}')

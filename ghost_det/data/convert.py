@@ -57,7 +57,7 @@ def files_in(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def choose_splits(root: Path, parts: dict[str, list[Pair]]) -> tuple[dict[str, list[Pair]], str]:
-    """Return train, and as val the likeliest of the others; with a note where that is test."""
+    """Return train, and as val the likeliest of the others; with a note if that is test."""
     val = next((word for word in SPLITS['val'] if parts.get(word)), '')
     splits = {name: parts[word] for name, word in (('train', 'train'), ('val', val)) if parts.get(word)}
     return splits, f'{root}: val is missing or empty: test is used as val' if val == 'test' else ''

@@ -50,7 +50,7 @@ def find_data(
 
     ``folder`` is in one of `layouts.LAYOUTS`, or ``'sample'`` for the generated one; the parts that are named
     win. With the ``classes`` of a trained detector, to evaluate it, train is not needed. ``val_share`` is the
-    part of train that becomes val where there is none, 0.2 by default.
+    part of train that becomes val if there is none, 0.2 by default.
     """
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
     names = ('val',) if classes else ('train', 'val')
@@ -138,7 +138,7 @@ def use_data(cfg: Any, data: DetectionData, folder: Path) -> None:
 
 
 def _palette(count: int) -> dict[str, Any]:
-    """Return colours where there are more classes than in COCO's own palette."""
+    """Return colours for more classes than COCO's own palette has."""
     if count <= 80:
         return {}
     from mmdet.visualization import get_palette

@@ -24,7 +24,7 @@ def short(value: Any) -> str:
 
 
 def as_flag(value: Any) -> int | None:
-    """Return ``iscrowd`` or ``ignore`` as 0 or 1, ``None`` where its meaning is not certain."""
+    """Return ``iscrowd`` or ``ignore`` as 0 or 1, ``None`` if its meaning is not certain."""
     if value is None:
         return 0
     if isinstance(value, str):
@@ -91,7 +91,7 @@ def read_entry(key: str, entry: Any, numbers: dict[tuple[str, str], dict[str, in
         outline = entry.get('segmentation')
         extent = polygon_extent(outline) or mask_extent(outline)
         if extent:
-            problems['no bbox'] = f'read as {extent}'
+            problems['no bbox'] = f'computed: {extent}'
             entry['bbox'] = extent
     for field, (read, kind) in FIELDS[key].items():
         given = entry.get(field)
@@ -100,7 +100,8 @@ def read_entry(key: str, entry: Any, numbers: dict[tuple[str, str], dict[str, in
         if value is None:
             return {'wrong entry': f'{field} is {short(given) if field in entry else "missing"}'}
         if kind and (type(value) is not type(given) or value != given or (read is _side and not value)):
-            problems.setdefault(kind, f'{field} {short(given)}, read as {short(value)}')
+            was = 'missing' if given is None else short(given)
+            problems.setdefault(kind, f'{field} is {was}' + f', read as {short(value)}' * bool(value))
             entry[field] = value
     return problems | (complete_box(dict(entry)) if key == 'annotations' else {})
 
@@ -117,7 +118,7 @@ def number_names(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, int
 
 
 def area_of(box: dict[str, Any]) -> float:
-    """Return the ``area`` of an annotation, that of its box where it is missing or impossible."""
+    """Return the ``area`` of an annotation, that of its box if it is missing or impossible."""
     area = as_number(box.get('area'))
     _, _, width, height = box['bbox']
     return area if area is not None and 0 < area < 2**53 else width * height

@@ -60,7 +60,7 @@ def open_image(path: str) -> dict[str, Any]:
     except UnidentifiedImageError:
         pixels = decode(content, unchanged=True)  # Pillow cannot read three channels of floats
         if pixels is None:
-            return {**facts, 'error': 'no image of a format that mmcv reads'}
+            return {**facts, 'error': 'not an image format that mmcv can read'}
         size, bits = pixels.shape[1::-1], 8 * pixels.itemsize
         facts |= dict(size=size, loaded=size, mode=str(pixels.dtype), bits=bits, orientation=1, turned=False)
     except Exception as error:  # decoders raise anything on damaged files
@@ -69,7 +69,7 @@ def open_image(path: str) -> dict[str, Any]:
 
 
 def decode(content: bytes, unchanged: bool = False) -> Any:
-    """Return an image as mmcv decodes it by default, or as it is stored; ``None`` where OpenCV cannot."""
+    """Return an image as mmcv decodes it by default, or as it is stored; ``None`` if OpenCV cannot."""
     import cv2
     import numpy as np
 

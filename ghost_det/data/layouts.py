@@ -31,9 +31,9 @@ LAYOUTS = """\
   LabelMe, Label Studio's JSON, VIA, CreateML and CVAT's XML: export them as COCO or YOLO.
   anything else: name the parts with --train-ann, --train-images, --val-ann, --val-images"""
 Given = Mapping[str, tuple[Path | None, Path | None]]
-"""Annotations and folder of images of each split, where they are named one by one."""
+"""Annotations and folder of images of each split, if they are named one by one."""
 Parts = dict[str, tuple[Path, Path | None]]
-"""Annotations of each split that there is, and the folder of its images where it is known."""
+"""Annotations of each split that was found, and the folder of its images if it is known."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def locate(
     """Return the root of a data set, its splits, and lines that say how val was chosen.
 
     ``folder`` is what ``--data`` names: a folder, a ``data.yaml``, or ``'sample'``, which is generated first.
-    VOC and YOLO are converted. Raises a `UserError` where there is nothing.
+    VOC and YOLO are converted. Raises a `UserError` if there is none.
     """
     if folder in SAMPLES:
         folder = make_sample(one_shape=SAMPLES[str(folder)])
     source = None if folder is None else Path(folder).expanduser().absolute()
     if source and not source.is_dir() and not (source.is_file() and source.suffix in ('.yaml', '.yml')):
-        there = 'a file' if source.exists() else 'nothing'
-        raise UserError(f"--data: {source}: expected a folder ('sample' generates one), got {there}")
+        problem = 'expected a folder or a data.yaml' if source.exists() else 'no such folder'
+        raise UserError(f"{source}: {problem} ('sample' generates a data set)")
     root = source.parent if source and source.is_file() else source
     named: Parts = {}
     for name, (path, images) in given.items():
@@ -78,14 +78,14 @@ def locate(
                 notes.append(made[1])
         parts = {name: (path, given[name][1] or images) for name, (path, images) in found.items()} | named
     if share is not None and 'val' in parts:
-        raise UserError(f'--val-share {share:g}: there is a val split already: {parts["val"][0]}; remove it')
+        raise UserError(f'there is a val split ({parts["val"][0]}); remove --val-share {share:g}')
     if not parts:
         raise no_annotations('train', root)
     return root, parts, notes
 
 
 def _find_parts(source: Path, root: Path) -> tuple[Parts, list[str], bool]:
-    """Return the splits, a line where val is test, and whether val has to be made of train."""
+    """Return the splits, a line if val is test, and whether val has to be made of train."""
     boxed = {file: has_boxes(file) for file in files_in(root, ('.json',)) if source == root}
     layout = None if any(boxed.values()) else find_layout(source)
     if layout is not None:
@@ -129,12 +129,10 @@ def has_boxes(path: Path) -> bool:
 def no_annotations(name: str, root: Path | None, known: Sequence[str] = ()) -> UserError:
     """Return the error for a data set without a split."""
     if root is None:
-        return UserError(
-            f'--{name}-ann is missing: name the {name} annotations with it, or the data set with --data'
-        )
+        return UserError(f'no {name} annotations: give --{name}-ann, or the folder of a data set')
     jsons = [str(path.relative_to(root)) for path in files_in(root, ('.json',))]
     return UserError(
-        f'--data: {root}: found no {name} annotations among its json files '
+        f'{root}: found no {name} annotations among its json files '
         f'({", ".join(jsons[:10]) or "none"}){"".join(f", only {each}" for each in known)}; '
         f'supported layouts:\n{LAYOUTS}'
     )
@@ -182,9 +180,9 @@ def misplaced(
     paths = walk(_base(annotations, root))
     near = next((path for path in paths if os.path.basename(path).lower() == first), None)
     return (
-        f'none of its first {len(files)} images ({files[0]} ...) is in {images}'
-        + (f'; that one may be {near}' if near else '')
-        + f'; name their folder with --{name}-images, or correct file_name (folders, letter case)'
+        f'{files[0]}{f" and {len(files) - 1} others" * (len(files) > 1)} not found in {images}'
+        + (f'; the first may be {near}' if near else '')
+        + f'; name the folder with --{name}-images, or correct file_name (folders, letter case)'
     )
 
 

@@ -1,4 +1,4 @@
-"""Making a val from a part of train, where a data set has none."""
+"""Making a val from a part of train, if a data set has none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VAL_SHARE = 0.2
 
 
 def val_part(files: Iterable[str], share: float) -> set[str]:
-    """Return the images of val, by a hash of each name: more images change the side of none.
+    """Return the images of val, by a hash of each name, so new images move none of the others.
 
     Copies that Roboflow made of one photo, ``NAME.rf.HASH.jpg``, are on the same side, and so are files whose
     names differ only in their suffix. The lowest hash is always in val; nothing is if train would be empty.
@@ -44,8 +44,8 @@ def split_annotations(root: Path, file: Path, share: float) -> tuple[dict[str, P
     positions = {at for at, name in zip(table.images_at, table.files) if name in part}
     folder = cached((root, share), [str(file), state_of(file)], lambda: _divide(read_json(file), positions))
     return {name: folder / f'{name}.json' for name in SPLITS}, (
-        f'{root}: there is no val split: {len(part)} of {len(table.files)} images are used as val, '
-        f'chosen by a hash of their names (--val-share {share:g})'
+        f'{root}: no val split: {len(part)} of {len(table.files)} images are used as val, chosen by a '
+        f'hash of the file name (--val-share {share:g})'
     )
 
 

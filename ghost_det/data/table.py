@@ -78,7 +78,7 @@ class Table:
         return [n for n, c in enumerate(self.categories) if n not in classes and c['name'] in names]
 
     def box_sizes(self) -> Ints:
-        """Return the width and height of each box's image, (n, 2), 0 where they are unknown."""
+        """Return the width and height of each box's image, (n, 2), 0 if they are unknown."""
         return np.vstack([self.sizes, [0, 0]])[self.image]  # -1 is the last
 
     def image_place(self, index: int) -> str:
@@ -98,7 +98,7 @@ def sound_boxes(table: Table) -> Mask:
 
 
 def _limits(table: Table) -> Floats:
-    """Return the width and height of each box's image, (n, 2), infinite where they are unknown."""
+    """Return the width and height of each box's image, (n, 2), infinite if they are unknown."""
     sizes = table.box_sizes()
     return np.where(sizes == 0, np.inf, sizes)
 

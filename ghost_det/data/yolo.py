@@ -159,9 +159,7 @@ def _read_row(words: list[str], classes: int, keypoints: int) -> tuple[int, list
     is_box = bool(keypoints) or len(row) < 6
     # A fifth number is the confidence of a detector's own labels.
     if len(row) not in (4, 5, 4 + keypoints) if is_box else len(row) % 2:
-        raise ValueError(
-            f'{len(row)} numbers after the class: no box, no polygon, nor what "kpt_shape" declares'
-        )
+        raise ValueError(f'{len(row)} numbers after the class match neither a box, a polygon nor kpt_shape')
     row = row[:4] if is_box else row
     if not all(-SLACK <= value <= 1 + SLACK for value in row):
         raise ValueError("expected shares of the image's width and height, from 0 to 1")

@@ -136,6 +136,8 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
 
     For ``'auto'``, it is the intact one of the last start with the most steps.
     """
+    if resume not in (None, 'auto') and not Path(resume).expanduser().is_file():
+        raise UserError(f'--resume {resume}: no such checkpoint file')
     if resume != 'auto':
         return (None if resume is None else read_saved(resume)), []
     newest: Saved | None = None

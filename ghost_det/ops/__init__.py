@@ -38,7 +38,7 @@ def ensure_ops() -> str:
             importlib.import_module(EXTENSION)
         except ImportError as error:
             raise ImportError(
-                f"mmcv's compiled operators do not load with torch {torch.__version__}: {error}\n"
+                f"mmcv's compiled operators cannot be loaded with torch {torch.__version__}: {error}\n"
                 f'Found {_mmcv_source()}: {spec and spec.origin}. Rebuild it for this torch, or uninstall it '
                 f'and install a stack without compiled operators:\n{INSTALL}'
             ) from error

@@ -20,7 +20,7 @@ NOTES = {
     ('cost.input',): 'Multiply-adds and latency are for different input sizes (height, width)',
     ('environment.machine.processor', 'cost.device', 'cost.threads'): 'Latency is of different machines',
 }
-"""What should be equal, and what to print where it is not."""
+"""What should be equal, and what to print if it is not."""
 SIZES = ('width', 'depth', 'arch')
 """What tells backbones of a type apart."""
 WIDTH = 60
@@ -83,7 +83,7 @@ def read_run(file: Path) -> Run:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the names of work folders and files, or their paths where the names are not distinct."""
+    """Return the names of work folders and files, or their paths if the names are not distinct."""
     names = [(path.parent if path.name == RECORD else path).resolve().name for path in paths]
     return names if len({*names}) == len(names) else [str(path) for path in paths]
 

@@ -27,7 +27,7 @@ def add_evaluation(runner: Any, metrics: Mapping[str, float]) -> None:
 
 
 def by_epoch(runner: Any) -> bool:
-    """Tell whether a training counts epochs rather than iterations."""
+    """Return whether a training counts epochs rather than iterations."""
     return 'max_epochs' in runner.cfg.train_cfg
 
 

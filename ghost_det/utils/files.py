@@ -107,7 +107,7 @@ def sha256(path: Path) -> str:
 
 
 def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None:
-    """Make a file's folder, and raise a `UserError` where a long run could not write the file.
+    """Make a file's folder, and raise a `UserError` if a long run could not write the file.
 
     It must not replace one of the files in ``read``; ``option`` is the option that names it.
     """
@@ -119,7 +119,7 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
 
 
 def require_folder(folder: str | Path, option: str) -> None:
-    """Make a folder, and raise a `UserError` where files cannot be written to it."""
+    """Make a folder, and raise a `UserError` if files cannot be written to it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -52,6 +52,6 @@ def label(name: object, width: int = 20) -> str:
 
 
 def plot_steps(axis: Any, steps: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
-    """Plot over integer steps, with marks where there are few: a line through one point is invisible."""
+    """Plot over integer steps, with marks if there are few: a line through one point is invisible."""
     axis.plot(steps, values, marker='o' if len(steps) <= MARKED else '', **style)
     axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

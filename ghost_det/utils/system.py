@@ -42,7 +42,7 @@ def explain(absent: Sequence[str], what: str = 'ghost_det') -> str:
 
 
 def without_stack(what: str) -> str | None:
-    """Return why ``what``, which needs MMDetection, is not available, or ``None`` where it is."""
+    """Return why ``what``, which needs MMDetection, is not available, or ``None`` if it is."""
     if os.environ.get(RUNTIME) == '1':
         return f'{what} needs torch, which {RUNTIME}=1 in the environment switches off: unset it'
     absent = missing(STACK)

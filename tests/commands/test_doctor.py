@@ -74,7 +74,7 @@ def test_what_cannot_be_imported(
 
 
 def test_compiled_operators_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = "ImportError: mmcv's compiled operators do not load"
+    error = "ImportError: mmcv's compiled operators cannot be loaded"
     monkeypatch.setattr(doctor, '_call', lambda *words: (False, error))
     what, fix = doctor._self_test()
     assert error in what and 'pip uninstall -y mmcv' in str(fix)

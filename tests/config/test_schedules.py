@@ -134,7 +134,7 @@ def test_a_warm_up_takes_a_tenth_of_a_training_at_most(
     line = shorten_warm_up([scheduler], steps)
     assert scheduler['end'] == end and (line is None) == (was == end)
     if line:
-        assert f'takes {end} steps instead of {was}' in line
+        assert f'shortened from {was} to {end} steps' in line
 
 
 def test_a_short_warm_up_reaches_the_full_rate(tmp_path: Path) -> None:

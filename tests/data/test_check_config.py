@@ -75,7 +75,7 @@ def test_a_number_of_classes_is_an_error_where_data_does_not_set_it(folder: Fold
     ('kind', 'metainfo', 'place'),
     [
         ('class name in config', dict(classes=('cat', 'dgo', 'cow')), "class 1 is 'dgo'; the data has"),
-        ('class order in config', dict(classes=('dog', 'cat', 'cow')), "has 'dog' where the data has"),
+        ('class order in config', dict(classes=('dog', 'cat', 'cow')), "has 'dog' but the data has"),
         ('CLASSES in config', dict(CLASSES=NAMES), 'metainfo has CLASSES='),
         ('classes is a text', dict(classes='cat'), "classes is 'cat'"),
         ('num_classes', dict(classes=('cat', 'dog')), 'model.bbox_head.num_classes is 3, the data has 2'),

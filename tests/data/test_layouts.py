@@ -171,13 +171,13 @@ def test_refused_folders_and_splits_are_named(tmp_path: Path, sample: Path) -> N
     tree(tmp_path / 'cvat', {'annotations.xml': '<annotations><image id="0"></image></annotations>'}, 'a.jpg')
     tree(tmp_path / 'studio', {'result.json': '[{"result": [{"bbox": 1, "images": 2}]}]'}, 'images/a.jpg')
     for message, arguments in {
-        'nowhere: expected a folder': {'folder': tmp_path / 'nowhere'},
+        'nowhere: no such folder': {'folder': tmp_path / 'nowhere'},
         'two: found no val annotations .*dev.json, train.json.*, only train': {'folder': tmp_path / 'two'},
         'cvat: found no train': {'folder': tmp_path / 'cvat'},
         'studio: found no train': {'folder': tmp_path / 'studio'},
-        '--val-ann is missing': {'folder': None, 'train_ann': train},
+        'no val annotations: give --val-ann': {'folder': None, 'train_ann': train},
         'no such annotation file': {'folder': tmp_path / 'two', 'val_ann': tmp_path / 'none.json'},
-        '--val-share 0.3: .*instances_val2017.json': {'folder': sample, 'val_share': 0.3},
+        'instances_val2017.json.*--val-share 0.3': {'folder': sample, 'val_share': 0.3},
     }.items():
         with pytest.raises(UserError, match=message):
             find_data(**arguments)

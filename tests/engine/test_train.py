@@ -98,7 +98,7 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(
     assert (
         f'INFO - train (instances_train2017.json): {boxes} of {boxes} boxes in 8 of 8 images are used' in log
     )
-    assert 'warm-up takes 2 steps instead of 10' in log
+    assert 'warm-up is shortened from 10 to 2 steps' in log
     weights.unlink()  # resuming does not need it
     again = train_small(pretrained=str(weights), epochs=2, options=options, resume='auto')
     assert again.epoch == 2 and again.seed == runner.seed == 3

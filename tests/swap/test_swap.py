@@ -264,7 +264,7 @@ def test_a_child_is_short_python_and_overwrites_nothing(tmp_path: Path) -> None:
     out.write_text('mine')
     for path, message in (
         (out, 'exists; --force overwrites it'),
-        (base, 'is the config to inherit from'),
+        (base, 'is the base config itself'),
         (tmp_path / 'x.txt', 'ends in .py'),
         (out / 'x.py', 'cannot be written'),
     ):
@@ -281,7 +281,7 @@ def test_a_config_in_memory_gets_a_child_of_its_file(tmp_path: Path) -> None:
     text = swapped.write(tmp_path / 'mine.py')
     assert f'_base_ = {RETINANET!r}' in text and 'stacked_convs=1' in text and '_scope_' not in text
     assert Config.fromfile(str(tmp_path / 'mine.py')).model == swapped.config.model
-    with pytest.raises(UserError, match='no file to inherit from'):
+    with pytest.raises(UserError, match='the base config is not a file'):
         swap(Config(small()._cfg_dict), 'GhostNet').write(tmp_path / 'other.py')
 
 

@@ -34,8 +34,8 @@ def check_anchors(cfg: Any, table: Table, split: str) -> tuple[list[Finding], li
     share, now = _measure(generator, 'now', boxes, shapes, size)
     others = [_measure(other, words, boxes, shapes, size) for words, other in alternatives(generator).items()]
     better = [f'  {line}' for reached, line in sorted(others, reverse=True) if reached > share + BETTER]
-    lines = [f'boxes that an anchor reaches at IoU {IOU}, {place}:', f'  {now}']
-    lines += better or ['  none of the others that were tried reaches more']
+    lines = [f'boxes that an anchor covers (IoU >= {IOU}), {place}:', f'  {now}']
+    lines += better or ['  no alternative that was tried covers more']
     return found('few anchors fit', split, [now.strip()] if share < ENOUGH else []), lines
 
 

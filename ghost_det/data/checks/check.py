@@ -27,7 +27,7 @@ class Part:
     name: str
     split: Split
     table: Table
-    facts: list[Facts | None]  # of each image, ``None`` where it was not opened
+    facts: list[Facts | None]  # of each image, ``None`` if it was not opened
 
     def to_dict(self) -> dict[str, Any]:
         """Return the places and the numbers of images, boxes and classes."""
@@ -80,7 +80,7 @@ class Report:
         return '\n'.join([*lines, '', *self.anchors, f'found: {summary or "nothing"}'])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON has it."""
+        """Return the report, ready for JSON."""
         return {
             'findings': [asdict(finding) for finding in self.findings],
             'splits': {part.name: part.to_dict() for part in self.parts},
@@ -105,7 +105,7 @@ def check_dataset(
 
     Args:
         folder: ``'sample'``, or a folder in one of `ghost_det.data.layouts.LAYOUTS`.
-        train_ann: training annotations, where ``folder`` does not lead to them.
+        train_ann: training annotations, if ``folder`` does not lead to them.
         train_images: folder of the training images.
         val_ann: validation annotations.
         val_images: folder of the validation images.
@@ -113,7 +113,7 @@ def check_dataset(
         quick: only check whether the images exist, do not open them.
         jobs: processes that open images; all cores by default.
         progress: show a bar on a terminal.
-        val_share: the share of train that becomes val where there is none; 0.2 by default.
+        val_share: the share of train that becomes val if there is none; 0.2 by default.
 
     Raises:
         UserError: there are no annotations to check.

@@ -92,7 +92,7 @@ def _check_names(classes: list[str], table: Table, split: str, place: str) -> li
     ]
     findings = found('class name in config', split, unknown)
     pairs = zip([name for name in classes if name in names], [name for name in names if name in classes])
-    moved = [f'{place}: has {ours!r} where the data has {its!r}' for ours, its in pairs if ours != its]
+    moved = [f'{place}: has {ours!r} but the data has {its!r}' for ours, its in pairs if ours != its]
     return findings + (
         found('class order in config', split, moved[:1]) if len({*names}) == len(names) else []
     )

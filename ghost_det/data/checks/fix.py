@@ -26,7 +26,7 @@ from .images import Facts, common_images, image_kinds
 
 Entry = dict[str, Any]
 Ids = list[int | None]
-"""The new id of each old entry, ``None`` where it is dropped."""
+"""The new id of each old entry, ``None`` if it is dropped."""
 REWRITTEN = {'EXIF rotation', 'EXIF against boxes', '16-bit image', '32-bit image', 'CMYK image'}
 """Problems of images that mmcv does not load in the orientation of their boxes, in 8 bits."""
 
@@ -55,7 +55,7 @@ def write_fixed(report: Report, out: Path) -> list[str]:
 
 
 def require_separate(out: Path, sources: Iterable[Path]) -> None:
-    """Raise a `UserError` where a copy's folder is neither new nor empty, or is inside of the data."""
+    """Raise a `UserError` if a copy's folder is neither new nor empty, or is inside the data."""
     out = out.expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'--fix {out}: exists and is not an empty folder; choose another')
@@ -189,7 +189,7 @@ def _rewrite_image(source: Path, target: Path, facts: Facts, size: tuple[int, in
 
 
 def correct_pixels(path: Path, kinds: Collection[str], facts: Facts) -> NDArray[np.uint8]:
-    """Return an image without these kinds of problems, as 8-bit BGR; raises where that is impossible."""
+    """Return an image without these kinds of problems, as 8-bit BGR; raises if that is impossible."""
     if 'EXIF against boxes' in kinds:
         if facts['bits'] > 8:
             raise UserError(f'{path}: Pillow does not read its {facts["bits"]} bits')

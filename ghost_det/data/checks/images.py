@@ -66,7 +66,7 @@ def image_kinds(facts: Facts, size: tuple[int, int]) -> Iterator[tuple[str, str]
 
 
 def check_images(table: Table, split: str, facts: Sequence[Facts | None]) -> list[Finding]:
-    """List the problems of the images of a split; ``facts`` are ``None`` where there is no file."""
+    """List the problems of the images of a split; ``facts`` are ``None`` if there is no file."""
     places: dict[str, list[str]] = defaultdict(list)
     first: dict[str, int] = {}
     for index, each in enumerate(facts):

@@ -116,7 +116,7 @@ def _check_range(url: str, header: str, position: int, size: int | None) -> int 
 
 
 def _wait(url: str, error: Exception, failures: int, stop: Event) -> None:
-    """Wait before the next try; raise a `UserError` after the last one, or where another would fail too."""
+    """Wait before the next try; raise a `UserError` after the last one, or if another would fail too."""
     reason = f'no connection ({error or type(error).__name__})'
     if isinstance(error, http.client.IncompleteRead | EOFError):
         reason = 'the connection was cut'
@@ -124,7 +124,7 @@ def _wait(url: str, error: Exception, failures: int, stop: Event) -> None:
         error.close()
         reason = f'HTTP {error.code} {error.reason}'
         if error.code < 500 and error.code not in (408, 429):
-            raise UserError(f'{url}: {reason}; is the address (--url) right?') from None
+            raise UserError(f'{url}: {reason}; check --url') from None
     if failures >= TRIES:
         raise UserError(
             f'{url}: {reason}, {TRIES} times in a row; what was downloaded is kept: run this again to resume'

@@ -137,7 +137,7 @@ class _Copy:
         return file.is_file() and sha256(file) == part.sha256
 
     def _ensure_archive(self, archive: Archive, share: float = 1) -> Path:
-        """Return an archive, downloaded where it is not there; a share of its files will be unpacked."""
+        """Return an archive, downloaded if it is missing; a share of its files will be unpacked."""
         path = self.root / archive.name
         if not path.exists():
             there = part_of(path).stat().st_size if part_of(path).exists() else 0
