@@ -169,7 +169,7 @@ def test_freezing_and_norms_follow_the_weights() -> None:
     assert swap_backbone(caffe, 'GhostNet', 'none').model.backbone == scratch
     swapped = swap(caffe, 'GhostNet', width=1.2)
     assert swapped.config.model.backbone == {**scratch, 'width': 1.2}
-    assert 'none; GhostNet has some at width 1, but not as it is asked for' in swapped.notes[1]
+    assert 'none; GhostNet has some at width 1, but not for these settings' in swapped.notes[1]
     assert 'init_cfg' not in swap_backbone(caffe, 'GhostNet', ratio=4).model.backbone
     own = swap_backbone(caffe, 'GhostNet', 'my.pth', width=1.2, frozen_stages=0).model.backbone
     assert own.init_cfg.checkpoint == 'my.pth' and own.frozen_stages == 0 and own.norm_eval
