@@ -125,6 +125,6 @@ def require_folder(folder: str | Path, option: str, given: Path | None = None) -
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b'.')
     except OSError as error:
-        if given is None and isinstance(error, FileExistsError):
-            raise UserError(f'{option} {folder}: expected a folder, got a file') from None
-        raise UserError(f'{option} {given or folder}: cannot be written ({error.strerror})') from None
+        is_file = given is None and isinstance(error, FileExistsError)
+        why = 'expected a folder, got a file' if is_file else f'cannot be written ({error.strerror})'
+        raise UserError(f'{option} {given or folder}: {why}') from None

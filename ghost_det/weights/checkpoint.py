@@ -92,11 +92,9 @@ def _plain_data() -> list[Any]:
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run."""
     path = Path(path).expanduser()
-    if not path.is_file():
-        found = 'a folder' if path.is_dir() else 'nothing'
+    if not path.is_file() or not path.stat().st_size:
+        found = 'a folder' if path.is_dir() else 'an empty file' if path.is_file() else 'nothing'
         raise UserError(f'{path}: expected a checkpoint file, found {found}')
-    if not path.stat().st_size:
-        raise UserError(f'{path}: an empty file')
     content: dict[str, Any] = read_weights(path, _load_intact, path, map_location=map_location)
     weights = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
