@@ -67,7 +67,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
         count = next(counts, None)
         if count is None:
             given = _list(sorted(last))
-            raise UserError(f'it needs maps at strides {_list(strides)}, but {name} has {given}')
+            raise UserError(f'it needs maps at strides {_list(strides)}, but {name} gives {given}')
         with contextlib.suppress(Exception):  # it has fewer stages
             _, maps = probe_backbone({**backbone, 'out_indices': tuple(range(count))})
             indices, last = range(count), {each.stride: place for place, each in enumerate(maps)}
