@@ -37,6 +37,7 @@ def _number(kind: type, is_valid: Callable[[Any], bool], expected: str) -> Calla
 
 
 positive_int = _number(int, lambda number: 0 < number < 2**31, 'a positive integer')
+port = _number(int, lambda number: 0 < number < 2**16, 'a number from 1 to 65535')
 positive_float = _number(float, lambda number: 0 < number < math.inf, 'a number above 0')
 fraction = _number(float, lambda number: 0 <= number <= 1, 'a number from 0 to 1')
 inner_fraction = _number(float, lambda number: 0 < number < 1, 'a number between 0 and 1')

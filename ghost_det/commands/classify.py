@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from ghost_det.weights.imagenet import CLASSES
 
     if args.topk > len(CLASSES):
-        raise UserError(f'--topk {args.topk}: expected a number from 1 to {len(CLASSES)}')
+        raise UserError(f'--topk {args.topk}: expected 1 to {len(CLASSES)}')
     images = find_images(args.images, skip=lambda path: False)
     if args.json:
         require_writable(args.json, '--json', images)
@@ -68,9 +68,9 @@ def _load(name: str, weights: str) -> nn.Module:
 
     from ghost_det.weights.zoo import classifier
 
+    model = classifier(name, pretrained={'published': True, 'none': False}.get(weights, weights))
     if weights == 'none':
         print('warning: without weights, the predicted classes are random', file=sys.stderr)
-    model = classifier(name, pretrained={'published': True, 'none': False}.get(weights, weights))
     return model.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
 
 

@@ -6,7 +6,7 @@ from ghost_det.config.shipped import is_config
 from ghost_det.errors import UserError
 from ghost_det.utils.system import missing
 
-from ._options import COUNT, MODEL, open_detector, pair_models, positive_int
+from ._options import COUNT, MODEL, open_detector, pair_models, port
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "reach it, without a password and with only gradio's limits: use it only on networks you trust)"
     )
     parser.add_argument('--host', default='127.0.0.1', help=host)
-    parser.add_argument('--port', type=positive_int, default=7860, help='default: %(default)s')
+    parser.add_argument('--port', type=port, default=7860, help='default: %(default)s')
     parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
 
 

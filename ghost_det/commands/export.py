@@ -26,9 +26,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export as the command line says."""
-    from ghost_det.export.export import export
+    from ghost_det.export.export import choose_target, export
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
+    choose_target(Path(args.checkpoint), args.out, args.half, args.int8)
     options.load_data(args, checkpoint_classes(load_checkpoint(args.checkpoint)))
     args.size = tuple(args.size) if args.size else None
     for line in export(**vars(args)):

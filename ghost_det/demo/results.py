@@ -47,11 +47,11 @@ class ImageResult:
 def read_upload(path: Path) -> Image:
     """Return an uploaded image, upright and in BGR; a client may name any other file."""
     if not path.resolve().is_relative_to(tempfile.gettempdir()):
-        raise UserError('not an upload; choose the image again')
+        raise UserError('not an upload; upload the image again')
     try:
         return decode_image(path.read_bytes(), path.name)
     except OSError:
-        raise UserError(f'{path.name}: deleted from the server; choose it again') from None
+        raise UserError(f'{path.name}: the upload has expired; upload it again') from None
 
 
 def detect(path: Path, name: str, model: Model, before: ImageResult | None) -> ImageResult:

@@ -57,7 +57,7 @@ def serve(models: Mapping[str, Model], host: str, port: int) -> None:
                     footer_links=[],
                 )
             except (OSError, OverflowError):
-                raise UserError(f'--host {host} --port {port}: cannot listen there') from None
+                raise UserError(f'--host {host} --port {port}: cannot listen on this address') from None
             note = ' (open to everyone who can reach this machine)' if everyone else ''
             print(f'http://{address}:{port}{note}: {", ".join(models)}; stop it with Ctrl-C', flush=True)
             Event().wait()

@@ -41,6 +41,8 @@ def model_files(path: Path) -> list[Path]:
     files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]
     for file in files:
         if not file.is_file() or path.suffix not in ('.onnx', '.xml'):
+            if file != path:
+                raise UserError(f'{file}: missing: {path.name} needs it')
             raise UserError(f'{file}: expected an exported detector: NAME.onnx, or NAME.xml and NAME.bin')
     return files
 
@@ -68,7 +70,7 @@ def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel:
 
 @functools.cache
 def openvino_core() -> Any:
-    """Return OpenVINO, one for the process: where one is freed, the next signal may end it."""
+    """Return OpenVINO, one for the process: if one is freed, the next signal may end it."""
     import openvino
 
     # The first two threads that look into a tensor at the same time deadlock over a table made then.

@@ -130,7 +130,7 @@ def detect_many(
 ) -> Counts:
     """Detect in all images of a source that ``out`` has no results of, and return what it has then.
 
-    The options are those of ``ghost-det detect-many``. Ray is started on this machine where it is not
+    The options are those of ``ghost-det detect-many``. Ray is started on this machine if it is not
     running and no ``address`` is given.
     """
     files = tuple((file.name, file.read_bytes()) for file in model_files(Path(model)))
@@ -221,7 +221,7 @@ def _start_ray(address: str | None, cpus: int) -> None:
             memory = 2**28  # for little but the model
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
     except (OSError, OverflowError, ValueError) as error:
-        raise UserError(f'--address {address}: cannot join a Ray cluster there: {brief(error)}') from None
+        raise UserError(f'--address {address}: no Ray cluster to join: {brief(error)}') from None
 
 
 def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
@@ -251,8 +251,8 @@ def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise UserError(
-            f'workers died {_RETRIES + 1} times on one shard, for lack of memory or of an image that '
-            f'crashes the decoder. Finished shards are kept. Ray reports: {brief(error)}'
+            f'{_RETRIES + 1} workers crashed on the same shard: out of memory, or an image crashes the '
+            f'decoder. Finished shards are kept. Ray reports: {brief(error)}'
         ) from None
     seconds = time.perf_counter() - start
     say(f'{plural(total, "image")} in {seconds:.1f} s: {total / seconds:.1f} images/s')

@@ -138,8 +138,8 @@ def _check_targets(targets: dict[Path | str, Path], out: Path) -> None:
     for target in targets.values():
         if target.resolve() in inputs or outputs[target.resolve()] > 1:
             raise UserError(
-                f'-o {out}: {target} would replace an input, or the result of another one: choose another '
-                'folder, or rename a source'
+                f'-o {out}: {target} would replace an input, or the output of another source: choose '
+                'another folder, or rename a source'
             )
 
 
@@ -250,7 +250,7 @@ def _find_one(detector: AnyDetector, image: Image | UserError, name: object) -> 
     try:
         return next(iter(detector.stream([image])))
     except Exception as error:
-        # Raises where the detector is to blame, not the image.
+        # Raises if the detector is to blame, not the image.
         list(detector.stream([np.full((480, 640, 3), 128, np.uint8)]))
         why = str(error) if isinstance(error, UserError) else reason(error)
         return UserError(f'{name}: the detector cannot run on {image.shape[1]} x {image.shape[0]} px: {why}')

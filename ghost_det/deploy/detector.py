@@ -113,7 +113,7 @@ class Detector:
             UserError: an image has another type or shape.
         """
         if batch < 1:
-            raise UserError(f'batch: expected a positive number, got {batch}')
+            raise UserError(f'batch: expected 1 or more, got {batch}')
         source = iter(images)
         first = list(islice(source, batch))  # perhaps all: a single image needs no graph for a hundred
         engine = self._engine(max(1, len(first)))

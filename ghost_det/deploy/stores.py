@@ -28,7 +28,7 @@ from ghost_det.utils.images import (
 
 
 def is_uri(name: str) -> bool:
-    """Tell whether a file is not in this machine's own file system."""
+    """Return whether a file is not in this machine's own file system."""
     return '://' in name
 
 

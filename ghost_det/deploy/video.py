@@ -18,14 +18,14 @@ VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wm
 
 
 def is_camera(source: str) -> bool:
-    """Tell whether a source is the number of a camera, and no file or folder of that name."""
+    """Return whether a source is the number of a camera, and no file or folder of that name."""
     return source.isdecimal() and not Path(source).exists()
 
 
 class VideoReader:
     """The frames of a video file, or of the camera with the number ``source``, in order, upright.
 
-    Where they are not known, ``fps`` is 25 and ``count``, the number of frames, 0.
+    If they are not known, ``fps`` is 25 and ``count``, the number of frames, 0.
     """
 
     def __init__(self, source: str) -> None:
@@ -45,7 +45,7 @@ class VideoReader:
     def __iter__(self) -> Iterator[Image]:
         read, frame = self._capture.read()
         if not read:
-            raise UserError(f'{self._source}: no frame can be read')
+            raise UserError(f'{self._source}: contains no readable frame')
         while read:
             yield np.asarray(frame, np.uint8)
             read, frame = self._capture.read()
@@ -64,7 +64,7 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
             code = cv2.VideoWriter.fourcc(*'mp4v')
             writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, fps, size)
             if not writer.isOpened():
-                raise UserError(f'{path}: OpenCV cannot write a video of {size[0]} x {size[1]} px here')
+                raise UserError(f'{path}: OpenCV cannot write a video of {size[0]} x {size[1]} px')
         if (frame.shape[1], frame.shape[0]) != size:
             frame = np.asarray(cv2.resize(frame, size), np.uint8)
         writer.write(frame)

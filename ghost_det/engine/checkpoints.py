@@ -30,7 +30,7 @@ class AtomicBackend(LocalBackend):
     """mmengine's storage of local files, by a temporary file that is renamed when it is on the disk."""
 
     def put(self, obj: Any, filepath: str | Path) -> None:
-        """Write bytes; where the disk is full, the file that was there before stays."""
+        """Write bytes; if the disk is full, the file that was there before stays."""
         with atomic(Path(filepath), durable=True) as partial:
             partial.write_bytes(obj)
 
@@ -158,12 +158,12 @@ def find_checkpoint(work_dir: str, resume: str | None) -> tuple[Saved | None, li
 
 
 def require_longer(cfg: Any, saved: Saved) -> None:
-    """Raise a `UserError` if a training is to be shorter than it already is."""
+    """Raise a `UserError` if a training is already longer than it should become."""
     epochs = saved.meta['epoch'] + (saved.meta.get('place', 0) > 0)
     for key, unit, done in (('max_epochs', 'epochs', epochs), ('max_iters', 'steps', saved.meta['iter'])):
         length = cfg.train_cfg.get(key, done)
         if length < done:
             raise UserError(
-                f'--resume: {saved.path} has been trained for {done} {unit}, but this training has {length} '
-                f'(--epochs, or train_cfg.{key}): use {done} or more, or evaluate it with ghost-det test'
+                f'--resume: {saved.path} is already trained for {done} {unit}, more than {length}: use '
+                f'--epochs (or train_cfg.{key}) {done} or more, or evaluate it with ghost-det test'
             )

@@ -51,7 +51,7 @@ class InterruptHook(Hook):
             self.restore()
             signal.raise_signal(number)
         self._signal = number
-        with contextlib.suppress(OSError):  # print fails where the signal interrupts another one
+        with contextlib.suppress(OSError):  # print fails if the signal interrupts another one
             os.write(2, f'{signal.Signals(number).name}: stopping after this step\n'.encode())
 
     def restore(self) -> None:

@@ -125,7 +125,7 @@ class TorchDetector:
     def _detections(self, sample: Any, image: Image) -> Detections:
         found = sample.pred_instances.cpu().numpy()
         if 'bboxes' not in found:
-            raise UserError(f'{self._config}: the model finds no boxes')
+            raise UserError(f'{self._config}: the model is not a box detector')
         limit = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
         boxes = np.clip(found.bboxes.astype(np.float32), 0, limit)
         kept = (found.scores >= self._least) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)

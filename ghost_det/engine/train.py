@@ -131,7 +131,7 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             pretrained = settings.get('pretrained')
             if pretrained not in (None, 'none'):
                 source = saved.path if saved else cfg.load_from
-                runner.logger.warning(f'--pretrained {pretrained} is not used: {source} has weights.')
+                runner.logger.warning(f'--pretrained {pretrained} is ignored: weights come from {source}.')
         if saved is None and resume == 'auto':
             runner.logger.warning(f'--resume: no checkpoint in {cfg.work_dir}: starting from the beginning.')
         elif saved is None and saved_in(cfg.work_dir):

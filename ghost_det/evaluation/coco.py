@@ -33,7 +33,7 @@ EVALUATOR = FAST if importlib.util.find_spec('faster_coco_eval') is not None els
 
 
 class ClassFigures(NamedTuple):
-    """The figures of one class by the names in `CLASS_FIGURES`; `UNDEFINED` where a size has no boxes."""
+    """The figures of one class by the names in `CLASS_FIGURES`; `UNDEFINED` if a size has no boxes."""
 
     name: str
     category_id: int  # the data set's own

@@ -224,7 +224,7 @@ def _errors(found: Array, objects: Array, classes: int) -> tuple[float, dict[str
 
 
 def _mean_ap(found: Array, true: Array, all_true: Array) -> float:
-    """Return the mean AP of the classes with ground truth, of which ``true`` objects are to be detected."""
+    """Return the mean AP of the classes with ground truth; ``true`` is the number of objects of each."""
     by_score = found[:, np.argsort(-found[1], kind='stable')]
     values = []
     for label in np.flatnonzero(all_true):

@@ -21,7 +21,7 @@ from .tables import class_table, figure_table
 class FullCocoMetric(CocoMetric):
     """COCO's standard evaluation, all twelve figures and the AP of each class.
 
-    By faster-coco-eval where it is installed, else by pycocotools; both give the same figures. Figures are
+    By faster-coco-eval if it is installed, else by pycocotools; both give the same figures. Figures are
     unrounded fractions of 1; -1 means that the ground truth has no box of that size or class.
 
     Args:

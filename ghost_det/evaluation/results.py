@@ -13,7 +13,7 @@ from typing import Any
 from ghost_det import __version__
 from ghost_det.data.annotations import complete_boxes, read_annotations
 from ghost_det.errors import UserError
-from ghost_det.utils.files import read_json, require_writable, sha256, write_or_fail
+from ghost_det.utils.files import read_json, require_folder, require_writable, sha256, write_or_fail
 from ghost_det.utils.system import versions
 
 from .coco import UNDEFINED, Evaluation, IouType, evaluate
@@ -50,7 +50,7 @@ def evaluate_saved(
     if json_file is not None:
         require_writable(json_file, '--json', (results, annotations))
     if folder is not None:
-        require_writable(folder / 'pr_curves.png', '--out-dir')
+        require_folder(folder, '--out-dir')
     truth = read_truth(annotations, iou_type)
     found = read_results(results, truth, iou_type)
     evaluation = evaluate(truth, found, iou_type)
@@ -116,6 +116,8 @@ def _problem(result: Any, sizes: Sizes, categories: set[int], iou_type: IouType)
         field, expected = 'score', 'a number'
     elif iou_type == 'bbox' and not _are_numbers(result.get('bbox'), 4):
         field, expected = 'bbox', '[x, y, width, height] in pixels'
+    elif iou_type == 'segm' and mask is None:
+        return 'has no segmentation: --iou-type segm needs results with masks'
     elif iou_type == 'segm' and not _is_run_length(mask, sizes[image], str):
         field, expected = 'segmentation', f'a compressed run-length code of the size {list(sizes[image])}'
     else:

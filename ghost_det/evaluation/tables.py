@@ -18,7 +18,7 @@ def figure_table(evaluations: Sequence[Evaluation]) -> str:
 
 
 def class_table(evaluation: Evaluation) -> str:
-    """Return the figures of each class as a table; a class without ground truth of a size has none there."""
+    """Return the figures of each class as a table; a class has none for a size without ground truth."""
     rows = [
         [cut(each.name), each.boxes, *(_cell(value) for value in each.figures.values())]
         for each in evaluation.classes

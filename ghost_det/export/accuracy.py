@@ -91,8 +91,8 @@ def evaluate_file(
     out: str | None = None,
     json_file: str | None = None,
 ) -> Iterator[str]:
-    """Evaluate an exported detector, and its checkpoint if that is in its folder, as ``ghost-det test`` does."""
-    folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).name}')
+    """Evaluate an exported detector, and its checkpoint if in the same folder, as ``ghost-det test`` does."""
+    folder = Path(work_dir or Path('work_dirs') / Path(config).stem / f'test-{Path(model).stem}')
     results = Path(out) if out else folder / 'found.json'
     if results.suffix != '.json':
         raise UserError(f'--out: expected a .json file, for COCO results, got {out}')

@@ -54,12 +54,12 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     )
     if result.unmatched > TIES * result.boxes:
         raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
-    nothing = ', which proves nothing; use --data with objects that it can detect'
+    nothing = ', so this check is inconclusive; use --data with objects that it can detect'
     yield f'checked: {figures}' if result.boxes else f'warning: {figures}{nothing}'
     if smaller:
         yield (
-            f'warning: {smaller} of these images are portrait on a landscape canvas, or the reverse: only '
-            '--dynamic keeps them as large as mmdet does'
+            f'warning: {smaller} of these images have another orientation than the canvas: only --dynamic '
+            'keeps them as large as mmdet does'
         )
 
 
@@ -112,7 +112,7 @@ def _array_steps(steps: Sequence[Any], at: Placement, metadata: Metadata) -> lis
 
 
 def is_shrunk(at: Placement, metadata: Metadata) -> bool:
-    """Tell whether an image is smaller on a fixed canvas than in mmdet, which would turn the canvas."""
+    """Return whether an image is smaller on a fixed canvas than in mmdet, which would turn the canvas."""
     return at != place(at.width, at.height, replace(metadata, dynamic=True))
 
 

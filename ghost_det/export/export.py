@@ -69,9 +69,9 @@ def export(
     """Write a trained detector as an ONNX or OpenVINO file, and yield lines to print.
 
     The options are those of ``ghost-det export``. The file is compared with torch, on ``data``, on the
-    config's own or on generated images, and not written where it finds other objects.
+    config's own or on generated images, and not written if it finds other objects.
     """
-    out = _target(Path(checkpoint), out, half, int8)
+    out = choose_target(Path(checkpoint), out, half, int8)
     if int8 and (half or dynamic):
         raise UserError('--int8 cannot be combined with --half or --dynamic')
     absent = missing(('onnxscript', 'openvino', *(['nncf'] if int8 else [])))
@@ -84,7 +84,7 @@ def export(
     metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32')
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
-        raise UserError(f'--int8 needs data to measure mAP, and that of {config} is not here: use --data')
+        raise UserError(f'--int8 needs data to measure mAP; {config} has none on this machine: use --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
         yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
@@ -104,7 +104,7 @@ def export(
     yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
 
 
-def _target(checkpoint: Path, out: Path | None, half: bool, int8: bool) -> Path:
+def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool) -> Path:
     """Return the file to write, by default one next to the checkpoint."""
     if out is None:
         return checkpoint.with_name(f'{checkpoint.stem}{"_int8" if int8 else "_half" if half else ""}.xml')

@@ -127,7 +127,7 @@ class TwoStage:
         total: Any = 0
         for level, layer in enumerate(layers):
             mine = ((levels == level) & there)[:, None]
-            # Others are a pixel, the cheapest: OpenVINO would divide by zero where they had no area.
+            # Others are a pixel, the cheapest: OpenVINO would divide by zero if they had no area.
             box = torch.cat([rois[:, :1], torch.where(mine, rois[:, 1:], pixel)], dim=1)
             out = torch.ops.torchvision.roi_align(
                 maps[level], box, layer.spatial_scale, *layer.output_size, layer.sampling_ratio, layer.aligned
@@ -156,7 +156,7 @@ class TwoStage:
 
 
 def find_head(detector: Any) -> DenseHead | YOLOX | TwoStage:
-    """Return the post-processing of a detector, or raise a `UserError` where there is none."""
+    """Return the post-processing of a detector, or raise a `UserError` if there is none."""
     if getattr(detector, 'with_mask', False) or getattr(detector, 'mask_head', None) is not None:
         raise UserError(f'{type(detector).__name__}: masks cannot be exported, only boxes')
     if getattr(detector, 'rpn_head', None) is not None and hasattr(detector, 'roi_head'):

@@ -195,7 +195,7 @@ class SplitBottleneck(nn.Module):
 
 
 def _is_plain(block: GhostBottleneck) -> bool:
-    """Tell whether a block concatenates halves and its norms were folded, which gives convolutions a bias."""
+    """Return whether a block concatenates halves and its convolutions have the bias of folded norms."""
     has_halves = isinstance(block.ghost1, GhostModule) and isinstance(block.ghost2, GhostModule)
     convs = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
     return has_halves and all(conv.bias is not None for conv in convs)

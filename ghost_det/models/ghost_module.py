@@ -31,7 +31,7 @@ def same_conv(inp: int, oup: int, kernel: int, stride: int = 1, groups: int = 1)
 
 
 def is_plain_conv(module: nn.Module) -> bool:
-    """Tell whether a module convolves as ``nn.Conv2d``, or mmcv's equal subclass, by its own weight.
+    """Return whether a module convolves as ``nn.Conv2d``, or mmcv's equal subclass, by its own weight.
 
     With weight_norm, spectral_norm or pruning, the weight is computed from parameters of other names.
     """
@@ -46,7 +46,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a batch norm; mmcv's synchronised one by its statistics."""
+    """Return whether a module is a batch norm; mmcv's synchronised one by its statistics."""
     return isinstance(module, BATCH_NORMS) or isinstance(getattr(module, 'running_mean', None), Tensor)
 
 
@@ -157,7 +157,7 @@ class GhostModule(nn.Module):
         return self.cheap_operation(intrinsic)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return intrinsic and ghost features, concatenated and, where there is a gate, weighted."""
+        """Return intrinsic and ghost features, concatenated and, if there is a gate, weighted."""
         intrinsic = self.intrinsic(x)
         features = torch.cat([intrinsic, self.ghosts(intrinsic)], dim=1)[:, : self.oup]
         if self.short_conv is not None:

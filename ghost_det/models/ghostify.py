@@ -120,7 +120,7 @@ def ghostify(module: nn.Module, ratio: int = 2, dw_size: int = 3, skip: Sequence
 
 
 def _is_closed(part: nn.Module) -> bool:
-    """Tell whether a module is a ghost module, or convolves in another way than ``nn.Conv2d``."""
+    """Return whether a module is a ghost module, or convolves in another way than ``nn.Conv2d``."""
     if isinstance(part, CONVOLUTIONS):
         return not is_plain_conv(part)
     # mmcv's deformable convolutions derive from nn.Module, but have kernels.

@@ -70,7 +70,7 @@ def roi_align_backward(
 
 def _check_roi_align(rois: Tensor, aligned: bool, pool_mode: int) -> None:
     if pool_mode == 0:
-        raise NotImplementedError("RoIAlign: pool_mode='max' has no stand-in here; expected 'avg'")
+        raise NotImplementedError("RoIAlign: pool_mode='max' has no stand-in; expected 'avg'")
     # Only on the CPU, as in C++: a GPU would have to wait for the result.
     if aligned and rois.device.type == 'cpu':
         bad = rois[(rois[:, 3:] < rois[:, 1:3]).any(1)].tolist()

@@ -40,13 +40,13 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
         UserError: fewer than two; one that holds no evaluation; or the page cannot be written.
     """
     files = [path / RECORD if path.is_dir() else path for path in paths]
-    if len({file.resolve() for file in files}) < max(2, len(files)):
-        raise UserError('expected two or more different runs')
     if out is not None:
         if out.suffix.lower() != '.html':
             raise UserError(f'-o {out}: expected a name that ends in .html')
         require_writable(out, '-o', files)
     runs = [read_run(file) for file in files]
+    if len({file.resolve() for file in files}) < max(2, len(files)):
+        raise UserError('expected two or more different runs')
     names = _short_names(paths)
     tables = {
         'Figures': _figures(runs),

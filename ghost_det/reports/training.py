@@ -122,7 +122,8 @@ def _commands(runner: Any) -> dict[str, str]:
     work_dir = Path(runner.work_dir)
     config = work_dir / Path(runner.cfg.filename).name
     best = sorted(work_dir.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    checkpoint = best[-1] if best else find_latest_checkpoint(str(work_dir)) or 'CHECKPOINT'
+    is_useful = best and runner.message_hub.get_info('best_score', 1) > 0
+    checkpoint = best[-1] if is_useful else find_latest_checkpoint(str(work_dir)) or 'CHECKPOINT'
     again = work_dir.with_name(work_dir.name + '_again')
     seed = f'randomness.seed={runner.seed}'
     return {

@@ -49,13 +49,13 @@ def place_of(model: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dict[str, Any], list[Map]]:
-    """Return the config of a backbone that gives one map of each stride, and the maps.
+    """Return the config of a backbone that returns one map of each stride, and the maps.
 
     Of several maps of a stride, the last is taken: the end of the stage.
     """
     name = backbone['type']
     if len(set(strides)) < len(strides):
-        raise UserError(f'its backbone gives several maps of one stride ({_list(strides)}); {name} gives one')
+        raise UserError(f'its backbone has several maps of one stride ({_list(strides)}); {name} has one')
     try:
         built, maps = probe_backbone(backbone)
     except Exception as error:
@@ -75,7 +75,7 @@ def fit_levels(backbone: Mapping[str, Any], strides: Sequence[int]) -> tuple[dic
     if indices is not None:
         return {**backbone, 'out_indices': tuple(indices[i] for i in chosen)}, [maps[i] for i in chosen]
     if chosen != list(range(len(maps))):
-        raise UserError(f'{name} has no out_indices: it gives {len(maps)} maps instead of {len(strides)}')
+        raise UserError(f'{name} has no out_indices: it returns {len(maps)} maps instead of {len(strides)}')
     return dict(backbone), maps
 
 
@@ -89,7 +89,7 @@ def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> None:
         if len(before) == 1:
             found |= _replace(heads, before[0], after[0])
         if not found:
-            raise UserError(f'no head has in_channels={before}, which its backbone gives')
+            raise UserError(f'no head has in_channels={before}, which its backbone has')
         return
     neck = chain[0]
     taken, given = neck.get('in_channels'), neck.get('out_channels')
@@ -105,7 +105,7 @@ def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> None:
                 neck['out_channels'] = type(given)([*put, *given[len(have) :]])
                 _replace(heads, list(given), list(neck['out_channels']))
             return
-    raise UserError(f'{neck.get("type")} has in_channels={taken}, but its backbone gives {before}')
+    raise UserError(f'{neck.get("type")} has in_channels={taken}, but its backbone has {before}')
 
 
 def _replace(node: Any, old: Any, new: Any) -> bool:

@@ -23,7 +23,7 @@ LARGEST = 1024  # SSD's neck needs larger maps than those of 128 pixels, and som
 PROPOSALS = 8  # of a first stage; a thousand, as is usual, take a mask head most of a minute
 
 Parts = dict[str, tuple[int, int | None]]
-"""Part of a detector to (parameters, multiply-adds); ``None`` where they were not counted."""
+"""Part of a detector to (parameters, multiply-adds); ``None`` if they were not counted."""
 
 
 class Map(NamedTuple):

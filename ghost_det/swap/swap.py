@@ -80,7 +80,7 @@ def swap_backbone(
 
     The levels that the neck, or the heads, take stay the same; channels, weights, image normalisation,
     optimizer and imports follow from the new backbone. The detector is built and run before and after, or
-    only up to its neck where the rest needs data or packages that are not here. No weights are loaded.
+    only up to its neck if the rest needs data or packages that are not installed. No weights are loaded.
 
     Args:
         config: path of a config, ``mmdet::NAME``, or a config, which is not changed.
@@ -173,7 +173,7 @@ def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | No
         *fit_optimizer(cfg, detector.backbone),
     ]
     if problem:
-        notes.append(f'checked only up to the neck; the rest cannot be run here: {reason(problem)}')
+        notes.append(f'checked only up to the neck; the rest cannot be run: {reason(problem)}')
     if settings['type'] in BACKBONES:
         _import_ghost_det(cfg)
     return Swap(source, cfg, name, place, tuple(notes))
@@ -183,7 +183,7 @@ def _lost(old: Mapping[str, Any]) -> list[str]:
     """Return notes on what goes with the old backbone."""
     notes = []
     if max(old.get('dilations') or [1]) > 1:
-        notes.append('the dilated last stage had this stride; of the new backbone a stage before has it')
+        notes.append('the dilated last stage had this stride; in the new backbone an earlier stage has it')
     gone = [key for key in ('dcn', 'plugins', 'pretrained') if old.get(key)]
     gone += ["style='caffe'"] if old.get('style') == 'caffe' else []
     if isinstance(old.get('backbone'), Mapping):
@@ -218,7 +218,7 @@ def _choose_weights(settings: Mapping[str, Any], pretrained: str | None) -> tupl
         if kind in NETWORKS:
             published = {w.width: w.name for w in PUBLISHED.values() if w.network == kind}
             widths = ', '.join(f'{width:g}' for width in sorted(published))
-            none = f'none; {kind} has some at width {widths}, but not as it is asked for here'
+            none = f'none; {kind} has some at width {widths}, but not for these settings'
             if not settings.keys() & {'ratio', 'dw_size'}:
                 pretrained = published.get(settings['width'])
         elif kind == 'ResNet' and settings.get('style') != 'caffe':

@@ -111,18 +111,20 @@ def require_writable(path: Path, option: str, read: Iterable[Path] = ()) -> None
 
     It must not replace one of the files in ``read``; ``option`` is the option that names it.
     """
-    require_folder(path.parent, option)
+    require_folder(path.parent, option, path)
     if path.exists() and not path.is_file():
         raise UserError(f'{option} {path}: expected a file, got {kind_of_file(path)}')
     if path.resolve() in {each.resolve() for each in read}:
         raise UserError(f'{option} {path}: would replace an input; choose another name')
 
 
-def require_folder(folder: str | Path, option: str) -> None:
-    """Make a folder, and raise a `UserError` if files cannot be written to it."""
+def require_folder(folder: str | Path, option: str, given: Path | None = None) -> None:
+    """Make a folder; raise a `UserError` (about the ``given`` file in it) if it cannot be written to."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b'.')
     except OSError as error:
-        raise UserError(f'{option} {folder}: cannot be written ({error.strerror})') from None
+        is_file = given is None and isinstance(error, FileExistsError)
+        why = 'expected a folder, got a file' if is_file else f'cannot be written ({error.strerror})'
+        raise UserError(f'{option} {given or folder}: {why}') from None

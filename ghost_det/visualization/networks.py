@@ -56,7 +56,7 @@ class Network:
     def run(self, image: Picture) -> Any:
         """Return a network's output for an image: logits, or a sample of mmdet with its boxes.
 
-        Gradients are kept where the caller has them on.
+        Gradients are kept if the caller has them on.
 
         Raises:
             UserError: the network cannot run on it.

@@ -6,6 +6,7 @@ import argparse
 import pickle
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -91,8 +92,8 @@ def _plain_data() -> list[Any]:
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run."""
     path = Path(path).expanduser()
-    if not path.is_file():
-        found = 'a folder' if path.is_dir() else 'nothing'
+    if not path.is_file() or not path.stat().st_size:
+        found = 'a folder' if path.is_dir() else 'an empty file' if path.is_file() else 'nothing'
         raise UserError(f'{path}: expected a checkpoint file, found {found}')
     content: dict[str, Any] = read_weights(path, _load_intact, path, map_location=map_location)
     weights = content.get('state_dict', content) if isinstance(content, dict) else content
@@ -113,7 +114,8 @@ def _load_intact(path: Path, **settings: Any) -> Any:
 def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     """Let ``read``, a function of torch, read only weights and plain data, or raise a `UserError`."""
     try:
-        with torch.serialization.safe_globals(_plain_data()):
+        with torch.serialization.safe_globals(_plain_data()), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Detected pickle protocol')  # an error follows if it matters
             content = read(*arguments, **settings, weights_only=True)
     except UserError:
         raise
@@ -122,7 +124,9 @@ def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **
     except Exception as error:  # zipfile and torch raise nearly any over bytes that are not a checkpoint
         unsafe = re.search(r'(?i)unsupported (?:global: )?GLOBAL (\S+)', str(error))
         if unsafe is None:
-            raise UserError(f'{name}: damaged, or not a checkpoint that torch can read') from None
+            pickled = 'a pickle that torch.save did not write: not read, as that could run code'
+            other = pickled if 'Unsupported operand' in str(error) else 'not a checkpoint that torch can read'
+            raise UserError(f'{name}: damaged, or {other}') from None
         raise UserError(
             f'{name}: refused: it holds {unsafe[1]}, which is not weights, and reading it could run code. '
             f"If you trust the file, save only its weights: torch.save({{'state_dict': ...}}, PATH)"

@@ -72,7 +72,7 @@ def _fetch_hub(weights: Variant) -> Path:
 
 
 def fetch_url(url: str, git_blob: str | None = None) -> Path:
-    """Download a file once, resuming where a connection broke; check its format and, if given, git's hash."""
+    """Download a file once, resuming after broken connections; check its format and, if given, git's hash."""
     try:
         path = _downloads() / _file_name(url)
         if path.is_file() and git_blob in (None, git_blob_of(path)):
@@ -103,6 +103,8 @@ def check_format(path: Path, name: str) -> str:
     """Return ``'safetensors'`` or ``'torch'``; a `UserError` for cut files and what is not weights."""
     with path.open('rb') as file:
         head = file.read(256)
+    if not head:
+        raise UserError(f'{name}: an empty file')
     if head[8:9] == b'{':
         try:
             with safetensors.safe_open(path, 'pt'):

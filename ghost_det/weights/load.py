@@ -104,7 +104,7 @@ def describe(tensors: Mapping[str, Tensor]) -> tuple[str, float] | None:
 
 
 def is_folded(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell whether a state dict is from a network after ``switch_to_deploy``."""
+    """Return whether a state dict is from a network after ``switch_to_deploy``."""
     return any(mark in key for mark in _FOLDED for key in tensors)
 
 

@@ -196,6 +196,7 @@ CASES: list[tuple[str, str]] = [
     *with_values('swap LITE -o out.py', '--settings', 'depth'),
     ('swap LITE -o out.py --backbone GhostNet:x', 'GhostNet:x'),
     *named('benchmark', 'nothing.py', 'stem.pth'),
+    *with_values('demo x.xml', '--port', '0', '99999'),
     ('doctor --nope', '--nope'),
     ('nope', 'nope'),
     *((f'eval @{name} @good.json', name) for name in ('nothing.json', 'pipe.json', 'text.json', 'good.json')),

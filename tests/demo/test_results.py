@@ -77,7 +77,7 @@ def test_only_uploaded_images_are_read(tmp_path: Path) -> None:
     (tmp_path / 'text.jpg').write_text('no image')
     for path, message in (
         (tmp_path / 'text.jpg', 'text.jpg: no image'),
-        (tmp_path / 'gone.png', 'gone.png: deleted'),
+        (tmp_path / 'gone.png', 'gone.png: the upload has expired'),
         (Path('/etc/passwd'), 'not an upload'),
     ):
         with pytest.raises(UserError, match=message):

@@ -65,5 +65,5 @@ def test_what_cannot_be_served_is_a_user_error(cli: Cli, tmp_path: Path) -> None
             (['a.onnx', '--port', listener.getsockname()[1]], '--port'),
             (['a.onnx', 'c.pth'], 'c.pth'),
         ):
-            done = cli('demo', *map(str, words), cwd=tmp_path, GHOST_DET_RUNTIME='1', timeout=30)
+            done = cli('demo', *map(str, words), cwd=tmp_path, GHOST_DET_RUNTIME='1')
             assert done.returncode == 2 and part in done.stderr and 'Traceback' not in done.stderr

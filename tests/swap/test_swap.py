@@ -130,7 +130,7 @@ def test_a_neck_or_a_head_that_does_not_take_the_channels_is_named() -> None:
     cfg.model.neck = small().model.neck
     assert 'checked only up to the neck' in swap(cfg, 'GhostNet').notes[-1]
     cfg.model.neck.in_channels = [8, 16, 32, 65]
-    with pytest.raises(UserError, match=r'FPN has in_channels=.*gives \[8, 16, 32, 64\]'):
+    with pytest.raises(UserError, match=r'FPN has in_channels=.*has \[8, 16, 32, 64\]'):
         swap(cfg, 'GhostNet')
     cfg = load_config('mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py')
     cfg.model.backbone.depth = 18
@@ -148,7 +148,7 @@ def test_a_backbone_without_a_choice_of_maps_is_refused_where_not_all_are_taken(
         stage4=dict(more, num_branches=4, num_blocks=(1, 1, 1, 1), num_channels=(8, 16, 32, 64)),
     )
     assert swap_backbone(small(), 'HRNet', extra=extra).model.neck.in_channels == [8, 16, 32, 64]
-    with pytest.raises(UserError, match='HRNet has no out_indices: it gives 4 maps instead of 1'):
+    with pytest.raises(UserError, match='HRNet has no out_indices: it returns 4 maps instead of 1'):
         cfg = small()
         cfg.model.backbone.out_indices = (3,)
         cfg.model.neck.update(in_channels=[64], start_level=0)
@@ -169,7 +169,7 @@ def test_freezing_and_norms_follow_the_weights() -> None:
     assert swap_backbone(caffe, 'GhostNet', 'none').model.backbone == scratch
     swapped = swap(caffe, 'GhostNet', width=1.2)
     assert swapped.config.model.backbone == {**scratch, 'width': 1.2}
-    assert 'none; GhostNet has some at width 1, but not as it is asked for' in swapped.notes[1]
+    assert 'none; GhostNet has some at width 1, but not for these settings' in swapped.notes[1]
     assert 'init_cfg' not in swap_backbone(caffe, 'GhostNet', ratio=4).model.backbone
     own = swap_backbone(caffe, 'GhostNet', 'my.pth', width=1.2, frozen_stages=0).model.backbone
     assert own.init_cfg.checkpoint == 'my.pth' and own.frozen_stages == 0 and own.norm_eval

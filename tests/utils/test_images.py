@@ -76,15 +76,19 @@ def test_other_kinds_of_pixels_are_read_as_by_mmcv(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, mmcv.imread(str(tmp_path / name)), name)
 
 
+def huge(path: Path, width: int, height: int) -> None:
+    """Write a small PNG file that claims a size."""
+    content = bytearray(encode_image(noise(9, 8, 3), '.png'))
+    content[16:24] = struct.pack('>II', width, height)
+    content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+
+
 def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     make(tmp_path, 'empty.jpg', 'folder.png/x')
     (tmp_path / 'text.png').write_text('no image')
     os.mkfifo(tmp_path / 'pipe.png')
-    content = bytearray(encode_image(noise(90, 90, 3), '.png'))
-    (tmp_path / 'cut.png').write_bytes(content[:20])
-    content[16:24] = struct.pack('>II', 60_000, 60_000)  # claims this size
-    content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
-    (tmp_path / 'huge.png').write_bytes(content)
+    huge(tmp_path / 'huge.png', 60_000, 60_000)
     for name, reason in (
         ('nowhere.png', 'nothing'),
         ('folder.png', 'a folder'),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,11 @@ def test_code_is_never_run_and_only_numbers_and_statistics_are_built(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     content = {'state_dict': {'weight': torch.zeros(1)}, 'x': evil}
+    with open('evil.pth', 'wb') as file:
+        pickle.dump(content['x'], file, protocol=4)
+    with warnings.catch_warnings(), pytest.raises(UserError, match='could run code'):
+        warnings.simplefilter('error')
+        load_checkpoint('evil.pth')
     for is_zip in (True, False):  # as written since torch 1.6, and before
         torch.save(content, 'evil.pth', _use_new_zipfile_serialization=is_zip)
         with pytest.raises(UserError):

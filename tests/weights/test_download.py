@@ -150,7 +150,7 @@ def test_a_url_is_downloaded_once_and_offline_not_at_all(hub: Hub, monkeypatch: 
     [
         (b'<!DOCTYPE html><title>Sign in</title>', 200, 'web page'),
         (b'version https://git-lfs.github.com/spec/v1\noid', 200, 'Git LFS'),
-        (b'', 200, 'not weights'),
+        (b'', 200, 'an empty file'),
         (HUBS[:-1], 200, 'damaged: .*incomplete metadata'),
         (UPSTREAMS[:-50], 200, 'damaged: it ends too early'),
         (UPSTREAMS, 403, '403 Forbidden.*/weights.pth.$'),
