@@ -164,6 +164,6 @@ def require_longer(cfg: Any, saved: Saved) -> None:
         length = cfg.train_cfg.get(key, done)
         if length < done:
             raise UserError(
-                f'--resume: {saved.path} is already trained for {done} {unit}, more than {length}: use '
-                f'--epochs (or train_cfg.{key}) {done} or more, or evaluate it with ghost-det test'
+                f'--resume: {saved.path} is already trained for {done} {unit}, more than {length}: set '
+                f'--epochs (or train_cfg.{key}) to {done} or more, or evaluate it with ghost-det test'
             )

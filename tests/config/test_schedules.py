@@ -110,7 +110,7 @@ def test_a_checkpoint_of_more_epochs_than_the_training_is_refused(
 ) -> None:
     cfg = Config(dict(train_cfg=dict(max_epochs=epochs)))
     saved = Saved('epoch_2.pth', {}, dict(epoch=2, iter=6, place=place))
-    with pytest.raises(UserError, match=f'use {needed} or more') if needed else nullcontext():
+    with pytest.raises(UserError, match=f'to {needed} or more') if needed else nullcontext():
         require_longer(cfg, saved)
 
 

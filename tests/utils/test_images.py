@@ -88,6 +88,7 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     make(tmp_path, 'empty.jpg', 'folder.png/x')
     (tmp_path / 'text.png').write_text('no image')
     os.mkfifo(tmp_path / 'pipe.png')
+    (tmp_path / 'cut.png').write_bytes(encode_image(noise(90, 90, 3), '.png')[:20])
     huge(tmp_path / 'huge.png', 60_000, 60_000)
     for name, reason in (
         ('nowhere.png', 'nothing'),
