@@ -25,6 +25,11 @@ class Served(NamedTuple):
     temporary: Path
 
 
+def heed_interrupts() -> None:
+    """Undo that a shell's background jobs, as these tests may be, ignore SIGINT and pass that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def serving(folder: Path, *words: object, host: str = '127.0.0.1', **env: str) -> Iterator[Served]:
     """Serve a page of two models, which find what is bright, and more."""
@@ -43,6 +48,7 @@ def serving(folder: Path, *words: object, host: str = '127.0.0.1', **env: str) -
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
     url = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import multiprocessing
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,8 +20,10 @@ from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import save
 
 from ghost_det.errors import UserError
+from ghost_det.utils.system import RUNTIME
 from ghost_det.weights.catalog import PUBLISHED, Variant, find_published
 from ghost_det.weights.download import fetch, fetch_url, git_blob_of, locate
+from tests.conftest import ROOT
 
 from .hub import Hub
 
@@ -176,7 +179,9 @@ def test_every_url_has_a_file_of_its_own_in_one_folder(hub: Hub, path: str, tmp_
 
 def test_several_processes_get_the_file(hub: Hub) -> None:
     url = hub.serve('/weights.pth', UPSTREAMS)
-    fork = multiprocessing.get_context('fork')
-    with fork.Pool(3) as pool:
-        assert len({*pool.map(fetch_url, [url] * 3, chunksize=1)}) == 1
+    code = f'from ghost_det.weights.download import fetch_url; print(fetch_url({url!r}))'
+    words = [sys.executable, '-c', code]
+    env = {**os.environ, RUNTIME: '1', 'PYTHONPATH': str(ROOT)}
+    started = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({process.communicate(timeout=120)[0] for process in started}) == 1
     assert [path.read_bytes() for path in downloads()] == [UPSTREAMS]
