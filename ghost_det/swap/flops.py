@@ -9,17 +9,18 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 try:
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode as FlopCounterMode
 except ImportError:  # torch 2.0
 
-    class FlopCounterMode(TorchDispatchMode):  # type: ignore[no-redef]
+    class FlopCounterMode(TorchDispatchMode):  # type: ignore
         """Counts convolutions and products of matrices, to which torch 2.0 reduces attention too."""
 
         def __init__(self, display: bool = False) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore
             self.macs = 0
 
         def get_total_flops(self) -> int:
+            """Return two for each multiply-add."""
             return 2 * self.macs
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
