@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--pretrained', metavar='SOURCE', help=source)
     settings = "the backbone's own arguments, for example depth=50 for ResNet"
     parser.add_argument('--settings', **SETTINGS, default={}, help=settings)
-    keep = 'a checkpoint of the old detector: what fits of its neck and heads goes next to MINE.py, as load_from'
+    keep = "the old detector's checkpoint; what fits of its neck and heads is saved next to MINE.py"
     parser.add_argument('--keep-weights', metavar='OLD.pth', help=keep)
     size = "input size for the multiply-adds (default: the config's)"
     parser.add_argument('--size', **SIZE, help=size)

@@ -34,7 +34,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
             else:
                 cfg = Config.fromfile(str(path))
     except (Exception, SystemExit) as error:
-        cause = error
+        cause: BaseException = error
         while isinstance(cause, ImportError) and cause.__context__:
             cause = cause.__context__  # mmengine's errors over custom_imports say only that an import failed
         text = 'its _base_ leads back to itself' if isinstance(cause, RecursionError) else ''

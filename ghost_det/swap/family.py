@@ -24,4 +24,6 @@ def family_table(backbone: Mapping[str, Any], height: int, width: int) -> list[s
         params, macs = count({'backbone': cfg}, height, width)['backbone']
         rows.append([name, f'{params / 1e6:.2f}', f'{(macs or 0) / 1e9:.2f}', TIMES[name]])
     head = [f'at width {backbone["width"]:g}', 'parameters (M)', 'multiply-adds (G)', 'CPU time']
-    return [f'{table(head, rows)}\nCPU time: relative to GhostNet, at width 1, as measured in docs/results.md']
+    return [
+        f'{table(head, rows)}\nCPU time: relative to GhostNet, at width 1, as measured in docs/results.md'
+    ]
