@@ -1,6 +1,7 @@
 """Replace a config's backbone."""
 
 import argparse
+from pathlib import Path
 
 from ghost_det.errors import UserError
 
@@ -29,23 +30,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Swap as the command line says."""
     from ghost_det.config.query import get_path, input_size
+    from ghost_det.models import NETWORKS
     from ghost_det.swap.family import family_table
     from ghost_det.swap.swap import parse_backbone, swap
-    from ghost_det.swap.weights import keep_weights
+    from ghost_det.swap.weights import keep_weights, write_weights
 
+    if args.keep_weights and not args.out:
+        raise UserError('--keep-weights: needs -o MINE.py, next to which it writes')
     name, settings = parse_backbone(args.backbone)
     if args.width is not None:
         settings['width'] = args.width
-    if args.keep_weights and not args.out:
-        raise UserError('--keep-weights: needs -o MINE.py, next to which it writes')
     swapped = swap(args.config, name, args.pretrained, **settings, **args.settings)
-    kept = keep_weights(swapped.config, args.keep_weights, args.out) if args.keep_weights else None
     size = args.size or input_size(swapped.source)
     tables = [swapped.table(*size)]  # may refuse the size, before -o
-    tables += family_table(get_path(swapped.config, swapped.place).backbone, *size)
+    if name in NETWORKS:
+        tables.append(family_table(get_path(swapped.config, swapped.place).backbone, *size))
+    notes = list(swapped.notes)
+    if args.keep_weights:
+        file = Path(args.out).with_suffix('.kept.pth')
+        tensors, lines = keep_weights(swapped.config, args.keep_weights, file)
+        notes += lines
     if args.out:
         print(f'{args.out}:\n{swapped.write(args.out, args.force)}')
-    if kept:
-        kept.write()
-    print('\n'.join([*swapped.notes, *([str(kept)] if kept else [])]), end='\n\n')
+    if args.keep_weights:
+        write_weights(tensors, file)
+    print('\n'.join(notes), end='\n\n')
     print('\n\n'.join(tables))

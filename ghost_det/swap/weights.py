@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,54 +15,32 @@ from ghost_det.weights.load import read_tensors
 
 from .probe import build_detector
 
-_LISTED = 20
 
+def keep_weights(cfg: Any, checkpoint: str, file: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors that fit a swapped detector outside of its backbone, and lines on all others.
 
-class Kept(NamedTuple):
-    """The tensors of a checkpoint that a detector with another backbone takes over, and the others."""
-
-    file: Path
-    tensors: dict[str, Tensor]
-    total: int  # of the detector's, without its backbone
-    problems: list[str]  # why the rest of them is not there
-    left_out: str
-
-    def write(self) -> None:
-        """Write the file in torch's format, the only one that mmengine's ``load_from`` reads."""
-        with write_or_fail(self.file, '--keep-weights') as partial:
-            with partial.open('wb') as file:  # by its hidden name, torch would refuse it
-                torch.save({'state_dict': self.tensors}, file)
-
-    def __str__(self) -> str:
-        count = f'{len(self.tensors)} of {self.total} tensors of neck and heads'
-        lines = [f'kept: {count}, in {self.file}; {self.left_out}']
-        lines += [f'not kept: {problem}' for problem in self.problems[:_LISTED]]
-        more = len(self.problems) - _LISTED
-        return '\n'.join([*lines, *([f'not kept: {more} more'] if more > 0 else [])])
-
-
-def keep_weights(cfg: Any, checkpoint: str, out: str) -> Kept:
-    """Read the tensors that fit a swapped detector outside of its backbone; make them its ``load_from``.
-
-    mmengine loads that file after the backbone's ``init_cfg``, which it leaves as it is. It lies next to the
-    config ``out``, and is found there from any folder.
+    ``file``, next to the config, becomes its ``load_from``, which mmengine loads after the backbone's
+    ``init_cfg``: that stays, as no tensor of a backbone is in the file.
     """
-    file = Path(out).with_suffix('.kept.pth')
     require_writable(file, '--keep-weights', [Path(checkpoint)])
     found = {key.removeprefix('module.'): value for key, value in read_tensors(checkpoint).items()}
-    state = build_detector(cfg.model).state_dict()
     expected, others = (
         {key: value for key, value in tensors.items() if 'backbone' not in key.split('.')}
-        for tensors in (state, found)
+        for tensors in (build_detector(cfg.model).state_dict(), found)
     )
-    tensors = {
-        key: others[key].clone()
-        for key, value in expected.items()
-        if key in others and others[key].shape == value.shape
-    }
-    if not tensors:
+    fits = [key for key in expected if key in others and others[key].shape == expected[key].shape]
+    if not fits:
         raise UserError(f'--keep-weights {checkpoint}: none of its {len(found)} tensors fits neck or heads')
-    backbone, unknown = len(found) - len(others), len(others.keys() - expected.keys())
     cfg.load_from = '{{ fileDirname }}/' + file.name
-    left_out = f'left out: {backbone} of the old backbone' + (f', {unknown} unknown' if unknown else '')
-    return Kept(file, tensors, len(expected), differences(expected, others), left_out)
+    unknown = len(others.keys() - expected.keys())
+    left_out = f'{len(found) - len(others)} of the old backbone' + (f', {unknown} unknown' if unknown else '')
+    lines = [f'kept: {len(fits)} of {len(expected)} tensors of neck and heads; left out: {left_out}']
+    lines += [f'not kept: {problem}' for problem in differences(expected, others)]
+    return {key: others[key].clone() for key in fits}, lines
+
+
+def write_weights(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write a file in torch's format, the only one that mmengine's ``load_from`` reads."""
+    # By the hidden name of the temporary file, torch would refuse it.
+    with write_or_fail(file, '--keep-weights') as partial, partial.open('wb') as stream:
+        torch.save({'state_dict': tensors}, stream)

@@ -84,7 +84,7 @@ def test_a_checkpoint_that_fits_nothing_and_an_input_as_output_are_refused(tmp_p
     swapped = swap(small(), 'GhostNet', 'none')
     torch.save({'neck.gone': torch.zeros(1)}, tmp_path / 'other.pth')
     with pytest.raises(UserError, match='none of its 1 tensors fits'):
-        keep_weights(swapped.config, str(tmp_path / 'other.pth'), str(tmp_path / 'mine.py'))
+        keep_weights(swapped.config, str(tmp_path / 'other.pth'), tmp_path / 'mine.kept.pth')
     make_old(tmp_path / 'mine.kept.pth')
     with pytest.raises(UserError, match='would replace an input'):
-        keep_weights(swapped.config, str(tmp_path / 'mine.kept.pth'), str(tmp_path / 'mine.py'))
+        keep_weights(swapped.config, str(tmp_path / 'mine.kept.pth'), tmp_path / 'mine.kept.pth')
