@@ -73,7 +73,9 @@ print(len(names))
 """
 
 
-@pytest.mark.parametrize(('absent', 'code'), [(sorted({*MM, 'torchvision'}), NETWORKS), (sorted(TORCH | MM), RUNTIME)])
+@pytest.mark.parametrize(
+    ('absent', 'code'), [(sorted({*MM, 'torchvision'}), NETWORKS), (sorted(TORCH | MM), RUNTIME)]
+)
 def test_networks_need_no_mm_package_and_the_runtime_no_torch(absent: list[str], code: str) -> None:
     words = [sys.executable, '-c', WITHOUT.format(names=absent) + code]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)

@@ -46,7 +46,10 @@ def classifier(name: str, pretrained: bool | str | Path = False, **settings: Any
 
 
 def feature_extractor(
-    name: str, out_indices: Sequence[int] = (0, 1, 2, 3), pretrained: bool | str | Path = False, **settings: Any
+    name: str,
+    out_indices: Sequence[int] = (0, 1, 2, 3),
+    pretrained: bool | str | Path = False,
+    **settings: Any,
 ) -> GhostNet:
     """Build a backbone of the Ghost family, which needs only torch.
 
