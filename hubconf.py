@@ -1,4 +1,4 @@
-"""For ``torch.hub.load(REPO, 'ghostnet_1x', pretrained=True)``: one entry for each classifier, and backbones."""
+"""For ``torch.hub.load(REPO, 'ghostnet_1x', pretrained=True)``: an entry for each classifier; backbones."""
 
 from ghost_det.weights.zoo import ENTRIES, feature_extractor  # noqa: F401
 
