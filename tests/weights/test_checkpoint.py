@@ -134,7 +134,6 @@ TENSOR = b'ctorch._utils\n_rebuild_tensor_v2\n(' + STORED
         STATISTIC + SET_X,
         b'c__builtin__\ngetattr\n(' + STATISTIC + text('__globals__') + b'tR',
         text('argparse') + text('Namespace.__init__') + b'\x93',
-        b'c_codecs\nencode\n(' + text('x') + text('rot13') + b'tR',
         b'(' + text('module') + b'cargparse\nNamespace\n' + text('x.py') + text('y') + b'tQ',
         b'c__torch__\nNet\n)\x81}b',  # TorchScript
         TENSOR + b'K\x00(K\x09t(K\x01t\x89}tR',
@@ -176,28 +175,14 @@ def test_old_tar_files_are_refused(tmp_path: Path) -> None:
 def test_tensors_of_all_kinds_share_storages_as_they_did(is_zip: bool, tmp_path: Path) -> None:
     path = tmp_path / 'a.pth'
     base = torch.arange(12.0).reshape(3, 4)
-    kinds = (
-        torch.float16,
-        torch.bfloat16,
-        torch.float64,
-        torch.int64,
-        torch.uint8,
-        torch.bool,
-        torch.complex64,
-    )
-    content = {str(kind): torch.ones(2, 3).to(kind) for kind in kinds}
-    content |= {
-        'base': base,
-        'view': base[1:, ::2],
-        'turned': base.T,
-        'empty': torch.zeros(0, 3),
-        'one': base[0, 1],
-    }
+    kinds = ('float16', 'bfloat16', 'float64', 'int64', 'uint8', 'bool', 'complex64')
+    content = {kind: torch.ones(2, 3, dtype=getattr(torch, kind)) for kind in kinds}
+    content |= {'base': base, 'view': base[1:, ::2], 'turned': base.T, 'one': base[0, 1]}
+    content['empty'] = torch.zeros(0, 3)
     torch.save(content, path, _use_new_zipfile_serialization=is_zip)
     got = load_checkpoint(path)
-    assert all(
-        torch.equal(got[key], value) and got[key].dtype == value.dtype for key, value in content.items()
-    )
+    for key, value in content.items():
+        assert torch.equal(got[key], value) and got[key].dtype == value.dtype
     got['base'][1, 2] = -1
     assert got['view'][0, 1] == -1
 
