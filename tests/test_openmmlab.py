@@ -19,8 +19,8 @@ from mmengine.config import Config
 from safetensors.torch import save_file
 
 from ghost_det import GhostNet
-from ghost_det.ops import ensure_ops
 from ghost_det.data.scene import SHAPES as SCENE
+from ghost_det.ops import ensure_ops
 from tests.test_docs import files_of
 
 SHAPES = list(SCENE)
