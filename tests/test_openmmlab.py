@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from ghost_det import GhostNet
 from ghost_det.data.scene import SHAPES as SCENE
 from ghost_det.swap.swap import swap
+from ghost_det.weights.load import load_pretrained
 from tests.conftest import ROOT
 from tests.test_docs import files_of
 
@@ -172,6 +173,9 @@ def test_the_projects_own_tool_trains_and_evaluates(
     losses = [line['loss'] for line in lines if 'loss' in line]
     assert losses and all(map(math.isfinite, losses)), losses
     assert metric in lines[-1] or cfg.val_cfg is None, lines[-1]
+    if name == 'classifier.py':  # its weights in a detector
+        loaded = load_pretrained(GhostNet(), out / 'epoch_1.pth')
+        assert loaded.loaded == loaded.total and loaded.left_out == {'head': 2}
 
 
 @pytest.mark.parametrize(
