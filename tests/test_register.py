@@ -16,7 +16,7 @@ from ghost_det.ops import ensure_ops
 ensure_ops()
 with contextlib.redirect_stdout(io.StringIO()):
     import mmdet.apis, mmdet.datasets, mmdet.evaluation, mmdet.models
-import mmengine.runner, mmengine.hooks, torchvision, torch.utils.flop_counter
+import mmengine.runner, mmengine.hooks, torchvision, torch.utils
 
 OWNERS = ('mmdet', 'mmengine', 'mmcv', 'torch')
 

@@ -192,9 +192,10 @@ class GhostNet(nn.Module):
         """Return the maps of ``out_indices``, or logits if there is a classification head."""
         x = self.act1(self.bn1(self.conv_stem(x)))
         features = []
+        taps = [ENDS[i] for i in self.out_indices]
         for position, group in enumerate(self.blocks):
             x = group(x)
-            if position in ENDS and ENDS.index(position) in self.out_indices:
+            if position in taps:
                 features.append(x)
         if self.num_classes is None:
             return tuple(features)

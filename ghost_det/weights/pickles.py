@@ -117,16 +117,16 @@ def _parameter(tensor: Tensor, *settings: Any) -> Tensor:
     return tensor
 
 
-_Unpickler: Any = pickle._Unpickler  # the one in Python, whose steps can be overridden
+PythonUnpickler: Any = pickle._Unpickler  # the one in Python, whose steps can be overridden
 
 
-class _Reader(_Unpickler):
+class _Reader(PythonUnpickler):
     """Knows the names of tensors and `plain_data`; gives a state only to plain data, so nothing is altered.
 
     ``storage`` returns the numbers that a persistent id of torch refers to, in one dimension.
     """
 
-    dispatch = dict(_Unpickler.dispatch)
+    dispatch = dict(PythonUnpickler.dispatch)
 
     def __init__(self, file: Any, storage: Callable[..., Tensor] | None = None) -> None:
         super().__init__(file, encoding='utf-8')

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from torch.torch_version import TorchVersion
 
 from ghost_det import commands
-from ghost_det.commands import _options
+from ghost_det.commands import _options, export
 from ghost_det.config import shipped
 from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
@@ -127,3 +129,9 @@ def test_complexity_and_swap_print_what_they_count(cli: Cli, tmp_path: Path) -> 
     done = cli(words, cwd=tmp_path)
     assert done.returncode == 0 and 'GhostNetV2' in done.stdout
     assert load_config(tmp_path / 'mine.py').model.backbone.width == 1.3
+
+
+def test_export_says_which_torch_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, '__version__', TorchVersion('2.1.2'))
+    with pytest.raises(UserError, match='export needs torch 2.6 or newer, found 2.1.2'):
+        export.run(argparse.Namespace())
