@@ -144,7 +144,9 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file in place of ``ghost://ghostnet_100``."""
     path = tmp_path / 'weights.safetensors'
     save_file(GhostNet().state_dict(), path)
-    monkeypatch.setattr('ghost_det.weights.load.locate', lambda name: path if name == 'ghost://ghostnet_100' else Path(name))
+    monkeypatch.setattr(
+        'ghost_det.weights.load.locate', lambda name: path if name == 'ghost://ghostnet_100' else Path(name)
+    )
     return path
 
 
