@@ -1,20 +1,22 @@
 """GhostNet backbones for MMDetection.
 
 Importing the package is all that a config or a script needs: it registers networks, hooks and metrics with
-MMDetection, and provides mmcv's operators if mmcv was built without (`ghost_det.register`). Without
-MMDetection nothing is registered: the networks (`ghost_det.models`) need only torch, and the runtime of
-exported detectors (`ghost_det.deploy`) not even that.
+MMDetection, and provides mmcv's operators if mmcv was built without (`ghost_det.register`). Of OpenMMLab's
+other projects, those without MMDetection get the networks. Without mmengine and mmcv nothing is registered:
+the networks (`ghost_det.models`) need only torch, and the runtime of exported detectors (`ghost_det.deploy`)
+not even that.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .utils.system import without_stack
+from .utils.system import WITHOUT_MMDET, without_stack
 
 if TYPE_CHECKING:  # for editors, type checkers and the API page
     from .data.checks.check import check_dataset
     from .engine.hooks import ChannelsLastHook, InterruptHook, LossGuardHook, ProgressHook
-    from .engine.networks import GhostNet, GhostNetV2, GhostNetV3, GhostPAN, GhostResNet, RepGhostNet
+    from .engine.mmdet_networks import GhostResNet
+    from .engine.networks import GhostNet, GhostNetV2, GhostNetV3, GhostPAN, RepGhostNet
     from .engine.runner import Bf16OptimWrapper
     from .evaluation.metric import FullCocoMetric
     from .models import GhostModule, ghostify, optimize
@@ -54,15 +56,16 @@ _TORCH_ONLY = {
     'load_pretrained': 'weights.load',
 }
 """The modules of public names that need no MMDetection."""
+_WITH_MMCV = dict.fromkeys(_NETWORKS, 'engine.networks')
 _WITH_MMDET = {
-    **dict.fromkeys((*_NETWORKS, 'GhostResNet'), 'engine.networks'),
+    'GhostResNet': 'engine.mmdet_networks',
     **dict.fromkeys(('ChannelsLastHook', 'InterruptHook', 'LossGuardHook', 'ProgressHook'), 'engine.hooks'),
     'Bf16OptimWrapper': 'engine.runner',
     'FullCocoMetric': 'evaluation.metric',
     'check_dataset': 'data.checks.check',
     'swap_backbone': 'swap.swap',
 }
-"""The modules of those that need it; of the networks, mmdet's subclasses."""
+"""The modules of those that need it; with mmcv, of the networks those that a config builds."""
 
 
 def __getattr__(name: str) -> Any:
@@ -70,6 +73,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         reason = without_stack(f'{__name__}.{name}')
         homes = _TORCH_ONLY if reason else {**_TORCH_ONLY, **_WITH_MMDET}
+        homes = homes if without_stack(name, WITHOUT_MMDET) else {**homes, **_WITH_MMCV}
         if name not in homes:
             raise ImportError(reason)
         return getattr(import_module(f'{__name__}.{homes[name]}'), name)
@@ -85,5 +89,5 @@ def __dir__() -> list[str]:
     return [*globals(), *__all__]
 
 
-if without_stack(__name__) is None:
+if without_stack(__name__, WITHOUT_MMDET) is None:
     import_module('.register', __name__)

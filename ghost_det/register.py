@@ -1,15 +1,21 @@
-"""Registers `ghost_det` with MMDetection; ``import ghost_det`` imports this where mmdet is installed."""
+"""Registers `ghost_det`; ``import ghost_det`` imports this where mmengine and mmcv are installed."""
 
 import contextlib
 import io
 
 from .ops import ensure_ops
+from .utils.system import missing
 
 ensure_ops()
 
-# onedl-mmdetection prints, on import, which optional data sets it could not import.
-with contextlib.redirect_stdout(io.StringIO()):
-    from .engine import hooks, networks, runner
-    from .evaluation import metric
+from .engine import networks  # noqa: E402
 
-__all__ = ['hooks', 'metric', 'networks', 'runner']
+__all__ = ['networks']
+
+if not missing(['mmdet']):
+    # onedl-mmdetection prints, on import, which optional data sets it could not import.
+    with contextlib.redirect_stdout(io.StringIO()):
+        from .engine import hooks, mmdet_networks, runner
+        from .evaluation import metric
+
+    __all__ += ['hooks', 'metric', 'mmdet_networks', 'runner']

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ghost_det.utils.system import INSTALL, MM, explain, missing
+from ghost_det.utils.system import INSTALL, explain, missing
 
 from .table import STAND_INS
 
@@ -28,7 +28,7 @@ EXTENSION = 'mmcv._ext'
 def ensure_ops() -> str:
     """Make mmcv's operators, and so mmdet, importable; return ``'compiled'`` (mmcv's) or ``'stand-in'``."""
     if EXTENSION not in sys.modules:
-        absent = missing(MM)
+        absent = missing(('mmengine', 'mmcv'))
         if absent:
             raise ImportError(explain(absent))
         spec = find_spec(EXTENSION)

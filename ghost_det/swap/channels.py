@@ -93,15 +93,18 @@ def rewire(detector: Any, old: Sequence[Map], new: Sequence[Map]) -> None:
         return
     neck = chain[0]
     taken, given = neck.get('in_channels'), neck.get('out_channels')
+    factor = neck.get('widen_factor', 1)
     if isinstance(taken, int) and taken == before[-1]:
         neck['in_channels'] = after[-1]
         return
     for step in (1, -1):  # some necks list the coarsest map first
         have, put = before[::step], after[::step]
+        if factor != 1:  # mmyolo's necks multiply by it, and round up to multiples of 8
+            have, put = ([int(count / factor) for count in counts] for counts in (have, put))
         if isinstance(taken, list | tuple) and list(taken) == have:
             neck['in_channels'] = type(taken)(put)
             if isinstance(given, list | tuple) and list(given[: len(have)]) == have:
-                # SSD's neck hands the maps on and adds its own behind them.
+                # SSD's neck hands the maps on and adds its own behind them; YOLOv5's keeps their channels.
                 neck['out_channels'] = type(given)([*put, *given[len(have) :]])
                 _replace(heads, list(given), list(neck['out_channels']))
             return

@@ -63,7 +63,7 @@ def build_detector(model: Mapping[str, Any]) -> Any:
     """Build a detector in evaluation mode, without loading anything and without its teacher."""
     if DefaultScope.get_current_instance() is None:
         DefaultScope.get_instance('ghost_det', scope_name='mmdet')
-    cfg = without_sync_bn(dict(model))
+    cfg = without_sync_bn({key: value for key, value in model.items() if key != 'pretrained'})
     if any(key.startswith('teacher') for key in cfg):
         cfg = {key: value for key, value in cfg.items() if 'teacher' not in key}
         cfg['type'] = 'SingleStageDetector'

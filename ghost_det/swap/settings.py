@@ -73,6 +73,9 @@ def forget_checkpoints(cfg: Any, place: tuple[str, ...]) -> list[str]:
         if 'Pretrained' in str(part.get('init_cfg')):
             notes.append(f'removed: {".".join(place[:end])}.init_cfg, weights with the old backbone')
             part.init_cfg = None
+        if part.get('pretrained'):  # which mmsegmentation hands on to the backbone
+            notes.append(f'removed: {".".join(place[:end])}.pretrained, weights of the old backbone')
+            part.pretrained = None
     return notes
 
 

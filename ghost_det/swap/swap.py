@@ -113,7 +113,8 @@ def swap(
     name = name_of(config) if is_config else str(config)
     source = config if is_config else load_config(name)
     try:
-        return _swap(source, name, _complete_settings(backbone, settings), pretrained)
+        with DefaultScope.overwrite_default_scope(source.get('default_scope', 'mmdet')):
+            return _swap(source, name, _complete_settings(backbone, settings), pretrained)
     except UserError as error:
         raise UserError(f'{name}: the backbone cannot be swapped: {error}') from error.__cause__
 

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghost_det import models
 from ghost_det.config.load import load_config
 from ghost_det.engine import networks
-from ghost_det.engine.networks import GFLSepBNHead, GhostResNet
+from ghost_det.engine.mmdet_networks import GFLSepBNHead, GhostResNet
 from ghost_det.errors import UserError
 from ghost_det.models import GhostConv2d
 from ghost_det.models.bottleneck import GhostBottleneck
