@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -74,7 +75,50 @@ def test_it_holds_the_package_with_its_configs_and_nothing_else(wheel: Path) -> 
     assert {name.partition('/')[0].partition('-')[0] for name in names} == {'ghost_det', 'ghost_det_main.py'}
     # What an environment gets that has a stack already.
     needs = [re.match(r'Requires-Dist: ([\w-]+)', line) for line in lines if ' extra' not in line]
-    assert {need[1] for need in needs if need} == {'huggingface_hub', 'safetensors', 'shtab'}
+    light = {'huggingface_hub', 'jinja2', 'safetensors', 'shtab', 'tabulate'}
+    assert {need[1] for need in needs if need} == light
+
+
+@pytest.mark.parametrize(
+    'installed',
+    [
+        'torch 2.0.1, torchvision 0.15.2, numpy 1.24.4, opencv-python 4.8.1.78, mmengine 0.7.4, mmcv 2.0.0, '
+        'mmdet 3.0.0',
+        'torch 2.1.2, torchvision 0.16.2, numpy 1.26.4, opencv-python 4.10.0.84, mmengine 0.10.7, '
+        'mmcv 2.1.0, mmdet 3.3.0, huggingface-hub 0.23.0, tabulate 0.9.0, jinja2 3.1.2',
+    ],
+)
+def test_without_an_extra_it_changes_no_package_of_an_environment(
+    installed: str, wheel: Path, tmp_path: Path
+) -> None:
+    """As pip plans it for an environment with these packages, of which pip reads only the metadata."""
+    venv.create(tmp_path / 'venv', symlinks=True)
+    (site,) = tmp_path.glob('venv/lib/python*/site-packages')
+    packages = dict(each.split() for each in installed.split(', '))
+    for name, version in packages.items():
+        folder = site / f'{name.replace("-", "_")}-{version}.dist-info'
+        folder.mkdir()
+        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+    pip = [
+        sys.executable,
+        '-m',
+        'pip',
+        '--python',
+        tmp_path / 'venv/bin/python',
+        '--disable-pip-version-check',
+    ]
+    report = tmp_path / 'report.json'
+    plan = [*pip, 'install', '-q', '--retries', '1', '--dry-run', '--report', report, wheel]
+    done = subprocess.run(plan, capture_output=True, text=True)
+    if 'NameResolutionError' in done.stderr or 'NewConnectionError' in done.stderr:
+        pytest.skip('PyPI is not reachable')
+    assert done.returncode == 0, done.stderr
+    planned = {
+        each['metadata']['name'].lower().replace('_', '-')
+        for each in json.loads(report.read_text())['install']
+    }
+    assert {'ghost-det', 'safetensors', 'shtab'} <= planned and not planned & {*packages}
+    assert not [name for name in planned if re.match('torch|numpy|mm|onedl|opencv|nvidia', name)]
 
 
 def test_help_and_completion_import_no_torch(bin_folder: Path, tmp_path: Path) -> None:

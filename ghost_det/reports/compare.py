@@ -124,7 +124,7 @@ def _cost(runs: Sequence[Run]) -> list[Row]:
         rows.append(_row(title, totals, ratio=True))
         for part in dict.fromkeys(name for each in found for name in each):
             values = [each[part][key] / unit if part in each else None for each in found]
-            rows.append(_row(f'  {part}', values, ratio=True))
+            rows.append(_row(f'- {part}', values, ratio=True))
     latencies = [(_get(run, 'cost', 'latency_ms') or [None] * 3)[1] for run in runs]
     finished = [None if run.get('unfinished') else run.get('seconds_by_log') for run in runs]
     rows.append(_row('latency (ms)', latencies, '.3g', ratio=True))

@@ -19,9 +19,9 @@ def plural(number: int, noun: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format rows as a text table; leading spaces in a cell are kept."""
-    from tabulate import tabulate  # not a dependency of the runtime without MMDetection
+    """Format rows as a text table."""
+    from tabulate import tabulate
 
-    style = dict(tablefmt='pretty', stralign='left', headersglobalalign='left')
-    text: str = tabulate(rows, head, **style, disable_numparse=True, preserve_whitespace=True)
+    left = ['left'] * len(head) if rows else ()
+    text: str = tabulate(rows, head, tablefmt='pretty', colalign=left, disable_numparse=True)
     return text
