@@ -191,10 +191,10 @@ class GhostNet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the maps of ``out_indices``, or logits if there is a classification head."""
         x = self.act1(self.bn1(self.conv_stem(x)))
-        features = []
+        features, ends = [], [ENDS[i] for i in self.out_indices]
         for position, group in enumerate(self.blocks):
             x = group(x)
-            if position in ENDS and ENDS.index(position) in self.out_indices:
+            if position in ends:
                 features.append(x)
         if self.num_classes is None:
             return tuple(features)
