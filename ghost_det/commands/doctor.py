@@ -19,11 +19,24 @@ STACKS = {
     'official': ('mmengine', 'mmcv-lite', 'mmdet'),
 }
 COMPILED = ('mmcv', 'mmcv-full')
+TESTED = {
+    ('torch 2.0', 'mmdet 3.0', 'mmcv-lite 2.0'),
+    ('torch 2.1', 'mmdet 3.1', 'mmcv-lite 2.0'),
+    ('torch 2.1', 'mmdet 3.2', 'mmcv-lite 2.1'),
+    ('torch 2.1', 'mmdet 3.3', 'mmcv-lite 2.1'),
+    ('torch 2.1', 'mmdet 3.3', 'mmcv 2.1'),
+    ('torch 2.4', 'mmdet 3.3', 'mmcv-lite 2.1'),
+    ('torch 2.6', 'onedl-mmdetection 3.5', 'onedl-mmcv 2.3'),
+    ('torch 2.14', 'onedl-mmdetection 3.5', 'onedl-mmcv 2.3'),
+    ('torch 2.14', 'mmdet 3.3', 'mmcv-lite 2.1'),
+}
+"""Combinations of docs/environments.md."""
 ENGINES = ('openvino', 'onnxruntime')
 ROOT = Path(__file__).resolve().parents[2]
 PIP = f'{sys.executable} -m pip'
 REINSTALL = f'{PIP} install --force-reinstall'
-TORCH = f'{REINSTALL} torch==2.14.1 torchvision==0.29.1'
+# pip chooses the torchvision that was made for this torch.
+TORCH = f'{REINSTALL} torch=={versions(["torch"]).get("torch", "2.14.1").partition("+")[0]} torchvision'
 OPENCV = ('OpenCV', 'import cv2', f'{REINSTALL} --no-deps opencv-python-headless')
 IMPORTS = (
     ('torch', 'import torch', TORCH),
@@ -65,19 +78,30 @@ def examine() -> Iterator[Finding]:
         engines = ', '.join(versions(ENGINES))
         yield _try('the runtime', f'import ghost_det.deploy.detect, {engines}', _install('runtime'))
         return
-    yield _stack()
-    imports = [_try(*each) for each in (*IMPORTS, *([PKG_RESOURCES] if versions(['mmengine']) else []))]
-    yield from imports
-    if all(fix is None for _, fix in imports):
+    imports = [IMPORTS[0]]
+    if versions([*STACKS['mm'], *STACKS['official']]) or not versions(['torch']):
+        yield _stack()
+        imports = [*IMPORTS, *([PKG_RESOURCES] if versions(['mmengine']) else [])]
+        test = _SELF_TEST
+    else:
+        yield (
+            'no MMDetection: the networks work without it; to train with our commands, install the extra mm',
+            None,
+        )
+        test = _SELF_TEST_NETWORKS
+    yield from _refusals()
+    tried = [_try(*each) for each in imports]
+    yield from tried
+    if all(fix is None for _, fix in tried):
         yield _gpu()
-        yield _self_test()
+        yield _self_test(test)
 
 
 def _install(stack: str = 'mm') -> str:
-    """Return the command that installs ghost_det with a stack in the tested versions."""
+    """Return the command that installs ghost_det with a stack: in the tested versions, or for this torch."""
     pins = ROOT / f'constraints/{"official" if stack == "official" else "default"}.txt'
-    what = f'-c {pins} -e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
-    return f'{PIP} install {what}'
+    what = f'-e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
+    return f'{PIP} install {f"-c {pins} " if pins.exists() and not versions(["torch"]) else ""}{what}'
 
 
 def _call(*words: str) -> tuple[bool, str]:
@@ -112,7 +136,37 @@ def _stack() -> Finding:
     absent = [n for n in STACKS[stack] if n not in here[stack] and not (compiled and 'mmcv' in n)]
     if absent:
         return f'{listing}, but not {", ".join(absent)}', _install(stack)
-    return f'stack {"default" if stack == "mm" else stack}: {listing}', None
+    if 'mmcv-lite' in every and compiled:
+        fix = f'{PIP} uninstall -y mmcv-lite {" ".join(compiled)} && {PIP} install the one that you want'
+        return f'two mmcv are installed and overwrite each other: {listing}', fix
+    versions_of = versions(['torch']) | every
+    found = {f'{name} {_minor(version)}' for name, version in versions_of.items()}
+    known = any(found >= {*combination} for combination in TESTED)
+    status = 'tested' if known else 'should work: not tested in this combination (docs/environments.md)'
+    return f'torch {versions_of.get("torch")}, {listing}: {status}', None
+
+
+def _minor(version: str) -> str:
+    return '.'.join(version.split('.')[:2])
+
+
+def _refusals() -> Iterator[Finding]:
+    """Yield the packages with which it will not work, and why."""
+    rules = (
+        ('torch', (2, 0), 'ghost_det needs torch 2.0 or newer', "'torch>=2.0' torchvision"),
+        ('mmdet', (3, 0), 'this is MMDetection 2, with other configs; ghost_det needs 3', 'mmdet==3.3.0'),
+        ('mmcv', (2, 0), 'this is for MMDetection 2; ghost_det needs MMDetection 3', "'mmcv>=2.0,<2.2'"),
+    )
+    here = {name: version for name, version in versions(['torch', 'mmdet', 'mmcv', 'numpy']).items()}
+    numbers = {
+        name: tuple(int(part) for part in _minor(version).split('.')) for name, version in here.items()
+    }
+    for name, least, why, fix in rules:
+        if numbers.get(name, least) < least:
+            yield f'{name} {here[name]} will not work: {why}', f'{PIP} install {fix}'
+    if numbers.get('numpy', (1,)) >= (2,) and numbers.get('torch', (2, 3)) < (2, 3):
+        why = f'torch {here["torch"]} was compiled for numpy 1'
+        yield f'numpy {here["numpy"]} will not work: {why}', f"{PIP} install 'numpy<2'"
 
 
 def _gpu() -> Finding:
@@ -142,13 +196,24 @@ assert len(nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1]) == 2
 print(f"ghost_det {ghost_det.__version__} runs; mmcv's operators: {ensure_ops()}; {ghost_det.__file__}")
 """
 
+_SELF_TEST_NETWORKS = """
+import torch, ghost_det
+from ghost_det.models import GhostNet
+sum(m.mean() for m in GhostNet(width=0.5)(torch.rand(2, 3, 96, 96))).backward()
+print(f"ghost_det {ghost_det.__version__} runs; torch {torch.__version__}; {ghost_det.__file__}")
+"""
 
-def _self_test() -> Finding:
+
+def _self_test(code: str) -> Finding:
     """Run a network forward and backward, and an operator."""
-    works, output = _call(sys.executable, '-c', _SELF_TEST)
+    works, output = _call(sys.executable, '-c', code)
     if works:
         return output, None
-    fix = _install()
+    fix = _install('mm' if versions(STACKS['mm']) else 'official')
+    needed = re.search(r'is used but incompatible.*install (mmcv|mmengine)(\S+ ?\S+?)\.?$', output)
+    if needed:  # mmdet's own assertion
+        name = next(iter(versions(['mmcv-lite', needed[1]])), needed[1])
+        fix = f"{PIP} install '{name}{needed[2]}'"
     if "mmcv's compiled operators cannot be loaded" in output:
         fix = f'{PIP} uninstall -y {" ".join(COMPILED)} && {fix}'
     return f'the self-test fails: {output}', fix

@@ -13,12 +13,14 @@ Install = Callable[..., None]
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """A function that makes the doctor find these distributions and no others, and imports that fail."""
 
-    def install(*names: str, failing: str = 'nothing') -> None:
+    def install(*names: str, failing: str = 'nothing', **numbers: str) -> None:
+        found = dict.fromkeys(names, '3.0') | {name.replace('_', '-'): n for name, n in numbers.items()}
+
         def call(*words: str) -> tuple[bool, str]:
             return failing not in words[-1] and words[0] != 'nvidia-smi', f'ModuleNotFoundError: {failing}'
 
         monkeypatch.setattr(
-            doctor, 'versions', lambda asked: {name: '1.0' for name in asked if name in names}
+            doctor, 'versions', lambda asked: {name: found[name] for name in asked if name in found}
         )
         monkeypatch.setattr(doctor, '_call', call)
 
@@ -38,8 +40,9 @@ def test_an_installation_that_only_detects(cli: Cli, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ('installed', 'what', 'fix'),
     [
-        (MM, 'stack default: onedl-', None),
-        (('mmengine', 'mmcv', 'mmdet'), 'stack official: ', None),
+        (MM, 'onedl-mmcv 3.0, onedl-mmdetection 3.0: should work', None),
+        (('mmengine', 'mmcv', 'mmdet'), 'should work', None),
+        (('mmengine', 'mmcv', 'mmcv-lite', 'mmdet'), 'two mmcv', 'pip uninstall -y mmcv-lite mmcv'),
         (('mmengine', 'mmdet'), 'but not mmcv-lite', 'official'),
         ((*MM, 'mmdet'), 'both stacks', 'pip uninstall -y onedl'),
         ((), 'neither stack', '[mm]'),
@@ -51,11 +54,47 @@ def test_stacks(installed: tuple[str, ...], what: str, fix: str | None, install:
     assert what in found and (advice is None if fix is None else fix in str(advice))
 
 
+LEGACY = dict(torch='2.1.2+cu121', mmengine='0.10.7', mmcv_lite='2.1.0', mmdet='3.3.0', numpy='1.26.4')
+
+
+@pytest.mark.parametrize(
+    ('changed', 'status'),
+    [
+        ({}, 'mmdet 3.3.0: tested'),
+        ({'torch': '2.3.1'}, 'should work'),
+        ({'mmcv_lite': '2.0.1'}, 'should work'),
+        ({'numpy': '2.0.1'}, 'numpy 2.0.1 will not work: torch 2.1.2+cu121 was compiled for numpy 1'),
+        ({'numpy': '2.0.1', 'torch': '2.3.1'}, 'should work'),
+        ({'torch': '1.13.1'}, 'torch 1.13.1 will not work: ghost_det needs torch 2.0'),
+        ({'mmdet': '2.28.2'}, 'mmdet 2.28.2 will not work: this is MMDetection 2'),
+    ],
+)
+def test_combinations(changed: dict[str, str], status: str, install: Install, cli: Cli) -> None:
+    install(**{**LEGACY, **changed})
+    done = cli('doctor')
+    assert status in done.stdout
+    assert done.returncode == ('will not work' in status) == ('PROBLEM' in done.stdout)
+
+
+def test_the_networks_need_no_mmdetection(install: Install, cli: Cli) -> None:
+    install('torch', 'torchvision')
+    done = cli('doctor')
+    assert done.returncode == 0 and 'no MMDetection' in done.stdout and 'torchvision' not in done.stdout
+
+
+def test_what_mmdet_itself_refuses(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(**LEGACY)
+    error = 'AssertionError: MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.'
+    monkeypatch.setattr(doctor, '_call', lambda *words: (False, error))
+    what, fix = doctor._self_test('')
+    assert error in what and fix == f"{doctor.PIP} install 'mmcv-lite>=2.0.0rc4, <2.2.0'"
+
+
 @pytest.mark.parametrize(
     ('installed', 'failing', 'fix'),
     [
-        (MM, 'import torch', 'torch==2.14.1'),
-        (MM, 'torchvision.nms', 'torchvision=='),
+        (MM, 'import torch', 'torch=='),
+        (MM, 'torchvision.nms', ' torchvision'),
         (MM, 'import cv2', 'opencv-python-headless'),
         (('mmengine', 'mmcv', 'mmdet'), 'import pkg_resources', "'setuptools<81'"),
         (MM, 'ensure_ops', f'-e "{ROOT}[mm]"'),
@@ -76,7 +115,7 @@ def test_what_cannot_be_imported(
 def test_compiled_operators_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     error = "ImportError: mmcv's compiled operators cannot be loaded"
     monkeypatch.setattr(doctor, '_call', lambda *words: (False, error))
-    what, fix = doctor._self_test()
+    what, fix = doctor._self_test('')
     assert error in what and 'pip uninstall -y mmcv' in str(fix)
 
 
