@@ -64,11 +64,11 @@ def steps(packages: str, bin: Path, tests: Path) -> Iterator[tuple[str, list[str
     """Yield the title and the command line of each program."""
     python, ours = bin / 'python', bin / 'ghost-det'
     yield 'import', [python, '-c', 'import ghost_det']
+    yield 'doctor', [ours, 'doctor']
     yield 'networks', [python, '-c', NETWORKS]
     folders = [tests / 'models', tests / 'weights', *([tests / 'ops'] if 'mmdet' in packages else [])]
     yield 'tests', [python, '-m', 'pytest', '-q', '-m', 'not slow', *folders]
     if 'mmdet' in packages:
-        yield 'doctor', [ours, 'doctor']
         yield 'swap', [ours, 'swap', RETINANET, '--pretrained', 'none', '-o', 'swapped.py']
         tools = next(bin.parent.glob('lib/python*/site-packages/mmdet/.mim/tools'))
         run = [python] if ' mmcv==' in packages else [python, '-c', SCRIPT]
