@@ -8,6 +8,7 @@ needs Python 3.10 to 3.13 on PATH, PyPI, and 7 GB of disk at a time. FOLDER keep
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -94,7 +95,9 @@ def examine(name: str, folder: Path, wheel: Path) -> str:
     pip = [bin / 'python', '-m', 'pip', 'install', '--disable-pip-version-check', '--no-compile']
     call(folder, 'venv', [f'python{version}', '-m', 'venv', 'venv'])
     call(folder, 'install', [*pip, *packages, 'torchvision'])
-    frozen = call(folder, 'freeze', [bin / 'pip', 'freeze', '--all']).replace('_', '-').lower()
+    frozen = (
+        call(folder, 'freeze', [bin / 'python', '-m', 'pip', 'freeze', '--all']).replace('_', '-').lower()
+    )
     call(folder, 'dry-run', [*pip, '--dry-run', '--report', 'report.json', wheel])
     report = json.loads((folder / 'report.json').read_text())['install']
     added = {each['metadata']['name'].replace('_', '-').lower() for each in report} - {'ghost-det'}
@@ -118,6 +121,7 @@ def examine(name: str, folder: Path, wheel: Path) -> str:
 
 
 def main() -> None:
+    os.environ.pop('PYTHONPATH', None)
     out, results = Path(sys.argv[1]).resolve(), []
     out.mkdir(parents=True)
     call(out, 'clone', ['git', 'clone', '-q', ROOT, 'source'])
