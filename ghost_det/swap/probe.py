@@ -13,10 +13,14 @@ from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet
+
+try:
+    from torch.utils.flop_counter import FlopCounterMode
+except ImportError:  # torch 2.0
+    FlopCounterMode = None  # type: ignore[assignment,misc]
 
 SIDE = 128  # pixels of the square image on which shapes are measured
 LARGEST = 1024  # SSD's neck needs larger maps than those of 128 pixels, and some are made for only 1024
@@ -116,6 +120,8 @@ def _sample(height: int, width: int) -> Any:
 @torch.no_grad()
 def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
     """Count parameters and multiply-adds of a detector's parts; those on proposals, for untrained ones."""
+    if FlopCounterMode is None:
+        raise UserError('multiply-adds are counted from torch 2.1 on')
     image = torch.zeros(1, 3, height, width, device=next(detector.parameters()).device)
     with FlopCounterMode(display=False) as counter:
         detector(image, [_sample(height, width)], mode='tensor')
@@ -172,8 +178,10 @@ def _count_built(detector: Any, height: int, width: int) -> Parts:
     return found
 
 
-def count_macs(module: nn.Module, inputs: Any) -> tuple[Any, int]:
-    """Run a module and return its output and multiply-adds, counted as papers do."""
+def count_macs(module: nn.Module, inputs: Any) -> tuple[Any, int | None]:
+    """Run a module and return its output and multiply-adds, counted as papers do; torch 2.0 cannot count."""
+    if FlopCounterMode is None:
+        return module(inputs), None
     with FlopCounterMode(display=False) as counter:
         out = module(inputs)
     return out, counter.get_total_flops() // 2
