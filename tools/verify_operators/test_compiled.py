@@ -274,4 +274,4 @@ print(sum(type(finder).__name__ == '_StandInFinder' for finder in sys.meta_path)
 def test_the_doctor_says_so() -> None:
     words = [sys.executable, '-m', 'ghost_det_main', 'doctor']
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert "mmcv's operators: compiled, by mmcv" in done.stdout
+    assert "mmcv's operators: compiled" in done.stdout
