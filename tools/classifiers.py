@@ -24,7 +24,7 @@ def main() -> None:
         model = classifier(name).eval()
         tensors, training = len(model.state_dict()), parameters(model)
         model.switch_to_deploy()
-        macs = count_macs(model, torch.zeros(1, 3, 224, 224))[1] or 0
+        _, macs = count_macs(model, torch.zeros(1, 3, 224, 224))
         sizes = f'{training / 1e6:.2f}', f'{parameters(model) / 1e6:.2f}', entry.params or '?'
         rows.append((name, tensors, *sizes, f'{macs / 1e6:.1f}', entry.macs or '?'))
     print(tabulate(rows, HEAD, 'github', disable_numparse=True))

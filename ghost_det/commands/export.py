@@ -26,6 +26,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export as the command line says."""
+    import torch
+
+    from ghost_det.errors import UserError
+
+    if torch.__version__ < '2.6':  # whose exporter is the first with sizes of images that stay open
+        raise UserError(
+            f'export needs torch 2.6 or newer, found {torch.__version__}; checkpoints are the same in all: '
+            'run this command on the same config and checkpoint in an environment that has it'
+        )
     from ghost_det.export.export import choose_target, export
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -12,38 +13,37 @@ import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_reader
 
-from ghost_det.weights.checkpoint import load_checkpoint, read_weights
+from ghost_det.weights.checkpoint import load_checkpoint, read_url, read_weights
 
 
 @contextlib.contextmanager
 def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[None]:
     """Let mmengine read only weights and plain data in this block, from wherever it reads.
 
-    onedl-mmengine itself unpickles, and so runs, what ``weights_only=True`` has just refused; and downloads,
-    with both versions of mmengine, go through a function of torch's that does so by default. ``known`` has
-    the content of files that have been read already; each is used once.
+    onedl-mmengine itself unpickles, and so runs, what ``weights_only=True`` has just refused, mmengine
+    does so before torch 2.6, and both download with a function of torch's that does so by default.
+    ``known`` has the content of files that have been read already; each is used once.
     """
     given = {} if known is None else known
 
     def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:  # mmengine logs the name
         return given.pop(filename, None) or load_checkpoint(filename, map_location)
 
-    readers: dict[str, Any] = dict(_safe_torch_load=_read_safely, load_url=_read_url)
-    present = {name: reader for name, reader in readers.items() if hasattr(mmengine_reader, name)}
+    ours = SimpleNamespace(**{**vars(torch), 'load': _read_safely})  # as its other loaders call torch.load
     schemes = {**CheckpointLoader._schemes, '': load_from_local}
     with (
-        mock.patch.multiple(mmengine_reader, **present),
+        mock.patch.multiple(mmengine_reader, torch=ours, load_url=_read_url),
         mock.patch.object(CheckpointLoader, '_schemes', schemes),
     ):
         yield
 
 
 def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-    """Stand in for mmengine's reader of what its other loaders downloaded."""
+    """Stand in for ``torch.load``."""
     name = file if isinstance(file, str | Path) else 'a checkpoint'
-    return read_weights(name, torch.load, file, map_location=map_location)
+    return read_weights(name, file, map_location)
 
 
 def _read_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
     """Stand in for mmengine's ``load_url``, with the same cache."""
-    return read_weights(url, torch.hub.load_state_dict_from_url, url, model_dir, map_location, progress)
+    return read_url(url, model_dir, progress)

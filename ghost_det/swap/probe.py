@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,10 +18,7 @@ from torch import Tensor, nn
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet
 
-try:
-    from torch.utils.flop_counter import FlopCounterMode
-except ImportError:  # torch 2.0
-    FlopCounterMode = None  # type: ignore[assignment,misc]
+from .flops import FlopCounterMode, count_within
 
 SIDE = 128  # pixels of the square image on which shapes are measured
 LARGEST = 1024  # SSD's neck needs larger maps than those of 128 pixels, and some are made for only 1024
@@ -120,21 +118,12 @@ def _sample(height: int, width: int) -> Any:
 @torch.no_grad()
 def complexity(detector: Any, height: int, width: int) -> dict[str, tuple[int, int]]:
     """Count parameters and multiply-adds of a detector's parts; those on proposals, for untrained ones."""
-    if FlopCounterMode is None:
-        raise UserError('multiply-adds are counted from torch 2.1 on')
     image = torch.zeros(1, 3, height, width, device=next(detector.parameters()).device)
-    with FlopCounterMode(display=False) as counter:
+    parts = {part: module for part, module in detector.named_children() if parameters(module)}
+    with FlopCounterMode(display=False) as counter, contextlib.ExitStack() as hooks:
+        calls = {part: count_within(module, counter, hooks) for part, module in parts.items()}
         detector(image, [_sample(height, width)], mode='tensor')
-    # Names start with the detector's class.
-    flops = {name.partition('.')[2]: sum(each.values()) for name, each in counter.get_flop_counts().items()}
-    found = {}
-    for part, module in detector.named_children():
-        inside = [name for name in flops if name == part or name.startswith(f'{part}.')]
-        # mmdet calls heads by forward(), which no counter sees: then their own parts are summed.
-        outermost = [name for name in inside if not any(name.startswith(f'{other}.') for other in inside)]
-        if parameters(module):
-            found[part] = (parameters(module), sum(flops[name] for name in outermost) // 2)
-    return found
+    return {part: (parameters(module), sum(calls[part]) // 2) for part, module in parts.items()}
 
 
 def count(detector: Mapping[str, Any], height: int, width: int) -> Parts:
@@ -178,10 +167,8 @@ def _count_built(detector: Any, height: int, width: int) -> Parts:
     return found
 
 
-def count_macs(module: nn.Module, inputs: Any) -> tuple[Any, int | None]:
-    """Run a module and return its output and multiply-adds, counted as papers do; torch 2.0 cannot count."""
-    if FlopCounterMode is None:
-        return module(inputs), None
+def count_macs(module: nn.Module, inputs: Any) -> tuple[Any, int]:
+    """Run a module and return its output and multiply-adds, counted as papers do."""
     with FlopCounterMode(display=False) as counter:
         out = module(inputs)
     return out, counter.get_total_flops() // 2

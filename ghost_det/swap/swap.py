@@ -69,7 +69,7 @@ class Swap(NamedTuple):
         head = ['part', 'parameters before (M)', 'after', 'multiply-adds before (G)', 'after']
         text = f'{table(head, rows)}\nmultiply-adds for an input of {height} x {width} pixels'
         if None in counts['all']:
-            text += '\n-: not counted: it depends on detections (proposals, queries), or torch is before 2.1'
+            text += '\n-: not counted, because it depends on the detections (proposals, queries)'
         return text
 
 

@@ -13,14 +13,13 @@ from mmengine.dataset import Compose
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from torch.hub import load_state_dict_from_url
 
 from ghost_det.config.shipped import is_config
 from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError, reason
 from ghost_det.models.ghost_module import BATCH_NORMS
-from ghost_det.weights.checkpoint import read_weights
+from ghost_det.weights.checkpoint import read_url
 from ghost_det.weights.imagenet import CLASSES, preprocess
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
@@ -112,7 +111,7 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
     model: nn.Module = torchvision.models.get_model(name)
     if checkpoint is None and not random:
         url = torchvision.models.get_model_weights(name)['DEFAULT'].url
-        model.load_state_dict(read_weights(url, load_state_dict_from_url, url, check_hash=True))
+        model.load_state_dict(read_url(url, check_hash=True))
     if checkpoint:
         tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
         try:

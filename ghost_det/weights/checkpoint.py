@@ -2,121 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
-import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 from ghost_det.utils.text import plural
 
-# Besides tensors, timm saves its options and mmengine its histories of scalars, with NumPy arrays in them.
-# torch calls what a pickle names with the pickle's arguments. NumPy's own constructors and the flags of its
-# dtypes can turn bytes into pointers to objects: hence these stand-ins, which only build arrays of numbers.
-
-
-def _history_buffer() -> Any:
-    """Return mmengine's class, or one that only holds its data if mmengine was not imported."""
-    return getattr(sys.modules.get('mmengine.logging'), 'HistoryBuffer', argparse.Namespace)
-
-
-def _refuse(name: str) -> pickle.UnpicklingError:
-    return pickle.UnpicklingError(f'Unsupported global: GLOBAL {name}')
-
-
-def _getattr(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr``, by which a pickled `HistoryBuffer` refers to its statistics."""
-    if owner is not _history_buffer() or name not in ('min', 'max', 'current', 'mean'):
-        raise _refuse(f'getattr({owner!r}, {name!r})')
-    return getattr(owner, name, None)
-
-
-class _Dtype:
-    """Stand in for ``numpy.dtype``; only numbers."""
-
-    def __init__(self, name: str, *flags: Any) -> None:
-        self.numpy = np.dtype(str(name))
-        if self.numpy.kind not in 'biuf':
-            raise _refuse(f'numpy.dtype({name!r})')
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] in ('<', '>'):
-            self.numpy = self.numpy.newbyteorder(state[1])
-
-
-class _Array(np.ndarray[Any, Any]):
-    """Stand in for ``numpy.ndarray``: made empty by `_reconstruct`, then filled by ``__setstate__``."""
-
-    def __new__(cls, *arguments: Any) -> _Array:
-        raise _refuse('numpy.ndarray(...)')
-
-    def __setstate__(self, state: Any) -> None:
-        version, shape, dtype, is_fortran, data = state
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
-            raise _refuse('numpy.ndarray.__setstate__')
-        super().__setstate__((version, shape, dtype.numpy, is_fortran, data))
-
-    def __reduce__(self) -> Any:
-        return np.asarray(self).__reduce__()  # saved again, it is an ordinary array
-
-
-def _reconstruct(*arguments: Any) -> _Array:
-    return np.ndarray.__new__(_Array, (0,))
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    return np.frombuffer(data, dtype.numpy, count=1)[0]
-
-
-def _plain_data() -> list[Any]:
-    return [
-        argparse.Namespace,
-        (_history_buffer(), 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (_getattr, 'builtins.getattr'),
-        (_Array, 'numpy.ndarray'),
-        (_Dtype, 'numpy.dtype'),
-        *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
-        *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
-    ]
+from .pickles import SAFE_TORCH, plain_data, read_saved
 
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint of mmengine with ``weights_only=True``; code in the file is never run."""
+    """Read a checkpoint of mmengine; code in the file is never run."""
     path = Path(path).expanduser()
     if not path.is_file() or not path.stat().st_size:
         found = 'a folder' if path.is_dir() else 'an empty file' if path.is_file() else 'nothing'
         raise UserError(f'{path}: expected a checkpoint file, found {found}')
-    content: dict[str, Any] = read_weights(path, _load_intact, path, map_location=map_location)
+    content: dict[str, Any] = read_weights(path, path, map_location)
     weights = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise UserError(f'{path}: expected a dictionary of named weights, found {type(weights).__name__}')
     return content
 
 
-def _load_intact(path: Path, **settings: Any) -> Any:
-    """Call ``torch.load``, which ignores an archive's checksums, after comparing them."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise UserError(f'{path}: damaged: its content does not match its checksums')
-    return torch.load(path, **settings)
+def read_weights(name: str | Path, file: Any, map_location: Any = 'cpu') -> Any:
+    """Read only weights and plain data from a path or binary file of torch, or raise a `UserError`.
 
-
-def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Let ``read``, a function of torch, read only weights and plain data, or raise a `UserError`."""
+    ``name`` is for errors. Before torch 2.6 (see `pickles`), all is read onto the CPU.
+    """
     try:
-        with torch.serialization.safe_globals(_plain_data()), warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Detected pickle protocol')  # an error follows if it matters
-            content = read(*arguments, **settings, weights_only=True)
+        with open(file, 'rb') if isinstance(file, str | Path) else nullcontext(file) as stream:
+            content = _load(name, stream, map_location)
     except UserError:
         raise
     except OSError as error:
@@ -134,6 +58,37 @@ def read_weights(name: str | Path, read: Callable[..., Any], *arguments: Any, **
     if isinstance(content, dict) and isinstance(content.get('meta'), dict):
         content['meta'].pop('config', None)  # a config's text, which mmengine would run when it resumes
     return content
+
+
+def read_url(url: str, folder: str | None = None, progress: bool = True, check_hash: bool = False) -> Any:
+    """Read a file of weights as ``torch.hub`` would, with its cache, but only weights and plain data.
+
+    ``check_hash`` compares the file with the hash in its name.
+    """
+    name = Path(urlsplit(url).path).name
+    path = Path(folder or Path(torch.hub.get_dir(), 'checkpoints'), name)
+    digest = re.search(r'-([a-f0-9]*)\.', name) if check_hash else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f'{url} (to {path}): {reason(error)}') from None
+    return read_weights(url, path)
+
+
+def _load(name: str | Path, stream: Any, map_location: Any) -> Any:
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:  # torch ignores the checksums
+            if archive.testzip() is not None:
+                raise UserError(f'{name}: damaged: its content does not match its checksums')
+    stream.seek(0)
+    if not SAFE_TORCH:
+        return read_saved(stream)
+    known: Any = [(kind, name) for name, kind in plain_data().items()]
+    with torch.serialization.safe_globals(known), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Detected pickle protocol')  # an error follows if it matters
+        return torch.load(stream, map_location=map_location, weights_only=True)
 
 
 def checkpoint_classes(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
+pytest.importorskip('torch', '2.6')  # see commands/export.py
+
 from ghost_det.config.load import load_config
 from ghost_det.config.query import test_pipeline as evaluation_steps
 from ghost_det.deploy import Metadata

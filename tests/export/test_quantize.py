@@ -4,6 +4,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
+
+pytest.importorskip('torch', '2.6')  # see commands/export.py
 
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.backends import openvino_core

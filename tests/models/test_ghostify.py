@@ -12,12 +12,12 @@ from mmcv.ops import ModulatedDeformConv2dPack
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
 from ghost_det.models.ghost_module import GhostModule
 from ghost_det.models.ghostify import GhostConv2d, ghostify
 from ghost_det.models.reparam import RepGhostModule
+from ghost_det.swap.flops import FlopCounterMode
 
 
 def ghosts(model: nn.Module) -> list[str]:

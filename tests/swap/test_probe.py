@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ghost_det.config.load import load_config
 from ghost_det.config.query import input_size
+from ghost_det.swap.flops import FlopCounterMode
 from ghost_det.swap.probe import build_detector, complexity, count
 from tests.conftest import ROOT
 

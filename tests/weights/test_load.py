@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.weights.load import describe, extract_backbone, load_pretrained
+from ghost_det.weights.pickles import SAFE_TORCH
 from ghost_det.weights.zoo import classifier
 
 State = dict[str, Tensor]
@@ -205,7 +206,7 @@ def changed(key: str, change: Callable[[Any], Any]) -> State:
                 (DEEP, with_nan, 'NaN or infinite values: 1: KEY'),
                 (DEEP, lambda value: value.double() + 1e300, 'NaN or infinite values: 1: KEY'),
                 (DEEP, Tensor.char, 'KEY: expected torch.float32, got torch.int8'),
-                (STEM, Tensor.to_sparse, 'KEY is sparse'),
+                (STEM, Tensor.to_sparse, 'KEY is sparse' if SAFE_TORCH else '_rebuild_sparse_tensor'),
                 (STEM, lambda value: torch.zeros(()), 'KEY: expected (8, 3, 3, 3), got ()'),
                 ('blocks.8.4.extra', torch.tensor, '1 tensors of the file are unknown: KEY. '),
                 ('blocks.10.0.conv.weight', torch.tensor, '1 tensors of the file are unknown: KEY. '),
