@@ -57,15 +57,14 @@ def steps(packages: str, bin: Path, tests: Path) -> Iterator[tuple[str, list[str
     python, ours = bin / 'python', bin / 'ghost-det'
     yield 'import', [python, '-c', 'import ghost_det']
     yield 'doctor', [ours, 'doctor']
-    pytest = [python, '-m', 'pytest', '-q']
-    yield 'tests', [*pytest, tests / 'models/test_ghostnet.py', tests / 'weights/test_checkpoint.py']
     if 'mmdet' in packages:
-        yield 'tests of operators', [*pytest, tests / 'ops/test_boxes.py']
         yield 'swap', [ours, 'swap', RETINANET, '--pretrained', 'none', '-o', 'swapped.py']
         tools = next(bin.parent.glob('lib/python*/site-packages/mmdet/.mim/tools'))
         run = [python] if ' mmcv==' in packages else [python, '-c', SCRIPT]
         yield 'train.py', [*run, tools / 'train.py', 'mine.py', '--work-dir', 'run']
         yield 'test.py', [*run, tools / 'test.py', 'mine.py', 'run/epoch_1.pth', '--work-dir', 'run']
+    files = [tests / 'models/test_ghostnet.py', tests / 'weights/test_checkpoint.py']
+    yield 'tests', [python, '-m', 'pytest', '-q', '-k', 'exported or frozen or checkpoint', *files]
 
 
 def call(folder: Path, title: str, words: list[str | Path]) -> str:
@@ -92,11 +91,8 @@ def examine(name: str, folder: Path, wheel: Path) -> str:
     added = {each['metadata']['name'].replace('_', '-').lower() for each in report} - {'ghost-det'}
     problems = [f'pip takes {each}' for each in added if f'\n{each}==' in frozen or HEAVY.match(each)]
     call(folder, 'wheel', [*install, wheel])
-    call(
-        folder,
-        'pytest',
-        [*install, '--no-deps', 'timm', 'pytest', 'pytest-timeout', 'pluggy', 'iniconfig', 'pygments'],
-    )
+    tests = ['--no-deps', 'timm', 'pytest', 'pytest-timeout', 'pluggy', 'iniconfig', 'pygments']
+    call(folder, 'pytest', [*install, *tests])
     for title, words in steps(ROWS[name], bin, wheel.parent / 'source/tests'):
         start = time.monotonic()
         try:
