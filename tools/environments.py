@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OLD = 'numpy<2 setuptools<81'  # mmengine needs pkg_resources
 FORK = 'onedl-mmengine onedl-mmcv onedl-mmdetection==3.5.1'
 ROWS = {
-    'torch2.0': f'3.10 torch==2.0.1 {OLD} mmengine==0.7.4 mmcv-lite==2.0.0 mmdet==3.0.0',
+    'torch2.0': f'3.10 torch==2.0.1 {OLD} yapf==0.40.1 mmengine==0.7.4 mmcv-lite==2.0.0 mmdet==3.0.0',
     'torch2.1': f'3.10 torch==2.1.2 {OLD} mmengine==0.8.5 mmcv-lite==2.0.1 mmdet==3.1.0',
     'mmdet3.2': f'3.11 torch==2.1.2 {OLD} mmengine==0.10.3 mmcv-lite==2.1.0 mmdet==3.2.0',
     'compiled': f'3.11 torch==2.1.2 {OLD} mmengine==0.10.7 mmcv==2.1.0 mmdet==3.3.0',
