@@ -41,7 +41,7 @@ _base_ = 'swapped.py'
 train_cfg = dict(max_epochs=1)
 model = dict(bbox_head=dict(num_classes=6))
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
-steps = dict(type='Resize', scale=(320, 320)), dict(type='RandomFlip', prob=0), dict(type='PackDetInputs')
+steps = dict(type='Resize', scale=(320, 320)), dict(type='RandomFlip', prob=0.0), dict(type='PackDetInputs')
 classes = ('disc', 'ring', 'square', 'triangle', 'star', 'cross')
 dataset = dict(data_root='data/', metainfo=dict(classes=classes), pipeline=[*load, *steps])
 train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
