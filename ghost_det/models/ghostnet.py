@@ -191,10 +191,11 @@ class GhostNet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the maps of ``out_indices``, or logits if there is a classification head."""
         x = self.act1(self.bn1(self.conv_stem(x)))
-        features, ends = [], [ENDS[i] for i in self.out_indices]
+        features = []
+        taps = [ENDS[i] for i in self.out_indices]
         for position, group in enumerate(self.blocks):
             x = group(x)
-            if position in ends:
+            if position in taps:
                 features.append(x)
         if self.num_classes is None:
             return tuple(features)
