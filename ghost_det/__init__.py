@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # for editors, type checkers and the API page
     from .models import GhostModule, ghostify, optimize
     from .swap.swap import swap_backbone
     from .weights.load import load_pretrained
-    from .weights.zoo import classifier
+    from .weights.zoo import classifier, feature_extractor
 
 __version__ = '0.1.0'
 
@@ -41,6 +41,7 @@ __all__ = [
     '__version__',
     'check_dataset',
     'classifier',
+    'feature_extractor',
     'ghostify',
     'load_pretrained',
     'optimize',
@@ -49,7 +50,7 @@ __all__ = [
 _NETWORKS = ('GhostNet', 'GhostNetV2', 'GhostNetV3', 'GhostPAN', 'RepGhostNet')
 _TORCH_ONLY = {
     **dict.fromkeys((*_NETWORKS, 'GhostModule', 'ghostify', 'optimize'), 'models'),
-    'classifier': 'weights.zoo',
+    **dict.fromkeys(('classifier', 'feature_extractor'), 'weights.zoo'),
     'load_pretrained': 'weights.load',
 }
 """The modules of public names that need no MMDetection."""

@@ -23,7 +23,9 @@ from ghost_det import deploy, visualization
 from ghost_det.commands import COMMANDS, make_parser
 from ghost_det.config.load import load_config
 from ghost_det.data.dataset import find_data, use_data
-from ghost_det.swap.swap import parse_backbone, swap
+from ghost_det.swap.probe import build_detector
+from ghost_det.swap.swap import swap
+from ghost_det.swap.weights import keep_weights
 from tests.conftest import ROOT
 
 DOCS = ROOT / 'docs'
@@ -103,6 +105,7 @@ def files_of(page: str, folder: Path) -> dict[str, str]:
     """Write the blocks of a page that have a file's name as title into a folder; return them."""
     blocks = re.findall(r'```python title="(.+?)"\n(.*?)```', (DOCS / page).read_text(), re.DOTALL)
     for name, text in blocks:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return dict(blocks)
 
@@ -143,9 +146,22 @@ def test_small_project_is_swapped_as_shown(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     page = (DOCS / 'projects.md').read_text()
-    ((out, backbone),) = re.findall(r'ghost-det swap atss_gated\.py -o (\S+) --backbone (\S+)', page)
-    name, settings = parse_backbone(backbone)
-    swapped = swap('atss_gated.py', name, **settings)
+    (out,) = re.findall(r'ghost-det swap atss_gated\.py -o (\S+)\n', page)
+    swapped = swap('atss_gated.py', 'GhostNet')  # the default
     written = swapped.write(out, force=True)  # its first line names the tool
     assert written.strip().splitlines()[1:] == shown[out].strip().splitlines()[1:]
     assert all(note in page for note in swapped.notes), swapped.notes
+
+
+def test_existing_project_is_swapped_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = files_of('existing-projects.md', tmp_path)
+    (tmp_path / 'my_parts.py').touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / 'existing-projects.md').read_text()
+    swapped = swap('project/mine.py', 'GhostNet')
+    torch.save({'state_dict': build_detector(swapped.source.model).state_dict()}, 'old.pth')
+    _, kept = keep_weights(swapped.config, 'old.pth', Path('project/mine_ghost.kept.pth'))
+    assert swapped.write('project/mine_ghost.py', force=True) == shown['project/mine_ghost.py']
+    assert not [line for line in [*swapped.notes, *kept] if f'\n{line}\n' not in page]
+    load_config('retinanet_ghost.py')

@@ -60,7 +60,8 @@ for name, network in models.NETWORKS.items():
     neck = models.GhostPAN(net.out_channels, out_channels=8, num_outs=5).eval()
     assert [out.shape[2] for out in neck(net(x))] == [16, 8, 4, 2, 1], name
     assert len(models.optimize(models.ghostify(net))(x)) == 4
-from ghost_det import ghostnet_050
+from ghost_det import feature_extractor, ghostnet_050
+assert feature_extractor('ghostnet_050', (1, 3)).out_strides == (8, 32)
 print(len(models.NETWORKS))
 """
 RUNTIME = """
@@ -72,7 +73,9 @@ print(len(names))
 """
 
 
-@pytest.mark.parametrize(('absent', 'code'), [(sorted(MM), NETWORKS), (sorted(TORCH | MM), RUNTIME)])
+@pytest.mark.parametrize(
+    ('absent', 'code'), [(sorted({*MM, 'torchvision'}), NETWORKS), (sorted(TORCH | MM), RUNTIME)]
+)
 def test_networks_need_no_mm_package_and_the_runtime_no_torch(absent: list[str], code: str) -> None:
     words = [sys.executable, '-c', WITHOUT.format(names=absent) + code]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)

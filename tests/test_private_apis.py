@@ -18,7 +18,7 @@ PRIVATE = {
     # engine: bit-identical resuming, one order of drawn weights, files that are written whole
     *('_decide_current_val_interval', '_epoch', '_input_size', '_iter', '_load_from', '_resume'),
     *('_train_loop', '_init_model_weights', '_save_checkpoint_with_step', '_init_layers'),
-    '_schemes',  # checkpoints are read without running code
+    *('_schemes', '_Unpickler'),  # checkpoints are read without running code
     *('_get_cfg_path', '_global_step'),  # config: `_base_ = 'ghost_det::...'`, and other lengths
     '_coco_api',  # evaluation, data
     *('_bbox_decode', '_channel_conversion', '_predict_by_feat_single'),  # export

@@ -34,8 +34,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Any:
             else:
                 cfg = Config.fromfile(str(path))
     except (Exception, SystemExit) as error:
-        # mmengine's error over custom_imports says only that an import failed.
-        cause = error.__context__ if isinstance(error, ImportError) and error.__context__ else error
+        cause: BaseException = error
+        while isinstance(cause, ImportError) and cause.__context__:
+            cause = cause.__context__  # mmengine's errors over custom_imports say only that an import failed
         text = 'its _base_ leads back to itself' if isinstance(cause, RecursionError) else ''
         raise UserError(f'{name}: not a config: {reason(cause, text)}') from None
     merge_options(cfg, options, name)

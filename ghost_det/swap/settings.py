@@ -66,7 +66,7 @@ def forget_checkpoints(cfg: Any, place: tuple[str, ...]) -> list[str]:
     """Remove, in place, checkpoints of the complete detector, which have the old backbone; return notes."""
     notes = []
     if cfg.get('load_from'):
-        notes.append(f'removed: load_from={cfg.load_from}, of the old backbone')
+        notes.append(f'removed: load_from={cfg.load_from}, of the old backbone (see --keep-weights)')
         cfg.load_from = None
     for end in range(1, len(place) + 1):
         part = get_path(cfg, place[:end])

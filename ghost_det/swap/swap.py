@@ -74,7 +74,10 @@ class Swap(NamedTuple):
 
 
 def swap_backbone(
-    config: Any, backbone: str | Mapping[str, Any], pretrained: str | None = None, **settings: Any
+    config: Any,
+    backbone: str | Mapping[str, Any] = 'GhostNet',
+    pretrained: str | None = None,
+    **settings: Any,
 ) -> Any:
     """Return a config of a detector with another backbone.
 
@@ -84,7 +87,7 @@ def swap_backbone(
 
     Args:
         config: path of a config, ``mmdet::NAME``, or a config, which is not changed.
-        backbone: one of ours, as ``'GhostNetV2'``; any other of mmdet, as ``'ResNet'``; or
+        backbone: one of ours, as ``'GhostNet'``; any other of mmdet, as ``'ResNet'``; or
             its complete dictionary.
         pretrained: ``'none'``, a published name as ``'ghostnet_100'``, a path, or a URL. By default what is
             published for the network at its width (for ``ResNet``, torchvision's), or nothing.
@@ -95,9 +98,9 @@ def swap_backbone(
 
     Example:
         >>> base = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-        >>> model = swap_backbone(base, 'GhostNetV2', width=1.3).model
+        >>> model = swap_backbone(base).model
         >>> model.backbone.init_cfg.checkpoint, model.neck.in_channels
-        ('ghost://ghostnetv2_130', [32, 52, 144, 208])
+        ('ghost://ghostnet_100', [24, 40, 112, 160])
     """
     return swap(config, backbone, pretrained, **settings).config
 
@@ -123,7 +126,7 @@ def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
     except ValueError:
         settings = {'width': math.nan}
     if not name or not 0 < settings.get('width', 1) < math.inf:
-        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, such as GhostNetV2:1.3')
+        raise UserError(f'--backbone {text}: expected NAME or NAME:WIDTH, such as GhostNet:1.3')
     return name, settings
 
 

@@ -51,8 +51,9 @@ def fetch(weights: Variant, sources: Iterable[str] = ('hub', 'upstream')) -> Pat
     page = f'https://huggingface.co/{weights.hub}/resolve/{weights.revision}/{_HUB_FILE}'
     raise UserError(
         f'{SCHEME}{weights.name}: could not be downloaded:\n{"".join(problems)}'
-        f'Options: download {page} or {weights.url} elsewhere and name the file (--pretrained FILE); '
-        'or train from scratch (--pretrained none; in configs init_cfg=None)'
+        f'Options: download {page} or {weights.url} elsewhere and name the file '
+        '(--pretrained FILE; pretrained=FILE); or train from scratch '
+        '(--pretrained none; pretrained=False; in configs init_cfg=None)'
     )
 
 

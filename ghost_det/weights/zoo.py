@@ -1,7 +1,9 @@
-"""The Ghost networks as ImageNet classifiers, by name."""
+"""The Ghost networks by name: ImageNet classifiers, and backbones for any framework."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ CLASSIFIERS = {
 }
 
 
-def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> GhostNet:
+def classifier(name: str, pretrained: bool | str | Path = False, **settings: Any) -> GhostNet:
     """Build a classifier of the Ghost family.
 
     Args:
@@ -40,17 +42,54 @@ def classifier(name: str, pretrained: bool | str = False, **settings: Any) -> Gh
         >>> classifier('ghostnet_1x').eval()(torch.rand(1, 3, 224, 224)).shape
         torch.Size([1, 1000])
     """
+    return _build(name, pretrained, num_classes=settings.pop('num_classes', 1000), **settings)
+
+
+def feature_extractor(
+    name: str,
+    out_indices: Sequence[int] = (0, 1, 2, 3),
+    pretrained: bool | str | Path = False,
+    **settings: Any,
+) -> GhostNet:
+    """Build a backbone of the Ghost family, which needs only torch.
+
+    The same weights as `classifier`'s fit, and the classifier in them is left out. The log line of
+    `load_pretrained` goes to the logger ``ghost_det`` at level INFO.
+
+    Args:
+        name: as of `classifier`.
+        out_indices: which of the maps with strides 4, 8, 16 and 32 to return; deeper stages are not built.
+        pretrained: as of `classifier`.
+        **settings: arguments of the network, such as ``norm_layer`` or ``frozen_stages``.
+
+    Returns:
+        a network of `ghost_det.models`, from ``(N, 3, H, W)`` to a tuple of maps; their channels and strides
+        are its ``out_channels`` and ``out_strides``.
+
+    Raises:
+        UserError: as of `classifier`.
+        ValueError: a setting is outside of its range.
+
+    Example:
+        >>> network = feature_extractor('ghostnet_100', out_indices=(1, 2, 3))
+        >>> network.out_channels, network.out_strides
+        ((40, 112, 160), (8, 16, 32))
+    """
+    return _build(name, pretrained, num_classes=None, out_indices=out_indices, **settings)
+
+
+def _build(name: str, pretrained: bool | str | Path, **settings: Any) -> GhostNet:
     entry = CLASSIFIERS.get(name)
     if entry is None:
-        raise UserError(f'{name}: no such classifier; choose from {", ".join(CLASSIFIERS)}')
-    model = NETWORKS[entry.network](width=entry.width, **{'num_classes': 1000, **settings})
+        raise UserError(f'{name}: no such network; choose from {", ".join(CLASSIFIERS)}')
     if pretrained is True:
         if entry.name not in PUBLISHED:
             known = ', '.join(other for other in PUBLISHED if PUBLISHED[other].network == entry.network)
             raise UserError(f'{name}: no published ImageNet weights; available for {known}')
         pretrained = SCHEME + entry.name
+    model = NETWORKS[entry.network](width=entry.width, **settings)
     if pretrained:
-        load_pretrained(model, pretrained)
+        logging.getLogger('ghost_det').info('%s', load_pretrained(model, pretrained))
     return model
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 from ghost_det import swap_backbone
@@ -18,6 +20,7 @@ from ghost_det.config.write import changes
 from ghost_det.engine.train import prepare
 from ghost_det.errors import UserError
 from ghost_det.swap.channels import fit_levels
+from ghost_det.swap.probe import without_weights
 from ghost_det.swap.settings import CAFFE, IMAGENET, use_images
 from ghost_det.swap.swap import parse_backbone, swap
 from tests.conftest import ROOT
@@ -235,6 +238,31 @@ def test_optimizer_checkpoints_and_imports_follow_the_backbone() -> None:
     pretrained = swap(cfg, 'ResNet', depth=18, pretrained='my.pth')
     assert not any('slows' in note for note in pretrained.notes)
     assert pretrained.config.custom_imports == cfg.custom_imports
+
+
+def test_the_backbone_s_learning_rate_and_frozen_stages_reach_the_optimizer() -> None:
+    cfg = small()
+    cfg.model.backbone.frozen_stages = 2
+    cfg.model.backbone.norm_cfg = dict(type='SyncBN')
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(backbone=dict(lr_mult=0.1)), norm_decay_mult=0.0)
+    swapped = swap_backbone(cfg, pretrained='my.pth')
+    model = MODELS.build({**swapped.model, 'backbone': without_weights(swapped.model.backbone)})
+    optimizer = build_optim_wrapper(model, swapped.optim_wrapper).optimizer
+    groups = {id(group['params'][0]): group for group in optimizer.param_groups}
+    lr, decay = (swapped.optim_wrapper.optimizer[key] for key in ('lr', 'weight_decay'))
+    frozen = set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = groups[id(parameter)]
+            assert group['lr'] == pytest.approx(lr * (0.1 if name.startswith('backbone.') else 1)), name
+            # What a custom key matches is left out of norm_decay_mult, the backbone's norms with it.
+            assert group['weight_decay'] == decay
+        else:
+            frozen.add(name[: len('backbone.blocks.0')])
+    assert frozen == {'backbone.conv_ste', 'backbone.bn1.weig', 'backbone.bn1.bias'} | {
+        f'backbone.blocks.{i}' for i in range(5)
+    }
+    model.backbone(torch.rand(2, 3, 64, 64))  # SyncBN of a single process, in training, on a CPU
 
 
 def test_a_teacher_stays_and_is_not_loaded() -> None:

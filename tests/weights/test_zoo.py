@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ghost_det
-from ghost_det import classifier
+from ghost_det import classifier, feature_extractor
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.weights.zoo import CLASSIFIERS, verify
@@ -36,6 +36,24 @@ def test_true_means_the_published_weights_if_there_are_any(monkeypatch: pytest.M
         classifier('ghostnet_050', pretrained=True)
     with pytest.raises(UserError, match='ghostnet_2x: .*ghostnet_050'):
         classifier('ghostnet_2x')
+
+
+def test_a_backbone_takes_the_weights_of_a_classifier(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'own.pth'
+    torch.save(classifier('ghostnet_050').state_dict(), path)
+    with caplog.at_level('INFO', 'ghost_det'):
+        network = feature_extractor('ghostnet_050', (1, 3), pretrained=path, norm_eval=True)
+    assert type(network) is GhostNet and network.norm_eval  # not mmdet's subclass
+    assert (network.out_channels, network.out_strides) == ((20, 80), (8, 32))
+    assert caplog.messages == [f'GhostNet: 502 of 502 tensors from {path}; classifier left out: 10']
+    assert [each.shape[2] for each in network.eval()(torch.rand(1, 3, 64, 64))] == [8, 2]
+    for wrong in (dict(out_indices=(1, 2, 3, 4)), dict(out_indices=-1)):  # as timm takes them
+        with pytest.raises(ValueError, match='out_indices is .*; expected some of 0 to 3'):
+            feature_extractor('ghostnet_050', **wrong)
+    with pytest.raises(UserError, match='does not fit GhostNet of width 1: the file is of .* width 0.5'):
+        feature_extractor('ghostnet_100', pretrained=path)
 
 
 def test_a_file_is_verified_by_the_network_it_belongs_to(tmp_path: Path) -> None:
