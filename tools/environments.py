@@ -48,7 +48,7 @@ train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset
 val_dataloader = test_dataloader = train_dataloader
 val_evaluator = test_evaluator = dict(ann_file='data/annotations/instances_val2017.json')
 """
-# Without compiled operators, mmdet's scripts need our import before mmdet's.
+# Without compiled operators, mmdet's test.py needs our import before mmdet's.
 SCRIPT = 'import ghost_det, runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name="__main__")'
 
 
