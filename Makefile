@@ -27,7 +27,9 @@ VENV := .venv-legacy
 EXTRAS := official,runtime,data
 ALSO := hypothesis onnx pytest pytest-timeout pytest-xdist timm
 SMOKE := tests/weights tests/test_security.py tests/test_register.py tests/ops/test_ops.py tests/models/test_ghostnet.py \
-  tests/engine/test_networks.py tests/swap/test_probe.py tests/commands/test_train.py
+  tests/engine/test_networks.py tests/swap/test_probe.py tests/commands/test_train.py tests/test_openmmlab.py
+# mmsegmentation and others, whose own requirements include what does not build, or what their networks do not need.
+PROJECTS = && $(PIP) --no-deps -r constraints/openmmlab.txt
 else
 $(error STACK is '$(STACK)': choose default, official or legacy)
 endif
@@ -42,7 +44,7 @@ pins = awk -F== '$$1 in seen { next } { print } NF > 1 && FNR == NR && ARGC > 2 
 
 # The stamp's name has a hash of everything the venv depends on (pins, Python, this folder's path), so a changed
 # content, not a changed date, rebuilds the venv.
-PINS := $(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; cat $(CONSTRAINTS); echo $(EXTRAS) $(ALSO); $(PYTHON) -V; pwd; } 2>&1 | cksum | cut -d' ' -f1)
+PINS := $(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; cat $(CONSTRAINTS) constraints/openmmlab.txt; echo $(EXTRAS) $(ALSO); $(PYTHON) -V; pwd; } 2>&1 | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.made-$(PINS)
 
 # $(call timed,NAME,COMMAND) runs COMMAND and prints how long it took.
@@ -95,7 +97,7 @@ $(STAMP):
 	  echo "$(PYTHON) has no venv or pip: install them (Debian, Ubuntu: apt install python3-venv) or choose another, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "== setup: $(VENV) with the $(STACK) packages: about 3.5 GB of downloads the first time, 7 GB on disk"
 	@rm -f $(VENV)/.made-*
-	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(pins) > $(VENV)/constraints.txt && $(PIP) -e '.[$(EXTRAS)]' $(ALSO) && $(check_cv2) && $(warm_yapf) && touch $@)
+	$(call timed,setup,$(PYTHON) -m venv --clear $(VENV) && $(pins) > $(VENV)/constraints.txt && $(PIP) -e '.[$(EXTRAS)]' $(ALSO) $(PROJECTS) && $(check_cv2) && $(warm_yapf) && touch $@)
 
 # The mm packages require the graphical OpenCV, which needs libGL; servers and containers may lack it.
 check_cv2 = { $(PY) -c 'import cv2' 2>/dev/null \
