@@ -24,7 +24,7 @@ VENV := .venv-official
 EXTRAS := official,runtime,export,bulk,data,demo,docs,tensorboard,dev
 else ifeq ($(STACK),legacy)
 VENV := .venv-legacy
-EXTRAS := official,runtime,data
+EXTRAS := official,runtime,data,tensorboard
 ALSO := hypothesis onnx pytest pytest-timeout pytest-xdist timm
 SMOKE := tests/weights tests/test_security.py tests/test_register.py tests/ops/test_ops.py tests/models/test_ghostnet.py \
   tests/engine/test_networks.py tests/swap/test_probe.py tests/commands/test_train.py tests/test_openmmlab.py
