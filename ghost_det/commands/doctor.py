@@ -26,6 +26,7 @@ TESTED = {
     ('torch 2.1', 'mmdet 3.3', 'mmcv-lite 2.1'),
     ('torch 2.1', 'mmdet 3.3', 'mmcv 2.1'),
     ('torch 2.4', 'mmdet 3.3', 'mmcv-lite 2.1'),
+    ('torch 2.6', 'onedl-mmdetection 3.4', 'onedl-mmcv 2.3'),
     ('torch 2.6', 'onedl-mmdetection 3.5', 'onedl-mmcv 2.3'),
     ('torch 2.14', 'onedl-mmdetection 3.5', 'onedl-mmcv 2.3'),
     ('torch 2.14', 'mmdet 3.3', 'mmcv-lite 2.1'),
