@@ -1,16 +1,16 @@
 """GhostNet backbones for MMDetection.
 
 Importing the package is all that a config or a script needs: it registers networks, hooks and metrics with
-MMDetection, and provides mmcv's operators if mmcv was built without (`ghost_det.register`). Of OpenMMLab's
-other projects, those without MMDetection get the networks. Without mmengine and mmcv nothing is registered:
-the networks (`ghost_det.models`) need only torch, and the runtime of exported detectors (`ghost_det.deploy`)
-not even that.
+MMDetection, and provides mmcv's operators if mmcv was built without (`ghost_det.register`). With mmengine and
+mmcv, but without MMDetection, it registers the networks for OpenMMLab's other projects; without these two,
+nothing. The networks (`ghost_det.models`) need only torch, and the runtime of exported detectors
+(`ghost_det.deploy`) not even that.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .utils.system import WITHOUT_MMDET, without_stack
+from .utils.system import MMCV_STACK, without_stack
 
 if TYPE_CHECKING:  # for editors, type checkers and the API page
     from .data.checks.check import check_dataset
@@ -55,8 +55,9 @@ _TORCH_ONLY = {
     **dict.fromkeys(('classifier', 'feature_extractor'), 'weights.zoo'),
     'load_pretrained': 'weights.load',
 }
-"""The modules of public names that need no MMDetection."""
+"""The modules of public names that need only torch."""
 _WITH_MMCV = dict.fromkeys(_NETWORKS, 'engine.networks')
+"""The modules of the networks that configs build, where mmengine and mmcv are installed."""
 _WITH_MMDET = {
     'GhostResNet': 'engine.mmdet_networks',
     **dict.fromkeys(('ChannelsLastHook', 'InterruptHook', 'LossGuardHook', 'ProgressHook'), 'engine.hooks'),
@@ -65,18 +66,20 @@ _WITH_MMDET = {
     'check_dataset': 'data.checks.check',
     'swap_backbone': 'swap.swap',
 }
-"""The modules of those that need it; with mmcv, of the networks those that a config builds."""
+"""The modules of public names that need MMDetection."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, or a classifier such as ``ghostnet_1x``; see PEP 562."""
     if name in __all__:
-        reason = without_stack(f'{__name__}.{name}')
-        homes = _TORCH_ONLY if reason else {**_TORCH_ONLY, **_WITH_MMDET}
-        homes = homes if without_stack(name, WITHOUT_MMDET) else {**homes, **_WITH_MMCV}
-        if name not in homes:
-            raise ImportError(reason)
-        return getattr(import_module(f'{__name__}.{homes[name]}'), name)
+        home = _TORCH_ONLY.get(name)
+        if name in _WITH_MMCV and without_stack(name, MMCV_STACK) is None:
+            home = _WITH_MMCV[name]
+        elif home is None:
+            if (reason := without_stack(f'{__name__}.{name}')) is not None:
+                raise ImportError(reason)
+            home = _WITH_MMDET[name]
+        return getattr(import_module(f'{__name__}.{home}'), name)
     if name.startswith(('ghostnet', 'repghost')):
         from .weights.zoo import ENTRIES
 
@@ -89,5 +92,5 @@ def __dir__() -> list[str]:
     return [*globals(), *__all__]
 
 
-if without_stack(__name__, WITHOUT_MMDET) is None:
+if without_stack(__name__, MMCV_STACK) is None:
     import_module('.register', __name__)

@@ -1,4 +1,4 @@
-"""Registers `ghost_det`; ``import ghost_det`` imports this where mmengine and mmcv are installed."""
+"""Registers our names; ``import ghost_det`` imports this where mmengine and mmcv are installed."""
 
 import contextlib
 import io

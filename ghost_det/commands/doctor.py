@@ -31,12 +31,12 @@ TESTED = {
     ('torch 2.14', 'onedl-mmdetection 3.5', 'onedl-mmcv 2.3'),
     ('torch 2.14', 'mmdet 3.3', 'mmcv-lite 2.1'),
 }
-"""Combinations of docs/environments.md."""
+"""The rows of docs/environments.md, and what `make test` and `make smoke` run."""
 ENGINES = ('openvino', 'onnxruntime')
 ROOT = Path(__file__).resolve().parents[2]
 PIP = f'{sys.executable} -m pip'
 REINSTALL = f'{PIP} install --force-reinstall'
-# pip chooses the torchvision that was made for this torch.
+# pip chooses the torchvision that fits.
 TORCH = f'{REINSTALL} torch=={versions(["torch"]).get("torch", "2.14.1").partition("+")[0]} torchvision'
 OPENCV = ('OpenCV', 'import cv2', f'{REINSTALL} --no-deps opencv-python-headless')
 IMPORTS = (
@@ -79,30 +79,26 @@ def examine() -> Iterator[Finding]:
         engines = ', '.join(versions(ENGINES))
         yield _try('the runtime', f'import ghost_det.deploy.detect, {engines}', _install('runtime'))
         return
-    imports = [IMPORTS[0]]
     if versions([*STACKS['mm'], *STACKS['official']]) or not versions(['torch']):
         yield _stack()
-        imports = [*IMPORTS, *([PKG_RESOURCES] if versions(['mmengine']) else [])]
-        test = _SELF_TEST
+        imports, test = [*IMPORTS, *([PKG_RESOURCES] if versions(['mmengine']) else [])], _TEST_OPERATORS
     else:
-        yield (
-            'no MMDetection: the networks work without it; to train with our commands, install the extra mm',
-            None,
-        )
-        test = _SELF_TEST_NETWORKS
+        yield 'no MMDetection: the networks work without it; the commands that train need the extra mm', None
+        imports, test = [IMPORTS[0]], ''
     yield from _refusals()
     tried = [_try(*each) for each in imports]
     yield from tried
     if all(fix is None for _, fix in tried):
         yield _gpu()
-        yield _self_test(test)
+        yield _self_test(_TEST_NETWORK + test)
 
 
 def _install(stack: str = 'mm') -> str:
-    """Return the command that installs ghost_det with a stack: in the tested versions, or for this torch."""
+    """Return the command that installs a stack, in the tested versions if there is no torch yet."""
     pins = ROOT / f'constraints/{"official" if stack == "official" else "default"}.txt'
-    what = f'-e "{ROOT}[{stack}]"' if pins.exists() else f'"ghost-det[{stack}]"'
-    return f'{PIP} install {f"-c {pins} " if pins.exists() and not versions(["torch"]) else ""}{what}'
+    if not pins.exists():
+        return f'{PIP} install "ghost-det[{stack}]"'
+    return f'{PIP} install {"" if versions(["torch"]) else f"-c {pins} "}-e "{ROOT}[{stack}]"'
 
 
 def _call(*words: str) -> tuple[bool, str]:
@@ -123,7 +119,7 @@ def _try(name: str, code: str, fix: str) -> Finding:
 
 
 def _stack() -> Finding:
-    """Check that exactly one of the two stacks is installed, completely."""
+    """Check that one of the two stacks is installed, completely, and name the combination."""
     here = {stack: versions(names) for stack, names in STACKS.items()}
     compiled = versions(COMPILED)
     every = {**here['mm'], **here['official'], **compiled}
@@ -134,17 +130,17 @@ def _stack() -> Finding:
     if not any(here.values()):
         return 'neither stack is installed: no mmengine, no mmdet', _install()
     stack = 'mm' if here['mm'] else 'official'
-    absent = [n for n in STACKS[stack] if n not in here[stack] and not (compiled and 'mmcv' in n)]
+    absent = [name for name in STACKS[stack] if name not in here[stack] and not (compiled and 'mmcv' in name)]
     if absent:
         return f'{listing}, but not {", ".join(absent)}', _install(stack)
     if 'mmcv-lite' in every and compiled:
-        fix = f'{PIP} uninstall -y mmcv-lite {" ".join(compiled)} && {PIP} install the one that you want'
-        return f'two mmcv are installed and overwrite each other: {listing}', fix
-    versions_of = versions(['torch']) | every
-    found = {f'{name} {_minor(version)}' for name, version in versions_of.items()}
+        fix = f'{PIP} uninstall -y mmcv-lite {" ".join(compiled)}, then install the one that you want'
+        return f'two mmcv packages are installed and overwrite each other: {listing}', fix
+    torch = versions(['torch'])
+    found = {f'{name} {_minor(version)}' for name, version in (torch | every).items()}
     known = any(found >= {*combination} for combination in TESTED)
-    status = 'tested' if known else 'should work: not tested in this combination (docs/environments.md)'
-    return f'torch {versions_of.get("torch")}, {listing}: {status}', None
+    status = 'tested' if known else 'should work; not tested in this combination (docs/environments.md)'
+    return f'torch {torch.get("torch", "is missing")}, {listing}: {status}', None
 
 
 def _minor(version: str) -> str:
@@ -152,17 +148,14 @@ def _minor(version: str) -> str:
 
 
 def _refusals() -> Iterator[Finding]:
-    """Yield the packages with which it will not work, and why."""
-    rules = (
+    """Yield the packages with which ghost_det will not work, and why."""
+    here = versions(['torch', 'mmdet', 'mmcv', 'numpy'])
+    numbers = {name: tuple(map(int, _minor(version).split('.'))) for name, version in here.items()}
+    for name, least, why, fix in (
         ('torch', (2, 0), 'ghost_det needs torch 2.0 or newer', "'torch>=2.0' torchvision"),
-        ('mmdet', (3, 0), 'this is MMDetection 2, with other configs; ghost_det needs 3', 'mmdet==3.3.0'),
+        ('mmdet', (3, 0), 'this is MMDetection 2; ghost_det needs MMDetection 3', 'mmdet==3.3.0'),
         ('mmcv', (2, 0), 'this is for MMDetection 2; ghost_det needs MMDetection 3', "'mmcv>=2.0,<2.2'"),
-    )
-    here = {name: version for name, version in versions(['torch', 'mmdet', 'mmcv', 'numpy']).items()}
-    numbers = {
-        name: tuple(int(part) for part in _minor(version).split('.')) for name, version in here.items()
-    }
-    for name, least, why, fix in rules:
+    ):
         if numbers.get(name, least) < least:
             yield f'{name} {here[name]} will not work: {why}', f'{PIP} install {fix}'
     if numbers.get('numpy', (1,)) >= (2,) and numbers.get('torch', (2, 3)) < (2, 3):
@@ -185,28 +178,25 @@ def _gpu() -> Finding:
     return what, 'update the driver, or install a torch built for it: https://pytorch.org'
 
 
-_SELF_TEST = """
+_TEST_NETWORK = """
 import warnings
 warnings.simplefilter('ignore')
-import torch, ghost_det.register
+import torch, ghost_det
+sum(m.mean() for m in ghost_det.GhostNet(width=0.5)(torch.rand(2, 3, 96, 96))).backward()
+print(f"ghost_det {ghost_det.__version__} runs; {ghost_det.__file__}")
+"""
+_TEST_OPERATORS = """
+import ghost_det.register
 from ghost_det.ops import ensure_ops
 from mmcv.ops import nms
-sum(m.mean() for m in ghost_det.GhostNet(width=0.5)(torch.rand(2, 3, 96, 96))).backward()
 boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 30., 30.]])
 assert len(nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1]) == 2
 print(f"ghost_det {ghost_det.__version__} runs; mmcv's operators: {ensure_ops()}; {ghost_det.__file__}")
 """
 
-_SELF_TEST_NETWORKS = """
-import torch, ghost_det
-from ghost_det.models import GhostNet
-sum(m.mean() for m in GhostNet(width=0.5)(torch.rand(2, 3, 96, 96))).backward()
-print(f"ghost_det {ghost_det.__version__} runs; torch {torch.__version__}; {ghost_det.__file__}")
-"""
-
 
 def _self_test(code: str) -> Finding:
-    """Run a network forward and backward, and an operator."""
+    """Run a network forward and backward and, with mmcv, an operator."""
     works, output = _call(sys.executable, '-c', code)
     if works:
         return output, None

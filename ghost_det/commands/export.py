@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> None:
 
     from ghost_det.errors import UserError
 
-    if torch.__version__ < '2.6':  # whose exporter is the first with sizes of images that stay open
+    if torch.__version__ < '2.6':  # compared as versions; the first whose exporter allows dynamic sizes
         raise UserError(
-            f'export needs torch 2.6 or newer, found {torch.__version__}; checkpoints are the same in all: '
-            'run this command on the same config and checkpoint in an environment that has it'
+            f'ghost-det export: expected torch 2.6 or newer, got {torch.__version__}; run it '
+            'in an environment with a newer torch, on the same config and checkpoint'
         )
     from ghost_det.export.export import choose_target, export
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint

@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--pretrained', metavar='SOURCE', help=source)
     settings = "the backbone's own arguments, for example depth=50 for ResNet"
     parser.add_argument('--settings', **SETTINGS, default={}, help=settings)
-    keep = "the old detector's checkpoint; what fits of its neck and heads is saved next to MINE.py"
+    keep = 'checkpoint of the old detector; saves what fits of its neck and heads next to MINE.py'
     parser.add_argument('--keep-weights', metavar='OLD.pth', help=keep)
     size = "input size for the multiply-adds (default: the config's)"
     parser.add_argument('--size', **SIZE, help=size)
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from ghost_det.swap.weights import keep_weights, write_weights
 
     if args.keep_weights and not args.out:
-        raise UserError('--keep-weights: needs -o MINE.py, next to which it writes')
+        raise UserError('--keep-weights needs -o MINE.py: it writes next to that file')
     name, settings = parse_backbone(args.backbone)
     if args.width is not None:
         settings['width'] = args.width

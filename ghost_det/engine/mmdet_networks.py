@@ -1,4 +1,4 @@
-"""What MMDetection has and the other projects lack: the bases of `GhostResNet` and `GFLSepBNHead`."""
+"""The networks that are built on MMDetection's own classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ghost_det.models import GhostConv2d, ghostify
 from .networks import BN, GhostNet, GhostNetV2, GhostNetV3, GhostPAN, Initialized, RepGhostNet
 
 for _network in (GhostNet, GhostNetV2, GhostNetV3, GhostPAN, RepGhostNet):
-    MODELS.register_module(module=_network)  # so that ``mmdet.GhostNet`` is found, too
+    MODELS.register_module(module=_network)  # for configs that say ``mmdet.GhostNet``
 
 
 @MODELS.register_module()

@@ -1,7 +1,7 @@
-"""The networks as the projects of OpenMMLab build them: ``norm_cfg``, ``act_cfg`` and ``init_cfg``.
+"""The networks for configs of OpenMMLab's projects: with ``norm_cfg``, ``act_cfg`` and ``init_cfg``.
 
-They are in mmengine's own registry, which each project searches after its own: ``type='GhostNet'`` is found
-from all of them, MMDetection or not.
+They are in mmengine's own registry, which every project searches after its own, so that ``type='GhostNet'``
+is found from all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each network of the family would cost as a detector's backbone."""
+"""The cost of each network of the family as a detector's backbone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ TIMES = dict(GhostNet='1', GhostNetV2='1.2 to 1.6', GhostNetV3='1.3 to 1.5', Rep
 
 
 def family_table(backbone: Mapping[str, Any], height: int, width: int) -> str:
-    """Return a table of the networks with a backbone's width and maps, for an input in pixels."""
+    """Return a table of all networks with the width and levels of ``backbone``, for an input in pixels."""
     rows = []
     for name in NETWORKS:
         cfg = {'type': name, 'width': backbone['width'], 'out_indices': backbone['out_indices']}

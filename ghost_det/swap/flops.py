@@ -1,4 +1,4 @@
-"""torch's counter of floating-point operations, for torch 2.0 too, and counts within modules."""
+"""torch's counter of floating-point operations, a substitute for torch 2.0, and counts by module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ try:
 except ImportError:  # torch 2.0
 
     class FlopCounterMode(TorchDispatchMode):  # type: ignore
-        """Counts convolutions and products of matrices, to which torch 2.0 reduces attention too."""
+        """Counts convolutions and matrix products; in torch 2.0, attention consists of these."""
 
         def __init__(self, display: bool = False) -> None:
             super().__init__()  # type: ignore
@@ -35,7 +35,7 @@ except ImportError:  # torch 2.0
 
 
 def count_within(module: nn.Module, counter: Any, hooks: ExitStack) -> list[int]:
-    """Return a list that gets the operations of each call of a module while ``hooks`` are open.
+    """Return a list to which each call of a module adds its operations, while ``hooks`` are open.
 
     mmdet calls heads by forward(), which no hook sees: then the calls of their own parts are counted.
     """

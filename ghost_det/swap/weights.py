@@ -1,4 +1,4 @@
-"""What an old detector learned in its neck and heads, for the same detector with another backbone."""
+"""The neck and heads of a trained detector, for the same detector with another backbone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .probe import build_detector
 
 
 def keep_weights(cfg: Any, checkpoint: str, file: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors that fit a swapped detector outside of its backbone, and lines on all others.
+    """Return the tensors of a checkpoint that fit outside of the backbone, and lines on the others.
 
-    ``file``, next to the config, becomes its ``load_from``, which mmengine loads after the backbone's
-    ``init_cfg``: that stays, as no tensor of a backbone is in the file.
+    ``file``, which is to lie next to the config, becomes its ``load_from``. mmengine loads it after the
+    backbone's ``init_cfg``, which it leaves as it is, because it has no tensor of a backbone.
     """
     require_writable(file, '--keep-weights', [Path(checkpoint)])
     found = {key.removeprefix('module.'): value for key, value in read_tensors(checkpoint).items()}
@@ -41,6 +41,6 @@ def keep_weights(cfg: Any, checkpoint: str, file: Path) -> tuple[dict[str, Tenso
 
 def write_weights(tensors: dict[str, Tensor], file: Path) -> None:
     """Write a file in torch's format, the only one that mmengine's ``load_from`` reads."""
-    # By the hidden name of the temporary file, torch would refuse it.
+    # As a stream, because torch refuses the hidden name of the temporary file.
     with write_or_fail(file, '--keep-weights') as partial, partial.open('wb') as stream:
         torch.save({'state_dict': tensors}, stream)

@@ -20,8 +20,8 @@ RUNTIME = 'GHOST_DET_RUNTIME'
 """Environment variable: with ``1``, importing `ghost_det` registers nothing and imports no torch."""
 MM = ('mmengine', 'mmcv', 'mmdet')
 STACK = ('torch', 'torchvision', *MM)
-WITHOUT_MMDET = STACK[:-1]
-"""What the networks need in another project of OpenMMLab."""
+MMCV_STACK = STACK[:-1]
+"""What OpenMMLab's projects have in common."""
 INSTALL = (
     '  pip install "ghost-det[mm]"        # the maintained fork, onedl-mmdetection; the default\n'
     '  pip install "ghost-det[official]"  # mmdet 3.3.0 with mmcv-lite 2.1.0'
@@ -44,7 +44,7 @@ def explain(absent: Sequence[str], what: str = 'ghost_det') -> str:
 
 
 def without_stack(what: str, stack: Sequence[str] = STACK) -> str | None:
-    """Return why ``what``, which needs these packages, is not available, or ``None`` if it is."""
+    """Return why ``what``, which needs the packages of ``stack``, is not available, or ``None`` if it is."""
     if os.environ.get(RUNTIME) == '1':
         return f'{what} needs torch, which {RUNTIME}=1 in the environment switches off: unset it'
     absent = missing(stack)

@@ -53,22 +53,22 @@ def feature_extractor(
 ) -> GhostNet:
     """Build a backbone of the Ghost family, which needs only torch.
 
-    The same weights as `classifier`'s fit, and the classifier in them is left out. The log line of
-    `load_pretrained` goes to the logger ``ghost_det`` at level INFO.
+    It takes the same weights as `classifier`, and leaves out the classifier's own layers. What was loaded is
+    logged by the logger ``ghost_det`` at level INFO.
 
     Args:
-        name: as of `classifier`.
+        name: as in `classifier`.
         out_indices: which of the maps with strides 4, 8, 16 and 32 to return; deeper stages are not built.
-        pretrained: as of `classifier`.
+        pretrained: as in `classifier`.
         **settings: arguments of the network, such as ``norm_layer`` or ``frozen_stages``.
 
     Returns:
-        a network of `ghost_det.models`, from ``(N, 3, H, W)`` to a tuple of maps; their channels and strides
-        are its ``out_channels`` and ``out_strides``.
+        a network of `ghost_det.models`, from ``(N, 3, H, W)`` to a tuple of maps, with their channels and
+        strides in ``out_channels`` and ``out_strides``.
 
     Raises:
-        UserError: as of `classifier`.
-        ValueError: a setting is outside of its range.
+        UserError: as in `classifier`.
+        ValueError: a setting is out of range.
 
     Example:
         >>> network = feature_extractor('ghostnet_100', out_indices=(1, 2, 3))

@@ -133,5 +133,5 @@ def test_complexity_and_swap_print_what_they_count(cli: Cli, tmp_path: Path) -> 
 
 def test_export_says_which_torch_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, '__version__', TorchVersion('2.1.2'))
-    with pytest.raises(UserError, match='export needs torch 2.6 or newer, found 2.1.2'):
+    with pytest.raises(UserError, match='expected torch 2.6 or newer, got 2.1.2'):
         export.run(argparse.Namespace())

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 
 import pytest
@@ -74,6 +75,16 @@ def test_combinations(changed: dict[str, str], status: str, install: Install, cl
     done = cli('doctor')
     assert status in done.stdout
     assert done.returncode == ('will not work' in status) == ('PROBLEM' in done.stdout)
+
+
+def test_what_is_called_tested_is_in_the_docs() -> None:
+    page = (ROOT / 'docs/environments.md').read_text()
+    rows = [line.strip('| ').split(' | ') for line in page.splitlines() if re.search(r'\| works \|$', line)]
+    documented = set()
+    for _, torch, _, _, _, mmdet, _, mmcv, _ in rows:
+        names = (f'torch {torch}', mmdet, mmcv.partition(',')[0])
+        documented.add(tuple(re.sub(r'^(\S+ \d+\.\d+).*', r'\1', name) for name in names))
+    assert {each for each in documented if 'none' not in each} == doctor.TESTED
 
 
 def test_the_networks_need_no_mmdetection(install: Install, cli: Cli) -> None:
