@@ -70,7 +70,7 @@ class _Array(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: Any) -> None:
         version, shape, dtype, is_fortran, data = state
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        if self.size or not isinstance(dtype, _Dtype) or not isinstance(data, bytes):  # filled once only
             raise _refuse('numpy.ndarray.__setstate__')
         super().__setstate__((version, shape, dtype.numpy, is_fortran, data))
 
@@ -110,7 +110,14 @@ def _tensor(
     storage: Tensor, offset: int, size: Any, stride: Any, requires_grad: bool = False, hooks: Any = None
 ) -> Tensor:
     """Stand in for torch's function; a shape that the storage does not have is an error."""
-    return storage.as_strided(size, stride, offset)
+    # Checked here, as torch's own check overflows with huge offsets.
+    numbers = [offset, *size, *stride]
+    if len(size) != len(stride) or not all(type(each) is int and each >= 0 for each in numbers):
+        raise ValueError('not the shape of a tensor')
+    last = offset + sum((count - 1) * step for count, step in zip(size, stride))
+    if type(storage) is not Tensor or storage.dim() != 1 or (0 not in size and last >= len(storage)):
+        raise ValueError('a tensor that is larger than its storage')
+    return storage.as_strided(size, stride, offset if 0 not in size else 0)
 
 
 def _parameter(tensor: Tensor, *settings: Any) -> Tensor:
@@ -159,11 +166,33 @@ class _Reader(PythonUnpickler):
 
     def load_build(self) -> None:
         kind = type(self.stack[-2])
-        if kind not in self.built:
+        has_slots = isinstance(self.stack[-1], tuple) and not hasattr(kind, '__setstate__')
+        if kind not in self.built or has_slots:
             raise _refuse(f'{kind.__name__}.__setstate__')
         super().load_build()
 
+    def load_reduce(self) -> None:
+        if not any(self.stack[-2] is each for each in self.known.values()):
+            raise _refuse(f'{self.stack[-2]!r}, called')
+        super().load_reduce()
+
+    def load_setitem(self) -> None:
+        self._check_is_dict(self.stack[-3])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_is_dict(self.metastack[-1][-1])
+        super().load_setitems()
+
+    def _check_is_dict(self, owner: Any) -> None:
+        """Refuse items of tensors and arrays, whose memory others may share."""
+        if not isinstance(owner, dict):
+            raise _refuse(f'{type(owner).__name__}.__setitem__')
+
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
 
 def read_saved(file: Any) -> Any:
@@ -207,7 +236,10 @@ def _read_stream(file: Any) -> Any:
     for key in keys:
         file.read(8)
         numbers = storages[key].view(torch.uint8)
-        numbers.copy_(_bytes(file.read(len(numbers))))
+        data = file.read(len(numbers))
+        if len(data) != len(numbers):
+            raise ValueError('it ends too early')
+        numbers.copy_(_bytes(data))
     return content
 
 

@@ -132,7 +132,8 @@ def test_bfloat16_computes_in_half_the_bits_and_keeps_the_weights_in_float32(tra
 
         with torch.nn.modules.module.register_module_forward_hook(record):
             runner = train_small(str(amp), options=options, epochs=1, amp=amp)
-        losses.append(runner.message_hub.get_scalar('train/loss').data[0].tolist())
+        # Runs that start within a second share a hub.
+        losses.append(runner.message_hub.get_scalar('train/loss').data[0].tolist()[-2:])
     assert types[False] == {torch.float32} and types[True] >= {torch.bfloat16}
     assert all(p.dtype == torch.float32 for p in runner.model.parameters())
     full, mixed = losses

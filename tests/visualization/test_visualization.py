@@ -258,7 +258,7 @@ def test_commands_write_a_figure(command: str, printed: tuple[str, ...], image: 
     assert Image.open(out / 'a.png').format == 'PNG' and [path.name for path in out.iterdir()] == ['a.png']
 
 
-def test_published_weights_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[bool] = []
 
     def fake_classifier(name: str, pretrained: bool) -> Any:
@@ -274,6 +274,7 @@ def test_published_weights_are_the_default(monkeypatch: pytest.MonkeyPatch) -> N
     def no_network(*_: Any, **__: Any) -> Any:
         raise OSError('no network')
 
-    monkeypatch.setattr('ghost_det.visualization.networks.load_state_dict_from_url', no_network)
-    with pytest.raises(UserError, match=r'resnet18-.*\.pth: cannot be read \(no network\)'):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr('torch.hub.download_url_to_file', no_network)
+    with pytest.raises(UserError, match=r'resnet18-.*\.pth .*no network'):
         open_network('resnet18')

@@ -141,6 +141,8 @@ TENSOR = b'ctorch._utils\n_rebuild_tensor_v2\n(' + STORED
         TENSOR + b'J\xff\xff\xff\xff(K\x01t(K\x01t\x89}tR',
         TENSOR + b'K\x00(K\x02t(J\xff\xff\xff\x7ft\x89}tR',
         TENSOR + b'K\x00(K\x02t(J\xff\xff\xff\xfft\x89}tR',
+        TENSOR + b'\x8a\x08\xf0\xff\xff\xff\xff\xff\xff\x7f(K\x01t(K\x01t\x89}tR',  # offset 2**63 - 16
+        TENSOR + b'K\x00(K\x02t(K\x01t\x89}tRK\x00G?\xf0\x00\x00\x00\x00\x00\x00s',  # an item is set
         TENSOR.replace(text('0'), text('../0')) + b'K\x00(K\x01t(K\x01t\x89}tR',
     ],
 )
@@ -162,6 +164,14 @@ def test_the_same_archive_with_an_honest_tensor_is_read(tmp_path: Path) -> None:
         archive.writestr('a/data/0', np.float32([1, 2]).tobytes())
         archive.writestr('a/version', b'3\n')
     assert load_checkpoint(tmp_path / 'a.pth')['x'].tolist() == [1, 2]
+
+
+def test_a_cut_file_of_the_format_before_zip_is_refused(tmp_path: Path) -> None:
+    torch.save({'x': torch.rand(3)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    content = (tmp_path / 'a.pth').read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(content[:-11])  # one byte of the storage remains
+    with pytest.raises(UserError):
+        load_checkpoint(tmp_path / 'cut.pth')
 
 
 def test_old_tar_files_are_refused(tmp_path: Path) -> None:
