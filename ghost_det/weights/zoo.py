@@ -75,6 +75,8 @@ def feature_extractor(
         >>> network.out_channels, network.out_strides
         ((40, 112, 160), (8, 16, 32))
     """
+    if {'num_classes', 'width'} & {*settings}:
+        raise UserError('feature_extractor: the width is in the name, and only classifier takes num_classes')
     return _build(name, pretrained, num_classes=None, out_indices=out_indices, **settings)
 
 
