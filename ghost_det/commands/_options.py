@@ -146,11 +146,10 @@ def register(what: str) -> None:
 
 
 def known_source(text: str) -> str:
-    """Return what ``--pretrained`` names, if it is a name of published weights, a URL or a file."""
+    """Return what ``--pretrained`` names: ``none``, published weights, a URL or a file."""
     from ghost_det.weights.catalog import find_published
 
-    is_name = text in ('none', 'published') or ':/' in text or find_published(text)
-    if is_name or Path(text).expanduser().is_file():
+    if text == 'none' or find_published(text) or ':/' in text or Path(text).expanduser().is_file():
         return text
     raise UserError(f'--pretrained {text}: no such file or name; see ghost-det weights list')
 

@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
     source = "weights: 'published' (default), 'none', a file, a URL or ghost://NAME"
-    parser.add_argument('--pretrained', type=known_source, default='published', metavar='SOURCE', help=source)
+    parser.add_argument('--pretrained', default='published', metavar='SOURCE', help=source)
     parser.add_argument('--topk', **COUNT, default=5, help='classes per image (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='save the results')
 
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
     images = find_images(args.images, skip=lambda path: False)
     if args.json:
         require_writable(args.json, '--json', images)
+    if args.pretrained != 'published':
+        known_source(args.pretrained)
     model = _load(args.model, args.pretrained)
     found: dict[str, Any] = {'model': args.model, 'weights': args.pretrained, 'images': [], 'errors': []}
     for path in images:

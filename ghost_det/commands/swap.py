@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ghost_det.errors import UserError
 
-from ._options import CONFIG, SETTINGS, SIZE, positive_float
+from ._options import CONFIG, SETTINGS, SIZE, known_source, positive_float
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     width = 'channel multiplier of a Ghost network'
     parser.add_argument('--width', type=positive_float, metavar='FACTOR', help=width)
     source = 'backbone weights: none, a name such as ghostnet_100, a file or a URL (default: published ones)'
-    parser.add_argument('--pretrained', metavar='SOURCE', help=source)
+    parser.add_argument('--pretrained', type=known_source, metavar='SOURCE', help=source)
     settings = "the backbone's own arguments, for example depth=50 for ResNet"
     parser.add_argument('--settings', **SETTINGS, default={}, help=settings)
     keep = 'checkpoint of the old detector; saves what fits of its neck and heads next to MINE.py'

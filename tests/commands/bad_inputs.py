@@ -170,6 +170,7 @@ CASES: list[tuple[str, str]] = [
     ('train LITE --cfg-options model=5 --data SAMPLE', 'model is 5'),
     ('train LITE --data SAMPLE --backbone Nope', 'Nope'),
     ('train LITE --data SAMPLE --pretrained nope', 'nope'),
+    ('swap LITE --pretrained nope', 'nope'),
     ('train LITE --data SAMPLE --pretrained @text.pth', 'text.pth'),
     *with_values('train LITE --data SAMPLE', '--launcher', 'pytorch', 'nope'),
     *with_values('train LITE --data SAMPLE', '--work-dir', '@file/inside', '/proc/nothing'),

@@ -66,7 +66,7 @@ def test_json_has_the_top_of_the_logits_and_errors(tiny: Tiny, image: Path, cli:
     for each, index, value in zip(found['predictions'], indices.tolist(), values.tolist(), strict=True):
         assert each == {'index': index, 'name': CLASSES[index], 'probability': pytest.approx(value, rel=1e-4)}
     assert [each['image'] for each in content['errors']] == ['a.png', 'b.png']
-    for weights, asked in (('published', 'True'), ('ghost://x', 'ghost://x')):
+    for weights, asked in (('published', 'True'), ('ghost://ghostnet_100', 'ghost://ghostnet_100')):
         assert f'loaded ghostnet_1x {asked}' in cli('classify', image, '--pretrained', weights).stdout
 
 
