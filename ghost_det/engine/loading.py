@@ -32,7 +32,7 @@ def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[Non
     ours = SimpleNamespace(**{**vars(torch), 'load': _read_safely})  # as its other loaders call torch.load
     schemes = {**CheckpointLoader._schemes, '': load_from_local}
     with (
-        mock.patch.multiple(mmengine_reader, torch=ours, load_url=_read_url),
+        mock.patch.multiple(mmengine_reader, torch=ours, load_url=lambda url, **_: read_url(url)),
         mock.patch.object(CheckpointLoader, '_schemes', schemes),
     ):
         yield
@@ -42,8 +42,3 @@ def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None 
     """Stand in for ``torch.load``."""
     name = file if isinstance(file, str | Path) else 'a checkpoint'
     return read_weights(name, file, map_location)
-
-
-def _read_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
-    """Stand in for mmengine's ``load_url``, with the same cache."""
-    return read_url(url, model_dir, progress)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ghost_det.errors import UserError, reason
 from ghost_det.utils.text import plural
 
-from .pickles import SAFE_TORCH, plain_data, read_saved
+from .pickles import SAFE_TORCH, plain_data, read_torch_file
 
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
@@ -60,18 +60,17 @@ def read_weights(name: str | Path, file: Any, map_location: Any = 'cpu') -> Any:
     return content
 
 
-def read_url(url: str, folder: str | None = None, progress: bool = True, check_hash: bool = False) -> Any:
-    """Read a file of weights as ``torch.hub`` would, with its cache, but only weights and plain data.
+def read_url(url: str, check_hash: bool = False) -> Any:
+    """Read a file through the cache of ``torch.hub``, but only weights and plain data.
 
-    ``check_hash`` compares the file with the hash in its name.
+    ``check_hash`` compares a download with the hash in its name.
     """
-    name = Path(urlsplit(url).path).name
-    path = Path(folder or Path(torch.hub.get_dir(), 'checkpoints'), name)
-    digest = re.search(r'-([a-f0-9]*)\.', name) if check_hash else None
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(url).path).name)
+    digest = re.search(r'-([a-f0-9]*)\.', path.name) if check_hash else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress)
+            torch.hub.download_url_to_file(url, str(path), digest and digest[1])
     except (OSError, RuntimeError) as error:
         raise UserError(f'{url} (to {path}): {reason(error)}') from None
     return read_weights(url, path)
@@ -84,7 +83,7 @@ def _load(name: str | Path, stream: Any, map_location: Any) -> Any:
                 raise UserError(f'{name}: damaged: its content does not match its checksums')
     stream.seek(0)
     if not SAFE_TORCH:
-        return read_saved(stream)
+        return read_torch_file(stream)
     known: Any = [(kind, name) for name, kind in plain_data().items()]
     with torch.serialization.safe_globals(known), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Detected pickle protocol')  # an error follows if it matters

@@ -23,9 +23,8 @@ SAFE_TORCH = torch.__version__ >= '2.6'  # compared as versions
 """Whether ``torch.load(weights_only=True)`` runs no code."""
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
 """What files begin with that torch wrote before 1.6: a number, and the version of the format."""
-KINDS = dict(Bool='bool', Byte='uint8', Char='int8', Short='int16', Int='int32', Long='int64', Half='float16')
-KINDS |= dict(BFloat16='bfloat16', Float='float32', Double='float64', Untyped='uint8')
-KINDS |= dict(ComplexFloat='complex64', ComplexDouble='complex128')
+KINDS = dict(Bool='bool', Byte='uint8', Char='int8', Short='int16', Int='int32', Long='int64')
+KINDS |= dict(Half='float16', BFloat16='bfloat16', Float='float32', Double='float64')
 DTYPES = {f'torch.{kind}Storage': getattr(torch, dtype) for kind, dtype in KINDS.items()}
 
 # Besides tensors, timm saves its options and mmengine its histories of scalars, with NumPy arrays in them.
@@ -195,7 +194,7 @@ class _Reader(PythonUnpickler):
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
 
-def read_saved(file: Any) -> Any:
+def read_torch_file(file: Any) -> Any:
     """Read what ``torch.save`` wrote to a binary file, onto the CPU, without ``torch.load``."""
     is_archive = zipfile.is_zipfile(file)
     file.seek(0)
