@@ -83,10 +83,7 @@ def examine() -> Iterator[Finding]:
         yield _stack()
         imports, test = [*IMPORTS, *([PKG_RESOURCES] if versions(['mmengine']) else [])], _TEST_OPERATORS
     else:
-        yield (
-            'no MMDetection: the networks work without it; to train, install the extra mm, or official for torch before 2.6',
-            None,
-        )
+        yield 'no MMDetection: the networks work; to train, install mm (official before torch 2.6)', None
         imports, test = [IMPORTS[0]], ''
     yield from _refusals()
     tried = [_try(*each) for each in imports]
