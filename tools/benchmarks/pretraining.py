@@ -72,7 +72,11 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
         return
     scalars = next((folder / 'run').glob('*/vis_data/scalars.json'))
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
-    curve = [(line['step'], line['coco/bbox_mAP'], line['coco/bbox_mAP_50']) for line in lines if 'coco/bbox_mAP' in line]
+    curve = [
+        (line['step'], line['coco/bbox_mAP'], line['coco/bbox_mAP_50'])
+        for line in lines
+        if 'coco/bbox_mAP' in line
+    ]
     figures = dict(data=data.name, start=start, seed=seed, epochs=epochs, seconds=time.monotonic() - began)
     (folder / 'figures.json').write_text(json.dumps({**figures, 'curve': curve}))
     for checkpoint in (folder / 'run').glob('*.pth'):
@@ -93,21 +97,40 @@ def table(out: Path) -> str:
         spread = f' ± {stdev(at[-1]):.1f}' if len(runs) > 1 else ''
         minutes = mean(run['seconds'] for run in runs) / 60
         aps = [f'{mean(values):.1f}' for values in at]
-        rows.append((data, start, runs[0]['epochs'], len(runs), *aps[:2], aps[2] + spread, f'{ap50:.1f}', f'{minutes:.1f}'))
+        rows.append(
+            (
+                data,
+                start,
+                runs[0]['epochs'],
+                len(runs),
+                *aps[:2],
+                aps[2] + spread,
+                f'{ap50:.1f}',
+                f'{minutes:.1f}',
+            )
+        )
     head = ('data', 'start', 'epochs', 'seeds', 'AP at 1/4', 'AP at 1/2', 'AP', 'AP50', 'minutes')
     return tabulate(rows, head, 'github', disable_numparse=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--data', nargs='+', default=[], metavar='FOLDER:EPOCHS')
     parser.add_argument('--start', nargs='+', choices=STARTS, default=[*STARTS])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--out', type=Path, required=True)
-    parser.add_argument('--ghostnet', help='file of weights for this start, instead of those that are included')
+    parser.add_argument(
+        '--ghostnet', help='file of weights for this start, instead of those that are included'
+    )
     parser.add_argument('--mosaics', help='the same')
-    parser.add_argument('--mobilenet', type=Path, help="torchvision's mobilenet_v2-b0353104.pth for mmdet's MobileNetV2")
-    parser.add_argument('--options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config')
+    parser.add_argument(
+        '--mobilenet', type=Path, help="torchvision's mobilenet_v2-b0353104.pth for mmdet's MobileNetV2"
+    )
+    parser.add_argument(
+        '--options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config'
+    )
     parser.add_argument('--table', action='store_true', help='only print the table of the runs in --out')
     args = parser.parse_args()
     if not args.table:
