@@ -55,15 +55,15 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
         backbone += f", init_cfg=dict(type='Pretrained', checkpoint={str(args.mobilenet)!r})"
     config = folder / 'config.py'
     config.write_text(
-        f'_base_ = {str(CONFIG)!r}\nrandomness = dict(seed={seed})\n'
-        f'train_cfg = dict(val_interval={max(1, epochs // POINTS)})\nload_from = None\n'
+        f'_base_ = {str(CONFIG)!r}\nrandomness = dict(seed={seed})\nload_from = None\n'
         + (_OTHER.format(backbone=backbone, channels=channels) if backbone else '')
     )
     command = [sys.executable, '-m', 'ghost_det', 'train', str(config), '--data', str(data)]
     command += ['--epochs', str(epochs), '--work-dir', str(folder / 'run')]
     if not backbone:
         command += ['--pretrained', getattr(args, start, None) or weights]
-    command += ['--cfg-options', *args.options] if args.options else []
+    command += ['--cfg-options', f'train_cfg.val_interval={max(1, epochs // POINTS)}', *args.options]
+    command += [f'default_hooks.checkpoint.interval={epochs}']
     began = time.monotonic()
     with (folder / 'log.txt').open('w') as log:
         result = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
