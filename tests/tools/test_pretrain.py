@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from pycocotools.coco import COCO
 
 from ghost_det.weights.load import read_tensors
+from tools.benchmarks.pretraining import main as compare
 from tools.mosaics import write_split
 from tools.pretrain import Training, pack
 
@@ -85,3 +87,18 @@ def test_boxes_of_mosaics(cache: Path, tmp_path: Path) -> None:
             x, y, width, height = box['bbox']
             inside[round(y) : round(y + height), round(x) : round(x + width)] = 1
         assert (green != inside).mean() < 0.045  # within a pixel of the edges
+
+
+@pytest.mark.slow
+def test_starts_compared(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ['train_dataloader.batch_size=4', 'model.data_preprocessor.batch_augments=None']
+    words = f'--data {sample}:2 --start scratch --seeds 0 1 --out {tmp_path} --options {" ".join(options)}'
+    for _ in range(2):  # the second time, nothing is left to train
+        compare(words.split())
+    printed = capsys.readouterr().out
+    assert printed.count("'AP50':") == 2
+    name, start, epochs, seeds, *aps, ap50, minutes = printed.splitlines()[-1].strip('| ').split('|')
+    assert (name.strip(), start.strip(), int(epochs), int(seeds)) == (sample.name, 'scratch', 2, 2)
+    curves = [json.loads(path.read_text())['curve'] for path in sorted(tmp_path.glob('*/figures.json'))]
+    assert [len(curve) for curve in curves] == [2, 2]
+    assert float(ap50) == pytest.approx(50 * sum(curve[-1][2] for curve in curves), abs=0.06)

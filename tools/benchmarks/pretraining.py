@@ -4,7 +4,7 @@ python -m tools.benchmarks.pretraining --data kangaroo:36 chess:30 --start scrat
 python -m tools.benchmarks.pretraining --out runs --table
 
 Each run is a `ghost-det train` of its own with a folder of its own in ``--out``; finished runs are kept, so
-the command goes on where it was stopped. ``DATA:EPOCHS`` is a folder that `ghost-det train --data` reads.
+the command continues where it was stopped. ``DATA:EPOCHS`` is a folder that `ghost-det train --data` reads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -113,7 +114,7 @@ def table(out: Path) -> str:
     return tabulate(rows, head, 'github', disable_numparse=True)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -132,7 +133,7 @@ def main() -> None:
         '--options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config'
     )
     parser.add_argument('--table', action='store_true', help='only print the table of the runs in --out')
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if not args.table:
         for seed in args.seeds:
             for each in args.data:
