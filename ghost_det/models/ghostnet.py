@@ -78,6 +78,7 @@ class GhostNet(nn.Module):
         with_cp: gradient checkpointing per bottleneck: less memory, more time.
         num_classes: build the classification head and return logits; needs the last stage.
         drop_rate: dropout before the classifier.
+        head_channels: width of the layer before the classifier; 0 leaves that layer out.
 
     Attributes:
         out_channels: channels of each returned map, in the order of ``out_indices``.
@@ -104,7 +105,6 @@ class GhostNet(nn.Module):
     table: ClassVar[tuple[tuple[Row, ...], ...]] = GHOSTNET_TABLE
     stem_channels: ClassVar[int] = 16
     trunk_channels: ClassVar[int] = 960
-    head_channels: ClassVar[int] = 1280
     bottleneck: ClassVar[type[GhostBottleneck]] = GhostBottleneck
     ghost: ClassVar[type[nn.Module]] = GhostModule
     gated_from: ClassVar[float] = math.inf
@@ -123,6 +123,7 @@ class GhostNet(nn.Module):
         with_cp: bool = False,
         num_classes: int | None = None,
         drop_rate: float = 0.2,
+        head_channels: int = 1280,
     ) -> None:
         super().__init__()
         self._check(width, out_indices, frozen_stages, num_classes)
@@ -157,7 +158,7 @@ class GhostNet(nn.Module):
             ends += [channels] if position in ENDS else []
         self.out_channels = tuple(ends[i] for i in self.out_indices)
         if num_classes is not None:
-            self._build_classifier(channels, num_classes, norm_layer, act_layer)
+            self._build_classifier(channels, num_classes, head_channels, norm_layer, act_layer)
         self._freeze()
 
     @classmethod
@@ -180,13 +181,14 @@ class GhostNet(nn.Module):
         raise ValueError(f'{cls.__name__}: {problem}')
 
     def _build_classifier(
-        self, channels: int, num_classes: int, norm_layer: NormLayer, act_layer: ActLayer
+        self, channels: int, num_classes: int, head: int, norm_layer: NormLayer, act_layer: ActLayer
     ) -> None:
         trunk = make_divisible(self.trunk_channels * self.width)
         self.blocks.append(nn.Sequential(ConvBnAct(channels, trunk, norm_layer, act_layer)))
-        self.conv_head = nn.Conv2d(trunk, self.head_channels, 1)
-        self.act2 = act_layer()
-        self.classifier = nn.Linear(self.head_channels, num_classes)
+        if head:
+            self.conv_head = nn.Conv2d(trunk, head, 1)
+            self.act2 = act_layer()
+        self.classifier = nn.Linear(head or trunk, num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Return the maps of ``out_indices``, or logits if there is a classification head."""
@@ -199,7 +201,10 @@ class GhostNet(nn.Module):
                 features.append(x)
         if self.num_classes is None:
             return tuple(features)
-        x = self.act2(self.conv_head(x.mean((2, 3), keepdim=True))).flatten(1)
+        x = x.mean((2, 3), keepdim=True)
+        if hasattr(self, 'conv_head'):
+            x = self.act2(self.conv_head(x))
+        x = x.flatten(1)
         return self.classifier(F.dropout(x, self.drop_rate, self.training))
 
     def _freeze(self) -> None:
