@@ -70,6 +70,16 @@ def test_json_has_the_top_of_the_logits_and_errors(tiny: Tiny, image: Path, cli:
         assert f'loaded ghostnet_1x {asked}' in cli('classify', image, '--pretrained', weights).stdout
 
 
+def test_our_weights_know_200_classes(shipped: Path, image: Path, cli: Cli) -> None:
+    words = 'classify --pretrained ghostnet_100.tin --json report.json --topk'
+    done = cli(words, '200', image, cwd=image.parent)
+    assert done.returncode == 0 and "only Tiny-ImageNet's 200 classes" in done.stderr
+    (found,) = json.loads((image.parent / 'report.json').read_text())['images']
+    names = [each['name'] for each in sorted(found['predictions'], key=lambda each: each['index'])]
+    assert len(names) == 200 and names[0] == 'goldfish' and names == sorted(names, key=CLASSES.index)
+    assert '--topk 201: expected 1 to 200' in cli(words, '201', image, cwd=image.parent).stderr
+
+
 def test_a_broken_network_and_a_file_that_cannot_be_written(tiny: Any, image: Path, cli: Cli) -> None:
     tiny.layers[-1].bias.data.fill_(float('nan'))
     assert cli('classify', image, '--json', image.with_name('a.json')).returncode == 1

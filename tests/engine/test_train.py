@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -7,18 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook
+from mmengine.runner import Runner
+from safetensors.torch import load_file
 
 from ghost_det import GhostNet
 from ghost_det.config.load import load_config
-from ghost_det.data.dataset import find_data
+from ghost_det.data.dataset import DetectionData, find_data
 from ghost_det.engine.hooks import ProgressHook
 from ghost_det.engine.runner import OUR_HOOKS, GhostRunner, is_no_listing
-from ghost_det.engine.train import batch_note, prepare
+from ghost_det.engine.train import batch_note, prepare, train
 from ghost_det.errors import UserError
 from ghost_det.swap.probe import build_detector
 from tests.conftest import ROOT
 from tests.engine.conftest import LITE, TrainSmall
 from tools import soak
+
+GFL = 'configs/gfl_ghostnet_ghostpan_lite.py'
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +110,53 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(
     assert again.epoch == 2 and again.seed == runner.seed == 3
     assert len(list((tmp_path / 'run').glob('*/vis_data/scalars.json'))) == 2  # though in one process
     assert torch.equal(again.model.backbone.conv_stem.weight, backbone.conv_stem.weight)
+
+
+SINGLE = {'train_dataloader.num_workers': 0, 'val_dataloader.num_workers': 0, 'randomness.seed': 3}
+
+
+def test_a_training_starts_from_our_detector(
+    shipped: Path, small_data: DetectionData, tmp_path: Path, sooner: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('ghost_det.engine.train.report_training', lambda *_: None)
+    options = {**SINGLE, 'optim_wrapper.optimizer.lr': 0.0}
+    settings: dict[str, Any] = dict(work_dir=str(tmp_path), batch_size=4, options=options, resume='auto')
+    logs = []
+    for epochs in (1, 2):  # the first has nothing to resume
+        runner = train(GFL, small_data, epochs=epochs, **settings)
+        assert runner.cfg.load_from == 'ghost://gfl_ghostnet.tin'
+        logs.append(max(tmp_path.glob('*/*.log')).read_text())
+    started = 'GFL: 863 of 865 tensors from ghost://gfl_ghostnet.tin (Tiny-ImageNet, 200 classes; '
+    assert [started in log for log in logs] == ['--pretrained ghostnet_100 takes' in log for log in logs]
+    assert started in logs[0] and 'class layer left out: 2' in logs[0] and started not in logs[1]
+    state = load_file(shipped / 'gfl_ghostnet.tin.safetensors')
+    for key, value in runner.model.named_parameters():
+        assert torch.equal(value, state[key].float()) == ('.gfl_cls.' not in key), key
+
+
+def test_our_detector_is_loaded_by_mmengines_own_runner(
+    shipped: Path, small_data: DetectionData, tmp_path: Path
+) -> None:
+    narrow = {'model.backbone.width': 0.5, 'model.neck.in_channels': [12, 20, 56, 80]}
+    other = {'model.bbox_head.num_classes': 200}  # as many as the file's
+    for options, problem in ((other, None), (narrow, 'does not fit this GFL: 426 of 863 tensors differ')):
+        cfg = prepare(GFL, data=small_data, work_dir=str(tmp_path), options={**SINGLE, **options})
+        cfg.custom_hooks = [dict(type='EMAHook')]
+        runner = Runner.from_cfg(cfg)
+        with pytest.raises(UserError, match='only to start a training'):
+            runner.load_checkpoint(cfg.load_from)
+        assert runner.train_loop and runner.call_hook('before_run') is None
+        with pytest.raises(UserError, match=problem) if problem else contextlib.nullcontext():
+            runner.load_checkpoint(cfg.load_from)
+        if not problem:
+            state = load_file(shipped / 'gfl_ghostnet.tin.safetensors')
+            (ema,) = (hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
+            for key, value in ema.named_parameters():
+                assert torch.equal(value, runner.model.state_dict()[key])
+                assert torch.equal(value, state[key].float()) == ('.gfl_cls.' not in key), key
+    cfg.default_hooks.weights = dict(type='IterTimerHook')
+    with pytest.raises(UserError, match="default_hooks=dict.weights=dict.type='DetectorWeightsHook'"):
+        Runner.from_cfg(cfg).load_checkpoint(cfg.load_from)
 
 
 def test_a_training_starts_from_a_complete_detector(train_small: TrainSmall, tmp_path: Path) -> None:
