@@ -127,7 +127,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='session')
 def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of files like those that come with the package, with random weights."""
     from safetensors.torch import save_file
 
     from ghost_det.config.load import load_config
@@ -136,9 +135,8 @@ def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp('shipped')
     cfg = load_config('gfl_ghostnet_ghostpan_lite', {'model.bbox_head.num_classes': 200})
-    models = {'gfl_ghostnet': build_detector(cfg.model)}
-    models['ghostnet_100'] = classifier('ghostnet_100', num_classes=200, head_channels=0)
-    for name, model in models.items():
+    network = classifier('ghostnet_100', num_classes=200, head_channels=0)
+    for name, model in (('gfl_ghostnet', build_detector(cfg.model)), ('ghostnet_100', network)):
         state = {key: value.clone() for key, value in model.half().state_dict().items()}
         save_file(state, folder / f'{name}.tin.safetensors')
     return folder
@@ -146,7 +144,7 @@ def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shipped(placeholders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The `placeholders` in the place of the weights that come with the package."""
+    """Files with random weights in the place of those that come with the package."""
     from ghost_det.utils.files import sha256
     from ghost_det.weights import catalog
 

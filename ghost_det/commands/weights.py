@@ -51,7 +51,7 @@ def _show(args: argparse.Namespace) -> None:
     weights = published(args.name)
     config = f"init_cfg=dict(type='Pretrained', checkpoint='ghost://{weights.name}')"
     config += f" or load_from='ghost://{DETECTOR}'" if weights.name == DETECTOR else ''
-    more = {'licence': weights.licence, 'hub': weights.hub, 'config': config}
+    more = {'licence': weights.licence, 'hub': weights.url and weights.hub, 'config': config}
     for name, value in {**vars(weights), **more}.items():
         if value:
             print(f'{name:<10}{value}')

@@ -99,11 +99,6 @@ class Shipped(Variant):
     note: str = "learnt from ImageNet's images, whose terms allow non-commercial research; holds none of them"
 
     @property
-    def hub(self) -> str:
-        """No repository of the hub has them."""
-        return ''
-
-    @property
     def path(self) -> Path:
         """The file, in half precision."""
         return DATA / f'{self.name}.safetensors'
