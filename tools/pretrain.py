@@ -6,7 +6,7 @@ python -m tools.pretrain train CACHE -o weights.safetensors --sizes 64:12 96:8
 
 `pack` writes the images, labels and boxes as arrays. `teach` is optional: a linear classifier on the features
 of torchvision's MobileNetV2 gives every training image soft labels. `train` saves its state every five
-minutes in CACHE, and goes on from it when called again.
+minutes next to the weights, and continues from it when called again. docs/results.md has the figures.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ghost_det.utils.files import atomic
 from ghost_det.weights.zoo import classifier
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -145,90 +146,94 @@ class Training:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.sizes = [int(s) for part in args.sizes for s in [part.split(':')[0]] * int(part.split(':')[1])]
+        self.sizes = [size for part in args.sizes for size in expand(part)]
         self.data, self.val = Images(args.cache, 'train'), Images(args.cache, 'val')
+        self.classes = len((args.cache / 'classes.txt').read_text().split())
         soft = args.cache / 'train_soft.npy'
         self.soft = torch.from_numpy(np.load(soft)) if soft.exists() else None
         torch.manual_seed(args.seed)
-        self.model = classifier(args.network, num_classes=200, head_channels=0)
-        self.model.to(memory_format=torch.channels_last)
-        if args.start:
-            self.model.load_state_dict(torch.load(args.start, weights_only=True)['average'])
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        decay = [p for p in self.model.parameters() if p.dim() > 1]
-        others = [p for p in self.model.parameters() if p.dim() < 2]
-        groups = [dict(params=decay, weight_decay=args.weight_decay), dict(params=others, weight_decay=0.0)]
+        model = classifier(args.network, num_classes=self.classes, head_channels=0)
+        self.model = model.to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        weights = [p for p in model.parameters() if p.dim() > 1]
+        others = [p for p in model.parameters() if p.dim() < 2]
+        groups = [dict(params=weights, weight_decay=args.weight_decay), dict(params=others)]
         self.optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
         self.steps = len(self.data) // args.batch_size  # in an epoch
+        self.total = self.steps * len(self.sizes)
         self.step = 0
-        self.log: list[str] = []
         self.state = args.out.with_suffix('.state.pth')
         if self.state.exists():
-            self._resume()
+            self.resume()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go on from the state on disk."""
         state: dict[str, Any] = torch.load(self.state, weights_only=True)
         self.model.load_state_dict(state['model'])
         self.average.load_state_dict(state['average'])
         self.optimizer.load_state_dict(state['optimizer'])
-        self.step, self.log = state['step'], state['log']
-        print(f'resumed after step {self.step} of {self.steps * len(self.sizes)}', flush=True)
+        self.step = state['step']
+        print(f'resumed after step {self.step} of {self.total}', flush=True)
 
     def save(self) -> None:
         """Replace the state on disk."""
-        state = dict(step=self.step, log=self.log, optimizer=self.optimizer.state_dict())
+        state: dict[str, Any] = dict(step=self.step, optimizer=self.optimizer.state_dict())
         state |= dict(model=self.model.state_dict(), average=self.average.state_dict())
-        partial = self.state.with_suffix('.partial')
-        torch.save(state, partial)
-        partial.replace(self.state)
+        with atomic(self.state) as partial, partial.open('wb') as file:
+            torch.save(state, file)
 
-    def run(self) -> None:
-        """Train from the current step to the end; write the averaged weights as fp16."""
-        saved = time.monotonic()
-        total = self.steps * len(self.sizes)
-        self.model.train()
-        while self.step < total:
-            epoch, step = divmod(self.step, self.steps)
-            if step == 0 or epoch != getattr(self, '_epoch', None):
-                self._epoch, started, loss_sum = epoch, (time.monotonic(), step), 0.0
-                order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(epoch))
-            index = order[step * self.args.batch_size :][: self.args.batch_size]
-            loss_sum += self.train_step(index, self.sizes[epoch], total)
-            self.step += 1
-            if self.step % self.steps == 0:
-                seconds, count = time.monotonic() - started[0], self.steps - started[1]
-                accuracy = top1(self.average, self.val, self.sizes[epoch])
-                speed = count * self.args.batch_size / seconds
-                line = f'epoch {epoch + 1}: {self.sizes[epoch]} px, loss {loss_sum / count:.3f}, '
-                self.log.append(line + f'top-1 {accuracy:.2f} %, {speed:.0f} images/s')
-                print(self.log[-1], flush=True)
-                saved = -math.inf
+    def run(self, until: int | None = None) -> None:
+        """Train to the end, or to a step; at the end, write the averaged weights as fp16."""
+        while self.step < min(self.total, until or self.total):
+            self.run_epoch(self.step // self.steps, until or self.total)
+        if self.step == self.total:
+            tensors = self.average.state_dict()
+            halves = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
+            with atomic(self.args.out) as partial:
+                save_file({key: value.contiguous() for key, value in halves.items()}, partial)
+
+    def run_epoch(self, epoch: int, until: int) -> None:
+        """Train to the end of an epoch and evaluate the averaged weights, or only to the step ``until``."""
+        size, count = self.sizes[epoch], self.args.batch_size
+        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(epoch))
+        losses: list[float] = []
+        began = saved = time.monotonic()
+        for step in range(self.step % self.steps, self.steps):
+            if self.step == until:
+                break
+            losses.append(self.train_step(order[step * count :][:count], size))
             if time.monotonic() - saved > 300:
                 self.save()
                 saved = time.monotonic()
-        tensors = {key: value.half() if value.is_floating_point() else value for key, value in self.average.state_dict().items()}
-        save_file({key: value.contiguous() for key, value in tensors.items()}, self.args.out)
+        else:
+            speed = len(losses) * count / (time.monotonic() - began)
+            accuracy = top1(self.average, self.val, size)
+            about = f'loss {sum(losses) / len(losses):.3f}, top-1 {accuracy:.2f} %, {speed:.0f} images/s'
+            print(f'epoch {epoch + 1}: {size} px, {about}', flush=True)
+        self.save()
 
-    def train_step(self, index: Tensor, size: int, total: int) -> float:
+    def train_step(self, index: Tensor, size: int) -> float:
         """Learn from one batch, and return its loss."""
         generator = torch.Generator().manual_seed(self.step + 1_000_003 * self.args.seed)
-        progress = self.step / total
         warm = min(1.0, (self.step + 1) / self.steps)
         for group in self.optimizer.param_groups:
-            group['lr'] = self.args.lr * warm * (1 + math.cos(math.pi * progress)) / 2
-        target = F.one_hot(self.data.labels[index], 200) * 0.9 + 0.1 / 200
+            group['lr'] = self.args.lr * warm * (1 + math.cos(math.pi * self.step / self.total)) / 2
+        target = F.one_hot(self.data.labels[index], self.classes) * 0.9 + 0.1 / self.classes
         if self.soft is not None:
             target = (target + self.soft[index].float()) / 2
         images = augment(self.data.get(index), size, generator)
         share = float(torch.rand((), generator=generator) ** 3 / 2)  # of another image: mostly little
         images = images.lerp(images.flip(0), share)
         target = target.lerp(target.flip(0), share)
+        self.model.train()
+        torch.manual_seed(self.step)  # for dropout
         loss = F.cross_entropy(self.model(images), target)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        keep = min(0.9995, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+        self.step += 1
+        keep = min(0.9995, self.step / (9 + self.step))
+        for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values()):
             if mean.is_floating_point():
                 mean.lerp_(value, 1 - keep)
             else:
@@ -236,8 +241,15 @@ class Training:
         return float(loss.detach())
 
 
+def expand(part: str) -> list[int]:
+    """Return the size of each epoch of ``PIXELS:EPOCHS``."""
+    size, epochs = part.split(':')
+    return [int(size)] * int(epochs)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(dest='command', required=True)
     command = commands.add_parser('pack')
     command.add_argument('folder', type=Path)
@@ -249,12 +261,11 @@ def main() -> None:
     command.add_argument('cache', type=Path)
     command.add_argument('-o', '--out', type=Path, required=True)
     command.add_argument('--network', default='ghostnet_100')
-    command.add_argument('--sizes', nargs='+', default=['64:12', '96:8'], help='pixels:epochs ...')
+    command.add_argument('--sizes', nargs='+', default=['64:12', '96:8'], metavar='PIXELS:EPOCHS')
     command.add_argument('--batch-size', type=int, default=128)
     command.add_argument('--lr', type=float, default=0.15)
     command.add_argument('--weight-decay', type=float, default=5e-5)
     command.add_argument('--seed', type=int, default=0)
-    command.add_argument('--start', type=Path, help='state of another run, whose averaged weights to start from')
     args = parser.parse_args()
     if args.command == 'pack':
         pack(args.folder, args.cache)

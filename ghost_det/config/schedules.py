@@ -33,6 +33,21 @@ def set_epochs(cfg: Any, epochs: int) -> None:
     cfg.train_cfg.max_epochs = epochs
 
 
+def lengthen(cfg: Any, images: int) -> str | None:
+    """Train for more epochs on few images, by the config's ``small_data``; return a line to log.
+
+    So many that ``small_data.images`` are seen, an image once an epoch, and at most ``most_epochs``.
+    """
+    rule, own = cfg.get('small_data'), cfg.train_cfg.get('max_epochs')
+    if not rule or not own:
+        return None
+    epochs = min(rule['most_epochs'], -(-rule['images'] // max(1, images)))
+    if epochs <= own:
+        return None
+    set_epochs(cfg, epochs)
+    return f'{images} images are few: {epochs} epochs instead of {own} (--epochs N to choose)'
+
+
 def shorten_warm_up(schedulers: Any, steps: int) -> str | None:
     """Cut a warm-up in a ``param_scheduler``, in place, to a tenth of the training; return a line to log."""
     most = max(2, int(WARM_UP * steps))  # with one step, mmengine's LinearLR would never leave its start

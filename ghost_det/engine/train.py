@@ -10,7 +10,8 @@ import torch
 from ghost_det.config.load import load_config, merge_options
 from ghost_det.config.overrides import scale_lr, share_cores, use_amp, use_pretrained
 from ghost_det.config.query import backbone_of
-from ghost_det.config.schedules import set_epochs
+from ghost_det.config.schedules import lengthen, set_epochs
+from ghost_det.data.annotations import survey
 from ghost_det.data.checks.config import check_configured
 from ghost_det.data.dataset import DetectionData, missing_data, use_data
 from ghost_det.errors import UserError
@@ -54,13 +55,14 @@ def prepare(
         network, settings = parse_backbone(backbone)
         swapped = swap(config, network, **settings)
         cfg = swapped.config
-        if is_rank_zero():
-            print('\n'.join(swapped.notes))
+        _announce(*swapped.notes)
     default = Path(cfg.get('work_dir') or Path('work_dirs') / Path(config.rpartition('::')[2]).stem)
     cfg.work_dir = (options or {}).get('work_dir') or work_dir or str(default / subfolder)
     cfg.launcher = launcher
     if epochs is not None:
         set_epochs(cfg, epochs)
+    elif data and data.train and 'train_cfg.max_epochs' not in (options or {}):
+        _announce(lengthen(cfg, len({*survey(data.train.annotations).table.image.tolist()})))
     if batch_size is not None:
         cfg.train_dataloader.batch_size = batch_size
     if data is not None:
@@ -84,6 +86,12 @@ def prepare(
         require_folder(cfg.work_dir, '--work-dir')
     join(launcher, cfg.get('env_cfg', {}).get('dist_cfg'))
     return cfg
+
+
+def _announce(*lines: str | None) -> None:
+    for line in filter(None, lines):
+        if is_rank_zero():
+            print(line)
 
 
 def _require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:

@@ -14,7 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
-from ghost_det.config.schedules import shorten_warm_up
+from ghost_det.config.load import load_config
+from ghost_det.config.schedules import lengthen, shorten_warm_up
 from ghost_det.engine.checkpoints import Saved, require_longer
 from ghost_det.engine.loading import safe_loading
 from ghost_det.engine.resume import RepeatableHook
@@ -141,3 +142,13 @@ def test_a_short_warm_up_reaches_the_full_rate(tmp_path: Path) -> None:
     schedule = [dict(WARM_UP, end=500)]
     assert shorten_warm_up(schedule, STEPS)
     assert run(tmp_path, schedule, 1) == pytest.approx([0.001, 0.01, 0.01])
+
+
+@pytest.mark.parametrize('images, epochs', [(5, 100), (131, 46), (250, 24), (100_000, 24)])
+def test_few_images_are_seen_more_often(images: int, epochs: int) -> None:
+    cfg = load_config('gfl_ghostnet_ghostpan_lite')
+    line = lengthen(cfg, images)
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].T_max == epochs
+    assert (line is not None) == (epochs > 24) and (line is None or f'{epochs} epochs instead of 24' in line)
+    cfg = load_config('retinanet_ghostnet_fpn')
+    assert lengthen(cfg, 5) is None and cfg.train_cfg.max_epochs == 12  # has no such rule

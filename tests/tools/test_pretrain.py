@@ -1,0 +1,104 @@
+"""Pretraining on Tiny-ImageNet: images as arrays, exact resume, mosaics whose boxes fit their objects."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from ghost_det.weights.load import read_tensors
+from tools.benchmarks.pretraining import main as compare
+from tools.mosaics import write_split
+from tools.pretrain import Training, pack
+
+NAMES = ('n01443537', 'n02124075')
+COUNT = {'train': 12, 'val': 4}
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in the layout of Tiny-ImageNet: a green rectangle on grey, with its box; packed."""
+    folder = tmp_path_factory.mktemp('tiny')
+    chance = np.random.default_rng(0)
+    (folder / 'wnids.txt').write_text('\n'.join(reversed(NAMES)))
+    val = []
+    for split, count in COUNT.items():
+        for name in NAMES:
+            lines = []
+            images = folder / split / ('images' if split == 'val' else f'{name}/images')
+            images.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                left, top, right, bottom = (*chance.integers(0, 20, 2), *chance.integers(40, 64, 2))
+                image = np.full((64, 64, 3), 128, np.uint8)
+                image[top : bottom + 1, left : right + 1] = (0, 255, 0)
+                cv2.imwrite(str(images / f'{name}_{i}.JPEG'), image)
+                lines.append(f'{name}_{i}.JPEG\t{left}\t{top}\t{right}\t{bottom}')
+                val.append(lines[-1].replace('\t', f'\t{name}\t', 1))
+            if split == 'train':
+                (folder / split / name / f'{name}_boxes.txt').write_text('\n'.join(lines))
+                val.clear()
+    (folder / 'val/val_annotations.txt').write_text('\n'.join(val))
+    pack(folder, folder / 'cache')
+    return folder / 'cache'
+
+
+def test_arrays_hold_the_images(cache: Path) -> None:
+    images, labels = np.load(cache / 'train_images.npy'), np.load(cache / 'train_labels.npy')
+    assert (cache / 'classes.txt').read_text().split() == sorted(NAMES)
+    assert images.shape == (24, 64, 64, 3) and labels.tolist() == [0] * 12 + [1] * 12
+    for i, (x1, y1, x2, y2) in enumerate(np.load(cache / 'train_boxes.npy').astype(int)):
+        inside = images[i, y1 + 2 : y2 - 1, x1 + 2 : x2 - 1].reshape(-1, 3).mean(0)
+        assert np.abs(inside - (0, 255, 0)).max() < 12
+
+
+def test_resume_is_exact(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def training(name: str) -> Training:
+        options = dict(sizes=['32:1', '64:1'], batch_size=8, lr=0.01, weight_decay=1e-4, seed=0)
+        return Training(Namespace(cache=cache, out=tmp_path / name, network='ghostnet_050', **options))
+
+    training('whole.safetensors').run()
+    training('parts.safetensors').run(until=4)
+    assert not (tmp_path / 'parts.safetensors').exists()
+    training('parts.safetensors').run()
+    whole, parts = (read_tensors(tmp_path / f'{name}.safetensors') for name in ('whole', 'parts'))
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    printed = capsys.readouterr().out
+    assert printed.count('top-1') == 4 and 'resumed after step 4 of 6' in printed
+    assert whole['classifier.weight'].shape == (2, 480) and whole['conv_stem.weight'].dtype == torch.float16
+
+
+def test_boxes_of_mosaics(cache: Path, tmp_path: Path) -> None:
+    for split in COUNT:
+        assert write_split(cache, tmp_path, split, 3)[1] > 30
+    found = COCO(str(tmp_path / 'annotations/instances_train.json'))
+    assert {c['name'] for c in found.dataset['categories']} == {*NAMES}
+    for name, boxes in ((i['file_name'], found.imgToAnns[i['id']]) for i in found.dataset['images']):
+        image = cv2.imread(str(tmp_path / 'train' / name))
+        assert image.shape == (320, 320, 3)
+        green = (image[..., 1].astype(int) - image[..., 2] > 64).astype(np.uint8)
+        inside = np.zeros_like(green)
+        for box in boxes:
+            x, y, width, height = box['bbox']
+            inside[round(y) : round(y + height), round(x) : round(x + width)] = 1
+        assert (green != inside).mean() < 0.045  # within a pixel of the edges
+
+
+@pytest.mark.slow
+def test_starts_compared(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ['train_dataloader.batch_size=4', 'model.data_preprocessor.batch_augments=None']
+    words = f'--data {sample}:2 --start scratch --seeds 0 1 --out {tmp_path} --options {" ".join(options)}'
+    for _ in range(2):  # the second time, nothing is left to train
+        compare(words.split())
+    printed = capsys.readouterr().out
+    assert printed.count("'AP50':") == 2
+    name, start, epochs, seeds, *aps, ap50, minutes = printed.splitlines()[-1].strip('| ').split('|')
+    assert (name.strip(), start.strip(), int(epochs), int(seeds)) == (sample.name, 'scratch', 2, 2)
+    curves = [json.loads(path.read_text())['curve'] for path in sorted(tmp_path.glob('*/figures.json'))]
+    assert [len(curve) for curve in curves] == [2, 2]
+    assert float(ap50) == pytest.approx(50 * sum(curve[-1][2] for curve in curves), abs=0.06)
