@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     found: dict[str, Any] = {'model': args.model, 'weights': args.pretrained, 'images': [], 'errors': []}
     for path in images:
         try:
-            predictions = classify(model, path, args.topk, names)
+            predictions = classify(model, path, args.topk, args.pretrained)
         except UserError as error:
             print(f'error: {error}', file=sys.stderr)
             found['errors'].append({'image': str(path), 'error': str(error)})
@@ -89,16 +88,17 @@ def read_rgb(path: Path) -> Image:
     return Image.fromarray(read_image(path)[..., ::-1])
 
 
-def classify(model: nn.Module, path: Path, topk: int, names: Sequence[str]) -> list[dict[str, Any]]:
+def classify(model: nn.Module, path: Path, topk: int, weights: str) -> list[dict[str, Any]]:
     """Return the most probable classes of an image, or raise a `UserError`.
 
     Source: the demo of GhostNet (arXiv 1911.11907) on PyTorch Hub.
     """
     import torch
 
-    from ghost_det.weights.imagenet import preprocess
+    from ghost_det.weights.imagenet import class_names, transform
 
-    image = preprocess(read_rgb(path))[None].to(next(model.parameters()).device)
+    names = class_names(weights)
+    image = transform(weights)(read_rgb(path))[None].to(next(model.parameters()).device)
     with torch.inference_mode():
         logits = model(image)[0].float()
     if not logits.isfinite().all():

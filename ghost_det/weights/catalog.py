@@ -107,6 +107,8 @@ class Shipped(Variant):
 CLASSIFIER, DETECTOR = 'ghostnet_100.tin', 'gfl_ghostnet.tin'
 SHIPPED_HEAD = dict(num_classes=200, head_channels=0)
 """Arguments of a classifier for the weights `CLASSIFIER`."""
+SHIPPED_SIZE = 96
+"""Pixels of the images that it learnt last: at 224, objects are larger than any that it has seen."""
 SHIPPED = {
     CLASSIFIER: Shipped(
         *(CLASSIFIER, 'GhostNet', 1.0, 2.9, None),
