@@ -24,7 +24,7 @@ def class_names(weights: str | Path) -> tuple[str, ...]:
 
 
 def transform(weights: str | Path) -> Any:
-    """Return how an image becomes the input of a classifier with these weights: as large as it learnt them."""
+    """Return how an image becomes the input of a classifier with these weights, at the size they learnt."""
     if not is_shipped(weights):
         return preprocess
     return ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=SHIPPED_SIZE, resize_size=SHIPPED_SIZE)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms
 
 from ghost_det.weights.imagenet import CLASSES, preprocess
+from ghost_det.weights.zoo import classifier
 from tests.conftest import Cli
 
 
@@ -77,6 +79,11 @@ def test_our_weights_know_200_classes(shipped: Path, image: Path, cli: Cli) -> N
     (found,) = json.loads((image.parent / 'report.json').read_text())['images']
     names = [each['name'] for each in sorted(found['predictions'], key=lambda each: each['index'])]
     assert len(names) == 200 and names[0] == 'goldfish' and names == sorted(names, key=CLASSES.index)
+    small = transforms.Compose([transforms.Resize(96), transforms.CenterCrop(96), transforms.ToTensor()])
+    scaled = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(small(Image.open(image)))
+    with torch.no_grad():
+        (logits,) = classifier('ghostnet_1x', pretrained='ghost://ghostnet_100.tin').eval()(scaled[None])
+    assert found['predictions'][0]['probability'] == pytest.approx(float(logits.softmax(0).max()), rel=1e-3)
     assert '--topk 201: expected 1 to 200' in cli(words, '201', image, cwd=image.parent).stderr
 
 
