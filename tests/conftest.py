@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +123,35 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ghost_det.data.sample import make_sample
 
     return make_sample(tmp_path_factory.mktemp('cache'), train=8, val=4)
+
+
+@pytest.fixture(scope='session')
+def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from safetensors.torch import save_file
+
+    from ghost_det.config.load import load_config
+    from ghost_det.swap.probe import build_detector
+    from ghost_det.weights.zoo import classifier
+
+    folder = tmp_path_factory.mktemp('shipped')
+    cfg = load_config('gfl_ghostnet_ghostpan_lite', {'model.bbox_head.num_classes': 200})
+    network = classifier('ghostnet_100', num_classes=200, head_channels=0)
+    for name, model in (('gfl_ghostnet', build_detector(cfg.model)), ('ghostnet_100', network)):
+        state = {key: value.clone() for key, value in model.half().state_dict().items()}
+        save_file(state, folder / f'{name}.tin.safetensors')
+    return folder
+
+
+@pytest.fixture
+def shipped(placeholders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files with random weights in the place of those that come with the package."""
+    from ghost_det.utils.files import sha256
+    from ghost_det.weights import catalog
+
+    monkeypatch.setattr(catalog, 'DATA', placeholders)
+    for name, entry in catalog.SHIPPED.items():
+        monkeypatch.setitem(catalog.SHIPPED, name, replace(entry, sha256=sha256(entry.path)))
+    return placeholders
 
 
 class Training(NamedTuple):

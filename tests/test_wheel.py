@@ -71,7 +71,8 @@ def test_it_holds_the_package_with_its_configs_and_nothing_else(wheel: Path) -> 
     }
     package = [path for suffix in ('py', 'html.j2') for path in (ROOT / 'ghost_det').rglob(f'*.{suffix}')]
     assert {f'{path.relative_to(ROOT)}' for path in package} < {*names}
-    assert {'ghost_det/py.typed', 'ghost_det/data/kinds.txt'} < {*names}
+    weights = {f'{path.relative_to(ROOT)}' for path in (ROOT / 'ghost_det/weights/data').iterdir()}
+    assert {'ghost_det/py.typed', 'ghost_det/data/kinds.txt', *weights} < {*names}
     assert {name.partition('/')[0].partition('-')[0] for name in names} == {'ghost_det', 'ghost_det_main.py'}
     # What an environment gets that has a stack already.
     needs = [re.match(r'Requires-Dist: ([\w-]+)', line) for line in lines if ' extra' not in line]

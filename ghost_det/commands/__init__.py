@@ -33,7 +33,7 @@ def usage() -> str:
     for title, commands in GROUPS.items():
         lines += ['', f'{title}:']
         lines += [f'  {name:<14}{_load(name).__doc__.splitlines()[0]}' for name in commands]
-    start = f'{COMMAND} train retinanet_ghostnet_fpn_lite --data sample --epochs 8 --pretrained none'
+    start = f'{COMMAND} train retinanet_ghostnet_fpn_lite --data sample --epochs 8'
     return '\n'.join([*lines, '', f'To try it: {start}', f'For details: {COMMAND} COMMAND --help'])
 
 

@@ -37,20 +37,23 @@ def run(args: argparse.Namespace) -> None:
     """Classify the images of the command line; exit code 1 if some could not be classified."""
     require_torch('ghost-det classify')
     from ghost_det.utils.images import find_images
-    from ghost_det.weights.imagenet import CLASSES
+    from ghost_det.weights.imagenet import class_names
 
-    if args.topk > len(CLASSES):
-        raise UserError(f'--topk {args.topk}: expected 1 to {len(CLASSES)}')
+    names = class_names(args.pretrained)
+    if args.topk > len(names):
+        raise UserError(f'--topk {args.topk}: expected 1 to {len(names)}')
     images = find_images(args.images, skip=lambda path: False)
     if args.json:
         require_writable(args.json, '--json', images)
     if args.pretrained != 'published':
         known_source(args.pretrained)
     model = _load(args.model, args.pretrained)
+    if len(names) == 200:
+        print("note: weights that come with ghost_det: only Tiny-ImageNet's 200 classes", file=sys.stderr)
     found: dict[str, Any] = {'model': args.model, 'weights': args.pretrained, 'images': [], 'errors': []}
     for path in images:
         try:
-            predictions = classify(model, path, args.topk)
+            predictions = classify(model, path, args.topk, args.pretrained)
         except UserError as error:
             print(f'error: {error}', file=sys.stderr)
             found['errors'].append({'image': str(path), 'error': str(error)})
@@ -85,22 +88,23 @@ def read_rgb(path: Path) -> Image:
     return Image.fromarray(read_image(path)[..., ::-1])
 
 
-def classify(model: nn.Module, path: Path, topk: int) -> list[dict[str, Any]]:
+def classify(model: nn.Module, path: Path, topk: int, weights: str) -> list[dict[str, Any]]:
     """Return the most probable classes of an image, or raise a `UserError`.
 
     Source: the demo of GhostNet (arXiv 1911.11907) on PyTorch Hub.
     """
     import torch
 
-    from ghost_det.weights.imagenet import CLASSES, preprocess
+    from ghost_det.weights.imagenet import class_names, transform
 
-    image = preprocess(read_rgb(path))[None].to(next(model.parameters()).device)
+    names = class_names(weights)
+    image = transform(weights)(read_rgb(path))[None].to(next(model.parameters()).device)
     with torch.inference_mode():
         logits = model(image)[0].float()
     if not logits.isfinite().all():
         raise UserError(f'{path}: the network returned NaN or infinite numbers; check its weights')
     values, indices = logits.softmax(0).topk(topk)
     return [
-        {'index': index, 'name': CLASSES[index], 'probability': value}
+        {'index': index, 'name': names[index], 'probability': value}
         for value, index in zip(values.tolist(), indices.tolist())
     ]

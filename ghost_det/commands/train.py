@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', **COUNT, help='images per step and device')
     resume = 'resume from the latest checkpoint in the work folder, or from CHECKPOINT'
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resume)
-    source = "backbone weights, instead of the config's: none, a name such as ghostnet_100, a file or a URL"
+    source = "start from other weights than the config's: none, a name such as ghostnet_100, a file or a URL"
     parser.add_argument('--pretrained', type=known_source, metavar='SOURCE', help=source)
     parser.add_argument('--amp', action='store_true', help='use mixed precision')
     scale = "scale the learning rate to this run's batch size"

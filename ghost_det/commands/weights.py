@@ -35,22 +35,26 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from ghost_det.weights.catalog import PUBLISHED
+    from ghost_det.weights.catalog import PUBLISHED, SHIPPED
 
     print(f'{"name":<17}{"network":<13}{"width":>5}{"params (M)":>12}{"MACs (M)":>10}{"top-1":>8}  licence')
     for w in PUBLISHED.values():
         row = f'{w.name:<17}{w.network:<13}{w.width:>5g}{w.params:>12}{w.macs:>10}{w.top1:>8.2f}  {w.licence}'
         print(row)
+    for shipped in SHIPPED.values():
+        print(f'{shipped.name:<17}comes with ghost_det: {shipped.result}; {shipped.licence}')
 
 
 def _show(args: argparse.Namespace) -> None:
-    from ghost_det.weights.catalog import published
+    from ghost_det.weights.catalog import DETECTOR, published
 
     weights = published(args.name)
     config = f"init_cfg=dict(type='Pretrained', checkpoint='ghost://{weights.name}')"
-    more = {'licence': weights.licence, 'hub': weights.hub, 'config': config}
+    config += f" or load_from='ghost://{DETECTOR}'" if weights.name == DETECTOR else ''
+    more = {'licence': weights.licence, 'hub': weights.url and weights.hub, 'config': config}
     for name, value in {**vars(weights), **more}.items():
-        print(f'{name:<10}{value}')
+        if value:
+            print(f'{name:<10}{value}')
 
 
 def _download(args: argparse.Namespace) -> None:

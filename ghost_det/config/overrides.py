@@ -10,7 +10,7 @@ import torch
 from ghost_det.errors import UserError
 from ghost_det.models import BACKBONES
 from ghost_det.utils.system import cores
-from ghost_det.weights.catalog import address
+from ghost_det.weights.catalog import DETECTOR, SCHEME, address
 
 from .query import backbone_of, default_arguments
 
@@ -46,7 +46,8 @@ def scale_lr(cfg: Any, config: str) -> None:
 def use_pretrained(cfg: Any, source: str) -> None:
     """Start the backbone from other weights than the config's, or, with ``'none'``, from scratch.
 
-    From scratch, the statistics and stages that the config freezes are trained.
+    From scratch, the statistics and stages that the config freezes are trained. Our own detector also starts
+    neck and head, where they are of its kind.
     """
     backbone = backbone_of(cfg.model)
     if backbone is None:
@@ -54,6 +55,11 @@ def use_pretrained(cfg: Any, source: str) -> None:
     kind = backbone.type.rpartition('.')[2]
     if source != 'none' and kind not in BACKBONES:
         raise UserError(f'--pretrained {source}: not supported for {kind}; set its init_cfg')
+    if str(cfg.get('load_from')).startswith(SCHEME):
+        cfg.load_from = None
+    if address(source) == SCHEME + DETECTOR and 'GFLSepBNHead' in str(cfg.model.get('bbox_head')):
+        backbone.init_cfg, cfg.load_from = None, address(source)
+        return
     if source != 'none':
         backbone.init_cfg = dict(type='Pretrained', checkpoint=address(source))
         return

@@ -17,13 +17,17 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import BaseLoop
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ghost_det.errors import Interrupted, UserError
 from ghost_det.models.fuse import optimize
+from ghost_det.weights.load import load_detector
 
 from .checkpoints import ADVICE, ATOMIC, INTERRUPTED
+from .networks import Deferred
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -217,3 +221,20 @@ class MeanLossHook(Hook):
         values = torch.stack([value.detach().float().mean() for value in losses.values()])
         all_reduce(values, op='mean')
         outputs.update(zip(losses, values))
+
+
+@HOOKS.register_module()
+class DetectorWeightsHook(Hook):
+    """Loads the detector of ``load_from='ghost://NAME'``, all but its class layer, or raises an error."""
+
+    priority = 'HIGHEST'  # averaged weights start as copies
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        weights = checkpoint.get('state_dict')
+        if not isinstance(weights, Deferred):
+            return
+        if not isinstance(runner._train_loop, BaseLoop):
+            raise UserError(f'{weights.source}: only to start a training: its class layer is left out')
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        runner.logger.info(str(load_detector(model, weights.source)))
+        checkpoint['state_dict'] = model.state_dict()  # which mmengine loads next

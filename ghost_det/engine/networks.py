@@ -20,7 +20,7 @@ from torch import nn
 from ghost_det import models
 from ghost_det.errors import UserError
 from ghost_det.models.bottleneck import start_as_shortcuts
-from ghost_det.weights.catalog import SCHEME
+from ghost_det.weights.catalog import DETECTOR, SCHEME
 from ghost_det.weights.load import load_pretrained
 
 BN: dict[str, Any] = {'type': 'BN'}
@@ -119,12 +119,25 @@ class GhostPAN(_Configured, models.GhostPAN, BaseModule):
     """As `ghost_det.models.GhostPAN`, with ``norm_cfg``, ``act_cfg`` and ``init_cfg`` of `GhostNet`."""
 
 
-def _refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse what mmengine's own loader would load as far as it happens to fit."""
-    raise UserError(
-        f'{filename}: published weights are for the backbones of ghost_det, which check every tensor: name '
-        "them in the backbone's init_cfg; for another network, use the path of a file"
-    )
+class Deferred(dict[str, Any]):
+    """Weights that mmengine must not load as far as they happen to fit; see `DetectorWeightsHook`."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+    def items(self) -> Any:
+        """Refuse."""
+        raise UserError(
+            f'{self.source}: published weights are for the backbones of ghost_det, which check every tensor: '
+            "name them in the backbone's init_cfg; for another network, use the path of a file. load_from "
+            f"takes {SCHEME}{DETECTOR}, with default_hooks=dict(weights=dict(type='DetectorWeightsHook'))"
+        )
 
 
-CheckpointLoader.register_scheme(prefixes=SCHEME, loader=_refuse, force=True)
+def load_from_ghost_det(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Leave all to the hook; mmengine logs what follows ``load_from_`` in this name."""
+    return {'state_dict': Deferred(filename)}
+
+
+CheckpointLoader.register_scheme(prefixes=SCHEME, loader=load_from_ghost_det, force=True)

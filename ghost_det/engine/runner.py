@@ -40,6 +40,7 @@ OUR_HOOKS = (  # of one priority, the first runs first
     'ProgressHook',
     'InterruptHook',
     'DueEvaluationHook',
+    'DetectorWeightsHook',
 )
 # What the console leaves out; the log file has everything. Levels of a head may share ("duplicate") weights.
 LISTINGS = re.compile(

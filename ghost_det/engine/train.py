@@ -20,6 +20,7 @@ from ghost_det.models import NETWORKS
 from ghost_det.reports.training import report_training
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import PARTIAL, require_folder
+from ghost_det.weights.catalog import SCHEME, address, is_shipped
 from ghost_det.weights.checkpoint import check_fits
 from ghost_det.weights.download import locate
 from ghost_det.weights.load import read_tensors
@@ -120,14 +121,11 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
         require_longer(cfg, saved)
         if 'randomness.seed' not in (settings.get('options') or {}):
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': saved.meta.get('seed')}
-    if resume is not None:
-        cfg.load_from = None
     cfg.resume = False  # the runner gets what to resume from
     require_same(saved and saved.path)
     remove_leftovers(cfg.work_dir, f'{PARTIAL}*')
     complete = saved is not None or starts_from_detector(cfg, config)
-    if not complete:
-        fetch_weights(cfg)
+    source = saved.path if saved else cfg.load_from if complete else fetch_weights(cfg)
     with safe_loading({saved.path: saved.content} if saved else None):
         with explain_errors(config, BUILDING):
             runner = GhostRunner.from_cfg(cfg)
@@ -137,9 +135,13 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
         if complete:
             _skip_pretrained(runner.model)
             pretrained = settings.get('pretrained')
-            if pretrained not in (None, 'none'):
-                source = saved.path if saved else cfg.load_from
+            if pretrained not in (None, 'none') and address(pretrained) != source:
                 runner.logger.warning(f'--pretrained {pretrained} is ignored: weights come from {source}.')
+        if saved is None and is_shipped(source) and settings.get('pretrained') is None:
+            runner.logger.info(
+                f'Starting from {source}, which comes with ghost_det; --pretrained ghostnet_100 takes the '
+                'published ImageNet weights instead, and none starts from scratch'
+            )
         if saved is None and resume == 'auto':
             runner.logger.warning(f'--resume: no checkpoint in {cfg.work_dir}: starting from the beginning.')
         elif saved is None and saved_in(cfg.work_dir):
@@ -179,12 +181,14 @@ def batch_note(cfg: Any, world_size: int) -> str | None:
     )
 
 
-def fetch_weights(cfg: Any) -> None:
-    """Download and check the backbone's weights before anything else is set up."""
+def fetch_weights(cfg: Any) -> str | None:
+    """Download and check the backbone's weights before anything else is set up; return their source."""
     backbone = backbone_of(cfg.model) or {}
     init = backbone.get('init_cfg')
     if backbone.get('type') in NETWORKS and isinstance(init, dict) and init.get('type') == 'Pretrained':
         read_tensors(locate(init['checkpoint']))
+        return str(init['checkpoint'])
+    return None
 
 
 def _skip_pretrained(model: Any) -> None:
@@ -196,10 +200,11 @@ def _skip_pretrained(model: Any) -> None:
 
 
 def starts_from_detector(cfg: Any, config: str) -> bool:
-    """Return whether ``load_from`` names a local file whose weights include the backbone."""
-    if not cfg.get('load_from') or not Path(cfg.load_from).is_file():
+    """Return whether ``load_from`` names our detector, or a local file with weights of the backbone."""
+    source = str(cfg.get('load_from') or '')
+    if not source.startswith(SCHEME) and not Path(source).is_file():
         return False
-    keys = [key.removeprefix('module.') for key in read_tensors(cfg.load_from)]
+    keys = [key.removeprefix('module.') for key in read_tensors(locate(source))]
     if not any(key.split('.')[0] in cfg.model for key in keys):
         raise UserError(f'load_from={cfg.load_from} fits nothing in {config}; for backbones use --pretrained')
     return any(key.removeprefix('detector.').startswith('backbone.') for key in keys)

@@ -20,7 +20,7 @@ from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError, reason
 from ghost_det.models.ghost_module import BATCH_NORMS
 from ghost_det.weights.checkpoint import read_url
-from ghost_det.weights.imagenet import CLASSES, preprocess
+from ghost_det.weights.imagenet import CLASSES, class_names, preprocess
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
@@ -92,7 +92,8 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
         cfg, module, classes = load_detector(model, checkpoint, device=device)
         network = Network(Path(model).stem, module, random, classes, array_pipeline(cfg))
     elif model in CLASSIFIERS:
-        network = Network(model, classifier(model, checkpoint or not random), random, CLASSES)
+        names = class_names(checkpoint or model)
+        network = Network(model, classifier(model, checkpoint or not random), random, names)
     else:
         network = Network(model, _of_torchvision(model, checkpoint, random), random, CLASSES)
     network.module.eval()

@@ -1,4 +1,4 @@
-"""The networks by name, and where most of them have published ImageNet weights."""
+"""The networks by name, where most of them have published ImageNet weights, and weights of our own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from ghost_det.errors import UserError
 
 SCHEME = 'ghost://'
+DATA = Path(__file__).parent / 'data'
 
 
 @dataclass(frozen=True)
@@ -87,21 +88,64 @@ VARIANTS = {row[0]: Variant(*row, **_KNOWN.get(row[0], {})) for row in _TABLE}
 PUBLISHED = {name: variant for name, variant in VARIANTS.items() if variant.url}
 
 
+@dataclass(frozen=True)
+class Shipped(Variant):
+    """Weights that come with this package, trained on Tiny-ImageNet by its tools."""
+
+    revision: str = ''
+    data: str = "Tiny-ImageNet: 100,000 images of 64 px, 200 of ImageNet's classes"
+    recipe: str = ''
+    result: str = ''
+    note: str = "learnt from ImageNet's images, whose terms allow non-commercial research; holds none of them"
+
+    @property
+    def path(self) -> Path:
+        """The file, in half precision."""
+        return DATA / f'{self.name}.safetensors'
+
+
+CLASSIFIER, DETECTOR = 'ghostnet_100.tin', 'gfl_ghostnet.tin'
+SHIPPED_HEAD = dict(num_classes=200, head_channels=0)
+"""Arguments of a classifier for the weights `CLASSIFIER`."""
+SHIPPED_SIZE = 96
+"""Pixels of the images that it learnt last: at 224, objects are larger than any that it has seen."""
+SHIPPED = {
+    CLASSIFIER: Shipped(
+        *(CLASSIFIER, 'GhostNet', 1.0, 2.9, None),
+        sha256='27a7f88487b1c468a49ac9911e991839e4749fca6120ec7cfb4858b1d667c222',
+        recipe='tools/pretrain.py: 64 px, then 96 px, with soft labels of MobileNetV2',
+        result='classifier, top-1 0.0 % of its 200 classes',
+    ),
+    DETECTOR: Shipped(
+        *(DETECTOR, 'GhostNet', 1.0, 2.7, None),
+        sha256='0e21cf022fdb1dc5d17453a87deed95a354e8b1964fcf26c4d5b81312b8f479f',
+        recipe='configs/gfl_ghostnet_ghostpan_lite.py from ghostnet_100.tin, mosaics of 320 px',
+        result='detector, AP 0.0 on mosaics of its val images',
+    ),
+}
+
+
 def published(name: str) -> Variant:
     """Return the catalog's entry of a name, with or without ``ghost://``, or raise a `UserError`."""
-    found = PUBLISHED.get(name.removeprefix(SCHEME).replace('_1x', '_100'))
+    known = {**PUBLISHED, **SHIPPED}
+    found = known.get(name.removeprefix(SCHEME).replace('_1x', '_100'))
     if found is None:
-        raise UserError(f'{name}: no such published weights; choose from {", ".join(PUBLISHED)}')
+        raise UserError(f'{name}: no such published weights; choose from {", ".join(known)}')
     return found
 
 
 def find_published(source: str | Path) -> Variant | None:
     """Return the catalog's entry for ``ghost://NAME`` or a bare name, ``None`` for files and URLs."""
     text = str(source)
-    is_name = text.replace('_1x', '_100') in PUBLISHED and not Path(text).exists()
+    is_name = text.replace('_1x', '_100') in {**PUBLISHED, **SHIPPED} and not Path(text).exists()
     return published(text) if is_name or text.startswith(SCHEME) else None
+
+
+def is_shipped(source: str | Path | bool | None) -> bool:
+    """Return whether weights come with this package."""
+    return isinstance(find_published(str(source)), Shipped)
 
 
 def address(source: str) -> str:
     """Return ``ghost://NAME`` for a published name, and files and URLs unchanged."""
-    return SCHEME + source if source in PUBLISHED else source
+    return SCHEME + source if source in {**PUBLISHED, **SHIPPED} else source

@@ -17,7 +17,7 @@ from huggingface_hub.file_download import http_get
 from ghost_det.errors import UserError
 from ghost_det.utils.files import atomic, sha256
 
-from .catalog import SCHEME, Variant, find_published
+from .catalog import CLASSIFIER, SCHEME, Shipped, Variant, find_published
 
 _HUB_FILE = 'model.safetensors'
 
@@ -37,11 +37,13 @@ def locate(source: str | Path) -> Path:
 
 
 def fetch(weights: Variant, sources: Iterable[str] = ('hub', 'upstream')) -> Path:
-    """Return the file of published weights, cached or downloaded.
+    """Return the file of published weights, cached or downloaded; or of those that come with this package.
 
     ``sources``, ``'hub'`` and ``'upstream'`` (the authors' file), are tried in order. The hub's client caches
     and has its own environment variables: ``HF_ENDPOINT`` (a mirror), ``HF_HOME``, ``HF_HUB_OFFLINE``, ...
     """
+    if isinstance(weights, Shipped):
+        return _installed(weights)
     problems = []
     for source in sources:
         try:
@@ -49,12 +51,23 @@ def fetch(weights: Variant, sources: Iterable[str] = ('hub', 'upstream')) -> Pat
         except UserError as error:
             problems.append(f'  {error}\n')
     page = f'https://huggingface.co/{weights.hub}/resolve/{weights.revision}/{_HUB_FILE}'
+    shipped = f'--pretrained {CLASSIFIER}; or ' if f'{weights.name}.tin' == CLASSIFIER else ''
     raise UserError(
         f'{SCHEME}{weights.name}: could not be downloaded:\n{"".join(problems)}'
         f'Options: download {page} or {weights.url} elsewhere and name the file '
-        '(--pretrained FILE; pretrained=FILE); or train from scratch '
+        f'(--pretrained FILE; pretrained=FILE); or {shipped}train from scratch '
         '(--pretrained none; pretrained=False; in configs init_cfg=None)'
     )
+
+
+def _installed(weights: Shipped) -> Path:
+    found = sha256(weights.path) if weights.path.is_file() else 'no file'
+    if found != weights.sha256:
+        raise UserError(
+            f'{SCHEME}{weights.name}: {weights.path}: expected the SHA-256 {weights.sha256}, found {found}: '
+            'install ghost-det again (in a clone: git checkout this file)'
+        )
+    return weights.path
 
 
 def _fetch_hub(weights: Variant) -> Path:

@@ -18,7 +18,7 @@ from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import make_divisible
 from ghost_det.utils.files import sha256, write_or_fail
 
-from .catalog import VARIANTS
+from .catalog import VARIANTS, is_shipped
 from .checkpoint import differences, load_checkpoint
 from .download import check_format, locate
 
@@ -182,8 +182,30 @@ def load_pretrained(
             'only what fits with partial=True in init_cfg'
         )
     model.load_state_dict(fits, strict=False)
-    name = str(source) if str(source) == str(path) else f'{source} (sha256 {sha256(path)[:8]}, {path})'
+    name = _origin(source, path)
     return Loaded(type(model).__name__, name, len(fits), len(expected), left, tuple(problems))
+
+
+def load_detector(model: nn.Module, source: str) -> Loaded:
+    """Load all of a detector but the layer of its classes from ``ghost://NAME``, or raise a `UserError`."""
+    path = locate(source)
+    every = read_tensors(path), model.state_dict()
+    found, expected = ({key: each[key] for key in each if '.gfl_cls.' not in key} for each in every)
+    problems = [*differences(expected, found), *(f'{key} is unknown' for key in found if key not in expected)]
+    if problems:
+        raise UserError(
+            f'load_from={source}: does not fit this {type(model).__name__}: {len(problems)} of '
+            f'{len(expected)} tensors differ: {_some(problems)}. Options: the layers of '
+            'gfl_ghostnet_ghostpan_lite; load_from=None, with init_cfg or --pretrained for the backbone'
+        )
+    model.load_state_dict(found, strict=False)
+    left = {'class layer': len(every[0]) - len(found)}
+    return Loaded(type(model).__name__, _origin(source, path), len(found), len(every[1]), left)
+
+
+def _origin(source: str | Path, path: Path) -> str:
+    about = 'Tiny-ImageNet, 200 classes; ' if is_shipped(source) else ''
+    return str(source) if str(source) == str(path) else f'{source} ({about}sha256 {sha256(path)[:8]}, {path})'
 
 
 def _group(key: str) -> str:

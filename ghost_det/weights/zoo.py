@@ -12,7 +12,7 @@ from typing import Any
 from ghost_det.errors import UserError
 from ghost_det.models import NETWORKS, GhostNet
 
-from .catalog import PUBLISHED, SCHEME, VARIANTS, Variant, find_published
+from .catalog import PUBLISHED, SCHEME, SHIPPED_HEAD, VARIANTS, Variant, find_published, is_shipped
 from .download import locate
 from .load import Loaded, describe, is_folded, load_pretrained, own_tensors, read_tensors
 
@@ -29,7 +29,8 @@ def classifier(name: str, pretrained: bool | str | Path = False, **settings: Any
     Args:
         name: one of `CLASSIFIERS`, such as ``ghostnet_1x``.
         pretrained: ``True`` for the published ImageNet weights; or a path, URL or ``ghost://NAME``.
-        **settings: arguments of the network, such as ``num_classes`` (1000 by default).
+        **settings: arguments of the network, such as ``num_classes``; by default 1000, and 200 for
+            ``ghost://ghostnet_100.tin``, which comes with this package and learnt from Tiny-ImageNet.
 
     Returns:
         a network of `ghost_det.models`, from ``(N, 3, H, W)`` to logits, ``(N, num_classes)``.
@@ -42,7 +43,8 @@ def classifier(name: str, pretrained: bool | str | Path = False, **settings: Any
         >>> classifier('ghostnet_1x').eval()(torch.rand(1, 3, 224, 224)).shape
         torch.Size([1, 1000])
     """
-    return _build(name, pretrained, num_classes=settings.pop('num_classes', 1000), **settings)
+    head = SHIPPED_HEAD if is_shipped(pretrained) else dict(num_classes=1000)
+    return _build(name, pretrained, **{**head, **settings})
 
 
 def feature_extractor(
@@ -99,7 +101,7 @@ def verify(source: str | Path, expected: Variant | None = None) -> Loaded:
     """Load weights into the network of ``expected`` or a published name; else into the one they belong to."""
     path = locate(source)
     expected = expected or find_published(source)
-    model = classifier(expected.name) if expected else _build_for(path)
+    model = classifier(expected.name) if expected and expected.name in VARIANTS else _build_for(path)
     network = f'{type(model).__name__} of width {model.width:g}'
     return replace(load_pretrained(model, path), network=network, source=str(source))
 
@@ -120,6 +122,7 @@ def _build_for(path: Path) -> GhostNet:
         settings |= dict(dw_size=cheap.shape[-1], ratio=len(cheap) // len(primary) + 1)
     if 'classifier.weight' in own and own['classifier.weight'].dim() == 2:
         settings['num_classes'] = len(own['classifier.weight'])
+        settings['head_channels'] = len(own.get('conv_head.weight', ()))
     model = NETWORKS[found[0]](**settings)
     if is_folded(own):
         model.switch_to_deploy()

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms
 
 from ghost_det.weights.imagenet import CLASSES, preprocess
+from ghost_det.weights.zoo import classifier
 from tests.conftest import Cli
 
 
@@ -68,6 +70,21 @@ def test_json_has_the_top_of_the_logits_and_errors(tiny: Tiny, image: Path, cli:
     assert [each['image'] for each in content['errors']] == ['a.png', 'b.png']
     for weights, asked in (('published', 'True'), ('ghost://ghostnet_100', 'ghost://ghostnet_100')):
         assert f'loaded ghostnet_1x {asked}' in cli('classify', image, '--pretrained', weights).stdout
+
+
+def test_our_weights_know_200_classes(shipped: Path, image: Path, cli: Cli) -> None:
+    words = 'classify --pretrained ghostnet_100.tin --json report.json --topk'
+    done = cli(words, '200', image, cwd=image.parent)
+    assert done.returncode == 0 and "only Tiny-ImageNet's 200 classes" in done.stderr
+    (found,) = json.loads((image.parent / 'report.json').read_text())['images']
+    names = [each['name'] for each in sorted(found['predictions'], key=lambda each: each['index'])]
+    assert len(names) == 200 and names[0] == 'goldfish' and names == sorted(names, key=CLASSES.index)
+    small = transforms.Compose([transforms.Resize(96), transforms.CenterCrop(96), transforms.ToTensor()])
+    scaled = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(small(Image.open(image)))
+    with torch.no_grad():
+        (logits,) = classifier('ghostnet_1x', pretrained='ghost://ghostnet_100.tin').eval()(scaled[None])
+    assert found['predictions'][0]['probability'] == pytest.approx(float(logits.softmax(0).max()), rel=1e-3)
+    assert '--topk 201: expected 1 to 200' in cli(words, '201', image, cwd=image.parent).stderr
 
 
 def test_a_broken_network_and_a_file_that_cannot_be_written(tiny: Any, image: Path, cli: Cli) -> None:

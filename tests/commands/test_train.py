@@ -14,7 +14,7 @@ from ghost_det import GhostNet
 from ghost_det.config.load import load_config
 from ghost_det.config.overrides import use_pretrained
 from ghost_det.utils.files import sha256
-from ghost_det.weights.catalog import PUBLISHED
+from ghost_det.weights.catalog import PUBLISHED, SHIPPED
 from ghost_det.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT, Cli, Training
 
@@ -118,7 +118,7 @@ def test_a_trained_backbone_is_extracted_and_starts_another_detector(
 
 def test_published_weights_are_listed_and_shown(cli: Cli) -> None:
     printed = run(cli, 'weights', 'list')
-    assert [line.split()[0] for line in printed.splitlines()[1:]] == list(PUBLISHED)
+    assert [line.split()[0] for line in printed.splitlines()[1:]] == [*PUBLISHED, *SHIPPED]
     printed = run(cli, 'weights', 'show', 'repghostnet_050')
     url = PUBLISHED['repghostnet_050'].url
     assert all(part in printed for part in ('timm/repghostnet_050', url, 'MIT', 'ghost://repghostnet_050'))

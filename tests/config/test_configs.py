@@ -20,7 +20,7 @@ from ghost_det.config.overrides import use_pretrained
 from ghost_det.config.shipped import is_config
 from ghost_det.data.dataset import find_data, use_data
 from ghost_det.errors import UserError
-from ghost_det.weights.catalog import published
+from ghost_det.weights.catalog import Shipped, published
 from tests.conftest import CONFIGS, ROOT
 
 LITE = ROOT / 'configs/retinanet_ghostnet_fpn_lite.py'
@@ -53,10 +53,11 @@ def test_config_trains_a_step_and_predicts(config: Path, sample: Path, tmp_path:
     cfg = load_config(config)
     shrink(cfg)
     backbone = cfg.model.backbone
-    weights = published(backbone.init_cfg.checkpoint)
-    assert backbone.init_cfg.type == 'Pretrained'
+    weights = published(cfg.load_from or backbone.init_cfg.checkpoint)
+    assert isinstance(weights, Shipped) == ('lite' in config.stem)
     assert (weights.network, weights.width) == (backbone.type, backbone.width)
     use_pretrained(cfg, 'none')
+    assert backbone.init_cfg is None and cfg.load_from is None
     use_data(cfg, find_data(sample), tmp_path)
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
@@ -143,6 +144,22 @@ def test_options_that_do_not_fit_are_named() -> None:
 def test_configs_are_told_from_other_models() -> None:
     assert all(map(is_config, ('x.py', 'x.json', 'mmdet::a/b', 'retinanet_ghostnet_fpn_lite')))
     assert not any(map(is_config, ('x.onnx', 'x.xml', 'ghostnet_100', 'resnet50')))
+
+
+def test_pretrained_weights_of_our_detector() -> None:
+    whole = 'ghost://gfl_ghostnet.tin'
+    cfg = load_config('gfl_ghostnet_ghostpan_lite')
+    assert cfg.load_from == whole and not cfg.model.backbone.get('init_cfg')
+    use_pretrained(cfg, 'ghostnet_100')
+    assert cfg.load_from is None and cfg.model.backbone.init_cfg.checkpoint == 'ghost://ghostnet_100'
+    use_pretrained(cfg, 'gfl_ghostnet.tin')
+    assert cfg.load_from == whole and cfg.model.backbone.init_cfg is None
+    cfg = load_config(FULL)
+    use_pretrained(cfg, 'gfl_ghostnet.tin')
+    assert cfg.load_from is None and cfg.model.backbone.init_cfg.checkpoint == whole
+    cfg = load_config(FULL, {'load_from': 'neck_and_heads.pth'})  # as of ghost-det swap --keep-weights
+    use_pretrained(cfg, 'none')
+    assert cfg.load_from == 'neck_and_heads.pth'
 
 
 def test_pretrained_weights_of_the_backbone() -> None:

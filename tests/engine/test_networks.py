@@ -11,7 +11,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -189,7 +189,7 @@ def test_weights_that_do_not_fit_stop_it(kind: Any, weights: dict[str, Any]) -> 
 
 def test_wrong_uses_of_published_weights() -> None:
     with pytest.raises(UserError, match="name them in the backbone's init_cfg"):  # of another network
-        CheckpointLoader.load_checkpoint('ghost://ghostnet_100', map_location='cpu')
+        load_checkpoint(nn.Conv2d(3, 16, 3), 'ghost://ghostnet_100', map_location='cpu')
     for init_cfg in ('ghost://ghostnet_100', [dict(checkpoint='x')]):
         with pytest.raises(ValueError, match='expected dict.* or None'):
             networks.GhostNet(width=0.5, init_cfg=init_cfg).init_weights()

@@ -7,18 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook
+from mmengine.runner import Runner
+from safetensors.torch import load_file
 
 from ghost_det import GhostNet
 from ghost_det.config.load import load_config
-from ghost_det.data.dataset import find_data
+from ghost_det.data.dataset import DetectionData, find_data
 from ghost_det.engine.hooks import ProgressHook
 from ghost_det.engine.runner import OUR_HOOKS, GhostRunner, is_no_listing
-from ghost_det.engine.train import batch_note, prepare
+from ghost_det.engine.train import batch_note, prepare, train
 from ghost_det.errors import UserError
 from ghost_det.swap.probe import build_detector
 from tests.conftest import ROOT
 from tests.engine.conftest import LITE, TrainSmall
 from tools import soak
+
+GFL = 'configs/gfl_ghostnet_ghostpan_lite.py'
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +109,54 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(
     assert again.epoch == 2 and again.seed == runner.seed == 3
     assert len(list((tmp_path / 'run').glob('*/vis_data/scalars.json'))) == 2  # though in one process
     assert torch.equal(again.model.backbone.conv_stem.weight, backbone.conv_stem.weight)
+
+
+SINGLE = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
+SINGLE |= {'val_dataloader.num_workers': 0, 'val_dataloader.persistent_workers': False}
+
+
+def test_a_training_starts_from_our_detector(
+    shipped: Path, small_data: DetectionData, tmp_path: Path, sooner: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('ghost_det.engine.train.report_training', lambda *_: None)
+    options = {**SINGLE, 'randomness.seed': 3, 'optim_wrapper.optimizer.lr': 0.0}
+    settings: dict[str, Any] = dict(work_dir=str(tmp_path), batch_size=4, options=options, resume='auto')
+    logs = []
+    for epochs in (1, 2):  # the first has nothing to resume
+        runner = train(GFL, small_data, epochs=epochs, **settings)
+        assert runner.cfg.load_from == 'ghost://gfl_ghostnet.tin'
+        logs.append(max(tmp_path.glob('*/*.log')).read_text())
+    started = 'GFL: 863 of 865 tensors from ghost://gfl_ghostnet.tin (Tiny-ImageNet, 200 classes; '
+    assert [started in log for log in logs] == ['--pretrained ghostnet_100 takes' in log for log in logs]
+    assert started in logs[0] and 'class layer left out: 2' in logs[0] and started not in logs[1]
+    state = load_file(shipped / 'gfl_ghostnet.tin.safetensors')
+    for key, value in runner.model.named_parameters():
+        assert torch.equal(value, state[key].float()) == ('.gfl_cls.' not in key), key
+
+
+@pytest.mark.parametrize('width', [1.0, 0.5])
+def test_our_detector_is_loaded_by_mmengines_own_runner(
+    width: float, shipped: Path, small_data: DetectionData, tmp_path: Path
+) -> None:
+    options = {**SINGLE, 'model.backbone.width': width, 'model.bbox_head.num_classes': 200}  # as the file's
+    cfg = prepare(GFL, data=small_data, work_dir=str(tmp_path), options=options)
+    cfg.custom_hooks = [dict(type='EMAHook')]
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(UserError, match='only to start a training'):
+        runner.load_checkpoint(cfg.load_from)
+    assert runner.train_loop and runner.call_hook('before_run') is None
+    if width == 0.5:
+        with pytest.raises(UserError, match=r'does not fit this GFL: \d+ of 863 tensors differ: backbone'):
+            runner.load_checkpoint(cfg.load_from)
+        runner.hooks.clear()
+        with pytest.raises(UserError, match="with default_hooks=.*'DetectorWeightsHook'"):
+            runner.load_checkpoint(cfg.load_from)
+        return
+    runner.load_checkpoint(cfg.load_from)
+    state = load_file(shipped / 'gfl_ghostnet.tin.safetensors')
+    (ema,) = (hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
+    for key, value in [*runner.model.named_parameters(), *ema.named_parameters()]:
+        assert torch.equal(value, state[key].float()) == ('.gfl_cls.' not in key), key
 
 
 def test_a_training_starts_from_a_complete_detector(train_small: TrainSmall, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import timm
 import torch
 
 from ghost_det.models import NETWORKS
-from ghost_det.weights.catalog import PUBLISHED, published
+from ghost_det.weights.catalog import PUBLISHED, SHIPPED, published
+from ghost_det.weights.zoo import verify
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -32,3 +33,14 @@ def test_entries_are_well_formed_and_name_different_files() -> None:
         assert re.fullmatch(r'https://github\.com/[\w./-]+\.pth(\.tar)?', entry.url)
         assert 60 < entry.top1 < 80 and published(f'ghost://{entry.name}') is entry
     assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_the_file_that_comes_with_the_package_is_verified(name: str) -> None:
+    entry = SHIPPED[name]
+    assert published(f'ghost://{name}') is entry and entry.data and entry.recipe and entry.result
+    if not entry.path.exists():
+        pytest.skip(f'no {entry.path}')
+    assert entry.path.stat().st_size < 6e6
+    loaded = verify(name)
+    assert loaded.loaded == loaded.total and not loaded.missing

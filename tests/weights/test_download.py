@@ -6,13 +6,15 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -185,3 +187,15 @@ def test_several_processes_get_the_file(hub: Hub) -> None:
     started = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate(timeout=120)[0] for process in started}) == 1
     assert [path.read_bytes() for path in downloads()] == [UPSTREAMS]
+
+
+@pytest.mark.parametrize('change', [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_a_damaged_installation_is_reported(
+    change: Callable[[Path], Any], shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(shipped, tmp_path / 'copy')
+    monkeypatch.setattr('ghost_det.weights.catalog.DATA', copy)
+    assert locate('ghostnet_100.tin') == copy / 'ghostnet_100.tin.safetensors'
+    change(copy / 'ghostnet_100.tin.safetensors')
+    with pytest.raises(UserError, match='ghostnet_100.tin.*expected the SHA-256 .*install ghost-det again'):
+        locate('ghost://ghostnet_100.tin')

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ghost_det
 from ghost_det import classifier, feature_extractor
 from ghost_det.errors import UserError
 from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
+from ghost_det.weights.imagenet import CLASSES, class_names
 from ghost_det.weights.zoo import CLASSIFIERS, verify
 from tests.conftest import ROOT
 
@@ -80,3 +82,20 @@ def test_a_published_name_stands_for_its_network(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr('ghost_det.weights.zoo.locate', lambda source: tmp_path / 'a.pth')
     with pytest.raises(UserError, match='does not fit GhostNet of width 1: the file is of .* width 0.5'):
         verify('ghost://ghostnet_100')
+
+
+def test_weights_that_come_with_the_package(shipped: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = 'ghost://ghostnet_100.tin'
+    model = classifier('ghostnet_1x', pretrained=source)
+    state = load_file(shipped / 'ghostnet_100.tin.safetensors')
+    assert model.num_classes == 200 and not hasattr(model, 'conv_head')
+    assert all(torch.equal(value, state[key].to(value.dtype)) for key, value in model.state_dict().items())
+    with caplog.at_level('INFO', 'ghost_det'):
+        feature_extractor('ghostnet_100', pretrained='gfl_ghostnet.tin')
+    assert 'GhostNet: 502 of 502 tensors from gfl_ghostnet.tin (Tiny-ImageNet, 200 ' in caplog.text
+    with pytest.raises(UserError, match=r'classifier.weight: expected \(7, 960\), got \(200, 960\)'):
+        classifier('ghostnet_1x', pretrained=source, num_classes=7)
+    assert verify('ghostnet_100.tin').loaded == verify(shipped / 'ghostnet_100.tin.safetensors').total == 510
+    names = class_names('ghostnet_100.tin')
+    assert len({*names}) == 200 and (names[0], names[-1]) == ('goldfish', CLASSES[988])
+    assert class_names('ghostnet_100') is class_names('own.pth') is CLASSES

@@ -13,12 +13,7 @@ model = dict(
             dict(type='BatchSyncRandomResize', random_size_range=(160, 288), size_divisor=32, interval=1)
         ],
     ),
-    backbone=dict(
-        type='GhostNet',
-        width=1.0,
-        out_indices=(0, 1, 2, 3),
-        init_cfg=dict(type='Pretrained', checkpoint='ghost://ghostnet_100'),
-    ),
+    backbone=dict(type='GhostNet', width=1.0, out_indices=(0, 1, 2, 3)),
     neck=dict(type='GhostPAN', in_channels=[24, 40, 112, 160], out_channels=96, num_outs=4, start_level=1),
     bbox_head=dict(
         type='GFLSepBNHead',

@@ -14,7 +14,7 @@ model = dict(
         type='GhostNet',
         width=1.0,
         out_indices=(0, 1, 2, 3),
-        init_cfg=dict(type='Pretrained', checkpoint='ghost://ghostnet_100'),
+        init_cfg=dict(type='Pretrained', checkpoint='ghost://ghostnet_100.tin'),
     ),
     neck=dict(
         in_channels=[24, 40, 112, 160], out_channels=64, norm_cfg=norm_cfg, add_extra_convs='on_output'
