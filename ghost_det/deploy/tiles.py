@@ -23,14 +23,14 @@ SHARED = 0.5
 class TiledDetector:
     """A detector run on each image and on overlapping tiles of it, for objects that are small in the image.
 
-    Tiles and merging are those of SAHI (Akyon et al., 2022, arXiv:2202.06934). An image no larger than a
-    tile is run once. The graph's ``max_detections`` holds for each tile, not for the image.
+    As SAHI does (Akyon et al., 2022, arXiv:2202.06934). An image no larger than a tile is run once. The
+    graph's ``max_detections`` holds for each tile, not for the image.
 
     Args:
-        detector: runs the tiles; boxes below its minimum score are not merged either.
+        detector: a `Detector`, or another with its ``classes`` and ``stream``.
         tile: side of a tile in pixels of the image, 32 or more.
-        overlap: share of a tile that the next one repeats, 0 to 0.9. Objects up to that size lie
-            completely in one of the tiles.
+        overlap: share of a tile that the next one repeats, 0 to 0.9. Objects of up to
+            ``tile * overlap`` pixels are complete in one of the tiles.
 
     Raises:
         UserError: ``tile`` or ``overlap`` is out of range.
@@ -96,9 +96,10 @@ def tile_corners(width: int, height: int, tile: int, overlap: float = OVERLAP) -
 
 
 def merge(parts: Sequence[Detections]) -> Detections:
-    """Merge the detections in one image: of boxes of a class that share half of the smaller one, one is left.
+    """Return the detections in one image from those in its parts, by non-maximum suppression by class.
 
-    Greedy non-maximum merging: the box with the higher score grows to contain the other.
+    A box goes if it shares `SHARED` of the smaller one's area with a higher-scoring one, as an object that is
+    cut by the border of a tile does with the complete one.
     """
     boxes, scores, labels = (
         np.concatenate([getattr(each, key) for each in parts]) for key in ('boxes', 'scores', 'labels')
@@ -110,11 +111,7 @@ def merge(parts: Sequence[Detections]) -> Detections:
     while len(left):
         kept.append(best := left[0])
         left = left[1:]
-        same = (labels[left] == labels[best]) & _is_shared(boxes[best], boxes[left])
-        for each in boxes[left[same]]:
-            if _is_shared(boxes[best], each[None]):  # the box may have grown too large for it
-                boxes[best] = [*np.minimum(boxes[best, :2], each[:2]), *np.maximum(boxes[best, 2:], each[2:])]
-        left = left[~same]
+        left = left[(labels[left] != labels[best]) | ~_is_shared(boxes[best], boxes[left])]
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 

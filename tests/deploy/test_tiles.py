@@ -46,9 +46,9 @@ class Blobs:
 
 
 @pytest.mark.parametrize(('tile', 'overlap'), [(640, 0.2), (320, 0.33), (100, 0), (32, 0.9)])
-def test_tiles_and_merged_boxes_are_those_of_sahi(tile: int, overlap: float) -> None:
+def test_tiles_and_kept_boxes_are_those_of_sahi(tile: int, overlap: float) -> None:
     pytest.importorskip('sahi')
-    from sahi.postprocess.combine import GreedyNMMPostprocess
+    from sahi.postprocess.combine import NMSPostprocess
     from sahi.prediction import ObjectPrediction
     from sahi.slicing import get_slice_bboxes
 
@@ -63,13 +63,13 @@ def test_tiles_and_merged_boxes_are_those_of_sahi(tile: int, overlap: float) -> 
         )
         for box, score, label in zip(found.boxes, found.scores, found.labels)
     ]
-    merged = GreedyNMMPostprocess(match_threshold=0.5, match_metric='IOS', class_agnostic=False)(given)
+    merged = NMSPostprocess(match_threshold=0.5, match_metric='IOS', class_agnostic=False)(given)
     expected = sorted((-each.score.value, each.category.id, *each.bbox.to_xyxy()) for each in merged)
     ours = merge([found, EMPTY])
     rows = sorted(
         (-score, label, *box) for box, score, label in zip(*(x.tolist() for x in vars(ours).values()))
     )
-    print(f'{len(found)} boxes, merged to {len(ours)}')
+    print(f'{len(found)} boxes, {len(ours)} kept')
     assert 40 < len(ours) < 150 and (np.diff(ours.scores) <= 0).all()
     np.testing.assert_allclose(rows, expected)
 
