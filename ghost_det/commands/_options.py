@@ -96,6 +96,14 @@ def add_splits(parser: Any) -> None:
     parser.add_argument('--val-share', type=inner_fraction, metavar='SHARE', help=share)
 
 
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Add the options for objects that are small in large images."""
+    tile = 'also run on tiles of N x N pixels of each image, for small objects'
+    parser.add_argument('--tile', **COUNT, help=tile)
+    overlap = 'share of a tile that the next one repeats (default: 0.2)'
+    parser.add_argument('--overlap', type=fraction, metavar='SHARE', help=overlap)
+
+
 def read_launcher(args: argparse.Namespace) -> None:
     """Find out how this process was started, before anything is printed by each process."""
     from ghost_det.engine.distributed import default_launcher, read_environment

@@ -11,7 +11,7 @@ import sys
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME, missing
 
-from ._options import COUNT, fraction
+from ._options import COUNT, add_tiles, fraction
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', **COUNT, default=1, help='CPU threads per worker (default: %(default)s)')
     parser.add_argument('--batch', **COUNT, default=1, help='images per batch (default: %(default)s)')
     parser.add_argument('--score', type=fraction, default=0.3, help='minimum score (default: %(default)s)')
+    add_tiles(parser)
     parser.add_argument('--shard', **COUNT, help='images per Parquet file (default: 1000 or fewer)')
     parser.add_argument('--column', default='path', help='Parquet column of the paths (default: %(default)s)')
     parser.add_argument('--limit', **COUNT, help='process only the first N images')

@@ -35,9 +35,10 @@ from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
 
 from .backends import model_files
-from .detect import AnyDetector, find_each, read_each, say
-from .detector import Detector
+from .detect import find_each, read_each, say
+from .detector import AnyDetector, Detector
 from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
+from .tiles import tiled
 
 MANIFEST = 'manifest.json'
 PARTS = 'parts'
@@ -76,10 +77,12 @@ class Job(NamedTuple):
     batch: int
     threads: int
     score: float
+    tile: int | None
+    overlap: float | None
 
 
 @functools.lru_cache(1)
-def open_detector(job: Job) -> Detector:
+def open_detector(job: Job) -> AnyDetector:
     """Open the detector of a job, once in each worker."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in job.model:
@@ -89,7 +92,7 @@ def open_detector(job: Job) -> Detector:
         # Engines are made at their first use, and may read the files again.
         blank = np.zeros((detector.metadata.height, detector.metadata.width, 3), np.uint8)
         list(detector.stream([blank], job.batch))
-    return detector
+    return tiled(detector, job.tile, job.overlap)
 
 
 def detect_shard(shard: int, paths: list[str], job: Job) -> tuple[int, list[str]]:
@@ -122,6 +125,8 @@ def detect_many(
     batch: int = 1,
     threads: int = 1,
     score: float = 0.3,
+    tile: int | None = None,
+    overlap: float | None = None,
     shard: int | None = None,
     column: str = 'path',
     limit: int | None = None,
@@ -135,7 +140,7 @@ def detect_many(
     """
     files = tuple((file.name, file.read_bytes()) for file in model_files(Path(model)))
     store = Store(out.rstrip('/') if is_uri(out) else os.path.abspath(out))
-    job = Job(files, store, batch, threads, score)
+    job = Job(files, store, batch, threads, score, tile, overlap)
     classes = list(open_detector(job).classes)
     if not is_uri(out):
         require_folder(out, '-o')
@@ -147,6 +152,8 @@ def detect_many(
         'model': hashlib.sha256(b''.join(content for _, content in files)).hexdigest(),
         'classes': classes,
         'score': score,
+        'tile': tile,
+        'overlap': overlap,
         'images': len(paths),
         'list': listed,
     }
