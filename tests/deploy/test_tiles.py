@@ -7,6 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from sahi.postprocess.combine import NMSPostprocess
+from sahi.prediction import ObjectPrediction
+from sahi.slicing import get_slice_bboxes
 
 from ghost_det.deploy import Detections, Detector, Metadata, TiledDetector
 from ghost_det.deploy.tiles import merge, tile_corners
@@ -47,11 +50,6 @@ class Blobs:
 
 @pytest.mark.parametrize(('tile', 'overlap'), [(640, 0.2), (320, 0.33), (100, 0), (32, 0.9)])
 def test_tiles_and_kept_boxes_are_those_of_sahi(tile: int, overlap: float) -> None:
-    pytest.importorskip('sahi')
-    from sahi.postprocess.combine import NMSPostprocess
-    from sahi.prediction import ObjectPrediction
-    from sahi.slicing import get_slice_bboxes
-
     for width, height in SIZES:
         ratios = dict(overlap_height_ratio=overlap, overlap_width_ratio=overlap)
         theirs = get_slice_bboxes(height, width, tile, tile, **ratios)
