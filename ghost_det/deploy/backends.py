@@ -1,4 +1,4 @@
-"""OpenVINO and ONNX Runtime behind one interface: an open file makes engines; an engine runs batches."""
+"""OpenVINO, ONNX Runtime and ncnn behind one interface: open files make engines, which run batches."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from ghost_det.utils.images import Image
 from ghost_det.utils.system import cores
 
 from .metadata import KEY, Metadata
+from .raw import INPUT as RAW_INPUT
+from .raw import Raw, Sizes, post_processed
 
 INPUT, SIZES = 'images', 'sizes'
 OUTPUTS = ('boxes', 'scores', 'labels')
 
-Sizes = NDArray[np.int64]
-"""Height and width of each image on its canvas, ``[N, 2]``."""
-Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-"""The graph's outputs for a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
+FILES = {
+    '.onnx': ('onnxruntime', 'runtime', ['NAME.onnx']),
+    '.xml': ('openvino', 'runtime', ['NAME.xml', 'NAME.bin']),
+    '.ncnn': ('ncnn', 'ncnn', ['NAME.ncnn.param', 'NAME.ncnn.bin', 'NAME.ncnn.json']),
+}
+"""By the suffix of its name: the package that runs an exported detector, our extra with it, the files."""
 
 
 class Engine(NamedTuple):
@@ -36,14 +40,21 @@ class Engine(NamedTuple):
     requests: int
 
 
+def is_exported(name: str) -> bool:
+    """Return whether a name is that of an exported detector."""
+    return Path(name).suffix in FILES
+
+
 def model_files(path: Path) -> list[Path]:
-    """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``."""
-    files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]
+    """Return the files of an exported detector, which `FILES` lists."""
+    names = FILES[path.suffix][2] if is_exported(path.name) else []
+    files = [path.with_name(name.replace('NAME', path.stem)) for name in names] or [path]
     for file in files:
-        if not file.is_file() or path.suffix not in ('.onnx', '.xml'):
-            if file != path:
+        if not names or not file.is_file():
+            if file != files[0]:
                 raise UserError(f'{file}: missing: {path.name} needs it')
-            raise UserError(f'{file}: expected an exported detector: NAME.onnx, or NAME.xml and NAME.bin')
+            kinds = ', or '.join(' and '.join(each) for _, _, each in FILES.values())
+            raise UserError(f'{file}: expected an exported detector: {kinds}')
     return files
 
 
@@ -59,13 +70,15 @@ def explain_errors(path: Path) -> Iterator[None]:
         raise UserError(message) from None
 
 
-def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel:
+def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel | NcnnModel:
     """Open an exported detector; ``threads`` is the number of cores to use, by default all."""
     model_files(path)
-    name, model = ('onnxruntime', OnnxModel) if path.suffix == '.onnx' else ('openvino', OpenVinoModel)
+    name, extra, _ = FILES[path.suffix]
     if not find_spec(name):
-        raise UserError(f'{path}: needs {name}, which is not installed: pip install "ghost-det[runtime]"')
-    return model(path, threads)
+        raise UserError(f'{path}: needs {name}, which is not installed: pip install "ghost-det[{extra}]"')
+    models: dict[str, Callable[[Path, int | None], OpenVinoModel | OnnxModel | NcnnModel]]
+    models = {'.onnx': OnnxModel, '.xml': OpenVinoModel, '.ncnn': NcnnModel}
+    return models[path.suffix](path, threads)
 
 
 @functools.cache
@@ -150,11 +163,51 @@ class OnnxModel:
         """See `OpenVinoModel`; the batch may have any size."""
         session = self._first if single or self._threads == 1 else self._session(1)
 
+        def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
+            return [each[0] for each in session.run(None, {RAW_INPUT: image[None]})]
+
         def run(canvases: Image, sizes: Sizes) -> Raw:
+            if self.metadata.raw is not None:
+                return post_processed(maps, canvases, sizes, self.metadata)
             boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases, SIZES: sizes})
             return boxes, scores, labels
 
         return Engine(run, 1 if single else self._threads)
+
+
+class NcnnModel:
+    """A model that ncnn runs, on the CPU: its maps become boxes here."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import ncnn
+
+        parameters, weights, description = model_files(path)
+        self.metadata = Metadata.from_json(description.read_text('utf-8'), str(description))
+        if self.metadata.raw is None:
+            raise UserError(f'{description}: has no raw head: export it with ghost-det export')
+        self._outputs = self.metadata.raw.outputs()
+        self._net = ncnn.Net()
+        self._net.opt.num_threads = threads or cores()
+        if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
+            raise UserError(f'{path}: not in the format of ncnn: export it again with ghost-det export')
+
+    def engine(self, batch: int, single: bool) -> Engine:
+        """See `OpenVinoModel`; images of a batch run one after another, with all threads."""
+        import ncnn
+
+        def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
+            extractor = self._net.create_extractor()
+            found = [extractor.input(RAW_INPUT, ncnn.Mat(image))]
+            results = []
+            for name in self._outputs:
+                code, result = extractor.extract(name)
+                found.append(code)
+                results.append(np.array(result))
+            if any(found):
+                raise ValueError(f'ncnn has no results {", ".join(self._outputs)}')
+            return results
+
+        return Engine(lambda canvases, sizes: post_processed(maps, canvases, sizes, self.metadata), 1)
 
 
 def _fill(array: NDArray[Any], batch: int) -> NDArray[Any]:

@@ -78,6 +78,13 @@ def normalisation(detector: Any) -> tuple[bool, list[float], list[float]]:
     return bool(before._channel_conversion), mean.flatten().tolist(), std.flatten().tolist()
 
 
+def exact_fill(detector: Any) -> list[float]:
+    """Return the pixel, in BGR, that becomes a preprocessor's padding, mostly between two of 256 values."""
+    swapped, mean, std = normalisation(detector)
+    fill = [float(detector.data_preprocessor.pad_value) * s + m for m, s in zip(mean, std)]
+    return fill[::-1] if swapped else fill
+
+
 def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> Canvas:
     """Return the network's input in a config's own evaluation, or one of ``size`` (height and width)."""
     pipeline = test_pipeline(cfg)
@@ -92,9 +99,7 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
     width, height = (-(-side // divisor) * divisor for side in scale)
     if size not in (None, (height, width)):
         raise UserError(f'--size: expected multiples of {divisor}, to which the config pads, got {size}')
-    swapped, mean, std = normalisation(detector)
-    fill = [float(before.pad_value) * s + m for m, s in zip(mean, std)]
-    fill = fill[::-1] if swapped else fill
+    fill = exact_fill(detector)
     if pad is not None:  # before the preprocessor gets the image
         value = pad.get('pad_val', 0)
         value = value.get('img', 0) if isinstance(value, dict) else value

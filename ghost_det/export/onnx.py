@@ -7,13 +7,13 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
 from ghost_det.deploy.metadata import KEY, Metadata
@@ -26,8 +26,6 @@ TRACED = 512
 
 def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = False) -> None:
     """Write a folded copy of a detector as ONNX, for a canvas of this size or, if ``dynamic``, of any."""
-    import onnx
-
     graph = DetectorGraph(deployed(detector)).eval().requires_grad_(False)
     height, width = canvas.height, canvas.width
     if dynamic:  # torch takes a side of 1 for fixed
@@ -35,16 +33,31 @@ def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = Fal
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8), torch.tensor([[height, width]] * 2)
     free = {0: torch.export.Dim.DYNAMIC}
     sides = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC} if dynamic else {}
+    save_onnx(graph, example, path, [INPUT, SIZES], OUTPUTS, (free | sides, free))
+
+
+def save_onnx(
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    shapes: Any = None,
+    metadata: Metadata | None = None,
+) -> None:
+    """Write a network as ONNX, with a description if there is one; ``shapes`` says which sides are free."""
+    import onnx
+
     with quiet(), torch.no_grad():
         # Not within torch.onnx.export: there, mmdet's box coders import a module that no longer exists.
-        traced = torch.export.export(graph, example, dynamic_shapes=(free | sides, free), strict=False)
+        traced = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
         program: Any = torch.onnx.export(
             traced,
             (),
             dynamo=True,
             opset_version=18,
-            input_names=[INPUT, SIZES],
-            output_names=list(OUTPUTS),
+            input_names=list(inputs),
+            output_names=list(outputs),
             custom_translation_table={torch.ops.ghost_det.keep_best.default: suppress_in_onnx},
             verbose=False,
         )
@@ -53,6 +66,8 @@ def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = Fal
     for part in chain.from_iterable(getattr(model.graph, name) for name in parts):
         del part.metadata_props[:]  # with paths of this machine
         part.doc_string = ''
+    if metadata is not None:
+        onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
