@@ -77,6 +77,8 @@ def export(
     raw = raw or out.suffix == '.ncnn'
     if raw and dynamic:
         raise UserError('--dynamic cannot be combined with --raw or with ncnn, whose files have one size')
+    if raw and (int8 or half):
+        raise UserError('--raw cannot be combined with --half or --int8')
     if int8 and (half or dynamic):
         raise UserError('--int8 cannot be combined with --half or --dynamic')
     for_ncnn = out.suffix == '.ncnn'
@@ -122,7 +124,8 @@ def export(
 def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool, raw: bool = False) -> Path:
     """Return the file to write, by default one next to the checkpoint."""
     if out is None:
-        return checkpoint.with_name(f'{checkpoint.stem}{"_int8" if int8 else "_half" if half else ""}.xml')
+        end = '_int8.xml' if int8 else '_half.xml' if half else '_raw.onnx' if raw else '.xml'
+        return checkpoint.with_name(f'{checkpoint.stem}{end}')
     if not is_exported(out.name):
         raise UserError(f'-o: expected a name that ends in .onnx, .xml (OpenVINO) or .ncnn, got {out}')
     if raw and out.suffix == '.xml':

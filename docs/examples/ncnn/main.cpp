@@ -17,10 +17,7 @@ struct Box {
     int label;
 };
 
-[[noreturn]] static void fail(const std::string &message) {
-    std::fprintf(stderr, "%s\n", message.c_str());
-    std::exit(2);
-}
+static void fail(const std::string &message) { std::exit((std::fprintf(stderr, "%s\n", message.c_str()), 2)); }
 
 // The text of a value in the description, which is JSON as json.dumps writes it: "key": value.
 static std::string value_of(const std::string &json, const std::string &key) {
