@@ -35,8 +35,7 @@ static std::string value_of(const std::string &json, const std::string &key) {
 // All numbers in such a value, of nested lists too.
 static std::vector<float> numbers_of(const std::string &json, const std::string &key) {
     std::string text = value_of(json, key);
-    for (char &c : text)
-        if (std::string("[],}").find(c) != std::string::npos) c = ' ';
+    std::replace_if(text.begin(), text.end(), [](char c) { return std::string("[],}").find(c) != std::string::npos; }, ' ');
     std::istringstream words(text);
     std::vector<float> numbers;
     for (std::string word; words >> word;) numbers.push_back(std::strtof(word.c_str(), nullptr));
@@ -92,7 +91,7 @@ int main(int argc, char **argv) {
 
     ncnn::Net net;
     if (net.load_param((model + ".param").c_str()) || net.load_model((model + ".bin").c_str())) fail(model + ": cannot be read");
-    ncnn::Extractor extractor = net.create_extractor();
+    auto extractor = net.create_extractor();
     extractor.input("image", input);
     std::vector<Box> boxes;
     auto higher = [](const Box &a, const Box &b) { return a.score > b.score; };
