@@ -36,10 +36,11 @@ def set_epochs(cfg: Any, epochs: int) -> None:
 def lengthen(cfg: Any, images: int) -> str | None:
     """Train for more epochs on few images, by the config's ``small_data``; return a line to log.
 
-    So many that ``small_data.images`` are seen, an image once an epoch, and at most ``most_epochs``.
+    So many that ``small_data.images`` are seen, an image once an epoch, and at most ``most_epochs``; a config
+    that trains for other than its ``epochs`` is left alone.
     """
     rule, own = cfg.get('small_data'), cfg.train_cfg.get('max_epochs')
-    if not rule or not own:
+    if not rule or own != rule['epochs']:
         return None
     epochs = min(rule['most_epochs'], -(-rule['images'] // max(1, images)))
     if epochs <= own:

@@ -152,3 +152,6 @@ def test_few_images_are_seen_more_often(images: int, epochs: int) -> None:
     assert (line is not None) == (epochs > 24) and (line is None or f'{epochs} epochs instead of 24' in line)
     cfg = load_config('retinanet_ghostnet_fpn')
     assert lengthen(cfg, 5) is None and cfg.train_cfg.max_epochs == 12  # has no such rule
+    cfg = load_config('gfl_ghostnet_ghostpan_lite')
+    cfg.train_cfg.max_epochs = 3  # a user's own choice
+    assert lengthen(cfg, 5) is None and cfg.train_cfg.max_epochs == 3
