@@ -25,9 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate as the command line says."""
     read_launcher(args)
-    from ghost_det.deploy.backends import is_exported
-
-    if is_exported(args.checkpoint):
+    if args.checkpoint.endswith(('.xml', '.onnx', '.ncnn')):
         _test_exported(args)
         return
     from ghost_det.engine.test import test

@@ -18,43 +18,29 @@ from ghost_det.errors import UserError
 from ghost_det.utils.images import Image
 from ghost_det.utils.system import cores
 
+from .maps import MAPS_INPUT, Found, Sizes, find_boxes, map_names
 from .metadata import KEY, Metadata
-from .raw import INPUT as RAW_INPUT
-from .raw import Raw, Sizes, post_processed
 
 INPUT, SIZES = 'images', 'sizes'
 OUTPUTS = ('boxes', 'scores', 'labels')
-
-FILES = {
-    '.onnx': ('onnxruntime', 'runtime', ['NAME.onnx']),
-    '.xml': ('openvino', 'runtime', ['NAME.xml', 'NAME.bin']),
-    '.ncnn': ('ncnn', 'ncnn', ['NAME.ncnn.param', 'NAME.ncnn.bin', 'NAME.ncnn.json']),
-}
-"""By the suffix of its name: the package that runs an exported detector, our extra with it, the files."""
 
 
 class Engine(NamedTuple):
     """A compiled model; several threads may call ``run``, which works at ``requests`` batches at a time."""
 
-    run: Callable[[Image, Sizes], Raw]
+    run: Callable[[Image, Sizes], Found]
     requests: int
 
 
-def is_exported(name: str) -> bool:
-    """Return whether a name is that of an exported detector."""
-    return Path(name).suffix in FILES
-
-
 def model_files(path: Path) -> list[Path]:
-    """Return the files of an exported detector, which `FILES` lists."""
-    names = FILES[path.suffix][2] if is_exported(path.name) else []
-    files = [path.with_name(name.replace('NAME', path.stem)) for name in names] or [path]
-    for file in files:
-        if not names or not file.is_file():
-            if file != files[0]:
-                raise UserError(f'{file}: missing: {path.name} needs it')
-            kinds = ', or '.join(' and '.join(each) for _, _, each in FILES.values())
-            raise UserError(f'{file}: expected an exported detector: {kinds}')
+    """Return the files of an exported detector, which `FORMATS` lists."""
+    files = [path.with_suffix(end) for end in FORMATS[path.suffix][3]] if path.suffix in FORMATS else [path]
+    absent = [file for file in files if not file.is_file()]
+    if path.suffix not in FORMATS or files[0] in absent:
+        kinds = ', or '.join(' and '.join(f'NAME{end}' for end in ends) for *_, ends in FORMATS.values())
+        raise UserError(f'{files[0]}: expected an exported detector: {kinds}')
+    if absent:
+        raise UserError(f'{absent[0]}: missing: {path.name} needs it')
     return files
 
 
@@ -73,12 +59,10 @@ def explain_errors(path: Path) -> Iterator[None]:
 def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel | NcnnModel:
     """Open an exported detector; ``threads`` is the number of cores to use, by default all."""
     model_files(path)
-    name, extra, _ = FILES[path.suffix]
-    if not find_spec(name):
-        raise UserError(f'{path}: needs {name}, which is not installed: pip install "ghost-det[{extra}]"')
-    models: dict[str, Callable[[Path, int | None], OpenVinoModel | OnnxModel | NcnnModel]]
-    models = {'.onnx': OnnxModel, '.xml': OpenVinoModel, '.ncnn': NcnnModel}
-    return models[path.suffix](path, threads)
+    model, package, extra, _ = FORMATS[path.suffix]
+    if not find_spec(package):
+        raise UserError(f'{path}: needs {package}, which is not installed: pip install "ghost-det[{extra}]"')
+    return model(path, threads)
 
 
 @functools.cache
@@ -126,7 +110,7 @@ class OpenVinoModel:
             for _ in range(count):
                 requests.put(compiled.create_infer_request())
 
-        def run(canvases: Image, sizes: Sizes) -> Raw:
+        def run(canvases: Image, sizes: Sizes) -> Found:
             count = len(canvases)
             request = requests.get()
             try:
@@ -164,11 +148,11 @@ class OnnxModel:
         session = self._first if single or self._threads == 1 else self._session(1)
 
         def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
-            return [each[0] for each in session.run(None, {RAW_INPUT: image[None]})]
+            return [each[0] for each in session.run(None, {MAPS_INPUT: image[None]})]
 
-        def run(canvases: Image, sizes: Sizes) -> Raw:
-            if self.metadata.raw is not None:
-                return post_processed(maps, canvases, sizes, self.metadata)
+        def run(canvases: Image, sizes: Sizes) -> Found:
+            if self.metadata.strides:
+                return find_boxes(maps, canvases, sizes, self.metadata)
             boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases, SIZES: sizes})
             return boxes, scores, labels
 
@@ -176,20 +160,18 @@ class OnnxModel:
 
 
 class NcnnModel:
-    """A model that ncnn runs, on the CPU: its maps become boxes here."""
+    """A model that ncnn runs, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
         import ncnn
 
         parameters, weights, description = model_files(path)
         self.metadata = Metadata.from_json(description.read_text('utf-8'), str(description))
-        if self.metadata.raw is None:
-            raise UserError(f'{description}: has no raw head: export it with ghost-det export')
-        self._outputs = self.metadata.raw.outputs()
         self._net = ncnn.Net()
         self._net.opt.num_threads = threads or cores()
-        if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
-            raise UserError(f'{path}: not in the format of ncnn: export it again with ghost-det export')
+        with explain_errors(path):
+            if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
+                raise ValueError('not in the format of ncnn')
 
     def engine(self, batch: int, single: bool) -> Engine:
         """See `OpenVinoModel`; images of a batch run one after another, with all threads."""
@@ -197,17 +179,18 @@ class NcnnModel:
 
         def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
             extractor = self._net.create_extractor()
-            found = [extractor.input(RAW_INPUT, ncnn.Mat(image))]
-            results = []
-            for name in self._outputs:
-                code, result = extractor.extract(name)
-                found.append(code)
-                results.append(np.array(result))
-            if any(found):
-                raise ValueError(f'ncnn has no results {", ".join(self._outputs)}')
-            return results
+            extractor.input(MAPS_INPUT, ncnn.Mat(image))
+            return [np.array(extractor.extract(name)[1]) for name in map_names(self.metadata.strides)]
 
-        return Engine(lambda canvases, sizes: post_processed(maps, canvases, sizes, self.metadata), 1)
+        return Engine(lambda canvases, sizes: find_boxes(maps, canvases, sizes, self.metadata), 1)
+
+
+FORMATS: dict[str, tuple[type[OpenVinoModel | OnnxModel | NcnnModel], str, str, list[str]]] = {
+    '.onnx': (OnnxModel, 'onnxruntime', 'runtime', ['.onnx']),
+    '.xml': (OpenVinoModel, 'openvino', 'runtime', ['.xml', '.bin']),
+    '.ncnn': (NcnnModel, 'ncnn', 'ncnn', ['.ncnn.param', '.ncnn.bin', '.ncnn.json']),
+}
+"""By the suffix of its name: what runs an exported detector, the package, our extra with it, the files."""
 
 
 def _fill(array: NDArray[Any], batch: int) -> NDArray[Any]:

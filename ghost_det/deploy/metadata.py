@@ -13,35 +13,6 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class RawHead:
-    """How the maps of a file without post-processing become boxes.
-
-    Attributes:
-        strides: pixels between the cells of each level.
-        anchors: each level's boxes x1 y1 x2 y2 around its first cell.
-        bins: values of each side's distribution (GFL); 0 if the maps are deltas of the anchors (RetinaNet).
-        means: of the deltas.
-        stds: of the deltas.
-        candidates: how many scores of each level non-maximum suppression gets, the best; or all.
-        min_side: boxes that are not wider and higher are dropped.
-        fill: the padding in OpenCV's order (BGR), exactly: see ``pad_value`` of `Metadata`.
-    """
-
-    strides: list[int]
-    anchors: list[list[list[float]]]
-    bins: int
-    means: list[float]
-    stds: list[float]
-    candidates: int | None
-    min_side: float
-    fill: list[float]
-
-    def outputs(self) -> list[str]:
-        """Return the names of the maps: scores and boxes of each level."""
-        return [f'{kind}_{stride}' for stride in self.strides for kind in ('scores', 'boxes')]
-
-
-@dataclass(frozen=True)
 class Metadata:
     """An exported detector: its classes, its canvas, and what is built into its graph.
 
@@ -64,7 +35,9 @@ class Metadata:
         ghost_det_version: that exported it.
         config_sha256: of the config's complete text.
         checkpoint_sha256: of the file with its weights.
-        raw: how its maps become boxes, if the file has no post-processing of its own.
+        strides: of the levels whose maps are the outputs of a file without post-processing.
+        candidates: how many boxes of such a level non-maximum suppression gets; ``None`` for all.
+        fill: ``pad_value`` before it was rounded, for such a file.
     """
 
     format: int
@@ -85,7 +58,9 @@ class Metadata:
     ghost_det_version: str
     config_sha256: str
     checkpoint_sha256: str
-    raw: RawHead | None = None
+    strides: tuple[int, ...] = ()
+    candidates: int | None = None
+    fill: tuple[float, ...] = ()
 
     def to_json(self) -> str:
         """Return the text to keep in the exported file."""
@@ -100,13 +75,13 @@ class Metadata:
         """
         try:
             found = json.loads(text or '')
-            values = {field.name: found[field.name] for field in fields(cls) if field.name != 'raw'}
-            classes, scale, fill = (tuple(values[key]) for key in ('classes', 'scale', 'pad_value'))
-            raw = RawHead(**found['raw']) if found.get('raw') else None
-        except (ValueError, TypeError, KeyError):
+            values = {field.name: found[field.name] for field in fields(cls) if field.name in found}
+            lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+            metadata = cls(**values | lists)
+        except (ValueError, TypeError):
             raise UserError(f'{name}: has no valid {KEY} metadata: export it with ghost-det export') from None
-        if values['format'] != FORMAT:  # files of format 1 lose boxes where images leave padding
+        if metadata.format != FORMAT:  # files of format 1 lose boxes where images leave padding
             raise UserError(
-                f'{name}: expected {KEY} metadata of format {FORMAT}, got {values["format"]}: export it again'
+                f'{name}: expected {KEY} metadata of format {FORMAT}, got {metadata.format}: export it again'
             )
-        return cls(**{**values, 'classes': classes, 'scale': scale, 'pad_value': fill, 'raw': raw})
+        return metadata

@@ -12,7 +12,7 @@ from typing import Any
 from ghost_det import __version__
 from ghost_det.config.query import test_pipeline
 from ghost_det.data.dataset import DetectionData
-from ghost_det.deploy.backends import is_exported, model_files
+from ghost_det.deploy.backends import FORMATS, model_files
 from ghost_det.deploy.metadata import FORMAT, Metadata
 from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
@@ -24,7 +24,7 @@ from .check import check_file, check_images
 from .graph import Canvas, canvas_of
 from .nms import nms_settings
 from .onnx import publishing, to_onnx, write_model
-from .raw import raw_head, write_raw
+from .raw import raw_fields
 
 
 def describe(
@@ -68,51 +68,43 @@ def export(
     data: DetectionData | None = None,
     options: dict[str, Any] | None = None,
 ) -> Iterator[str]:
-    """Write a trained detector as an ONNX or OpenVINO file, and yield lines to print.
+    """Write a trained detector for ONNX, OpenVINO or ncnn, and yield lines to print.
 
     The options are those of ``ghost-det export``. The file is compared with torch, on ``data``, on the
     config's own or on generated images, and not written if it finds other objects.
     """
     out = choose_target(Path(checkpoint), out, half, int8, raw)
-    raw = raw or out.suffix == '.ncnn'
+    for_ncnn = out.suffix == '.ncnn'
+    raw = raw or for_ncnn
     if raw and dynamic:
         raise UserError('--dynamic cannot be combined with --raw or with ncnn, whose files have one size')
-    if raw and (int8 or half):
-        raise UserError('--raw cannot be combined with --half or --int8')
     if int8 and (half or dynamic):
         raise UserError('--int8 cannot be combined with --half or --dynamic')
-    for_ncnn = out.suffix == '.ncnn'
-    absent = missing(
-        ('pnnx', 'ncnn') if for_ncnn else ('onnxscript', 'openvino', *(['nncf'] if int8 else []))
-    )
+    more = ['nncf'] if int8 else ['pnnx', 'ncnn'] if for_ncnn else []
+    absent = missing(('onnxscript', 'openvino', *more))
     if absent:
-        extra = 'ncnn' if for_ncnn else 'export'
-        raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[{extra}]"')
+        extras = 'export,ncnn' if for_ncnn else 'export'
+        raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[{extras}]"')
     require_writable(out, '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)
     plain = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
-    precision = 'int8' if int8 else 'fp16' if half or for_ncnn else 'fp32'
-    metadata = replace(plain, precision=precision, raw=raw_head(detector) if raw else None)
+    maps = raw_fields(detector) if raw else {}
+    metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32', **maps)
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
         raise UserError(f'--int8 needs data to measure mAP; {config} has none on this machine: use --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
-        target = 'ncnn' if for_ncnn else 'ONNX'
-        yield f'exporting: tracing the network and converting it to {target}, half a minute or more'
-        if raw:
-            write_raw(detector, canvas, new / out.name, metadata)
-        else:
-            to_onnx(detector, canvas, source, dynamic)
+        yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
+        to_onnx(detector, canvas, source, dynamic, metadata.strides)
         if int8 and truth is not None:
             from .quantize import quantize
 
             write_model(source, source.with_suffix('.xml'), plain)
             yield from quantize(source.with_suffix('.xml'), new / out.name, metadata, data, truth, max_drop)
         else:
-            if not raw:
-                write_model(source, new / out.name, metadata)
+            write_model(source, new / out.name, metadata)
             yield 'checking: comparing the file with mmdet on the same images'
             images = check_images(None if truth is None else [path for _, path in truth.images])
             yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
@@ -121,15 +113,18 @@ def export(
     yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
 
 
-def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool, raw: bool = False) -> Path:
+def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool, raw: bool) -> Path:
     """Return the file to write, by default one next to the checkpoint."""
     if out is None:
-        end = '_int8.xml' if int8 else '_half.xml' if half else '_raw.onnx' if raw else '.xml'
-        return checkpoint.with_name(f'{checkpoint.stem}{end}')
-    if not is_exported(out.name):
+        end = '_raw.onnx' if raw else '_int8.xml' if int8 else '_half.xml' if half else '.xml'
+        out = checkpoint.with_name(checkpoint.stem + end)
+    if out.suffix not in FORMATS:
         raise UserError(f'-o: expected a name that ends in .onnx, .xml (OpenVINO) or .ncnn, got {out}')
-    if raw and out.suffix == '.xml':
-        raise UserError(f'--raw: only for ONNX: expected a name that ends in .onnx, got -o {out}')
-    if out.suffix != '.xml' and (half or int8):
-        raise UserError(f'--half, --int8: only for OpenVINO: expected a name that ends in .xml, got -o {out}')
+    for option, chosen, ends in (
+        ('--raw', raw, ['.onnx', '.ncnn']),
+        ('--half', half, ['.xml', '.ncnn']),
+        ('--int8', int8, ['.xml']),
+    ):
+        if chosen and out.suffix not in ends:
+            raise UserError(f'{option}: expected a name that ends in {" or ".join(ends)}, got -o {out}')
     return out

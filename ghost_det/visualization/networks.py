@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from ghost_det.config.shipped import is_config
-from ghost_det.deploy.backends import is_exported
 from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError, reason
@@ -83,7 +82,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     """
     if checkpoint is None and pretrained not in ('published', 'none'):
         raise UserError(f"--pretrained {pretrained}: expected 'published' or 'none'; CHECKPOINT names a file")
-    if is_exported(model):
+    if model.endswith(('.xml', '.onnx', '.ncnn')):
         raise UserError(f'{model}: an exported file gives only boxes; name its config and its checkpoint')
     random = checkpoint is None and pretrained == 'none'
     if is_config(model):

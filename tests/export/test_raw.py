@@ -19,16 +19,18 @@ import torch
 pytest.importorskip('torch', '2.6')  # see commands/export.py
 
 from ghost_det.deploy import Detections, Detector
+from ghost_det.deploy.maps import map_names
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.errors import UserError
 from ghost_det.export.check import compare, predict
 from ghost_det.export.export import describe
-from ghost_det.export.graph import Canvas, deployed
-from ghost_det.export.raw import RawGraph, raw_head, write_raw
+from ghost_det.export.graph import deployed
+from ghost_det.export.onnx import to_onnx, write_model
+from ghost_det.export.raw import RawGraph, raw_fields
 from tests.conftest import ROOT
 
-from .settled import HEIGHT, WIDTH, canvases, photos, settled
-from .test_export import BACKBONE, CLASSES, CONFIG, FASTER, NECK, SMALL, STEPS
+from .settled import canvases, photos, settled
+from .test_export import BACKBONE, CANVAS, CLASSES, CONFIG, FASTER, NECK, SMALL, STEPS
 
 GFL = BACKBONE | {
     'model.neck': NECK | dict(start_level=0),
@@ -36,7 +38,6 @@ GFL = BACKBONE | {
     'model.bbox_head.anchor_generator.strides': [4, 8],
 }
 MODELS = {'gfl': ('configs/gfl_ghostnet_ghostpan_lite.py', GFL), 'retinanet': (CONFIG, SMALL)}
-CANVAS = Canvas(HEIGHT, WIDTH, (WIDTH, HEIGHT), True, 32, (104, 116, 124), False)
 NCNN = Path(os.environ.get('NCNN_ROOT', '/usr'))
 IMAGES = [*photos(), canvases(1, 48, 208)[0], canvases(1, 192, 32)[0][:189, :27]]
 
@@ -46,12 +47,14 @@ def made(name: str) -> tuple[Any, Metadata]:
     config, options = MODELS[name]
     cfg, detector = settled(config, **options)
     described = describe(cfg, detector, CLASSES, name, CANVAS, False, None)
-    return detector, replace(described, raw=raw_head(detector))
+    return detector, replace(described, **raw_fields(detector))
 
 
-def written(name: str, path: Path) -> Path:
+def written(name: str, path: Path, precision: str = 'fp32') -> Path:
     detector, metadata = made(name)
-    write_raw(detector, CANVAS, path, metadata)
+    source = path.with_name('source.onnx')
+    to_onnx(detector, CANVAS, source, strides=metadata.strides)
+    write_model(source, path, replace(metadata, precision=precision))
     return path
 
 
@@ -59,13 +62,13 @@ def written(name: str, path: Path) -> Path:
 def exported(request: Any, tmp_path: Path) -> tuple[str, Path]:
     for package in ('pnnx', 'ncnn'):
         pytest.importorskip(package, reason=f'{package} is in the extra ncnn')
-    return request.param, written(request.param, tmp_path / 'small.ncnn')
+    return request.param, written(request.param, tmp_path / 'small.ncnn', 'fp16')
 
 
 def same(path: Path, name: str, near: float) -> None:
     """Compare a file with mmdet in images of all shapes."""
     opened, detector = Detector(path), made(name)[0]
-    assert opened.metadata == made(name)[1]
+    assert replace(opened.metadata, precision='fp32') == made(name)[1]
     theirs = [predict(detector, STEPS, image, opened.metadata) for image in IMAGES]
     difference = compare(theirs, list(opened.stream(IMAGES, batch=len(IMAGES))), near, 100)
     assert difference.boxes > 100 and difference.unmatched <= 0.02 * difference.boxes, difference
@@ -96,10 +99,10 @@ def test_maps_of_ncnn_are_those_of_torch_to_half_precision(exported: tuple[str, 
     extractor = net.create_extractor()
     extractor.input('image', ncnn.Mat(pixels))
     detector, metadata = made(name)
+    assert metadata.strides == (4, 8)
     with torch.no_grad():
         expected = RawGraph(deployed(detector)).eval()(torch.from_numpy(pixels)[None])
-    assert metadata.raw is not None
-    for output, maps in zip(metadata.raw.outputs(), expected, strict=True):
+    for output, maps in zip(map_names(metadata.strides), expected, strict=True):
         code, found = extractor.extract(output)
         near = 0.01 * float(maps.abs().max())
         np.testing.assert_allclose(np.array(found), maps[0].numpy(), rtol=0, atol=near)
@@ -129,4 +132,4 @@ def test_example_in_cpp_finds_what_the_runtime_finds(exported: tuple[str, Path],
 def test_other_heads_are_refused_by_name() -> None:
     _, detector = settled('configs/faster-rcnn_ghostnet_fpn.py', **FASTER)
     with pytest.raises(UserError, match='only GFL and RetinaNet'):
-        raw_head(detector)
+        raw_fields(detector)
