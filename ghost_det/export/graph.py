@@ -57,7 +57,7 @@ class DetectorGraph(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Return images ``(N, 3, H, W)`` as mmdet's preprocessor makes them."""
         if self.swapped:
-            images = torch.cat(images.split(1, 1)[::-1], 1)  # layers that each engine has, unlike flip
+            images = torch.cat(images.chunk(3, 1)[::-1], 1)  # not flipped: engines of phones may lack that
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
