@@ -130,7 +130,7 @@ def write_ncnn(source: Path, out: Path, metadata: Metadata) -> None:
     names = {'in0': MAPS_INPUT} | {f'out{i}': name for i, name in enumerate(map_names(metadata.strides))}
     layers = [[names.get(word, word) for word in line.split()] for line in made.read_text().splitlines()]
     out.with_suffix('.ncnn.param').write_text(''.join(' '.join(layer) + '\n' for layer in layers))
-    made.with_suffix('.bin').replace(out.with_suffix('.ncnn.bin'))
+    out.with_suffix('.ncnn.bin').write_bytes(made.with_suffix('.bin').read_bytes())
     out.with_suffix('.ncnn.json').write_text(metadata.to_json(), 'utf-8')
 
 

@@ -19,17 +19,17 @@ import torch
 pytest.importorskip('torch', '2.6')  # see commands/export.py
 
 from ghost_det.deploy import Detections, Detector
-from ghost_det.deploy.maps import map_names
+from ghost_det.deploy.maps import find_boxes, map_names
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.errors import UserError
 from ghost_det.export.check import compare, predict
-from ghost_det.export.export import describe
+from ghost_det.export.export import choose_target, describe
 from ghost_det.export.graph import deployed
 from ghost_det.export.onnx import to_onnx, write_model
 from ghost_det.export.raw import RawGraph, raw_fields
 from tests.conftest import ROOT
 
-from .settled import canvases, photos, settled
+from .settled import HEIGHT, WIDTH, canvases, photos, settled
 from .test_export import BACKBONE, CANVAS, CLASSES, CONFIG, FASTER, NECK, SMALL, STEPS
 
 GFL = BACKBONE | {
@@ -133,3 +133,19 @@ def test_other_heads_are_refused_by_name() -> None:
     _, detector = settled('configs/faster-rcnn_ghostnet_fpn.py', **FASTER)
     with pytest.raises(UserError, match='only GFL and RetinaNet'):
         raw_fields(detector)
+
+
+@pytest.mark.parametrize(
+    'out, chosen', [('a.xml', '--raw'), ('a.onnx', '--half'), ('a.ncnn', '--int8'), ('a.pt', '-o')]
+)
+def test_formats_without_an_option_are_refused(out: str, chosen: str) -> None:
+    options = [chosen == option for option in ('--half', '--int8', '--raw')]
+    with pytest.raises(UserError, match=f'{chosen}: expected a name that ends in'):
+        choose_target(Path('epoch_1.pth'), Path(out), *options)
+
+
+def test_no_boxes_from_maps_without_scores() -> None:
+    metadata = replace(made('gfl')[1], score_threshold=1.0)
+    maps = [np.zeros((channels, 4, 4), np.float32) for channels in (3, 4, 3, 4)]
+    boxes, scores, labels = find_boxes(lambda image: maps, canvases(1), np.array([[HEIGHT, WIDTH]]), metadata)
+    assert [[len(part) for part in parts] for parts in (boxes, scores, labels)] == [[0]] * 3
