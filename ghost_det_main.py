@@ -9,6 +9,8 @@ def main(*words: str) -> None:
 
     `ghost_det` registers everything with MMDetection when it is imported, except under this variable.
     """
+    # OpenMP waits by spinning: on a shared core, that delays the threads it waits for (docs/results.md).
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     given = os.environ.get('GHOST_DET_RUNTIME')
     os.environ['GHOST_DET_RUNTIME'] = '1'
     import ghost_det.commands

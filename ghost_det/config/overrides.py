@@ -43,6 +43,13 @@ def scale_lr(cfg: Any, config: str) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def stop_early(cfg: Any, patience: int) -> None:
+    """End a training once ``patience`` evaluations in a row were not at least 0.001 above the best."""
+    best = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best') or 'coco/bbox_mAP'
+    hook = dict(type='EarlyStoppingHook', monitor=best, rule='greater', min_delta=1e-3, patience=patience)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+
+
 def use_pretrained(cfg: Any, source: str) -> None:
     """Start the backbone from other weights than the config's, or, with ``'none'``, from scratch.
 

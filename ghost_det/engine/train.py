@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ghost_det.config.load import load_config, merge_options
-from ghost_det.config.overrides import scale_lr, share_cores, use_amp, use_pretrained
+from ghost_det.config.overrides import scale_lr, share_cores, stop_early, use_amp, use_pretrained
 from ghost_det.config.query import backbone_of
 from ghost_det.config.schedules import lengthen, set_epochs
 from ghost_det.data.annotations import survey
@@ -40,6 +40,7 @@ def prepare(
     launcher: str = 'none',
     backbone: str | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
     batch_size: int | None = None,
     tensorboard: bool = False,
     amp: bool = False,
@@ -62,6 +63,8 @@ def prepare(
         set_epochs(cfg, epochs)
     elif data and data.train and 'train_cfg.max_epochs' not in (options or {}):
         _announce(lengthen(cfg, len({*survey(data.train.annotations).table.image.tolist()})))
+    if patience is not None:
+        stop_early(cfg, patience)
     if batch_size is not None:
         cfg.train_dataloader.batch_size = batch_size
     if data is not None:

@@ -106,6 +106,14 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(
     assert torch.equal(again.model.backbone.conv_stem.weight, backbone.conv_stem.weight)
 
 
+def test_patience_ends_a_training_that_does_not_improve(train_small: TrainSmall, tmp_path: Path) -> None:
+    options = {'optim_wrapper.optimizer.lr': 0.0, 'train_cfg.val_interval': 1}
+    runner = train_small(epochs=6, patience=2, options=options)
+    assert runner.epoch == 3  # the first evaluation sets the mark
+    assert list((tmp_path / 'run').glob('best_coco_bbox_mAP_epoch_1.pth'))
+    assert (tmp_path / 'run/epoch_3.pth').exists()
+
+
 def test_a_training_starts_from_a_complete_detector(train_small: TrainSmall, tmp_path: Path) -> None:
     cfg = load_config(soak.make_config(tmp_path), {'model.bbox_head.num_classes': 6})
     detector = build_detector(cfg.model)
