@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONFIG = 'name of a config (see ghost-det configs), a file, or mmdet::FOLDER/NAME.py'
 TRAINED_CONFIG = 'the config that the detector was trained with'
 CHECKPOINT = 'its checkpoint, such as work_dirs/CONFIG/epoch_24.pth'
-MODEL = 'exported detector (.xml or .onnx), or a config followed by its checkpoint'
+MODEL = 'exported detector (.xml, .onnx or .ncnn), or a config followed by its checkpoint'
 
 
 def _number(kind: type, is_valid: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:

@@ -16,7 +16,7 @@ from ._options import COUNT, add_tiles, fraction
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument('model', metavar='MODEL', help='exported detector (.xml or .onnx)')
+    parser.add_argument('model', metavar='MODEL', help='exported detector (.xml, .onnx or .ncnn)')
     source = 'folder or bucket (s3://NAME/PREFIX) of images, or a list of paths (.txt or Parquet)'
     parser.add_argument('source', metavar='SOURCE', help=source)
     out = 'folder or bucket for the results in Parquet'

@@ -70,8 +70,9 @@ class Counts(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What each worker gets: names and contents of the detector's files, the main one first, and options."""
+    """What each worker gets: the detector's name, names and contents of its files, and options."""
 
+    name: str
     model: tuple[tuple[str, bytes], ...]
     store: Store
     batch: int
@@ -87,7 +88,7 @@ def open_detector(job: Job) -> AnyDetector:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in job.model:
             Path(folder, name).write_bytes(content)
-        path = Path(folder, job.model[0][0])
+        path = Path(folder, job.name)
         detector = Detector(path, threads=job.threads, score_threshold=job.score)
         # Engines are made at their first use, and may read the files again.
         blank = np.zeros((detector.metadata.height, detector.metadata.width, 3), np.uint8)
@@ -140,7 +141,7 @@ def detect_many(
     """
     files = tuple((file.name, file.read_bytes()) for file in model_files(Path(model)))
     store = Store(out.rstrip('/') if is_uri(out) else os.path.abspath(out))
-    job = Job(files, store, batch, threads, score, tile, overlap)
+    job = Job(Path(model).name, files, store, batch, threads, score, tile, overlap)
     classes = list(open_detector(job).classes)
     if not is_uri(out):
         require_folder(out, '-o')

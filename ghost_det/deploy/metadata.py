@@ -35,6 +35,9 @@ class Metadata:
         ghost_det_version: that exported it.
         config_sha256: of the config's complete text.
         checkpoint_sha256: of the file with its weights.
+        strides: of the levels whose maps are the outputs of a file without post-processing.
+        candidates: how many boxes of such a level non-maximum suppression gets; ``None`` for all.
+        fill: ``pad_value`` before it was rounded, for such a file.
     """
 
     format: int
@@ -55,6 +58,9 @@ class Metadata:
     ghost_det_version: str
     config_sha256: str
     checkpoint_sha256: str
+    strides: tuple[int, ...] = ()
+    candidates: int | None = None
+    fill: tuple[float, ...] = ()
 
     def to_json(self) -> str:
         """Return the text to keep in the exported file."""
@@ -69,12 +75,13 @@ class Metadata:
         """
         try:
             found = json.loads(text or '')
-            values = {field.name: found[field.name] for field in fields(cls)}
-            classes, scale, fill = (tuple(values[key]) for key in ('classes', 'scale', 'pad_value'))
-        except (ValueError, TypeError, KeyError):
+            values = {field.name: found[field.name] for field in fields(cls) if field.name in found}
+            lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+            metadata = cls(**values | lists)
+        except (ValueError, TypeError):
             raise UserError(f'{name}: has no valid {KEY} metadata: export it with ghost-det export') from None
-        if values['format'] != FORMAT:  # files of format 1 lose boxes where images leave padding
+        if metadata.format != FORMAT:  # files of format 1 lose boxes where images leave padding
             raise UserError(
-                f'{name}: expected {KEY} metadata of format {FORMAT}, got {values["format"]}: export it again'
+                f'{name}: expected {KEY} metadata of format {FORMAT}, got {metadata.format}: export it again'
             )
-        return cls(**{**values, 'classes': classes, 'scale': scale, 'pad_value': fill})
+        return metadata
