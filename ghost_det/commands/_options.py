@@ -98,10 +98,12 @@ def add_splits(parser: Any) -> None:
 
 def add_tiles(parser: argparse.ArgumentParser) -> None:
     """Add the options for objects that are small in large images."""
-    tile = 'also run on tiles of N x N pixels of each image, for small objects'
-    parser.add_argument('--tile', **COUNT, help=tile)
+    tile = 'also run on tiles of N x N pixels of each image, 32 or more, for small objects'
+    side = _number(int, lambda n: n >= 32, 'a whole number from 32')
+    parser.add_argument('--tile', type=side, metavar='N', help=tile)
     overlap = 'share of a tile that the next one repeats (default: 0.2)'
-    parser.add_argument('--overlap', type=fraction, metavar='SHARE', help=overlap)
+    share = _number(float, lambda n: 0 <= n <= 0.9, 'a number from 0 to 0.9')
+    parser.add_argument('--overlap', type=share, metavar='SHARE', help=overlap)
 
 
 def read_launcher(args: argparse.Namespace) -> None:

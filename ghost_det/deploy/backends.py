@@ -34,11 +34,12 @@ class Engine(NamedTuple):
 
 def model_files(path: Path) -> list[Path]:
     """Return the files of an exported detector, which `FORMATS` lists."""
-    files = [path.with_suffix(end) for end in FORMATS[path.suffix][3]] if path.suffix in FORMATS else [path]
+    ends = FORMATS[path.suffix].files if path.suffix in FORMATS else []
+    files = [path.with_suffix(end) for end in ends]
     absent = [file for file in files if not file.is_file()]
-    if path.suffix not in FORMATS or files[0] in absent:
-        kinds = ', or '.join(' and '.join(f'NAME{end}' for end in ends) for *_, ends in FORMATS.values())
-        raise UserError(f'{files[0]}: expected an exported detector: {kinds}')
+    if absent == files or files[0] in absent:
+        kinds = ', or '.join(' and '.join(f'NAME{end}' for end in each.files) for each in FORMATS.values())
+        raise UserError(f'{(files or [path])[0]}: expected an exported detector: {kinds}')
     if absent:
         raise UserError(f'{absent[0]}: missing: {path.name} needs it')
     return files
@@ -166,12 +167,12 @@ class NcnnModel:
         import ncnn
 
         parameters, weights, description = model_files(path)
-        self.metadata = Metadata.from_json(description.read_text('utf-8'), str(description))
+        self.metadata = Metadata.from_json(description.read_bytes(), str(description))
         self._net = ncnn.Net()
         self._net.opt.num_threads = threads or cores()
         with explain_errors(path):
             if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
-                raise ValueError('not in the format of ncnn')
+                raise ValueError('the .param or .bin file is damaged, or of another export')
 
     def engine(self, batch: int, single: bool) -> Engine:
         """See `OpenVinoModel`; images of a batch run one after another, with all threads."""
@@ -179,18 +180,30 @@ class NcnnModel:
 
         def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
             extractor = self._net.create_extractor()
-            extractor.input(MAPS_INPUT, ncnn.Mat(image))
-            return [np.array(extractor.extract(name)[1]) for name in map_names(self.metadata.strides)]
+            failed = extractor.input(MAPS_INPUT, ncnn.Mat(image))
+            outputs = [extractor.extract(name) for name in map_names(self.metadata.strides)]
+            if failed or any(failed for failed, _ in outputs):
+                raise ValueError('the .param file is not that of its metadata')
+            return [np.array(output) for _, output in outputs]
 
         return Engine(lambda canvases, sizes: find_boxes(maps, canvases, sizes, self.metadata), 1)
 
 
-FORMATS: dict[str, tuple[type[OpenVinoModel | OnnxModel | NcnnModel], str, str, list[str]]] = {
-    '.onnx': (OnnxModel, 'onnxruntime', 'runtime', ['.onnx']),
-    '.xml': (OpenVinoModel, 'openvino', 'runtime', ['.xml', '.bin']),
-    '.ncnn': (NcnnModel, 'ncnn', 'ncnn', ['.ncnn.param', '.ncnn.bin', '.ncnn.json']),
+class Format(NamedTuple):
+    """What runs an exported detector, the package and our extra with it, and the ends of its files' names."""
+
+    model: type[OpenVinoModel | OnnxModel | NcnnModel]
+    package: str
+    extra: str
+    files: list[str]
+
+
+FORMATS = {
+    '.onnx': Format(OnnxModel, 'onnxruntime', 'runtime', ['.onnx']),
+    '.xml': Format(OpenVinoModel, 'openvino', 'runtime', ['.xml', '.bin']),
+    '.ncnn': Format(NcnnModel, 'ncnn', 'runtime,ncnn', ['.ncnn.param', '.ncnn.bin', '.ncnn.json']),
 }
-"""By the suffix of its name: what runs an exported detector, the package, our extra with it, the files."""
+"""By the suffix of its name."""
 
 
 def _fill(array: NDArray[Any], batch: int) -> NDArray[Any]:

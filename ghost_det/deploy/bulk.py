@@ -38,7 +38,7 @@ from .backends import model_files
 from .detect import find_each, read_each, say
 from .detector import AnyDetector, Detector
 from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
-from .tiles import tiled
+from .tiles import OVERLAP, tiled
 
 MANIFEST = 'manifest.json'
 PARTS = 'parts'
@@ -154,7 +154,7 @@ def detect_many(
         'classes': classes,
         'score': score,
         'tile': tile,
-        'overlap': overlap,
+        'overlap': OVERLAP if tile and overlap is None else overlap,
         'images': len(paths),
         'list': listed,
     }

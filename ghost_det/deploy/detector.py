@@ -55,10 +55,10 @@ class Detections:
 
 
 class Detector:
-    """An exported detector; needs numpy, OpenCV, and OpenVINO or ONNX Runtime, but no torch.
+    """An exported detector; needs numpy, OpenCV, and OpenVINO, ONNX Runtime or ncnn, but no torch.
 
     Args:
-        path: ``NAME.onnx`` or ``NAME.xml``, from ``ghost-det export``.
+        path: ``NAME.onnx``, ``NAME.xml`` or ``NAME.ncnn``, from ``ghost-det export``.
         threads: cores to use; ``None`` for all that this process may use.
         score_threshold: the minimum score; ``None``, or any lower one, for the minimum built into the graph.
 

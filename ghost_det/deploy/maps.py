@@ -36,6 +36,7 @@ def find_boxes(network: Network, canvases: Image, sizes: Sizes, metadata: Metada
         pixels = canvas.astype(np.float32)
         pixels[size[0] :] = pixels[:, size[1] :] = metadata.fill
         maps = network(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        _check(maps, pixels.shape, metadata)
         levels = zip(metadata.strides, maps[::2], maps[1::2])
         parts = zip(*(_candidates(*level, size, metadata) for level in levels))
         boxes, scores, labels = (np.concatenate(part) for part in parts)
@@ -48,18 +49,29 @@ def find_boxes(network: Network, canvases: Image, sizes: Sizes, metadata: Metada
     return boxes, scores, labels
 
 
+def _check(maps: Sequence[NDArray[Any]], canvas: tuple[int, ...], metadata: Metadata) -> None:
+    """Raise an error if a network's maps are not those that its metadata describes."""
+    expected = [
+        (count, *(-(-side // stride) for side in canvas[:2]))
+        for stride, boxes in zip(metadata.strides, maps[1::2])
+        for count in (len(boxes) // 4 * len(metadata.classes), len(boxes))
+    ]
+    if [each.shape for each in maps] != expected or len(maps) != 2 * len(metadata.strides):
+        raise ValueError('its maps are not those that its metadata describes')
+
+
 def _candidates(
-    stride: int, scores: NDArray[Any], sides: NDArray[Any], size: NDArray[np.int64], metadata: Metadata
+    stride: int, scores: NDArray[Any], maps: NDArray[Any], size: NDArray[np.int64], metadata: Metadata
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return the boxes of a level that are to be suppressed, their scores and labels."""
-    anchors = len(sides) // 4
+    anchors = len(maps) // 4
     shape = anchors, -1, *scores.shape[1:]
     table = scores.reshape(shape).transpose(2, 3, 0, 1)  # in mmdet's order, for equal scores
     places = np.nonzero(table > metadata.score_threshold)
     best = np.argsort(-table[places], kind='stable')[: metadata.candidates]
     row, column, anchor, label = (each[best] for each in places)
     cells = np.stack([column, row, column, row], axis=1)
-    boxes = (cells + sides.reshape(shape)[anchor, :, row, column]) * stride
+    boxes = (cells + maps.reshape(shape)[anchor, :, row, column]) * stride
     boxes = boxes.clip(0, size[[1, 0, 1, 0]])
-    there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return boxes[there], table[places][best][there], label[there]
+    valid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes[valid], table[places][best][valid], label[valid]

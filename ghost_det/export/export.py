@@ -24,7 +24,7 @@ from .check import check_file, check_images
 from .graph import Canvas, canvas_of
 from .nms import nms_settings
 from .onnx import publishing, to_onnx, write_model
-from .raw import raw_fields
+from .raw import raw_metadata
 
 
 def describe(
@@ -73,6 +73,8 @@ def export(
     The options are those of ``ghost-det export``. The file is compared with torch, on ``data``, on the
     config's own or on generated images, and not written if it finds other objects.
     """
+    if raw and (half or int8):
+        raise UserError('--raw cannot be combined with --half or --int8')
     out = choose_target(Path(checkpoint), out, half, int8, raw)
     for_ncnn = out.suffix == '.ncnn'
     raw = raw or for_ncnn
@@ -85,11 +87,12 @@ def export(
     if absent:
         extras = 'export,ncnn' if for_ncnn else 'export'
         raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[{extras}]"')
-    require_writable(out, '-o', (Path(config), Path(checkpoint)))
+    for end in FORMATS[out.suffix].files:
+        require_writable(out.with_suffix(end), '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)
     plain = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
-    maps = raw_fields(detector) if raw else {}
+    maps = raw_metadata(detector) if raw else {}
     metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32', **maps)
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
@@ -108,9 +111,11 @@ def export(
             yield 'checking: comparing the file with mmdet on the same images'
             images = check_images(None if truth is None else [path for _, path in truth.images])
             yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
-    size_mb = sum(file.stat().st_size for file in model_files(out)) / 1e6
+    files = model_files(out)
+    size_mb = sum(file.stat().st_size for file in files) / 1e6
     any_size = ' or any other size' if dynamic else ''
-    yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
+    about = f'{size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
+    yield f'{", ".join(map(str, files))}: {about}'
 
 
 def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool, raw: bool) -> Path:

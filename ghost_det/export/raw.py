@@ -20,15 +20,22 @@ MAX_RATIO = -math.log(16 / 1000)
 """The largest logarithm of a box's side over its anchor's: mmdet's, which no config can set."""
 
 
-def raw_fields(detector: Any) -> dict[str, Any]:
-    """Return what `Metadata` says of a detector's maps, or raise a `UserError` if it has another head."""
+def raw_metadata(detector: Any) -> dict[str, Any]:
+    """Return the part of `Metadata` about a detector's maps; raise a `UserError` about another head."""
     head: Any = getattr(find_head(detector), 'head', None)
     coder: Any = getattr(head, 'bbox_coder', None)
     deltas = isinstance(head, RetinaHead | RetinaSepBNHead) and type(coder) is DeltaXYWHBBoxCoder
     known = isinstance(head, GFLHead) or deltas
-    if not known or not head.use_sigmoid_cls or not coder.clip_border:
+    plain = (
+        known and head.use_sigmoid_cls and coder.clip_border and not getattr(coder, 'add_ctr_clamp', False)
+    )
+    if (
+        not plain
+        or head.test_cfg.get('min_bbox_size', 0) > 0
+        or getattr(head.loss_cls, 'custom_cls_channels', False)
+    ):
         name = type(getattr(detector, 'bbox_head', detector)).__name__
-        raise UserError(f'{name}: only GFL and RetinaNet can be exported for ncnn or with --raw')
+        raise UserError(f'{name}: only plain GFL and RetinaNet can be exported for ncnn or with --raw')
     limit = head.test_cfg.get('nms_pre', -1)
     strides = tuple(int(stride[0]) for stride in head.prior_generator.strides)
     return dict(strides=strides, candidates=limit if limit > 0 else None)
@@ -46,10 +53,10 @@ class RawGraph(DetectorGraph):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Return the maps."""
         scores, raws = self.detector.bbox_head(self.detector.extract_feat(self.normalise(image)))
-        boxes = [self.sides(raw, level).reshape(1, -1, *raw.shape[2:]) for level, raw in enumerate(raws)]
+        boxes = [self.decode(raw, level).reshape(1, -1, *raw.shape[2:]) for level, raw in enumerate(raws)]
         return tuple(maps for level in zip(scores, boxes) for maps in (level[0].sigmoid(), level[1]))
 
-    def sides(self, raw: Tensor, level: int) -> Tensor:
+    def decode(self, raw: Tensor, level: int) -> Tensor:
         """Return the boxes of a level from the head's own map."""
         head = self.detector.bbox_head
         anchors = head.prior_generator.base_anchors[level].unsqueeze(-1)

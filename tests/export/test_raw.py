@@ -26,7 +26,7 @@ from ghost_det.export.check import compare, predict
 from ghost_det.export.export import choose_target, describe
 from ghost_det.export.graph import deployed
 from ghost_det.export.onnx import to_onnx, write_model
-from ghost_det.export.raw import RawGraph, raw_fields
+from ghost_det.export.raw import RawGraph, raw_metadata
 from tests.conftest import ROOT
 
 from .settled import HEIGHT, WIDTH, canvases, photos, settled
@@ -47,7 +47,7 @@ def made(name: str) -> tuple[Any, Metadata]:
     config, options = MODELS[name]
     cfg, detector = settled(config, **options)
     described = describe(cfg, detector, CLASSES, name, CANVAS, False, None)
-    return detector, replace(described, **raw_fields(detector))
+    return detector, replace(described, **raw_metadata(detector))
 
 
 def written(name: str, path: Path, precision: str = 'fp32') -> Path:
@@ -131,8 +131,8 @@ def test_example_in_cpp_finds_what_the_runtime_finds(exported: tuple[str, Path],
 
 def test_other_heads_are_refused_by_name() -> None:
     _, detector = settled('configs/faster-rcnn_ghostnet_fpn.py', **FASTER)
-    with pytest.raises(UserError, match='only GFL and RetinaNet'):
-        raw_fields(detector)
+    with pytest.raises(UserError, match='only plain GFL and RetinaNet'):
+        raw_metadata(detector)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,40 @@ def test_formats_without_an_option_are_refused(out: str, chosen: str) -> None:
 
 def test_no_boxes_from_maps_without_scores() -> None:
     metadata = replace(made('gfl')[1], score_threshold=1.0)
-    maps = [np.zeros((channels, 4, 4), np.float32) for channels in (3, 4, 3, 4)]
+    maps = [np.zeros((count, HEIGHT // s, WIDTH // s), np.float32) for s in (4, 8) for count in (3, 4)]
     boxes, scores, labels = find_boxes(lambda image: maps, canvases(1), np.array([[HEIGHT, WIDTH]]), metadata)
     assert [[len(part) for part in parts] for parts in (boxes, scores, labels)] == [[0]] * 3
+
+
+def test_maps_that_are_not_those_of_the_metadata_are_refused(tmp_path: Path) -> None:
+    path = written('gfl', tmp_path / 'raw.onnx')
+    model = onnx.load(path)
+    for change in (
+        dict(strides=(8, 16)),
+        dict(strides=(4,)),
+        dict(classes=CLASSES[1:]),
+        dict(height=HEIGHT * 2),
+    ):
+        model.metadata_props[0].value = replace(made('gfl')[1], **change).to_json()
+        onnx.save(model, path)
+        with pytest.raises(UserError, match=f'{path}: cannot be run'):
+            Detector(path)(IMAGES[0])
+
+
+def test_ncnn_files_that_do_not_belong_together_are_refused(exported: tuple[str, Path]) -> None:
+    path = exported[1]
+    for suffix, old, new in (
+        ('.param', b'scores_8', b'scores_9'),
+        ('.param', b' image', b' pixels'),
+        ('.json', b'[4, 8]', b'[4.0, 8]'),
+        ('.json', b'"classes": [', b'"classes": [1, '),
+        ('.json', b'{', b'\xff{'),
+    ):
+        file = Path(f'{path}{suffix}')
+        content = file.read_bytes()
+        assert old in content, suffix
+        file.write_bytes(content.replace(old, new))
+        with pytest.raises(UserError, match=str(path)):
+            Detector(path)(IMAGES[0])
+        file.write_bytes(content)
+    assert len(Detector(path)(IMAGES[0]))
