@@ -37,16 +37,15 @@ def test_the_runtime_needs_no_torch_and_its_metadata_no_engine(
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason="torch's OpenMP is another one there")
-@pytest.mark.parametrize('policy', ['PASSIVE', 'ACTIVE'])
-def test_threads_of_the_program_wait_passively_unless_it_is_set(policy: str) -> None:
-    env = {
-        **os.environ,
-        'OMP_DISPLAY_ENV': 'TRUE',
-        **({'OMP_WAIT_POLICY': policy} if policy == 'ACTIVE' else {}),
-    }
+@pytest.mark.parametrize(
+    ('environ', 'spins'),
+    [({}, "'5000'"), ({'GOMP_SPINCOUNT': '7'}, "'7'"), ({'OMP_WAIT_POLICY': 'PASSIVE'}, "'0'")],
+)
+def test_threads_of_the_program_spin_briefly_unless_it_is_set(environ: dict[str, str], spins: str) -> None:
+    env = {**os.environ, 'OMP_DISPLAY_ENV': 'VERBOSE', **environ}
     command = [sys.executable, ROOT / 'ghost_det_main.py', 'complexity', 'gfl_ghostnet_ghostpan_lite']
     shown = subprocess.run(command, env=env, capture_output=True, text=True).stderr
-    assert f"OMP_WAIT_POLICY = '{policy}'" in shown
+    assert f'GOMP_SPINCOUNT = {spins}' in shown
 
 
 def test_missing_packages_are_named() -> None:
