@@ -111,11 +111,9 @@ def export(
             yield 'checking: comparing the file with mmdet on the same images'
             images = check_images(None if truth is None else [path for _, path in truth.images])
             yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
-    files = model_files(out)
-    size_mb = sum(file.stat().st_size for file in files) / 1e6
+    size_mb = sum(file.stat().st_size for file in model_files(out)) / 1e6
     any_size = ' or any other size' if dynamic else ''
-    about = f'{size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
-    yield f'{", ".join(map(str, files))}: {about}'
+    yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
 
 
 def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool, raw: bool) -> Path:
