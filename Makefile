@@ -18,10 +18,10 @@ KILLS ?= 100
 
 ifeq ($(STACK),default)
 VENV := .venv
-EXTRAS := mm,runtime,export,bulk,data,demo,docs,tensorboard,dev
+EXTRAS := mm,runtime,export,ncnn,bulk,data,demo,docs,tensorboard,dev
 else ifeq ($(STACK),official)
 VENV := .venv-official
-EXTRAS := official,runtime,export,bulk,data,demo,docs,tensorboard,dev
+EXTRAS := official,runtime,export,ncnn,bulk,data,demo,docs,tensorboard,dev
 else ifeq ($(STACK),legacy)
 VENV := .venv-legacy
 EXTRAS := official,runtime,data,tensorboard

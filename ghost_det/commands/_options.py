@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONFIG = 'name of a config (see ghost-det configs), a file, or mmdet::FOLDER/NAME.py'
 TRAINED_CONFIG = 'the config that the detector was trained with'
 CHECKPOINT = 'its checkpoint, such as work_dirs/CONFIG/epoch_24.pth'
-MODEL = 'exported detector (.xml or .onnx), or a config followed by its checkpoint'
+MODEL = 'exported detector (.xml, .onnx or .ncnn), or a config followed by its checkpoint'
 
 
 def _number(kind: type, is_valid: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
@@ -94,6 +94,16 @@ def add_splits(parser: Any) -> None:
         parser.add_argument(f'--{split}-images', **FOLDER, help=f'images of the {split} split')
     share = 'fraction of the training images to validate on, if there is no val split (default: 0.2)'
     parser.add_argument('--val-share', type=inner_fraction, metavar='SHARE', help=share)
+
+
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Add the options for objects that are small in large images."""
+    tile = 'also run on tiles of N x N pixels of each image, 32 or more, for small objects'
+    side = _number(int, lambda n: n >= 32, 'a whole number from 32')
+    parser.add_argument('--tile', type=side, metavar='N', help=tile)
+    overlap = 'share of a tile that the next one repeats (default: 0.2)'
+    share = _number(float, lambda n: 0 <= n <= 0.9, 'a number from 0 to 0.9')
+    parser.add_argument('--overlap', type=share, metavar='SHARE', help=overlap)
 
 
 def read_launcher(args: argparse.Namespace) -> None:

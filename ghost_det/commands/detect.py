@@ -11,18 +11,19 @@ from ghost_det.config.shipped import is_config
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
 
-from ._options import COUNT, FOLDER, MODEL, fraction, open_detector
+from ._options import COUNT, FOLDER, MODEL, add_tiles, fraction, open_detector
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER'
+    parser.usage = '%(prog)s [options] MODEL|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER'
     parser.add_argument('model', metavar='MODEL', help=MODEL)
     source = 'image, folder of images, video, or number of a camera'
     parser.add_argument('sources', nargs='+', metavar='SOURCE', help=source)
     parser.add_argument('-o', '--out', **FOLDER, required=True, help='folder for the output')
     parser.add_argument('--score', type=fraction, default=0.3, help='minimum score (default: %(default)s)')
     parser.add_argument('--batch', **COUNT, default=1, help='images per batch (default: %(default)s)')
+    add_tiles(parser)
     parser.add_argument('--threads', **COUNT, help='CPU threads (default: all cores)')
     parser.add_argument('--json', action='store_true', help='also write FOLDER/detections.json')
     parser.add_argument('--no-pictures', action='store_true', help='do not write images or videos')
@@ -30,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Detect as the command line says; exit code 1 if some images failed."""
-    if args.model.endswith(('.xml', '.onnx')):
+    if args.model.endswith(('.xml', '.onnx', '.ncnn')):
         os.environ[RUNTIME] = '1'  # child processes need no torch either
     checkpoint, sources = None, args.sources
     if is_config(args.model):
@@ -38,7 +39,9 @@ def run(args: argparse.Namespace) -> None:
         if not sources:
             raise UserError(f'{args.model}: a config must be followed by its checkpoint, then by images')
     from ghost_det.deploy.detect import detect_files
+    from ghost_det.deploy.tiles import tiled
 
     detector = open_detector(args.model, checkpoint, args.threads, args.score)
+    detector = tiled(detector, args.tile, args.overlap)
     output = (args.out, args.batch, args.threads, args.json, not args.no_pictures)
     sys.exit(1 if detect_files(detector, args.model, sources, *output) else 0)

@@ -11,12 +11,12 @@ import sys
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME, missing
 
-from ._options import COUNT, fraction
+from ._options import COUNT, add_tiles, fraction
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument('model', metavar='MODEL', help='exported detector (.xml or .onnx)')
+    parser.add_argument('model', metavar='MODEL', help='exported detector (.xml, .onnx or .ncnn)')
     source = 'folder or bucket (s3://NAME/PREFIX) of images, or a list of paths (.txt or Parquet)'
     parser.add_argument('source', metavar='SOURCE', help=source)
     out = 'folder or bucket for the results in Parquet'
@@ -25,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', **COUNT, default=1, help='CPU threads per worker (default: %(default)s)')
     parser.add_argument('--batch', **COUNT, default=1, help='images per batch (default: %(default)s)')
     parser.add_argument('--score', type=fraction, default=0.3, help='minimum score (default: %(default)s)')
+    add_tiles(parser)
     parser.add_argument('--shard', **COUNT, help='images per Parquet file (default: 1000 or fewer)')
     parser.add_argument('--column', default='path', help='Parquet column of the paths (default: %(default)s)')
     parser.add_argument('--limit', **COUNT, help='process only the first N images')

@@ -10,11 +10,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=options.TRAINED_CONFIG)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=options.CHECKPOINT)
-    out = 'NAME.onnx, or NAME.xml for OpenVINO (default: an .xml next to the checkpoint)'
+    out = 'NAME.onnx, NAME.xml for OpenVINO, or NAME.ncnn (default: an .xml next to the checkpoint)'
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', help=out)
     parser.add_argument('--size', **options.SIZE, help="input size (default: the config's)")
     parser.add_argument('--dynamic', action='store_true', help='accept images of any size')
     parser.add_argument('--half', action='store_true', help='store weights in 16 bits: half the file size')
+    raw = 'for other engines: ONNX up to the maps of the head, without post-processing'
+    parser.add_argument('--raw', action='store_true', help=raw)
     int8 = 'quantize to 8-bit integers as far as mAP allows; needs data to measure it'
     parser.add_argument('--int8', action='store_true', help=int8)
     drop = 'mAP that --int8 may lose (default: %(default)s)'
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from ghost_det.export.export import choose_target, export
     from ghost_det.weights.checkpoint import checkpoint_classes, load_checkpoint
 
-    choose_target(Path(args.checkpoint), args.out, args.half, args.int8)
+    choose_target(Path(args.checkpoint), args.out, args.half, args.int8, args.raw)
     options.load_data(args, checkpoint_classes(load_checkpoint(args.checkpoint)))
     args.size = tuple(args.size) if args.size else None
     for line in export(**vars(args)):

@@ -10,7 +10,7 @@ from ._options import CHECKPOINT, TRAINED_CONFIG, add_run_options, load_data, re
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=TRAINED_CONFIG)
-    checkpoint = f'{CHECKPOINT}, or an exported detector (.xml or .onnx)'
+    checkpoint = f'{CHECKPOINT}, or an exported detector (.xml, .onnx or .ncnn)'
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=checkpoint)
     add_run_options(parser)
     out = 'save the detections: .json for COCO results (see ghost-det eval), or .pkl'
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate as the command line says."""
     read_launcher(args)
-    if args.checkpoint.endswith(('.xml', '.onnx')):
+    if args.checkpoint.endswith(('.xml', '.onnx', '.ncnn')):
         _test_exported(args)
         return
     from ghost_det.engine.test import test

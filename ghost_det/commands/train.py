@@ -10,7 +10,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     add_run_options(parser)
     parser.add_argument('--epochs', **COUNT, help='number of epochs; the schedule is scaled to it')
-    patience = 'end the training when N evaluations in a row bring no better mAP'
+    patience = 'stop early: after N evaluations in a row that improve mAP by less than 0.001'
     parser.add_argument('--patience', **COUNT, help=patience)
     parser.add_argument('--batch-size', **COUNT, help='images per step and device')
     resume = 'resume from the latest checkpoint in the work folder, or from CHECKPOINT'

@@ -44,9 +44,15 @@ def scale_lr(cfg: Any, config: str) -> None:
 
 
 def stop_early(cfg: Any, patience: int) -> None:
-    """End a training once ``patience`` evaluations in a row were not at least 0.001 above the best."""
-    best = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best') or 'coco/bbox_mAP'
-    hook = dict(type='EarlyStoppingHook', monitor=best, rule='greater', min_delta=1e-3, patience=patience)
+    """End a training once ``patience`` evaluations in a row were not at least 0.001 above the best.
+
+    The metric is the config's ``save_best``, or mAP, by which the best checkpoint is then saved.
+    """
+    checkpoint = cfg.default_hooks.checkpoint
+    if not isinstance(checkpoint.get('save_best'), str) or checkpoint.save_best == 'auto':
+        checkpoint.save_best = 'coco/bbox_mAP'
+    best = dict(monitor=checkpoint.save_best, rule='greater', strict=True)
+    hook = dict(type='EarlyStoppingHook', min_delta=1e-3, patience=patience, **best)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 

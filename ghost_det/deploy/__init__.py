@@ -2,5 +2,6 @@
 
 from .detector import Detections, Detector
 from .metadata import Metadata
+from .tiles import TiledDetector
 
-__all__ = ['Detections', 'Detector', 'Metadata']
+__all__ = ['Detections', 'Detector', 'Metadata', 'TiledDetector']

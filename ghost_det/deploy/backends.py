@@ -1,4 +1,4 @@
-"""OpenVINO and ONNX Runtime behind one interface: an open file makes engines; an engine runs batches."""
+"""OpenVINO, ONNX Runtime and ncnn behind one interface: open files make engines, which run batches."""
 
 from __future__ import annotations
 
@@ -18,32 +18,30 @@ from ghost_det.errors import UserError
 from ghost_det.utils.images import Image
 from ghost_det.utils.system import cores
 
+from .maps import MAPS_INPUT, Found, Sizes, find_boxes, map_names
 from .metadata import KEY, Metadata
 
 INPUT, SIZES = 'images', 'sizes'
 OUTPUTS = ('boxes', 'scores', 'labels')
 
-Sizes = NDArray[np.int64]
-"""Height and width of each image on its canvas, ``[N, 2]``."""
-Raw = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-"""The graph's outputs for a batch: boxes ``[N, K, 4]``, scores ``[N, K]``, labels ``[N, K]``."""
-
 
 class Engine(NamedTuple):
     """A compiled model; several threads may call ``run``, which works at ``requests`` batches at a time."""
 
-    run: Callable[[Image, Sizes], Raw]
+    run: Callable[[Image, Sizes], Found]
     requests: int
 
 
 def model_files(path: Path) -> list[Path]:
-    """Return the files of an exported detector: ``NAME.onnx``, or ``NAME.xml`` and ``NAME.bin``."""
-    files = [path] if path.suffix == '.onnx' else [path, path.with_suffix('.bin')]
-    for file in files:
-        if not file.is_file() or path.suffix not in ('.onnx', '.xml'):
-            if file != path:
-                raise UserError(f'{file}: missing: {path.name} needs it')
-            raise UserError(f'{file}: expected an exported detector: NAME.onnx, or NAME.xml and NAME.bin')
+    """Return the files of an exported detector, which `FORMATS` lists."""
+    ends = FORMATS[path.suffix].files if path.suffix in FORMATS else []
+    files = [path.with_suffix(end) for end in ends]
+    absent = [file for file in files if not file.is_file()]
+    if absent == files or files[0] in absent:
+        kinds = ', or '.join(' and '.join(f'NAME{end}' for end in each.files) for each in FORMATS.values())
+        raise UserError(f'{(files or [path])[0]}: expected an exported detector: {kinds}')
+    if absent:
+        raise UserError(f'{absent[0]}: missing: {path.name} needs it')
     return files
 
 
@@ -59,12 +57,12 @@ def explain_errors(path: Path) -> Iterator[None]:
         raise UserError(message) from None
 
 
-def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel:
+def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel | NcnnModel:
     """Open an exported detector; ``threads`` is the number of cores to use, by default all."""
     model_files(path)
-    name, model = ('onnxruntime', OnnxModel) if path.suffix == '.onnx' else ('openvino', OpenVinoModel)
-    if not find_spec(name):
-        raise UserError(f'{path}: needs {name}, which is not installed: pip install "ghost-det[runtime]"')
+    model, package, extra, _ = FORMATS[path.suffix]
+    if not find_spec(package):
+        raise UserError(f'{path}: needs {package}, which is not installed: pip install "ghost-det[{extra}]"')
     return model(path, threads)
 
 
@@ -113,7 +111,7 @@ class OpenVinoModel:
             for _ in range(count):
                 requests.put(compiled.create_infer_request())
 
-        def run(canvases: Image, sizes: Sizes) -> Raw:
+        def run(canvases: Image, sizes: Sizes) -> Found:
             count = len(canvases)
             request = requests.get()
             try:
@@ -150,11 +148,62 @@ class OnnxModel:
         """See `OpenVinoModel`; the batch may have any size."""
         session = self._first if single or self._threads == 1 else self._session(1)
 
-        def run(canvases: Image, sizes: Sizes) -> Raw:
+        def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
+            return [each[0] for each in session.run(None, {MAPS_INPUT: image[None]})]
+
+        def run(canvases: Image, sizes: Sizes) -> Found:
+            if self.metadata.strides:
+                return find_boxes(maps, canvases, sizes, self.metadata)
             boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases, SIZES: sizes})
             return boxes, scores, labels
 
         return Engine(run, 1 if single else self._threads)
+
+
+class NcnnModel:
+    """A model that ncnn runs, on the CPU."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import ncnn
+
+        parameters, weights, description = model_files(path)
+        self.metadata = Metadata.from_json(description.read_bytes(), str(description))
+        self._net = ncnn.Net()
+        self._net.opt.num_threads = threads or cores()
+        with explain_errors(path):
+            if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
+                raise ValueError('the .param or .bin file is damaged, or of another export')
+
+    def engine(self, batch: int, single: bool) -> Engine:
+        """See `OpenVinoModel`; images of a batch run one after another, with all threads."""
+        import ncnn
+
+        def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
+            extractor = self._net.create_extractor()
+            failed = extractor.input(MAPS_INPUT, ncnn.Mat(image))
+            outputs = [extractor.extract(name) for name in map_names(self.metadata.strides)]
+            if failed or any(failed for failed, _ in outputs):
+                raise ValueError('the .param file is not that of its metadata')
+            return [np.array(output) for _, output in outputs]
+
+        return Engine(lambda canvases, sizes: find_boxes(maps, canvases, sizes, self.metadata), 1)
+
+
+class Format(NamedTuple):
+    """What runs an exported detector, the package and our extra with it, and the ends of its files' names."""
+
+    model: type[OpenVinoModel | OnnxModel | NcnnModel]
+    package: str
+    extra: str
+    files: list[str]
+
+
+FORMATS = {
+    '.onnx': Format(OnnxModel, 'onnxruntime', 'runtime', ['.onnx']),
+    '.xml': Format(OpenVinoModel, 'openvino', 'runtime', ['.xml', '.bin']),
+    '.ncnn': Format(NcnnModel, 'ncnn', 'runtime,ncnn', ['.ncnn.param', '.ncnn.bin', '.ncnn.json']),
+}
+"""By the suffix of its name."""
 
 
 def _fill(array: NDArray[Any], batch: int) -> NDArray[Any]:

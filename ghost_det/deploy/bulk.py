@@ -35,9 +35,10 @@ from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
 
 from .backends import model_files
-from .detect import AnyDetector, find_each, read_each, say
-from .detector import Detector
+from .detect import find_each, read_each, say
+from .detector import AnyDetector, Detector
 from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
+from .tiles import OVERLAP, tiled
 
 MANIFEST = 'manifest.json'
 PARTS = 'parts'
@@ -69,27 +70,30 @@ class Counts(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What each worker gets: names and contents of the detector's files, the main one first, and options."""
+    """What each worker gets: the detector's name, names and contents of its files, and options."""
 
+    name: str
     model: tuple[tuple[str, bytes], ...]
     store: Store
     batch: int
     threads: int
     score: float
+    tile: int | None
+    overlap: float | None
 
 
 @functools.lru_cache(1)
-def open_detector(job: Job) -> Detector:
+def open_detector(job: Job) -> AnyDetector:
     """Open the detector of a job, once in each worker."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in job.model:
             Path(folder, name).write_bytes(content)
-        path = Path(folder, job.model[0][0])
+        path = Path(folder, job.name)
         detector = Detector(path, threads=job.threads, score_threshold=job.score)
         # Engines are made at their first use, and may read the files again.
         blank = np.zeros((detector.metadata.height, detector.metadata.width, 3), np.uint8)
         list(detector.stream([blank], job.batch))
-    return detector
+    return tiled(detector, job.tile, job.overlap)
 
 
 def detect_shard(shard: int, paths: list[str], job: Job) -> tuple[int, list[str]]:
@@ -122,6 +126,8 @@ def detect_many(
     batch: int = 1,
     threads: int = 1,
     score: float = 0.3,
+    tile: int | None = None,
+    overlap: float | None = None,
     shard: int | None = None,
     column: str = 'path',
     limit: int | None = None,
@@ -135,7 +141,7 @@ def detect_many(
     """
     files = tuple((file.name, file.read_bytes()) for file in model_files(Path(model)))
     store = Store(out.rstrip('/') if is_uri(out) else os.path.abspath(out))
-    job = Job(files, store, batch, threads, score)
+    job = Job(Path(model).name, files, store, batch, threads, score, tile, overlap)
     classes = list(open_detector(job).classes)
     if not is_uri(out):
         require_folder(out, '-o')
@@ -147,6 +153,8 @@ def detect_many(
         'model': hashlib.sha256(b''.join(content for _, content in files)).hexdigest(),
         'classes': classes,
         'score': score,
+        'tile': tile,
+        'overlap': OVERLAP if tile and overlap is None else overlap,
         'images': len(paths),
         'list': listed,
     }

@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from ghost_det.utils.images import Image, encode_image, find_images, picture_nam
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
-from .detector import Detections
+from .detector import AnyDetector, Detections
 from .draw import draw
 from .video import VIDEOS, VideoReader, is_camera, write_video
 
@@ -59,15 +59,6 @@ class Results:
     def save(self, path: Path) -> None:
         """Write the JSON file."""
         write_file(path, json.dumps(self.content, allow_nan=False).encode())
-
-
-class AnyDetector(Protocol):
-    """An exported detector, or one in torch."""
-
-    classes: tuple[str, ...]
-
-    def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
-        """See `Detector.stream`."""
 
 
 def detect_files(

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,10 +55,10 @@ class Detections:
 
 
 class Detector:
-    """An exported detector; needs numpy, OpenCV, and OpenVINO or ONNX Runtime, but no torch.
+    """An exported detector; needs numpy, OpenCV, and OpenVINO, ONNX Runtime or ncnn, but no torch.
 
     Args:
-        path: ``NAME.onnx`` or ``NAME.xml``, from ``ghost-det export``.
+        path: ``NAME.onnx``, ``NAME.xml`` or ``NAME.ncnn``, from ``ghost-det export``.
         threads: cores to use; ``None`` for all that this process may use.
         score_threshold: the minimum score; ``None``, or any lower one, for the minimum built into the graph.
 
@@ -140,7 +140,7 @@ class Detector:
         self, engine: Engine, images: Sequence[Image], times: dict[str, float] | None = None
     ) -> list[Detections]:
         for image in images:
-            _check_image(image)
+            check_image(image)
         start = perf_counter()
         canvases, places = letterbox(images, self.metadata)
         prepared = perf_counter()
@@ -153,6 +153,15 @@ class Detector:
         return found
 
 
+class AnyDetector(Protocol):
+    """An exported detector, or one in torch."""
+
+    classes: tuple[str, ...]
+
+    def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
+        """See `Detector.stream`."""
+
+
 def detections(
     boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any], at: Placement, least: float = 0.0
 ) -> Detections:
@@ -163,7 +172,8 @@ def detections(
     return Detections(boxes[kept], scores[kept].astype(np.float32), labels[kept].astype(np.int64))
 
 
-def _check_image(image: Any) -> None:
+def check_image(image: Any) -> None:
+    """Raise an error about anything but an image."""
     kind, shape = getattr(image, 'dtype', type(image).__name__), list(getattr(image, 'shape', []))
     if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise UserError(f'expected an image, uint8 [height, width, 3] in BGR, got {kind} {shape}')

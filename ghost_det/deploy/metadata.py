@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 
 from ghost_det.errors import UserError
@@ -14,7 +15,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Metadata:
-    """An exported detector: its classes, its canvas, and what is built into its graph.
+    """An exported detector: its classes, its canvas, and what is done in its graph or after it.
 
     Attributes:
         format: version of this description.
@@ -35,6 +36,9 @@ class Metadata:
         ghost_det_version: that exported it.
         config_sha256: of the config's complete text.
         checkpoint_sha256: of the file with its weights.
+        strides: of the levels whose maps are the outputs of a file without post-processing.
+        candidates: how many boxes of such a level non-maximum suppression gets; ``None`` for all.
+        fill: ``pad_value`` before it was rounded, for such a file.
     """
 
     format: int
@@ -55,26 +59,48 @@ class Metadata:
     ghost_det_version: str
     config_sha256: str
     checkpoint_sha256: str
+    strides: tuple[int, ...] = ()
+    candidates: int | None = None
+    fill: tuple[float, ...] = ()
 
     def to_json(self) -> str:
         """Return the text to keep in the exported file."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | None, name: str) -> Metadata:
+    def from_json(cls, text: str | bytes | None, name: str) -> Metadata:
         """Read the text that `to_json` stored in the file ``name``; further fields are ignored.
 
         Raises:
-            UserError: the text or a field is missing, or the format is another one.
+            UserError: the text or a field is missing or impossible, or the format is another one.
         """
         try:
             found = json.loads(text or '')
-            values = {field.name: found[field.name] for field in fields(cls)}
-            classes, scale, fill = (tuple(values[key]) for key in ('classes', 'scale', 'pad_value'))
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f'{name}: has no valid {KEY} metadata: export it with ghost-det export') from None
-        if values['format'] != FORMAT:  # files of format 1 lose boxes where images leave padding
+            values = {field.name: found[field.name] for field in fields(cls) if field.name in found}
+            lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+            metadata = cls(**values | lists)
+            known = metadata.format != FORMAT or metadata._is_possible()
+        except (ValueError, TypeError, RecursionError):
+            known = False
+        if not known:
+            raise UserError(f'{name}: has no valid {KEY} metadata: export it with ghost-det export')
+        if metadata.format != FORMAT:  # files of format 1 lose boxes where images leave padding
             raise UserError(
-                f'{name}: expected {KEY} metadata of format {FORMAT}, got {values["format"]}: export it again'
+                f'{name}: expected {KEY} metadata of format {FORMAT}, got {metadata.format}: export it again'
             )
-        return cls(**{**values, 'classes': classes, 'scale': scale, 'pad_value': fill})
+        return metadata
+
+    def _is_possible(self) -> bool:
+        """Return whether the values are of their types, and in ranges in which a detector can work."""
+        candidates = () if self.candidates is None else (self.candidates,)
+        counts = self.height, self.width, *self.scale, self.size_divisor, self.max_detections
+        numbers = *self.pad_value, *self.fill, self.score_threshold, self.iou_threshold
+        return (
+            bool(self.classes)
+            and all(isinstance(name, str) for name in (*self.classes, self.name, self.precision))
+            and isinstance(self.classes, tuple)
+            and (len(self.scale), len(self.pad_value)) == (2, 3)
+            and len(self.fill) in ((3,) if self.strides else (0, 3))
+            and all(type(n) is int and 0 < n < 10**6 for n in (*counts, *candidates, *self.strides))
+            and all(math.isfinite(number) for number in numbers)
+        )

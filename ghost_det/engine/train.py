@@ -64,8 +64,6 @@ def prepare(
         set_epochs(cfg, epochs)
     elif data and data.train and 'train_cfg.max_epochs' not in (options or {}):
         _announce(lengthen(cfg, len({*survey(data.train.annotations).table.image.tolist()})))
-    if patience is not None:
-        stop_early(cfg, patience)
     if batch_size is not None:
         cfg.train_dataloader.batch_size = batch_size
     if data is not None:
@@ -84,6 +82,8 @@ def prepare(
     if not torch.cuda.is_available():
         share_cores(cfg)
     merge_options(cfg, options, config)
+    if patience is not None:
+        stop_early(cfg, patience)
     if data is None:
         _require_data(cfg, config, splits)
         require_folder(cfg.work_dir, '--work-dir')

@@ -10,8 +10,7 @@ from typing import Any
 from ghost_det.config.load import load_config
 from ghost_det.config.query import innermost
 from ghost_det.data.dataset import DetectionData, missing_data
-from ghost_det.deploy.detect import AnyDetector
-from ghost_det.deploy.detector import Detections, Detector
+from ghost_det.deploy.detector import AnyDetector, Detections, Detector
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError

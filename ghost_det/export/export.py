@@ -12,7 +12,7 @@ from typing import Any
 from ghost_det import __version__
 from ghost_det.config.query import test_pipeline
 from ghost_det.data.dataset import DetectionData
-from ghost_det.deploy.backends import model_files
+from ghost_det.deploy.backends import FORMATS, model_files
 from ghost_det.deploy.metadata import FORMAT, Metadata
 from ghost_det.engine.inference import load_detector
 from ghost_det.errors import UserError
@@ -24,6 +24,7 @@ from .check import check_file, check_images
 from .graph import Canvas, canvas_of
 from .nms import nms_settings
 from .onnx import publishing, to_onnx, write_model
+from .raw import raw_metadata
 
 
 def describe(
@@ -63,32 +64,43 @@ def export(
     half: bool = False,
     int8: bool = False,
     max_drop: float = 0.005,
+    raw: bool = False,
     data: DetectionData | None = None,
     options: dict[str, Any] | None = None,
 ) -> Iterator[str]:
-    """Write a trained detector as an ONNX or OpenVINO file, and yield lines to print.
+    """Write a trained detector for ONNX, OpenVINO or ncnn, and yield lines to print.
 
     The options are those of ``ghost-det export``. The file is compared with torch, on ``data``, on the
     config's own or on generated images, and not written if it finds other objects.
     """
-    out = choose_target(Path(checkpoint), out, half, int8)
+    if raw and (half or int8):
+        raise UserError('--raw cannot be combined with --half or --int8')
+    out = choose_target(Path(checkpoint), out, half, int8, raw)
+    for_ncnn = out.suffix == '.ncnn'
+    raw = raw or for_ncnn
+    if raw and dynamic:
+        raise UserError('--dynamic cannot be combined with --raw or with ncnn, whose files have one size')
     if int8 and (half or dynamic):
         raise UserError('--int8 cannot be combined with --half or --dynamic')
-    absent = missing(('onnxscript', 'openvino', *(['nncf'] if int8 else [])))
+    more = ['nncf'] if int8 else ['pnnx', 'ncnn'] if for_ncnn else []
+    absent = missing(('onnxscript', 'openvino', *more))
     if absent:
-        raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[export]"')
-    require_writable(out, '-o', (Path(config), Path(checkpoint)))
+        extras = 'export,ncnn' if for_ncnn else 'export'
+        raise UserError(f'needs {", ".join(absent)}: pip install "ghost-det[{extras}]"')
+    for end in FORMATS[out.suffix].files:
+        require_writable(out.with_suffix(end), '-o', (Path(config), Path(checkpoint)))
     cfg, detector, classes = load_detector(config, checkpoint, options)
     canvas = canvas_of(cfg, detector, size)
     plain = describe(cfg, detector, classes, Path(config).stem, canvas, dynamic, Path(checkpoint))
-    metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32')
+    maps = raw_metadata(detector) if raw else {}
+    metadata = replace(plain, precision='int8' if int8 else 'fp16' if half else 'fp32', **maps)
     truth = GroundTruth.of(cfg, data, classes)
     if int8 and truth is None:
         raise UserError(f'--int8 needs data to measure mAP; {config} has none on this machine: use --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
         source = Path(folder) / 'model.onnx'
         yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
-        to_onnx(detector, canvas, source, dynamic)
+        to_onnx(detector, canvas, source, dynamic, metadata.strides)
         if int8 and truth is not None:
             from .quantize import quantize
 
@@ -104,12 +116,18 @@ def export(
     yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'
 
 
-def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool) -> Path:
+def choose_target(checkpoint: Path, out: Path | None, half: bool, int8: bool, raw: bool) -> Path:
     """Return the file to write, by default one next to the checkpoint."""
     if out is None:
-        return checkpoint.with_name(f'{checkpoint.stem}{"_int8" if int8 else "_half" if half else ""}.xml')
-    if out.suffix not in ('.onnx', '.xml'):
-        raise UserError(f'-o: expected a name that ends in .onnx or .xml (OpenVINO), got {out}')
-    if out.suffix == '.onnx' and (half or int8):
-        raise UserError(f'--half, --int8: only for OpenVINO: expected a name that ends in .xml, got -o {out}')
+        end = '_raw.onnx' if raw else '_int8.xml' if int8 else '_half.xml' if half else '.xml'
+        out = checkpoint.with_name(checkpoint.stem + end)
+    if out.suffix not in FORMATS:
+        raise UserError(f'-o: expected a name that ends in .onnx, .xml (OpenVINO) or .ncnn, got {out}')
+    for option, chosen, ends in (
+        ('--raw', raw, ['.onnx', '.ncnn']),
+        ('--half', half, ['.xml', '.ncnn']),
+        ('--int8', int8, ['.xml']),
+    ):
+        if chosen and out.suffix not in ends:
+            raise UserError(f'{option}: expected a name that ends in {" or ".join(ends)}, got -o {out}')
     return out

@@ -30,6 +30,7 @@ class Canvas(NamedTuple):
     size_divisor: int
     pad_value: tuple[int, int, int]
     clip_to_canvas: bool
+    fill: tuple[float, ...]
 
 
 class DetectorGraph(nn.Module):
@@ -53,12 +54,15 @@ class DetectorGraph(nn.Module):
         self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).reshape(3, 1, 1), persistent=False)
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return images ``(N, 3, H, W)`` as mmdet's preprocessor makes them."""
+        if self.swapped:
+            images = torch.cat(images.chunk(3, 1)[::-1], 1)  # not flipped: engines of phones may lack that
+        return (images - self.mean) / self.std
+
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes, scores and labels."""
-        x = images.permute(0, 3, 1, 2).to(self.mean.dtype)
-        if self.swapped:
-            x = x[:, [2, 1, 0]]
-        x = (x - self.mean) / self.std
+        x = self.normalise(images.permute(0, 3, 1, 2).to(self.mean.dtype))
         # mmdet pads after the normalisation, with a value that may not be one of a pixel's 256.
         down, across = (torch.arange(side, device=x.device) for side in x.shape[2:])
         inside = (down[:, None] < sizes[:, 0, None, None]) & (across < sizes[:, 1, None, None])
@@ -93,15 +97,15 @@ def canvas_of(cfg: Any, detector: Any, size: tuple[int, int] | None = None) -> C
     if size not in (None, (height, width)):
         raise UserError(f'--size: expected multiples of {divisor}, to which the config pads, got {size}')
     swapped, mean, std = normalisation(detector)
-    fill = [float(before.pad_value) * s + m for m, s in zip(mean, std)]
+    fill = tuple(float(before.pad_value) * s + m for m, s in zip(mean, std))
     fill = fill[::-1] if swapped else fill
     if pad is not None:  # before the preprocessor gets the image
         value = pad.get('pad_val', 0)
         value = value.get('img', 0) if isinstance(value, dict) else value
-        fill = list(value) if isinstance(value, Sequence) else [float(value)] * 3
+        fill = tuple(value) if isinstance(value, Sequence) else (float(value),) * 3
     blue, green, red = (min(255, max(0, round(value))) for value in fill)
     keep_ratio = bool(resize.get('keep_ratio', True))
-    return Canvas(height, width, scale, keep_ratio, divisor, (blue, green, red), pad is not None)
+    return Canvas(height, width, scale, keep_ratio, divisor, (blue, green, red), pad is not None, fill)
 
 
 def deployed(detector: nn.Module) -> nn.Module:

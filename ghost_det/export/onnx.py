@@ -1,50 +1,67 @@
-"""Write a detector's graph as an ONNX or OpenVINO file, with its description inside."""
+"""Write a detector's graph as a file for ONNX, OpenVINO or ncnn, with its description."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
+from ghost_det.deploy.maps import MAPS_INPUT, map_names
 from ghost_det.deploy.metadata import KEY, Metadata
+from ghost_det.errors import UserError
 
 from .graph import Canvas, DetectorGraph, deployed
+from .raw import RawGraph
 
 TRACED = 512
 """Pixels of a side at which all maps of a pyramid have more than one row."""
 
 
-def to_onnx(detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = False) -> None:
-    """Write a folded copy of a detector as ONNX, for a canvas of this size or, if ``dynamic``, of any."""
+def to_onnx(
+    detector: nn.Module, canvas: Canvas, path: Path, dynamic: bool = False, strides: Sequence[int] = ()
+) -> None:
+    """Write a folded copy of a detector as ONNX, for a canvas of this size or, if ``dynamic``, of any.
+
+    With the ``strides`` of its levels, without post-processing.
+    """
     import onnx
 
-    graph = DetectorGraph(deployed(detector)).eval().requires_grad_(False)
-    height, width = canvas.height, canvas.width
-    if dynamic:  # torch takes a side of 1 for fixed
-        height, width = max(height, TRACED), max(width, TRACED)
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8), torch.tensor([[height, width]] * 2)
-    free = {0: torch.export.Dim.DYNAMIC}
-    sides = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC} if dynamic else {}
+    network, height, width = deployed(detector), canvas.height, canvas.width
+    if strides:
+        graph: nn.Module = RawGraph(network)
+        example: tuple[Tensor, ...] = (torch.zeros(1, 3, height, width),)
+        inputs, outputs, shapes = [MAPS_INPUT], map_names(strides), None
+    else:
+        graph = DetectorGraph(network)
+        if dynamic:  # torch takes a side of 1 for fixed
+            height, width = max(height, TRACED), max(width, TRACED)
+        images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+        example = images, torch.tensor([[height, width]] * 2)
+        free: Any = {0: torch.export.Dim.DYNAMIC}
+        sides = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC} if dynamic else {}
+        inputs, outputs, shapes = [INPUT, SIZES], list(OUTPUTS), (free | sides, free)
+    graph.eval().requires_grad_(False)
     with quiet(), torch.no_grad():
         # Not within torch.onnx.export: there, mmdet's box coders import a module that no longer exists.
-        traced = torch.export.export(graph, example, dynamic_shapes=(free | sides, free), strict=False)
+        traced = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
         program: Any = torch.onnx.export(
             traced,
             (),
             dynamo=True,
             opset_version=18,
-            input_names=[INPUT, SIZES],
-            output_names=list(OUTPUTS),
+            input_names=inputs,
+            output_names=outputs,
             custom_translation_table={torch.ops.ghost_det.keep_best.default: suppress_in_onnx},
             verbose=False,
         )
@@ -79,9 +96,12 @@ def suppress_in_onnx(boxes: Any, scores: Any, iou_threshold: float, limit: int) 
 
 
 def write_model(source: Path, out: Path, metadata: Metadata) -> None:
-    """Write an ONNX file as ``.onnx``, or as ``.xml`` for OpenVINO, in the precision of its metadata."""
+    """Write an ONNX file in the format of ``out``, in the precision of its metadata."""
     if out.suffix == '.xml':
         write_openvino(openvino_core().read_model(source), out, metadata)
+        return
+    if out.suffix == '.ncnn':
+        write_ncnn(source, out, metadata)
         return
     import onnx
 
@@ -96,6 +116,22 @@ def write_openvino(model: Any, out: Path, metadata: Metadata) -> None:
 
     model.set_rt_info(metadata.to_json(), [KEY])
     openvino.save_model(model, out, compress_to_fp16=metadata.precision == 'fp16')
+
+
+def write_ncnn(source: Path, out: Path, metadata: Metadata) -> None:
+    """Write an ONNX file without post-processing for ncnn, with its metadata as JSON next to it."""
+    import pnnx
+
+    command = [pnnx.EXEC_PATH, source.name, f'fp16={int(metadata.precision == "fp16")}']
+    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, errors='replace')
+    made = source.with_suffix('.ncnn.param')
+    if done.returncode or not made.is_file():
+        raise UserError(f'pnnx cannot convert this network: {done.stderr.strip()[-200:]}')
+    names = {'in0': MAPS_INPUT} | {f'out{i}': name for i, name in enumerate(map_names(metadata.strides))}
+    layers = [[names.get(word, word) for word in line.split()] for line in made.read_text().splitlines()]
+    out.with_suffix('.ncnn.param').write_text(''.join(' '.join(layer) + '\n' for layer in layers))
+    out.with_suffix('.ncnn.bin').write_bytes(made.with_suffix('.bin').read_bytes())
+    out.with_suffix('.ncnn.json').write_text(metadata.to_json(), 'utf-8')
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
     """
     if checkpoint is None and pretrained not in ('published', 'none'):
         raise UserError(f"--pretrained {pretrained}: expected 'published' or 'none'; CHECKPOINT names a file")
-    if model.endswith(('.xml', '.onnx')):
+    if model.endswith(('.xml', '.onnx', '.ncnn')):
         raise UserError(f'{model}: an exported file gives only boxes; name its config and its checkpoint')
     random = checkpoint is None and pretrained == 'none'
     if is_config(model):

@@ -149,6 +149,10 @@ def test_parquet_in_and_what_could_not_be_read_again(
     assert [part.stat().st_mtime_ns for part in parts(out)][:2] == dates[:2]
     assert rows(out)[4]['boxes'] == rows(out)[0]['boxes']
 
+    tiles = tmp_path / 'tiles'
+    assert detect_many(model, source, str(tiles), **arguments, tile=1500, overlap=0.1).failed == 0
+    assert len(rows(tiles)[0]['boxes']) > 0 and rows(tiles)[0]['boxes'] != rows(out)[0]['boxes']
+
     parts(out)[0].write_bytes(b'PAR1 cut')
     with pytest.raises(UserError, match='part-00000000.parquet'):
         detect_many(model, source, str(out), **arguments)
@@ -170,7 +174,13 @@ def test_no_other_run_resumes_in_its_folder(
         detect_many(model, str(images), out, workers=2, shard=7)
     assert done == list(range(-(-(GOOD + 2) // 7)))
     other = str(save(tmp_path / 'other.onnx', Metadata(**METADATA)))
-    changes: dict[str, Any] = {'model': other, 'source': str(images / '1'), 'score': 0.5, 'shard': 8}
+    changes: dict[str, Any] = {
+        'model': other,
+        'source': str(images / '1'),
+        'score': 0.5,
+        'tile': 64,
+        'shard': 8,
+    }
     for name, value in changes.items():
         with pytest.raises(UserError, match='another run: '):
             detect_many(**{'model': model, 'source': str(images), 'out': out, name: value})

@@ -133,7 +133,7 @@ def test_the_tool_needs_no_torch(work: Path) -> None:
     block.mkdir()
     names = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
     (block / 'sitecustomize.py').write_text(f'import sys\nsys.modules.update(dict.fromkeys({names}))\n')
-    words = 'm.onnx images clip.avi.mp4 -o out --json --threads 1'.split()
+    words = 'm.onnx images clip.avi.mp4 -o out --json --threads 1 --tile 100'.split()
     done = subprocess.run(
         [sys.executable, '-m', 'ghost_det_main', 'detect', *words],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(block), str(ROOT)]), 'OMP_NUM_THREADS': '1'},
@@ -155,6 +155,8 @@ def test_the_tool_needs_no_torch(work: Path) -> None:
         ('m.onnx nowhere -o out', 'nowhere'),
         ('m.onnx images -o m.onnx', '-o m.onnx'),
         ('m.onnx images -o out --no-pictures', '--no-pictures'),
+        ('m.onnx images -o out --overlap 0.3', '--overlap'),
+        ('m.onnx images -o out --tile 9', 'tile'),
         ('m.onnx images -o taken --json', '--json taken/detections.json'),
     ],
 )

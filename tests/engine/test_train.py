@@ -113,6 +113,7 @@ def test_weights_of_the_backbone_reach_the_detector_that_trains(
 
 def test_patience_ends_a_training_that_does_not_improve(train_small: TrainSmall, tmp_path: Path) -> None:
     options = {'optim_wrapper.optimizer.lr': 0.0, 'train_cfg.val_interval': 1}
+    options['default_hooks.checkpoint.save_best'] = 'auto'
     runner = train_small(epochs=6, patience=2, options=options)
     assert runner.epoch == 3  # the first evaluation sets the mark
     assert list((tmp_path / 'run').glob('best_coco_bbox_mAP_epoch_1.pth'))

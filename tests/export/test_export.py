@@ -57,7 +57,8 @@ FASTER = BACKBONE | {
     'model.test_cfg': dict(rpn=dict(max_per_img=100), rcnn=dict(score_thr=0.1)),
 }
 MODELS = {'small': (CONFIG, SMALL), 'faster': ('configs/faster-rcnn_ghostnet_fpn.py', FASTER)}
-CANVAS = Canvas(HEIGHT, WIDTH, (WIDTH, HEIGHT), True, 32, (104, 116, 124), False)
+FILL = (103.53, 116.28, 123.675)
+CANVAS = Canvas(HEIGHT, WIDTH, (WIDTH, HEIGHT), True, 32, (104, 116, 124), False, FILL)
 STEPS = evaluation_steps(load_config(CONFIG))
 CLASSES = ('cat', 'dog', 'bird')
 

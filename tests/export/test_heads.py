@@ -115,7 +115,9 @@ def test_keep_best_suppresses_each_image_on_its_own() -> None:
 def test_canvas_is_that_of_the_config() -> None:
     cfg = load_config(LITE)
     detector = build_detector(cfg.model)
-    assert canvas_of(cfg, detector) == (320, 320, (320, 320), True, 32, (104, 116, 124), False)
+    *canvas, fill = canvas_of(cfg, detector)
+    assert canvas == [320, 320, (320, 320), True, 32, (104, 116, 124), False]
+    assert fill == pytest.approx((103.53, 116.28, 123.675))
     assert canvas_of(cfg, detector, (64, 96))[:3] == (64, 96, (96, 64))
     with pytest.raises(UserError, match='--size: expected multiples of 32'):
         canvas_of(cfg, detector, (60, 96))

@@ -36,6 +36,21 @@ def test_the_runtime_needs_no_torch_and_its_metadata_no_engine(
     subprocess.run([sys.executable, '-c', code], env=env, check=True)
 
 
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason="torch's OpenMP is another one there")
+@pytest.mark.parametrize(
+    ('environ', 'spins'),
+    [({}, "'5000'"), ({'GOMP_SPINCOUNT': '7'}, "'7'"), ({'OMP_WAIT_POLICY': 'PASSIVE'}, "'0'")],
+)
+def test_threads_of_the_program_spin_briefly_unless_it_is_set(environ: dict[str, str], spins: str) -> None:
+    free = {
+        key: value for key, value in os.environ.items() if key not in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
+    }
+    env = {**free, 'OMP_DISPLAY_ENV': 'VERBOSE', **environ}
+    command = [sys.executable, ROOT / 'ghost_det_main.py', 'complexity', 'gfl_ghostnet_ghostpan_lite']
+    shown = subprocess.run(command, env=env, capture_output=True, text=True).stderr
+    assert f'GOMP_SPINCOUNT = {spins}' in shown
+
+
 def test_missing_packages_are_named() -> None:
     assert missing(['torch', 'no_such_package', 'mmdet']) == ['no_such_package']
     assert 'pip install "ghost-det[mm]"' in explain(['torch'])
