@@ -79,6 +79,8 @@ class GhostNet(nn.Module):
         num_classes: build the classification head and return logits; needs the last stage.
         drop_rate: dropout before the classifier.
         head_channels: width of the layer before the classifier; 0 leaves that layer out.
+        last_blocks: how many of the last stage's bottlenecks with stride 1 to build, 0 to 4. The last two of
+            GhostNet 1.0 have a third of its backbone's parameters. Published weights still fit.
 
     Attributes:
         out_channels: channels of each returned map, in the order of ``out_indices``.
@@ -124,9 +126,10 @@ class GhostNet(nn.Module):
         num_classes: int | None = None,
         drop_rate: float = 0.2,
         head_channels: int = 1280,
+        last_blocks: int = 4,
     ) -> None:
         super().__init__()
-        self._check(width, out_indices, frozen_stages, num_classes)
+        self._check(width, out_indices, frozen_stages, num_classes, last_blocks)
         self.width = width
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
@@ -146,7 +149,7 @@ class GhostNet(nn.Module):
         built = 0
         for position, rows in enumerate(self.table[: ENDS[self.out_indices[-1]] + 1]):
             group = nn.Sequential()
-            for row in rows:
+            for row in rows[:last_blocks] if position == ENDS[-1] else rows:
                 hidden, out = make_divisible(row.expansion * width), make_divisible(row.out * width)
                 gate = dict(gated=True) if built >= self.gated_from else {}
                 block = self.bottleneck(
@@ -162,7 +165,9 @@ class GhostNet(nn.Module):
         self._freeze()
 
     @classmethod
-    def _check(cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None) -> None:
+    def _check(
+        cls, width: float, out_indices: Sequence[int], frozen: int, num_classes: int | None, last_blocks: int
+    ) -> None:
         def is_int(value: Any, least: int, most: float = math.inf) -> bool:
             return isinstance(value, int) and least <= value <= most
 
@@ -174,6 +179,8 @@ class GhostNet(nn.Module):
             problem = f'out_indices is {out_indices!r}; expected some of 0 to 3, in rising order'
         elif not is_int(frozen, -1, 4):
             problem = f'frozen_stages is {frozen!r}; expected -1 (none) to 4 (all)'
+        elif not is_int(last_blocks, 0, 4):
+            problem = f'last_blocks is {last_blocks!r}; expected 0 to 4'
         elif num_classes is not None and (not is_int(num_classes, 1) or indices[-1] != 3):
             problem = f'num_classes is {num_classes!r}; expected 1 or more, with 3 in out_indices'
         else:

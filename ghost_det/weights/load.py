@@ -27,9 +27,9 @@ _COUNTERS = ('total_ops', 'total_params')  # left in published files by the thop
 # Averaged weights first: in RepGhost's and GhostNetV3's own files, they reach the published accuracy.
 _CONTENTS = ('state_dict_ema', 'state_dict', 'model', 'model_state_dict')
 # Parts that a network may lack, and what the log calls them.
-_OPTIONAL = {f'blocks.{i}': 'deeper stages' for i in range(9)} | dict.fromkeys(
-    ('classifier', 'conv_head', 'fc', 'head', 'blocks.9'), 'classifier'
-)
+_OPTIONAL = {f'blocks.{i}': 'deeper stages' for i in range(8)}
+_OPTIONAL |= {f'blocks.8.{i}': 'last bottlenecks' for i in range(4)}  # see last_blocks
+_OPTIONAL |= dict.fromkeys(('classifier', 'conv_head', 'fc', 'head', 'blocks.9'), 'classifier')
 # The authors' GhostNetV3 calls the norm of a branch `bn`; timm, and so the hub's file, `bn1`.
 _UPSTREAM_V3 = re.compile(r'(_rpr_(?:conv\.\d+|scale))\.bn\.')
 
@@ -209,7 +209,8 @@ def _origin(source: str | Path, path: Path) -> str:
 
 
 def _group(key: str) -> str:
-    return '.'.join(key.split('.')[: 2 if key.startswith('blocks.') else 1])
+    length = 3 if key.startswith('blocks.8.') else 2 if key.startswith('blocks.') else 1
+    return '.'.join(key.split('.')[:length])
 
 
 def _title(tensors: Mapping[str, Tensor], network: tuple[str, float | None] | None) -> str:

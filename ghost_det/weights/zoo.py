@@ -114,7 +114,8 @@ def _build_for(path: Path) -> GhostNet:
         raise UserError(f'{path}: holds none of {", ".join(NETWORKS)}; its first tensor is {next(iter(own))}')
     groups = {key[:9] for key in own}
     ends = [i for i in range(4) if f'blocks.{2 * i + 2}.' in groups] or [0]
-    settings: dict[str, Any] = {'width': found[1], 'out_indices': ends}
+    last = {key.split('.')[2] for key in own if key.startswith('blocks.8.')}
+    settings: dict[str, Any] = {'width': found[1], 'out_indices': ends, 'last_blocks': len(last)}
     first = {key.removeprefix('blocks.0.0.ghost1.'): value for key, value in own.items() if value.dim() == 4}
     primary = next((value for key, value in first.items() if key.startswith('primary_')), None)
     cheap = next((value for key, value in first.items() if key.startswith('cheap_')), None)

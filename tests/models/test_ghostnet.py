@@ -80,6 +80,15 @@ def test_nothing_is_built_behind_the_deepest_map(
     assert torch.equal(model.eval()(x)[0], deep(x)[deepest])
 
 
+def test_last_blocks_are_the_first_ones_of_the_last_stage(network: partial[GhostNet]) -> None:
+    model, complete = network(last_blocks=2), network().eval()
+    complete.load_state_dict({**complete.state_dict(), **model.state_dict()})
+    del complete.blocks[8][2:]
+    x = torch.rand(1, 3, 64, 64)
+    assert len(model.blocks[8]) == 2 and torch.equal(model.eval()(x)[-1], complete(x)[-1])
+    assert len(network(last_blocks=0)(torch.rand(2, 3, 64, 64))) == 4
+
+
 @pytest.mark.parametrize(('frozen', 'groups'), [(-1, 0), (0, 0), (2, 5), (4, 9)])
 def test_frozen_stages_do_not_learn_and_keep_their_statistics(
     network: partial[GhostNet], frozen: int, groups: int
@@ -137,6 +146,7 @@ def test_bottlenecks_can_start_as_their_shortcuts(network: partial[GhostNet]) ->
         *(('out_indices', value, 'expected some of 0 to 3, in rising') for value in ((0, 4), (), (1, 1), 3)),
         *(('frozen_stages', value, f'frozen_stages is {value}') for value in (5, -2, 1.0)),
         ('dw_size', 0, 'dw_size is 0'),
+        ('last_blocks', 5, 'last_blocks is 5'),
         ('num_classes', 0, 'num_classes is 0'),
     ],
 )

@@ -20,7 +20,7 @@ from ghost_det.errors import UserError
 from ghost_det.models import GhostNet, GhostNetV2, GhostNetV3, RepGhostNet
 from ghost_det.weights.load import describe, extract_backbone, load_pretrained
 from ghost_det.weights.pickles import SAFE_TORCH
-from ghost_det.weights.zoo import classifier
+from ghost_det.weights.zoo import classifier, verify
 
 State = dict[str, Tensor]
 GROUP_NORM = functools.partial(nn.GroupNorm, 2)
@@ -287,6 +287,17 @@ def test_an_extracted_backbone_is_complete(tmp_path: Path) -> None:
         assert file.metadata() == about
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     assert len(extract_backbone(path, out, 'neck.lateral')) == 2
+
+
+def test_a_network_with_fewer_last_bottlenecks_takes_published_weights_and_is_known_by_its_own(
+    tmp_path: Path,
+) -> None:
+    model, path = build(last_blocks=2), save(timms(), tmp_path / 'a.pth')
+    assert load_pretrained(model, path).left_out == {'last bottlenecks': 52, 'classifier': 10}
+    out = save(model.state_dict(), tmp_path / 'b.pth')
+    assert verify(out).loaded == 450
+    with pytest.raises(UserError, match='52 of 502 tensors differ: blocks.8.2.ghost1'):
+        load_pretrained(build(), out)
 
 
 def test_what_cannot_be_extracted_is_reported_and_nothing_written(tmp_path: Path) -> None:
