@@ -11,7 +11,7 @@ from typing import Any
 
 from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
-from ghost_det.utils.files import require_writable, write_or_fail
+from ghost_det.utils.files import require_writable, write_file
 from ghost_det.utils.system import require_stack
 
 from ._options import COUNT, FOLDER, add_splits, register
@@ -82,6 +82,5 @@ def _config_and_splits(args: argparse.Namespace, what: str) -> tuple[Any, dict[s
 
 def _write(path: Path, option: str, text: str, report: Any) -> None:
     require_writable(path, option, [part.split.annotations for part in report.parts])
-    with write_or_fail(path, option) as partial:
-        partial.write_text(text, encoding='utf-8', errors='backslashreplace')
+    write_file(path, text, option)
     print(f'{printable(str(path))}: written')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
-from ghost_det.utils.files import require_writable, write_or_fail
+from ghost_det.utils.files import require_writable, write_file
 from ghost_det.utils.system import require_torch
 
 from ._options import COUNT, known_source
@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> None:
         print(printable(str(path)))
         print('\n'.join(f'{each["probability"]:8.1%}  {each["name"]}' for each in predictions), flush=True)
     if args.json:
-        with write_or_fail(args.json, '--json') as partial:
-            partial.write_text(json.dumps(found, indent=1, allow_nan=False))
+        write_file(args.json, json.dumps(found, indent=1, allow_nan=False), '--json')
     sys.exit(1 if found['errors'] else 0)
 
 

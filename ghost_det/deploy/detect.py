@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ghost_det.errors import UserError, reason
-from ghost_det.utils.files import require_folder, require_writable
-from ghost_det.utils.images import Image, encode_image, find_images, picture_name, read_image, write_file
+from ghost_det.utils.files import require_folder, require_writable, write_file
+from ghost_det.utils.images import Image, encode_image, find_images, picture_name, read_image
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
@@ -58,7 +58,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Write the JSON file."""
-        write_file(path, json.dumps(self.content, allow_nan=False).encode())
+        write_file(path, json.dumps(self.content, allow_nan=False))
 
 
 def detect_files(

@@ -79,6 +79,15 @@ def write_or_fail(path: Path, option: str = '') -> Iterator[Path]:
         raise UserError(f'{name}: cannot be written ({error.strerror or error})') from None
 
 
+def write_file(path: Path, content: str | bytes, option: str = '') -> Path:
+    """Write a file as `write_or_fail` does, text in UTF-8, and return its path."""
+    with write_or_fail(path, option) as partial:
+        partial.write_bytes(
+            content.encode(errors='backslashreplace') if isinstance(content, str) else content
+        )
+    return path
+
+
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder that becomes ``folder`` at the end, or is removed after an error.

@@ -1,4 +1,4 @@
-"""Images: found in folders, read as arrays, written."""
+"""Images: found in folders, read as arrays, encoded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
 
-from .files import kind_of_file, write_or_fail
+from .files import kind_of_file
 
 Image = NDArray[np.uint8]
 """``[height, width, 3]``, in OpenCV's order (BGR)."""
@@ -118,9 +118,3 @@ def encode_image(image: Image, suffix: str) -> bytes:
     if not encoded:
         raise UserError(f'{image.shape[1]} x {image.shape[0]} px is too large for {suffix}')
     return content.tobytes()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all."""
-    with write_or_fail(path) as partial:
-        partial.write_bytes(content)

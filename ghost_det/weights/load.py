@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import make_divisible
-from ghost_det.utils.files import sha256, write_or_fail
+from ghost_det.utils.files import sha256, write_file
 
 from .catalog import VARIANTS, is_shipped
 from .checkpoint import differences, load_checkpoint
@@ -227,6 +227,5 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
     about = {'source': Path(checkpoint).name, 'format': 'pt'}
     if found := describe(own):
         about |= {'network': found[0], 'width': f'{found[1]:g}'}
-    with write_or_fail(out, '-o') as partial:
-        partial.write_bytes(save({key: value.contiguous().clone() for key, value in own.items()}, about))
+    write_file(out, save({key: value.contiguous().clone() for key, value in own.items()}, about), '-o')
     return own

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from ghost_det.errors import UserError
-from ghost_det.utils.images import encode_image, find_images, picture_name, read_image, visible, write_file
+from ghost_det.utils.files import write_file
+from ghost_det.utils.images import encode_image, find_images, picture_name, read_image, visible
 
 
 def make(root: Path, *names: str) -> None:
