@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic_folder
+from ghost_det.utils.files import atomic_folder, explain_os_error
 
 
 def cache_root() -> Path:
@@ -19,10 +18,6 @@ def cache_root() -> Path:
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return a folder, filled by ``build`` if it does not exist; processes may call this at the same time."""
     if not folder.is_dir():
-        try:
-            with atomic_folder(folder) as built:
-                build(built)
-        except OSError as error:
-            why = error.strerror or error
-            raise UserError(f'{folder}: cannot be written ({why}); set GHOST_DET_CACHE') from None
+        with explain_os_error(folder, 'written', '; set GHOST_DET_CACHE'), atomic_folder(folder) as built:
+            build(built)
     return folder

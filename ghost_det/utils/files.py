@@ -47,6 +47,15 @@ def kind_of_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def explain_os_error(name: object, what: str, advice: str = '') -> Iterator[None]:
+    """Raise an error of the file system as a `UserError`: ``name`` cannot be ``'read'`` or ``'written'``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f'{name}: cannot be {what} ({error.strerror or error}){advice}') from None
+
+
+@contextlib.contextmanager
 def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` at the end, or is removed after an error.
 
@@ -71,12 +80,8 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
 @contextlib.contextmanager
 def write_or_fail(path: Path, option: str = '') -> Iterator[Path]:
     """Yield a path to write to, as `atomic` does; raise a `UserError` that names ``option`` if that fails."""
-    try:
-        with atomic(path) as partial:
-            yield partial
-    except OSError as error:
-        name = f'{option} {path}' if option else path
-        raise UserError(f'{name}: cannot be written ({error.strerror or error})') from None
+    with explain_os_error(f'{option} {path}'.strip(), 'written'), atomic(path) as partial:
+        yield partial
 
 
 def write_file(path: Path, content: str | bytes, option: str = '') -> Path:
