@@ -92,11 +92,9 @@ class TorchDetector:
         self._config = config
         self._least = score_threshold
 
-    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
+    def __call__(self, image: Image) -> Detections:
         """See `ghost_det.deploy.Detector`."""
-        if isinstance(images, np.ndarray):
-            return next(self.stream([images]))
-        return list(self.stream(images))
+        return next(self.stream([image]))
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
         """See `ghost_det.deploy.Detector.stream`."""
