@@ -56,10 +56,6 @@ class Results:
         say(f'error: {error}', sys.stderr)
         self.content['errors'].append({'file_name': name, 'error': str(error)})
 
-    def save(self, path: Path) -> None:
-        """Write the JSON file."""
-        write_file(path, json.dumps(self.content, allow_nan=False))
-
 
 def detect_files(
     detector: AnyDetector,
@@ -105,7 +101,7 @@ def detect_files(
             results.fail(source, error)
     seconds = time.perf_counter() - start
     if json_file:
-        results.save(out / RESULTS)
+        write_file(out / RESULTS, json.dumps(results.content, allow_nan=False))
     count, objects, failed = (len(results.content[key]) for key in ('images', 'results', 'errors'))
     say(
         f'{plural(count, "image")} in {seconds:.1f} s: {count / max(seconds, 1e-9):.1f} images/s with '
