@@ -21,7 +21,6 @@ PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'onedl-mmdetection'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...'
     models = 'exported detector, or a config and optionally its checkpoint'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=models)

@@ -18,7 +18,6 @@ from ._options import COUNT, FOLDER, add_splits, register
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     folder = "data set in COCO, Roboflow, VOC or YOLO layout, or 'sample'"
     parser.add_argument('data', nargs='?', metavar='FOLDER', help=folder)
     add_splits(parser)
@@ -32,7 +31,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check as the command line says; exit code 1 if errors are found."""
     require_stack('ghost-det check-data')
     from ghost_det.data.checks.check import check_dataset
     from ghost_det.data.checks.fix import require_separate, write_fixed

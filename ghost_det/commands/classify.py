@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
     source = "weights: 'published' (default), 'none', a file, a URL or ghost://NAME"
@@ -34,7 +33,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Classify the images of the command line; exit code 1 if some could not be classified."""
     require_torch('ghost-det classify')
     from ghost_det.utils.images import find_images
     from ghost_det.weights.imagenet import class_names

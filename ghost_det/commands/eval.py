@@ -7,7 +7,6 @@ from ._options import FOLDER
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     results = 'COCO results, as written by ghost-det test --out FILE.json'
     parser.add_argument('results', type=Path, metavar='RESULTS', help=results)
     parser.add_argument('annotations', type=Path, metavar='ANN', help='COCO annotations')
@@ -19,7 +18,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate as the command line says."""
     from ghost_det.evaluation.results import evaluate_saved
 
     places = (args.json, args.out_dir)
