@@ -29,13 +29,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.model.endswith(('.xml', '.onnx', '.ncnn')):
-        os.environ[RUNTIME] = '1'  # child processes need no torch either
     checkpoint, sources = None, args.sources
     if is_config(args.model):
         checkpoint, *sources = sources
         if not sources:
             raise UserError(f'{args.model}: a config must be followed by its checkpoint, then by images')
+    else:
+        os.environ[RUNTIME] = '1'  # child processes need no torch either
     from ghost_det.deploy.detect import detect_files
     from ghost_det.deploy.tiles import tiled
 

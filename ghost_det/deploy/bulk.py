@@ -29,7 +29,7 @@ import ray
 from tqdm import tqdm
 
 from ghost_det import __version__
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 from ghost_det.utils.files import PARTIAL, require_folder
 from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
@@ -37,7 +37,7 @@ from ghost_det.utils.text import plural
 from .backends import model_files
 from .detect import find_each, read_each, say
 from .detector import AnyDetector, Detector
-from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
+from .stores import Store, is_uri, list_images, locate, read_anywhere
 from .tiles import OVERLAP, tiled
 
 MANIFEST = 'manifest.json'
@@ -229,7 +229,7 @@ def _start_ray(address: str | None, cpus: int) -> None:
             memory = 2**28  # for little but the model
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
     except (OSError, OverflowError, ValueError) as error:
-        raise UserError(f'--address {address}: no Ray cluster to join: {brief(error)}') from None
+        raise UserError(f'--address {address}: no Ray cluster to join: {reason(error)}') from None
 
 
 def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
@@ -260,7 +260,7 @@ def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
     except ray.exceptions.RayError as error:
         raise UserError(
             f'{_RETRIES + 1} workers crashed on the same shard: out of memory, or an image crashes the '
-            f'decoder. Finished shards are kept. Ray reports: {brief(error)}'
+            f'decoder. Finished shards are kept. Ray reports: {reason(error)}'
         ) from None
     seconds = time.perf_counter() - start
     say(f'{plural(total, "image")} in {seconds:.1f} s: {total / seconds:.1f} images/s')

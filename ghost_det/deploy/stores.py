@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 from ghost_det.utils.files import atomic, decode
 from ghost_det.utils.images import (
     MAX_BYTES,
@@ -30,11 +30,6 @@ from ghost_det.utils.images import (
 def is_uri(name: str) -> bool:
     """Return whether a file is not in this machine's own file system."""
     return '://' in name
-
-
-def brief(error: Exception) -> str:
-    """Return an error's text in one short line."""
-    return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 @functools.cache
@@ -62,7 +57,7 @@ def locate(name: str) -> Iterator[tuple[Any, str]]:
         else:
             yield fs.LocalFileSystem(), name
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f'{name}: cannot be used: {brief(error)}') from None
+        raise UserError(f'{name}: cannot be used: {reason(error)}') from None
 
 
 def read_anywhere(name: str) -> Image:
