@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     names = class_names(args.pretrained)
     if args.topk > len(names):
         raise UserError(f'--topk {args.topk}: expected 1 to {len(names)}')
-    images = find_images(args.images, skip=lambda path: False)
+    images = find_images(args.images)
     if args.json:
         require_writable(args.json, '--json', images)
     if args.pretrained != 'published':

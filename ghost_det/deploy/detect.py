@@ -75,11 +75,7 @@ def detect_files(
     if not json_file and not pictures:
         raise UserError('--no-pictures without --json: nothing would be written')
     videos = [source for source in dict.fromkeys(sources) if _is_video(source)]
-    inside = out.resolve()
-    images = find_images(
-        (Path(source) for source in sources if source not in videos),
-        skip=lambda path: path.resolve().is_relative_to(inside),
-    )
+    images = find_images((Path(source) for source in sources if source not in videos), out)
     root = os.path.commonpath([os.path.abspath(image.parent) for image in images]) if images else ''
     names = {image: os.path.relpath(image, root) for image in images}
     targets: dict[Path | str, Path] = {}

@@ -136,10 +136,7 @@ def list_images(source: str, column: str, out: str) -> list[str]:
 
 def _find(system: Any, path: str, name: str, out: str) -> list[str]:
     if not is_uri(name):
-        inside, real = Path(out).resolve(), functools.cache(Path.resolve)
-        return list(
-            map(str, find_images([Path(name)], lambda file: real(file.parent).is_relative_to(inside)))
-        )
+        return list(map(str, find_images([Path(name)], Path(out))))
     infos = system.get_file_info(fs.FileSelector(path, recursive=True))
     files = sorted(each.path[len(path) :] for each in infos if each.type == fs.FileType.File)
     found = [f'{name}{file}' for file in files if file.lower().endswith(SUFFIXES) and not is_hidden(file)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -53,18 +54,21 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(Path(name) for name in walk(folder) if name.lower().endswith(SUFFIXES))
 
 
-def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
+def find_images(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
     """Return the given files, and the images in the given folders at any depth, sorted; each once.
 
-    In folders, images for which ``skip`` returns true are ignored, such as pictures of an earlier run.
+    In folders, images in ``out`` are ignored: they are pictures of an earlier run.
     """
+    inside, real = out and out.resolve(), functools.cache(Path.resolve)
     found: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f'{path}: no such file or folder')
         files = [path]
         if path.is_dir():
-            files = [file for file in images_in(path) if not skip(file)]
+            files = images_in(path)
+            if inside is not None:
+                files = [file for file in files if not real(file.parent).is_relative_to(inside)]
         if not files:
             raise UserError(f'{path}: no images in this folder; looked for {" ".join(SUFFIXES)}')
         for file in files:
