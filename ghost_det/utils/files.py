@@ -63,7 +63,8 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """
     path = path.resolve()  # write to the target of a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}')  # short, as names have a limit
+    unique = f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}'  # short, as names have a limit
+    partial = path.with_name(unique + path.suffix)  # by which some writers choose a format
     try:
         partial.touch()
         mode = partial.stat().st_mode  # some writers ignore the umask and make their files private
