@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ._options import FOLDER
+from ._options import FOLDER, fraction
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write figures and analysis as JSON')
     parser.add_argument('--out-dir', **FOLDER, help='draw curves, confusion matrix and errors')
     score = 'minimum score in the confusion matrix (default: %(default)s)'
-    parser.add_argument('--score', type=float, default=0.3, help=score)
+    parser.add_argument('--score', type=fraction, default=0.3, help=score)
 
 
 def run(args: argparse.Namespace) -> None:

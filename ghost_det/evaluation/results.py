@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,8 +44,6 @@ def evaluate_saved(
     The figures are those of the run that saved them, to the last digit. Detections from ``score`` on count in
     the confusion matrix; ``json_file`` is for other programs, ``folder`` for pictures.
     """
-    if not math.isfinite(score):
-        raise UserError(f'--score {score}: expected a number')
     if json_file is not None:
         require_writable(json_file, '--json', (results, annotations))
     if folder is not None:
