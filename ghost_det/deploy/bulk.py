@@ -99,23 +99,18 @@ def open_detector(job: Job) -> AnyDetector:
 def detect_shard(shard: int, paths: list[str], job: Job) -> tuple[int, list[str]]:
     """Write the part of a shard, and return its number of images and some of their errors."""
     cv2.setNumThreads(1)
-    rows = detect_rows(open_detector(job), paths, job.batch, _READERS * job.threads)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression='zstd')
-    job.store.write(part_name(shard), sink.getvalue())
-    return len(rows), [row['error'] for row in rows if 'error' in row][:3]
-
-
-def detect_rows(detector: AnyDetector, paths: list[str], batch: int, threads: int) -> list[dict[str, Any]]:
-    """Return a row of `SCHEMA` for each image, in order."""
+    images = read_each(read_anywhere, paths, _READERS * job.threads)
     rows: list[dict[str, Any]] = []
-    for path, image, found in find_each(detector, read_each(read_anywhere, paths, threads), batch):
+    for path, image, found in find_each(open_detector(job), images, job.batch):
         if isinstance(found, UserError):
             rows.append(dict(path=path, boxes=[], scores=[], labels=[], error=str(found)))
         else:
             columns = {key: getattr(found, key).tolist() for key in ('boxes', 'scores', 'labels')}
             rows.append(dict(path=path, height=image.shape[0], width=image.shape[1], **columns))
-    return rows
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression='zstd')
+    job.store.write(part_name(shard), sink.getvalue())
+    return len(rows), [row['error'] for row in rows if 'error' in row][:3]
 
 
 def detect_many(
