@@ -143,8 +143,6 @@ def _complete_settings(backbone: str | Mapping[str, Any], settings: dict[str, An
 
 
 def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | None) -> Swap:
-    if not DefaultScope.check_instance_created('ghost_det'):
-        DefaultScope.get_instance('ghost_det', scope_name=source.get('default_scope', 'mmdet'))
     place = place_of(source.model)
     cfg = copy.deepcopy(source)
     detector, was = get_path(cfg, place), get_path(source, place)
