@@ -29,8 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ghost_det.config.query import get_path, input_size
     from ghost_det.models import NETWORKS
-    from ghost_det.swap.family import family_table
-    from ghost_det.swap.swap import parse_backbone, swap
+    from ghost_det.swap.swap import family_table, parse_backbone, swap
     from ghost_det.swap.weights import keep_weights, write_weights
 
     if args.keep_weights and not args.out:

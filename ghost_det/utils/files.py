@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir() or not any(folder.iterdir()):
                 raise
+
+
+def cache_root() -> Path:
+    """Return ``$GHOST_DET_CACHE``, else ``$XDG_CACHE_HOME/ghost_det``, else ``~/.cache/ghost_det``."""
+    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(os.environ.get('GHOST_DET_CACHE') or f'{caches}/ghost_det').expanduser().absolute()
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, which ``build`` fills first if there is none; for several processes."""
+    if not folder.is_dir():
+        with explain_os_error(folder, 'written', '; set GHOST_DET_CACHE'), atomic_folder(folder) as built:
+            build(built)
+    return folder
 
 
 def sha256(path: Path) -> str:
