@@ -188,8 +188,8 @@ def _claim(store: Store, expected: dict[str, Any], shard: int | None, usual: int
         content = {**expected, 'shard': shard or usual, 'ghost_det_version': __version__}
         store.write(MANIFEST, json.dumps(content, indent=1).encode())
         return shard or usual
-    with locate(f'{store.root}/{MANIFEST}'):  # may be another program's
-        found = dict(json.loads(store.read(MANIFEST)))
+    with locate(f'{store.root}/{MANIFEST}') as (system, path), system.open_input_stream(path) as stream:
+        found = dict(json.loads(stream.read()))  # or an error, as it may be another program's
     for key, value in {**expected, 'shard': shard or found.get('shard')}.items():
         if found.get(key) != value:
             raise UserError(

@@ -87,11 +87,6 @@ class Store:
             paths = [f'{root}/{name}' for name in names]
             return ds.dataset(paths, filesystem=system, format='parquet').to_table(**options)
 
-    def read(self, name: str) -> bytes:
-        """Return the content of a file."""
-        with locate(f'{self.root}/{name}') as (system, path), system.open_input_stream(path) as stream:
-            return bytes(stream.read())
-
     def write(self, name: str, content: Any) -> None:
         """Write a file, or replace it."""
         with locate(f'{self.root}/{name}') as (system, path):

@@ -93,7 +93,6 @@ class TorchDetector:
         self._least = score_threshold
 
     def __call__(self, image: Image) -> Detections:
-        """See `ghost_det.deploy.Detector`."""
         return next(self.stream([image]))
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
