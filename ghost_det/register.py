@@ -8,14 +8,10 @@ from .utils.system import missing
 
 ensure_ops()
 
-from .engine import networks  # noqa: E402
-
-__all__ = ['networks']
+from .engine import networks  # noqa: E402, F401
 
 if not missing(['mmdet']):
     # onedl-mmdetection prints, on import, which optional data sets it could not import.
     with contextlib.redirect_stdout(io.StringIO()):
-        from .engine import hooks, mmdet_networks, runner
-        from .evaluation import metric
-
-    __all__ += ['hooks', 'metric', 'mmdet_networks', 'runner']
+        from .engine import hooks, mmdet_networks, runner  # noqa: F401
+        from .evaluation import metric  # noqa: F401

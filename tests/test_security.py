@@ -52,7 +52,7 @@ def trap(tmp_path: Path) -> Path:
     (tmp_path / 'last_checkpoint').write_text(str(path))
     cache = tmp_path / 'hub/checkpoints'
     cache.mkdir(parents=True)
-    for name in (Path(ResNet18_Weights.DEFAULT.url).name, 'canary.pth'):
+    for name in (Path(ResNet18_Weights.DEFAULT.url).name, 'canary-01234567.pth'):
         (cache / name).write_bytes(path.read_bytes())
     for name, (base, text) in CONFIGS.items():
         (tmp_path / name).write_text(f'_base_ = {base!r}\n{text.replace("PATH", str(path))}\n')
@@ -101,7 +101,11 @@ def test_what_mmengine_fetches_is_never_executed(trap: Path, monkeypatch: pytest
     (trap.parent / 'checkpoints').symlink_to('hub/checkpoints')
     (trap.parent / 'open_mmlab.json').write_text(json.dumps({'canary': trap.name}))
     with safe_loading():
-        for address in ('https://host.invalid/canary.pth', 'open-mmlab://canary', 'openmmlab://canary'):
+        for address in (
+            'https://host.invalid/canary-01234567.pth',
+            'open-mmlab://canary',
+            'openmmlab://canary',
+        ):
             with pytest.raises((UserError, pickle.UnpicklingError), match='refused|Weights only'):
                 CheckpointLoader.load_checkpoint(address)
         if hasattr(checkpoints, '_safe_torch_load'):

@@ -1,4 +1,6 @@
-"""The command ``ghost-det``, one module per subcommand.
+"""The command ``ghost-det``, one module per subcommand, whose docstring is the help.
+
+``add_options`` adds its options to a parser, and ``run`` does what a command line asks for.
 
 Building a parser imports neither torch nor MMDetection, so ``--help`` is fast.
 """

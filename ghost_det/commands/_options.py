@@ -50,7 +50,6 @@ class Settings(argparse.Action):
     """Parse ``KEY=VALUE ...`` with mmengine's ``DictAction``, imported only when the option is used."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """See `argparse.Action`."""
         from mmengine.config import DictAction
 
         try:

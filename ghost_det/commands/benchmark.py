@@ -21,7 +21,6 @@ PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'onedl-mmdetection'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...'
     models = 'exported detector, or a config and optionally its checkpoint'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=models)
@@ -46,8 +45,6 @@ def run(args: argparse.Namespace) -> None:
 
             torch.set_flush_denormal(True)  # activations fade without training, and denormals are slow
         calls[name] = partial(detector, image)
-    for call in calls.values():
-        call()
     samples = interleave(calls, rounds=args.rounds, calls=CALLS, warm=1)
     print(f'{machine()["processor"]}, {threads} threads, {height} x {width} px, {args.rounds} rounds')
     print(', '.join(f'{name} {version}' for name, version in versions(PACKAGES).items()))

@@ -11,14 +11,13 @@ from typing import Any
 
 from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
-from ghost_det.utils.files import require_writable, write_or_fail
+from ghost_det.utils.files import require_writable, write_file
 from ghost_det.utils.system import require_stack
 
 from ._options import COUNT, FOLDER, add_splits, register
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     folder = "data set in COCO, Roboflow, VOC or YOLO layout, or 'sample'"
     parser.add_argument('data', nargs='?', metavar='FOLDER', help=folder)
     add_splits(parser)
@@ -32,7 +31,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check as the command line says; exit code 1 if errors are found."""
     require_stack('ghost-det check-data')
     from ghost_det.data.checks.check import check_dataset
     from ghost_det.data.checks.fix import require_separate, write_fixed
@@ -82,6 +80,5 @@ def _config_and_splits(args: argparse.Namespace, what: str) -> tuple[Any, dict[s
 
 def _write(path: Path, option: str, text: str, report: Any) -> None:
     require_writable(path, option, [part.split.annotations for part in report.parts])
-    with write_or_fail(path, option) as partial:
-        partial.write_text(text, encoding='utf-8', errors='backslashreplace')
+    write_file(path, text, option)
     print(f'{printable(str(path))}: written')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ghost_det.data.findings import printable
 from ghost_det.errors import UserError
-from ghost_det.utils.files import require_writable, write_or_fail
+from ghost_det.utils.files import require_writable, write_file
 from ghost_det.utils.system import require_torch
 
 from ._options import COUNT, known_source
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder of images')
     parser.add_argument('--model', default='ghostnet_1x', metavar='NAME', help='default: %(default)s')
     source = "weights: 'published' (default), 'none', a file, a URL or ghost://NAME"
@@ -34,7 +33,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Classify the images of the command line; exit code 1 if some could not be classified."""
     require_torch('ghost-det classify')
     from ghost_det.utils.images import find_images
     from ghost_det.weights.imagenet import class_names
@@ -42,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     names = class_names(args.pretrained)
     if args.topk > len(names):
         raise UserError(f'--topk {args.topk}: expected 1 to {len(names)}')
-    images = find_images(args.images, skip=lambda path: False)
+    images = find_images(args.images)
     if args.json:
         require_writable(args.json, '--json', images)
     if args.pretrained != 'published':
@@ -62,8 +60,7 @@ def run(args: argparse.Namespace) -> None:
         print(printable(str(path)))
         print('\n'.join(f'{each["probability"]:8.1%}  {each["name"]}' for each in predictions), flush=True)
     if args.json:
-        with write_or_fail(args.json, '--json') as partial:
-            partial.write_text(json.dumps(found, indent=1, allow_nan=False))
+        write_file(args.json, json.dumps(found, indent=1, allow_nan=False), '--json')
     sys.exit(1 if found['errors'] else 0)
 
 

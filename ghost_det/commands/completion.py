@@ -15,7 +15,6 @@ _FUNCTION = '_ghost_det_configs'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = '\n'.join(f'  {COMMAND} completion {shell:<5}> {file}' for shell, file in _FILES.items())
     parser.add_argument('shell', metavar='SHELL', choices=list(_FILES), help='bash, zsh or fish')

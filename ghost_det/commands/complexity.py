@@ -6,13 +6,11 @@ from ._options import CONFIG, SIZE
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     parser.add_argument('--size', **SIZE, help="input size (default: the config's)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the counts of each part."""
     from ghost_det.config.load import load_config
     from ghost_det.config.query import input_size
     from ghost_det.engine.messages import BUILDING, explain_errors

@@ -13,7 +13,6 @@ from ._options import register
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     name = 'show only this one, or inherit from it'
     parser.add_argument('name', nargs='?', metavar='NAME', choices=shipped.names(), help=name)
     parser.add_argument('-o', '--out', metavar='MINE.py', help='the config to write')
@@ -21,7 +20,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """List, show or write configs."""
     if args.out and not args.name:
         raise UserError(f'-o {args.out}: expected the NAME to inherit from: {", ".join(shipped.names())}')
     if not args.out:

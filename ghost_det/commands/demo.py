@@ -10,7 +10,6 @@ from ._options import COUNT, MODEL, open_detector, pair_models, port
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG CHECKPOINT.pth...'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=f'{MODEL}; several can be compared')
     host = (

@@ -15,7 +15,6 @@ from ._options import COUNT, FOLDER, MODEL, add_tiles, fraction, open_detector
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.usage = '%(prog)s [options] MODEL|CONFIG CHECKPOINT.pth SOURCE... -o FOLDER'
     parser.add_argument('model', metavar='MODEL', help=MODEL)
     source = 'image, folder of images, video, or number of a camera'
@@ -30,14 +29,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Detect as the command line says; exit code 1 if some images failed."""
-    if args.model.endswith(('.xml', '.onnx', '.ncnn')):
-        os.environ[RUNTIME] = '1'  # child processes need no torch either
     checkpoint, sources = None, args.sources
     if is_config(args.model):
         checkpoint, *sources = sources
         if not sources:
             raise UserError(f'{args.model}: a config must be followed by its checkpoint, then by images')
+    else:
+        os.environ[RUNTIME] = '1'  # child processes need no torch either
     from ghost_det.deploy.detect import detect_files
     from ghost_det.deploy.tiles import tiled
 

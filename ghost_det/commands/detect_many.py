@@ -15,7 +15,6 @@ from ._options import COUNT, add_tiles, fraction
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('model', metavar='MODEL', help='exported detector (.xml, .onnx or .ncnn)')
     source = 'folder or bucket (s3://NAME/PREFIX) of images, or a list of paths (.txt or Parquet)'
     parser.add_argument('source', metavar='SOURCE', help=source)
@@ -36,7 +35,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Detect as the command line says; exit code 1 if some images failed."""
     # No torch here and in the workers, and no usage statistics; set before Ray is imported.
     os.environ[RUNTIME] = '1'
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')

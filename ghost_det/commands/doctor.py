@@ -57,7 +57,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what is found; exit code 1 if there are problems."""
     problems = 0
     for what, fix in examine():
         if fix is None:

@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from ._options import FOLDER
+from ._options import FOLDER, fraction
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     results = 'COCO results, as written by ghost-det test --out FILE.json'
     parser.add_argument('results', type=Path, metavar='RESULTS', help=results)
     parser.add_argument('annotations', type=Path, metavar='ANN', help='COCO annotations')
@@ -15,11 +14,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write figures and analysis as JSON')
     parser.add_argument('--out-dir', **FOLDER, help='draw curves, confusion matrix and errors')
     score = 'minimum score in the confusion matrix (default: %(default)s)'
-    parser.add_argument('--score', type=float, default=0.3, help=score)
+    parser.add_argument('--score', type=fraction, default=0.3, help=score)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate as the command line says."""
     from ghost_det.evaluation.results import evaluate_saved
 
     places = (args.json, args.out_dir)

@@ -7,7 +7,6 @@ from . import _options as options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=options.TRAINED_CONFIG)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=options.CHECKPOINT)
     out = 'NAME.onnx, NAME.xml for OpenVINO, or NAME.ncnn (default: an .xml next to the checkpoint)'
@@ -27,7 +26,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export as the command line says."""
     import torch
 
     from ghost_det.errors import UserError

@@ -23,7 +23,6 @@ def base_url(text: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('--root', **FOLDER, default=Path('data/coco'), help='default: %(default)s')
     what = parser.add_mutually_exclusive_group()
     subset = 'download only N training and N/5 validation images, into ROOT-subset-N'
@@ -39,7 +38,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Download or verify as the command line says; exit code 1 if a verified copy is not intact."""
     from ghost_det.data.coco import prepare, subset, verify
 
     root = args.root.expanduser()

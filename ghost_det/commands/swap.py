@@ -9,7 +9,6 @@ from ._options import CONFIG, SETTINGS, SIZE, known_source, positive_float
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     parser.add_argument('-o', '--out', metavar='MINE.py', help='the config to write (default: none)')
     backbone = 'the new backbone, for example GhostNet:1.3 (default: %(default)s)'
@@ -28,11 +27,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Swap as the command line says."""
     from ghost_det.config.query import get_path, input_size
     from ghost_det.models import NETWORKS
-    from ghost_det.swap.family import family_table
-    from ghost_det.swap.swap import parse_backbone, swap
+    from ghost_det.swap.swap import family_table, parse_backbone, swap
     from ghost_det.swap.weights import keep_weights, write_weights
 
     if args.keep_weights and not args.out:

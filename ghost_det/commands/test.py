@@ -8,7 +8,6 @@ from ._options import CHECKPOINT, TRAINED_CONFIG, add_run_options, load_data, re
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=TRAINED_CONFIG)
     checkpoint = f'{CHECKPOINT}, or an exported detector (.xml, .onnx or .ncnn)'
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help=checkpoint)
@@ -23,7 +22,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate as the command line says."""
     read_launcher(args)
     if args.checkpoint.endswith(('.xml', '.onnx', '.ncnn')):
         _test_exported(args)

@@ -6,7 +6,6 @@ from ._options import CONFIG, COUNT, add_run_options, known_source, load_data, r
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     parser.add_argument('config', metavar='CONFIG', help=CONFIG)
     add_run_options(parser)
     parser.add_argument('--epochs', **COUNT, help='number of epochs; the schedule is scaled to it')
@@ -24,7 +23,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train as the command line says."""
     read_launcher(args)
     from ghost_det.engine.train import train
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     command = _add(commands, 'redundancy', _redundancy, 'Draw similar feature maps of a layer')
@@ -58,7 +57,6 @@ def _add(commands: Any, name: str, work: Any, what: str) -> argparse.ArgumentPar
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw what the command line asks for."""
     from ghost_det.visualization import open_network, save_figure
 
     from .classify import read_rgb

@@ -9,7 +9,6 @@ from ._options import add_command
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     add_command(commands, 'list', _list, 'List the published ImageNet weights')
     command = add_command(commands, 'show', _show, 'Show details of published weights')
@@ -29,7 +28,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the subcommand of the command line."""
     require_torch('ghost-det weights')
     args.work(args)
 

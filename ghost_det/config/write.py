@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import write_or_fail
+from ghost_det.utils.files import write_file
 
 from . import shipped as own
 from .load import is_inheritable, load_config, name_of
@@ -65,8 +65,7 @@ def write_child(out: str | Path, base: str, cfg: Any, comment: str = '', force: 
     for name, value in changes(parent.to_dict(), cfg.to_dict()).items():
         lines.append(f'{name} = {_source(value, 0, len(name) + 3)}')
     text = '\n'.join(lines) + '\n'
-    with write_or_fail(out, '-o') as partial:
-        partial.write_text(text, encoding='utf-8')
+    write_file(out, text, '-o')
     return text
 
 

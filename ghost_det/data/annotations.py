@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import read_json
+from ghost_det.utils.files import explain_os_error, read_json
 
 from .entries import (
     FIELDS,
@@ -65,10 +65,8 @@ class Survey(NamedTuple):
 
 def survey(path: Path) -> Survey:
     """Read an annotation file, once while it stays the same; its content, maybe gigabytes, is not kept."""
-    try:
+    with explain_os_error(path, 'read'):
         state = path.stat()
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
     return _survey(path, (state.st_mtime_ns, state.st_size, state.st_ino))
 
 

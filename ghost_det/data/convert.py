@@ -16,10 +16,9 @@ from typing import Any
 from PIL import Image
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import decode
+from ghost_det.utils.files import build_once, cache_root, decode
 from ghost_det.utils.images import visible
 
-from .cache import build_once, cache_root
 from .image_facts import header
 
 VERSION = 7  # part of the cache folder's name: raise it with any change to what is written

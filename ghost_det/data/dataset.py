@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ghost_det.utils.files import atomic
 from ghost_det.utils.text import plural
 
 from .annotations import FIXED, complete_boxes, has_byte_order_mark, read_annotations, refuse_faults, survey
-from .layouts import Given, Split, find_images, locate, no_annotations
+from .layouts import Split, find_images, locate, no_annotations
 from .quick_check import quick_check
 from .table import left_out, reasons
 
@@ -25,16 +25,9 @@ class DetectionData:
 
     train: Split | None
     val: Split
-    classes: tuple[str, ...] = ()  # in the order of their labels; empty before `with_classes`
+    classes: tuple[str, ...]  # in the order of their labels
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # how its splits were chosen
-
-    def with_classes(self, classes: Sequence[str] | None = None) -> DetectionData:
-        """Return it with the classes of train, or, without train, with those of a trained detector."""
-        train = None if classes else self.train
-        names = class_names(train.annotations) if train else tuple(classes or ())
-        _check_same_classes(names, self.val.annotations)
-        return replace(self, train=train, classes=names)
 
 
 def find_data(
@@ -54,14 +47,7 @@ def find_data(
     """
     given = {'train': (train_ann, train_images), 'val': (val_ann, val_images)}
     names = ('val',) if classes else ('train', 'val')
-    return find_splits(folder, given, names, val_share).with_classes(classes)
-
-
-def find_splits(
-    folder: str | Path | None, given: Given, names: Sequence[str], share: float | None = None
-) -> DetectionData:
-    """Find the splits of these names and check them; see `find_data`."""
-    root, parts, notes = locate(folder, given, share)
+    root, parts, notes = locate(folder, given, val_share)
     splits = {}
     for name in (name for name in names if name in parts):
         path, images = parts[name]
@@ -70,7 +56,10 @@ def find_splits(
     for name in names:
         if name not in splits:
             raise no_annotations(name, root, [*parts])
-    return DetectionData(splits.get('train'), splits['val'], warnings=tuple(warnings), notes=tuple(notes))
+    train, val = splits.get('train'), splits['val']
+    labels = class_names(train.annotations) if train else tuple(classes or ())
+    _check_same_classes(labels, val.annotations)
+    return DetectionData(train, val, labels, tuple(warnings), tuple(notes))
 
 
 def class_names(annotations: Path) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -64,8 +64,3 @@ def ranked(findings: Iterable[Finding]) -> list[Finding]:
     """Return findings with the most severe first, otherwise in the order of `KINDS`."""
     kinds = list(KINDS)
     return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), f.split))
-
-
-def of_severity(findings: Sequence[Finding], severity: str) -> list[Finding]:
-    """Return the findings of one severity."""
-    return [finding for finding in findings if finding.severity == severity]

@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .cache import build_once, cache_root
+from ghost_det.utils.files import build_once, cache_root
+
 from .scene import SHAPES, draw_picture
 
 # Part of the cache folder's name: raise it with any change to a pixel or a box, or old caches live on.

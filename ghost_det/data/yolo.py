@@ -12,7 +12,7 @@ import yaml
 
 from ghost_det.errors import UserError
 from ghost_det.utils.files import decode
-from ghost_det.utils.images import SUFFIXES, visible
+from ghost_det.utils.images import images_in, visible
 
 from .convert import WORDS, Layout, Pair, Read, choose_splits, read_list
 
@@ -98,7 +98,7 @@ def _find_place(file: Path, word: str, path: Any, place: Any) -> Path:
 def _images_of(file: Path, place: Path) -> list[Path]:
     """Return the images in a folder, or of a list, whose paths start from its own folder or the yaml's."""
     if place.is_dir():
-        return [path for path in visible(place, '**/*') if path.suffix.lower() in SUFFIXES]
+        return images_in(place)
     images = []
     for line in read_list(place):
         paths = [Path(os.path.normpath(folder / line)) for folder in (place.parent, file.parent)]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from ghost_det.deploy.detect import Results
 from ghost_det.deploy.detector import Detections
 from ghost_det.deploy.draw import draw
 from ghost_det.errors import UserError
@@ -86,10 +87,6 @@ def to_html(result: ImageResult, least: float) -> str:
 
 def to_json(result: ImageResult, least: float) -> dict[str, Any]:
     """Return the detections as ``ghost-det detect --json`` does."""
-    height, width = result.size
-    return {
-        'model': result.model,
-        'categories': [{'id': label + 1, 'name': name} for label, name in enumerate(result.classes)],
-        'images': [{'id': 1, 'file_name': result.path.name, 'height': height, 'width': width}],
-        'results': result.above(least).to_coco(1, range(1, len(result.classes) + 1)),
-    }
+    results = Results(result.model, result.classes)
+    results.add(result.path.name, result.size, result.above(least))
+    return results.content

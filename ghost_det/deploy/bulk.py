@@ -29,7 +29,7 @@ import ray
 from tqdm import tqdm
 
 from ghost_det import __version__
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 from ghost_det.utils.files import PARTIAL, require_folder
 from ghost_det.utils.system import RUNTIME, cores
 from ghost_det.utils.text import plural
@@ -37,7 +37,7 @@ from ghost_det.utils.text import plural
 from .backends import model_files
 from .detect import find_each, read_each, say
 from .detector import AnyDetector, Detector
-from .stores import Store, brief, is_uri, list_images, locate, read_anywhere
+from .stores import Store, is_uri, list_images, locate, read_anywhere
 from .tiles import OVERLAP, tiled
 
 MANIFEST = 'manifest.json'
@@ -99,23 +99,18 @@ def open_detector(job: Job) -> AnyDetector:
 def detect_shard(shard: int, paths: list[str], job: Job) -> tuple[int, list[str]]:
     """Write the part of a shard, and return its number of images and some of their errors."""
     cv2.setNumThreads(1)
-    rows = detect_rows(open_detector(job), paths, job.batch, _READERS * job.threads)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression='zstd')
-    job.store.write(part_name(shard), sink.getvalue())
-    return len(rows), [row['error'] for row in rows if 'error' in row][:3]
-
-
-def detect_rows(detector: AnyDetector, paths: list[str], batch: int, threads: int) -> list[dict[str, Any]]:
-    """Return a row of `SCHEMA` for each image, in order."""
+    images = read_each(read_anywhere, paths, _READERS * job.threads)
     rows: list[dict[str, Any]] = []
-    for path, image, found in find_each(detector, read_each(read_anywhere, paths, threads), batch):
+    for path, image, found in find_each(open_detector(job), images, job.batch):
         if isinstance(found, UserError):
             rows.append(dict(path=path, boxes=[], scores=[], labels=[], error=str(found)))
         else:
             columns = {key: getattr(found, key).tolist() for key in ('boxes', 'scores', 'labels')}
             rows.append(dict(path=path, height=image.shape[0], width=image.shape[1], **columns))
-    return rows
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression='zstd')
+    job.store.write(part_name(shard), sink.getvalue())
+    return len(rows), [row['error'] for row in rows if 'error' in row][:3]
 
 
 def detect_many(
@@ -193,8 +188,8 @@ def _claim(store: Store, expected: dict[str, Any], shard: int | None, usual: int
         content = {**expected, 'shard': shard or usual, 'ghost_det_version': __version__}
         store.write(MANIFEST, json.dumps(content, indent=1).encode())
         return shard or usual
-    with locate(f'{store.root}/{MANIFEST}'):  # may be another program's
-        found = dict(json.loads(store.read(MANIFEST)))
+    with locate(f'{store.root}/{MANIFEST}') as (system, path), system.open_input_stream(path) as stream:
+        found = dict(json.loads(stream.read()))  # or an error, as it may be another program's
     for key, value in {**expected, 'shard': shard or found.get('shard')}.items():
         if found.get(key) != value:
             raise UserError(
@@ -229,7 +224,7 @@ def _start_ray(address: str | None, cpus: int) -> None:
             memory = 2**28  # for little but the model
             ray.init('local', num_cpus=cpus, object_store_memory=memory, include_dashboard=False, **quiet)
     except (OSError, OverflowError, ValueError) as error:
-        raise UserError(f'--address {address}: no Ray cluster to join: {brief(error)}') from None
+        raise UserError(f'--address {address}: no Ray cluster to join: {reason(error)}') from None
 
 
 def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
@@ -260,7 +255,7 @@ def _run(todo: dict[int, list[str]], job: Job, workers: int | None) -> None:
     except ray.exceptions.RayError as error:
         raise UserError(
             f'{_RETRIES + 1} workers crashed on the same shard: out of memory, or an image crashes the '
-            f'decoder. Finished shards are kept. Ray reports: {brief(error)}'
+            f'decoder. Finished shards are kept. Ray reports: {reason(error)}'
         ) from None
     seconds = time.perf_counter() - start
     say(f'{plural(total, "image")} in {seconds:.1f} s: {total / seconds:.1f} images/s')

@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ghost_det.errors import UserError, reason
-from ghost_det.utils.files import require_folder, require_writable
-from ghost_det.utils.images import Image, encode_image, find_images, picture_name, read_image, write_file
+from ghost_det.utils.files import require_folder, require_writable, write_file
+from ghost_det.utils.images import Image, encode_image, find_images, picture_name, read_image
 from ghost_det.utils.text import plural
 from ghost_det.utils.threads import ordered
 
@@ -56,10 +56,6 @@ class Results:
         say(f'error: {error}', sys.stderr)
         self.content['errors'].append({'file_name': name, 'error': str(error)})
 
-    def save(self, path: Path) -> None:
-        """Write the JSON file."""
-        write_file(path, json.dumps(self.content, allow_nan=False).encode())
-
 
 def detect_files(
     detector: AnyDetector,
@@ -79,11 +75,7 @@ def detect_files(
     if not json_file and not pictures:
         raise UserError('--no-pictures without --json: nothing would be written')
     videos = [source for source in dict.fromkeys(sources) if _is_video(source)]
-    inside = out.resolve()
-    images = find_images(
-        (Path(source) for source in sources if source not in videos),
-        skip=lambda path: path.resolve().is_relative_to(inside),
-    )
+    images = find_images((Path(source) for source in sources if source not in videos), out)
     root = os.path.commonpath([os.path.abspath(image.parent) for image in images]) if images else ''
     names = {image: os.path.relpath(image, root) for image in images}
     targets: dict[Path | str, Path] = {}
@@ -105,7 +97,7 @@ def detect_files(
             results.fail(source, error)
     seconds = time.perf_counter() - start
     if json_file:
-        results.save(out / RESULTS)
+        write_file(out / RESULTS, json.dumps(results.content, allow_nan=False))
     count, objects, failed = (len(results.content[key]) for key in ('images', 'results', 'errors'))
     say(
         f'{plural(count, "image")} in {seconds:.1f} s: {count / max(seconds, 1e-9):.1f} images/s with '

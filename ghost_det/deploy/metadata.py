@@ -79,14 +79,12 @@ class Metadata:
             values = {field.name: found[field.name] for field in fields(cls) if field.name in found}
             lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
             metadata = cls(**values | lists)
-            known = metadata.format != FORMAT or metadata._is_possible()
+            known = metadata.format == FORMAT and metadata._is_possible()
         except (ValueError, TypeError, RecursionError):
             known = False
         if not known:
-            raise UserError(f'{name}: has no valid {KEY} metadata: export it with ghost-det export')
-        if metadata.format != FORMAT:  # files of format 1 lose boxes where images leave padding
             raise UserError(
-                f'{name}: expected {KEY} metadata of format {FORMAT}, got {metadata.format}: export it again'
+                f'{name}: has no valid {KEY} metadata of format {FORMAT}: export it with ghost-det export'
             )
         return metadata
 

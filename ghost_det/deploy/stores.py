@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
-from ghost_det.errors import UserError
+from ghost_det.errors import UserError, reason
 from ghost_det.utils.files import atomic, decode
 from ghost_det.utils.images import (
     MAX_BYTES,
@@ -30,11 +30,6 @@ from ghost_det.utils.images import (
 def is_uri(name: str) -> bool:
     """Return whether a file is not in this machine's own file system."""
     return '://' in name
-
-
-def brief(error: Exception) -> str:
-    """Return an error's text in one short line."""
-    return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 @functools.cache
@@ -62,7 +57,7 @@ def locate(name: str) -> Iterator[tuple[Any, str]]:
         else:
             yield fs.LocalFileSystem(), name
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f'{name}: cannot be used: {brief(error)}') from None
+        raise UserError(f'{name}: cannot be used: {reason(error)}') from None
 
 
 def read_anywhere(name: str) -> Image:
@@ -91,11 +86,6 @@ class Store:
         with locate(self.root) as (system, root):
             paths = [f'{root}/{name}' for name in names]
             return ds.dataset(paths, filesystem=system, format='parquet').to_table(**options)
-
-    def read(self, name: str) -> bytes:
-        """Return the content of a file."""
-        with locate(f'{self.root}/{name}') as (system, path), system.open_input_stream(path) as stream:
-            return bytes(stream.read())
 
     def write(self, name: str, content: Any) -> None:
         """Write a file, or replace it."""
@@ -141,10 +131,7 @@ def list_images(source: str, column: str, out: str) -> list[str]:
 
 def _find(system: Any, path: str, name: str, out: str) -> list[str]:
     if not is_uri(name):
-        inside, real = Path(out).resolve(), functools.cache(Path.resolve)
-        return list(
-            map(str, find_images([Path(name)], lambda file: real(file.parent).is_relative_to(inside)))
-        )
+        return list(map(str, find_images([Path(name)], Path(out))))
     infos = system.get_file_info(fs.FileSelector(path, recursive=True))
     files = sorted(each.path[len(path) :] for each in infos if each.type == fs.FileType.File)
     found = [f'{name}{file}' for file in files if file.lower().endswith(SUFFIXES) and not is_hidden(file)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import PARTIAL
+from ghost_det.utils.files import write_or_fail
 from ghost_det.utils.images import Image
 
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.ts', '.flv', '.ogv')
@@ -69,12 +68,8 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Image], None]]:
             frame = np.asarray(cv2.resize(frame, size), np.uint8)
         writer.write(frame)
 
-    partial = path.with_name(f'{PARTIAL}{os.getpid()}.mp4')  # OpenCV goes by the ending of the name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with write_or_fail(path) as partial:
         yield write
-        if writer:
-            writer.release()
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        if writer is None:
+            raise UserError(f'{path}: there was no frame to write')
+        writer.release()

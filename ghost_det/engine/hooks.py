@@ -59,7 +59,6 @@ class InterruptHook(Hook):
             os.write(2, f'{signal.Signals(number).name}: stopping after this step\n'.encode())
 
     def restore(self) -> None:
-        """Restore the handlers of the signals."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()

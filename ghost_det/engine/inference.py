@@ -7,7 +7,6 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from mmdet.evaluation import get_classes
 from mmdet.utils import get_test_pipeline_cfg
@@ -18,7 +17,8 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ghost_det.config.load import load_config
 from ghost_det.config.query import heads, set_num_classes
-from ghost_det.deploy.detector import Detections
+from ghost_det.deploy.detector import Detections, detections
+from ghost_det.deploy.letterbox import Placement
 from ghost_det.errors import UserError
 from ghost_det.models.fuse import optimize
 from ghost_det.swap.probe import build_detector
@@ -92,11 +92,8 @@ class TorchDetector:
         self._config = config
         self._least = score_threshold
 
-    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
-        """See `ghost_det.deploy.Detector`."""
-        if isinstance(images, np.ndarray):
-            return next(self.stream([images]))
-        return list(self.stream(images))
+    def __call__(self, image: Image) -> Detections:
+        return next(self.stream([image]))
 
     def stream(self, images: Iterable[Image], batch: int = 1) -> Iterator[Detections]:
         """See `ghost_det.deploy.Detector.stream`."""
@@ -126,8 +123,6 @@ class TorchDetector:
         found = sample.pred_instances.cpu().numpy()
         if 'bboxes' not in found:
             raise UserError(f'{self._config}: the model is not a box detector')
-        limit = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
-        boxes = np.clip(found.bboxes.astype(np.float32), 0, limit)
-        kept = (found.scores >= self._least) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        scores, labels = found.scores[kept], found.labels[kept]
-        return Detections(boxes[kept], scores.astype(np.float32), labels.astype(np.int64))
+        height, width = image.shape[:2]
+        at = Placement(width, height, width, height)
+        return detections(found.bboxes, found.scores, found.labels, at, self._least)

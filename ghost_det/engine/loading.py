@@ -13,7 +13,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_reader
 
-from ghost_det.weights.checkpoint import load_checkpoint, read_url, read_weights
+from ghost_det.weights.checkpoint import load_checkpoint, read_weights
+from ghost_det.weights.download import fetch_url
 
 
 @contextlib.contextmanager
@@ -30,9 +31,10 @@ def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[Non
         return given.pop(filename, None) or load_checkpoint(filename, map_location)
 
     ours = SimpleNamespace(**{**vars(torch), 'load': _read_safely})  # as its other loaders call torch.load
+    readers: dict[str, Any] = dict(torch=ours, load_url=lambda url, **_: read_weights(url, fetch_url(url)))
     schemes = {**CheckpointLoader._schemes, '': load_from_local}
     with (
-        mock.patch.multiple(mmengine_reader, torch=ours, load_url=lambda url, **_: read_url(url)),
+        mock.patch.multiple(mmengine_reader, **readers),
         mock.patch.object(CheckpointLoader, '_schemes', schemes),
     ):
         yield

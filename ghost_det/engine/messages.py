@@ -25,7 +25,6 @@ class NamedCompose(Compose):
     """mmengine's ``Compose``, whose errors name the image and the transform."""
 
     def __call__(self, data: Any) -> Any:
-        """Apply the transforms one after the other."""
         path = data.get('img_path') or 'an image'
         for transform in self.transforms:
             try:

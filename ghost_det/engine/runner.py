@@ -63,11 +63,6 @@ class Bf16OptimWrapper(OptimWrapper):
             yield
 
 
-def is_no_listing(record: logging.LogRecord) -> bool:
-    """Return whether the console shows a message."""
-    return not LISTINGS.match(record.getMessage())
-
-
 class GhostRunner(Runner):
     """mmengine's runner with our hooks and loops.
 
@@ -128,7 +123,7 @@ class GhostRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(is_no_listing)
+                handler.addFilter(lambda record: not LISTINGS.match(record.getMessage()))
         return logger
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:

@@ -107,9 +107,7 @@ def _require_data(cfg: Any, config: str, splits: tuple[str, ...]) -> None:
             '  --data FOLDER       your own data in COCO format\n'
             '  --cfg-options train_dataloader.dataset.data_root=FOLDER/ ..., or COCO 2017 in data/coco/'
         )
-    for warning in check_configured(cfg, splits)[:5]:
-        if is_rank_zero():
-            print(f'warning: {warning.line()}')
+    _announce(*(f'warning: {finding.line()}' for finding in check_configured(cfg, splits)[:5]))
 
 
 def train(config: str, data: DetectionData | None = None, resume: str | None = None, **settings: Any) -> Any:

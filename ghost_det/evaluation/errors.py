@@ -6,9 +6,10 @@ section 2. Where the paper leaves the order open, that of its authors' program (
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ def matched_images(
         return [api.annToRLE(each) if iou_type == 'segm' else each['bbox'] for each in entries]
 
     for image in sorted(api.imgs):
-        kept = _within_limit(found[image])
+        ranks = defaultdict[int, Any](count)  # of the next detection, by class
+        kept = [each for each in found[image] if next(ranks[each['category_id']]) < LIMIT]
         own, true, regions = labels_of(kept), labels_of(boxes[image]), labels_of(crowds[image])
         shapes = shapes_of(kept)
         overlaps = _overlaps(shapes, shapes_of(boxes[image]), False)
@@ -127,17 +129,6 @@ def matched_images(
         in_crowd = (inside & (own[:, None] == regions)).any(axis=1) & (match < 0)
         scores = np.array([each['score'] for each in kept])
         yield MatchedImage(image, own, scores, true, overlaps, in_crowd, match)
-
-
-def _within_limit(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first 100 detections of each class."""
-    seen: Counter[int] = Counter()
-    kept = []
-    for each in detections:
-        seen[each['category_id']] += 1
-        if seen[each['category_id']] <= LIMIT:
-            kept.append(each)
-    return kept
 
 
 def _overlaps(found: list[Any], true: list[Any], crowd: bool) -> Array:

@@ -23,9 +23,7 @@ def draw_all(evaluation: Evaluation, analysis: Analysis, folder: Path) -> dict[s
     suffix = '' if evaluation.iou_type == 'bbox' else f'_{evaluation.iou_type}'
     figures = plot_pr_curves(evaluation), plot_confusion(analysis), plot_errors(analysis)
     names = [f'{name}{suffix}' for name in ('pr_curves', 'confusion', 'errors')]
-    for name, figure in zip(names, figures):
-        save_figure(figure, folder / f'{name}.png')
-    return {name: folder / f'{name}.png' for name in names}
+    return {name: save_figure(figure, folder / f'{name}.png') for name, figure in zip(names, figures)}
 
 
 def plot_pr_curves(evaluation: Evaluation) -> Figure:

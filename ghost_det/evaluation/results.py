@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from ghost_det import __version__
 from ghost_det.data.annotations import complete_boxes, read_annotations
 from ghost_det.errors import UserError
-from ghost_det.utils.files import read_json, require_folder, require_writable, sha256, write_or_fail
+from ghost_det.utils.files import read_json, require_folder, require_writable, sha256, write_file
 from ghost_det.utils.system import versions
 
 from .coco import UNDEFINED, Evaluation, IouType, evaluate
@@ -45,8 +44,6 @@ def evaluate_saved(
     The figures are those of the run that saved them, to the last digit. Detections from ``score`` on count in
     the confusion matrix; ``json_file`` is for other programs, ``folder`` for pictures.
     """
-    if not math.isfinite(score):
-        raise UserError(f'--score {score}: expected a number')
     if json_file is not None:
         require_writable(json_file, '--json', (results, annotations))
     if folder is not None:
@@ -85,8 +82,8 @@ def read_truth(path: Path, iou_type: IouType = 'bbox') -> dict[str, Any]:
 
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
     """Write detections in COCO's results format, without rounding."""
-    with write_or_fail(path) as partial, partial.open('w') as file:
-        json.dump([{key: result[key] for key in FIELDS if key in result} for result in results], file)
+    content = [{key: result[key] for key in FIELDS if key in result} for result in results]
+    write_file(path, json.dumps(content))
 
 
 def read_results(path: Path, truth: dict[str, Any], iou_type: IouType = 'bbox') -> list[dict[str, Any]]:
@@ -199,5 +196,4 @@ def _file(path: Path | None) -> dict[str, str] | None:
 
 def write_summary(path: Path, content: dict[str, Any]) -> None:
     """Write plain data, as of `summary`, as strict JSON."""
-    with write_or_fail(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n')
+    write_file(path, json.dumps(content, indent=1, allow_nan=False) + '\n')

@@ -11,7 +11,6 @@ from ghost_det.config.load import load_config
 from ghost_det.config.query import innermost
 from ghost_det.data.dataset import DetectionData, missing_data
 from ghost_det.deploy.detector import AnyDetector, Detections, Detector
-from ghost_det.deploy.metadata import Metadata
 from ghost_det.engine.inference import TorchDetector
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import evaluate
@@ -97,7 +96,8 @@ def evaluate_file(
         raise UserError(f'--out: expected a .json file, for COCO results, got {out}')
     require_writable(results, '--out', (Path(model),))
     detector = Detector(model)
-    weights = _exported_from(Path(model), detector.metadata)
+    near = (path for path in Path(model).parent.glob('*.pth') if path.is_file())
+    weights = next((path for path in near if sha256(path) == detector.metadata.checkpoint_sha256), None)
     truth = GroundTruth.of(load_config(config, options), data, detector.classes)
     if truth is None:
         raise UserError(f'{config}: its data is not on this machine: use --data FOLDER (or --data sample)')
@@ -115,9 +115,3 @@ def evaluate_file(
     line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch'
     far = abs(figure - reference) > FAR
     yield f'warning: {line}: over {FAR} apart; --dynamic pads as mmdet does' if far else line
-
-
-def _exported_from(model: Path, metadata: Metadata) -> Path | None:
-    """Return the checkpoint in the file's folder that it was exported from, if it is there."""
-    files = (path for path in model.parent.glob('*.pth') if path.is_file())
-    return next((path for path in files if sha256(path) == metadata.checkpoint_sha256), None)

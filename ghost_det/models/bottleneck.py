@@ -70,8 +70,7 @@ class GhostBottleneck(nn.Module):
             out = self.depthwise(out)
         if self.se is not None:
             out = self.se(out)
-        out = self.ghost2(out) + self.shortcut(x)
-        return out
+        return self.ghost2(out) + self.shortcut(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's features, which the backward pass recomputes if ``with_cp``."""

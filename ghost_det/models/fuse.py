@@ -151,7 +151,9 @@ class SplitBottleneck(nn.Module):
         self.ghost1: Any = first
         self.shrink = nn.ModuleList()
         if block.stride > 1:
-            self.shrink = _split_depthwise(block.conv_dw, self.parts)
+            conv: Any = block.conv_dw
+            halves = (torch.split(conv.weight, self.parts), torch.split(conv.bias, self.parts))
+            self.shrink = nn.ModuleList(_part_of(conv, w, b, groups=len(w)) for w, b in zip(*halves))
         self.se = block.se
         self.oup: int = second.oup
         self.primary = SplitConv(second.primary_conv[0], self.parts)
@@ -208,8 +210,3 @@ def _part_of(conv: Any, weight: Tensor, bias: Tensor | None, groups: int = 1) ->
     part.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     part.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
     return part
-
-
-def _split_depthwise(conv: Any, parts: Sequence[int]) -> nn.ModuleList:
-    weights, biases = (torch.split(values, list(parts)) for values in (conv.weight, conv.bias))
-    return nn.ModuleList(_part_of(conv, *part, groups=len(part[0])) for part in zip(weights, biases))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .ghost_module import BATCH_NORMS, ActLayer, GhostModule, NormLayer, check_ghosts, same_conv
 
@@ -37,13 +38,10 @@ def _folded(kernel: Tensor, bn: nn.Module) -> tuple[Tensor, Tensor]:
             f'switch_to_deploy: {type(bn).__name__} cannot be folded into a convolution; '
             'BN and SyncBN with running statistics can'
         )
-    mean, variance = bn.running_mean.double(), bn.running_var.double()  # type: ignore[union-attr]
-    scale = (variance + bn.eps).rsqrt()
-    offset = -mean * scale
-    if bn.affine:
-        scale = scale * bn.weight.double()
-        offset = bn.bias.double() - mean * scale
-    return kernel.double() * scale.reshape(-1, 1, 1, 1), offset
+    tensors = bn.running_mean, bn.running_var, bn.weight, bn.bias  # the last two may be None
+    doubles: list[Any] = [None if each is None else each.double() for each in tensors]
+    mean, variance, scale, offset = doubles
+    return fuse_conv_bn_weights(kernel.double(), None, mean, variance, bn.eps, scale, offset)
 
 
 @torch.no_grad()

@@ -41,9 +41,10 @@ def select(
     """Return what mmdet's ``filter_scores_and_topk`` does, without sorting the scores that it then drops.
 
     Equal scores ``(n, classes)`` at the cut are taken in order; mmdet leaves that to ``torch.sort``, which is
-    not stable on a CPU. On other devices, and without a limit, mmdet's own function is called.
+    not stable on a CPU. On other devices, without a limit, and for results that are not a dictionary, as none
+    of mmdet's heads has, mmdet's own function is called.
     """
-    if topk < 1 or scores.device.type != 'cpu':
+    if topk < 1 or scores.device.type != 'cpu' or not isinstance(results, dict | None):
         return original(scores, score_thr, topk, results)
     # The best scores of `topk` rows are `topk` scores: rows below all of them cannot contribute.
     rows, _ = _above(scores.amax(1), score_thr, topk)
@@ -52,13 +53,7 @@ def select(
     found = found[order[:topk]]
     classes = scores.shape[1]
     rows, labels = rows[found // classes], found % classes
-    if isinstance(results, dict):
-        results = {key: value[rows] for key, value in results.items()}
-    elif isinstance(results, list):
-        results = [value[rows] for value in results]
-    elif results is not None:
-        results = results[rows]
-    return values[:topk], labels, rows, results
+    return values[:topk], labels, rows, results and {key: value[rows] for key, value in results.items()}
 
 
 def _above(values: Tensor, threshold: float, topk: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 from ghost_det.errors import UserError
 from ghost_det.evaluation.coco import FIGURES
 from ghost_det.evaluation.results import SCHEMA
-from ghost_det.utils.files import read_json, require_writable, write_or_fail
+from ghost_det.utils.files import read_json, require_writable, write_file
 from ghost_det.utils.html import page
 from ghost_det.utils.plots import png
 from ghost_det.utils.text import cut, table
@@ -66,8 +66,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> Iterator[str]:
         picture = png(plot_curves(curves)) if any(curves.values()) else None
         found = {'names': names, 'tables': tables, 'notes': notes, 'curves': picture}
         text = page('reports/templates/comparison.html.j2', title=' vs. '.join(names), **found)
-        with write_or_fail(out, '-o') as partial:
-            partial.write_text(text, encoding='utf-8')
+        write_file(out, text, '-o')
         yield f'{"page":<11}{out}'
 
 

@@ -15,6 +15,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from ghost_det.data.annotations import survey
 from ghost_det.data.checks.config import config_splits
+from ghost_det.errors import reason
 from ghost_det.evaluation.errors import Analysis
 from ghost_det.evaluation.metric import FullCocoMetric
 from ghost_det.evaluation.results import summary
@@ -57,8 +58,7 @@ def attempt(runner: Any, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-        runner.logger.warning(f'{name} could not be written: {reason}')
+        runner.logger.warning(f'{name} could not be written: {reason(error)}')
 
 
 def make_record(

@@ -5,7 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
@@ -16,8 +15,8 @@ from ghost_det.evaluation.metric import full_metric
 from ghost_det.evaluation.plots import draw_all
 from ghost_det.evaluation.results import summary, write_results, write_summary
 from ghost_det.evaluation.tables import error_table
+from ghost_det.utils.files import write_file
 from ghost_det.utils.html import page
-from ghost_det.utils.images import write_file
 from ghost_det.utils.plots import save_figure
 from ghost_det.utils.system import command
 
@@ -54,7 +53,7 @@ def report_training(runner: Any, seconds: dict[str, float]) -> None:
     shown: dict[str, Any] = {}
     with attempt(runner, 'curves'):
         curves = plot_curves({work_dir.resolve().name: make_curves(runner)})
-        shown['curves'] = _save(curves, work_dir / 'curves.png')
+        shown['curves'] = save_figure(curves, work_dir / 'curves.png')
     analyses: dict[str, Analysis] = {}
     if metric is not None and metric.detections:
         with attempt(runner, 'analysis'):
@@ -62,12 +61,12 @@ def report_training(runner: Any, seconds: dict[str, float]) -> None:
     pictures = {name: path.read_bytes() for name, path in shown.items()}
     with attempt(runner, 'commands'):
         text = '\n'.join(f'# {name}\n{line}\n' for name, line in commands.items())
-        shown['commands'] = _write(work_dir / 'commands.txt', text)
+        shown['commands'] = write_file(work_dir / 'commands.txt', text)
     if metric is None or metric.evaluations or not (work_dir / 'report.html').exists():
         with attempt(runner, 'report'):
             record = {**make_record(runner, metric, analyses, seconds), 'commands': commands}
             write_summary(work_dir / RECORD, record)
-            shown['report'] = _write(work_dir / 'report.html', render(record, pictures))
+            shown['report'] = write_file(work_dir / 'report.html', render(record, pictures))
     shown.update({name: commands[name] for name in ('evaluate', 'resume')})
     times = f'{seconds["train"] - seconds["evaluate"]:.0f} s training, {seconds["evaluate"]:.0f} s evaluation'
     runner.logger.info(f'Done: {times}{_lines(shown)}')
@@ -108,7 +107,7 @@ def report_test(
 
 def _analyse(metric: Any, dataset: Any, work_dir: Path, shown: dict[str, Any]) -> dict[str, Analysis]:
     """Return what is wrong with the detections of each metric, and add pictures of it to ``shown``."""
-    shown['detections'] = _save(plot_detections(metric, dataset), work_dir / 'detections.png')
+    shown['detections'] = save_figure(plot_detections(metric, dataset), work_dir / 'detections.png')
     analyses = {}
     for kind, detections in metric.detections.items():
         evaluation = metric.evaluations[kind]
@@ -135,16 +134,6 @@ def _commands(runner: Any) -> dict[str, str]:
 
 def _lines(shown: dict[str, Any]) -> str:
     return ''.join(f'\n  {name:<11}{value}' for name, value in shown.items())
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    save_figure(figure, path)
-    return path
-
-
-def _write(path: Path, text: str) -> Path:
-    write_file(path, text.encode())
-    return path
 
 
 def render(record: dict[str, Any], pictures: dict[str, bytes]) -> str:

@@ -26,6 +26,8 @@ from .channels import fit_levels, place_of, rewire
 from .probe import LARGEST, Map, count, probe_backbone, run_error
 from .settings import CAFFE, IMAGENET, fit_optimizer, forget_checkpoints, use_images
 
+TIMES = dict(GhostNet='1', GhostNetV2='1.2 to 1.6', GhostNetV3='1.3 to 1.5', RepGhostNet='0.7 to 0.9')
+"""CPU time relative to GhostNet's in torch, ONNX Runtime and OpenVINO: docs/results.md, The family."""
 _BATCH_NORMS = {'BN', 'BN2d', 'SyncBN', 'MMSyncBN'}
 
 
@@ -71,6 +73,17 @@ class Swap(NamedTuple):
         if None in counts['all']:
             text += '\n-: not counted, because it depends on the detections (proposals, queries)'
         return text
+
+
+def family_table(backbone: Mapping[str, Any], height: int, width: int) -> str:
+    """Return a table of all networks with the width and levels of ``backbone``, for an input in pixels."""
+    rows = []
+    for name in NETWORKS:
+        cfg = {'type': name, 'width': backbone['width'], 'out_indices': backbone['out_indices']}
+        params, macs = count({'backbone': cfg}, height, width)['backbone']
+        rows.append([name, f'{params / 1e6:.2f}', f'{(macs or 0) / 1e9:.2f}', TIMES[name]])
+    head = [f'at width {backbone["width"]:g}', 'parameters (M)', 'multiply-adds (G)', 'CPU time']
+    return f'{table(head, rows)}\nCPU time: relative to GhostNet, at width 1, measured in docs/results.md'
 
 
 def swap_backbone(
@@ -143,8 +156,6 @@ def _complete_settings(backbone: str | Mapping[str, Any], settings: dict[str, An
 
 
 def _swap(source: Any, name: str, settings: dict[str, Any], pretrained: str | None) -> Swap:
-    if not DefaultScope.check_instance_created('ghost_det'):
-        DefaultScope.get_instance('ghost_det', scope_name=source.get('default_scope', 'mmdet'))
     place = place_of(source.model)
     cfg = copy.deepcopy(source)
     detector, was = get_path(cfg, place), get_path(source, place)

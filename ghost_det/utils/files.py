@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ def kind_of_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def explain_os_error(name: object, what: str, advice: str = '') -> Iterator[None]:
+    """Raise an error of the file system as a `UserError`: ``name`` cannot be ``'read'`` or ``'written'``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f'{name}: cannot be {what} ({error.strerror or error}){advice}') from None
+
+
+@contextlib.contextmanager
 def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` at the end, or is removed after an error.
 
@@ -54,7 +63,8 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
     """
     path = path.resolve()  # write to the target of a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}')  # short, as names have a limit
+    unique = f'{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}'  # short, as names have a limit
+    partial = path.with_name(unique + path.suffix)  # by which some writers choose a format
     try:
         partial.touch()
         mode = partial.stat().st_mode  # some writers ignore the umask and make their files private
@@ -71,12 +81,17 @@ def atomic(path: Path, durable: bool = False) -> Iterator[Path]:
 @contextlib.contextmanager
 def write_or_fail(path: Path, option: str = '') -> Iterator[Path]:
     """Yield a path to write to, as `atomic` does; raise a `UserError` that names ``option`` if that fails."""
-    try:
-        with atomic(path) as partial:
-            yield partial
-    except OSError as error:
-        name = f'{option} {path}' if option else path
-        raise UserError(f'{name}: cannot be written ({error.strerror or error})') from None
+    with explain_os_error(f'{option} {path}'.strip(), 'written'), atomic(path) as partial:
+        yield partial
+
+
+def write_file(path: Path, content: str | bytes, option: str = '') -> Path:
+    """Write a file as `write_or_fail` does, text in UTF-8, and return its path."""
+    with write_or_fail(path, option) as partial:
+        partial.write_bytes(
+            content.encode(errors='backslashreplace') if isinstance(content, str) else content
+        )
+    return path
 
 
 @contextlib.contextmanager
@@ -95,6 +110,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir() or not any(folder.iterdir()):
                 raise
+
+
+def cache_root() -> Path:
+    """Return ``$GHOST_DET_CACHE``, else ``$XDG_CACHE_HOME/ghost_det``, else ``~/.cache/ghost_det``."""
+    caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(os.environ.get('GHOST_DET_CACHE') or f'{caches}/ghost_det').expanduser().absolute()
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, which ``build`` fills first if there is none; for several processes."""
+    if not folder.is_dir():
+        with explain_os_error(folder, 'written', '; set GHOST_DET_CACHE'), atomic_folder(folder) as built:
+            build(built)
+    return folder
 
 
 def sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ def page(template: str, **values: object) -> str:
     """Render a template, named by its path in the package.
 
     Templates extend ``utils/templates/page.html.j2`` and import ``utils/templates/parts.html.j2``. Values are
-    escaped; the filter ``picture`` turns the bytes of a PNG or JPEG file into a data URL.
+    escaped; the filter ``picture`` turns the bytes of a PNG file into a data URL.
     """
     loader = FileSystemLoader(Path(__file__).parents[1])
     environment = Environment(
@@ -26,9 +26,7 @@ def page(template: str, **values: object) -> str:
 
 
 def _picture(data: bytes) -> str:
-    """Return an image as a data URL."""
-    kind = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
-    return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+    return f'data:image/png;base64,{base64.b64encode(data).decode()}'
 
 
 def _number(value: float | None, form: str = '.3f') -> str:

@@ -1,10 +1,10 @@
-"""Images: found in folders, read as arrays, written."""
+"""Images: found in folders, read as arrays, encoded."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
 
-from .files import kind_of_file, write_or_fail
+from .files import explain_os_error, kind_of_file
 
 Image = NDArray[np.uint8]
 """``[height, width, 3]``, in OpenCV's order (BGR)."""
@@ -28,12 +28,7 @@ def is_hidden(path: str | PurePath) -> bool:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches a pattern in a folder and is not hidden, sorted.
-
-    ``**/NAME`` finds files at any depth, also behind links to folders.
-    """
-    if pattern.startswith('**/') and folder.is_dir():
-        return sorted(Path(path) for path in walk(folder) if fnmatchcase(path, f'*/{pattern[3:]}'))
+    """Return what matches a pattern in a folder and is not hidden, sorted."""
     return sorted(path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
 
 
@@ -45,11 +40,8 @@ def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
     here = os.path.realpath(folder)
     if here in above:
         return
-    try:
-        with os.scandir(folder) as listing:
-            entries = [entry for entry in listing if not is_hidden(entry.name)]
-    except OSError as error:
-        raise UserError(f'{folder}: cannot be read ({error.strerror})') from None
+    with explain_os_error(folder, 'read'), os.scandir(folder) as listing:
+        entries = [entry for entry in listing if not is_hidden(entry.name)]
     for entry in entries:
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             yield from walk(entry.path, (*above, here))
@@ -57,19 +49,26 @@ def walk(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[str]:
             yield entry.path
 
 
-def find_images(paths: Iterable[Path], skip: Callable[[Path], bool]) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """Return the images in a folder at any depth, sorted."""
+    return sorted(Path(name) for name in walk(folder) if name.lower().endswith(SUFFIXES))
+
+
+def find_images(paths: Iterable[Path], out: Path | None = None) -> list[Path]:
     """Return the given files, and the images in the given folders at any depth, sorted; each once.
 
-    In folders, images for which ``skip`` returns true are ignored, such as pictures of an earlier run.
+    In folders, images in ``out`` are ignored: they are pictures of an earlier run.
     """
+    inside, real = out and out.resolve(), functools.cache(Path.resolve)
     found: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f'{path}: no such file or folder')
         files = [path]
         if path.is_dir():
-            names = (name for name in walk(path) if name.lower().endswith(SUFFIXES))
-            files = sorted(file for file in map(Path, names) if not skip(file))
+            files = images_in(path)
+            if inside is not None:
+                files = [file for file in files if not real(file.parent).is_relative_to(inside)]
         if not files:
             raise UserError(f'{path}: no images in this folder; looked for {" ".join(SUFFIXES)}')
         for file in files:
@@ -81,10 +80,9 @@ def read_image(path: Path) -> Image:
     """Return an image as mmcv loads it: 8-bit BGR, turned by EXIF as OpenCV does, without transparency."""
     if not path.is_file():  # opening a pipe would block
         raise UserError(f'{path}: expected an image, got {kind_of_file(path)}')
-    try:
-        return decode_image(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+    with explain_os_error(path, 'read'):
+        content = path.read_bytes()
+    return decode_image(content, str(path))
 
 
 def decode_image(content: bytes, name: str) -> Image:
@@ -118,9 +116,3 @@ def encode_image(image: Image, suffix: str) -> bytes:
     if not encoded:
         raise UserError(f'{image.shape[1]} x {image.shape[0]} px is too large for {suffix}')
     return content.tobytes()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all."""
-    with write_or_fail(path) as partial:
-        partial.write_bytes(content)

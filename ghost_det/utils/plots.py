@@ -11,7 +11,7 @@ from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from .files import write_or_fail
+from .files import write_file
 from .text import cut
 
 MARKED = 20  # points up to which a curve has a mark at each
@@ -39,10 +39,9 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     return file.getvalue()
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Write a figure as a PNG file, completely or not at all."""
-    with write_or_fail(path) as partial:
-        partial.write_bytes(png(figure, dpi))
+def save_figure(figure: Figure, path: Path, dpi: int = 110) -> Path:
+    """Write a figure as a PNG file, completely or not at all, and return its path."""
+    return write_file(path, png(figure, dpi))
 
 
 def label(name: object, width: int = 20) -> str:

@@ -19,7 +19,7 @@ from ghost_det.engine.inference import array_pipeline, load_detector
 from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError, reason
 from ghost_det.models.ghost_module import BATCH_NORMS
-from ghost_det.weights.checkpoint import read_url
+from ghost_det.weights.download import locate
 from ghost_det.weights.imagenet import CLASSES, class_names, preprocess
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
@@ -110,13 +110,11 @@ def _of_torchvision(name: str, checkpoint: str | None, random: bool) -> nn.Modul
             f'{", ".join(CLASSIFIERS)}'
         )
     model: nn.Module = torchvision.models.get_model(name)
-    if checkpoint is None and not random:
-        url = torchvision.models.get_model_weights(name)['DEFAULT'].url
-        model.load_state_dict(read_url(url, check_hash=True))
-    if checkpoint:
-        tensors, _ = own_tensors(read_tensors(checkpoint), None, checkpoint)
+    if not random:
+        source = checkpoint or torchvision.models.get_model_weights(name)['DEFAULT'].url
+        tensors, _ = own_tensors(read_tensors(locate(source)), None, source)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise UserError(f'{checkpoint}: does not fit {name}: {reason(error)}') from None
+            raise UserError(f'{source}: does not fit {name}: {reason(error)}') from None
     return model

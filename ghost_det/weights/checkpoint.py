@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
 
-from ghost_det.errors import UserError, reason
+from ghost_det.errors import UserError
 from ghost_det.utils.text import plural
 
 from .pickles import SAFE_TORCH, plain_data, read_torch_file
@@ -58,22 +57,6 @@ def read_weights(name: str | Path, file: Any, map_location: Any = 'cpu') -> Any:
     if isinstance(content, dict) and isinstance(content.get('meta'), dict):
         content['meta'].pop('config', None)  # a config's text, which mmengine would run when it resumes
     return content
-
-
-def read_url(url: str, check_hash: bool = False) -> Any:
-    """Read a file through the cache of ``torch.hub``, but only weights and plain data.
-
-    ``check_hash`` compares a download with the hash in its name.
-    """
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(url).path).name)
-    digest = re.search(r'-([a-f0-9]*)\.', path.name) if check_hash else None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            torch.hub.download_url_to_file(url, str(path), digest and digest[1])
-    except (OSError, RuntimeError) as error:
-        raise UserError(f'{url} (to {path}): {reason(error)}') from None
-    return read_weights(url, path)
 
 
 def _load(name: str | Path, stream: Any, map_location: Any) -> Any:

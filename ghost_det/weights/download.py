@@ -107,10 +107,13 @@ def fetch_url(url: str, git_blob: str | None = None) -> Path:
 
 
 def _file_name(url: str) -> str:
-    """Name a URL's copy by its hash, as basenames repeat, and the harmless characters of its basename."""
-    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
-    name = re.sub(r'[^0-9A-Za-z.-]', '_', urlsplit(url).path.rpartition('/')[2])
-    return f'{digest}-{name[-100:]}'
+    """Name a URL's copy by the harmless characters of its basename, and its hash, as basenames repeat.
+
+    Names that end in a hash of their content, as torchvision's and mmdet's, are kept: torch has cached them.
+    """
+    name = re.sub(r'[^0-9A-Za-z.-]', '_', urlsplit(url).path.rpartition('/')[2])[-100:]
+    is_unique = re.search(r'-[0-9a-f]{8}\.pth$', name)
+    return name if is_unique else f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
 
 
 def check_format(path: Path, name: str) -> str:

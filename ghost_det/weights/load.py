@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import make_divisible
-from ghost_det.utils.files import sha256, write_or_fail
+from ghost_det.utils.files import explain_os_error, sha256, write_file
 
 from .catalog import VARIANTS, is_shipped
 from .checkpoint import differences, load_checkpoint
@@ -58,10 +58,8 @@ def _some(items: tuple[str, ...] | list[str], count: int = 3) -> str:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read the named tensors, only the weights, of a safetensors or torch file; code in it is never run."""
     path = Path(path).expanduser()
-    try:
+    with explain_os_error(path, 'read'):
         format = check_format(path, str(path)) if path.is_file() else None
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
     if format == 'safetensors':
         tensors: dict[str, Tensor] = load_file(path)
     else:
@@ -228,6 +226,5 @@ def extract_backbone(checkpoint: str | Path, out: str | Path, prefix: str = 'bac
     about = {'source': Path(checkpoint).name, 'format': 'pt'}
     if found := describe(own):
         about |= {'network': found[0], 'width': f'{found[1]:g}'}
-    with write_or_fail(out, '-o') as partial:
-        partial.write_bytes(save({key: value.contiguous().clone() for key, value in own.items()}, about))
+    write_file(out, save({key: value.contiguous().clone() for key, value in own.items()}, about), '-o')
     return own

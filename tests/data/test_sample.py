@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ghost_det.data.cache import cache_root
 from ghost_det.data.sample import VERSION, make_sample
 from ghost_det.data.scene import LONG_SIDE, SHAPES
 from ghost_det.errors import UserError
+from ghost_det.utils.files import cache_root
 
 SPLITS = {'train': 12, 'val': 8}
 

@@ -117,7 +117,7 @@ def test_other_arrays_are_refused(detector: Detector) -> None:
 @pytest.mark.parametrize('suffix', FORMATS)
 def test_damaged_files_are_refused_by_name(suffix: str, tmp_path: Path) -> None:
     bare = save(tmp_path / f'bare.{suffix}')
-    with pytest.raises(UserError, match=f'bare.{suffix}: has no valid ghost_det metadata'):
+    with pytest.raises(UserError, match=f'bare.{suffix}: has no valid ghost_det metadata of format 2'):
         Detector(bare)
     path = save(tmp_path / f'm.{suffix}', Metadata(**METADATA))
     for file in {path, path.with_suffix('.bin' if suffix == 'xml' else '.onnx')}:

@@ -275,6 +275,6 @@ def test_published_weights_are_the_default(monkeypatch: pytest.MonkeyPatch, tmp_
         raise OSError('no network')
 
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    monkeypatch.setattr('torch.hub.download_url_to_file', no_network)
+    monkeypatch.setattr('ghost_det.weights.download.http_get', no_network)
     with pytest.raises(UserError, match=r'resnet18-.*\.pth .*no network'):
         open_network('resnet18')

@@ -177,6 +177,8 @@ def test_every_url_has_a_file_of_its_own_in_one_folder(hub: Hub, path: str, tmp_
     got = fetch_url(hub.serve(path, UPSTREAMS))
     assert got != other and got.parent == other.parent == tmp_path / 'torch/hub/checkpoints'
     assert got.read_bytes() == UPSTREAMS and other.read_bytes() == HUBS
+    cached_by_torch = got.with_name('resnet18-f37072fd.pth')
+    assert fetch_url(hub.serve('/models/resnet18-f37072fd.pth', HUBS)) == cached_by_torch
 
 
 def test_several_processes_get_the_file(hub: Hub) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ghost_det.config.query import innermost
 from ghost_det.data.annotations import survey
-from ghost_det.data.findings import SEVERITIES, Finding, found, of_severity, printable, ranked
+from ghost_det.data.findings import Finding, found, printable, ranked
 from ghost_det.data.layouts import Split, find_images, is_there, locate
 from ghost_det.data.quick_check import shared_images, tagged_images
 from ghost_det.data.table import Table, left_out, reasons
@@ -54,7 +55,7 @@ class Report:
     @property
     def errors(self) -> list[Finding]:
         """Findings that stop a training or spoil it."""
-        return of_severity(self.findings, 'error')
+        return [finding for finding in self.findings if finding.severity == 'error']
 
     def to_html(self) -> str:
         """Return the report as a self-contained page."""
@@ -75,8 +76,8 @@ class Report:
             if finding.count > len(finding.where):
                 lines.append(f'    and {finding.count - len(finding.where)} more')
             lines.append(f'  fix: {finding.fix}')
-        counts = [(len(of_severity(self.findings, name)), name) for name in SEVERITIES]
-        summary = ', '.join(plural(number, name) for number, name in counts if number)
+        counts = Counter(finding.severity for finding in self.findings)
+        summary = ', '.join(plural(number, name) for name, number in counts.items())
         return '\n'.join([*lines, '', *self.anchors, f'found: {summary or "nothing"}'])
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ghost_det.data.entries import area_of, complete_box
 from ghost_det.data.image_facts import ORIENTATION
 from ghost_det.data.table import Mask, Table, box_faults, sound_boxes, unlike_polygons
 from ghost_det.errors import UserError
-from ghost_det.utils.files import atomic_folder
+from ghost_det.utils.files import atomic_folder, explain_os_error
 from ghost_det.utils.images import encode_image
 
 from .check import Part, Report
@@ -45,12 +45,9 @@ def write_fixed(report: Report, out: Path) -> list[str]:
     shared = common_images(train.facts, val.facts) if train.split != val.split else []
     lines: list[str] = []
     categories: list[Entry] = []
-    try:
-        with atomic_folder(out) as built:
-            for part in report.parts:
-                lines.append(_write_split(part, built, categories, shared if part is train else []))
-    except OSError as error:
-        raise UserError(f'--fix {out}: cannot be written ({error.strerror or error})') from None
+    with explain_os_error(f'--fix {out}', 'written'), atomic_folder(out) as built:
+        for part in report.parts:
+            lines.append(_write_split(part, built, categories, shared if part is train else []))
     return lines
 
 

@@ -79,11 +79,7 @@ def examine(root: Path, part: Part, jobs: int) -> SplitState:
         return SplitState(part, f'not the published file: expected SHA-256 {part.sha256}, got {digest}')
     content = read_without_boxes(path)
     sizes = {image['file_name']: (image['width'], image['height']) for image in content['images']}
-
-    def examine_image(name: str) -> str | None:
-        return image_problem(root / part.name / name, sizes[name])
-
-    problems = ordered(examine_image, sizes, jobs)
+    problems = ordered(lambda name: image_problem(root / part.name / name, sizes[name]), sizes, jobs)
     bar = tqdm(problems, f'checking {part.name}/', len(sizes), unit='image', disable=None)
     wrong = {name: problem for name, problem in zip(sizes, bar) if problem}
     return SplitState(part, '', wrong, sizes, len(content['annotations']))
