@@ -20,6 +20,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 
 from ghost_det.visualization import Network, draw_redundancy, maps_at, redundancy, save_figure
+from ghost_det.weights.zoo import classifier
 
 COUNT = 20
 SIZES = (1, 3, 5, 7)
@@ -39,6 +40,9 @@ def networks(mobilenet: str, lite0: str) -> Iterator[tuple[str, nn.Module, tuple
     yield 'MobileNetV2, random', mobilenet_v2(), layers
     layers = ('blocks.1.1.bn1', 'blocks.1.1.bn2', 'blocks.1.1')
     yield 'EfficientNet-Lite0', load(timm.create_model('tf_efficientnet_lite0'), lite0), layers
+    layers = ('blocks.2', 'blocks.3.0.ghost1', 'blocks.4')
+    yield 'GhostNet', classifier('ghostnet_100', 'ghost://ghostnet_100.tin'), layers
+    yield 'GhostNet, random', classifier('ghostnet_100'), layers
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from ghost_det.utils.files import atomic, sha256
 from .catalog import CLASSIFIER, SCHEME, Shipped, Variant, find_published
 
 _HUB_FILE = 'model.safetensors'
+_TORCHVISION = re.compile(r'https://download\.pytorch\.org/models/.*-([0-9a-f]{8,})\.pth$')
 
 
 def locate(source: str | Path) -> Path:
@@ -86,7 +87,10 @@ def _fetch_hub(weights: Variant) -> Path:
 
 
 def fetch_url(url: str, git_blob: str | None = None) -> Path:
-    """Download a file once, resuming after broken connections; check its format and, if given, git's hash."""
+    """Download a file once, resuming after broken connections; check its format, and its hash if one is known.
+
+    ``git_blob`` is git's hash. Names of torchvision's files end in theirs.
+    """
     try:
         path = _downloads() / _file_name(url)
         if path.is_file() and git_blob in (None, git_blob_of(path)):
@@ -99,6 +103,8 @@ def fetch_url(url: str, git_blob: str | None = None) -> Path:
             check_format(partial, url)
             if git_blob not in (None, found := git_blob_of(partial)):
                 raise UserError(f'{url}: wrong content: expected the git hash {git_blob}, got {found}')
+            if (named := _TORCHVISION.match(url)) and not sha256(partial).startswith(named[1]):
+                raise UserError(f'{url}: wrong content: its SHA-256 is {sha256(partial)}')
     except UserError:
         raise
     except Exception as error:  # of the client, its HTTP library, or the file system
@@ -107,13 +113,12 @@ def fetch_url(url: str, git_blob: str | None = None) -> Path:
 
 
 def _file_name(url: str) -> str:
-    """Name a URL's copy by the harmless characters of its basename, and its hash, as basenames repeat.
+    """Name a URL's copy by its hash, as basenames repeat, and the harmless characters of its basename.
 
-    Names that end in a hash of their content, as torchvision's and mmdet's, are kept: torch has cached them.
+    Torchvision's names are unique, and kept, as torch has cached them.
     """
     name = re.sub(r'[^0-9A-Za-z.-]', '_', urlsplit(url).path.rpartition('/')[2])[-100:]
-    is_unique = re.search(r'-[0-9a-f]{8}\.pth$', name)
-    return name if is_unique else f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
+    return name if _TORCHVISION.match(url) else f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
 
 
 def check_format(path: Path, name: str) -> str:

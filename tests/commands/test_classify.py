@@ -79,7 +79,7 @@ def test_our_weights_know_200_classes(shipped: Path, image: Path, cli: Cli) -> N
     (found,) = json.loads((image.parent / 'report.json').read_text())['images']
     names = [each['name'] for each in sorted(found['predictions'], key=lambda each: each['index'])]
     assert len(names) == 200 and names[0] == 'goldfish' and names == sorted(names, key=CLASSES.index)
-    small = transforms.Compose([transforms.Resize(96), transforms.CenterCrop(96), transforms.ToTensor()])
+    small = transforms.Compose([transforms.Resize(128), transforms.CenterCrop(128), transforms.ToTensor()])
     scaled = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(small(Image.open(image)))
     with torch.no_grad():
         (logits,) = classifier('ghostnet_1x', pretrained='ghost://ghostnet_100.tin').eval()(scaled[None])
