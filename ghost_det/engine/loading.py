@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 import torch
 from mmengine.runner import CheckpointLoader
@@ -31,13 +32,19 @@ def safe_loading(known: dict[str, dict[str, Any]] | None = None) -> Iterator[Non
         return given.pop(filename, None) or load_checkpoint(filename, map_location)
 
     ours = SimpleNamespace(**{**vars(torch), 'load': _read_safely})  # as its other loaders call torch.load
-    readers: dict[str, Any] = dict(torch=ours, load_url=lambda url, **_: read_weights(url, fetch_url(url)))
+    readers: dict[str, Any] = dict(torch=ours, load_url=_read_url)
     schemes = {**CheckpointLoader._schemes, '': load_from_local}
     with (
         mock.patch.multiple(mmengine_reader, **readers),
         mock.patch.object(CheckpointLoader, '_schemes', schemes),
     ):
         yield
+
+
+def _read_url(url: str, **_: Any) -> Any:
+    """Stand in for ``torch.hub``'s function; what mmengine has cached needs no network."""
+    cached = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(url).path).name)
+    return read_weights(url, cached if cached.is_file() else fetch_url(url))
 
 
 def _read_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:

@@ -87,7 +87,7 @@ def _fetch_hub(weights: Variant) -> Path:
 
 
 def fetch_url(url: str, git_blob: str | None = None) -> Path:
-    """Download a file once, resuming after broken connections; check its format, and its hash if one is known.
+    """Download a file once, resuming after broken connections; check its format, and its hash if known.
 
     ``git_blob`` is git's hash. Names of torchvision's files end in theirs.
     """

@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 from ghost_det.errors import UserError
 from ghost_det.utils.system import RUNTIME
+from ghost_det.weights import download
 from ghost_det.weights.catalog import PUBLISHED, Variant, find_published
 from ghost_det.weights.download import fetch, fetch_url, git_blob_of, locate
 from tests.conftest import ROOT
@@ -177,8 +178,20 @@ def test_every_url_has_a_file_of_its_own_in_one_folder(hub: Hub, path: str, tmp_
     got = fetch_url(hub.serve(path, UPSTREAMS))
     assert got != other and got.parent == other.parent == tmp_path / 'torch/hub/checkpoints'
     assert got.read_bytes() == UPSTREAMS and other.read_bytes() == HUBS
-    cached_by_torch = got.with_name('resnet18-f37072fd.pth')
-    assert fetch_url(hub.serve('/models/resnet18-f37072fd.pth', HUBS)) == cached_by_torch
+
+
+def test_files_of_torchvision_keep_their_names_and_are_verified(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = download._TORCHVISION.pattern.replace(r'https://download\.pytorch\.org', hub.url)
+    monkeypatch.setattr(download, '_TORCHVISION', re.compile(published))
+    name = f'resnet18-{hashlib.sha256(UPSTREAMS).hexdigest()[:8]}.pth'
+    url = hub.serve(f'/models/{name}', HUBS)
+    with pytest.raises(UserError, match='wrong content: its SHA-256 is '):
+        fetch_url(url)
+    assert downloads() == []
+    hub.serve(f'/models/{name}', UPSTREAMS)
+    assert fetch_url(url) == tmp_path / 'torch/hub/checkpoints' / name
 
 
 def test_several_processes_get_the_file(hub: Hub) -> None:
