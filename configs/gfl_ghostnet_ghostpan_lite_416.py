@@ -1,6 +1,14 @@
 # The lite GFL for 416 px, for smaller objects.
 # 1.9 M parameters, 0.7 G multiply-adds at 416 x 416.
-_base_ = './gfl_ghostnet_ghostpan_lite.py'
+_base_ = [
+    './_base_/models/gfl_ghostnet_ghostpan_lite.py',
+    './_base_/datasets/coco_416.py',
+    './_base_/schedules/schedule_lite.py',
+    './_base_/runtime.py',
+]
+load_from = 'ghost://gfl_ghostnet.tin'  # all but the class layer
+# AdamW moves every weight as far: sums of few, as those of 1x1 predictions, would follow too slowly.
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True, custom_keys={'gfl_': dict(lr_mult=6.0)}))
 model = dict(
     data_preprocessor=dict(
         batch_augments=[
@@ -8,20 +16,3 @@ model = dict(
         ]
     )
 )
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', scale=(416, 416), ratio_range=(0.8, 1.2), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(416, 416)),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='Resize', scale=(416, 416), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader

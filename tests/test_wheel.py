@@ -130,10 +130,10 @@ def test_help_and_completion_import_no_torch(bin_folder: Path, tmp_path: Path) -
     done = run(bin_folder, tmp_path, '-X', 'importtime', program, 'completion', 'bash')
     imported = {line.rpartition('|')[2].strip().partition('.')[0] for line in done.stderr.splitlines()}
     assert 'ghost_det' in imported and not imported & {'torch', 'mmengine', 'mmdet', 'cv2', 'numpy'}
-    code = f'{done.stdout}\nCOMP_WORDS=(ghost-det visualize cam gfl); COMP_CWORD=3; '
-    code += '_shtab_ghost_det ghost-det gfl cam; echo "${COMPREPLY[@]}"'
+    code = f'{done.stdout}\nCOMP_WORDS=(ghost-det visualize cam faster); COMP_CWORD=3; '
+    code += '_shtab_ghost_det ghost-det faster cam; echo "${COMPREPLY[@]}"'
     completed = subprocess.run(['bash', '-c', code], capture_output=True, text=True)
-    assert completed.stdout == 'gfl_ghostnet_ghostpan_lite\n', completed.stderr
+    assert completed.stdout == 'faster-rcnn_ghostnet_fpn\n', completed.stderr
 
 
 def test_its_configs_are_listed_and_inherited_by_name(bin_folder: Path, tmp_path: Path) -> None:

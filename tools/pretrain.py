@@ -6,7 +6,7 @@ python -m tools.pretrain train CACHE -o weights.safetensors --sizes 64:12 96:8
 
 `pack` writes the images, labels and boxes as arrays. `teach` is optional: a linear classifier on the features
 of torchvision's MobileNetV2 gives every training image soft labels. `train` saves its state every five
-minutes next to the weights, and continues from it when called again. docs/results.md has the figures.
+minutes next to the weights, and continues from it when called again. docs/pretraining.md has the figures.
 """
 
 from __future__ import annotations

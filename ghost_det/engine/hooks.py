@@ -235,5 +235,10 @@ class DetectorWeightsHook(Hook):
         if not isinstance(runner._train_loop, BaseLoop):
             raise UserError(f'{weights.source}: only to start a training: its class layer is left out')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if 'Pretrained' in str(getattr(model.backbone, 'init_cfg', None)):
+            raise UserError(
+                f"load_from={weights.source} would replace the weights of the backbone's init_cfg: "
+                'choose one (load_from = None, or init_cfg = None)'
+            )
         runner.logger.info(str(load_detector(model, weights.source)))
         checkpoint['state_dict'] = model.state_dict()  # which mmengine loads next

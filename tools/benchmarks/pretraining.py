@@ -127,7 +127,9 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--mosaics', help='the same')
     parser.add_argument(
-        '--mobilenet', type=Path, help="torchvision's mobilenet_v2-b0353104.pth for mmdet's MobileNetV2"
+        '--mobilenet',
+        type=Path,
+        help="torchvision's mobilenet_v2-b0353104.pth under mmdet's names, in its order",
     )
     parser.add_argument(
         '--options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config'

@@ -8,8 +8,8 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_size_divisor=32,
-        # Each step at another size, on average that of the evaluation: sizes of 160 to 288 px cost half of
-        # the time, and up to 8 AP (docs/pretraining.md).
+        # Each step at another size, on average that of the evaluation: sizes of 160 to 288 px take half of
+        # the time, but lost 8 AP on a small data set (docs/results.md, "Necks and heads").
         batch_augments=[
             dict(type='BatchSyncRandomResize', random_size_range=(224, 416), size_divisor=32, interval=1)
         ],
