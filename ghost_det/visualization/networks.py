@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ghost_det.engine.messages import FIRST_STEP, explain_errors
 from ghost_det.errors import UserError, reason
 from ghost_det.models.ghost_module import BATCH_NORMS
 from ghost_det.weights.download import locate
-from ghost_det.weights.imagenet import CLASSES, class_names, preprocess
+from ghost_det.weights.imagenet import CLASSES, class_names, preprocess, transform
 from ghost_det.weights.load import own_tensors, read_tensors
 from ghost_det.weights.zoo import CLASSIFIERS, classifier
 
@@ -38,7 +38,8 @@ class Network:
         module: a classifier, or a detector of MMDetection.
         random: whether its weights are; its norms then scale by the very image, or deep maps would fade.
         classes: names, by label.
-        pipeline: of a detector; a classifier takes ImageNet's usual 224 x 224 pixels from the middle.
+        pipeline: of a detector.
+        preprocess: of a classifier; by default ImageNet's usual 224 x 224 pixels from the middle.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Network:
     random: bool
     classes: tuple[str, ...]
     pipeline: Compose | None = None
+    preprocess: Any = preprocess
 
     @property
     def title(self) -> str:
@@ -63,7 +65,7 @@ class Network:
         if self.pipeline is None:
             if not isinstance(image, Image.Image):
                 image = Image.fromarray(image)
-            return self.module(preprocess(image)[None].to(next(self.module.parameters()).device))
+            return self.module(self.preprocess(image)[None].to(next(self.module.parameters()).device))
         with explain_errors(self.name, FIRST_STEP):
             data = self.pipeline(dict(img=np.asarray(image)[..., ::-1], img_id=0))
             return self.module.test_step({key: [value] for key, value in data.items()})[0]
@@ -74,7 +76,7 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
 
     Args:
         model: one of `ghost_det.weights.zoo.CLASSIFIERS`, a classifier of torchvision, or a config.
-        checkpoint: a file of weights for it; of a classifier, with ImageNet's 1000 classes.
+        checkpoint: a file of weights for it; of a classifier, with the classes of its weights.
         pretrained: without a file, ``'published'`` ImageNet weights, or ``'none'``: random ones.
 
     Raises:
@@ -92,8 +94,9 @@ def open_network(model: str, checkpoint: str | None = None, pretrained: str = 'p
         cfg, module, classes = load_detector(model, checkpoint, device=device)
         network = Network(Path(model).stem, module, random, classes, array_pipeline(cfg))
     elif model in CLASSIFIERS:
-        names = class_names(checkpoint or model)
-        network = Network(model, classifier(model, checkpoint or not random), random, names)
+        source = checkpoint or model
+        network = Network(model, classifier(model, checkpoint or not random), random, class_names(source))
+        network = replace(network, preprocess=transform(source))
     else:
         network = Network(model, _of_torchvision(model, checkpoint, random), random, CLASSES)
     network.module.eval()
