@@ -165,6 +165,9 @@ def test_our_detector_is_loaded_by_mmengines_own_runner(
     (ema,) = (hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
     for key, value in [*runner.model.named_parameters(), *ema.named_parameters()]:
         assert torch.equal(value, state[key].float()) == ('.gfl_cls.' not in key), key
+    runner.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='ghost://ghostnet_100.tin')
+    with pytest.raises(UserError, match="would replace the weights of the backbone's init_cfg"):
+        runner.load_checkpoint(cfg.load_from)
 
 
 def test_a_training_starts_from_a_complete_detector(train_small: TrainSmall, tmp_path: Path) -> None:
