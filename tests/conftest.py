@@ -125,6 +125,18 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sample(tmp_path_factory.mktemp('cache'), train=8, val=4)
 
 
+@pytest.fixture(autouse=True)
+def without_earlier_logs() -> Iterator[None]:
+    """Forget mmengine's logs and visualizers: they go by the second, in which the next test may begin."""
+    yield
+    if 'mmengine.logging' in sys.modules and 'mmdet.visualization' in sys.modules:
+        from mmdet.visualization import DetLocalVisualizer
+        from mmengine.logging import MessageHub, MMLogger
+
+        for kind in (DetLocalVisualizer, MessageHub, MMLogger):
+            kind._instance_dict.clear()
+
+
 @pytest.fixture(scope='session')
 def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
