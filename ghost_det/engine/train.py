@@ -134,7 +134,8 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
         for problem in damaged:
             runner.logger.warning(f'--resume: skipped {problem}')
         if complete:
-            _skip_pretrained(runner.model)
+            if not str(source).startswith(SCHEME):  # there, the hook refuses two sources
+                _skip_pretrained(runner.model)
             pretrained = settings.get('pretrained')
             if pretrained not in (None, 'none') and address(pretrained) != source:
                 runner.logger.warning(f'--pretrained {pretrained} is ignored: weights come from {source}.')

@@ -142,6 +142,15 @@ def test_a_training_starts_from_our_detector(
         assert torch.equal(value, state[key].float()) == ('.gfl_cls.' not in key), key
 
 
+def test_our_detector_does_not_silently_replace_other_weights(
+    shipped: Path, small_data: DetectionData, tmp_path: Path
+) -> None:
+    init_cfg = dict(type='Pretrained', checkpoint='ghost://ghostnet_100.tin')
+    options = {**SINGLE, 'model.backbone.init_cfg': init_cfg}
+    with pytest.raises(UserError, match="would replace the weights of the backbone's init_cfg"):
+        train(GFL, small_data, epochs=1, work_dir=str(tmp_path), options=options)
+
+
 @pytest.mark.parametrize('width', [1.0, 0.5])
 def test_our_detector_is_loaded_by_mmengines_own_runner(
     width: float, shipped: Path, small_data: DetectionData, tmp_path: Path
