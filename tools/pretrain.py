@@ -3,10 +3,12 @@
 python -m tools.pretrain pack TINY_IMAGENET_200 CACHE
 python -m tools.pretrain teach CACHE mobilenet_v2-b0353104.pth
 python -m tools.pretrain train CACHE -o weights.safetensors --sizes 64:12 96:8
+python -m tools.pretrain halve CHECKPOINT -o weights.safetensors
 
 `pack` writes the images, labels and boxes as arrays. `teach` is optional: a linear classifier on the features
 of torchvision's MobileNetV2 gives every training image soft labels. `train` saves its state every five
-minutes next to the weights, and continues from it when called again. docs/pretraining.md has the figures.
+minutes next to the weights, and continues from it when called again. `halve` writes the weights of a
+checkpoint in half precision. docs/pretraining.md has the figures.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ghost_det.utils.files import atomic
+from ghost_det.weights.load import read_tensors
 from ghost_det.weights.zoo import classifier
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -187,10 +190,7 @@ class Training:
         while self.step < min(self.total, until or self.total):
             self.run_epoch(self.step // self.steps, until or self.total)
         if self.step == self.total:
-            tensors = self.average.state_dict()
-            halves = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
-            with atomic(self.args.out) as partial:
-                save_file({key: value.contiguous() for key, value in halves.items()}, partial)
+            halve(self.average.state_dict(), self.args.out)
 
     def run_epoch(self, epoch: int, until: int) -> None:
         """Train to the end of an epoch and evaluate the averaged weights, or only to the step ``until``."""
@@ -247,6 +247,13 @@ def expand(part: str) -> list[int]:
     return [int(size)] * int(epochs)
 
 
+def halve(tensors: dict[str, Tensor], out: Path) -> None:
+    """Write tensors in half precision, as they come with the package."""
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    with atomic(out) as partial:
+        save_file({k: value.contiguous().clone() for k, value in halves.items()}, partial, {'format': 'pt'})
+
+
 def main() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
@@ -266,11 +273,16 @@ def main() -> None:
     command.add_argument('--lr', type=float, default=0.15)
     command.add_argument('--weight-decay', type=float, default=5e-5)
     command.add_argument('--seed', type=int, default=0)
+    command = commands.add_parser('halve')
+    command.add_argument('checkpoint', type=Path)
+    command.add_argument('-o', '--out', type=Path, required=True)
     args = parser.parse_args()
     if args.command == 'pack':
         pack(args.folder, args.cache)
     elif args.command == 'teach':
         teach(args.cache, args.weights)
+    elif args.command == 'halve':
+        halve(read_tensors(args.checkpoint), args.out)
     else:
         Training(args).run()
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         known_source(args.pretrained)
     model = _load(args.model, args.pretrained)
     if len(names) == 200:
-        print("note: weights that come with ghost_det: only Tiny-ImageNet's 200 classes", file=sys.stderr)
+        print("note: these weights know only Tiny-ImageNet's 200 of the 1000 classes", file=sys.stderr)
     found: dict[str, Any] = {'model': args.model, 'weights': args.pretrained, 'images': [], 'errors': []}
     for path in images:
         try:

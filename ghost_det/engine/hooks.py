@@ -232,7 +232,7 @@ class DetectorWeightsHook(Hook):
         weights = checkpoint.get('state_dict')
         if not isinstance(weights, Deferred):
             return
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not isinstance(runner._train_loop, BaseLoop) or runner._resume:
             raise UserError(f'{weights.source}: only to start a training: its class layer is left out')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if 'Pretrained' in str(getattr(model.backbone, 'init_cfg', None)):

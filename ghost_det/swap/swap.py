@@ -199,7 +199,7 @@ def _lost(old: Mapping[str, Any]) -> list[str]:
     notes = []
     if max(old.get('dilations') or [1]) > 1:
         notes.append('the dilated last stage had this stride; in the new backbone an earlier stage has it')
-    gone = [key for key in ('dcn', 'plugins', 'pretrained') if old.get(key)]
+    gone = [key for key in ('dcn', 'plugins', 'pretrained', 'last_blocks') if old.get(key)]
     gone += ["style='caffe'"] if old.get('style') == 'caffe' else []
     if isinstance(old.get('backbone'), Mapping):
         gone.append(f'what {old["type"]} does around its {old["backbone"].get("type")}')

@@ -21,10 +21,10 @@ from .pickles import SAFE_TORCH, plain_data, read_torch_file
 
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint of mmengine; code in the file is never run."""
-    path = Path(path).expanduser()
+    name, path = path, Path(path).expanduser()
     if not path.is_file() or not path.stat().st_size:
         found = 'a folder' if path.is_dir() else 'an empty file' if path.is_file() else 'nothing'
-        raise UserError(f'{path}: expected a checkpoint file, found {found}')
+        raise UserError(f'{name}: expected a checkpoint file, found {found}')
     content: dict[str, Any] = read_weights(path, path, map_location)
     weights = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):

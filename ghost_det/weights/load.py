@@ -171,11 +171,11 @@ def load_pretrained(
     if broken:
         raise UserError(f'{source}: tensors with NaN or infinite values: {len(broken)}: {_some(broken)}')
     if ((problems or unknown) and not partial) or not fits:
-        network = _title(expected, (type(model).__name__, getattr(model, 'width', None)))
+        network = title(expected, (type(model).__name__, getattr(model, 'width', None)))
         differ = f'{len(problems)} of {len(expected)} tensors differ: {_some(problems)}. ' if problems else ''
         extra = f'{len(unknown)} tensors of the file are unknown: {_some(unknown)}. ' if unknown else ''
         raise UserError(
-            f'{source}: does not fit {network}: the file is of {_title(own, describe(own))}. {differ}{extra}'
+            f'{source}: does not fit {network}: the file is of {title(own, describe(own))}. {differ}{extra}'
             'Options: another file or network; from scratch with init_cfg=None (--pretrained none); '
             'only what fits with partial=True in init_cfg'
         )
@@ -192,8 +192,8 @@ def load_detector(model: nn.Module, source: str) -> Loaded:
     problems = [*differences(expected, found), *(f'{key} is unknown' for key in found if key not in expected)]
     if problems:
         raise UserError(
-            f'load_from={source}: does not fit this {type(model).__name__}: {len(problems)} of '
-            f'{len(expected)} tensors differ: {_some(problems)}. Options: the layers of '
+            f'load_from={source}: does not fit this {type(model).__name__}: {len(problems)} tensors '
+            f'differ: {_some(problems)}. Options: the layers of '
             'gfl_ghostnet_ghostpan_lite; load_from=None, with init_cfg or --pretrained for the backbone'
         )
     model.load_state_dict(found, strict=False)
@@ -211,9 +211,18 @@ def _group(key: str) -> str:
     return '.'.join(key.split('.')[:length])
 
 
-def _title(tensors: Mapping[str, Tensor], network: tuple[str, float | None] | None) -> str:
+def last_blocks(tensors: Mapping[str, Tensor]) -> int:
+    """Return how many bottlenecks with stride 1 a state dict has in its last stage."""
+    return len({key.split('.')[2] for key in tensors if key.startswith('blocks.8.')})
+
+
+def title(tensors: Mapping[str, Tensor], network: tuple[str, float | None] | None) -> str:
+    """Return, for messages, the network and width to which a state dict belongs, and what is unusual."""
     name, width = network or ('another kind of network', None)
     text = name if width is None else f'{name} of width {width:g}'
+    has_last_stage = any(key.startswith('blocks.7.') for key in tensors)
+    if network and has_last_stage and (count := last_blocks(tensors)) != 4:
+        text += f' with last_blocks={count} (not the usual 4)'
     return f'{text}, folded for deployment' if is_folded(tensors) else text
 
 

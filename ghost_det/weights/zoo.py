@@ -14,7 +14,7 @@ from ghost_det.models import NETWORKS, GhostNet
 
 from .catalog import PUBLISHED, SCHEME, SHIPPED_HEAD, VARIANTS, Variant, find_published, is_shipped
 from .download import locate
-from .load import Loaded, describe, is_folded, load_pretrained, own_tensors, read_tensors
+from .load import Loaded, describe, is_folded, last_blocks, load_pretrained, own_tensors, read_tensors, title
 
 # Names are timm's; `1x` is another for width 1.0.
 CLASSIFIERS = {
@@ -93,7 +93,8 @@ def _build(name: str, pretrained: bool | str | Path, **settings: Any) -> GhostNe
         pretrained = SCHEME + entry.name
     model = NETWORKS[entry.network](width=entry.width, **settings)
     if pretrained:
-        logging.getLogger('ghost_det').info('%s', load_pretrained(model, pretrained))
+        level = logging.WARNING if model.num_classes and is_shipped(pretrained) else logging.INFO
+        logging.getLogger('ghost_det').log(level, '%s', load_pretrained(model, pretrained))
     return model
 
 
@@ -102,7 +103,7 @@ def verify(source: str | Path, expected: Variant | None = None) -> Loaded:
     path = locate(source)
     expected = expected or find_published(source)
     model = classifier(expected.name) if expected and expected.name in VARIANTS else _build_for(path)
-    network = f'{type(model).__name__} of width {model.width:g}'
+    network = title(model.state_dict(), (type(model).__name__, model.width))
     return replace(load_pretrained(model, path), network=network, source=str(source))
 
 
@@ -113,9 +114,8 @@ def _build_for(path: Path) -> GhostNet:
     if found is None:
         raise UserError(f'{path}: holds none of {", ".join(NETWORKS)}; its first tensor is {next(iter(own))}')
     groups = {key[:9] for key in own}
-    ends = [i for i in range(4) if f'blocks.{2 * i + 2}.' in groups] or [0]
-    last = {key.split('.')[2] for key in own if key.startswith('blocks.8.')}
-    settings: dict[str, Any] = {'width': found[1], 'out_indices': ends, 'last_blocks': len(last)}
+    ends = [i for i in range(4) if f'blocks.{2 * i + 1}.' in groups]
+    settings: dict[str, Any] = {'width': found[1], 'out_indices': ends, 'last_blocks': last_blocks(own)}
     first = {key.removeprefix('blocks.0.0.ghost1.'): value for key, value in own.items() if value.dim() == 4}
     primary = next((value for key, value in first.items() if key.startswith('primary_')), None)
     cheap = next((value for key, value in first.items() if key.startswith('cheap_')), None)

@@ -62,15 +62,17 @@ def test_a_file_is_verified_by_the_network_it_belongs_to(tmp_path: Path) -> None
     path = tmp_path / 'own.pth'
     folded = GhostNetV3(width=0.5)
     folded.switch_to_deploy()
-    for model in (
-        RepGhostNet(width=1.11, num_classes=5),
-        GhostNet(width=0.73, dw_size=5, ratio=3),
-        GhostNetV2(width=1.3, out_indices=(0, 1)),
-        folded,
+    for model, more in (
+        (RepGhostNet(width=1.11, num_classes=5), ''),
+        (GhostNet(width=0.73, dw_size=5, ratio=3), ''),
+        (GhostNetV2(width=1.3, out_indices=(0, 1)), ''),
+        (GhostNet(last_blocks=2), ' with last_blocks=2 (not the usual 4)'),
+        (GhostNet(last_blocks=0, num_classes=5), ' with last_blocks=0 (not the usual 4)'),
+        (folded, ', folded for deployment'),
     ):
         torch.save(model.state_dict(), path)
         loaded = verify(path)
-        assert loaded.network == f'{type(model).__name__} of width {model.width:g}'
+        assert loaded.network == f'{type(model).__name__} of width {model.width:g}{more}'
         assert loaded.loaded == loaded.total == len(model.state_dict())
     torch.save({'layer1.weight': torch.zeros(1)}, path)
     with pytest.raises(UserError, match='none of GhostNet, .*its first tensor is layer1.weight'):
@@ -87,6 +89,7 @@ def test_a_published_name_stands_for_its_network(monkeypatch: pytest.MonkeyPatch
 def test_weights_that_come_with_the_package(shipped: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = 'ghost://ghostnet_100.tin'
     model = classifier('ghostnet_1x', pretrained=source)
+    assert 'GhostNet: 510 of 510 tensors from ghost://ghostnet_100.tin (Tiny-ImageNet, 200 ' in caplog.text
     state = load_file(shipped / 'ghostnet_100.tin.safetensors')
     assert model.num_classes == 200 and not hasattr(model, 'conv_head')
     assert all(torch.equal(value, state[key].to(value.dtype)) for key, value in model.state_dict().items())

@@ -21,7 +21,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+from mmdet.models.backbones import MobileNetV2
 from tabulate import tabulate
+
+from ghost_det.errors import UserError
+from ghost_det.weights.load import read_tensors
 
 CONFIG = Path(__file__).parents[2] / 'configs/gfl_ghostnet_ghostpan_lite.py'
 _OTHER = """
@@ -53,7 +58,9 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
     folder.mkdir(parents=True)
     backbone, channels, weights = STARTS[start]
     if weights == 'weights':
-        backbone += f", init_cfg=dict(type='Pretrained', checkpoint={str(args.mobilenet)!r})"
+        renamed = folder / 'mobilenet_v2.pth'
+        rename(args.mobilenet, renamed)
+        backbone += f", init_cfg=dict(type='Pretrained', checkpoint={str(renamed)!r})"
     config = folder / 'config.py'
     config.write_text(
         f'_base_ = {str(CONFIG)!r}\nrandomness = dict(seed={seed})\nload_from = None\n'
@@ -83,6 +90,15 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
     for checkpoint in (folder / 'run').glob('*.pth'):
         checkpoint.unlink()
     print(figures | {'AP': curve[-1][1], 'AP50': curve[-1][2]}, flush=True)
+
+
+def rename(source: Path, out: Path) -> None:
+    """Write torchvision's MobileNetV2 under mmdet's names, which are in the same order."""
+    tensors = [value for key, value in read_tensors(source).items() if not key.startswith('classifier.')]
+    expected = MobileNetV2().state_dict()
+    if [value.shape for value in tensors] != [value.shape for value in expected.values()]:
+        raise UserError(f'--mobilenet {source}: not the tensors of MobileNetV2')
+    torch.save(dict(zip(expected, tensors)), out)
 
 
 def table(out: Path) -> str:
@@ -126,11 +142,7 @@ def main(words: Sequence[str] | None = None) -> None:
         '--ghostnet', help='file of weights for this start, instead of those that are included'
     )
     parser.add_argument('--mosaics', help='the same')
-    parser.add_argument(
-        '--mobilenet',
-        type=Path,
-        help="torchvision's mobilenet_v2-b0353104.pth under mmdet's names, in its order",
-    )
+    parser.add_argument('--mobilenet', type=Path, help="torchvision's mobilenet_v2-b0353104.pth")
     parser.add_argument(
         '--options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config'
     )

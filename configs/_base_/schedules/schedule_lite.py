@@ -20,6 +20,5 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
-# ghost-det train --data shows at least so many images, for it is time and not data that small sets lack.
-# Not if another max_epochs is set.
+# ghost-det train --data repeats a small data set until `images` images were seen, unless max_epochs is set.
 small_data = dict(epochs=24, images=6000, most_epochs=100)
