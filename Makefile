@@ -2,10 +2,10 @@
 
 STACK ?= default
 PYTHON ?= python3
-CONFIG ?= configs/retinanet_ghostnet_fpn_lite.py
+CONFIG ?= configs/gfl_ghostnet_ghostpan_lite.py
 DATA ?= sample
-# The config's schedule is COCO's; eight epochs are enough for the generated sample.
-ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample sample-4x3,$(DATA)),--epochs 8))
+# The config's schedule is COCO's; four epochs are enough for the generated sample.
+ARGS ?= $(if $(filter train,$(MAKECMDGOALS)),$(if $(filter sample sample-4x3,$(DATA)),--epochs 4))
 # pytest workers, with one thread each
 JOBS ?= 2
 # Set to anything to run the tests marked slow too.

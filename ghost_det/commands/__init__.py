@@ -35,7 +35,7 @@ def usage() -> str:
     for title, commands in GROUPS.items():
         lines += ['', f'{title}:']
         lines += [f'  {name:<14}{_load(name).__doc__.splitlines()[0]}' for name in commands]
-    start = f'{COMMAND} train retinanet_ghostnet_fpn_lite --data sample --epochs 8'
+    start = f'{COMMAND} train gfl_ghostnet_ghostpan_lite --data sample --epochs 4'
     return '\n'.join([*lines, '', f'To try it: {start}', f'For details: {COMMAND} COMMAND --help'])
 
 

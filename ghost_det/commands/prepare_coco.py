@@ -12,7 +12,7 @@ from ghost_det.utils.system import command
 
 from ._options import COUNT, FOLDER
 
-_CONFIG = 'retinanet_ghostnet_fpn_lite'
+_CONFIG = 'gfl_ghostnet_ghostpan_lite'
 
 
 def base_url(text: str) -> str:

@@ -68,7 +68,7 @@ def test_optimized_networks_give_the_same_maps(build: Callable[[], Any], norms: 
 
 
 @pytest.mark.parametrize(
-    'config', ['retinanet_ghostnet_ghostpan_lite', 'retinanet_ghostnet_fpn_lite', 'faster-rcnn_ghostnet_fpn']
+    'config', ['gfl_ghostnet_ghostpan_lite', 'retinanet_ghostnet_fpn_lite', 'faster-rcnn_ghostnet_fpn']
 )
 def test_detectors_keep_their_outputs(config: str) -> None:
     cfg = Config.fromfile(ROOT / f'configs/{config}.py')

@@ -35,7 +35,7 @@ from ghost_det.utils.timing import interleave
 
 from ._common import SEPARATOR, TORCH, Row, add_options, choose, in_torch, print_tables, rows_of, run, settle
 
-CONFIGS = ('retinanet_ghostnet_fpn_lite', 'retinanet_ghostnet_ghostpan_lite')
+CONFIGS = ('gfl_ghostnet_ghostpan_lite', 'retinanet_ghostnet_fpn_lite')
 SHIPPED = {
     'RetinaNet ResNet-50': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     'SSDLite MobileNetV2': 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
