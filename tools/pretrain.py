@@ -165,6 +165,7 @@ class Training:
         self.steps = len(self.data) // args.batch_size  # in an epoch
         self.total = self.steps * len(self.sizes)
         self.step = 0
+        self.settings = dict(network=args.network, batch_size=args.batch_size, seed=args.seed)
         self.state = args.out.with_suffix('.state.pth')
         if self.state.exists():
             self.resume()
@@ -172,6 +173,10 @@ class Training:
     def resume(self) -> None:
         """Go on from the state on disk."""
         state: dict[str, Any] = torch.load(self.state, weights_only=True)
+        if state.get('settings', self.settings) != self.settings or state['step'] > self.total:
+            raise SystemExit(
+                f'{self.state}: of another or a longer training; remove it, or choose another -o'
+            )
         self.model.load_state_dict(state['model'])
         self.average.load_state_dict(state['average'])
         self.optimizer.load_state_dict(state['optimizer'])
@@ -180,7 +185,9 @@ class Training:
 
     def save(self) -> None:
         """Replace the state on disk."""
-        state: dict[str, Any] = dict(step=self.step, optimizer=self.optimizer.state_dict())
+        state: dict[str, Any] = dict(
+            step=self.step, settings=self.settings, optimizer=self.optimizer.state_dict()
+        )
         state |= dict(model=self.model.state_dict(), average=self.average.state_dict())
         with atomic(self.state) as partial, partial.open('wb') as file:
             torch.save(state, file)

@@ -48,7 +48,8 @@ def _show(args: argparse.Namespace) -> None:
 
     weights = published(args.name)
     config = f"init_cfg=dict(type='Pretrained', checkpoint='ghost://{weights.name}')"
-    config += f" or load_from='ghost://{DETECTOR}'" if weights.name == DETECTOR else ''
+    if weights.name == DETECTOR:
+        config += f" (with last_blocks=2) or load_from='ghost://{DETECTOR}'"
     more = {'licence': weights.licence, 'hub': weights.url and weights.hub, 'config': config}
     for name, value in {**vars(weights), **more}.items():
         if value:

@@ -235,9 +235,9 @@ class DetectorWeightsHook(Hook):
         if not isinstance(runner._train_loop, BaseLoop) or runner._resume:
             raise UserError(f'{weights.source}: only to start a training: its class layer is left out')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if 'Pretrained' in str(getattr(model.backbone, 'init_cfg', None)):
+        if any('Pretrained' in str(getattr(module, 'init_cfg', None)) for module in model.modules()):
             raise UserError(
-                f"load_from={weights.source} would replace the weights of the backbone's init_cfg: "
+                f"load_from={weights.source} would replace the weights of the model's init_cfg: "
                 'choose one (load_from = None, or init_cfg = None)'
             )
         runner.logger.info(str(load_detector(model, weights.source)))

@@ -126,13 +126,14 @@ class Deferred(dict[str, Any]):
         super().__init__()
         self.source = source
 
-    def items(self) -> Any:
-        """Refuse."""
+    def _refuse(self, *_: Any) -> Any:
         raise UserError(
             f'{self.source}: published weights are for the backbones of ghost_det, which check every tensor: '
             "name them in the backbone's init_cfg; for another network, use the path of a file. load_from "
             f"takes {SCHEME}{DETECTOR}, with default_hooks=dict(weights=dict(type='DetectorWeightsHook'))"
         )
+
+    items = keys = values = copy = __iter__ = __getitem__ = _refuse
 
 
 def load_from_ghost_det(filename: str, map_location: Any = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ghost_det.reports.training import report_training
 from ghost_det.swap.swap import parse_backbone, swap
 from ghost_det.utils.files import PARTIAL, require_folder
 from ghost_det.weights.catalog import SCHEME, address, is_shipped
-from ghost_det.weights.checkpoint import check_fits
+from ghost_det.weights.checkpoint import check_fits, differences
 from ghost_det.weights.download import locate
 from ghost_det.weights.load import read_tensors
 
@@ -135,9 +135,11 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             runner.logger.warning(f'--resume: skipped {problem}')
         if complete:
             if not str(source).startswith(SCHEME):  # there, the hook refuses two sources
+                if saved is None:
+                    _require_backbone(runner.model, str(source))
                 _skip_pretrained(runner.model)
             pretrained = settings.get('pretrained')
-            if pretrained not in (None, 'none') and address(pretrained) != source:
+            if pretrained is not None and address(pretrained) != source:
                 runner.logger.warning(f'--pretrained {pretrained} is ignored: weights come from {source}.')
         if saved is None and is_shipped(source) and settings.get('pretrained') is None:
             runner.logger.info(
@@ -201,9 +203,28 @@ def _skip_pretrained(model: Any) -> None:
             module.init_cfg = None
 
 
+def _require_backbone(model: Any, source: str) -> None:
+    """Raise a `UserError` if a checkpoint lacks a part of the backbone, which mmengine would not load."""
+    found = {key.removeprefix('module.'): value for key, value in read_tensors(source).items()}
+    whole = model.state_dict()
+    expected = {key: whole[key] for key in whole if key.removeprefix('detector.').startswith('backbone.')}
+    problems = differences(expected, found)
+    if problems:
+        raise UserError(
+            f'load_from={source}: does not fit the backbone: {len(problems)} of {len(expected)} tensors '
+            f'differ: {problems[0]}; for the backbone only, use --pretrained'
+        )
+
+
 def starts_from_detector(cfg: Any, config: str) -> bool:
     """Return whether ``load_from`` names our detector, or a local file with weights of the backbone."""
-    source = str(cfg.get('load_from') or '')
+    source = address(str(cfg.get('load_from') or ''))
+    if source.endswith('.safetensors'):
+        raise UserError(
+            f"load_from={source}: expected a checkpoint of torch's; for backbones use --pretrained"
+        )
+    if source:
+        cfg.load_from = source
     if not source.startswith(SCHEME) and not Path(source).is_file():
         return False
     keys = [key.removeprefix('module.') for key in read_tensors(locate(source))]

@@ -137,7 +137,7 @@ def published(name: str) -> Variant:
 def find_published(source: str | Path) -> Variant | None:
     """Return the catalog's entry for ``ghost://NAME`` or a bare name, ``None`` for files and URLs."""
     text = str(source)
-    is_name = text.replace('_1x', '_100') in {**PUBLISHED, **SHIPPED} and not Path(text).exists()
+    is_name = text.replace('_1x', '_100') in {**PUBLISHED, **SHIPPED} and not Path(text).is_file()
     return published(text) if is_name or text.startswith(SCHEME) else None
 
 
@@ -148,4 +148,5 @@ def is_shipped(source: str | Path | bool | None) -> bool:
 
 def address(source: str) -> str:
     """Return ``ghost://NAME`` for a published name, and files and URLs unchanged."""
-    return SCHEME + source if source in {**PUBLISHED, **SHIPPED} else source
+    found = find_published(source)
+    return SCHEME + found.name if found else source

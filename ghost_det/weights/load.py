@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ghost_det.errors import UserError
 from ghost_det.models.ghost_module import make_divisible
+from ghost_det.models.ghostnet import STRIDES
 from ghost_det.utils.files import explain_os_error, sha256, write_file
 
 from .catalog import VARIANTS, is_shipped
@@ -161,6 +162,8 @@ def load_pretrained(
         if key not in expected:
             group = _group(key)
             part = 'others' if group in groups else _OPTIONAL.get(group, 'others')
+            if part == 'last bottlenecks' and 'classifier.weight' in expected:
+                part = 'others'  # what follows learnt from their output
             left[part] += 1
             unknown += [key] if part == 'others' else []
         elif expected[key].is_floating_point() and not value.is_floating_point():
@@ -220,9 +223,13 @@ def title(tensors: Mapping[str, Tensor], network: tuple[str, float | None] | Non
     """Return, for messages, the network and width to which a state dict belongs, and what is unusual."""
     name, width = network or ('another kind of network', None)
     text = name if width is None else f'{name} of width {width:g}'
-    has_last_stage = any(key.startswith('blocks.7.') for key in tensors)
-    if network and has_last_stage and (count := last_blocks(tensors)) != 4:
+    stages = [i for i in range(4) if any(key.startswith(f'blocks.{2 * i + 1}.') for key in tensors)]
+    if network and stages and stages[-1] < 3:
+        text += f', up to stride {STRIDES[stages[-1]]}'
+    elif network and stages and (count := last_blocks(tensors)) != 4:
         text += f' with last_blocks={count} (not the usual 4)'
+    if network and 'classifier.weight' in tensors:
+        text += f', {len(tensors["classifier.weight"])} classes'
     return f'{text}, folded for deployment' if is_folded(tensors) else text
 
 

@@ -121,6 +121,9 @@ def _build_for(path: Path) -> GhostNet:
     cheap = next((value for key, value in first.items() if key.startswith('cheap_')), None)
     if primary is not None and cheap is not None:
         settings |= dict(dw_size=cheap.shape[-1], ratio=len(cheap) // len(primary) + 1)
+    head = {key for key in own if key.startswith('classifier.')}
+    if head and (ends[-1] < 3 or head != {'classifier.weight', 'classifier.bias'}):
+        raise UserError(f'{path}: incomplete: a classifier without its last stage, weight or bias')
     if 'classifier.weight' in own and own['classifier.weight'].dim() == 2:
         settings['num_classes'] = len(own['classifier.weight'])
         settings['head_channels'] = len(own.get('conv_head.weight', ()))

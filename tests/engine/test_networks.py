@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -190,6 +191,10 @@ def test_weights_that_do_not_fit_stop_it(kind: Any, weights: dict[str, Any]) -> 
 def test_wrong_uses_of_published_weights() -> None:
     with pytest.raises(UserError, match="name them in the backbone's init_cfg"):  # of another network
         load_checkpoint(nn.Conv2d(3, 16, 3), 'ghost://ghostnet_100', map_location='cpu')
+    weights = _load_checkpoint('ghost://gfl_ghostnet.tin')['state_dict']
+    for load in (load_state_dict, nn.Module.load_state_dict):
+        with pytest.raises(UserError, match='published weights are for the backbones'):
+            load(nn.Conv2d(3, 16, 3), weights, strict=False)
     for init_cfg in ('ghost://ghostnet_100', [dict(checkpoint='x')]):
         with pytest.raises(ValueError, match='expected dict.* or None'):
             networks.GhostNet(width=0.5, init_cfg=init_cfg).init_weights()

@@ -147,7 +147,7 @@ def test_our_detector_does_not_silently_replace_other_weights(
 ) -> None:
     init_cfg = dict(type='Pretrained', checkpoint='ghost://ghostnet_100.tin')
     options = {**SINGLE, 'model.backbone.init_cfg': init_cfg}
-    with pytest.raises(UserError, match="would replace the weights of the backbone's init_cfg"):
+    with pytest.raises(UserError, match="would replace the weights of the model's init_cfg"):
         train(GFL, small_data, epochs=1, work_dir=str(tmp_path), options=options)
 
 
@@ -179,7 +179,7 @@ def test_our_detector_is_loaded_by_mmengines_own_runner(
     for key, value in [*runner.model.named_parameters(), *ema.named_parameters()]:
         assert torch.equal(value, state[key].float()) == ('.gfl_cls.' not in key), key
     runner.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='ghost://ghostnet_100.tin')
-    with pytest.raises(UserError, match="would replace the weights of the backbone's init_cfg"):
+    with pytest.raises(UserError, match="would replace the weights of the model's init_cfg"):
         runner.load_checkpoint(cfg.load_from)
 
 
@@ -194,6 +194,14 @@ def test_a_training_starts_from_a_complete_detector(train_small: TrainSmall, tmp
     torch.save(detector.backbone.state_dict(), path)
     with pytest.raises(UserError, match='fits nothing'):
         train_small(options={'load_from': path})
+    whole = detector.state_dict()
+    torch.save({key: value for key, value in whole.items() if '.bn1.' not in key}, path)
+    with pytest.raises(
+        UserError, match=r'does not fit the backbone: \d+ of \d+ tensors differ: backbone.bn1'
+    ):
+        train_small(options={'load_from': path})
+    with pytest.raises(UserError, match="expected a checkpoint of torch's"):
+        train_small(options={'load_from': 'complete.safetensors'})
 
 
 def test_bfloat16_computes_in_half_the_bits_and_keeps_the_weights_in_float32(train_small: TrainSmall) -> None:

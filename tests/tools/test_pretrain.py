@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from pycocotools.coco import COCO
 
 from ghost_det.weights.load import read_tensors
+from tests.conftest import ROOT
 from tools.benchmarks.pretraining import main as compare
 from tools.mosaics import write_split
 from tools.pretrain import Training, pack
@@ -58,13 +61,15 @@ def test_arrays_hold_the_images(cache: Path) -> None:
 
 
 def test_resume_is_exact(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def training(name: str) -> Training:
-        options = dict(sizes=['32:1', '64:1'], batch_size=8, lr=0.01, weight_decay=1e-4, seed=0)
+    def training(name: str, seed: int = 0) -> Training:
+        options = dict(sizes=['32:1', '64:1'], batch_size=8, lr=0.01, weight_decay=1e-4, seed=seed)
         return Training(Namespace(cache=cache, out=tmp_path / name, network='ghostnet_050', **options))
 
     training('whole.safetensors').run()
     training('parts.safetensors').run(until=4)
     assert not (tmp_path / 'parts.safetensors').exists()
+    with pytest.raises(SystemExit, match='of another or a longer training'):
+        training('parts.safetensors', seed=1)
     training('parts.safetensors').run()
     whole, parts = (read_tensors(tmp_path / f'{name}.safetensors') for name in ('whole', 'parts'))
     assert all(torch.equal(value, parts[key]) for key, value in whole.items())
@@ -87,6 +92,19 @@ def test_boxes_of_mosaics(cache: Path, tmp_path: Path) -> None:
             x, y, width, height = box['bbox']
             inside[round(y) : round(y + height), round(x) : round(x + width)] = 1
         assert (green != inside).mean() < 0.045  # within a pixel of the edges
+
+
+def test_the_table_of_starts_is_printed_by_its_command(tmp_path: Path) -> None:
+    for seed, ap in enumerate((0.25, 0.35)):
+        figures = dict(
+            data='a', start='scratch', seed=seed, epochs=2, seconds=60, curve=[[1, 0.1, 0.2], [2, ap, 0.5]]
+        )
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / 'figures.json').write_text(json.dumps(figures))
+    command = [sys.executable, '-m', 'tools.benchmarks.pretraining', '--out', tmp_path, '--table']
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    cells = [cell.strip() for cell in shown.splitlines()[-1].strip('| ').split('|')]
+    assert cells == ['a', 'scratch', '2', '2', '10.0', '10.0', '30.0 ± 7.1', '50.0', '1.0']
 
 
 @pytest.mark.slow

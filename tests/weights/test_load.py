@@ -174,7 +174,7 @@ def with_nan(tensor: Tensor) -> Tensor:
     return tensor
 
 
-HALF = 'the file is of GhostNet of width 0.5'
+HALF = 'the file is of GhostNet of width 0.5, 1000 classes'
 FOLDED = 'fit RepGhostNet of width 0.5: the file is of RepGhostNet of width 0.5, folded for deployment. '
 DEEP = 'blocks.8.3.ghost2.cheap_operation.1.running_var'
 STEM = 'conv_stem.weight'
@@ -191,7 +191,7 @@ def changed(key: str, change: Callable[[Any], Any]) -> State:
     [
         (dict(width=0.35), timms, f'GhostNet of width 0.35: {HALF}. '),
         (dict(network=GhostNetV2), timms, f'{HALF}. 252 of 754 tensors differ: '),
-        (dict(), lambda: timms('ghostnetv2_100'), 'of GhostNetV2 of width 1. '),
+        (dict(), lambda: timms('ghostnetv2_100'), 'of GhostNetV2 of width 1, 1000 classes. '),
         (dict(), lambda: timms('resnet10t'), 'of another kind of network. 501 of 502 tensors differ: conv_'),
         (dict(norm_layer=GROUP_NORM), timms, 'unknown: bn1.running_mean; '),
         (dict(dw_size=5), timms, '0.weight: expected (4, 1, 5, 5), got (4, 1, 3, 3)'),

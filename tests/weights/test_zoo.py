@@ -63,17 +63,22 @@ def test_a_file_is_verified_by_the_network_it_belongs_to(tmp_path: Path) -> None
     folded = GhostNetV3(width=0.5)
     folded.switch_to_deploy()
     for model, more in (
-        (RepGhostNet(width=1.11, num_classes=5), ''),
+        (RepGhostNet(width=1.11, num_classes=5), ', 5 classes'),
         (GhostNet(width=0.73, dw_size=5, ratio=3), ''),
-        (GhostNetV2(width=1.3, out_indices=(0, 1)), ''),
+        (GhostNetV2(width=1.3, out_indices=(0, 1)), ', up to stride 8'),
         (GhostNet(last_blocks=2), ' with last_blocks=2 (not the usual 4)'),
-        (GhostNet(last_blocks=0, num_classes=5), ' with last_blocks=0 (not the usual 4)'),
+        (GhostNet(last_blocks=0, num_classes=5), ' with last_blocks=0 (not the usual 4), 5 classes'),
         (folded, ', folded for deployment'),
     ):
         torch.save(model.state_dict(), path)
         loaded = verify(path)
         assert loaded.network == f'{type(model).__name__} of width {model.width:g}{more}'
         assert loaded.loaded == loaded.total == len(model.state_dict())
+    whole = GhostNet(width=0.5, num_classes=5).state_dict()
+    for part in ('blocks.7.', 'classifier.weight', 'classifier.bias'):
+        torch.save({key: value for key, value in whole.items() if not key.startswith(part)}, path)
+        with pytest.raises(UserError, match='incomplete|blocks.7'):
+            verify(path)
     torch.save({'layer1.weight': torch.zeros(1)}, path)
     with pytest.raises(UserError, match='none of GhostNet, .*its first tensor is layer1.weight'):
         verify(path)
@@ -82,7 +87,9 @@ def test_a_file_is_verified_by_the_network_it_belongs_to(tmp_path: Path) -> None
 def test_a_published_name_stands_for_its_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.save(classifier('ghostnet_050').state_dict(), tmp_path / 'a.pth')
     monkeypatch.setattr('ghost_det.weights.zoo.locate', lambda source: tmp_path / 'a.pth')
-    with pytest.raises(UserError, match='does not fit GhostNet of width 1: the file is of .* width 0.5'):
+    with pytest.raises(
+        UserError, match='does not fit GhostNet of width 1, 1000 .*: the file is of .* width 0.5'
+    ):
         verify('ghost://ghostnet_100')
 
 
@@ -98,6 +105,8 @@ def test_weights_that_come_with_the_package(shipped: Path, caplog: pytest.LogCap
     assert 'GhostNet: 450 of 450 tensors from gfl_ghostnet.tin (Tiny-ImageNet, 200 ' in caplog.text
     with pytest.raises(UserError, match=r'classifier.weight: expected \(7, 960\), got \(200, 960\)'):
         classifier('ghostnet_1x', pretrained=source, num_classes=7)
+    with pytest.raises(UserError, match='52 tensors of the file are unknown'):
+        classifier('ghostnet_1x', pretrained=source, last_blocks=2)
     assert verify('ghostnet_100.tin').loaded == verify(shipped / 'ghostnet_100.tin.safetensors').total == 510
     names = class_names('ghostnet_100.tin')
     assert len({*names}) == 200 and (names[0], names[-1]) == ('goldfish', CLASSES[988])

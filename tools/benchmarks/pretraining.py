@@ -22,9 +22,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from mmdet.models.backbones import MobileNetV2
 from tabulate import tabulate
 
+import ghost_det.register  # noqa: F401
 from ghost_det.errors import UserError
 from ghost_det.weights.load import read_tensors
 
@@ -51,7 +51,7 @@ POINTS = 4  # evaluations in a run, at equal distances
 
 def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespace) -> None:
     """Train a detector, and note the figures of its evaluations."""
-    folder = args.out / f'{data.name}-{start}-{seed}'
+    folder = args.out / f'{data.name}-{epochs}-{start}-{seed}'
     if (folder / 'figures.json').exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -94,6 +94,8 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
 
 def rename(source: Path, out: Path) -> None:
     """Write torchvision's MobileNetV2 under mmdet's names, which are in the same order."""
+    from mmdet.models.backbones import MobileNetV2
+
     tensors = [value for key, value in read_tensors(source).items() if not key.startswith('classifier.')]
     expected = MobileNetV2().state_dict()
     if [value.shape for value in tensors] != [value.shape for value in expected.values()]:
@@ -103,12 +105,12 @@ def rename(source: Path, out: Path) -> None:
 
 def table(out: Path) -> str:
     """Return AP and AP50 by data set and start, over the seeds; AP at a quarter and half of the run."""
-    found: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    found: dict[tuple[str, int, str], list[Any]] = defaultdict(list)
     for path in sorted(out.glob('*/figures.json')):
         figures = json.loads(path.read_text())
-        found[figures['data'], figures['start']].append(figures)
+        found[figures['data'], figures['epochs'], figures['start']].append(figures)
     rows = []
-    for (data, start), runs in found.items():
+    for (data, epochs, start), runs in found.items():
         at = [[100 * run['curve'][i][1] for run in runs] for i in (0, len(runs[0]['curve']) // 2 - 1, -1)]
         ap50 = mean(100 * run['curve'][-1][2] for run in runs)
         spread = f' ± {stdev(at[-1]):.1f}' if len(runs) > 1 else ''
@@ -118,7 +120,7 @@ def table(out: Path) -> str:
             (
                 data,
                 start,
-                runs[0]['epochs'],
+                epochs,
                 len(runs),
                 *aps[:2],
                 aps[2] + spread,
@@ -148,6 +150,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--table', action='store_true', help='only print the table of the runs in --out')
     args = parser.parse_args(words)
+    if args.data and 'mobilenet' in args.start and args.mobilenet is None:
+        parser.error('--start mobilenet needs --mobilenet FILE')
     if not args.table:
         for seed in args.seeds:
             for each in args.data:
