@@ -202,8 +202,8 @@ def test_the_command_downloads_verifies_and_prints_how_to_train(
     for words, code, end in (
         ('--verify', 2, 'data/coco: no such folder; without --verify, it is created'),
         ('--verify --root .', 1, 'run ghost-det prepare-coco --root . to download what is missing or wrong'),
-        ('', 0, 'train with: ghost-det train retinanet_ghostnet_fpn_lite'),
-        ('--subset 5', 0, 'ghost-det train retinanet_ghostnet_fpn_lite --data data/coco-subset-5'),
+        ('', 0, 'train with: ghost-det train gfl_ghostnet_ghostpan_lite'),
+        ('--subset 5', 0, 'ghost-det train gfl_ghostnet_ghostpan_lite --data data/coco-subset-5'),
         ('--verify', 0, 'val2017: intact: 40 images, 40 boxes'),
     ):
         done = cli(f'prepare-coco {words}', cwd=tmp_path)
