@@ -214,6 +214,11 @@ def _group(key: str) -> str:
     return '.'.join(key.split('.')[:length])
 
 
+def stages(tensors: Mapping[str, Tensor]) -> list[int]:
+    """Return which stages, 0 to 3, a state dict has."""
+    return [i for i in range(4) if any(key.startswith(f'blocks.{2 * i + 1}.') for key in tensors)]
+
+
 def last_blocks(tensors: Mapping[str, Tensor]) -> int:
     """Return how many bottlenecks with stride 1 a state dict has in its last stage."""
     return len({key.split('.')[2] for key in tensors if key.startswith('blocks.8.')})
@@ -223,10 +228,10 @@ def title(tensors: Mapping[str, Tensor], network: tuple[str, float | None] | Non
     """Return, for messages, the network and width to which a state dict belongs, and what is unusual."""
     name, width = network or ('another kind of network', None)
     text = name if width is None else f'{name} of width {width:g}'
-    stages = [i for i in range(4) if any(key.startswith(f'blocks.{2 * i + 1}.') for key in tensors)]
-    if network and stages and stages[-1] < 3:
-        text += f', up to stride {STRIDES[stages[-1]]}'
-    elif network and stages and (count := last_blocks(tensors)) != 4:
+    found = stages(tensors)
+    if network and found and found[-1] < 3:
+        text += f', up to stride {STRIDES[found[-1]]}'
+    elif network and found and (count := last_blocks(tensors)) != 4:
         text += f' with last_blocks={count} (not the usual 4)'
     if network and 'classifier.weight' in tensors:
         text += f', {len(tensors["classifier.weight"])} classes'

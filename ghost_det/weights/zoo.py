@@ -14,7 +14,17 @@ from ghost_det.models import NETWORKS, GhostNet
 
 from .catalog import PUBLISHED, SCHEME, SHIPPED_HEAD, VARIANTS, Variant, find_published, is_shipped
 from .download import locate
-from .load import Loaded, describe, is_folded, last_blocks, load_pretrained, own_tensors, read_tensors, title
+from .load import (
+    Loaded,
+    describe,
+    is_folded,
+    last_blocks,
+    load_pretrained,
+    own_tensors,
+    read_tensors,
+    stages,
+    title,
+)
 
 # Names are timm's; `1x` is another for width 1.0.
 CLASSIFIERS = {
@@ -113,8 +123,7 @@ def _build_for(path: Path) -> GhostNet:
     found = describe(own)
     if found is None:
         raise UserError(f'{path}: holds none of {", ".join(NETWORKS)}; its first tensor is {next(iter(own))}')
-    groups = {key[:9] for key in own}
-    ends = [i for i in range(4) if f'blocks.{2 * i + 1}.' in groups]
+    ends = stages(own)
     settings: dict[str, Any] = {'width': found[1], 'out_indices': ends, 'last_blocks': last_blocks(own)}
     first = {key.removeprefix('blocks.0.0.ghost1.'): value for key, value in own.items() if value.dim() == 4}
     primary = next((value for key, value in first.items() if key.startswith('primary_')), None)
