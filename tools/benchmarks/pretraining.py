@@ -1,6 +1,7 @@
-"""What a pretrained start is worth: one lite detector from several starts on data sets of your own.
+"""What a pretrained start is worth, and how other detectors compare, on data sets of your own.
 
 python -m tools.benchmarks.pretraining --data kangaroo:36 chess:30 --start scratch ghostnet mosaics --out runs
+python -m tools.benchmarks.pretraining --data kangaroo:36 chess:30 --start rtmdet-tiny yolox-nano --out runs
 python -m tools.benchmarks.pretraining --out runs --table
 
 Each run is a `ghost-det train` of its own with a folder of its own in ``--out``; finished runs are kept, so
@@ -25,27 +26,30 @@ import torch
 from tabulate import tabulate
 
 import ghost_det.register  # noqa: F401
+from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
 from ghost_det.weights.load import read_tensors
 
 CONFIG = Path(__file__).parents[2] / 'configs/gfl_ghostnet_ghostpan_lite.py'
-_OTHER = """
-model = dict(
-    backbone=dict(_delete_=True, {backbone}),
-    neck=dict(in_channels={channels}),
-)
-"""
-_MOBILENET = "type='MobileNetV2', out_indices=(1, 2, 4, 6)"
-_RESNET = "type='ResNet', depth=18, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=dict(type='BN')"
-STARTS: dict[str, tuple[str, list[int], str]] = {
-    'scratch': ('', [], 'none'),
-    'ghostnet': ('', [], 'ghostnet_100.tin'),
-    'mosaics': ('', [], 'gfl_ghostnet.tin'),
-    'mobilenet-scratch': (_MOBILENET, [24, 32, 96, 320], ''),
-    'mobilenet': (_MOBILENET, [24, 32, 96, 320], 'weights'),
-    'resnet18-scratch': (_RESNET, [64, 128, 256, 512], ''),
+RETINANET = CONFIG.with_name('retinanet_ghostnet_fpn_lite.py')
+_MOBILENET = dict(type='MobileNetV2', out_indices=(1, 2, 4, 6))
+_RESNET = dict(type='ResNet', depth=18, num_stages=4, out_indices=(0, 1, 2, 3), norm_cfg=dict(type='BN'))
+STARTS = {'scratch': 'none', 'ghostnet': 'ghostnet_100.tin', 'mosaics': 'gfl_ghostnet.tin'}
+"""What our detector starts from, by the option ``--pretrained``."""
+BACKBONES = {
+    'mobilenet-scratch': (_MOBILENET, [24, 32, 96, 320]),
+    'mobilenet': (_MOBILENET, [24, 32, 96, 320]),
+    'resnet18-scratch': (_RESNET, [64, 128, 256, 512]),
 }
-"""Name of a start to the backbone and its channels, if not GhostNet, and to its weights."""
+"""Other backbones for it, and their channels."""
+PEERS = {
+    'rtmdet-tiny': 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    'ssdlite-scratch': 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
+    'ssdlite': 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
+    'yolox-nano': 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py',
+}
+"""Other detectors, by the schedule of ours: their own are for 300 epochs and up to 256 images a step."""
+IMAGENET = ('mobilenet', 'ssdlite')  # by torchvision's weights
 POINTS = 4  # evaluations in a run, at equal distances
 
 
@@ -56,20 +60,13 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    backbone, channels, weights = STARTS[start]
-    if weights == 'weights':
-        renamed = folder / 'mobilenet_v2.pth'
-        rename(args.mobilenet, renamed)
-        backbone += f", init_cfg=dict(type='Pretrained', checkpoint={str(renamed)!r})"
-    config = folder / 'config.py'
-    config.write_text(
-        f'_base_ = {str(CONFIG)!r}\nrandomness = dict(seed={seed})\nload_from = None\n'
-        + (_OTHER.format(backbone=backbone, channels=channels) if backbone else '')
-    )
-    command = [sys.executable, '-m', 'ghost_det', 'train', str(config), '--data', str(data)]
+    config = config_of(start, args.mobilenet, folder)
+    config.randomness = dict(seed=seed)
+    config.dump(folder / 'config.py')
+    command = [sys.executable, '-m', 'ghost_det', 'train', str(folder / 'config.py'), '--data', str(data)]
     command += ['--epochs', str(epochs), '--work-dir', str(folder / 'run')]
-    if not backbone:
-        command += ['--pretrained', getattr(args, start, None) or weights]
+    if start in STARTS:
+        command += ['--pretrained', getattr(args, start, None) or STARTS[start]]
     command += ['--cfg-options', f'train_cfg.val_interval={max(1, epochs // POINTS)}', *args.options]
     command += [f'default_hooks.checkpoint.interval={epochs}']
     began = time.monotonic()
@@ -90,6 +87,36 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
     for checkpoint in (folder / 'run').glob('*.pth'):
         checkpoint.unlink()
     print(figures | {'AP': curve[-1][1], 'AP50': curve[-1][2]}, flush=True)
+
+
+def config_of(start: str, mobilenet: Path, folder: Path) -> Any:
+    """Return the config of a detector; the weights of a MobileNetV2 are written into the folder."""
+    if start == 'retinanet':
+        return load_config(RETINANET)
+    config = load_config(CONFIG)
+    if start in STARTS:
+        return config
+    config.load_from = None
+    if start in PEERS:
+        peer, ours = load_config(PEERS[start]), config.model.data_preprocessor
+        config.model = peer.model
+        config.model.backbone.init_cfg = None
+        if 'ssd' in start:  # its anchors need images of 320 x 320
+            config.train_dataloader.dataset.pipeline = peer.train_dataloader.dataset.dataset.pipeline
+            config.val_dataloader.dataset.pipeline = peer.val_dataloader.dataset.pipeline
+            config.test_dataloader = config.val_dataloader
+        else:
+            sizes = dict(batch_augments=ours.batch_augments, pad_size_divisor=ours.pad_size_divisor)
+            config.model.data_preprocessor.update(sizes)
+    else:
+        backbone, channels = BACKBONES[start]
+        config.model.backbone = backbone
+        config.model.neck.in_channels = channels
+    if start in IMAGENET:
+        renamed = folder / 'mobilenet_v2.pth'
+        rename(mobilenet, renamed)
+        config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(renamed))
+    return config
 
 
 def rename(source: Path, out: Path) -> None:
@@ -136,8 +163,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    every = [*STARTS, *BACKBONES, 'retinanet', *PEERS]
     parser.add_argument('--data', nargs='+', default=[], metavar='FOLDER:EPOCHS')
-    parser.add_argument('--start', nargs='+', choices=STARTS, default=[*STARTS])
+    parser.add_argument('--start', nargs='+', choices=every, default=[*STARTS, *BACKBONES])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument(
@@ -150,8 +178,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--table', action='store_true', help='only print the table of the runs in --out')
     args = parser.parse_args(words)
-    if args.data and 'mobilenet' in args.start and args.mobilenet is None:
-        parser.error('--start mobilenet needs --mobilenet FILE')
+    if args.data and {*IMAGENET} & {*args.start} and args.mobilenet is None:
+        parser.error(f'--start {" and ".join(IMAGENET)}: need --mobilenet FILE')
     if not args.table:
         for seed in args.seeds:
             for each in args.data:
