@@ -164,29 +164,39 @@ class NcnnModel:
     """A model that ncnn runs, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
+        self._path, self._threads = path, threads or cores()
+        description = model_files(path)[-1]
+        self.metadata = Metadata.from_json(description.read_bytes(), str(description))
+        self._first = self._net(self._threads)
+
+    def _net(self, threads: int) -> Any:
         import ncnn
 
-        parameters, weights, description = model_files(path)
-        self.metadata = Metadata.from_json(description.read_bytes(), str(description))
-        self._net = ncnn.Net()
-        self._net.opt.num_threads = threads or cores()
-        with explain_errors(path):
-            if self._net.load_param(str(parameters)) or self._net.load_model(str(weights)):
+        parameters, weights, _ = model_files(self._path)
+        net = ncnn.Net()
+        net.opt.num_threads = threads
+        with explain_errors(self._path):
+            if net.load_param(str(parameters)) or net.load_model(str(weights)):
                 raise ValueError('the .param or .bin file is damaged, or of another export')
+        return net
 
     def engine(self, batch: int, single: bool) -> Engine:
-        """See `OpenVinoModel`; images of a batch run one after another, with all threads."""
+        """See `OpenVinoModel`; images of a batch run one after another."""
         import ncnn
 
+        # As with ONNX Runtime. Also, OpenMP's threads are slow for all but the first thread that uses them.
+        net = self._first if single or self._threads == 1 else self._net(1)
+
         def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
-            extractor = self._net.create_extractor()
+            extractor = net.create_extractor()
             failed = extractor.input(MAPS_INPUT, ncnn.Mat(image))
             outputs = [extractor.extract(name) for name in map_names(self.metadata.strides)]
             if failed or any(failed for failed, _ in outputs):
                 raise ValueError('the .param file is not that of its metadata')
             return [np.array(output) for _, output in outputs]
 
-        return Engine(lambda canvases, sizes: find_boxes(maps, canvases, sizes, self.metadata), 1)
+        requests = 1 if single else self._threads
+        return Engine(lambda canvases, sizes: find_boxes(maps, canvases, sizes, self.metadata), requests)
 
 
 class Format(NamedTuple):

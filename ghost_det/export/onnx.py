@@ -98,7 +98,7 @@ def suppress_in_onnx(boxes: Any, scores: Any, iou_threshold: float, limit: int) 
 def write_model(source: Path, out: Path, metadata: Metadata) -> None:
     """Write an ONNX file in the format of ``out``, in the precision of its metadata."""
     if out.suffix == '.xml':
-        write_openvino(openvino_core().read_model(source), out, metadata)
+        write_openvino(read_folded(source), out, metadata)
         return
     if out.suffix == '.ncnn':
         write_ncnn(source, out, metadata)
@@ -108,6 +108,20 @@ def write_model(source: Path, out: Path, metadata: Metadata) -> None:
     model = onnx.load(source)
     onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
     onnx.save(model, out)
+
+
+def read_folded(source: Path) -> Any:
+    """Read an ONNX file as an OpenVINO model in which what depends on constants only is a constant.
+
+    Otherwise the weights of depthwise convolutions are reshaped in the graph: NNCF then takes a kernel's
+    columns for its channels, and OpenVINO runs those layers of an INT8 model in float32.
+    """
+    from openvino.passes import ConstantFolding, Manager
+
+    model, passes = openvino_core().read_model(source), Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+    return model
 
 
 def write_openvino(model: Any, out: Path, metadata: Metadata) -> None:

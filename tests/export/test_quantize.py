@@ -11,7 +11,7 @@ pytest.importorskip('torch', '2.6')  # see commands/export.py
 from ghost_det.deploy import Metadata
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.export.accuracy import GroundTruth
-from ghost_det.export.onnx import write_openvino
+from ghost_det.export.onnx import read_folded, write_openvino
 from ghost_det.export.quantize import quantization_settings, quantize
 
 from . import exported
@@ -33,6 +33,22 @@ def test_what_follows_the_last_convolution_stays_in_floating_point() -> None:
     kinds = {op.get_friendly_name(): op.get_type_name() for op in model.get_ordered_ops()}
     assert {'Squeeze', 'Greater', 'ReduceMax', 'Minimum'} <= {kinds[name] for name in ignored}
     assert not {'Convolution', 'Transpose', 'Parameter', 'Constant'} & {kinds[name] for name in ignored}
+
+
+def test_depthwise_convolutions_are_quantized_by_channel(tmp_path: Path) -> None:
+    import nncf
+    import onnx
+
+    weights = np.random.default_rng(0).normal(size=(4, 1, 3, 3)).astype(np.float32)
+    text = '<ir_version: 8, opset_import: ["" : 18]> net (float[N, 4, 8, 8] x) => (float[N, 4, 6, 6] y) '
+    model = onnx.parser.parse_model(text + '{ y = Conv <group = 4> (x, kernels) }')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, 'kernels'))
+    onnx.save(model, tmp_path / 'depthwise.onnx')
+    data = nncf.Dataset([np.ones((1, 4, 8, 8), np.float32)])
+    small = nncf.quantize(read_folded(tmp_path / 'depthwise.onnx'), data, subset_size=1)
+    (layer,) = (each for each in small.get_ops() if each.get_type_name() == 'GroupConvolution')
+    ranges = layer.input_value(1).get_node().input_value(1)
+    assert list(ranges.get_shape()) == [4, 1, 1, 1, 1]  # else OpenVINO runs the layer in float32
 
 
 def test_a_layer_that_costs_too_much_is_reverted(tmp_path: Path) -> None:

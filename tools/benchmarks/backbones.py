@@ -27,7 +27,7 @@ from ghost_det.commands.benchmark import CALLS
 from ghost_det.deploy.backends import openvino_core
 from ghost_det.errors import UserError
 from ghost_det.export.graph import deployed
-from ghost_det.export.onnx import quiet
+from ghost_det.export.onnx import quiet, read_folded
 from ghost_det.export.quantize import quantization_settings
 from ghost_det.utils.timing import interleave
 
@@ -158,7 +158,7 @@ def _in_openvino(path: Path, images: np.ndarray, threads: int, int8: bool) -> Ca
     import openvino
 
     core = openvino_core()
-    model = core.read_model(path)
+    model = read_folded(path)
     if int8:
         import nncf
 
