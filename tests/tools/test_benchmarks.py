@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from ghost_det.deploy import Metadata
 from ghost_det.errors import UserError
 from ghost_det.utils.timing import Sample, Spread
-from tools.benchmarks import _common, backbones, detectors, operators, training
+from tests.export.exported import METADATA, save
+from tools.benchmarks import _common, backbones, deployment, detectors, operators, training
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='memory is read in /proc')
 
@@ -81,6 +83,25 @@ def test_a_training_step_of_backbones_has_a_row_for_each_layout() -> None:
     assert heading.startswith('2 images of 64 x 64')
     assert len(rows) == len(training.TRAINED) * len(training.LAYOUTS)
     assert rows[0].endswith('| 1.00 (1.00-1.00) |')
+
+
+def test_exported_files_have_a_row_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(save(tmp_path / name, Metadata(**METADATA))) for name in ('a.xml', 'b.onnx')]
+    monkeypatch.setattr(sys, 'argv', ['benchmark', *files, '--threads', '1', '--seconds', '0.1'])
+    deployment.main()
+    *_, head, _, first, second = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in head.split('|')[3:-1]] == [
+        '1 threads',
+        'stream of 1',
+        'stream of 8',
+        'MB',
+    ]
+    for row, name in zip((first, second), ('a.xml', 'b.onnx')):
+        _, file, side, call, *_, megabytes, _ = (cell.strip() for cell in row.split('|'))
+        assert (file, side) == (name, '64 x 64') and float(call.split()[0]) > 0
+        assert 30 < int(megabytes) < 400  # numpy, OpenCV and an engine, but no torch
 
 
 def test_operators_have_a_row_each(

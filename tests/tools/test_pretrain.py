@@ -12,10 +12,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
+from torchvision.models import mobilenet_v2
 
+from ghost_det.swap.probe import build_detector
 from ghost_det.weights.load import read_tensors
 from tests.conftest import ROOT
+from tools.benchmarks.pretraining import BACKBONES, IMAGENET, PEERS, config_of
 from tools.benchmarks.pretraining import main as compare
 from tools.mosaics import write_split
 from tools.pretrain import Training, pack
@@ -105,6 +111,30 @@ def test_the_table_of_starts_is_printed_by_its_command(tmp_path: Path) -> None:
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     cells = [cell.strip() for cell in shown.splitlines()[-1].strip('| ').split('|')]
     assert cells == ['a', 'scratch', '2', '2', '10.0', '10.0', '30.0 ± 7.1', '50.0', '1.0']
+
+
+@pytest.fixture(scope='module')
+def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('torchvision') / 'mobilenet_v2.pth'
+    torch.save(mobilenet_v2(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize('start', [*BACKBONES, 'retinanet', *PEERS])
+def test_other_detectors_compute_a_loss(start: str, mobilenet: Path, tmp_path: Path) -> None:
+    config = config_of(start, mobilenet, tmp_path)
+    assert config.load_from is None
+    assert (config.model.backbone.get('init_cfg') is None) == (start not in ('retinanet', *IMAGENET))
+    detector = build_detector(config.model)
+    side, width = (320, 320) if 'ssd' in start else (224, 194)
+    found = InstanceData(bboxes=torch.tensor([[20.0, 30, 120, 150]]), labels=torch.tensor([1]))
+    sample = DetDataSample(metainfo=dict(img_shape=(side, width)), gt_instances=found)
+    inputs = [torch.zeros(3, side, width, dtype=torch.uint8)] * 2
+    samples = [sample, sample.clone()]  # the preprocessor adds to each
+    MessageHub.get_current_instance().update_info('iter', 0)  # for the size of the step
+    data = detector.data_preprocessor(dict(inputs=inputs, data_samples=samples), True)
+    loss, _ = detector.parse_losses(detector(**data, mode='loss'))
+    assert torch.isfinite(loss)
 
 
 @pytest.mark.slow
