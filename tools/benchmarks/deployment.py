@@ -47,17 +47,12 @@ def contenders(path: Path, pixels: np.ndarray, threads: Sequence[int]) -> dict[s
         detector = Detector(path, threads=count)
         found[f'{count} threads'] = partial(detector, pixels)
     for batch in (1, 8):
-        found[f'stream of {batch}'] = partial(stream, detector, [pixels] * IMAGES, batch)
+        found[f'stream of {batch}'] = lambda batch=batch: list(detector.stream([pixels] * IMAGES, batch))
     return found
 
 
-def stream(detector: Detector, images: Sequence[np.ndarray], batch: int) -> None:
-    for _ in detector.stream(images, batch):
-        pass
-
-
 def row(path: Path, samples: dict[str, list[Sample]], first: list[Sample]) -> list[str]:
-    """Return a row of the table: ms and ratio of each contender, by image; memory."""
+    """Return the cells of a row: ms and ratio of each contender, by image; memory."""
     cells = []
     for name, found in samples.items():
         images = IMAGES if name.startswith('stream') else 1
@@ -65,8 +60,7 @@ def row(path: Path, samples: dict[str, list[Sample]], first: list[Sample]) -> li
         time = spread([1e3 * sample.seconds for sample in each]).middle
         cells.append(f'{digits(time)} ({digits(ratio(each, first).middle)})')
     used = subprocess.run([sys.executable, '-c', PROCESS, path], check=True, capture_output=True, text=True)
-    data = Detector(path).metadata
-    return [path.name, f'{data.height} x {data.width}', *cells, f'{int(used.stdout) / 1000:.0f}']
+    return [*cells, f'{int(used.stdout) / 1000:.0f}']
 
 
 def main() -> None:
@@ -79,16 +73,20 @@ def main() -> None:
     args = parser.parse_args()
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     pixels = noise if args.image is None else read_image(args.image)
-    calls = {}
+    calls, sides = {}, {}
     for path in args.files:
         data = Detector(path).metadata
+        sides[path] = f'{data.height} x {data.width}'
         resized = cv2.resize(pixels, (data.width, data.height))
         for name, call in contenders(path, resized, args.threads).items():
             calls[path, name] = call
     samples = interleave(calls, seconds=args.seconds, warm=1)
     names = list(dict.fromkeys(name for _, name in calls))
     first = samples[args.files[0], names[0]]
-    rows = [row(path, {name: samples[path, name] for name in names}, first) for path in args.files]
+    rows = [
+        [path.name, side, *row(path, {name: samples[path, name] for name in names}, first)]
+        for path, side in sides.items()
+    ]
     print(f'{setup()}\nms an image (ratio), {len(first)} rounds\n')
     print(tabulate(rows, ['file', 'input', *names, 'MB'], 'github', disable_numparse=True))
 
