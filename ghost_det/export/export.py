@@ -98,19 +98,18 @@ def export(
     if int8 and truth is None:
         raise UserError(f'--int8 needs data to measure mAP; {config} has none on this machine: use --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
-        source = Path(folder) / 'model.onnx'
+        source = Path(folder, out.name).with_suffix('.onnx')
         yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
         to_onnx(detector, canvas, source, dynamic, metadata.strides)
+        file = source.with_suffix('.xml') if int8 else new / out.name
+        write_model(source, file, plain if int8 else metadata)
+        yield 'checking: comparing the file with mmdet on the same images'
+        images = check_images(None if truth is None else [path for _, path in truth.images])
+        yield from check_file(detector, test_pipeline(cfg), file, images)
         if int8 and truth is not None:
             from .quantize import quantize
 
-            write_model(source, source.with_suffix('.xml'), plain)
-            yield from quantize(source.with_suffix('.xml'), new / out.name, metadata, data, truth, max_drop)
-        else:
-            write_model(source, new / out.name, metadata)
-            yield 'checking: comparing the file with mmdet on the same images'
-            images = check_images(None if truth is None else [path for _, path in truth.images])
-            yield from check_file(detector, test_pipeline(cfg), new / out.name, images)
+            yield from quantize(file, new / out.name, metadata, data, truth, max_drop)
     size_mb = sum(file.stat().st_size for file in model_files(out)) / 1e6
     any_size = ' or any other size' if dynamic else ''
     yield f'{out}: {size_mb:.1f} MB, {metadata.precision}, {canvas.height} x {canvas.width}{any_size}'

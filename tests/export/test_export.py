@@ -282,6 +282,10 @@ def test_a_file_is_evaluated_and_compared_with_its_checkpoint(
     monkeypatch.setattr(runtime, 'image_sizes', lambda pixels, places, _: np.full((len(places), 2), 80))
     *_, last = evaluate_file(*settings)
     assert last.startswith('warning: mAP 0.')
+    monkeypatch.setattr(exporting, 'to_onnx', lambda *words: words[2].write_bytes(source.read_bytes()))
+    with pytest.raises(UserError, match='q.xml: not written: '):  # before it is quantized
+        list(exporting.export(config, str(checkpoint), tmp_path / 'q.xml', int8=True, data=data))
+    assert not list(tmp_path.glob('q.*'))
     categories[0]['name'] = 'cow'
     annotations.write_text(json.dumps({'images': images, 'annotations': boxes, 'categories': categories}))
     with pytest.raises(UserError, match="cow.*'cat'"):
