@@ -1,4 +1,4 @@
-"""Overlaps and suppression of boxes and lanes."""
+"""Overlaps and suppression of boxes."""
 
 from __future__ import annotations
 
@@ -124,38 +124,3 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
             groups.append([best, *rest[near].tolist()])
             rest = rest[~near]
     return groups
-
-
-def line_nms_forward(
-    boxes: Tensor, scores: Tensor, overlap: float, top_k: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Suppress lanes that run close to a better one (Zheng et al., CLRNet, 2022).
-
-    In a lane ``(5 + rows,)``, entry 2 is the start, 0 to 1, entry 4 the length in rows; then comes x on each
-    row. Two are close if they are on average less than ``overlap`` apart on the rows that they share. (C++
-    looks up one of the two by its rank, as if lanes were sorted by score.) Returns the indices ``(n,)`` of
-    the lanes to keep, best first, then zeros; how many, at most ``top_k``; and for each lane ``(n,)`` the
-    number, from 1, of the last kept one that it is or is close to.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    lanes = wide(boxes)[order]
-    rows = torch.arange(lanes.shape[1] - 5, device=lanes.device)
-    start = (lanes[:, 2] * (len(rows) - 1) + 0.5).trunc()
-    end = start + lanes[:, 4].trunc() - 1
-    keep, parents = torch.zeros_like(order), torch.zeros_like(order)
-    gone = torch.zeros_like(order, dtype=torch.bool)
-    kept = 0
-    for best in range(len(order)):
-        if kept == top_k or gone[best]:
-            continue
-        first, last = start.maximum(start[best]), end.minimum(end[best]).clamp(max=len(rows) - 1)
-        shared = (rows >= first[:, None]) & (rows <= last[:, None])
-        distance = ((lanes[:, 5:] - lanes[best, 5:]).abs() * shared).sum(1)
-        close = (first >= 0) & (distance < overlap * (last - first + 1))
-        close[: best + 1] = False
-        gone |= close
-        keep[kept] = order[best]
-        kept += 1
-        close[best] = True
-        parents[order[close]] = kept
-    return keep, torch.tensor(kept, device=order.device), parents

@@ -1,4 +1,4 @@
-"""Overlaps and suppression of boxes and lanes."""
+"""Overlaps and suppression of boxes."""
 
 import math
 
@@ -128,17 +128,3 @@ def test_no_boxes():
         assert dets.shape == (0, 5) and keep.shape == (0,) and keep.dtype == torch.long
     assert mmops.nms_match(torch.zeros(0, 5), 0.5) == []
     assert mmops.bbox_overlaps(boxes, torch.ones(3, 4)).shape == (0, 3)
-
-
-@pytest.mark.skipif(not hasattr(mmops, 'line_nms'), reason='this mmcv has no line_nms')
-def test_line_nms():
-    # From start to start + length - 1, on 5 rows: 0 and 4 are close to 1, and 5 to 4 only; 2 is far; 3 shares
-    # no row with the others.
-    lanes, scores = torch.zeros(6, 10), torch.tensor([0.5, 0.9, 0.8, 0.7, 0.85, 0.75])
-    lanes[:, 2], lanes[:, 4] = torch.tensor([0, 0.25, 0, 0.75, 0, 0]), torch.tensor([5, 3, 5, 0, 5, 5])
-    lanes[:, 5:] = torch.tensor([10.0, 12.0, 30.0, 10.0, 14.0, 16.0])[:, None]
-    keep, count, parents = mmops.line_nms(lanes, scores, overlap=2.5, top_k=10)
-    assert (keep.tolist(), int(count), parents.tolist()) == ([1, 2, 5, 3, 0, 0], 4, [1, 1, 2, 4, 1, 3])
-    keep, count, _ = mmops.line_nms(lanes, scores, overlap=2.0, top_k=2)
-    assert keep.tolist() == [1, 4, 0, 0, 0, 0] and count == 2
-    assert mmops.line_nms(torch.zeros(0, 77), torch.zeros(0), overlap=6.0, top_k=3)[1] == 0

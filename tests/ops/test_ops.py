@@ -83,6 +83,7 @@ def test_every_operator_that_mmdet_calls_has_a_stand_in_and_mmcv_has_each():
     # Neighbours of others in the files of mmcv.ops, and RoIPool, which mmdet itself refuses on a CPU.
     others = {'nms_rotated', 'nms_quadri', 'roi_pool_forward', 'roi_pool_backward'}
     others |= {'softmax_focal_loss_forward', 'softmax_focal_loss_backward'}
-    assert needed - STAND_INS.keys() == others
+    lanes = {'line_nms_forward'}  # of CLRNet, which finds lanes; mmcv 2.1.0 does not have it
+    assert needed - STAND_INS.keys() - lanes == others
     known = {name for path in Path(mmops.__file__).parent.glob('*.py') for name in operators(path)}
-    assert STAND_INS.keys() - known <= {'line_nms_forward'}  # which mmcv 2.1.0 does not have
+    assert STAND_INS.keys() <= known
