@@ -57,7 +57,6 @@ class GhostPAN(nn.Module):
         num_outs: how many maps to return; more than the backbone has are extra levels.
         start_level: the finest map to use; those before it are ignored.
         kernel_size: kernel of all depthwise convolutions, strided and cheap ones; odd.
-        num_blocks: bottlenecks in a row after each sum.
         norm_layer: makes the normalization for a number of channels.
         act_layer: makes an activation; the maps returned from the backbone's levels have none.
 
@@ -84,7 +83,6 @@ class GhostPAN(nn.Module):
         num_outs: int,
         start_level: int = 0,
         kernel_size: int = 5,
-        num_blocks: int = 1,
         norm_layer: NormLayer = nn.BatchNorm2d,
         act_layer: ActLayer = nn.ReLU,
     ) -> None:
@@ -96,8 +94,6 @@ class GhostPAN(nn.Module):
             raise ValueError(f'GhostPAN: num_outs is {num_outs}; expected {len(used)} or more')
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f'GhostPAN: kernel_size is {kernel_size}; expected an odd number')
-        if num_blocks < 1:
-            raise ValueError(f'GhostPAN: num_blocks is {num_blocks}; expected 1 or more')
         self.in_channels = list(in_channels)
         self.out_channels = out_channels
         self.num_outs = num_outs
@@ -106,9 +102,7 @@ class GhostPAN(nn.Module):
         layers: dict[str, Any] = dict(norm_layer=norm_layer, act_layer=act_layer)
 
         def blocks() -> nn.Module:
-            return nn.Sequential(
-                *(GhostBottleneck(c, c, c, dw_size=kernel_size, **layers) for _ in range(num_blocks))
-            )
+            return nn.Sequential(GhostBottleneck(c, c, c, dw_size=kernel_size, **layers))
 
         steps, extras = range(len(used) - 1), range(num_outs - len(used))
         self.reduce_layers = nn.ModuleList(ConvNormAct(inp, c, 1, **layers) for inp in used)

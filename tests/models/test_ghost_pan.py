@@ -40,13 +40,13 @@ def test_each_map_halves_the_one_before(height: int, width: int, start_level: in
     assert all(out.isfinite().all() for out in outs)
 
 
-def test_kernel_blocks_norm_and_activation_reach_every_level() -> None:
-    neck = small(kernel_size=3, num_blocks=2, norm_layer=partial(nn.GroupNorm, 2), act_layer=nn.LeakyReLU)
+def test_kernel_norm_and_activation_reach_every_level() -> None:
+    neck = small(kernel_size=3, norm_layer=partial(nn.GroupNorm, 2), act_layer=nn.LeakyReLU)
     kinds = {type(m) for m in neck.modules()}
     assert {nn.GroupNorm, nn.LeakyReLU} <= kinds and not {nn.BatchNorm2d, nn.ReLU} & kinds
     strided = [*neck.downsamples, *neck.extra_lvl_in_conv, *neck.extra_lvl_out_conv]
     blocks = [block for each in (*neck.top_down_blocks, *neck.bottom_up_blocks) for block in each]
-    assert (len(strided), len(blocks)) == (6, 8)
+    assert (len(strided), len(blocks)) == (6, 4)
     assert all(conv.depthwise_conv.conv.kernel_size == (3, 3) for conv in strided)
     for ghost in (ghost for block in blocks for ghost in (block.ghost1, block.ghost2)):
         assert ghost.cheap_operation[0].kernel_size == (3, 3)
@@ -79,7 +79,6 @@ def test_the_forward_pass_also_exported_is_that_of_a_naive_reference() -> None:
         (dict(start_level=4), 'start_level is 4; expected 0 to 3'),
         (dict(num_outs=2), 'num_outs is 2; expected 3 or more'),
         (dict(kernel_size=4), 'kernel_size is 4'),
-        (dict(num_blocks=0), 'num_blocks is 0'),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
