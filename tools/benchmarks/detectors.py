@@ -40,7 +40,7 @@ SHIPPED = {
     'RetinaNet ResNet-50': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     'SSDLite MobileNetV2': 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
     'RTMDet-tiny': 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
-    'YOLOX-tiny': 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py',
+    'YOLOX-nano': 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py',
 }
 ENGINES = ('eager', 'fast', 'onnxruntime', 'openvino')
 UNTRAINED = ', untrained scores'
