@@ -19,7 +19,6 @@ from ghost_det.deploy.detector import Detections, Detector
 from ghost_det.deploy.letterbox import Placement, place
 from ghost_det.deploy.metadata import Metadata
 from ghost_det.errors import UserError
-from ghost_det.models.selection import select_fast
 from ghost_det.utils.images import Image, read_image
 
 from .graph import PAD, RESIZES
@@ -41,7 +40,7 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     for image in images:
         at = place(image.shape[1], image.shape[0], metadata)
         smaller += is_shrunk(at, metadata)
-        # Compared in pixels of the canvas: those of a large image are finer than the network's own steps.
+        # In pixels of the canvas: in those of a large image, one step of the network would be too far.
         scale = np.array([at.new_width / at.width, at.new_height / at.height] * 2)
         theirs, ours = predict(detector, steps, image, metadata), runtime(image)
         expected.append(replace(theirs, boxes=theirs.boxes * scale))
@@ -79,7 +78,6 @@ def check_images(files: Sequence[Path] | None) -> list[Image]:
 @torch.no_grad()
 def predict(detector: Any, steps: Sequence[Any], image: Image, metadata: Metadata) -> Detections:
     """Return mmdet's detections in an image, by the steps of its own test pipeline and ``test_step``."""
-    select_fast(detector)  # of equal scores at a cut, it then takes the first, as the file does
     at = place(image.shape[1], image.shape[0], metadata)
     loaded = Compose(_array_steps(steps, at, metadata))(dict(img=image, img_id=0))
     batch = {key: [loaded[key]] for key in ('inputs', 'data_samples')}

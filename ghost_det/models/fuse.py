@@ -21,7 +21,6 @@ from ghost_det.errors import UserError
 
 from .bottleneck import GhostBottleneck
 from .ghost_module import BATCH_NORMS, GhostModule, children_of, is_plain_conv
-from .selection import select_fast
 
 Module = TypeVar('Module', bound=nn.Module)
 
@@ -30,8 +29,7 @@ def optimize(model: Module, compile: bool = False) -> Module:
     """Make a backbone or a detector of mmdet faster at inference, in place; results differ by rounding only.
 
     Training branches and batch norms are folded into convolutions, ghost bottlenecks do without inner
-    concatenations, weights are laid out channels-last, and heads of mmdet select scores before they sort
-    them. If levels share a convolution but not its norm (``RetinaSepBNHead``), each gets a copy. A norm that
+    concatenations, and weights are laid out channels-last. If levels share a convolution but not its norm (``RetinaSepBNHead``), each gets a copy. A norm that
     is not registered right behind its convolution stays. The model can no longer be trained or loaded into.
 
     Args:
@@ -54,9 +52,8 @@ def optimize(model: Module, compile: bool = False) -> Module:
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     if model.training or any(norm.training for norm in norms):
         raise UserError('optimize: the model is in training mode; call model.eval() first')
-    rewrite(model)  # compiled graphs gain most by it: 0.48 of timm's time instead of 0.74
+    rewrite(model)
     _activate_in_place(model)
-    select_fast(model)
     model.eval()  # also the modules that folding built
     model.to(memory_format=torch.channels_last)
     if compile:
