@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 class BuildWithConfigs(build_py):
     def run(self) -> None:
         super().run()
-        if not self.editable_mode:  # then the package finds the folder beside it
+        if not self.editable_mode:  # then the package finds the folder next to it
             for path, target in self.configs():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)

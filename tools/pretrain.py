@@ -171,11 +171,11 @@ class Training:
             self.resume()
 
     def resume(self) -> None:
-        """Go on from the state on disk."""
+        """Resume from the state on disk."""
         state: dict[str, Any] = torch.load(self.state, weights_only=True)
         if state.get('settings', self.settings) != self.settings or state['step'] > self.total:
             raise SystemExit(
-                f'{self.state}: of another or a longer training; remove it, or choose another -o'
+                f'{self.state}: belongs to another or a longer training; remove it, or choose another -o'
             )
         self.model.load_state_dict(state['model'])
         self.average.load_state_dict(state['average'])

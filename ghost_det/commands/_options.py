@@ -98,7 +98,7 @@ def add_splits(parser: Any) -> None:
 def add_tiles(parser: argparse.ArgumentParser) -> None:
     """Add the options for objects that are small in large images."""
     tile = 'also run on tiles of N x N pixels of each image, 32 or more, for small objects'
-    side = _number(int, lambda n: n >= 32, 'a whole number from 32')
+    side = _number(int, lambda n: n >= 32, 'an integer of 32 or more')
     parser.add_argument('--tile', type=side, metavar='N', help=tile)
     overlap = 'share of a tile that the next one repeats (default: 0.2)'
     share = _number(float, lambda n: 0 <= n <= 0.9, 'a number from 0 to 0.9')

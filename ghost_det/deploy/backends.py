@@ -179,7 +179,7 @@ class NcnnModel:
         net.opt.num_threads = threads
         with explain_errors(self._path):
             if net.load_param(str(parameters)) or net.load_model(str(weights)):
-                raise ValueError('the .param or .bin file is damaged, or of another export')
+                raise ValueError('the .param or .bin file is damaged, or belongs to another export')
         return net
 
     def engine(self, batch: int, single: bool) -> Engine:
@@ -194,7 +194,7 @@ class NcnnModel:
             failed = extractor.input(MAPS_INPUT, ncnn.Mat(image))
             outputs = [extractor.extract(name) for name in map_names(self.metadata.strides)]
             if failed or any(failed for failed, _ in outputs):
-                raise ValueError('the .param file is not that of its metadata')
+                raise ValueError('the .param file does not match its metadata')
             return [np.array(output) for _, output in outputs]
 
         requests = 1 if single else self._threads

@@ -57,7 +57,7 @@ def _check(maps: Sequence[NDArray[Any]], canvas: tuple[int, ...], metadata: Meta
         for count in (len(boxes) // 4 * len(metadata.classes), len(boxes))
     ]
     if [each.shape for each in maps] != expected or len(maps) != 2 * len(metadata.strides):
-        raise ValueError('its maps are not those that its metadata describes')
+        raise ValueError('its maps do not match its metadata')
 
 
 def _candidates(

@@ -233,7 +233,7 @@ class DetectorWeightsHook(Hook):
         if not isinstance(weights, Deferred):
             return
         if not isinstance(runner._train_loop, BaseLoop) or runner._resume:
-            raise UserError(f'{weights.source}: only to start a training: its class layer is left out')
+            raise UserError(f'{weights.source}: can only start a training: its class layer is not loaded')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if any('Pretrained' in str(getattr(module, 'init_cfg', None)) for module in model.modules()):
             raise UserError(

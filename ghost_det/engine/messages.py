@@ -18,7 +18,7 @@ from ghost_det.errors import Interrupted, UserError, reason
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BUILDING = 'cannot be built'
 FIRST_STEP = 'the first step failed'
-_ADVICE = {FIRST_STEP: '. Do in_channels, out_indices and num_classes fit? --traceback shows where'}
+_ADVICE = {FIRST_STEP: '. Check that in_channels, out_indices and num_classes match; --traceback shows where'}
 
 
 class NamedCompose(Compose):

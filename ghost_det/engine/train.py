@@ -150,7 +150,7 @@ def train(config: str, data: DetectionData | None = None, resume: str | None = N
             runner.logger.warning(f'--resume: no checkpoint in {cfg.work_dir}: starting from the beginning.')
         elif saved is None and saved_in(cfg.work_dir):
             runner.logger.warning(
-                f'{cfg.work_dir} has checkpoints of an earlier training: this one replaces them'
+                f'{cfg.work_dir} has checkpoints of an earlier training, which this one will overwrite'
             )
         elif saved is not None:
             check_fits(runner.model, saved.content, saved.path, config)
@@ -206,13 +206,13 @@ def _skip_pretrained(model: Any) -> None:
 def _require_backbone(model: Any, source: str) -> None:
     """Raise a `UserError` if a checkpoint lacks a part of the backbone, which mmengine would not load."""
     found = {key.removeprefix('module.'): value for key, value in read_tensors(source).items()}
-    whole = model.state_dict()
-    expected = {key: whole[key] for key in whole if key.removeprefix('detector.').startswith('backbone.')}
+    state = model.state_dict()
+    expected = {key: state[key] for key in state if key.removeprefix('detector.').startswith('backbone.')}
     problems = differences(expected, found)
     if problems:
         raise UserError(
             f'load_from={source}: does not fit the backbone: {len(problems)} of {len(expected)} tensors '
-            f'differ: {problems[0]}; for the backbone only, use --pretrained'
+            f'differ: {problems[0]}; to load only the backbone, use --pretrained'
         )
 
 
@@ -221,7 +221,7 @@ def starts_from_detector(cfg: Any, config: str) -> bool:
     source = address(str(cfg.get('load_from') or ''))
     if source.endswith('.safetensors'):
         raise UserError(
-            f"load_from={source}: expected a checkpoint of torch's; for backbones use --pretrained"
+            f'load_from={source}: expected a PyTorch checkpoint (.pth); load backbones with --pretrained'
         )
     if source:
         cfg.load_from = source
@@ -229,5 +229,5 @@ def starts_from_detector(cfg: Any, config: str) -> bool:
         return False
     keys = [key.removeprefix('module.') for key in read_tensors(locate(source))]
     if not any(key.split('.')[0] in cfg.model for key in keys):
-        raise UserError(f'load_from={cfg.load_from} fits nothing in {config}; for backbones use --pretrained')
+        raise UserError(f'load_from={cfg.load_from} has no part of {config}; for backbones use --pretrained')
     return any(key.removeprefix('detector.').startswith('backbone.') for key in keys)

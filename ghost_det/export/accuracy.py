@@ -40,7 +40,7 @@ class GroundTruth:
         absent = [name for name in classes if name not in ids]
         if absent:
             there = ', '.join(list(ids)[:10])
-            raise UserError(f'{annotations}: has {there}, but not {absent[0]!r}, a class of the detector')
+            raise UserError(f'{annotations}: has no class {absent[0]!r} of the detector; only {there}')
         images = [(image['id'], folder / image['file_name']) for image in content['images']]
         return cls(annotations, content, images, [ids[name] for name in classes])
 
@@ -114,4 +114,4 @@ def evaluate_file(
     figure, reference = truth.mean_precision(found), truth.mean_precision(truth.detect(in_torch))
     line = f'mAP {figure:.4f} of the file, {reference:.4f} of its checkpoint in torch'
     far = abs(figure - reference) > FAR
-    yield f'warning: {line}: over {FAR} apart; --dynamic pads as mmdet does' if far else line
+    yield f'warning: {line}: more than {FAR} apart; --dynamic pads as mmdet does' if far else line

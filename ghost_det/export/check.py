@@ -49,7 +49,7 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     figures = (
         f'{len(images)} images through mmdet and through the file: {result.boxes} boxes matched, up to '
         f'{result.pixels:.2g} pixels and {result.score:.2g} of score apart; '
-        f'{result.unmatched} found by only one'
+        f'{result.unmatched} found by only one of the two'
     )
     if result.unmatched > TIES * result.boxes:
         raise UserError(f'{path.name}: not written: {figures}. Please report it with the config')
@@ -57,8 +57,8 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     yield f'checked: {figures}' if result.boxes else f'warning: {figures}{nothing}'
     if smaller:
         yield (
-            f'warning: {smaller} of these images have another orientation than the canvas: only --dynamic '
-            'keeps them as large as mmdet does'
+            f'warning: {smaller} of these images differ in orientation from the canvas, which shrinks them '
+            'more than mmdet does; use --dynamic'
         )
 
 

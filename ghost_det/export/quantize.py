@@ -57,7 +57,7 @@ def quantize(
         each = [some.select([place]).mean_precision([one]) for place, one in enumerate(found)]
         return some.mean_precision(found), each
 
-    yield f'quantizing; layers that cost over {max_drop:g} of mAP are reverted, which takes minutes or hours'
+    yield f'quantizing; layers that cost over {max_drop:g} of mAP return to 32 bits: takes minutes to hours'
     before = measured.mean_precision(measured.detect(Detector(source)))
     with quiet():
         small = nncf.quantize_with_accuracy_control(

@@ -29,8 +29,9 @@ def optimize(model: Module, compile: bool = False) -> Module:
     """Make a backbone or a detector of mmdet faster at inference, in place; results differ by rounding only.
 
     Training branches and batch norms are folded into convolutions, ghost bottlenecks do without inner
-    concatenations, and weights are laid out channels-last. If levels share a convolution but not its norm (``RetinaSepBNHead``), each gets a copy. A norm that
-    is not registered right behind its convolution stays. The model can no longer be trained or loaded into.
+    concatenations, and weights are laid out channels-last. If levels share a convolution but not its norm
+    (``RetinaSepBNHead``), each gets a copy. A norm that is not registered right behind its convolution stays.
+    The model can no longer be trained or loaded into.
 
     Args:
         model: in evaluation mode.

@@ -44,8 +44,8 @@ def contenders(path: Path, pixels: np.ndarray, threads: Sequence[int]) -> dict[s
     """Return what is timed for a file, by name: calls with some threads, and streams with all of them."""
     found: dict[str, Callable[[], Any]] = {}
     for count in threads:
-        detector = Detector(path, threads=count)
-        found[f'{count} threads'] = partial(detector, pixels)
+        found[f'{count} threads'] = partial(Detector(path, threads=count), pixels)
+    detector = Detector(path)
     for batch in (1, 8):
         found[f'stream of {batch}'] = lambda batch=batch: list(detector.stream([pixels] * IMAGES, batch))
     return found

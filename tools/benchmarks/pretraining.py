@@ -30,6 +30,8 @@ from ghost_det.config.load import load_config
 from ghost_det.errors import UserError
 from ghost_det.weights.load import read_tensors
 
+from ._common import run
+
 CONFIG = Path(__file__).parents[2] / 'configs/gfl_ghostnet_ghostpan_lite.py'
 RETINANET = CONFIG.with_name('retinanet_ghostnet_fpn_lite.py')
 _MOBILENET = dict(type='MobileNetV2', out_indices=(1, 2, 4, 6))
@@ -190,4 +192,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)
