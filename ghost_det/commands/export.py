@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', help=out)
     parser.add_argument('--size', **options.SIZE, help="input size (default: the config's)")
     parser.add_argument('--dynamic', action='store_true', help='accept images of any size')
-    parser.add_argument('--half', action='store_true', help='store weights in 16 bits: half the file size')
+    parser.add_argument('--half', action='store_true', help='store weights in 16 bits, for smaller files')
     raw = 'for other engines: ONNX up to the maps of the head, without post-processing'
     parser.add_argument('--raw', action='store_true', help=raw)
     int8 = 'quantize to 8-bit integers as far as mAP allows; needs data to measure it'

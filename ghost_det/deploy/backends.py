@@ -18,7 +18,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.images import Image
 from ghost_det.utils.system import cores
 
-from .maps import MAPS_INPUT, Found, Sizes, find_boxes, map_names
+from .maps import MAPS_INPUT, RawDetections, Sizes, find_boxes, map_names
 from .metadata import KEY, Metadata
 
 INPUT, SIZES = 'images', 'sizes'
@@ -28,7 +28,7 @@ OUTPUTS = ('boxes', 'scores', 'labels')
 class Engine(NamedTuple):
     """A compiled model; several threads may call ``run``, which works at ``requests`` batches at a time."""
 
-    run: Callable[[Image, Sizes], Found]
+    run: Callable[[Image, Sizes], RawDetections]
     requests: int
 
 
@@ -111,7 +111,7 @@ class OpenVinoModel:
             for _ in range(count):
                 requests.put(compiled.create_infer_request())
 
-        def run(canvases: Image, sizes: Sizes) -> Found:
+        def run(canvases: Image, sizes: Sizes) -> RawDetections:
             count = len(canvases)
             request = requests.get()
             try:
@@ -153,7 +153,7 @@ class OnnxModel:
         def maps(image: NDArray[np.float32]) -> list[NDArray[Any]]:
             return [each[0] for each in session.run(None, {MAPS_INPUT: image[None]})]
 
-        def run(canvases: Image, sizes: Sizes) -> Found:
+        def run(canvases: Image, sizes: Sizes) -> RawDetections:
             if self.metadata.strides:
                 return find_boxes(maps, canvases, sizes, self.metadata)
             boxes, scores, labels = session.run(list(OUTPUTS), {INPUT: canvases, SIZES: sizes})

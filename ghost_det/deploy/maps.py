@@ -18,7 +18,7 @@ MAPS_INPUT = 'image'
 
 Sizes = NDArray[np.int64]
 """Height and width of each image on its canvas, ``[N, 2]``."""
-Found = tuple[Iterable[NDArray[Any]], Iterable[NDArray[Any]], Iterable[NDArray[Any]]]
+RawDetections = tuple[Iterable[NDArray[Any]], Iterable[NDArray[Any]], Iterable[NDArray[Any]]]
 """The boxes ``[K, 4]`` of each image in a batch, their scores ``[K]`` and labels ``[K]``, best first."""
 Network = Callable[[NDArray[np.float32]], Sequence[NDArray[Any]]]
 """From an image to the maps that `map_names` lists, ``[C, H, W]`` each."""
@@ -29,7 +29,7 @@ def map_names(strides: Sequence[int]) -> list[str]:
     return [f'{kind}_{stride}' for stride in strides for kind in ('scores', 'boxes')]
 
 
-def find_boxes(network: Network, canvases: Image, sizes: Sizes, metadata: Metadata) -> Found:
+def find_boxes(network: Network, canvases: Image, sizes: Sizes, metadata: Metadata) -> RawDetections:
     """Return the boxes in a batch of canvases, as a graph with post-processing does."""
     found = []
     for canvas, size in zip(canvases, sizes):

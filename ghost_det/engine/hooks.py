@@ -24,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ghost_det.errors import Interrupted, UserError
 from ghost_det.models.fuse import optimize
-from ghost_det.weights.load import load_detector
+from ghost_det.weights.load import load_pretrained_detector
 
 from .checkpoints import ADVICE, ATOMIC, INTERRUPTED
 from .networks import Deferred
@@ -240,5 +240,5 @@ class DetectorWeightsHook(Hook):
                 f"load_from={weights.source} would replace the weights of the model's init_cfg: "
                 'choose one (load_from = None, or init_cfg = None)'
             )
-        runner.logger.info(str(load_detector(model, weights.source)))
+        runner.logger.info(str(load_pretrained_detector(model, weights.source)))
         checkpoint['state_dict'] = model.state_dict()  # which mmengine loads next

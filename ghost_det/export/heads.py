@@ -182,5 +182,5 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 def _unknown(part: Any) -> UserError:
     return UserError(
         f'{type(part).__name__}: cannot be exported; supported are Faster R-CNN and one-stage heads with the '
-        'post-processing of RetinaNet, SSD, ATSS, GFL, FCOS, RTMDet or YOLOX'
+        'post-processing of RetinaNet, SSD, ATSS, GFL, FCOS, VFNet, RTMDet or YOLOX'
     )

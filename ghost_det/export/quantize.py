@@ -92,8 +92,7 @@ def quantization_settings(model: Any) -> dict[str, Any]:
     """Return arguments of NNCF's functions that suit a detector in OpenVINO.
 
     Operations whose results reach no convolution, which compute boxes, stay in floating point. Activations
-    have symmetric ranges. Squeeze-excite is quantized: in floating point it makes a ghost network a tenth
-    slower (docs/results.md).
+    have symmetric ranges. Squeeze-excite is quantized, too.
     """
     import nncf
 

@@ -187,7 +187,7 @@ def load_pretrained(
     return Loaded(type(model).__name__, name, len(fits), len(expected), left, tuple(problems))
 
 
-def load_detector(model: nn.Module, source: str) -> Loaded:
+def load_pretrained_detector(model: nn.Module, source: str) -> Loaded:
     """Load all of a detector but the layer of its classes from ``ghost://NAME``, or raise a `UserError`."""
     path = locate(source)
     every = read_tensors(path), model.state_dict()
