@@ -41,8 +41,9 @@ port = _number(int, lambda number: 0 < number < 2**16, 'a number from 1 to 65535
 positive_float = _number(float, lambda number: 0 < number < math.inf, 'a number above 0')
 fraction = _number(float, lambda number: 0 <= number <= 1, 'a number from 0 to 1')
 inner_fraction = _number(float, lambda number: 0 < number < 1, 'a number between 0 and 1')
+side = _number(int, lambda number: 0 < number <= 2**15, 'an integer from 1 to 32768')
 COUNT: dict[str, Any] = {'type': positive_int, 'metavar': 'N'}
-SIZE: dict[str, Any] = {'type': positive_int, 'nargs': 2, 'metavar': ('HEIGHT', 'WIDTH')}
+SIZE: dict[str, Any] = {'type': side, 'nargs': 2, 'metavar': ('HEIGHT', 'WIDTH')}
 FOLDER: dict[str, Any] = {'type': Path, 'metavar': 'FOLDER'}
 
 
@@ -98,8 +99,8 @@ def add_splits(parser: Any) -> None:
 def add_tiles(parser: argparse.ArgumentParser) -> None:
     """Add the options for objects that are small in large images."""
     tile = 'also run on tiles of N x N pixels of each image, 32 or more, for small objects'
-    side = _number(int, lambda n: n >= 32, 'an integer of 32 or more')
-    parser.add_argument('--tile', type=side, metavar='N', help=tile)
+    pixels = _number(int, lambda n: n >= 32, 'an integer of 32 or more')
+    parser.add_argument('--tile', type=pixels, metavar='N', help=tile)
     overlap = 'share of a tile that the next one repeats (default: 0.2)'
     share = _number(float, lambda n: 0 <= n <= 0.9, 'a number from 0 to 0.9')
     parser.add_argument('--overlap', type=share, metavar='SHARE', help=overlap)

@@ -17,11 +17,11 @@ from ._options import COUNT, SIZE, open_detector, pair_models
 
 CALLS = 2
 """Timed calls per round, after one warm-up call."""
-PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'onedl-mmdetection', 'mmdet')
+PACKAGES = ('ghost-det', 'torch', 'openvino', 'onnxruntime', 'ncnn', 'onedl-mmdetection', 'mmdet')
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|CONFIG [CHECKPOINT.pth] ...'
+    parser.usage = '%(prog)s [options] MODEL.xml|MODEL.onnx|MODEL.ncnn|CONFIG [CHECKPOINT.pth] ...'
     models = 'exported detector, or a config and optionally its checkpoint'
     parser.add_argument('models', nargs='+', metavar='MODEL', help=models)
     parser.add_argument('--size', **SIZE, default=(480, 640), help='image size (default: 480 640)')

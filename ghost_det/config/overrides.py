@@ -48,10 +48,12 @@ def stop_early(cfg: Any, patience: int) -> None:
 
     The metric is the config's ``save_best``, or mAP, by which the best checkpoint is then saved.
     """
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks.checkpoint = cfg.default_hooks.get('checkpoint') or dict(type='CheckpointHook')
     checkpoint = cfg.default_hooks.checkpoint
     if not isinstance(checkpoint.get('save_best'), str) or checkpoint.save_best == 'auto':
         checkpoint.save_best = 'coco/bbox_mAP'
-    best = dict(monitor=checkpoint.save_best, rule='greater', strict=True)
+    best = dict(monitor=checkpoint.save_best, rule=checkpoint.get('rule') or 'greater', strict=True)
     hook = dict(type='EarlyStoppingHook', min_delta=1e-3, patience=patience, **best)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghost_det.errors import UserError
+from ghost_det.utils.files import sha256
 from ghost_det.utils.images import Image
 from ghost_det.utils.system import cores
 
@@ -38,8 +39,8 @@ def model_files(path: Path) -> list[Path]:
     files = [path.with_suffix(end) for end in ends]
     absent = [file for file in files if not file.is_file()]
     if absent == files or files[0] in absent:
-        kinds = ', or '.join(' and '.join(f'NAME{end}' for end in each.files) for each in FORMATS.values())
-        raise UserError(f'{(files or [path])[0]}: expected an exported detector: {kinds}')
+        names = ', '.join(f'NAME{suffix}' for suffix in FORMATS)
+        raise UserError(f'{(files or [path])[0]}: expected an exported detector, given as one of {names}')
     if absent:
         raise UserError(f'{absent[0]}: missing: {path.name} needs it')
     return files
@@ -66,6 +67,12 @@ def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel | N
     return model(path, threads)
 
 
+def _check_weights(path: Path, metadata: Metadata) -> None:
+    weights = model_files(path)[1]
+    if metadata.weights_sha256 not in ('', sha256(weights)):
+        raise UserError(f'{weights}: does not belong to {path}, or is damaged; export both again')
+
+
 @functools.cache
 def openvino_core() -> Any:
     """Return OpenVINO, one for the process: if one is freed, the next signal may end it."""
@@ -89,6 +96,7 @@ class OpenVinoModel:
             self._model = openvino_core().read_model(path)
         text = str(self._model.get_rt_info(KEY).value) if self._model.has_rt_info(KEY) else None
         self.metadata = Metadata.from_json(text, str(path))
+        _check_weights(path, self.metadata)
 
     def engine(self, batch: int, single: bool) -> Engine:
         """Compile the model for at most ``batch`` images, and with ``single`` for one batch at a time."""
@@ -169,6 +177,7 @@ class NcnnModel:
         self._path, self._threads = path, threads or cores()
         description = model_files(path)[-1]
         self.metadata = Metadata.from_json(description.read_bytes(), str(description))
+        _check_weights(path, self.metadata)
         self._first = self._net(self._threads)
 
     def _net(self, threads: int) -> Any:

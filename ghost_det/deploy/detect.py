@@ -28,6 +28,7 @@ from .video import VIDEOS, VideoReader, is_camera, write_video
 
 SCORE = 0.3
 RESULTS = 'detections.json'
+READABLE = 0.9  # of the frames that a video names: some formats only estimate their number
 P = TypeVar('P')
 
 
@@ -163,7 +164,7 @@ def _detect_video(
     detector: AnyDetector, source: str, target: Path | None, results: Results, batch: int
 ) -> None:
     """Detect in the frames of a video, or of a camera until Ctrl-C."""
-    reader = VideoReader(source)
+    reader, index = VideoReader(source), -1
     frames = ((f'{source}: frame {number}', frame) for number, frame in enumerate(reader))
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(write_video(target, reader.fps)) if target else None
@@ -177,6 +178,8 @@ def _detect_video(
             if write:
                 write(draw(frame, found, detector.classes))
             bar.update()
+    if index + 1 < READABLE * reader.count:
+        results.fail(source, f'{source}: only {index + 1} of about {reader.count} frames can be read')
 
 
 def read_each(

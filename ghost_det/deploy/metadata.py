@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 
 from ghost_det.errors import UserError
@@ -11,6 +10,7 @@ from ghost_det.errors import UserError
 KEY = 'ghost_det'
 """In ONNX's ``metadata_props``, and the path in OpenVINO's ``rt_info``."""
 FORMAT = 2
+MAX_SIDE = 2**15  # of a canvas, in pixels
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Metadata:
         strides: of the levels whose maps are the outputs of a file without post-processing.
         candidates: how many boxes of such a level non-maximum suppression gets; ``None`` for all.
         fill: ``pad_value`` before it was rounded, for such a file.
+        weights_sha256: of the file with the weights next to it (``.bin``), or empty.
     """
 
     format: int
@@ -62,6 +63,7 @@ class Metadata:
     strides: tuple[int, ...] = ()
     candidates: int | None = None
     fill: tuple[float, ...] = ()
+    weights_sha256: str = ''
 
     def to_json(self) -> str:
         """Return the text to keep in the exported file."""
@@ -91,14 +93,21 @@ class Metadata:
     def _is_possible(self) -> bool:
         """Return whether the values are of their types, and in ranges in which a detector can work."""
         candidates = () if self.candidates is None else (self.candidates,)
-        counts = self.height, self.width, *self.scale, self.size_divisor, self.max_detections
-        numbers = *self.pad_value, *self.fill, self.score_threshold, self.iou_threshold
+        sides = self.height, self.width, *self.scale, self.size_divisor
+        fits = self.scale[0] <= self.width and self.scale[1] <= self.height
         return (
             bool(self.classes)
-            and all(isinstance(name, str) for name in (*self.classes, self.name, self.precision))
+            and all(isinstance(name, str) for name in (*self.classes, self.name, self.weights_sha256))
             and isinstance(self.classes, tuple)
+            and all(type(flag) is bool for flag in (self.dynamic, self.keep_ratio, self.clip_to_canvas))
             and (len(self.scale), len(self.pad_value)) == (2, 3)
             and len(self.fill) in ((3,) if self.strides else (0, 3))
-            and all(type(n) is int and 0 < n < 10**6 for n in (*counts, *candidates, *self.strides))
-            and all(math.isfinite(number) for number in numbers)
+            and all(type(n) is int and 0 < n <= MAX_SIDE for n in (*sides, *self.strides))
+            and all(type(n) is int and 0 < n < 10**6 for n in (self.max_detections, *candidates))
+            and all(type(n) is int and 0 <= n <= 255 for n in self.pad_value)
+            and all(-1e4 < number < 1e4 for number in self.fill)
+            and all(0 <= n <= 1 for n in (self.score_threshold, self.iou_threshold))
+            and self.precision in ('fp32', 'fp16', 'int8')
+            and list(self.strides) == sorted(set(self.strides))
+            and (self.keep_ratio or self.dynamic or fits)
         )

@@ -13,6 +13,7 @@ from ghost_det.errors import UserError
 from ghost_det.utils.files import write_or_fail
 from ghost_det.utils.images import Image
 
+PLAYLISTS = (b'#EXTM3U\n', b'#EXTM3U\r', b'ffconcat')  # in which FFMPEG would read other files
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.ts', '.flv', '.ogv')
 
 
@@ -32,6 +33,9 @@ class VideoReader:
         if self.is_camera:
             self._capture = cv2.VideoCapture(int(source[:9]))
         elif Path(source).is_file():  # only by FFMPEG, as other readers take a name with % for a pattern
+            with Path(source).open('rb') as file:
+                if file.read(8) in PLAYLISTS:
+                    raise UserError(f'{source}: a list of other files, not a video')
             self._capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
         else:  # FFMPEG would wait for a pipe, or fetch a URL
             raise UserError(f'{source}: expected a video file')

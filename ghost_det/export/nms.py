@@ -90,7 +90,10 @@ def nms_settings(cfg: Any) -> tuple[float, int]:
             f'test_cfg.nms is {nms}: exported detectors support only plain non-maximum suppression; '
             '--cfg-options model.test_cfg.nms="dict(type=\'nms\',iou_threshold=0.5)"'
         )
-    return float(nms['iou_threshold']), int(cfg.get('max_per_img', 100))
+    limit = int(cfg.get('max_per_img', 100))
+    if limit < 1:
+        raise UserError(f'test_cfg.max_per_img is {limit}: exported detectors need a limit of 1 or more')
+    return float(nms['iou_threshold']), limit
 
 
 def drop_small(found: Candidates, least: float) -> Candidates:

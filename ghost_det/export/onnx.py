@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
 from ghost_det.deploy.maps import MAPS_INPUT, map_names
 from ghost_det.deploy.metadata import KEY, Metadata
 from ghost_det.errors import UserError
+from ghost_det.utils.files import sha256
 
 from .graph import Canvas, DetectorGraph, deployed
 from .raw import RawGraph
@@ -128,8 +130,11 @@ def write_openvino(model: Any, out: Path, metadata: Metadata) -> None:
     """Write an OpenVINO model with its metadata, as ``.xml`` and ``.bin``."""
     import openvino
 
+    half = metadata.precision == 'fp16'
+    openvino.save_model(model, out, compress_to_fp16=half)
+    metadata = replace(metadata, weights_sha256=sha256(out.with_suffix('.bin')))
     model.set_rt_info(metadata.to_json(), [KEY])
-    openvino.save_model(model, out, compress_to_fp16=metadata.precision == 'fp16')
+    openvino.save_model(model, out, compress_to_fp16=half)
 
 
 def write_ncnn(source: Path, out: Path, metadata: Metadata) -> None:
@@ -144,7 +149,9 @@ def write_ncnn(source: Path, out: Path, metadata: Metadata) -> None:
     names = {'in0': MAPS_INPUT} | {f'out{i}': name for i, name in enumerate(map_names(metadata.strides))}
     layers = [[names.get(word, word) for word in line.split()] for line in made.read_text().splitlines()]
     out.with_suffix('.ncnn.param').write_text(''.join(' '.join(layer) + '\n' for layer in layers))
-    out.with_suffix('.ncnn.bin').write_bytes(made.with_suffix('.bin').read_bytes())
+    weights = out.with_suffix('.ncnn.bin')
+    weights.write_bytes(made.with_suffix('.bin').read_bytes())
+    metadata = replace(metadata, weights_sha256=sha256(weights))
     out.with_suffix('.ncnn.json').write_text(metadata.to_json(), 'utf-8')
 
 

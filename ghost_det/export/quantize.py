@@ -11,6 +11,7 @@ from ghost_det.deploy.backends import INPUT, OUTPUTS, SIZES, openvino_core
 from ghost_det.deploy.detector import Detector, detections
 from ghost_det.deploy.letterbox import Placement, image_sizes, letterbox
 from ghost_det.deploy.metadata import Metadata
+from ghost_det.errors import UserError
 from ghost_det.utils.images import read_image
 from ghost_det.utils.text import plural
 
@@ -38,14 +39,14 @@ def quantize(
     """
     import nncf
 
-    measured = truth.select(range(min(MEASURED, len(truth.images))))
+    measured = truth.select(spread(len(truth.images), MEASURED))
     model = openvino_core().read_model(source)
     model.reshape({INPUT: [1, metadata.height, metadata.width, 3], SIZES: [1, 2]})
     calibration = measured
     if data is not None and data.train is not None:
         calibration = GroundTruth.read(data.train.annotations, data.train.images, metadata.classes)
     files = [path for _, path in calibration.images]
-    files = files[:: max(1, len(files) // CALIBRATION)][:CALIBRATION]
+    files = [files[place] for place in spread(len(files), CALIBRATION)]
 
     def measure(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
         some, request, found = measured.select(list(places)), compiled.create_infer_request(), []
@@ -59,6 +60,8 @@ def quantize(
 
     yield f'quantizing; layers that cost over {max_drop:g} of mAP return to 32 bits: takes minutes to hours'
     before = measured.mean_precision(measured.detect(Detector(source)))
+    if before < 0:
+        raise UserError(f'--int8: no object in {plural(len(measured.images), "image")} to measure mAP on')
     with quiet():
         small = nncf.quantize_with_accuracy_control(
             model,
@@ -81,6 +84,11 @@ def quantize(
     )
     if before - after > max_drop:
         yield f'warning: the drop is larger than --max-drop {max_drop:g}'
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many places of a list, from all of it: it may be sorted by class."""
+    return [place * count // min(most, count) for place in range(min(most, count))]
 
 
 def _inputs(path: Path, metadata: Metadata) -> tuple[dict[str, Any], Placement]:

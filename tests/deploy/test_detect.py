@@ -82,6 +82,18 @@ def test_images_and_videos_become_pictures_videos_and_json(
     assert all(f'{name}: ' in said.err for name in ('d.jpg', 'wide.bmp', 'b.mp4'))
 
 
+def test_a_video_that_ends_early_is_an_error(work: Path) -> None:
+    writer = cv2.VideoWriter('cut.avi', cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*'MJPG'), 8, (64, 64))
+    for number in range(40):
+        writer.write(np.ascontiguousarray(cv2.resize(bright(number % 4), (64, 64))))
+    writer.release()
+    content = (work / 'cut.avi').read_bytes()
+    (work / 'cut.avi').write_bytes(content[: len(content) // 2])
+    assert detect_by('m.onnx', ['cut.avi'], work / 'out', json_file=True) == 1
+    found = read(work / 'out/detections.json')
+    assert 10 < len(found['images']) < 30 and 'of about 40 frames' in found['errors'][0]['error']
+
+
 def test_pictures_of_an_earlier_run_are_no_images_and_json_is_enough(work: Path) -> None:
     for _ in range(2):
         detect_by('m.onnx', ['images'], work / 'images/found', json_file=True)

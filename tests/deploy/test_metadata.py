@@ -23,6 +23,18 @@ def test_the_text_is_read_back_and_further_fields_are_ignored() -> None:
         *(None, '', '[1]', '{', 'null'),
         *(json.dumps({key: SOUND[key] for key in SOUND if key != name}) for name in ('width', 'classes')),
         *(json.dumps({**SOUND, 'format': other}) for other in (1, 3, None)),  # 1 has no sizes of images
+        *(
+            json.dumps({**SOUND, name: value})
+            for name, value in (
+                ('pad_value', [300, 0, 0]),
+                ('width', 99999),
+                ('keep_ratio', 'no'),
+                ('iou_threshold', 5),
+                ('precision', 'int4'),
+                ('strides', [16, 8]),
+            )
+        ),
+        json.dumps({**SOUND, 'keep_ratio': False, 'scale': [1000, 1000]}),
     ],
 )
 def test_damaged_metadata_and_other_formats_are_refused(text: str | None) -> None:

@@ -37,11 +37,18 @@ def test_after_an_error_nothing_is_left_of_a_video(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize('name', ['nowhere.mp4', 'folder.mp4', 'pipe.mp4', 'empty.mp4', 'text.mp4', '977'])
+@pytest.mark.parametrize(
+    'name', ['nowhere.mp4', 'folder.mp4', 'pipe.mp4', 'empty.mp4', 'text.mp4', 'hls.mp4', 'list.mp4', '977']
+)
 def test_files_that_are_no_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty.mp4').touch()
     (tmp_path / 'text.mp4').write_text('no video')
+    with write_video(tmp_path / 'other.mp4', 10) as write:
+        write(grey_frames(1)[0])
+    entry = f'#EXTINF:1,\nfile://{tmp_path}/other.mp4\n#EXT-X-ENDLIST'
+    (tmp_path / 'hls.mp4').write_text(f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n{entry}\n')
+    (tmp_path / 'list.mp4').write_text('ffconcat version 1.0\nfile other.mp4\n')
     (tmp_path / 'folder.mp4').mkdir()
     os.mkfifo(tmp_path / 'pipe.mp4')
     with pytest.raises(UserError, match=f'^{name}: '):

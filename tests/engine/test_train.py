@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from safetensors.torch import load_file
 
 from ghost_det import GhostNet
 from ghost_det.config.load import load_config
+from ghost_det.config.overrides import stop_early
 from ghost_det.data.dataset import DetectionData, find_data
 from ghost_det.engine.hooks import ProgressHook
 from ghost_det.engine.runner import LISTINGS, OUR_HOOKS, GhostRunner
@@ -117,6 +119,19 @@ def test_patience_ends_a_training_that_does_not_improve(train_small: TrainSmall,
     assert runner.epoch == 3  # the first evaluation sets the mark
     assert list((tmp_path / 'run').glob('best_coco_bbox_mAP_epoch_*.pth'))
     assert (tmp_path / 'run/epoch_3.pth').exists()
+
+
+def test_patience_needs_no_checkpoint_hook_and_keeps_its_rule() -> None:
+    less = dict(type='CheckpointHook', save_best='loss', rule='less')
+    for hooks, expected in (
+        ({}, ('coco/bbox_mAP', 'greater')),
+        ({'default_hooks': {'checkpoint': None}}, ('coco/bbox_mAP', 'greater')),
+        ({'default_hooks': {'checkpoint': less}}, ('loss', 'less')),
+    ):
+        cfg = Config(hooks)
+        stop_early(cfg, 3)
+        assert cfg.default_hooks.checkpoint.save_best == expected[0]
+        assert (cfg.custom_hooks[0].monitor, cfg.custom_hooks[0].rule) == expected
 
 
 SINGLE = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}

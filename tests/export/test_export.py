@@ -104,7 +104,7 @@ def test_file_finds_what_mmdet_finds_in_images_of_any_size(
         source = path
         to_onnx(made(name)[1], CANVAS, source, dynamic=True)
     write_model(source, path, metadata(name))
-    assert Detector(path).metadata == metadata(name)
+    assert replace(Detector(path).metadata, weights_sha256='') == metadata(name)
     for images in (canvases(2), canvases(3, 64, 192), *([image] for image in photos())):
         difference = compared(path, made(name)[1], images)
         assert difference.unmatched == 0 and difference.boxes > (10 if name == 'small' else 30), difference
@@ -288,5 +288,5 @@ def test_a_file_is_evaluated_and_compared_with_its_checkpoint(
     assert not list(tmp_path.glob('q.*'))
     categories[0]['name'] = 'cow'
     annotations.write_text(json.dumps({'images': images, 'annotations': boxes, 'categories': categories}))
-    with pytest.raises(UserError, match="cow.*'cat'"):
+    with pytest.raises(UserError, match="'cat'.*cow"):
         next(evaluate_file(*settings))

@@ -92,6 +92,8 @@ def test_what_has_no_export_is_refused_by_name(name: str, message: str) -> None:
         DetectorGraph(build_detector(load_config(name).model))
     with pytest.raises(UserError, match='soft_nms'):
         nms_settings({'nms': {'type': 'soft_nms', 'iou_threshold': 0.5}})
+    with pytest.raises(UserError, match='max_per_img is -1'):
+        nms_settings({'nms': {'iou_threshold': 0.5}, 'max_per_img': -1})
 
 
 @pytest.mark.parametrize(('boxes', 'classes'), [(50, 1), (400, 7)])

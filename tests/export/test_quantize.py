@@ -8,11 +8,12 @@ import pytest
 
 pytest.importorskip('torch', '2.6')  # see commands/export.py
 
-from ghost_det.deploy import Metadata
+from ghost_det.deploy import Detector, Metadata
 from ghost_det.deploy.backends import openvino_core
+from ghost_det.errors import UserError
 from ghost_det.export.accuracy import GroundTruth
 from ghost_det.export.onnx import read_folded, write_openvino
-from ghost_det.export.quantize import quantization_settings, quantize
+from ghost_det.export.quantize import quantization_settings, quantize, spread
 
 from . import exported
 from .exported import BRIGHT, bright_model
@@ -80,3 +81,18 @@ def test_a_layer_that_costs_too_much_is_reverted(tmp_path: Path) -> None:
     assert '1.0000 in 32 bits, 1.0000 in 8 (+0.0000)' in lines[0.01][1], lines
     many, few = (int(lines[allowed][1].split()[-2]) for allowed in (2.0, 0.01))
     assert many > few, lines
+    weights = out.with_suffix('.bin')
+    weights.write_bytes(weights.read_bytes() + b'more')
+    with pytest.raises(UserError, match=f'{weights}: does not belong to {out}'):
+        Detector(out)
+    annotations.write_text(json.dumps({'images': images, 'annotations': [], 'categories': categories}))
+    truth = GroundTruth.read(annotations, tmp_path, METADATA.classes)
+    with pytest.raises(UserError, match='no object in 4 images'):
+        list(quantize(source, out, small, None, truth, 0.01))
+
+
+@pytest.mark.parametrize(('count', 'most'), [(3, 5), (5, 5), (599, 300), (1001, 500)])
+def test_some_of_many_images_are_from_all_of_the_list(count: int, most: int) -> None:
+    places = spread(count, most)
+    assert len(places) == min(count, most) and places[0] == 0 and max(np.diff(places)) <= -(-count // most)
+    assert count - 1 - places[-1] <= count // most

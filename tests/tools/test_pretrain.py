@@ -74,7 +74,7 @@ def test_resume_is_exact(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     training('whole.safetensors').run()
     training('parts.safetensors').run(until=4)
     assert not (tmp_path / 'parts.safetensors').exists()
-    with pytest.raises(SystemExit, match='of another or a longer training'):
+    with pytest.raises(SystemExit, match='belongs to another or a longer training'):
         training('parts.safetensors', seed=1)
     training('parts.safetensors').run()
     whole, parts = (read_tensors(tmp_path / f'{name}.safetensors') for name in ('whole', 'parts'))

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 
+from ghost_det.commands._options import positive_int
 from ghost_det.deploy.detector import Detector
 from ghost_det.utils.images import read_image
 from ghost_det.utils.system import cores
@@ -67,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('files', nargs='+', type=Path, metavar='FILE')
     every = [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= cores()]
-    parser.add_argument('--threads', nargs='+', type=int, default=every, metavar='N')
+    parser.add_argument('--threads', nargs='+', type=positive_int, default=every, metavar='N')
     parser.add_argument('--image', type=Path, help='(default: noise, in which little is found)')
     parser.add_argument('--seconds', type=float, default=60, help='of timing (default: %(default)s)')
     args = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> None:
         data = Detector(path).metadata
         sides[path] = f'{data.height} x {data.width}'
         resized = cv2.resize(pixels, (data.width, data.height))
-        for name, call in contenders(path, resized, args.threads).items():
+        for name, call in contenders(path, resized, sorted(args.threads)).items():
             calls[path, name] = call
     samples = interleave(calls, seconds=args.seconds, warm=1)
     names = list(dict.fromkeys(name for _, name in calls))

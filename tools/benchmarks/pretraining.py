@@ -58,7 +58,12 @@ POINTS = 4  # evaluations in a run, at equal distances
 def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespace) -> None:
     """Train a detector, and note the figures of its evaluations."""
     folder = args.out / f'{data.name}-{epochs}-{start}-{seed}'
+    pretrained = getattr(args, start, None) or STARTS.get(start)
+    settings = dict(folder=str(data.resolve()), pretrained=pretrained, options=args.options)
     if (folder / 'figures.json').exists():
+        found = json.loads((folder / 'figures.json').read_text())
+        if any(found.get(name, value) != value for name, value in settings.items()):
+            raise UserError(f'{folder}: was made with other data, weights or options; choose another --out')
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -68,7 +73,7 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
     command = [sys.executable, '-m', 'ghost_det', 'train', str(folder / 'config.py'), '--data', str(data)]
     command += ['--epochs', str(epochs), '--work-dir', str(folder / 'run')]
     if start in STARTS:
-        command += ['--pretrained', getattr(args, start, None) or STARTS[start]]
+        command += ['--pretrained', pretrained]
     command += ['--cfg-options', f'train_cfg.val_interval={max(1, epochs // POINTS)}', *args.options]
     command += [f'default_hooks.checkpoint.interval={epochs}']
     began = time.monotonic()
@@ -85,6 +90,7 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
         if 'coco/bbox_mAP' in line
     ]
     figures = dict(data=data.name, start=start, seed=seed, epochs=epochs, seconds=time.monotonic() - began)
+    figures |= settings
     (folder / 'figures.json').write_text(json.dumps({**figures, 'curve': curve}))
     for checkpoint in (folder / 'run').glob('*.pth'):
         checkpoint.unlink()
@@ -161,12 +167,17 @@ def table(out: Path) -> str:
     return tabulate(rows, head, 'github', disable_numparse=True)
 
 
+def folder_and_epochs(text: str) -> tuple[Path, int]:
+    folder, _, epochs = text.rpartition(':')
+    return Path(folder), int(epochs)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     every = [*STARTS, *BACKBONES, 'retinanet', *PEERS]
-    parser.add_argument('--data', nargs='+', default=[], metavar='FOLDER:EPOCHS')
+    parser.add_argument('--data', nargs='+', default=[], type=folder_and_epochs, metavar='FOLDER:EPOCHS')
     parser.add_argument('--start', nargs='+', choices=every, default=[*STARTS, *BACKBONES])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--out', type=Path, required=True)
@@ -184,10 +195,9 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f'--start {" and ".join(IMAGENET)}: need --mobilenet FILE')
     if not args.table:
         for seed in args.seeds:
-            for each in args.data:
-                data, _, epochs = each.rpartition(':')
+            for data, epochs in args.data:
                 for start in args.start:
-                    train(Path(data), int(epochs), start, seed, args)
+                    train(data, epochs, start, seed, args)
     print(table(args.out))
 
 
