@@ -21,7 +21,7 @@ VISITORS = 50
 def serve(models: Mapping[str, Model], host: str, port: int) -> None:
     """Serve a page of models until Ctrl-C or SIGTERM."""
     for model in models.values():
-        model.detector.timed(np.zeros((64, 64, 3), np.uint8))  # the first run is slow
+        model.detector(np.zeros((64, 64, 3), np.uint8))  # the first run is slow
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix='ghost_det-demo-', ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = os.path.realpath(folder)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,37 +119,18 @@ class Detector:
         groups = chain([first] if first else [], iter(lambda: list(islice(source, batch)), []))
         return chain.from_iterable(ordered(partial(self._find, engine), groups, engine.requests))
 
-    def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
-        """Find objects in an image as a call does, and measure the seconds that each step takes.
-
-        Returns:
-            The detections; and the seconds of ``'prepare'`` (onto the canvas), ``'network'`` (with its
-            non-maximum suppression) and ``'boxes'`` (back into the image).
-        """
-        times: dict[str, float] = {}
-        (found,) = self._find(self._engine(1, single=True), [image], times)
-        return found, times
-
     def _engine(self, batch: int, single: bool = False) -> Engine:
         if (batch, single) not in self._engines:
             self._engines[batch, single] = self._model.engine(batch, single)
         return self._engines[batch, single]
 
-    def _find(
-        self, engine: Engine, images: Sequence[Image], times: dict[str, float] | None = None
-    ) -> list[Detections]:
+    def _find(self, engine: Engine, images: Sequence[Image]) -> list[Detections]:
         for image in images:
             check_image(image)
-        start = perf_counter()
         canvases, places = letterbox(images, self.metadata)
-        prepared = perf_counter()
         with explain_errors(self._path):  # as of a graph that does not fit its metadata
             raw = engine.run(canvases, image_sizes(canvases, places, self.metadata))
-        run = perf_counter()
-        found = [detections(*each, self._least) for each in zip(*raw, places)]
-        if times is not None:
-            times |= {'prepare': prepared - start, 'network': run - prepared, 'boxes': perf_counter() - run}
-        return found
+        return [detections(*each, self._least) for each in zip(*raw, places)]
 
 
 class AnyDetector(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -100,14 +99,6 @@ class TorchDetector:
         source = iter(images)
         while group := list(islice(source, batch)):
             yield from self._run(self._prepare(group), group)
-
-    def timed(self, image: Image) -> tuple[Detections, dict[str, float]]:
-        """See `ghost_det.deploy.Detector.timed`; mmdet makes the boxes within ``'network'``."""
-        start = perf_counter()
-        loaded = self._prepare([image])
-        prepared = perf_counter()
-        (found,) = self._run(loaded, [image])  # which waits for the device, as boxes come to the CPU
-        return found, {'prepare': prepared - start, 'network': perf_counter() - prepared}
 
     def _prepare(self, images: Sequence[Image]) -> list[Any]:
         with explain_errors(self._config):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -15,22 +14,16 @@ from tests.demo.torch_files import save_torch
 from tests.export.settled import canvases
 
 
-def test_a_timed_run_finds_what_a_call_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_and_calls_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = TorchDetector(*map(str, save_torch(tmp_path)))
     image = canvases(1)[0]
     expected = detector(image)
-    begun = perf_counter()
-    found, times = detector.timed(image)
-    whole = perf_counter() - begun
-    assert len(found) > 0
+    assert len(expected) > 0
     for name in ('boxes', 'scores', 'labels'):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         for streamed in detector.stream([image, image, image], batch=2):
             np.testing.assert_allclose(getattr(streamed, name), getattr(expected, name), rtol=1e-3, atol=1e-2)
-    assert list(times) == ['prepare', 'network'] and times['network'] > times['prepare'] > 0
-    assert 0.5 * whole < sum(times.values()) < whole
     with pytest.raises(UserError, match='Resize of the pipeline fails'):
-        detector.timed(np.zeros((2, 3000, 3), np.uint8))
+        detector(np.zeros((2, 3000, 3), np.uint8))
 
     # Boxes without an area in the image are left out.
     boxes = torch.tensor([[-9.0, 5, -3, 20], [5, 5, 9, 9], [7, 500, 20, 600]])
