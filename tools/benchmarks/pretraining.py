@@ -1,7 +1,7 @@
 """What a pretrained start is worth, and how other detectors compare, on data sets of your own.
 
-python -m tools.benchmarks.pretraining --data kangaroo:36 chess:30 --start scratch ghostnet mosaics --out runs
-python -m tools.benchmarks.pretraining --data kangaroo:36 chess:30 --start rtmdet-tiny yolox-nano --out runs
+python -m tools.benchmarks.pretraining --data kangaroo:36 chess:24 --start scratch ghostnet mosaics --out runs
+python -m tools.benchmarks.pretraining --data kangaroo:36 chess:24 --start rtmdet-tiny yolox-nano --out runs
 python -m tools.benchmarks.pretraining --out runs --table
 
 Each run is a `ghost-det train` of its own with a folder of its own in ``--out``; finished runs are kept, so
