@@ -100,16 +100,11 @@ def _install(stack: str = 'mm') -> str:
     return f'{PIP} install {"" if versions(["torch"]) else f"-c {pins} "}-e "{ROOT}[{stack}]"'
 
 
-SLOW = 'no answer in 120 s; is this machine busy?'
-
-
 def _call(*words: str) -> tuple[bool, str]:
     """Run a program; return whether it succeeded, and its last line or error."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return False, SLOW
-    except OSError as error:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    except (OSError, subprocess.TimeoutExpired) as error:
         return False, str(error)
     if done.returncode == 0:
         return True, done.stdout.strip().rpartition('\n')[2]
@@ -119,8 +114,6 @@ def _call(*words: str) -> tuple[bool, str]:
 
 def _try(name: str, code: str, fix: str) -> Finding:
     works, output = _call(sys.executable, '-c', code)
-    if SLOW in output:
-        return f'{name} was not checked: {output}', None
     return (f'{name} works', None) if works else (f'{name} does not work: {output}', fix)
 
 

@@ -44,7 +44,7 @@ def scale_lr(cfg: Any, config: str) -> None:
 
 
 def stop_early(cfg: Any, patience: int) -> None:
-    """End a training once ``patience`` evaluations in a row were not at least 0.001 above the best.
+    """End a training once ``patience`` evaluations in a row were not at least 0.001 better.
 
     The metric is the config's ``save_best``, or mAP, by which the best checkpoint is then saved.
     """
@@ -52,8 +52,10 @@ def stop_early(cfg: Any, patience: int) -> None:
     cfg.default_hooks.checkpoint = cfg.default_hooks.get('checkpoint') or dict(type='CheckpointHook')
     checkpoint = cfg.default_hooks.checkpoint
     if not isinstance(checkpoint.get('save_best'), str) or checkpoint.save_best == 'auto':
-        checkpoint.save_best = 'coco/bbox_mAP'
-    best = dict(monitor=checkpoint.save_best, rule=checkpoint.get('rule') or 'greater', strict=True)
+        checkpoint.save_best, checkpoint.rule = 'coco/bbox_mAP', 'greater'
+    metric = checkpoint.save_best
+    rule = checkpoint.get('rule') or ('less' if 'loss' in metric else 'greater')
+    best = dict(monitor=metric, rule=rule, strict=True)
     hook = dict(type='EarlyStoppingHook', min_delta=1e-3, patience=patience, **best)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 

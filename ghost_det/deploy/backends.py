@@ -69,7 +69,7 @@ def open_model(path: Path, threads: int | None) -> OpenVinoModel | OnnxModel | N
 
 def _check_weights(path: Path, metadata: Metadata) -> None:
     weights = model_files(path)[1]
-    if metadata.weights_sha256 not in ('', sha256(weights)):
+    if metadata.weights_sha256 and metadata.weights_sha256 != sha256(weights):
         raise UserError(f'{weights}: does not belong to {path}, or is damaged; export both again')
 
 

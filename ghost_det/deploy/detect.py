@@ -28,7 +28,7 @@ from .video import VIDEOS, VideoReader, is_camera, write_video
 
 SCORE = 0.3
 RESULTS = 'detections.json'
-READABLE = 0.9  # of the frames that a video names: some formats only estimate their number
+READABLE = 0.9  # of the frames and seconds that a video promises
 P = TypeVar('P')
 
 
@@ -178,7 +178,8 @@ def _detect_video(
             if write:
                 write(draw(frame, found, detector.classes))
             bar.update()
-    if index + 1 < READABLE * reader.count:
+    expected = READABLE * reader.count
+    if index + 1 < expected and reader.seconds < expected / reader.fps:
         results.fail(source, f'{source}: only {index + 1} of about {reader.count} frames can be read')
 
 

@@ -94,7 +94,6 @@ class Metadata:
         """Return whether the values are of their types, and in ranges in which a detector can work."""
         candidates = () if self.candidates is None else (self.candidates,)
         sides = self.height, self.width, *self.scale, self.size_divisor
-        fits = self.scale[0] <= self.width and self.scale[1] <= self.height
         return (
             bool(self.classes)
             and all(isinstance(name, str) for name in (*self.classes, self.name, self.weights_sha256))
@@ -109,5 +108,9 @@ class Metadata:
             and all(0 <= n <= 1 for n in (self.score_threshold, self.iou_threshold))
             and self.precision in ('fp32', 'fp16', 'int8')
             and list(self.strides) == sorted(set(self.strides))
-            and (self.keep_ratio or self.dynamic or fits)
+            and (
+                self.keep_ratio
+                or self.dynamic
+                or (self.scale[0] <= self.width and self.scale[1] <= self.height)
+            )
         )

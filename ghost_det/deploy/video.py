@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from ghost_det.errors import UserError
-from ghost_det.utils.files import write_or_fail
+from ghost_det.utils.files import explain_os_error, write_or_fail
 from ghost_det.utils.images import Image
 
-PLAYLISTS = (b'#EXTM3U\n', b'#EXTM3U\r', b'ffconcat')  # in which FFMPEG would read other files
+PLAYLISTS = (b'#EXTM3U', b'ffconcat')  # in which FFMPEG would read other files
 VIDEOS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.ts', '.flv', '.ogv')
 
 
@@ -25,7 +25,8 @@ def is_camera(source: str) -> bool:
 class VideoReader:
     """The frames of a video file, or of the camera with the number ``source``, in order, upright.
 
-    If they are not known, ``fps`` is 25 and ``count``, the number of frames, 0.
+    If they are not known, ``fps`` is 25 and ``count``, the number of frames, 0; some formats only estimate
+    both. ``seconds`` is the time of the last frame that was read.
     """
 
     def __init__(self, source: str) -> None:
@@ -33,8 +34,8 @@ class VideoReader:
         if self.is_camera:
             self._capture = cv2.VideoCapture(int(source[:9]))
         elif Path(source).is_file():  # only by FFMPEG, as other readers take a name with % for a pattern
-            with Path(source).open('rb') as file:
-                if file.read(8) in PLAYLISTS:
+            with explain_os_error(source, 'read'), Path(source).open('rb') as file:
+                if file.read(8).startswith(PLAYLISTS):
                     raise UserError(f'{source}: a list of other files, not a video')
             self._capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
         else:  # FFMPEG would wait for a pipe, or fetch a URL
@@ -44,12 +45,14 @@ class VideoReader:
         fps, count = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
         self.fps = float(fps) if 0 < fps <= 1000 else 25.0
         self.count = int(count) if 0 < count < 2**31 else 0
+        self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Image]:
         read, frame = self._capture.read()
         if not read:
             raise UserError(f'{self._source}: contains no readable frame')
         while read:
+            self.seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             yield np.asarray(frame, np.uint8)
             read, frame = self._capture.read()
 

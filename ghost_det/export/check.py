@@ -58,7 +58,7 @@ def check_file(detector: Any, steps: Sequence[Any], path: Path, images: Sequence
     if smaller:
         yield (
             f'warning: {smaller} of these images differ in orientation from the canvas, which shrinks them '
-            f'more than mmdet does{"" if metadata.strides else "; use --dynamic"}'
+            f'more than mmdet does{"" if metadata.strides else "; --dynamic, without --int8, does not"}'
         )
 
 

@@ -98,10 +98,10 @@ def export(
     if int8 and truth is None:
         raise UserError(f'--int8 needs data to measure mAP; {config} has none on this machine: use --data')
     with tempfile.TemporaryDirectory() as folder, publishing(out) as new:
-        source = Path(folder, out.name).with_suffix('.onnx')
+        source = Path(folder) / 'model.onnx'  # pnnx changes other names
         yield 'exporting: tracing the network and converting it to ONNX, half a minute or more'
         to_onnx(detector, canvas, source, dynamic, metadata.strides)
-        file = source.with_suffix('.xml') if int8 else new / out.name
+        file = source.with_name(out.name) if int8 else new / out.name
         write_model(source, file, plain if int8 else metadata)
         yield 'checking: comparing the file with mmdet on the same images'
         images = check_images(None if truth is None else [path for _, path in truth.images])

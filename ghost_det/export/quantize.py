@@ -58,7 +58,7 @@ def quantize(
         each = [some.select([place]).mean_precision([one]) for place, one in enumerate(found)]
         return some.mean_precision(found), each
 
-    yield f'quantizing; layers that cost over {max_drop:g} of mAP return to 32 bits: takes minutes to hours'
+    yield f'quantizing; layers that cost over {max_drop:g} of mAP return to 32 bits; may take hours'
     before = measured.mean_precision(measured.detect(Detector(source)))
     if before < 0:
         raise UserError(f'--int8: no object in {plural(len(measured.images), "image")} to measure mAP on')

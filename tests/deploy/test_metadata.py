@@ -31,10 +31,12 @@ def test_the_text_is_read_back_and_further_fields_are_ignored() -> None:
                 ('keep_ratio', 'no'),
                 ('iou_threshold', 5),
                 ('precision', 'int4'),
-                ('strides', [16, 8]),
+                ('scale', []),
+                ('scale', [64]),
             )
         ),
         json.dumps({**SOUND, 'keep_ratio': False, 'scale': [1000, 1000]}),
+        json.dumps({**SOUND, 'strides': [16, 8], 'fill': [0, 0, 0]}),
     ],
 )
 def test_damaged_metadata_and_other_formats_are_refused(text: str | None) -> None:

@@ -58,8 +58,8 @@ POINTS = 4  # evaluations in a run, at equal distances
 def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespace) -> None:
     """Train a detector, and note the figures of its evaluations."""
     folder = args.out / f'{data.name}-{epochs}-{start}-{seed}'
-    pretrained = getattr(args, start, None) or STARTS.get(start)
-    settings = dict(folder=str(data.resolve()), pretrained=pretrained, options=args.options)
+    weights = args.mobilenet if start in IMAGENET else getattr(args, start, None) or STARTS.get(start, 'none')
+    settings = dict(folder=str(data.resolve()), weights=str(weights), options=args.options)
     if (folder / 'figures.json').exists():
         found = json.loads((folder / 'figures.json').read_text())
         if any(found.get(name, value) != value for name, value in settings.items()):
@@ -73,7 +73,7 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
     command = [sys.executable, '-m', 'ghost_det', 'train', str(folder / 'config.py'), '--data', str(data)]
     command += ['--epochs', str(epochs), '--work-dir', str(folder / 'run')]
     if start in STARTS:
-        command += ['--pretrained', pretrained]
+        command += ['--pretrained', str(weights)]
     command += ['--cfg-options', f'train_cfg.val_interval={max(1, epochs // POINTS)}', *args.options]
     command += [f'default_hooks.checkpoint.interval={epochs}']
     began = time.monotonic()
