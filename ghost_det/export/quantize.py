@@ -39,14 +39,14 @@ def quantize(
     """
     import nncf
 
-    measured = truth.select(spread(len(truth.images), MEASURED))
+    measured = truth.select(pick_evenly(len(truth.images), MEASURED))
     model = openvino_core().read_model(source)
     model.reshape({INPUT: [1, metadata.height, metadata.width, 3], SIZES: [1, 2]})
     calibration = measured
     if data is not None and data.train is not None:
         calibration = GroundTruth.read(data.train.annotations, data.train.images, metadata.classes)
     files = [path for _, path in calibration.images]
-    files = [files[place] for place in spread(len(files), CALIBRATION)]
+    files = [files[place] for place in pick_evenly(len(files), CALIBRATION)]
 
     def measure(compiled: Any, places: Iterable[int]) -> tuple[float, list[float]]:
         some, request, found = measured.select(list(places)), compiled.create_infer_request(), []
@@ -86,7 +86,7 @@ def quantize(
         yield f'warning: the drop is larger than --max-drop {max_drop:g}'
 
 
-def spread(count: int, most: int) -> list[int]:
+def pick_evenly(count: int, most: int) -> list[int]:
     """Return at most so many places of a list, from all of it: it may be sorted by class."""
     return [place * count // min(most, count) for place in range(min(most, count))]
 

@@ -13,7 +13,7 @@ from ghost_det.deploy.backends import openvino_core
 from ghost_det.errors import UserError
 from ghost_det.export.accuracy import GroundTruth
 from ghost_det.export.onnx import read_folded, write_openvino
-from ghost_det.export.quantize import quantization_settings, quantize, spread
+from ghost_det.export.quantize import pick_evenly, quantization_settings, quantize
 
 from . import exported
 from .exported import BRIGHT, bright_model
@@ -93,6 +93,6 @@ def test_a_layer_that_costs_too_much_is_reverted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(('count', 'most'), [(3, 5), (5, 5), (599, 300), (1001, 500)])
 def test_some_of_many_images_are_from_all_of_the_list(count: int, most: int) -> None:
-    places = spread(count, most)
+    places = pick_evenly(count, most)
     assert len(places) == min(count, most) and places[0] == 0 and max(np.diff(places)) <= -(-count // most)
     assert count - 1 - places[-1] <= count // most

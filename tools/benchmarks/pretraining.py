@@ -89,8 +89,8 @@ def train(data: Path, epochs: int, start: str, seed: int, args: argparse.Namespa
         for line in lines
         if 'coco/bbox_mAP' in line
     ]
-    figures = dict(data=data.name, start=start, seed=seed, epochs=epochs, seconds=time.monotonic() - began)
-    figures |= settings
+    figures = dict(data=data.name, start=start, seed=seed, epochs=epochs, **settings)
+    figures['seconds'] = time.monotonic() - began
     (folder / 'figures.json').write_text(json.dumps({**figures, 'curve': curve}))
     for checkpoint in (folder / 'run').glob('*.pth'):
         checkpoint.unlink()
